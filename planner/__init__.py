@@ -1,0 +1,1 @@
+"""Decide: pure functions from documents to a plan; no clock, file, client, database or print."""

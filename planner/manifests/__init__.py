@@ -1,0 +1,78 @@
+"""The pure half of a provider: from a resolved run to concrete objects, and what a change of them means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
+from flowplan.schemas.sources import Diagnostic, Path
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRun:
+    """One run (one cell of a matrix) with defaults merged, expressions evaluated, secrets turned into tokens.
+
+    Attributes:
+        fields: the run's fields as plain JSON in the spec's own words (``image``, ``command`` as a list, ``env`` as
+            name -> string or None or {"secret_key_ref": ...}/{"config_map_key_ref": ...}, ``docker``: {...}...).
+            ``from_env``/``from_file`` and everything sensitive are token strings already.
+        connection: the provider entry (type, host, namespace...).
+        spec_dir: absolute directory of the spec.
+        files: path as written in the spec -> parsed content of a manifest, template or patch file it names
+            (the planner reads no file; the loader did).
+        origin_of: path inside ``fields`` -> Origin.
+        position_of: path inside ``fields`` -> Diagnostic position.
+    """
+
+    address: str
+    group: str
+    index: int
+    provider: str
+    type: str
+    fields: Mapping[str, Any]
+    connection: Mapping[str, Any] = field(default_factory=dict)
+    spec_dir: str = ""
+    files: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[Path, Origin] = field(default_factory=dict)
+
+    def origin(self, *path: str | int) -> Origin:
+        """Where the value at ``path`` inside ``fields`` was written; its nearest ancestor's, else ``default``."""
+        for end in range(len(path), 0, -1):
+            found = self.origins.get(tuple(path[:end]))
+            if found:
+                return found
+        return Origin("default")
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What the engine does with a changed field: ``in_place`` or ``replace``, and its rule in one short clause."""
+
+    effect: str
+    rule: str
+
+
+IN_PLACE = "in_place"
+REPLACE = "replace"
+
+
+class Manifests(Protocol):
+    """What a provider type knows without an engine. Implementations are modules with these functions."""
+
+    def check(self, run: ResolvedRun) -> list[Diagnostic]:
+        """Every fault of the run that needs no engine to see; subject is the dotted path (``runs.x.image``), position
+        from the origin. Empty when ``render`` will work."""
+
+    def render(self, run: ResolvedRun, identity: Identity) -> Rendered:
+        """The concrete objects of one attempt."""
+
+    def effect(self, path: str, before: Json, after: Json) -> Effect:
+        """What changing the field at JSON Pointer ``path`` of the objects takes, by the engine's rules."""
+
+    def comparable(self, applied: Objects) -> Objects:
+        """The part of the applied objects that can drift on the engine and is compared with ``Observed.live``."""
+
+    def equal(self, path: str, one: Json, other: Json) -> bool:
+        """True when two values of the field mean the same to the engine (``1000m`` and ``1``: A10)."""

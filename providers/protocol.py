@@ -1,0 +1,104 @@
+"""The doing half of a provider: what every backend promises, whatever its engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from flowplan.schemas.plans import FieldChange, Finding
+from flowplan.schemas.runs import Identity, Objects, Observed, Recorded, Settings, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a provider knows about the flowplan that uses it.
+
+    Attributes:
+        lineage: of the state; objects of other lineages are not ours.
+        runs_dir: private directory beside the state where the process provider keeps its runs' files.
+        settings: the provider entry of the spec (docker ``host``; kubernetes ``kubeconfig``, ``context``...), with
+            secret values filled in and paths made absolute; {} for the defaults.
+        spec_dir: directory of the spec, absolute.
+    """
+
+    lineage: str
+    runs_dir: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    spec_dir: Path = Path()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Everything needed to create one attempt.
+
+    Attributes:
+        objects: the concrete objects with tokens, as in the plan.
+        secrets: token -> value, for ``schemas.secrets.reveal``; never stored, logged or put into an argument list.
+    """
+
+    identity: Identity
+    name: str
+    objects: Objects
+    settings: Settings
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a run's output, without its newline. ``stream`` is ``stdout`` or ``stderr``."""
+
+    text: str
+    stream: str = "stdout"
+    at: str | None = None
+
+
+class Provider(Protocol):
+    """One connection to one engine. Every method may be called from several threads at once.
+
+    All of them raise EngineUnreachable when the engine does not answer and ProviderError when it refuses; foreign
+    exceptions never get out. Nothing but ``create``, ``update`` and ``delete`` changes anything.
+    """
+
+    def target(self) -> Target:
+        """The identity of the engine. The first call may connect."""
+
+    def observe(self, records: Sequence[Recorded]) -> list[Observed]:
+        """One Observed for every record (``exists=False`` when the engine has no such object), and one for every
+        object of our lineage that no record names. A constant number of requests, whatever the number of records.
+        """
+
+    def preflight(self, orders: Sequence[Order]) -> list[Finding]:
+        """What ``create`` would trip over, in bulk, without changing anything."""
+
+    def create(self, order: Order) -> Observed:
+        """Create and start the attempt. Idempotent: an object that carries this run id already is adopted (and started
+        if it never was), never created twice. When a step fails nothing is left behind and StartFailed is raised.
+        A foreign object of the same name gets a bounded number of ``-1``, ``-2`` suffixes, or an error.
+        """
+
+    def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:
+        """Change the in-place ``fields`` of the live object to what ``order`` wants."""
+
+    def delete(self, record: Recorded, grace: float) -> None:
+        """TERM, wait ``grace`` seconds, KILL, remove everything that was created for the attempt. Missing is success.
+        Returns when it is gone. The identity of the object is checked first: never somebody else's."""
+
+    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+        """Yield an Observed whenever something changed (the current one of each record first), until every record has
+        ended or ``stop`` is set. One stream per engine, not one per run. A lost connection is a reconnect and a new
+        look, never a status. Yields None at least every second when there is nothing new.
+        """
+
+    def logs(
+        self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None
+    ) -> Iterator[LogLine]:
+        """The output of the attempt, oldest first; ``tail`` limits to the last lines; ``follow`` goes on to its end."""
+
+    def secret_values(self, record: Recorded) -> list[str]:
+        """The secret values that the attempt was given, as far as the engine still tells; for the redactor."""
+
+    def close(self) -> None:
+        """Release connections."""

@@ -1,0 +1,167 @@
+"""Plan: the document that people review and machines trust; Change and FieldChange are its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from flowplan.schemas.runs import Json, Objects, Settings
+from flowplan.schemas.secrets import SecretSource
+
+FORMAT_VERSION = "1.0"
+
+
+class Action(StrEnum):
+    """What a plan does at an address (design 2)."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    REPLACE = "replace"
+    RERUN = "rerun"
+    DESTROY = "destroy"
+    ADOPT = "adopt"
+    FORGET = "forget"
+    NO_OP = "no-op"
+
+    @property
+    def starts(self) -> bool:
+        """True when the action creates a new object on the engine."""
+        return self in (Action.CREATE, Action.REPLACE, Action.RERUN)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One changed field of the objects.
+
+    Attributes:
+        path: JSON Pointer into the objects (``/Job/spec/template/spec/containers/0/image``).
+        before, after: JSON values; the sentinel ``ABSENT`` where the field is not there.
+        effect: ``in_place`` or ``replace``.
+        rule: the engine's rule that makes it so.
+        origin: where the wanted value was written ("spec.yaml:12"), or "".
+        drift: True when ``before`` is the live value, which somebody changed behind flowplan's back.
+        recorded: for drift, the value that was applied.
+        manager: for drift, who changed it, where the engine knows.
+    """
+
+    path: str
+    before: Json
+    after: Json
+    effect: str
+    rule: str
+    origin: str = ""
+    drift: bool = False
+    recorded: Json = None
+    manager: str = ""
+
+
+class _Absent:
+    """The value of a field that is not there (JSON null is a value)."""
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Any = _Absent()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result of a preflight: what apply would trip over.
+
+    Attributes:
+        severity: ``error`` (apply would fail) or ``warning``.
+        check: short name of what was checked (``image``, ``executable``, ``namespace``...).
+        message: the engine's words; hint: what to do.
+    """
+
+    address: str
+    severity: str
+    check: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """The run as it stood when the plan was made; None fields where nothing is known. Times RFC 3339 UTC."""
+
+    status: str
+    attempt: int
+    run_id: str
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What the plan does at one address, and why.
+
+    Attributes:
+        before: the recorded objects, None where there are none; after: what would be on the engine afterwards.
+        fields: changed fields between what is recorded (or live, for drift) and what is wanted.
+        run: the run as it stands; None where there is none.
+        attempt: attempt number of ``after`` (that of ``before`` for destroy and forget).
+        interrupts: True when carrying it out stops something that runs now.
+        skipped: not "" when a rule leaves the change out (protect), in words; it is not carried out.
+        live: fingerprint of the live facts that the decision rests on; part of the plan's digest.
+    """
+
+    address: str
+    provider: str
+    type: str
+    action: Action
+    reasons: tuple[str, ...]
+    before: Objects | None
+    after: Objects | None
+    fields: tuple[FieldChange, ...] = ()
+    run: RunFacts | None = None
+    warnings: tuple[str, ...] = ()
+    preflight: tuple[Finding, ...] = ()
+    settings: Settings = field(default_factory=Settings)
+    name: str = ""
+    run_id: str = ""
+    attempt: int = 1
+    interrupts: bool = False
+    skipped: str = ""
+    moved_from: str = ""
+    live: str = ""
+    history: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole plan; ``schemas/documents of plans`` turn it to and from JSON (``plan.schema.json``).
+
+    Attributes:
+        providers: provider entry name -> {"type": ..., connection settings with tokens for secrets}.
+        targets: provider entry name -> target document, for the providers that were asked.
+        variables: name -> {"value", "origin"}; sensitive ones have a token as value.
+        secrets: token -> SecretSource: how apply gets the value again.
+        diagnostics: warnings and remarks about the plan as a whole.
+        mode: ``normal``, ``destroy`` or ``refresh_only``.
+    """
+
+    project: str
+    digest: str
+    lineage: str
+    serial: int
+    spec_path: str
+    spec_digest: str
+    changes: tuple[Change, ...]
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    providers: Mapping[str, Any] = field(default_factory=dict)
+    targets: Mapping[str, Any] = field(default_factory=dict)
+    secrets: Mapping[str, SecretSource] = field(default_factory=dict)
+    diagnostics: tuple[Any, ...] = ()
+    mode: str = "normal"
+    refreshed: bool = True
+    flowplan_version: str = ""
+    created_at: str | None = None

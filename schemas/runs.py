@@ -1,0 +1,230 @@
+"""A run in its stages: Rendered (what would be sent), Desired, Recorded (what was), Observed (what the engine says)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Json = Any
+"""A plain JSON value."""
+
+Objects = dict[str, Json]
+"""Concrete objects keyed by kind: ``{"Job": {...}, "Secret": {...}}`` (design 4)."""
+
+
+class Status(StrEnum):
+    """The status of an attempt (design 5)."""
+
+    CREATING = "creating"
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    DESTROYED = "destroyed"
+
+    @property
+    def live(self) -> bool:
+        """True while the attempt may still do work."""
+        return self in (Status.CREATING, Status.PENDING, Status.RUNNING)
+
+    @property
+    def final(self) -> bool:
+        """True once the attempt has ended, however."""
+        return not self.live
+
+
+def canonical(value: Json) -> str:
+    """The one JSON text of a value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: Json) -> str:
+    """``sha256:<64 hex>`` of the canonical JSON of ``value``."""
+    return "sha256:" + hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def run_id(lineage: str, address: str, attempt: int) -> str:
+    """The run id: UUIDv5 of (state lineage, address, attempt), design 2."""
+    return str(uuid.uuid5(uuid.UUID(lineage), f"{address}#{attempt}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What names and labels of an attempt are made of."""
+
+    project: str
+    lineage: str
+    address: str
+    attempt: int
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.lineage, self.address, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What flowplan itself does with a run; durations in seconds, None where there is no limit.
+
+    ``group`` is the run's name in the spec (all cells of a matrix share it), ``needs`` are addresses,
+    ``rerun`` is ``on_failure|on_change|always|never``, ``replace`` is ``stop_first|start_first|after_finish``,
+    ``protect`` is ``""|active|always``, ``ignore_changes`` are JSON Pointers into the objects.
+    """
+
+    group: str = ""
+    needs: tuple[str, ...] = ()
+    max_parallel: int | None = None
+    timeout: float | None = None
+    start_timeout: float | None = None
+    grace_period: float = 30.0
+    stream_output: bool = True
+    rerun: str = "on_failure"
+    replace: str = "stop_first"
+    protect: str = ""
+    ignore_changes: tuple[str, ...] = ()
+    description: str = ""
+    triggers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a field of an object came from: ``spec.yaml:12``, ``customizations[0] (spec.yaml:40)``, ``default``...
+
+    ``text`` is complete for people; ``file`` and ``line`` (from 1, 0 where there is none) are for machines.
+    """
+
+    text: str
+    file: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The concrete objects of one attempt.
+
+    Attributes:
+        objects: complete, plain JSON; secret values appear as tokens (schemas.secrets).
+        name: the object's name on the engine.
+        origins: JSON Pointer -> Origin, for leaves (or subtrees) whose origin is known; a pointer without an entry
+            takes that of its nearest ancestor, else ``default``.
+        warnings: remarks for the plan, e.g. "resources are not enforced by the process provider".
+    """
+
+    objects: Objects
+    name: str
+    run_id: str
+    attempt: int
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """One run as the spec (or a saved plan) wants it, renderable for any attempt.
+
+    Attributes:
+        provider: the provider entry's name in the spec (``docker``, ``gpu``).
+        type: the provider type (``process``, ``docker``, ``kubernetes``).
+        render: attempt number -> Rendered; pure.
+    """
+
+    address: str
+    provider: str
+    type: str
+    settings: Settings
+    render: Callable[[int], Rendered]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The newest attempt at an address, as the state remembers it.
+
+    Attributes:
+        objects: what was last applied, with tokens for secrets.
+        handle: what the provider needs to find the object again (container id; uid; pid, start time, boot id); {} until
+            the engine answered.
+        target: identity of the engine: ``{"type": "docker", "id": "...", "label": "..."}``.
+        attempts: executions the engine counted within this attempt (pods, restarts); at least 1 once started.
+        present: False when the object is known to be gone from the engine (collected, destroyed, never created).
+        plan_digest: digest of the plan under which this attempt was created or last changed.
+        Times are RFC 3339 in UTC, or None.
+    """
+
+    address: str
+    provider: str
+    type: str
+    target: Mapping[str, str]
+    attempt: int
+    run_id: str
+    name: str
+    objects: Objects
+    settings: Settings
+    status: Status
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    attempts: int = 0
+    handle: Mapping[str, Json] = field(default_factory=dict)
+    infrastructure_id: str = ""
+    present: bool = True
+    plan_digest: str = ""
+    created_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    output_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the engine says about one attempt now.
+
+    Attributes:
+        exists: False when the engine answered that there is no such object. An engine that does not answer raises
+            EngineUnreachable instead; nothing is guessed.
+        status: None when ``exists`` is False.
+        live: the comparable part of the live object, same shape as the recorded objects (kinds and paths that
+            flowplan set; extra fields are ignored by the comparison), or None when the provider cannot read it.
+        managers: JSON Pointer -> who changed it last, where the engine knows (managedFields).
+        at: the engine's time of this fact (RFC 3339 UTC), or None.
+    """
+
+    run_id: str
+    exists: bool = True
+    address: str = ""
+    attempt: int = 0
+    status: Status | None = None
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    attempts: int = 0
+    handle: Mapping[str, Json] = field(default_factory=dict)
+    infrastructure_id: str = ""
+    name: str = ""
+    started_at: str | None = None
+    finished_at: str | None = None
+    at: str | None = None
+    live: Objects | None = None
+    managers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The engine itself, by identity: docker engine id, UID of namespace kube-system, host name + boot id.
+
+    ``label`` is for people (an endpoint, a context, a host name); it takes no part in comparisons.
+    """
+
+    type: str
+    id: str
+    label: str = ""
+
+    def document(self) -> dict[str, str]:
+        return {"type": self.type, "id": self.id, "label": self.label}

@@ -1,0 +1,84 @@
+"""Where a value was written: positions in files, and complaints that point at them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+Path = tuple[str | int, ...]
+"""A path into a YAML document: mapping keys and list indexes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a file; ``line`` and ``column`` count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceMap:
+    """The positions of every key and value of one document.
+
+    ``keys[path]`` is where the key (or list item) at ``path`` starts, ``values[path]`` where its value starts.
+    """
+
+    file: str
+    keys: Mapping[Path, Position] = field(default_factory=dict)
+    values: Mapping[Path, Position] = field(default_factory=dict)
+
+    def key(self, path: Path) -> Position:
+        """The position of the key at ``path``, or of its nearest known ancestor."""
+        return self._nearest(self.keys, path)
+
+    def value(self, path: Path) -> Position:
+        """The position of the value at ``path``, or of its nearest known ancestor."""
+        return self._nearest(self.values, path)
+
+    def _nearest(self, places: Mapping[Path, Position], path: Path) -> Position:
+        for end in range(len(path), -1, -1):
+            found = places.get(path[:end]) or self.values.get(path[:end])
+            if found:
+                return found
+        return Position(self.file, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One complaint or remark: where, about what, what is wrong, and what to do.
+
+    ``subject`` is a dotted path of the document (``runs.train.timeot``) or an address; ``severity`` is
+    ``error``, ``warning`` or ``info``.
+    """
+
+    message: str
+    position: Position | None = None
+    subject: str = ""
+    hint: str = ""
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        where = f"{self.position}: " if self.position else ""
+        subject = f"{self.subject}: " if self.subject else ""
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{where}{subject}{self.message}{hint}"
+
+
+def dotted(path: Path) -> str:
+    """``("runs", "train", "command", 0)`` as people write it: ``runs.train.command[0]``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``did you mean "timeout"?`` for the nearest known word, or "" when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f'did you mean "{near[0]}"?' if near else ""
