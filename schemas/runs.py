@@ -133,14 +133,15 @@ class Desired:
     Attributes:
         provider: the provider entry's name in the spec (``docker``, ``gpu``).
         type: the provider type (``process``, ``docker``, ``kubernetes``).
-        render: attempt number -> Rendered; pure.
+        render: ``render(attempt, address="")`` -> Rendered; pure. ``address`` is given for a run that was moved: its
+            objects on the engine keep the identity that they were born with.
     """
 
     address: str
     provider: str
     type: str
     settings: Settings
-    render: Callable[[int], Rendered]
+    render: Callable[..., Rendered]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ class Recorded:
         attempts: executions the engine counted within this attempt (pods, restarts); at least 1 once started.
         present: False when the object is known to be gone from the engine (collected, destroyed, never created).
         plan_digest: digest of the plan under which this attempt was created or last changed.
+        born_as: the address that names and labels were made of, when the record was moved since; else "".
         Times are RFC 3339 in UTC, or None.
     """
 
@@ -180,6 +182,7 @@ class Recorded:
     started_at: str | None = None
     finished_at: str | None = None
     output_tail: str = ""
+    born_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)

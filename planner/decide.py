@@ -1,0 +1,224 @@
+"""The action at one address: design 6.2, one rule a function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from flowplan.planner.diff import changed_fields, drifted_fields, settings_fields
+from flowplan.planner.manifests import IN_PLACE, Manifests
+from flowplan.planner.reasons import changed_sentence, current, facts_of, how_it_ended
+from flowplan.schemas.plans import Action, Change, FieldChange, RunFacts
+from flowplan.schemas.runs import Desired, Observed, Recorded, Rendered, Status, Target, digest
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the action at one desired address is decided from."""
+
+    desired: Desired
+    record: Recorded | None
+    seen: Observed | None
+    manifests: Manifests
+    next_attempt: int = 1
+    target: Target | None = None
+    forced: bool = False
+    may_interrupt: bool = False
+    refresh_only: bool = False
+    moved_from: str = ""
+    spec_name: str = "the spec"
+
+
+def decide(case: Decision) -> Change:
+    """The change at one address that the spec wants."""
+    if case.record is None:
+        return _adoption(case, case.seen) if case.seen else _creation(case)
+    if case.record.status is Status.CREATING and not (case.seen and case.seen.exists and case.seen.status):
+        return _resumption(case, case.record)
+    if case.record.status is Status.CREATING and case.seen:
+        return _adoption(case, case.seen)
+    return _comparison(case, case.record)
+
+
+def _change(case: Decision, action: Action, rendered: Rendered, *reasons: str) -> Change:
+    """The parts that every change of a desired run has."""
+    desired = case.desired
+    return Change(
+        address=desired.address,
+        provider=desired.provider,
+        type=desired.type,
+        action=action,
+        reasons=tuple(reasons),
+        before=None,
+        after=rendered.objects,
+        warnings=rendered.warnings,
+        settings=desired.settings,
+        name=rendered.name,
+        run_id=rendered.run_id,
+        attempt=rendered.attempt,
+        moved_from=case.moved_from,
+        origins={path: origin.text for path, origin in rendered.origins.items()},
+    )
+
+
+def _creation(case: Decision) -> Change:
+    reason = f"new in {case.spec_name}" if case.next_attempt == 1 else "not in the state any more, destroyed before"
+    return _change(case, Action.CREATE, case.desired.render(case.next_attempt), reason)
+
+
+def _adoption(case: Decision, seen: Observed) -> Change:
+    """The object is there: an apply that was interrupted had created it."""
+    attempt = case.record.attempt if case.record else seen.attempt
+    change = _change(case, Action.ADOPT, case.desired.render(attempt), "an interrupted apply created it")
+    before = case.record.objects if case.record else None
+    return replace(change, before=before, run=facts_of(seen), live=f"{seen.run_id}:found")
+
+
+def _resumption(case: Decision, record: Recorded) -> Change:
+    """The intent was recorded, but nothing was created: the same attempt is created now."""
+    change = _change(case, Action.CREATE, case.desired.render(record.attempt), "an interrupted apply did not start it")
+    return replace(change, run=current(record, None), live=f"{record.run_id}:intended")
+
+
+def _comparison(case: Decision, record: Recorded) -> Change:
+    facts = current(record, case.seen)
+    status = Status(facts.status)
+    as_recorded = case.desired.render(record.attempt, record.born_as)
+    fields = _fields(case, record, status, as_recorded)
+    moved = _engine_changed(case, record)
+    action, reasons = _action(case, status, facts, fields, moved)
+    if case.refresh_only:
+        action, reasons = _refresh_only(fields, record, facts)
+    rendered = case.desired.render(max(record.attempt, case.next_attempt - 1) + 1) if action.starts else as_recorded
+    change = replace(
+        _change(case, action, rendered, *reasons),
+        before=record.objects,
+        fields=fields,
+        run=facts,
+        live=_live_fingerprint(status, facts, fields),
+    )
+    if action is Action.NO_OP:
+        change = replace(change, after=record.objects, name=record.name, run_id=record.run_id, fields=())
+    elif not action.starts:
+        change = replace(change, name=record.name, run_id=record.run_id)
+    return _guarded(change, status, case)
+
+
+def _fields(case: Decision, record: Recorded, status: Status, wanted: Rendered) -> tuple[FieldChange, ...]:
+    ignore = case.desired.settings.ignore_changes
+    if record.type != case.desired.type:
+        return ()
+    fields = changed_fields(record.objects, wanted.objects, case.manifests, origins=wanted.origins, ignore=ignore)
+    kept: frozenset[str] = getattr(case.manifests, "KEPT_BY_ENGINE", frozenset())
+    settings = settings_fields(record.settings, case.desired.settings, kept)
+    if status.final:
+        settings = tuple(s for s in settings if s.effect != IN_PLACE)
+    return (*fields, *settings, *_drift(case, record, status, fields, ignore))
+
+
+def _drift(
+    case: Decision, record: Recorded, status: Status, fields: tuple[FieldChange, ...], ignore: tuple[str, ...]
+) -> tuple[FieldChange, ...]:
+    """Drift matters while the run is live; what changes anyway is not told twice."""
+    if not status.live or not case.seen or case.seen.live is None:
+        return ()
+    told = {f.path for f in fields}
+    drift = drifted_fields(record.objects, case.seen.live, case.manifests, managers=case.seen.managers, ignore=ignore)
+    return tuple(f for f in drift if f.path not in told)
+
+
+def _engine_changed(case: Decision, record: Recorded) -> str:
+    """A sentence when the run moves to another engine, else ""."""
+    if record.type != case.desired.type:
+        return f"provider changed from {record.type} to {case.desired.type}"
+    if record.provider != case.desired.provider and case.target and case.target.id != record.target.get("id"):
+        return f"provider changed from {record.provider} to {case.desired.provider}, another engine"
+    return ""
+
+
+def _action(
+    case: Decision, status: Status, facts: RunFacts, fields: tuple[FieldChange, ...], moved: str
+) -> tuple[Action, list[str]]:
+    rerun = case.desired.settings.rerun
+    reasons = [moved] if moved else []
+    if fields:
+        reasons.append(changed_sentence(fields))
+    if case.forced:
+        return (Action.REPLACE if status.live or reasons else Action.RERUN), [*reasons, "requested by --rerun"]
+    if reasons and rerun == "never" and status.final:
+        return Action.NO_OP, [f"{reasons[0]}, but `rerun: never` keeps what ended"]
+    if status.final and status is not Status.SUCCEEDED and rerun in ("on_failure", "always"):
+        ended = f"last attempt {how_it_ended(facts)}"
+        return (Action.REPLACE if reasons else Action.RERUN), [*reasons, ended]
+    if reasons and not moved and all(f.effect == IN_PLACE for f in fields):
+        return Action.UPDATE, reasons
+    if reasons:
+        return Action.REPLACE, reasons
+    if status is Status.SUCCEEDED and rerun == "always":
+        return Action.RERUN, ["`rerun: always`"]
+    return Action.NO_OP, [_rest(status, facts, rerun)]
+
+
+def _rest(status: Status, facts: RunFacts, rerun: str) -> str:
+    if status.live:
+        return f"{status} as wanted"
+    if status is Status.SUCCEEDED:
+        return "succeeded, nothing changed"
+    return f"{how_it_ended(facts)}; `rerun: {rerun}` leaves it so"
+
+
+def _refresh_only(fields: tuple[FieldChange, ...], record: Recorded, facts: RunFacts) -> tuple[Action, list[str]]:
+    """Only what happened outside flowplan is shown: drift and status."""
+    drift = [f for f in fields if f.drift]
+    if drift:
+        return Action.UPDATE, [changed_sentence(drift)]
+    if facts.status != record.status:
+        return Action.NO_OP, [f"now {how_it_ended(facts)}"]
+    return Action.NO_OP, ["as recorded"]
+
+
+def _live_fingerprint(status: Status, facts: RunFacts, fields: tuple[FieldChange, ...]) -> str:
+    """What the decision rests on: which attempt, whether it is live, how it ended, and drift."""
+    drift = [[f.path, str(f.before)] for f in fields if f.drift]
+    end = "live" if status.live else f"{facts.status}:{facts.exit_code}"
+    return f"{facts.run_id}:{end}" + (f":{digest(drift)[7:23]}" if drift else "")
+
+
+def _guarded(change: Change, status: Status, case: Decision) -> Change:
+    """Apply the rules for running things: ``protect`` and what an interruption is (design 6.3)."""
+    stops = change.action is Action.REPLACE and status.live and case.desired.settings.replace != "after_finish"
+    return guarded(replace(change, interrupts=stops), status, case.desired.settings.protect, case.may_interrupt)
+
+
+def guarded(change: Change, status: Status, protect: str, may_interrupt: bool) -> Change:
+    """``change`` with ``skipped`` set when ``protect`` forbids it."""
+    removes = change.action in (Action.REPLACE, Action.DESTROY)
+    if may_interrupt or not removes:
+        return change
+    if protect == "always":
+        return replace(change, skipped="protected: `protect: always`")
+    if protect == "active" and status.live and (change.interrupts or change.action is Action.DESTROY):
+        return replace(change, skipped=f"protected: `protect: active` and the run is {status}")
+    return change
+
+
+def removal(record: Recorded, seen: Observed | None, *, forget: bool, may_interrupt: bool, reason: str) -> Change:
+    """Destroy or forget what is recorded and no longer wanted."""
+    facts = current(record, seen)
+    status = Status(facts.status)
+    change = Change(
+        address=record.address,
+        provider=record.provider,
+        type=record.type,
+        action=Action.FORGET if forget else Action.DESTROY,
+        reasons=("listed in `removed`",) if forget else (reason,),
+        before=record.objects,
+        after=None,
+        run=facts,
+        settings=record.settings,
+        name=record.name,
+        run_id=record.run_id,
+        attempt=record.attempt,
+        interrupts=status.live and not forget,
+        live=_live_fingerprint(status, facts, ()),
+    )
+    return guarded(change, status, record.settings.protect, may_interrupt)

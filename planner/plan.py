@@ -1,0 +1,218 @@
+"""What to do at every address, and why: a function of what is desired, recorded and observed."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from flowplan.planner.decide import Decision, decide, removal
+from flowplan.planner.manifests import Manifests
+from flowplan.planner.order import ordered
+from flowplan.planner.renames import rename_suggestions
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.plans import Action, Change
+from flowplan.schemas.runs import Desired, Observed, Recorded, Target, run_id
+from flowplan.schemas.sources import Diagnostic, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked of this plan.
+
+    Attributes:
+        target, exclude, rerun, allow_interrupt: addresses, run names or globs.
+        moved: (from, to) pairs; removed: addresses to forget instead of destroying.
+        mode: ``normal``, ``destroy`` or ``refresh_only``.
+        spec_name: the spec's file name, for reasons.
+    """
+
+    mode: str = "normal"
+    target: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    rerun: tuple[str, ...] = ()
+    allow_interrupt: tuple[str, ...] = ()
+    moved: tuple[tuple[str, str], ...] = ()
+    removed: tuple[str, ...] = ()
+    spec_name: str = "the spec"
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Everything that a plan is decided from.
+
+    Attributes:
+        desired: in spec order.
+        recorded: newest attempt per managed address.
+        observed: run id -> what the engine says; empty when nothing was refreshed.
+        unknown: objects of our lineage that no record names.
+        attempts: highest attempt ever used per address, also of addresses that are no longer managed.
+        targets: provider entry name -> engine identity, for the engines that were asked.
+        manifests: provider type -> its pure half.
+    """
+
+    lineage: str
+    desired: Sequence[Desired]
+    recorded: Mapping[str, Recorded]
+    manifests: Mapping[str, Manifests]
+    observed: Mapping[str, Observed] = field(default_factory=dict)
+    unknown: Sequence[Observed] = ()
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    options: Options = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The changes in the order of their carrying out, and remarks."""
+
+    changes: tuple[Change, ...]
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+def make_changes(situation: Situation) -> Decided:
+    """Decide the action at every address (design 6.2).
+
+    Raises:
+        InvalidInput: cyclic needs, or an option that names no run.
+    """
+    options = situation.options
+    recorded, moves, faults = _moved(situation.recorded, options)
+    desired = {} if options.mode == "destroy" else {d.address: d for d in situation.desired}
+    known = {**{d.address: d.settings.group for d in situation.desired}, **_groups(recorded)}
+    faults += _unknown_options(options, known)
+    if faults:
+        raise InvalidInput(faults)
+    chosen = _chosen(options, known, {a: d.settings.needs for a, d in desired.items()})
+    order = ordered(list(desired), {a: d.settings.needs for a, d in desired.items()})
+    changes = [_wanted_change(situation, desired[a], recorded, moves) for a in order if a in chosen]
+    changes += _removals(situation, recorded, [a for a in recorded if a not in desired and a in chosen])
+    remarks = [*_orphans(situation, desired, recorded), *rename_suggestions(changes, desired, recorded)]
+    return Decided(tuple(changes), tuple(remarks))
+
+
+def _moved(
+    recorded: Mapping[str, Recorded], options: Options
+) -> tuple[dict[str, Recorded], dict[str, str], list[Diagnostic]]:
+    """The records under their new addresses, new address -> old one, and faults of ``moved``."""
+    result, moves, faults = dict(recorded), {}, []
+    for old, new in _expanded_moves(recorded, options.moved):
+        if old in result and new in result:
+            faults.append(Diagnostic(f"cannot move {old} to {new}: both are in the state", subject="moved"))
+        elif old in result:
+            record = result.pop(old)
+            result[new] = replace(record, address=new, born_as=record.born_as or old)
+            moves[new] = old
+    return result, moves, faults
+
+
+def _expanded_moves(recorded: Mapping[str, Recorded], moved: Sequence[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    """A move of a run name moves all its cells."""
+    for old, new in moved:
+        cells = [a for a in recorded if a.startswith(old + "[")] if "[" not in old and "[" not in new else []
+        yield old, new
+        for cell in cells:
+            yield cell, new + cell[len(old) :]
+
+
+def _groups(recorded: Mapping[str, Recorded]) -> dict[str, str]:
+    return {address: record.settings.group or address.split("[")[0] for address, record in recorded.items()}
+
+
+def names(pattern: str, address: str, group: str = "") -> bool:
+    """True when an address, run name or glob of an option means ``address``."""
+    if pattern in (address, group or address.split("[")[0]):
+        return True
+    # Square brackets are part of addresses, so only * and ? are wild.
+    glob = pattern.replace("[", "[[]")
+    return ("*" in pattern or "?" in pattern) and fnmatch.fnmatchcase(address, glob)
+
+
+def _unknown_options(options: Options, known: Mapping[str, str]) -> list[Diagnostic]:
+    faults = []
+    for option in ("target", "exclude", "rerun", "allow_interrupt"):
+        for pattern in getattr(options, option):
+            if not any(names(pattern, a, g) for a, g in known.items()):
+                hint = did_you_mean(pattern, {*known, *known.values()}) or "see `flowplan status` for the addresses"
+                flag = option.replace("_", "-")
+                faults.append(Diagnostic(f"no run is called {pattern}", subject=f"--{flag}", hint=hint))
+    return faults
+
+
+def _chosen(options: Options, known: Mapping[str, str], needs: Mapping[str, Sequence[str]]) -> set[str]:
+    """The addresses that --target and --exclude leave; a target brings along what it needs."""
+    chosen = {a for a, g in known.items() if not options.target or any(names(p, a, g) for p in options.target)}
+    todo = list(chosen) if options.target else []
+    while todo:
+        for need in needs.get(todo.pop(), ()):
+            if need not in chosen:
+                chosen.add(need)
+                todo.append(need)
+    return {a for a in chosen if not any(names(p, a, known[a]) for p in options.exclude)}
+
+
+def _wanted_change(
+    situation: Situation, desired: Desired, recorded: Mapping[str, Recorded], moves: Mapping[str, str]
+) -> Change:
+    record = recorded.get(desired.address)
+    adopted = _found(situation, desired) if record is None else None
+    decision = Decision(
+        desired=desired,
+        record=record,
+        seen=situation.observed.get(record.run_id) if record else adopted,
+        manifests=situation.manifests[desired.type],
+        next_attempt=situation.attempts.get(desired.address, 0) + 1,
+        target=situation.targets.get(desired.provider),
+        forced=any(names(p, desired.address, desired.settings.group) for p in situation.options.rerun),
+        may_interrupt=any(names(p, desired.address, desired.settings.group) for p in situation.options.allow_interrupt),
+        refresh_only=situation.options.mode == "refresh_only",
+        moved_from=moves.get(desired.address, ""),
+        spec_name=situation.options.spec_name,
+    )
+    return decide(decision)
+
+
+def _found(situation: Situation, desired: Desired) -> Observed | None:
+    """An object on the engine that is this run's by its labels although the state does not know it."""
+    for seen in situation.unknown:
+        ours = seen.run_id == run_id(situation.lineage, desired.address, seen.attempt)
+        if ours and seen.address == desired.address and seen.exists:
+            return seen
+    return None
+
+
+def _removals(situation: Situation, recorded: Mapping[str, Recorded], addresses: Sequence[str]) -> list[Change]:
+    """Destroy (or forget) what is recorded and no longer wanted, dependents first."""
+    if situation.options.mode == "refresh_only":
+        return []
+    order = ordered(addresses, {a: recorded[a].settings.needs for a in addresses})
+    options = situation.options
+    return [
+        removal(
+            recorded[a],
+            situation.observed.get(recorded[a].run_id),
+            forget=any(names(p, a, recorded[a].settings.group) for p in options.removed),
+            may_interrupt=any(names(p, a, recorded[a].settings.group) for p in options.allow_interrupt),
+            reason="destroy was asked for" if options.mode == "destroy" else f"removed from {options.spec_name}",
+        )
+        for a in reversed(order)
+    ]
+
+
+def _orphans(
+    situation: Situation, desired: Mapping[str, Desired], recorded: Mapping[str, Recorded]
+) -> Iterable[Diagnostic]:
+    for seen in situation.unknown:
+        taken = seen.address in desired and seen.address not in recorded and _found(situation, desired[seen.address])
+        if seen.exists and taken is not seen:
+            yield Diagnostic(
+                f"{seen.name or seen.infrastructure_id} on the engine carries this state's label but is not recorded",
+                subject=seen.address or seen.run_id,
+                hint="`flowplan state rebuild` records it, then `flowplan destroy` can remove it",
+                severity="warning",
+            )
+
+
+def has_changes(changes: Iterable[Change]) -> bool:
+    """True when carrying the changes out would do or record anything."""
+    return any(c.action is not Action.NO_OP or c.moved_from for c in changes)

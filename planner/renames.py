@@ -1,0 +1,41 @@
+"""Renames that look like a destroy and a create: found by equal objects, offered as ``moved`` (design 6.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from flowplan.schemas.plans import Action, Change
+from flowplan.schemas.runs import Desired, Recorded, canonical
+from flowplan.schemas.sources import Diagnostic
+
+
+def rename_suggestions(
+    changes: Sequence[Change], desired: Mapping[str, Desired], recorded: Mapping[str, Recorded]
+) -> Iterator[Diagnostic]:
+    """One suggestion for every destroy whose objects, but for the identity in them, equal those of a create."""
+    created = [c for c in changes if c.action is Action.CREATE and c.after is not None]
+    destroyed = [c for c in changes if c.action is Action.DESTROY and c.before is not None]
+    if not created or not destroyed:
+        return
+    new = {_without_identity(c.after, c): c.address for c in reversed(created)}
+    for change in destroyed:
+        match = new.pop(_without_identity(change.before, change), None)
+        if match:
+            yield Diagnostic(
+                f"{match} has the same objects as {change.address}, which would be destroyed",
+                subject=match,
+                hint=f"if it was only renamed, add `moved: [{{from: {_quoted(change.address)}, to: {_quoted(match)}}}]`",
+                severity="warning",
+            )
+
+
+def _without_identity(objects: object, change: Change) -> str:
+    """Canonical text with run id, name and address taken out; longest first, since a name holds the address."""
+    text = canonical(objects)
+    for word in sorted({change.run_id, change.name, change.address}, key=len, reverse=True):
+        text = text.replace(word, "\0")
+    return f"{change.type}:{text}"
+
+
+def _quoted(address: str) -> str:
+    return f'"{address}"' if "[" in address else address
