@@ -1,1 +1,430 @@
 """The state: records, attempts, events and settings of one project, in SQLite behind one narrow interface."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowplan.schemas.errors import InvalidInput, Refused, StateError
+from flowplan.schemas.events import Event
+from flowplan.schemas.runs import Objects, Observed, Recorded, Settings, Status
+from flowplan.state import files, migrations, rows, transitions
+from flowplan.state.reading import Reading
+from flowplan.state.transitions import Progress
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+FORGOTTEN = "Forgotten"
+"""The reason of an attempt that is not managed any more and whose object was left alone."""
+
+PLANS_KEPT = 100
+"""Of how many plans the state remembers what they did already."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """An event before it has its number and time."""
+
+    address: str
+    run_id: str
+    attempt: int
+    status: Status
+    reason: str = ""
+    message: str = ""
+    engine_at: str | None = None
+
+
+class Store(Reading):
+    """An opened state. Every method that changes something is one durable transaction and grows the serial.
+
+    All methods raise StateError, and change nothing, when the state cannot be written.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, read_only: bool) -> None:
+        super().__init__(path, connection)
+        self.read_only = read_only
+        self._file = files.identity(path)
+        self._database: Database | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False, read_only: bool = False) -> Store:
+        """Open the state at ``path``; with ``create`` make an empty one (0600, directory 0700) where there is none.
+
+        Raises:
+            StateError: there is none; it is no state, damaged, of a newer format, or not writable and not
+                ``read_only``; the message says the way back.
+        """
+        path = Path(path)
+        with files.explained(path):
+            if create and not os.path.lexists(path):
+                files.make(path, _empty)
+            files.check(path, read_only=read_only)
+            connection = files.connect(path, read_only=read_only)
+            try:
+                migrations.ready(connection, path, read_only=read_only)
+                return cls(path, connection, read_only=read_only)
+            except BaseException:
+                connection.close()
+                raise
+
+    @staticmethod
+    def exists(path: Path) -> bool:
+        """True when there is something at ``path``, be it usable or not."""
+        return os.path.lexists(path)
+
+    def claim_project(self, project: str) -> None:
+        """Make the state belong to ``project``.
+
+        Raises:
+            Refused: it has records of another project.
+        """
+        owner = self.project
+        if owner == project:
+            return
+        with self._changing() as db:
+            owner, used = db.execute("SELECT project, EXISTS (SELECT 1 FROM records) FROM meta").fetchone()
+            if owner is not None and owner != project and used:
+                raise Refused(
+                    f"the state {self.path} belongs to project {owner}, not {project}",
+                    hint="--state names another file; `flowplan destroy` first gives this one free",
+                )
+            db.execute("UPDATE meta SET project = ?", (project,))
+
+    def intend(self, items: Sequence[Recorded], *, plan_digest: str = "") -> list[Event]:
+        """Write down what is about to be created, before the engine is called (design 8); one event each.
+
+        The address's newest attempt is this one from now on. An intent that is written down already and still
+        ``creating`` takes the given objects without another event.
+
+        Raises:
+            Refused: an attempt of the same run id has gone beyond ``creating``.
+        """
+        with self._changing() as db:
+            known = self._progress(item.run_id for item in items)
+            for item in items:
+                self._still_creating(item, known.get(item.run_id))
+            fresh = [_intent(item, known.get(item.run_id), plan_digest) for item in items]
+            self._put(db, fresh)
+            self._carried_out(db, plan_digest, [item.address for item in items])
+            new = [item for item in items if item.run_id not in known]
+            return self._append(db, [_Draft(i.address, i.run_id, i.attempt, Status.CREATING) for i in new])
+
+    def observe(self, seen: Sequence[Observed]) -> list[Event]:
+        """Record what the engine says, by ``transitions.observed``; returns an event for each new (status, reason).
+
+        Run ids that the state does not know are ignored. Writes nothing, and waits for nobody, when nothing is new.
+        """
+        if not self._advanced(seen)[0]:
+            return []
+        with self._changing() as db:
+            changed, drafts = self._advanced(seen)
+            self._save(db, changed)
+            return self._append(db, drafts)
+
+    def finish(
+        self,
+        run_id: str,
+        status: Status,
+        *,
+        reason: str = "",
+        message: str = "",
+        exit_code: int | None = None,
+        started_at: str | None = None,
+        finished_at: str | None = None,
+        engine_at: str | None = None,
+        present: bool | None = None,
+    ) -> list[Event]:
+        """Record flowplan's own verdict (start failed, timed out, cancelled); an attempt that has ended keeps its end."""
+        with self._changing() as db:
+            address, attempt, before = self._known(run_id)
+            after = transitions.finished(
+                before,
+                status,
+                reason=reason,
+                message=message,
+                exit_code=exit_code,
+                started_at=started_at,
+                finished_at=finished_at or rows.now(),
+                present=present,
+            )
+            if after == before:
+                return []
+            self._save(db, {run_id: after})
+            draft = _Draft(address, run_id, attempt, after.status, after.reason, after.message, engine_at)
+            return self._append(db, [draft] if after.status is not before.status else [])
+
+    def applied(
+        self,
+        run_id: str,
+        *,
+        objects: Objects,
+        settings: Settings,
+        plan_digest: str = "",
+        name: str | None = None,
+    ) -> None:
+        """Record what is in force now, after an update, an adoption or a refresh."""
+        with self._changing() as db:
+            address, _attempt, before = self._known(run_id)
+            changes: dict[str, Any] = {"plan_digest": plan_digest or before.plan_digest}
+            after = replace(before, **changes if name is None else changes | {"name": name})
+            text = db.execute("SELECT applied FROM attempts WHERE run_id = ?", (run_id,)).fetchone()[0]
+            [now_applied] = self._decoded(lambda row: rows.reapplied(row[0], objects, settings), [(text,)])
+            if after != before or now_applied != text:
+                self._save(db, {run_id: after})
+                db.execute("UPDATE attempts SET applied = ? WHERE run_id = ?", (now_applied, run_id))
+            self._carried_out(db, plan_digest, [address])
+
+    def set_tail(self, run_id: str, text: str) -> None:
+        """Keep the end of the run's output (64 KiB), which the caller has redacted."""
+        with self._changing() as db:
+            self._known(run_id)
+            db.execute("INSERT OR REPLACE INTO tails VALUES (?, ?)", (run_id, rows.tail(text)))
+
+    def absent(self, run_ids: Sequence[str]) -> None:
+        """Record that the objects of these attempts are known to be removed; their status stays."""
+        with self._changing() as db:
+            db.executemany(
+                "UPDATE attempts SET present = 0 WHERE run_id = ? AND present = 1", [(run_id,) for run_id in run_ids]
+            )
+
+    def destroyed(self, run_ids: Sequence[str], *, reason: str = "", plan_digest: str = "") -> list[Event]:
+        """Record that these objects were removed on purpose; how the runs ended stays in their history.
+
+        An address whose newest attempt is among them is not managed any more.
+        """
+        with self._changing() as db:
+            known = self._progress(run_ids)
+            self._unmanage(db, run_ids)
+            self._carried_out(db, plan_digest, [address for address, _, _ in known.values()])
+            return self._end(db, known, reason=reason, present=False)
+
+    def forget(self, addresses: Sequence[str], *, plan_digest: str = "") -> list[Event]:
+        """Stop managing these addresses and leave their objects alone; the event's reason is ``Forgotten``."""
+        with self._changing() as db:
+            found = db.execute(
+                "SELECT run_id FROM records WHERE address IN (SELECT value FROM json_each(?))",
+                (rows.dumps(list(addresses)),),
+            ).fetchall()
+            known = self._progress(run_id for (run_id,) in found)
+            self._unmanage(db, known)
+            self._carried_out(db, plan_digest, addresses)
+            message = "no longer managed; the object was left alone"
+            return self._end(db, known, reason=FORGOTTEN, message=message)
+
+    def move(self, old: str, new: str) -> None:
+        """Rename an address in its record and its history; the run and its run id stay as they are.
+
+        Raises:
+            InvalidInput: nothing is recorded at ``old``, or something is at ``new``.
+        """
+        with self._changing() as db:
+            managed = {a for (a,) in db.execute("SELECT address FROM records WHERE address IN (?, ?)", (old, new))}
+            if old not in managed:
+                raise InvalidInput(f"nothing is recorded at {old}", hint="`flowplan state list` shows the addresses")
+            if new in managed:
+                raise InvalidInput(f"there is a record at {new} already", hint="destroy, remove or move that one first")
+            db.execute("UPDATE records SET address = ? WHERE address = ?", (new, old))
+            db.execute("UPDATE attempts SET address = ? WHERE address = ?", (new, old))
+            db.execute("UPDATE events SET address = ?, run = ? WHERE address = ?", (new, rows.run_of(new), old))
+            self._count(db, [(new, n) for (n,) in db.execute("SELECT attempt FROM counters WHERE address = ?", (old,))])
+
+    def add(self, record: Recorded) -> list[Event]:
+        """Record an object that exists already (import, rebuild); it becomes its address's newest attempt."""
+        with self._changing() as db:
+            self._put(db, [record])
+            if record.output_tail:
+                db.execute("INSERT OR REPLACE INTO tails VALUES (?, ?)", (record.run_id, rows.tail(record.output_tail)))
+            draft = _Draft(record.address, record.run_id, record.attempt, record.status, record.reason, record.message)
+            return self._append(db, [draft])
+
+    def note_plan(self, plan_digest: str, addresses: Sequence[str]) -> None:
+        """Remember that the plan's changes of these addresses have been carried out.
+
+        ``intend``, ``applied``, ``destroyed`` and ``forget`` do it in their own transaction when given the digest.
+        """
+        with self._changing() as db:
+            self._carried_out(db, plan_digest, addresses)
+
+    def dump(self, *, with_key: bool = False) -> dict[str, Any]:
+        """The whole state as plain JSON; the fingerprint key only when asked for."""
+        from flowplan.state import transfer
+
+        return transfer.dump(self, self._connection, with_key=with_key)
+
+    def load_dump(self, document: Mapping[str, Any]) -> None:
+        """Replace everything by a dump.
+
+        Raises:
+            InvalidInput: it is not a dump.
+            Refused: it is of another lineage (unless this state is empty) or older than this state.
+        """
+        from flowplan.state import transfer
+
+        with self._changing() as db:
+            transfer.load(self, db, document)
+        self.lineage, self.key = self._identity()
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, which has the write lock from its beginning and grows the serial if rows changed."""
+        if self.read_only:
+            raise StateError(f"the state {self.path} is open for reading only")
+        with files.explained(self.path):
+            self._database = self._database or migrations.database(self._connection)
+            with self._database.atomic():
+                db = self._connection
+                db.execute("UPDATE meta SET serial = serial WHERE 0")
+                before = db.total_changes
+                yield db
+                if db.total_changes != before:
+                    db.execute("UPDATE meta SET serial = serial + 1")
+                if files.identity(self.path) != self._file:
+                    raise StateError(f"the state {self.path} has vanished or was replaced", hint=files.REBUILD)
+
+    def _known(self, run_id: str) -> tuple[str, int, Progress]:
+        try:
+            return self._progress([run_id])[run_id]
+        except KeyError:
+            raise StateError(f"the state {self.path} knows no run {run_id}") from None
+
+    def _still_creating(self, item: Recorded, known: tuple[str, int, Progress] | None) -> None:
+        if known is not None and known[2].status is not Status.CREATING:
+            raise Refused(
+                f"attempt {item.attempt} is recorded as {known[2].status} already",
+                hint="another flowplan was faster; plan again",
+                address=item.address,
+            )
+
+    def _put(self, db: sqlite3.Connection, items: Sequence[Recorded]) -> None:
+        """Insert or replace attempts, each the newest at its address."""
+        db.executemany(
+            "INSERT INTO attempts (run_id, address, attempt, status, present, outcome, progress, applied)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET address = excluded.address,"
+            " status = excluded.status, present = excluded.present, outcome = excluded.outcome,"
+            " progress = excluded.progress, applied = excluded.applied",
+            [rows.encode(item) for item in items],
+        )
+        db.executemany(
+            "INSERT INTO records (address, run_id) VALUES (?, ?) ON CONFLICT (address) DO UPDATE SET run_id = excluded.run_id",
+            [(item.address, item.run_id) for item in items],
+        )
+        self._count(db, [(item.address, item.attempt) for item in items])
+
+    def _count(self, db: sqlite3.Connection, used: Iterable[tuple[str, int]]) -> None:
+        db.executemany(
+            "INSERT INTO counters VALUES (?, ?) ON CONFLICT (address) DO UPDATE SET attempt = excluded.attempt"
+            " WHERE excluded.attempt > counters.attempt",
+            used,
+        )
+
+    def _save(self, db: sqlite3.Connection, changed: Mapping[str, Progress]) -> None:
+        db.executemany(
+            "UPDATE attempts SET status = ?, present = ?, outcome = ?, progress = ? WHERE run_id = ?",
+            [
+                (str(p.status), int(p.present), p.outcome or None, rows.encode_progress(p), run_id)
+                for run_id, p in changed.items()
+            ],
+        )
+
+    def _append(self, db: sqlite3.Connection, drafts: Sequence[_Draft]) -> list[Event]:
+        first, at = self.last_seq() + 1, rows.now()
+        events = [
+            Event(
+                n,
+                at,
+                d.engine_at,
+                d.address,
+                d.run_id,
+                d.attempt,
+                str(d.status),
+                *map(rows.clean, (d.reason, d.message)),
+            )
+            for n, d in enumerate(drafts, start=first)
+        ]
+        db.executemany(
+            f"INSERT INTO events ({rows.EVENT_COLUMNS}, run) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(*rows.event_row(event), rows.run_of(event.address)) for event in events],
+        )
+        return events
+
+    def _advanced(self, seen: Sequence[Observed]) -> tuple[dict[str, Progress], list[_Draft]]:
+        """The attempts that observations change, and the events of it, in the order of the observations."""
+        known = self._progress(one.run_id for one in seen)
+        changed: dict[str, Progress] = {}
+        drafts = []
+        for one in (one for one in seen if one.run_id in known):
+            address, attempt, before = known[one.run_id]
+            after = transitions.observed(before, one)
+            if after == before:
+                continue
+            known[one.run_id], changed[one.run_id] = (address, attempt, after), after
+            if (after.status, after.reason) != (before.status, before.reason):
+                at = transitions.engine_time(one)
+                drafts.append(_Draft(address, one.run_id, attempt, after.status, after.reason, after.message, at))
+        return changed, drafts
+
+    def _unmanage(self, db: sqlite3.Connection, run_ids: Iterable[str]) -> None:
+        db.executemany("DELETE FROM records WHERE run_id = ?", [(run_id,) for run_id in run_ids])
+
+    def _end(
+        self,
+        db: sqlite3.Connection,
+        known: Mapping[str, tuple[str, int, Progress]],
+        *,
+        reason: str,
+        message: str = "",
+        present: bool | None = None,
+    ) -> list[Event]:
+        """Make attempts ``destroyed``; those that are already only learn whether their object is still there."""
+        after, drafts = {}, []
+        for run_id, (address, attempt, before) in known.items():
+            shown = before.present if present is None else present
+            after[run_id] = replace(before, status=Status.DESTROYED, present=shown)
+            if before.status is not Status.DESTROYED:
+                after[run_id] = replace(after[run_id], reason=reason, message=message)
+                drafts.append(_Draft(address, run_id, attempt, Status.DESTROYED, reason, message))
+        self._save(db, {run_id: p for run_id, p in after.items() if p != known[run_id][2]})
+        return self._append(db, drafts)
+
+    def _carried_out(self, db: sqlite3.Connection, plan_digest: str, addresses: Sequence[str]) -> None:
+        if not plan_digest or not addresses:
+            return
+        db.execute("INSERT OR IGNORE INTO plans (digest) VALUES (?)", (plan_digest,))
+        (plan,) = db.execute("SELECT id FROM plans WHERE digest = ?", (plan_digest,)).fetchone()
+        db.executemany("INSERT OR IGNORE INTO progress VALUES (?, ?)", [(plan, address) for address in addresses])
+        oldest = "SELECT coalesce(max(id), 0) - ? FROM plans"
+        db.execute(f"DELETE FROM progress WHERE plan <= ({oldest})", (PLANS_KEPT,))
+        db.execute(f"DELETE FROM plans WHERE id <= ({oldest})", (PLANS_KEPT,))
+
+
+def _empty(connection: sqlite3.Connection) -> None:
+    """An empty state: a new lineage and a new key for fingerprints."""
+    import secrets
+    import uuid
+
+    db = migrations.database(connection)
+    db.execute("PRAGMA journal_mode = WAL")
+    with db.atomic():
+        migrations.run_steps(db, migrations.STEPS)
+        connection.execute(
+            "INSERT INTO meta (id, lineage, key, serial, created_at) VALUES (1, ?, ?, 0, ?)",
+            (str(uuid.uuid4()), secrets.token_bytes(32), rows.now()),
+        )
+
+
+def _intent(item: Recorded, known: tuple[str, int, Progress] | None, plan_digest: str) -> Recorded:
+    """The record of an intent; whether its object exists is open until the engine has answered."""
+    created_at = (known[2].created_at if known else None) or item.created_at or rows.now()
+    return replace(
+        item,
+        status=Status.CREATING,
+        present=True,
+        plan_digest=plan_digest or item.plan_digest,
+        created_at=created_at,
+    )

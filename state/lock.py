@@ -1,0 +1,244 @@
+"""The writer's lock: an OS lock beside the state that dies with its holder, who is named when it is busy (design 8)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from flowplan.schemas.errors import Refused, StateError, StateLocked
+from flowplan.state.rows import now
+
+if TYPE_CHECKING:
+    from filelock import UnixFileLock
+
+POLL_SECONDS = 0.05
+SETTLE_SECONDS = 0.3
+"""How long even an impatient writer looks again: someone may only be asking who holds the lock."""
+
+_TEXT = ("command", "user", "host", "boot", "namespace", "since")
+_FULL_NOTE = 4096
+
+
+class WriterLock:
+    """The right to create, change or delete things of one state; one process has it at a time.
+
+    Args:
+        path: the state; the lock is the file ``<path>.lock`` (0600), which stays.
+        command: the flowplan command's word, shown to others: ``apply``. Never arguments.
+    """
+
+    def __init__(self, path: Path, command: str = "flowplan") -> None:
+        self.path = Path(path)
+        self.command = command
+        self._lock: UnixFileLock | None = None
+
+    def acquire(self, timeout: float = 0) -> None:
+        """Take the lock, waiting up to ``timeout`` seconds.
+
+        Raises:
+            StateLocked: another process has it; the message names who.
+            StateError: the lock's file cannot be used.
+        """
+        from filelock import Timeout
+
+        lock = _os_lock(self.path)
+        try:
+            lock.acquire(timeout=max(timeout, SETTLE_SECONDS), poll_interval=POLL_SECONDS)
+        except Timeout:
+            raise StateLocked(
+                _busy(self.path), hint="wait for it with --lock-timeout, e.g. --lock-timeout 10m"
+            ) from None
+        except OSError as error:
+            raise _unusable(self.path, error) from error
+        self._lock = lock
+        _write_note(self.path, _about_me(self.command))
+
+    def release(self) -> None:
+        """Give the lock back; without one, nothing happens."""
+        if self._lock is None:
+            return
+        _write_note(self.path, {})
+        lock, self._lock = self._lock, None
+        lock.release()
+
+    @property
+    def held(self) -> bool:
+        """True between ``acquire`` and ``release``."""
+        return self._lock is not None
+
+    def __enter__(self) -> Self:
+        if not self.held:
+            self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def holder(path: Path) -> dict[str, Any] | None:
+    """Who has the lock of the state at ``path``: command, user, host, pid, since...; None when nobody has it.
+
+    A holder that left no note gives ``{}``.
+    """
+    if not _lock_file(path).exists():
+        return None
+    return _read_note(path) if _taken(path) else None
+
+
+def break_lock(path: Path) -> dict[str, Any] | None:
+    """Remove the lock of a holder that is provably dead; returns its note, None when nobody had the lock.
+
+    The lock dies with its holder by itself; this is for a lock that something else keeps alive, such as an
+    inherited descriptor or a file server that missed the end of its client.
+
+    Raises:
+        Refused: the holder is alive, or nobody can tell from here.
+    """
+    found = holder(path)
+    if found is None:
+        return None
+    if not _dead(found):
+        raise Refused(f"{_busy(path)}, which is not known to be dead", hint="end that process first")
+    try:
+        # Whoever waits opens the file anew at each look, and so meets the new one.
+        _lock_file(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return found
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _os_lock(path: Path) -> UnixFileLock:
+    from filelock import UnixFileLock
+
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Taken in one thread and given back in another: the lock is the process's.
+    return UnixFileLock(str(_lock_file(path)), mode=0o600, thread_local=False)
+
+
+def _taken(path: Path) -> bool:
+    from filelock import Timeout
+
+    lock = _os_lock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError as error:
+        raise _unusable(path, error) from error
+    lock.release()
+    return False
+
+
+def _unusable(path: Path, error: OSError) -> StateError:
+    return StateError(
+        f"the lock {_lock_file(path)} cannot be used: {error.strerror or error}",
+        hint="make the file and its directory writable for you",
+    )
+
+
+def _busy(path: Path) -> str:
+    note = _read_note(path)
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while not note and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)  # the holder has just got it and is about to sign
+        note = _read_note(path)
+    if not note:
+        return f"the state {path} is locked by another process"
+    return (
+        f"the state {path} is locked by {note['command']} of {note['user']} on {note['host']}"
+        f" (pid {note['pid']}) since {note['since']}"
+    )
+
+
+def _about_me(command: str) -> dict[str, Any]:
+    return {
+        "command": command,
+        "user": _user(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "start": _start_of(os.getpid()),
+        "boot": _boot(),
+        "namespace": _namespace(),
+        "since": now(),
+    }
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
+def _boot() -> str:
+    return _text_of(Path("/proc/sys/kernel/random/boot_id"))
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _start_of(pid: int) -> int:
+    """The start of a process in ticks since boot, 0 when there is none of that number or it has ended."""
+    state, *after = _text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() or ["X"]
+    return 0 if state in "XZ" or len(after) < 19 else int(after[18])
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _dead(note: Mapping[str, Any]) -> bool:
+    """True when the note is of this host, boot and pid namespace, and its process does not exist any more."""
+    here = (socket.gethostname(), _boot(), _namespace())
+    if not note or not all(here) or (note["host"], note["boot"], note["namespace"]) != here:
+        return False
+    return bool(_start_of(note["pid"]) != note["start"])
+
+
+def _write_note(path: Path, note: Mapping[str, Any]) -> None:
+    """Sign the lock's file. Who holds it is a courtesy: a full disk must not keep anybody from working."""
+    with suppress(OSError):
+        descriptor = os.open(_lock_file(path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps(note).encode() if note else b"")
+        finally:
+            os.close(descriptor)
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    """The note in the lock's file, {} when there is none that makes sense."""
+    try:
+        descriptor = os.open(_lock_file(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return {}
+    try:
+        note = json.loads(os.read(descriptor, _FULL_NOTE))
+    except (OSError, ValueError):
+        return {}
+    finally:
+        os.close(descriptor)
+    whole = isinstance(note, dict) and all(isinstance(note.get(key), str) for key in _TEXT)
+    return note if whole and isinstance(note.get("pid"), int) and isinstance(note.get("start"), int) else {}

@@ -1,0 +1,185 @@
+"""What can be asked of the state; every answer is a constant number of queries, whatever the number of runs."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flowplan.schemas.events import Event
+from flowplan.schemas.runs import Recorded
+from flowplan.state import files, rows
+from flowplan.state.transitions import Progress
+
+T = TypeVar("T")
+
+PAGE = 1000
+"""Events read at a time, so that a slow reader holds no transaction."""
+
+
+class Reading:
+    """The readable side of an opened state. One thread, one connection.
+
+    Every method raises StateError when the state is damaged, gone or unreadable.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self.lineage, self.key = self._identity()
+
+    def close(self) -> None:
+        """Close the connection; what was committed stays."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
+    @property
+    def serial(self) -> int:
+        """The counter that grows with every change of the state."""
+        return int(self._one("SELECT serial FROM meta")[0])
+
+    @property
+    def project(self) -> str | None:
+        """The project that the state belongs to, None while it belongs to none."""
+        name: str | None = self._one("SELECT project FROM meta")[0]
+        return name
+
+    def records(self) -> dict[str, Recorded]:
+        """The newest attempt at each managed address, in the order in which the addresses were first recorded.
+
+        ``output_tail`` is left empty here and in all lists; ``record`` and ``tails`` have it.
+        """
+        found = self._all(f"SELECT {rows.COLUMNS} FROM records r JOIN attempts a USING (run_id) ORDER BY r.id")
+        return {record.address: record for record in self._decoded(rows.decode, found)}
+
+    def record(self, address: str) -> Recorded | None:
+        """The newest attempt at one managed address, with the tail of its output."""
+        found = self._all(
+            f"SELECT {rows.COLUMNS}, t.text FROM records r JOIN attempts a USING (run_id)"
+            " LEFT JOIN tails t USING (run_id) WHERE r.address = ?",
+            address,
+        )
+        return next(iter(self._decoded(rows.decode, found)), None)
+
+    def attempts(self, address: str | None = None, *, run_id: str | None = None) -> list[Recorded]:
+        """Every attempt ever, the destroyed ones too, oldest first."""
+        wanted, values = _where({"a.address": address, "a.run_id": run_id})
+        found = self._all(f"SELECT {rows.COLUMNS} FROM attempts a {wanted} ORDER BY a.id", *values)
+        return self._decoded(rows.decode, found)
+
+    def leftovers(self) -> list[Recorded]:
+        """Attempts that no address has as its newest, whose object may still be on the engine.
+
+        These are replaced attempts whose deletion is still to come, and forgotten ones: status ``destroyed``, reason
+        ``Forgotten``; their objects are left alone on purpose.
+        """
+        found = self._all(
+            f"SELECT {rows.COLUMNS} FROM attempts a WHERE a.present = 1"
+            " AND NOT EXISTS (SELECT 1 FROM records r WHERE r.run_id = a.run_id) ORDER BY a.id"
+        )
+        return self._decoded(rows.decode, found)
+
+    def last_attempts(self) -> dict[str, int]:
+        """The highest attempt ever used at each address; destroying or moving a record does not free its number."""
+        return dict(self._all("SELECT address, attempt FROM counters"))
+
+    def tails(self, run_ids: Collection[str]) -> dict[str, str]:
+        """The stored ends of the output of some attempts, where there are any."""
+        return dict(
+            self._all("SELECT run_id, text FROM tails WHERE run_id IN (SELECT value FROM json_each(?))", _ids(run_ids))
+        )
+
+    def last_seq(self) -> int:
+        """The number of the newest event, 0 when there is none."""
+        return int(self._one("SELECT coalesce(max(seq), 0) FROM events")[0])
+
+    def events(self, address: str | None = None, *, after: int = 0, limit: int | None = None) -> Iterator[Event]:
+        """The events with numbers above ``after``, oldest first; a run's name stands for all its cells."""
+        where, values = _whose(address)
+        query = f"SELECT {rows.EVENT_COLUMNS} FROM events WHERE {where} AND seq > ? ORDER BY seq LIMIT ?"
+        left = limit
+        while left is None or left > 0:
+            size = PAGE if left is None else min(PAGE, left)
+            page = self._all(query, *values, after, size)
+            yield from map(rows.event, page)
+            if len(page) < size:
+                return
+            after, left = page[-1][0], None if left is None else left - size
+
+    def history(
+        self, addresses: Collection[str] | None = None, *, last: int = 5
+    ) -> dict[str, list[tuple[str, float | None]]]:
+        """The last outcomes at each address, newest last: (status, seconds from start to end or None)."""
+        wanted, values = _among(addresses)
+        found = self._all(
+            "SELECT address, outcome, progress ->> 'started_at', progress ->> 'finished_at' FROM ("
+            " SELECT id, address, outcome, progress, row_number() OVER (PARTITION BY address ORDER BY id DESC) AS n"
+            f" FROM attempts WHERE outcome IS NOT NULL {wanted}) WHERE n <= ? ORDER BY address, id",
+            *values,
+            last,
+        )
+        outcomes: dict[str, list[tuple[str, float | None]]] = {}
+        for address, outcome, start, end in found:
+            outcomes.setdefault(address, []).append((outcome, rows.seconds_between(start, end)))
+        return outcomes
+
+    def plan_progress(self, plan_digest: str) -> set[str]:
+        """The addresses whose change of this plan has been carried out already."""
+        found = self._all(
+            "SELECT p.address FROM progress p JOIN plans ON plans.id = p.plan WHERE plans.digest = ?", plan_digest
+        )
+        return {address for (address,) in found}
+
+    def _identity(self) -> tuple[str, bytes]:
+        lineage, key = self._one("SELECT lineage, key FROM meta")
+        return str(lineage), bytes(key)
+
+    def _progress(self, run_ids: Iterable[str]) -> dict[str, tuple[str, int, Progress]]:
+        """Address, attempt and progress of the attempts that are known."""
+        found = self._all(
+            "SELECT run_id, address, attempt, status, present, outcome, progress FROM attempts"
+            " WHERE run_id IN (SELECT value FROM json_each(?))",
+            _ids(run_ids),
+        )
+        return dict(self._decoded(lambda row: (row[0], (row[1], row[2], rows.decode_progress(*row[3:]))), found))
+
+    def _all(self, query: str, *values: Any) -> list[Any]:
+        with files.explained(self.path):
+            return self._connection.execute(query, values).fetchall()
+
+    def _one(self, query: str, *values: Any) -> tuple[Any, ...]:
+        found = self._all(query, *values)
+        if not found:
+            raise files.damaged(self.path, "it has no identity")
+        row: tuple[Any, ...] = found[0]
+        return row
+
+    def _decoded(self, decode: Callable[[rows.Row], T], found: list[Any]) -> list[T]:
+        try:
+            return [decode(row) for row in found]
+        except rows.UNREADABLE as error:
+            raise files.damaged(self.path, f"a row cannot be read ({error})") from error
+
+
+def _ids(values: Iterable[str]) -> str:
+    return rows.dumps(list(values))
+
+
+def _where(wanted: dict[str, str | None]) -> tuple[str, list[str]]:
+    given = {column: value for column, value in wanted.items() if value is not None}
+    terms = " AND ".join(f"{column} = ?" for column in given)
+    return (f"WHERE {terms}" if given else ""), list(given.values())
+
+
+def _whose(address: str | None) -> tuple[str, list[str]]:
+    if address is None:
+        return "1", []
+    return ("address = ?" if "[" in address else "run = ?"), [address]
+
+
+def _among(addresses: Collection[str] | None) -> tuple[str, list[str]]:
+    if addresses is None:
+        return "", []
+    return "AND address IN (SELECT value FROM json_each(?))", [_ids(addresses)]

@@ -1,0 +1,126 @@
+"""The whole state as one JSON document, out and in: `flowplan state pull` and `push`."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from flowplan.schemas.errors import InvalidInput, Refused
+from flowplan.schemas.events import Event
+from flowplan.schemas.runs import Recorded, Status
+from flowplan.state import rows
+
+if TYPE_CHECKING:
+    from flowplan.state.store import Store
+
+FORMAT = 1
+_NAMES = tuple(f.name for f in fields(Recorded))
+
+
+def dump(store: Store, db: sqlite3.Connection, *, with_key: bool) -> dict[str, Any]:
+    """Everything in the state at one moment; the key only when asked for."""
+    db.execute("BEGIN")
+    try:
+        document = {
+            "flowplan_state": FORMAT,
+            "lineage": store.lineage,
+            "serial": store.serial,
+            "project": store.project,
+            "records": [[record.address, record.run_id] for record in store.records().values()],
+            "attempts": [_plain(record) for record in _with_tails(store)],
+            "counters": store.last_attempts(),
+            "events": [event.document() for event in store.events()],
+        }
+        outcomes = db.execute("SELECT run_id, outcome FROM attempts WHERE outcome IS NOT NULL")
+        document["outcomes"] = dict(outcomes.fetchall())
+    finally:
+        db.execute("ROLLBACK")
+    return document | ({"key": store.key.hex()} if with_key else {})
+
+
+def load(store: Store, db: sqlite3.Connection, document: Mapping[str, Any]) -> None:
+    """Replace everything inside the caller's transaction.
+
+    Raises:
+        InvalidInput: it is not a dump.
+        Refused: it is of another lineage (unless this state is empty) or older than this state.
+    """
+    try:
+        lineage, serial = str(uuid.UUID(document["lineage"])), int(document["serial"])
+        _check(store, db, lineage, serial, document)
+        _replace(db, document)
+        key = bytes.fromhex(document.get("key", "")) or store.key
+        db.execute(
+            "UPDATE meta SET lineage = ?, key = ?, project = ?, serial = ?",
+            (lineage, key, document["project"], max(serial, store.serial)),
+        )
+    except (*rows.UNREADABLE, sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError) as error:
+        raise InvalidInput(
+            f"this is not a dump of a state ({error})", hint="`flowplan state pull` writes one"
+        ) from error
+
+
+def _check(store: Store, db: sqlite3.Connection, lineage: str, serial: int, document: Mapping[str, Any]) -> None:
+    if document["flowplan_state"] != FORMAT:
+        raise InvalidInput(
+            f"this dump has format {document['flowplan_state']!r}, this flowplan knows {FORMAT}",
+            hint="upgrade flowplan",
+        )
+    used = db.execute("SELECT EXISTS (SELECT 1 FROM attempts)").fetchone()[0]
+    if lineage != store.lineage and used:
+        raise Refused(
+            f"the dump is of lineage {lineage}, the state {store.path} of {store.lineage}",
+            hint="push it to an empty state",
+        )
+    if lineage == store.lineage and serial < store.serial:
+        raise Refused(
+            f"the dump has serial {serial}, the state {store.path} has {store.serial} and is newer",
+            hint="pull again and repeat the change",
+        )
+
+
+def _replace(db: sqlite3.Connection, document: Mapping[str, Any]) -> None:
+    for table in ("records", "attempts", "tails", "counters", "events", "progress", "plans"):
+        db.execute(f"DELETE FROM {table}")
+    attempts = [_recorded(plain) for plain in document["attempts"]]
+    outcomes = document["outcomes"]
+    db.executemany(
+        "INSERT INTO attempts (run_id, address, attempt, status, present, outcome, progress, applied)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [(*row[:5], outcomes.get(row[0]), *row[6:]) for row in map(rows.encode, attempts)],
+    )
+    tails = [(a.run_id, rows.tail(a.output_tail)) for a in attempts if a.output_tail]
+    db.executemany("INSERT INTO tails VALUES (?, ?)", tails)
+    known = {a.run_id for a in attempts}
+    if not all(run_id in known for _address, run_id in document["records"]):
+        raise ValueError("a record without its attempt")
+    db.executemany("INSERT INTO records (address, run_id) VALUES (?, ?)", document["records"])
+    db.executemany("INSERT INTO counters VALUES (?, ?)", list(document["counters"].items()))
+    events = [Event(**plain) for plain in document["events"]]
+    db.executemany(
+        f"INSERT INTO events ({rows.EVENT_COLUMNS}, run) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(*rows.event_row(event), rows.run_of(event.address)) for event in events],
+    )
+
+
+def _with_tails(store: Store) -> list[Recorded]:
+    attempts = store.attempts()
+    tails = store.tails([a.run_id for a in attempts])
+    return [replace(a, output_tail=tails[a.run_id]) if a.run_id in tails else a for a in attempts]
+
+
+def _plain(record: Recorded) -> dict[str, Any]:
+    plain = {name: getattr(record, name) for name in _NAMES}
+    return plain | {
+        "status": str(record.status),
+        "settings": rows.encode_settings(record.settings),
+        "target": dict(record.target),
+        "handle": dict(record.handle),
+    }
+
+
+def _recorded(plain: Mapping[str, Any]) -> Recorded:
+    return Recorded(**{**plain, "status": Status(plain["status"]), "settings": rows.decode_settings(plain["settings"])})
