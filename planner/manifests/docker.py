@@ -1,0 +1,391 @@
+"""The pure half of the docker provider: from a run to the body of the Engine's create call, and what its changes take.
+
+``{"Container": {Name, PullPolicy, Networks, Config[, Registry][, Platform]}}``; annotations become labels, which is all
+that containers have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowplan.planner.images import PULL_POLICIES, parse_image
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
+from flowplan.planner.manifests.docker_options import place_option
+from flowplan.planner.manifests.docker_values import docker_size, hosts, nano_cpus, parse_volume, portable_size
+from flowplan.planner.names import docker_label_key, docker_run_name
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
+from flowplan.schemas.sources import Diagnostic, Path, Position, dotted
+
+UPDATABLE = frozenset(
+    ["BlkioWeight", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpuShares", "CpusetCpus", "CpusetMems", "KernelMemory", "Memory", "MemoryReservation", "MemorySwap", "NanoCpus", "PidsLimit", "RestartPolicy"]
+)
+"""The HostConfig fields that ``docker update`` changes on a live container."""
+
+_REMOVABLE = frozenset({"PidsLimit", "RestartPolicy"})
+_UNORDERED = frozenset({"Env", "Binds", "ExtraHosts", "CapAdd", "CapDrop", "SecurityOpt", "GroupAdd", "Networks"})
+_GATEWAY_HOST = "host.docker.internal"
+_HOST = ("Config", "HostConfig")
+
+
+@dataclass
+class _Build:
+    """A container in the making, with the origin of every field and every fault found on the way."""
+
+    run: ResolvedRun
+    container: dict[str, Any] = field(default_factory=lambda: {"Config": {"HostConfig": {}}})
+    origins: dict[str, Origin] = field(default_factory=dict)
+    faults: list[Diagnostic] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def put(self, place: tuple[str, ...], value: Json, *source: str | int) -> None:
+        """Set one field of the container; ``source`` is the path in the run's fields that it comes from."""
+        inner = self.container
+        for key in place[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[place[-1]] = value
+        if source:
+            self.origins["/Container/" + "/".join(_escaped(key) for key in place)] = self.run.origin(*source)
+
+    def fault(self, path: Path, message: str, hint: str = "") -> None:
+        origin = self.run.origin(*path)
+        position = Position(origin.file, origin.line, 1) if origin.file else None
+        self.faults.append(Diagnostic(message, position, dotted(("runs", self.run.group, *path)), hint))
+
+    def attempt(self, path: Path, parse: Callable[[], Json]) -> Json:
+        """What ``parse`` returns, or None and a fault at ``path`` when it raises ValueError."""
+        try:
+            return parse()
+        except ValueError as error:
+            self.fault(path, str(error))
+            return None
+
+    def docker(self, name: str) -> Json:
+        return (self.run.fields.get("docker") or {}).get(name)
+
+
+def check(run: ResolvedRun) -> list[Diagnostic]:
+    """Every fault of the run that can be seen without an engine (D8, D18-D20, D26)."""
+    return _built(run).faults
+
+
+def render(run: ResolvedRun, identity: Identity) -> Rendered:
+    """The container of one attempt, complete.
+
+    Raises:
+        InvalidInput: when ``check`` finds faults.
+    """
+    build = _built(run)
+    if build.faults:
+        raise InvalidInput(build.faults)
+    name = docker_run_name(identity, run.fields.get("name"))
+    build.put(("Name",), name, *(("name",) if run.fields.get("name") else ()))
+    _identify(build, identity)
+    container = build.container
+    for unset in [key for key, value in container["Config"].items() if value == {}]:
+        del container["Config"][unset]
+    return Rendered(
+        {"Container": container}, name, identity.run_id, identity.attempt, build.origins, tuple(build.warnings)
+    )
+
+
+def effect(path: str, before: Json, after: Json) -> Effect:
+    """What changing the field takes on a live container, by the rules of docker update, rename and network connect."""
+    parts = path.split("/")[1:]
+    if parts[:1] == ["Container"] and len(parts) > 1:
+        if parts[1] == "Name":
+            return Effect(IN_PLACE, "docker rename changes it on the live container")
+        if parts[1] in ("PullPolicy", "Registry"):
+            return Effect(IN_PLACE, "used only when the image is pulled")
+        if parts[1] == "Networks":
+            return Effect(IN_PLACE, "docker network connect and disconnect change it on the live container")
+        if parts[1:3] == list(_HOST) and len(parts) > 3 and parts[3] in UPDATABLE:
+            return _update_effect(parts[3], after)
+    return Effect(REPLACE, _replace_rule(parts))
+
+
+def comparable(applied: Objects) -> Objects:
+    """What can drift on a live container: its name, its networks, and what ``docker update`` can change."""
+    container = applied.get("Container", {})
+    host = container.get("Config", {}).get("HostConfig", {})
+    drifting: dict[str, Any] = {"Name": container.get("Name")}
+    if container.get("Networks"):
+        drifting["Networks"] = list(container["Networks"])
+    resources = {key: value for key, value in host.items() if key in UPDATABLE}
+    if resources:
+        drifting["Config"] = {"HostConfig": resources}
+    return {"Container": drifting}
+
+
+def equal(path: str, one: Json, other: Json) -> bool:
+    """True when the engine treats both values alike: lists whose order means nothing, sizes however written."""
+    name = path.rpartition("/")[2]
+    if isinstance(one, list) and isinstance(other, list) and name in _UNORDERED:
+        return sorted(map(str, one)) == sorted(map(str, other))
+    if name == "RestartPolicy" and isinstance(one, dict) and isinstance(other, dict):
+        return _policy(one) == _policy(other)
+    return bool(one == other)
+
+
+def _policy(value: Mapping[str, Json]) -> tuple[str, int]:
+    return str(value.get("Name") or "no"), int(value.get("MaximumRetryCount") or 0)
+
+
+def _update_effect(name: str, after: Json) -> Effect:
+    gone = after is None or repr(after) == "ABSENT"
+    if gone and name not in _REMOVABLE:
+        return Effect(REPLACE, f"docker update cannot take {name} away from a container that has it")
+    return Effect(IN_PLACE, "docker update changes it on the live container")
+
+
+def _replace_rule(parts: list[str]) -> str:
+    named = [part for part in parts[1:] if part not in ("Config", "HostConfig") and not part.isdigit()]
+    subject = {"Env": "environment", "Cmd": "command", "Binds": "mounts"}.get(named[0], named[0]) if named else "kind"
+    return f"the Engine fixes a container's {subject} when it is created"
+
+
+def _built(run: ResolvedRun) -> _Build:
+    build = _Build(run)
+    for step in (_image, _command, _env, _labels, _resources, _volumes, _networks, _switches, _options):
+        step(build)
+    return build
+
+
+def _image(build: _Build) -> None:
+    fields = build.run.fields
+    image, policy = fields.get("image"), fields.get("image_pull_policy")
+    if policy is not None and policy not in PULL_POLICIES:
+        build.fault(("image_pull_policy",), f'"{policy}" is not a pull policy', "one of " + ", ".join(PULL_POLICIES))
+    if not image:
+        build.fault(("image",) if "image" in fields else (), "image is missing", "every container needs an image")
+        return
+    try:
+        reference = parse_image(str(image))
+    except InvalidInput as error:
+        build.fault(("image",), error.diagnostics[0].message, error.diagnostics[0].hint)
+        return
+    if reference.digest_is_short:
+        build.warnings.append(f"the digest of {image} is too short; the engine will refuse it")
+    build.put(("PullPolicy",), policy or reference.pull_policy, *(("image_pull_policy",) if policy else ()))
+    build.put(("Config", "Image"), str(image), "image")
+    _registry(build)
+
+
+def _registry(build: _Build) -> None:
+    """D10; the values are used only for a pull."""
+    given = build.docker("registry_credentials")
+    if not given:
+        return
+    for name in ("username", "password"):
+        if not given.get(name):
+            build.fault(("docker", "registry_credentials"), f"{name} is missing")
+    document = {
+        "Username": given.get("username"),
+        "Password": given.get("password"),
+        "URL": given.get("registry_url") or "",
+        "Reauth": given.get("reauth") is not False,
+    }
+    build.put(("Registry",), document, "docker", "registry_credentials")
+
+
+def _command(build: _Build) -> None:
+    fields = build.run.fields
+    entrypoint, command = fields.get("entrypoint"), fields.get("command")
+    if command is not None and not command and not entrypoint:
+        build.fault(("command",), "command is empty", "leave it out to run the image's own command")
+    if entrypoint is not None:
+        build.put(("Config", "Entrypoint"), list(entrypoint) or [""], "entrypoint")
+    if command:
+        build.put(("Config", "Cmd"), list(command), "command")
+    directory = fields.get("working_dir")
+    if directory:
+        if not str(directory).startswith(("/", "(sensitive ")) and str(directory)[1:3] != ":\\":
+            build.fault(("working_dir",), f'"{directory}" must be an absolute path in the container')
+        build.put(("Config", "WorkingDir"), directory, "working_dir")
+
+
+def _env(build: _Build) -> None:
+    """Sorted; a name without ``=`` takes a variable of the image away (C8)."""
+    entries = []
+    for name, value in (build.run.fields.get("env") or {}).items():
+        if not name or "=" in name or "\0" in name:
+            build.fault(("env", name), f'"{name}" is not a name of a variable')
+        elif isinstance(value, Mapping):
+            kind = next(iter(value), "")
+            build.fault(
+                ("env", name), f"{kind} is a reference that only Kubernetes resolves", "use from_env or from_file"
+            )
+        else:
+            entries.append(name if value is None else f"{name}={value}")
+    if entries:
+        build.put(("Config", "Env"), sorted(entries), "env")
+        for index, entry in enumerate(sorted(entries)):
+            pointer = f"/Container/Config/Env/{index}"
+            build.origins[pointer] = build.run.origin("env", entry.partition("=")[0])
+
+
+def _labels(build: _Build) -> None:
+    """Labels and annotations become labels with Docker's keys (D16); labels win."""
+    for kind in ("annotations", "labels"):
+        for key, value in (build.run.fields.get(kind) or {}).items():
+            if key.startswith("flowplan.dev/") or docker_label_key(key).startswith("dev.flowplan."):
+                build.fault((kind, key), f'"{key}" is one of flowplan\'s own keys')
+            elif value is not None:
+                build.put(("Config", "Labels", docker_label_key(key)), str(value), kind, key)
+
+
+def _identify(build: _Build, identity: Identity) -> None:
+    labels = {
+        "flowplan.dev/project": identity.project,
+        "flowplan.dev/run-id": identity.run_id,
+        "flowplan.dev/lineage": identity.lineage,
+        "flowplan.dev/address": identity.address,
+        "flowplan.dev/attempt": str(identity.attempt),
+        "app.kubernetes.io/managed-by": "flowplan",
+    }
+    own = build.container["Config"].setdefault("Labels", {})
+    own.update({docker_label_key(key): value for key, value in labels.items()})
+
+
+def _resources(build: _Build) -> None:
+    resources = build.run.fields.get("resources") or {}
+    memory, limit = resources.get("memory"), build.docker("mem_limit")
+    if memory is not None and limit is not None:
+        build.fault(("docker", "mem_limit"), "mem_limit and resources.memory are both set", "keep one of them")
+    size: int | None = None
+    if limit is not None:
+        size = build.attempt(("docker", "mem_limit"), lambda: docker_size(limit))
+        build.put((*_HOST, "Memory"), size, "docker", "mem_limit")
+    elif memory is not None:
+        size = build.attempt(("resources", "memory"), lambda: portable_size(memory))
+        build.put((*_HOST, "Memory"), size, "resources", "memory")
+    _swap(build, size)
+    if resources.get("cpu") is not None:
+        cpus = build.attempt(("resources", "cpu"), lambda: nano_cpus(resources["cpu"]))
+        build.put((*_HOST, "NanoCpus"), cpus, "resources", "cpu")
+    if resources.get("gpu") is not None:
+        _gpu(build, resources["gpu"])
+
+
+def _swap(build: _Build, memory: int | None) -> None:
+    """D20: the sum of memory and swap, so it needs a memory limit and is not below it; -1 is without limit."""
+    limit = build.docker("memswap_limit")
+    if limit is None:
+        return
+    path = ("docker", "memswap_limit")
+    swap = build.attempt(path, lambda: docker_size(limit, unlimited=True))
+    if swap is not None and swap > 0 and memory is None:
+        build.fault(path, "memswap_limit needs mem_limit", "it is the sum of memory and swap")
+    elif swap is not None and memory is not None and 0 < swap < memory:
+        build.fault(path, "memswap_limit is below mem_limit", "it is the sum of memory and swap")
+    build.put((*_HOST, "MemorySwap"), swap, *path)
+
+
+def _gpu(build: _Build, wanted: Json) -> None:
+    text = str(wanted)
+    if text != "all" and not (text.isdigit() and not isinstance(wanted, bool)):
+        build.fault(("resources", "gpu"), f'"{wanted}" is not a number of GPUs', 'write a whole number or "all"')
+    elif text != "0":
+        count = -1 if text == "all" else int(text)
+        request = {"Driver": "", "Count": count, "Capabilities": [["gpu"]]}
+        build.put((*_HOST, "DeviceRequests"), [request], "resources", "gpu")
+
+
+def _volumes(build: _Build) -> None:
+    binds: list[str] = []
+    targets: set[str] = set()
+    for index, text in enumerate(build.docker("volumes") or []):
+        path = ("docker", "volumes", index)
+        volume = build.attempt(path, lambda text=text: parse_volume(str(text), build.run.spec_dir))  # type: ignore[misc]
+        if volume is None:
+            continue
+        if volume.target in targets:
+            build.fault(path, f'"{volume.target}" is mounted twice')
+        targets.add(volume.target)
+        if volume.remark:
+            build.warnings.append(f"{text}: {volume.remark}; the engine will refuse it")
+        if volume.bind:
+            build.origins[f"/Container/Config/HostConfig/Binds/{len(binds)}"] = build.run.origin(*path)
+            binds.append(volume.bind)
+        else:
+            build.put(("Config", "Volumes", volume.target), {}, *path)
+    if binds:
+        build.put((*_HOST, "Binds"), binds, "docker", "volumes")
+
+
+def _networks(build: _Build) -> None:
+    """D25, D26, D28, D30; ``NetworkMode`` is never inferred."""
+    networks, mode = [str(name) for name in build.docker("networks") or []], build.docker("network_mode")
+    if networks and mode:
+        build.fault(("docker", "network_mode"), "network_mode and networks exclude each other", "keep one of them")
+    if len(set(networks)) < len(networks):
+        build.fault(("docker", "networks"), "a network is named twice")
+    build.put(("Networks",), networks, *(("docker", "networks") if networks else ()))
+    if networks:
+        build.put((*_HOST, "NetworkMode"), networks[0], "docker", "networks", 0)
+        build.put(("Config", "NetworkingConfig", "EndpointsConfig", networks[0]), {}, "docker", "networks", 0)
+    elif mode:
+        build.put((*_HOST, "NetworkMode"), str(mode), "docker", "network_mode")
+    _hosts(build, str(mode or ""))
+
+
+def _hosts(build: _Build, mode: str) -> None:
+    """``host.docker.internal`` reaches the host wherever the container has a network of its own (D33)."""
+    given = build.docker("extra_hosts")
+    table = build.attempt(("docker", "extra_hosts"), lambda: hosts(given or {}))
+    if table is None:
+        return
+    shared = mode in ("host", "none") or mode.startswith("container:")
+    if not shared and _GATEWAY_HOST not in table:
+        table[_GATEWAY_HOST] = "host-gateway"
+    if table:
+        entries = sorted(f"{host}:{address}" for host, address in table.items())
+        build.put((*_HOST, "ExtraHosts"), entries, *(("docker", "extra_hosts") if given else ()))
+
+
+def _switches(build: _Build) -> None:
+    retries = build.run.fields.get("retries")
+    if build.docker("privileged") is not None:
+        build.put((*_HOST, "Privileged"), bool(build.docker("privileged")), "docker", "privileged")
+    if build.docker("auto_remove") is not None:
+        build.put((*_HOST, "AutoRemove"), bool(build.docker("auto_remove")), "docker", "auto_remove")
+    if retries:
+        if build.docker("auto_remove"):
+            build.fault(("docker", "auto_remove"), "auto_remove and retries exclude each other", "keep one of them")
+        build.put((*_HOST, "RestartPolicy"), {"Name": "on-failure", "MaximumRetryCount": int(retries)}, "retries")
+
+
+def _options(build: _Build) -> None:
+    for name, value in (build.docker("create_options") or {}).items():
+        path = ("docker", "create_options", name)
+        for place, item in build.attempt(path, lambda n=name, v=value: place_option(n, v)) or ():  # type: ignore[misc]
+            _option(build, place, item, path)
+
+
+def _option(build: _Build, place: tuple[str, ...], value: Json, path: Path) -> None:
+    if place[-1] == "NetworkingConfig":
+        _endpoints(build, value, path)
+        return
+    pointer = "/Container/" + "/".join(place)
+    if pointer in build.origins:
+        build.fault(path, f"{place[-1]} is set twice", "another field or option sets it too")
+        return
+    if place[-1] in ("CpuQuota", "CpuPeriod") and "NanoCpus" in build.container["Config"]["HostConfig"]:
+        build.fault(path, f"{place[-1]} and resources.cpu exclude each other", "keep one of them")
+    build.put(place, value, *path)
+
+
+def _endpoints(build: _Build, value: Json, path: Path) -> None:
+    """The Engine takes settings of an endpoint only for the network that the container is created in."""
+    endpoints = value.get("EndpointsConfig") or {}
+    first = build.container["Networks"][:1]
+    if list(endpoints) != first or not isinstance(endpoints[first[0]], Mapping):
+        build.fault(path, "EndpointsConfig may hold the first of docker.networks only", "list the network there")
+        return
+    build.put(("Config", "NetworkingConfig", "EndpointsConfig", first[0]), dict(endpoints[first[0]]), *path)
+
+
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
