@@ -37,11 +37,11 @@ def explained(path: Path) -> Iterator[None]:
 def explain(path: Path, error: sqlite3.Error) -> StateError:
     """The StateError for an error of SQLite, told by its code."""
     name = getattr(error, "sqlite_errorname", None) or ""
+    if identity(path) is None:
+        return StateError(f"the state {path} has vanished", hint=REBUILD)
     for prefix, (what, hint) in _CAUSES.items():
         if name.startswith(prefix):
             return StateError(f"the state {path} {what}", hint=hint)
-    if not path.exists():
-        return StateError(f"the state {path} has vanished", hint=REBUILD)
     return StateError(f"the state {path} cannot be used: {error}")
 
 
@@ -50,6 +50,7 @@ _CAUSES = {
     "SQLITE_CORRUPT": ("is damaged", REBUILD),
     "SQLITE_FULL": ("cannot be written: the disk is full", "make room and run the same command again; nothing is lost"),
     "SQLITE_READONLY": ("is read-only", "make the file and its directory writable for you"),
+    "SQLITE_CANTOPEN": ("cannot be opened", "make the file and its directory readable and writable for you"),
     "SQLITE_BUSY": (f"was busy for {BUSY_SECONDS:.0f} s", "another process holds it; see who with `fuser`"),
     "SQLITE_IOERR": (
         "cannot be read or written: the disk reports an error or is full",
@@ -67,7 +68,7 @@ def identity(path: Path) -> tuple[int, int] | None:
     """Device and inode of the file, None when it is not there."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_dev, found.st_ino
 

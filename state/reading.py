@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,7 +115,7 @@ class Reading:
         """The last outcomes at each address, newest last: (status, seconds from start to end or None)."""
         wanted, values = _among(addresses)
         found = self._all(
-            "SELECT address, outcome, progress ->> 'started_at', progress ->> 'finished_at' FROM ("
+            "SELECT address, outcome, json_extract(progress, '$.started_at'), json_extract(progress, '$.finished_at') FROM ("
             " SELECT id, address, outcome, progress, row_number() OVER (PARTITION BY address ORDER BY id DESC) AS n"
             f" FROM attempts WHERE outcome IS NOT NULL {wanted}) WHERE n <= ? ORDER BY address, id",
             *values,
@@ -134,7 +135,7 @@ class Reading:
 
     def _identity(self) -> tuple[str, bytes]:
         lineage, key = self._one("SELECT lineage, key FROM meta")
-        return str(lineage), bytes(key)
+        return self._decoded(lambda row: (str(uuid.UUID(row[0])), bytes(row[1])), [(lineage, key)])[0]
 
     def _progress(self, run_ids: Iterable[str]) -> dict[str, tuple[str, int, Progress]]:
         """Address, attempt and progress of the attempts that are known."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Objects, Observed, Recorded, Settings, Status
-from flowplan.state import files, migrations, rows, transitions
+from flowplan.state import files, journal, migrations, rows, transitions
 from flowplan.state.reading import Reading
 from flowplan.state.transitions import Progress
 
@@ -22,22 +22,6 @@ if TYPE_CHECKING:
 
 FORGOTTEN = "Forgotten"
 """The reason of an attempt that is not managed any more and whose object was left alone."""
-
-PLANS_KEPT = 100
-"""Of how many plans the state remembers what they did already."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """An event before it has its number and time."""
-
-    address: str
-    run_id: str
-    attempt: int
-    status: Status
-    reason: str = ""
-    message: str = ""
-    engine_at: str | None = None
 
 
 class Store(Reading):
@@ -110,10 +94,10 @@ class Store(Reading):
             for item in items:
                 self._still_creating(item, known.get(item.run_id))
             fresh = [_intent(item, known.get(item.run_id), plan_digest) for item in items]
-            self._put(db, fresh)
-            self._carried_out(db, plan_digest, [item.address for item in items])
+            journal.put(db, fresh)
+            journal.carried_out(db, plan_digest, [item.address for item in items])
             new = [item for item in items if item.run_id not in known]
-            return self._append(db, [_Draft(i.address, i.run_id, i.attempt, Status.CREATING) for i in new])
+            return journal.append(db, [journal.Draft(i.address, i.run_id, i.attempt, Status.CREATING) for i in new])
 
     def observe(self, seen: Sequence[Observed]) -> list[Event]:
         """Record what the engine says, by ``transitions.observed``; returns an event for each new (status, reason).
@@ -124,8 +108,8 @@ class Store(Reading):
             return []
         with self._changing() as db:
             changed, drafts = self._advanced(seen)
-            self._save(db, changed)
-            return self._append(db, drafts)
+            journal.save(db, changed)
+            return journal.append(db, drafts)
 
     def finish(
         self,
@@ -155,9 +139,9 @@ class Store(Reading):
             )
             if after == before:
                 return []
-            self._save(db, {run_id: after})
-            draft = _Draft(address, run_id, attempt, after.status, after.reason, after.message, engine_at)
-            return self._append(db, [draft] if after.status is not before.status else [])
+            journal.save(db, {run_id: after})
+            draft = journal.Draft(address, run_id, attempt, after.status, after.reason, after.message, engine_at)
+            return journal.append(db, [draft] if after.status is not before.status else [])
 
     def applied(
         self,
@@ -176,15 +160,18 @@ class Store(Reading):
             text = db.execute("SELECT applied FROM attempts WHERE run_id = ?", (run_id,)).fetchone()[0]
             [now_applied] = self._decoded(lambda row: rows.reapplied(row[0], objects, settings), [(text,)])
             if after != before or now_applied != text:
-                self._save(db, {run_id: after})
+                journal.save(db, {run_id: after})
                 db.execute("UPDATE attempts SET applied = ? WHERE run_id = ?", (now_applied, run_id))
-            self._carried_out(db, plan_digest, [address])
+            journal.carried_out(db, plan_digest, [address])
 
     def set_tail(self, run_id: str, text: str) -> None:
-        """Keep the end of the run's output (64 KiB), which the caller has redacted."""
+        """Keep the end of a run's output (64 KiB), which the caller has redacted."""
+        self.set_tails({run_id: text})
+
+    def set_tails(self, texts: Mapping[str, str]) -> None:
+        """Keep the ends of the output of several runs, by run id."""
         with self._changing() as db:
-            self._known(run_id)
-            db.execute("INSERT OR REPLACE INTO tails VALUES (?, ?)", (run_id, rows.tail(text)))
+            journal.put_tails(db, texts)
 
     def absent(self, run_ids: Sequence[str]) -> None:
         """Record that the objects of these attempts are known to be removed; their status stays."""
@@ -200,8 +187,8 @@ class Store(Reading):
         """
         with self._changing() as db:
             known = self._progress(run_ids)
-            self._unmanage(db, run_ids)
-            self._carried_out(db, plan_digest, [address for address, _, _ in known.values()])
+            journal.unmanage(db, run_ids)
+            journal.carried_out(db, plan_digest, [address for address, _, _ in known.values()])
             return self._end(db, known, reason=reason, present=False)
 
     def forget(self, addresses: Sequence[str], *, plan_digest: str = "") -> list[Event]:
@@ -212,8 +199,8 @@ class Store(Reading):
                 (rows.dumps(list(addresses)),),
             ).fetchall()
             known = self._progress(run_id for (run_id,) in found)
-            self._unmanage(db, known)
-            self._carried_out(db, plan_digest, addresses)
+            journal.unmanage(db, known)
+            journal.carried_out(db, plan_digest, addresses)
             message = "no longer managed; the object was left alone"
             return self._end(db, known, reason=FORGOTTEN, message=message)
 
@@ -232,16 +219,20 @@ class Store(Reading):
             db.execute("UPDATE records SET address = ? WHERE address = ?", (new, old))
             db.execute("UPDATE attempts SET address = ? WHERE address = ?", (new, old))
             db.execute("UPDATE events SET address = ?, run = ? WHERE address = ?", (new, rows.run_of(new), old))
-            self._count(db, [(new, n) for (n,) in db.execute("SELECT attempt FROM counters WHERE address = ?", (old,))])
+            journal.count(
+                db, [(new, n) for (n,) in db.execute("SELECT attempt FROM counters WHERE address = ?", (old,))]
+            )
 
     def add(self, record: Recorded) -> list[Event]:
         """Record an object that exists already (import, rebuild); it becomes its address's newest attempt."""
         with self._changing() as db:
-            self._put(db, [record])
+            journal.put(db, [record])
             if record.output_tail:
-                db.execute("INSERT OR REPLACE INTO tails VALUES (?, ?)", (record.run_id, rows.tail(record.output_tail)))
-            draft = _Draft(record.address, record.run_id, record.attempt, record.status, record.reason, record.message)
-            return self._append(db, [draft])
+                journal.put_tails(db, {record.run_id: record.output_tail})
+            draft = journal.Draft(
+                record.address, record.run_id, record.attempt, record.status, record.reason, record.message
+            )
+            return journal.append(db, [draft])
 
     def note_plan(self, plan_digest: str, addresses: Sequence[str]) -> None:
         """Remember that the plan's changes of these addresses have been carried out.
@@ -249,7 +240,7 @@ class Store(Reading):
         ``intend``, ``applied``, ``destroyed`` and ``forget`` do it in their own transaction when given the digest.
         """
         with self._changing() as db:
-            self._carried_out(db, plan_digest, addresses)
+            journal.carried_out(db, plan_digest, addresses)
 
     def dump(self, *, with_key: bool = False) -> dict[str, Any]:
         """The whole state as plain JSON; the fingerprint key only when asked for."""
@@ -301,59 +292,7 @@ class Store(Reading):
                 address=item.address,
             )
 
-    def _put(self, db: sqlite3.Connection, items: Sequence[Recorded]) -> None:
-        """Insert or replace attempts, each the newest at its address."""
-        db.executemany(
-            "INSERT INTO attempts (run_id, address, attempt, status, present, outcome, progress, applied)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET address = excluded.address,"
-            " status = excluded.status, present = excluded.present, outcome = excluded.outcome,"
-            " progress = excluded.progress, applied = excluded.applied",
-            [rows.encode(item) for item in items],
-        )
-        db.executemany(
-            "INSERT INTO records (address, run_id) VALUES (?, ?) ON CONFLICT (address) DO UPDATE SET run_id = excluded.run_id",
-            [(item.address, item.run_id) for item in items],
-        )
-        self._count(db, [(item.address, item.attempt) for item in items])
-
-    def _count(self, db: sqlite3.Connection, used: Iterable[tuple[str, int]]) -> None:
-        db.executemany(
-            "INSERT INTO counters VALUES (?, ?) ON CONFLICT (address) DO UPDATE SET attempt = excluded.attempt"
-            " WHERE excluded.attempt > counters.attempt",
-            used,
-        )
-
-    def _save(self, db: sqlite3.Connection, changed: Mapping[str, Progress]) -> None:
-        db.executemany(
-            "UPDATE attempts SET status = ?, present = ?, outcome = ?, progress = ? WHERE run_id = ?",
-            [
-                (str(p.status), int(p.present), p.outcome or None, rows.encode_progress(p), run_id)
-                for run_id, p in changed.items()
-            ],
-        )
-
-    def _append(self, db: sqlite3.Connection, drafts: Sequence[_Draft]) -> list[Event]:
-        first, at = self.last_seq() + 1, rows.now()
-        events = [
-            Event(
-                n,
-                at,
-                d.engine_at,
-                d.address,
-                d.run_id,
-                d.attempt,
-                str(d.status),
-                *map(rows.clean, (d.reason, d.message)),
-            )
-            for n, d in enumerate(drafts, start=first)
-        ]
-        db.executemany(
-            f"INSERT INTO events ({rows.EVENT_COLUMNS}, run) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(*rows.event_row(event), rows.run_of(event.address)) for event in events],
-        )
-        return events
-
-    def _advanced(self, seen: Sequence[Observed]) -> tuple[dict[str, Progress], list[_Draft]]:
+    def _advanced(self, seen: Sequence[Observed]) -> tuple[dict[str, Progress], list[journal.Draft]]:
         """The attempts that observations change, and the events of it, in the order of the observations."""
         known = self._progress(one.run_id for one in seen)
         changed: dict[str, Progress] = {}
@@ -366,11 +305,10 @@ class Store(Reading):
             known[one.run_id], changed[one.run_id] = (address, attempt, after), after
             if (after.status, after.reason) != (before.status, before.reason):
                 at = transitions.engine_time(one)
-                drafts.append(_Draft(address, one.run_id, attempt, after.status, after.reason, after.message, at))
+                drafts.append(
+                    journal.Draft(address, one.run_id, attempt, after.status, after.reason, after.message, at)
+                )
         return changed, drafts
-
-    def _unmanage(self, db: sqlite3.Connection, run_ids: Iterable[str]) -> None:
-        db.executemany("DELETE FROM records WHERE run_id = ?", [(run_id,) for run_id in run_ids])
 
     def _end(
         self,
@@ -388,19 +326,9 @@ class Store(Reading):
             after[run_id] = replace(before, status=Status.DESTROYED, present=shown)
             if before.status is not Status.DESTROYED:
                 after[run_id] = replace(after[run_id], reason=reason, message=message)
-                drafts.append(_Draft(address, run_id, attempt, Status.DESTROYED, reason, message))
-        self._save(db, {run_id: p for run_id, p in after.items() if p != known[run_id][2]})
-        return self._append(db, drafts)
-
-    def _carried_out(self, db: sqlite3.Connection, plan_digest: str, addresses: Sequence[str]) -> None:
-        if not plan_digest or not addresses:
-            return
-        db.execute("INSERT OR IGNORE INTO plans (digest) VALUES (?)", (plan_digest,))
-        (plan,) = db.execute("SELECT id FROM plans WHERE digest = ?", (plan_digest,)).fetchone()
-        db.executemany("INSERT OR IGNORE INTO progress VALUES (?, ?)", [(plan, address) for address in addresses])
-        oldest = "SELECT coalesce(max(id), 0) - ? FROM plans"
-        db.execute(f"DELETE FROM progress WHERE plan <= ({oldest})", (PLANS_KEPT,))
-        db.execute(f"DELETE FROM plans WHERE id <= ({oldest})", (PLANS_KEPT,))
+                drafts.append(journal.Draft(address, run_id, attempt, Status.DESTROYED, reason, message))
+        journal.save(db, {run_id: p for run_id, p in after.items() if p != known[run_id][2]})
+        return journal.append(db, drafts)
 
 
 def _empty(connection: sqlite3.Connection) -> None:

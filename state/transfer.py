@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flowplan.state.store import Store
 
 FORMAT = 1
+KEY_BYTES = 32
 _NAMES = tuple(f.name for f in fields(Recorded))
 
 
@@ -52,15 +53,28 @@ def load(store: Store, db: sqlite3.Connection, document: Mapping[str, Any]) -> N
         lineage, serial = str(uuid.UUID(document["lineage"])), int(document["serial"])
         _check(store, db, lineage, serial, document)
         _replace(db, document)
-        key = bytes.fromhex(document.get("key", "")) or store.key
+        key = _key(document) or store.key
         db.execute(
             "UPDATE meta SET lineage = ?, key = ?, project = ?, serial = ?",
             (lineage, key, document["project"], max(serial, store.serial)),
         )
-    except (*rows.UNREADABLE, sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError) as error:
+    except (
+        *rows.UNREADABLE,
+        sqlite3.IntegrityError,
+        sqlite3.ProgrammingError,
+        sqlite3.InterfaceError,
+        OverflowError,
+    ) as error:
         raise InvalidInput(
             f"this is not a dump of a state ({error})", hint="`flowplan state pull` writes one"
         ) from error
+
+
+def _key(document: Mapping[str, Any]) -> bytes:
+    key = bytes.fromhex(document.get("key", ""))
+    if len(key) not in (0, KEY_BYTES):
+        raise ValueError(f"a key of {len(key)} bytes")
+    return key
 
 
 def _check(store: Store, db: sqlite3.Connection, lineage: str, serial: int, document: Mapping[str, Any]) -> None:
