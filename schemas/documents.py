@@ -1,0 +1,446 @@
+"""YAML 1.2 core documents by a safe loader that remembers where every key and value was written."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+import yaml
+
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.runs import Json
+from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, dotted
+
+MAX_BYTES = 10_000_000
+MAX_DEPTH = 100
+MAX_NODES = 1_000_000
+MAX_ALIASED = 100_000
+"""How many nodes aliases may add to those that are written: a bomb of nine lines adds billions."""
+
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,99})")
+_BASED = re.compile(r"0o[0-7]{1,99}|0x[0-9a-fA-F]{1,99}")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_SPECIAL_FLOAT = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
+_WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
+_WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_NUMBER_STARTS = frozenset("0123456789+-.")
+
+_PLAIN, _QUOTED, _SEQ, _MAP = "plain", "quoted", "seq", "map"
+_STANDARD = "tag:yaml.org,2002:"
+
+
+class SourceInt(int):
+    """An integer that was not written in its canonical form (``0x1F``); ``text`` is what was written."""
+
+    text: str
+
+
+class SourceFloat(float):
+    """A float that was not written in its canonical form (``1.10``, ``1e3``); ``text`` is what was written."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One YAML document as plain JSON values, and the positions of its parts."""
+
+    value: Json
+    sources: SourceMap
+
+
+def scalar_text(value: Json) -> str:
+    """A scalar as it was written: ``true`` not ``True``, ``1.10`` not ``1.1``, null as the empty string."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(getattr(value, "text", None) or value)
+
+
+def number(text: str) -> int | float | None:
+    """The number that a plain scalar is in YAML 1.2 core, keeping its text; None when it is not one.
+
+    Numbers with a leading zero (``010``, ``007.5``) are not numbers: YAML versions disagree about them.
+    """
+    if _INT.fullmatch(text):
+        return _kept_int(text, int(text))
+    if _BASED.fullmatch(text):
+        return _kept_int(text, int(text, 0))
+    if text.lower() in _SPECIAL_FLOAT and text.lstrip("+-") in (".inf", ".Inf", ".INF", ".nan", ".NaN", ".NAN"):
+        return _kept_float(text, _SPECIAL_FLOAT[text.lower()])
+    if _FLOAT.fullmatch(text) and not math.isinf(float(text)):
+        return _kept_float(text, float(text))
+    return None
+
+
+def _kept_int(text: str, value: int) -> int:
+    if text == str(value):
+        return value
+    kept = SourceInt(value)
+    kept.text = text
+    return kept
+
+
+def _kept_float(text: str, value: float) -> float:
+    if text == repr(value):
+        return value
+    kept = SourceFloat(value)
+    kept.text = text
+    return kept
+
+
+def _plain(text: str) -> Json:
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] in _NUMBER_STARTS:
+        found = number(text)
+        return text if found is None else found
+    return text
+
+
+class _Limits:
+    """Replaces PyYAML's resolver: says only whether a scalar was plain, and stops endless documents early."""
+
+    _depth = 0
+    _count = 0
+
+    def descend_resolver(self, parent: Any, index: Any) -> None:
+        self._depth += 1
+        self._count += 1
+        if self._depth > MAX_DEPTH or self._count > MAX_NODES:
+            what = f"is nested deeper than {MAX_DEPTH} levels" if self._depth > MAX_DEPTH else "has too many values"
+            mark = parent.start_mark if parent is not None else None
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=mark)
+
+    def ascend_resolver(self) -> None:
+        self._depth -= 1
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
+        if kind is yaml.ScalarNode:
+            return _PLAIN if implicit[0] else _QUOTED
+        return _SEQ if kind is yaml.SequenceNode else _MAP
+
+
+def _pure_composer() -> type[Any]:
+    from yaml.composer import Composer
+    from yaml.parser import Parser
+    from yaml.reader import Reader
+    from yaml.scanner import Scanner
+
+    class PureComposer(_Limits, Reader, Scanner, Parser, Composer):
+        def __init__(self, text: str) -> None:
+            Reader.__init__(self, text)
+            Scanner.__init__(self)
+            Parser.__init__(self)
+            Composer.__init__(self)
+
+    return PureComposer
+
+
+def _composer() -> type[Any]:
+    if not yaml.__with_libyaml__:
+        return _pure_composer()
+    from yaml.cyaml import CParser
+
+    return type("FastComposer", (_Limits, CParser), {})
+
+
+_Composer = _composer()
+
+
+def read_text(path: FilePath, shown: str = "") -> str:
+    """The text of a file of at most 10 MB.
+
+    Args:
+        shown: how the user wrote the path; default ``path``.
+
+    Raises:
+        InvalidInput: missing, a directory, not readable, too big, or not UTF-8.
+    """
+    name = shown or str(path)
+    try:
+        if path.is_file() and path.stat().st_size > MAX_BYTES:
+            raise _fault(name, f"is bigger than {MAX_BYTES // 1_000_000} MB")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise _fault(name, "there is no such file") from None
+    except IsADirectoryError:
+        raise _fault(name, "is a directory, not a file") from None
+    except PermissionError:
+        raise _fault(name, "may not be read by this user (permission denied)") from None
+    except (OSError, ValueError) as error:
+        raise _fault(name, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > MAX_BYTES:
+        raise _fault(name, f"is bigger than {MAX_BYTES // 1_000_000} MB")
+    return _decoded(data, name)
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        line = before.count(b"\n") + 1
+        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
+        message = f"is not UTF-8 text (byte 0x{data[error.start]:02x})"
+        raise InvalidInput([Diagnostic(message, Position(name, line, column))]) from None
+
+
+def _fault(name: str, message: str) -> InvalidInput:
+    return InvalidInput([Diagnostic(message, subject=name)])
+
+
+def parse(text: str, file: str) -> Document:
+    """Reads exactly one YAML 1.2 core document (JSON is one too).
+
+    Raises:
+        InvalidInput: every duplicate or non-string key and unknown tag; or the first syntax error; an empty file, a second
+            document, control characters, an alias that refers to itself or blows the document up.
+    """
+    text = text.removeprefix("\ufeff")
+    bad = _UNPRINTABLE.search(text)
+    if bad:
+        position = _position_of(text, bad.start(), file)
+        raise InvalidInput([Diagnostic(f"holds the control character U+{ord(bad.group()):04X}", position)])
+    node, count = _compose(text, file)
+    conversion = _Conversion(file, count + MAX_ALIASED)
+    value = conversion.convert(node, (), 0)
+    if conversion.faults:
+        raise InvalidInput(sorted(conversion.faults, key=_by_position))
+    places = _Places(file, node, conversion.merged)
+    return Document(value, SourceMap(file, _KeyPlaces(places), _ValuePlaces(places)))
+
+
+def _by_position(fault: Diagnostic) -> tuple[int, int]:
+    return (fault.position.line, fault.position.column) if fault.position else (0, 0)
+
+
+def _position_of(text: str, offset: int, file: str) -> Position:
+    before = text[:offset]
+    return Position(file, before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1)
+
+
+def _compose(text: str, file: str) -> tuple[Any, int]:
+    try:
+        composer = _Composer(text)
+        if not composer.check_node():
+            raise InvalidInput([Diagnostic("the file is empty", Position(file, 1, 1))])
+        node = composer.get_node()
+        count = composer._count
+        if composer.check_node():
+            second = composer.get_node()
+            where = _at(second.start_mark, file)
+            raise InvalidInput([Diagnostic("holds more than one YAML document", where, hint="split the file at ---")])
+    except yaml.MarkedYAMLError as error:
+        raise InvalidInput([_syntax_fault(error, file)]) from None
+    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
+        raise InvalidInput([Diagnostic(f"is not YAML: {error}", Position(file, 1, 1))]) from None
+    if node.tag == _PLAIN and node.value == "":
+        raise InvalidInput([Diagnostic("the file is empty", Position(file, 1, 1))])
+    return node, count
+
+
+def _syntax_fault(error: yaml.MarkedYAMLError, file: str) -> Diagnostic:
+    mark = error.problem_mark or error.context_mark
+    words = ", ".join(part for part in (error.context, error.problem) if part)
+    return Diagnostic(f"is not YAML: {words}", _at(mark, file) if mark else Position(file, 1, 1))
+
+
+def _at(mark: Any, file: str) -> Position:
+    return Position(file, mark.line + 1, mark.column + 1)
+
+
+@dataclass(slots=True)
+class _Conversion:
+    """Turns composed nodes into plain values and collects every fault on the way."""
+
+    file: str
+    budget: int
+    faults: list[Diagnostic] = field(default_factory=list)
+    merged: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict)
+    active: set[int] = field(default_factory=set)
+
+    def convert(self, node: Any, path: Path, depth: int) -> Json:
+        self.budget -= 1
+        if self.budget < 0:
+            where = _at(node.start_mark, self.file)
+            raise InvalidInput([Diagnostic("its aliases repeat too many values (an alias bomb?)", where)])
+        if node.__class__ is yaml.ScalarNode:
+            return self._scalar(node, path)
+        if id(node) in self.active or depth > MAX_DEPTH:
+            raise InvalidInput([Diagnostic("an alias refers to itself", _at(node.start_mark, self.file))])
+        self.active.add(id(node))
+        value = (
+            self._sequence(node, path, depth) if node.__class__ is yaml.SequenceNode else self._map(node, path, depth)
+        )
+        self.active.discard(id(node))
+        return value
+
+    def fault(self, node: Any, path: Path, message: str, hint: str = "") -> None:
+        self.faults.append(Diagnostic(message, _at(node.start_mark, self.file), dotted(path), hint))
+
+    def _scalar(self, node: Any, path: Path) -> Json:
+        text: str = node.value
+        tag = node.tag
+        if "\0" in text:
+            self.fault(node, path, "holds a NUL character")
+        if tag == _PLAIN:
+            return _plain(text)
+        if tag == _QUOTED:
+            return text
+        return self._tagged(node, path, text)
+
+    def _tagged(self, node: Any, path: Path, text: str) -> Json:
+        name = node.tag.removeprefix(_STANDARD) if node.tag.startswith(_STANDARD) else ""
+        if name == "str":
+            return text
+        value = _plain(text)
+        wanted = {"int": int, "float": (int, float), "bool": bool, "null": type(None)}.get(name)
+        if wanted is None:
+            self._unknown_tag(node, path)
+        elif not isinstance(value, wanted) or (isinstance(value, bool) and name != "bool"):  # type: ignore[arg-type]
+            self.fault(node, path, f'"{text}" is not of the YAML type !!{name}')
+        return value
+
+    def _unknown_tag(self, node: Any, path: Path) -> None:
+        shown = node.tag.replace(_STANDARD, "!!")
+        self.fault(node, path, f"has the unknown YAML tag {shown}", "write plain values only")
+
+    def _sequence(self, node: Any, path: Path, depth: int) -> list[Json]:
+        if node.tag not in (_SEQ, _STANDARD + "seq"):
+            self._unknown_tag(node, path)
+        return [self.convert(item, (*path, i), depth + 1) for i, item in enumerate(node.value)]
+
+    def _map(self, node: Any, path: Path, depth: int) -> dict[str, Json]:
+        if node.tag not in (_MAP, _STANDARD + "map"):
+            self._unknown_tag(node, path)
+        result: dict[str, Json] = {}
+        first: dict[str, Any] = {}
+        merges = []
+        for key_node, value_node in node.value:
+            if key_node.value == "<<" and key_node.tag == _PLAIN:
+                merges.append(value_node)
+                continue
+            key = self._key(key_node, path)
+            if key is None:
+                continue
+            if key in first:
+                line = first[key].start_mark.line + 1
+                self.fault(key_node, (*path, key), f"duplicate key; it is set in line {line} already")
+                continue
+            first[key] = key_node
+            result[key] = self.convert(value_node, (*path, key), depth + 1)
+        if merges:
+            self._merge(node, merges, result, path, depth)
+        return result
+
+    def _key(self, node: Any, path: Path) -> str | None:
+        if node.__class__ is not yaml.ScalarNode:
+            self.fault(node, path, "a key must be a string", "quote text that starts with { or [")
+            return None
+        key = self._scalar(node, path)
+        if not isinstance(key, str):
+            self.fault(node, path, "a key must be a string", f'write "{node.value}" in quotes')
+            return None
+        return key
+
+    def _merge(self, node: Any, merges: list[Any], result: dict[str, Json], path: Path, depth: int) -> None:
+        """``<<``: keys of the mapping itself win, then earlier merged mappings over later ones."""
+        pairs = [(k, v) for k, v in node.value if not (k.value == "<<" and k.tag == _PLAIN)]
+        for source in self._merge_sources(merges, path):
+            value = self.convert(source, path, depth + 1)
+            for key_node, value_node in self.merged.get(id(source), source.value):
+                if key_node.value in value and key_node.value not in result:
+                    result[key_node.value] = value[key_node.value]
+                    pairs.append((key_node, value_node))
+        self.merged[id(node)] = pairs
+
+    def _merge_sources(self, merges: list[Any], path: Path) -> Iterator[Any]:
+        for merge in merges:
+            many = merge.value if merge.__class__ is yaml.SequenceNode else [merge]
+            for source in many:
+                if source.__class__ is yaml.MappingNode:
+                    yield source
+                else:
+                    self.fault(source, path, "<< must be given a mapping, or a list of mappings")
+
+
+@dataclass(slots=True)
+class _Places:
+    """Finds the nodes at a path; indexes a mapping only when somebody asks about it."""
+
+    file: str
+    root: Any
+    merged: dict[int, list[tuple[Any, Any]]]
+    index: dict[int, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
+
+    def find(self, path: Path) -> tuple[Any, Any] | None:
+        """The (key node, value node) at a path; for a list item and the root both are the value."""
+        pair = (self.root, self.root)
+        for part in path:
+            found = self._child(pair[1], part)
+            if found is None:
+                return None
+            pair = found
+        return pair
+
+    def _child(self, node: Any, part: str | int) -> tuple[Any, Any] | None:
+        if isinstance(part, int):
+            if node.__class__ is yaml.SequenceNode and 0 <= part < len(node.value):
+                return (node.value[part], node.value[part])
+            return None
+        return self.children(node).get(part) if node.__class__ is yaml.MappingNode else None
+
+    def children(self, node: Any) -> dict[str, tuple[Any, Any]]:
+        known = self.index.get(id(node))
+        if known is None:
+            pairs = self.merged.get(id(node), node.value)
+            known = self.index[id(node)] = {k.value: (k, v) for k, v in pairs}
+        return known
+
+    def paths(self, node: Any, path: Path) -> Iterator[Path]:
+        yield path
+        if node.__class__ is yaml.SequenceNode:
+            for i, item in enumerate(node.value):
+                yield from self.paths(item, (*path, i))
+        elif node.__class__ is yaml.MappingNode:
+            for key, (_, value) in self.children(node).items():
+                yield from self.paths(value, (*path, key))
+
+
+class _ValuePlaces(Mapping[Path, Position]):
+    """Path -> where its value starts, computed when asked."""
+
+    def __init__(self, places: _Places) -> None:
+        self._places = places
+
+    def __getitem__(self, path: Path) -> Position:
+        pair = self._places.find(path)
+        if pair is None:
+            raise KeyError(path)
+        return _at(self._node(pair).start_mark, self._places.file)
+
+    def _node(self, pair: tuple[Any, Any]) -> Any:
+        return pair[1]
+
+    def __iter__(self) -> Iterator[Path]:
+        return self._places.paths(self._places.root, ())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _KeyPlaces(_ValuePlaces):
+    """Path -> where its key (or list item) starts, computed when asked."""
+
+    def _node(self, pair: tuple[Any, Any]) -> Any:
+        return pair[0]

@@ -1,0 +1,214 @@
+"""The scalar types of the spec: each checks a value in words made for people, and knows its JSON Schema.
+
+Every one of them takes an expression string too, as long as expressions have not been evaluated; the validation context
+``{"evaluated": True}`` says that they have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
+
+from flowplan.schemas.documents import scalar_text
+from flowplan.schemas.quantities import DURATION_PATTERN, QUANTITY_PATTERN, SIZE_PATTERN
+from flowplan.schemas.sources import did_you_mean
+
+EXPRESSION_PATTERN = r"\$\{(?:(?:var|each|run)\.[^}]*|project)\}"
+_EXPRESSION = re.compile(EXPRESSION_PATTERN)
+EXPRESSION_SCHEMA = {"type": "string", "pattern": EXPRESSION_PATTERN}
+TEXT_SCHEMA: dict[str, Any] = {"type": "string"}
+FILLED_SCHEMA = {"type": "string", "minLength": 1}
+SCALAR_SCHEMA: dict[str, Any] = {"type": ["string", "number", "boolean"]}
+
+Check = Callable[[Any], str]
+"""Takes a value and says what is wrong with it, or "" when nothing is."""
+
+
+def kind_of(value: Any) -> str:
+    """What people call a JSON value: ``a list``, ``a mapping``, ``null``, ``the number 3``."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"the boolean {scalar_text(value)}"
+    if isinstance(value, int | float):
+        return f"the number {scalar_text(value)}"
+    if isinstance(value, str):
+        return f'"{value}"' if len(value) <= 60 else f'"{value[:57]}..."'
+    return "a list" if isinstance(value, list) else "a mapping"
+
+
+def fault(message: str) -> PydanticCustomError:
+    """A validation error whose message is complete; nothing in it is a template."""
+    return PydanticCustomError("flowplan", "{message}", {"message": message})
+
+
+def is_expression(value: Any) -> bool:
+    """True when the string holds an expression that flowplan evaluates."""
+    return isinstance(value, str) and "${" in value and _EXPRESSION.search(value) is not None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checked:
+    """Metadata of an ``Annotated`` type: ``check`` for pydantic, ``schema`` for JSON Schema, expressions let through."""
+
+    check: Check
+    schema: dict[str, Any]
+    expression: bool = True
+
+    def validate(self, value: Any, info: core_schema.ValidationInfo) -> Any:
+        if self.expression and is_expression(value) and not (info.context and info.context.get("evaluated")):
+            return value
+        wrong = self.check(value)
+        if wrong:
+            raise fault(wrong)
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.with_info_plain_validator_function(self.validate)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        any_string = "string" in self.schema.get("type", ()) and not {"pattern", "enum"} & set(self.schema)
+        if any_string or not self.expression or self.schema is EXPRESSION_SCHEMA:
+            return dict(self.schema)
+        members = self.schema.get("anyOf", [self.schema])
+        return {"anyOf": [*members, EXPRESSION_SCHEMA]}
+
+
+class OneOf:
+    """Metadata of an ``Annotated`` type: what the value must be is decided by its kind, so each fault is told once."""
+
+    def __init__(self, scalar: Any = None, *, mapping: Any = None, items: Any = None) -> None:
+        known = {"<scalar>": scalar, "<map>": mapping, "<list>": items}
+        self.members = {tag: member for tag, member in known.items() if member is not None}
+
+    def kind(self, value: Any) -> str:
+        """The member that a value is meant to be; the tags never reach the user."""
+        tag = "<map>" if isinstance(value, dict) else "<list>" if isinstance(value, list) else "<scalar>"
+        return tag if tag in self.members else next(iter(self.members))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        choices = {tag: handler.generate_schema(member) for tag, member in self.members.items()}
+        return core_schema.tagged_union_schema(choices, self.kind)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _integer(value: Any) -> bool:
+    """JSON Schema counts 1.0 as an integer, so does this."""
+    return _number(value) and float(value).is_integer() if not isinstance(value, int) else not isinstance(value, bool)
+
+
+def _text(value: Any) -> str:
+    return "" if isinstance(value, str) else f"must be a string, not {kind_of(value)}"
+
+
+def _filled(value: Any) -> str:
+    return "must not be empty" if value == "" else _text(value)
+
+
+def _flag(value: Any) -> str:
+    return "" if isinstance(value, bool) else f"must be true or false, not {kind_of(value)}"
+
+
+def _scalar(value: Any) -> str:
+    if value is None or isinstance(value, dict | list):
+        return f"must be a string, a number or a boolean, not {kind_of(value)}"
+    return ""
+
+
+def _never(value: Any) -> str:
+    return f"must be a list, a range with from and to, or an expression, not {kind_of(value)}"
+
+
+def _any_or_null(value: Any) -> str:
+    return "" if value is None else _scalar(value)
+
+
+def _matching(pattern: str, words: str) -> Check:
+    compiled = re.compile(pattern)
+
+    def check(value: Any) -> str:
+        if isinstance(value, str) and compiled.search(value):
+            return ""
+        return f"must be {words}, not {kind_of(value)}"
+
+    return check
+
+
+def _measure(pattern: str, words: str, lowest: float = 0) -> Check:
+    """A number of at least ``lowest``, or a string of the pattern."""
+    matches = _matching(pattern, words)
+
+    def check(value: Any) -> str:
+        if _number(value):
+            return "" if lowest <= value < float("inf") else f"must be {words}, not {kind_of(value)}"
+        return matches(value)
+
+    return check
+
+
+def _at_least(lowest: int) -> Check:
+    def check(value: Any) -> str:
+        if not _integer(value):
+            return f"must be a whole number, not {kind_of(value)}"
+        return "" if value >= lowest else f"must be {lowest} or more, not {scalar_text(value)}"
+
+    return check
+
+
+def choice(*known: str) -> Checked:
+    """A string out of a few."""
+
+    def check(value: Any) -> str:
+        if isinstance(value, str) and value in known:
+            return ""
+        near = did_you_mean(value, known) if isinstance(value, str) else ""
+        return f"must be one of {', '.join(known)}, not {kind_of(value)}" + (f"; {near}" if near else "")
+
+    return Checked(check, {"type": "string", "enum": list(known)})
+
+
+def _protect(value: Any) -> str:
+    if value is False or value in ("active", "always"):
+        return ""
+    return f"must be active, always or false, not {kind_of(value)}"
+
+
+def matching(expression: str, words: str) -> Checked:
+    """A string that must match, and takes no flowplan expression."""
+    return Checked(_matching(expression, words), {"type": "string", "pattern": expression}, expression=False)
+
+
+def at_least(lowest: int) -> Checked:
+    """A whole number of at least ``lowest``."""
+    return Checked(_at_least(lowest), {"type": "integer", "minimum": lowest})
+
+
+def _measured(expression: str, words: str, lowest: float = 0) -> Checked:
+    schema = {"anyOf": [{"type": "number", "minimum": lowest}, {"type": "string", "pattern": expression}]}
+    return Checked(_measure(expression, words, lowest), schema)
+
+
+_ANY_SIZE = f"{SIZE_PATTERN}|{QUANTITY_PATTERN.replace('[+-]?', '', 1)}"
+_SIZE_WORDS = "a size such as 512m, 1.5g or 16Gi"
+
+Text = Annotated[str, Checked(_text, TEXT_SCHEMA)]
+Filled = Annotated[str, Checked(_filled, FILLED_SCHEMA)]
+Plain = Annotated[str, Checked(_filled, FILLED_SCHEMA, expression=False)]
+Expression = Annotated[str, Checked(_never, EXPRESSION_SCHEMA)]
+Flag = Annotated[bool, Checked(_flag, {"type": "boolean"})]
+PlainFlag = Annotated[bool, Checked(_flag, {"type": "boolean"}, expression=False)]
+Scalar = Annotated[Any, Checked(_scalar, SCALAR_SCHEMA, expression=False)]
+ScalarOrNull = Annotated[Any, Checked(_any_or_null, {"type": [*SCALAR_SCHEMA["type"], "null"]}, expression=False)]
+Duration = Annotated[Any, _measured(DURATION_PATTERN, "a duration such as 90, 90s, 15m or 2h30m")]
+Size = Annotated[Any, _measured(_ANY_SIZE, _SIZE_WORDS)]
+SwapSize = Annotated[Any, _measured(f"^-1$|{_ANY_SIZE}", f"{_SIZE_WORDS}, or -1", lowest=-1)]
+Quantity = Annotated[Any, _measured(QUANTITY_PATTERN.replace("[+-]?", "", 1), "a quantity such as 500m or 2")]
+Protect = Annotated[Any, Checked(_protect, {"enum": ["active", "always", False]})]

@@ -1,0 +1,98 @@
+"""Durations, Docker sizes and Kubernetes quantities: from what people write to numbers that compare by value."""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+
+DURATION_PATTERN = r"^(?:[0-9]+(?:\.[0-9]+)?|(?=[0-9])(?:[0-9]+(?:\.[0-9]+)?d)?(?:[0-9]+(?:\.[0-9]+)?h)?(?:[0-9]+(?:\.[0-9]+)?m)?(?:[0-9]+(?:\.[0-9]+)?s)?)$"
+"""``90``, ``90s``, ``15m``, ``2h30m``, ``1d``, ``1.5h``; the same expression in Python and in the JSON Schema."""
+
+SIZE_PATTERN = r"^[0-9]+(?:\.[0-9]+)?(?:[bB]|[kKmMgG][bB]?)?$"
+"""Docker sizes (D19)."""
+
+QUANTITY_PATTERN = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,3})?$"
+"""Kubernetes quantities (A10)."""
+
+_DURATION = re.compile(DURATION_PATTERN)
+_SIZE = re.compile(SIZE_PATTERN)
+_QUANTITY = re.compile(QUANTITY_PATTERN)
+_PARTS = re.compile(r"([0-9.]+)([dhms]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE_FACTOR = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+_SI = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
+
+
+def duration(value: str | float) -> float:
+    """Seconds of a duration: ``90``, ``90s``, ``15m``, ``2h30m``, ``1d``.
+
+    Raises:
+        ValueError: it is not one, or it is negative.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value < 0 or not math.isfinite(value):
+            raise ValueError(f"must be a duration of zero or more, not {value}")
+        return float(value)
+    text = str(value).strip()
+    if not _DURATION.search(text):
+        raise ValueError(f'must be a duration such as 90, 90s, 15m or 2h30m, not "{value}"')
+    return sum(float(amount) * _SECONDS[unit] for amount, unit in _PARTS.findall(text))
+
+
+def size(value: str | float) -> int:
+    """Bytes of a Docker size (D19): ``128m``, ``1.5g``, ``100000b``, a plain number; Kubernetes' ``16Gi`` too.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value < 0 or not math.isfinite(value):
+            raise ValueError(f"must be a size of zero or more, not {value}")
+        return int(value)
+    text = str(value).strip()
+    if _SIZE.search(text):
+        digits = text.rstrip("bBkKmMgG")
+        unit = text[len(digits) :].lower()
+        return int(Decimal(digits) * _SIZE_FACTOR["b" if unit == "b" else unit.removesuffix("b")])
+    if _QUANTITY.search(text):
+        amount = quantity(text)
+        if amount >= 0:
+            return int(amount)
+    raise ValueError(f'must be a size such as 512m, 1.5g or 16Gi, not "{value}"')
+
+
+def quantity(value: str | float) -> Decimal:
+    """The number that a Kubernetes quantity means (A10): ``1000m`` is 1, ``1Gi`` equals ``1024Mi``.
+
+    Raises:
+        ValueError: it is not one (``4gi``).
+    """
+    text = str(getattr(value, "text", value)).strip()
+    if not _QUANTITY.search(text):
+        raise ValueError(f'must be a quantity such as 500m, 2 or 16Gi, not "{value}"')
+    if text[-1] == "i":
+        return Decimal(text[:-2]) * 1024 ** _BINARY[text[-2:]]
+    if text[-1] in _SI:
+        return Decimal(text[:-1]).scaleb(_SI[text[-1]])
+    return Decimal(text)
+
+
+def memory(value: str | float) -> int:
+    """Bytes of the portable ``resources.memory``: a Kubernetes quantity (``16Gi``, ``500M`` = 500,000,000) or, where
+    that makes no sense for memory, a Docker size (``128m`` is 128 MiB, not 128 thousandths of a byte; ``2g``).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text = str(getattr(value, "text", value)).strip()
+    if isinstance(value, str) and _SIZE.search(text) and not text.endswith(("k", "M", "G")):
+        return size(text)
+    try:
+        amount = quantity(value)
+    except ValueError:
+        raise ValueError(f'must be an amount of memory such as 512Mi, 16Gi or 2g, not "{value}"') from None
+    if amount < 0:
+        raise ValueError(f"must not be negative, not {value}")
+    return int(amount)

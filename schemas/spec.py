@@ -1,0 +1,444 @@
+"""The spec, version 1: frozen types that check a document, and the JSON Schema made from them (design 3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model, model_validator
+from pydantic_core import core_schema
+
+from flowplan.schemas import fields as f
+
+SCHEMA_ID = "https://flowplan.dev/schemas/spec-1.json"
+SCHEMA_FILE = Path(__file__).with_name("spec.schema.json")
+BUILT_IN_TYPES = ("process", "docker", "kubernetes")
+
+NAME_PATTERN = "^[A-Za-z0-9_\u00a1-\uffff][A-Za-z0-9_.\u00a1-\uffff-]*$"
+IDENTIFIER_PATTERN = "^[A-Za-z_][A-Za-z0-9_-]*$"
+AXIS_PATTERN = "^(?!index$)[A-Za-z_][A-Za-z0-9_-]*$"
+PROJECT_PATTERN = "^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
+ENV_PATTERN = "^[^=\\x00]+$"
+
+RunName = Annotated[str, f.matching(NAME_PATTERN, "a name of letters, digits, _, - and .")]
+Identifier = Annotated[str, f.matching(IDENTIFIER_PATTERN, "a name of letters, digits, _ and -")]
+AxisName = Annotated[str, f.matching(AXIS_PATTERN, "a name of letters, digits, _ and - (and not index)")]
+EnvName = Annotated[str, f.matching(ENV_PATTERN, "a name without =")]
+AnyMap = dict[str, Any]
+UNSET: Any = None
+
+
+class Part(BaseModel):
+    """A mapping of the spec: its fields and no others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, populate_by_name=False)
+
+
+class KeyRef(Part):
+    """One key of an object that exists in the namespace of the run."""
+
+    name: f.Filled = Field(description="Name of the Secret or ConfigMap.")
+    key: f.Filled = Field(description="The key in it.")
+
+
+class Reference(Part):
+    """Where a value comes from when the run starts; exactly one of its fields."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    from_env: f.Filled = Field("", description="A variable of the environment of the machine that applies.")
+    from_file: f.Filled = Field("", description="A file on the machine that applies, relative to the spec.")
+    secret_key_ref: KeyRef = Field(UNSET, description="A key of a Secret; Kubernetes only.")
+    config_map_key_ref: KeyRef = Field(UNSET, description="A key of a ConfigMap; Kubernetes only.")
+
+    def model_post_init(self, context: Any) -> None:
+        if len(self.model_fields_set) != 1:
+            raise f.fault("must be exactly one of from_env, from_file, secret_key_ref, config_map_key_ref")
+
+
+class SecretReference(Part):
+    """Where a secret comes from while applying; exactly one of its fields."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    from_env: f.Filled = Field("", description="A variable of the environment of the machine that applies.")
+    from_file: f.Filled = Field("", description="A file on the machine that applies, relative to the spec.")
+
+    def model_post_init(self, context: Any) -> None:
+        if len(self.model_fields_set) != 1:
+            raise f.fault("must be exactly one of from_env, from_file")
+
+
+class Range(Part):
+    """An arithmetic range of numbers or dates; its end is part of it."""
+
+    from_: f.Scalar = Field(alias="from", description="First value: a number, or a date such as 2026-11-01.")
+    to: f.Scalar = Field(description="Last value (included when a step hits it).")
+    step: f.Scalar | None = Field(
+        None, description="Distance: a number, or for dates a number of days or 1d. Default 1."
+    )
+
+
+class Resources(Part):
+    """What the run may use."""
+
+    cpu: f.Quantity | None = Field(None, description="CPUs: 2, 0.5 or 500m.")
+    memory: f.Size | None = Field(None, description="Memory: 512Mi, 16Gi or 2g.")
+    gpu: f.Quantity | None = Field(None, description="Number of GPUs.")
+
+
+class RegistryCredentials(Part):
+    """A login at an image registry, used only while pulling."""
+
+    username: f.Filled = Field(description="User name.")
+    password: Annotated[Any, f.OneOf(f.Filled, mapping=SecretReference)] = Field(
+        description="Password: a string, from_env or from_file."
+    )
+    registry_url: f.Filled | None = Field(None, description="Address of the registry; default: that of the image.")
+    reauth: f.Flag | None = Field(None, description="Log in again even if the client believes to be logged in.")
+
+
+class PatchOperation(Part):
+    """One operation of RFC 6902."""
+
+    op: Annotated[str, f.choice("add", "remove", "replace", "move", "copy", "test")] = Field(
+        description="The operation."
+    )
+    path: f.Text = Field(description="JSON Pointer into the Job manifest.")
+    from_: f.Text | None = Field(None, alias="from", description="JSON Pointer, for move and copy.")
+    value: Any = Field(None, description="The value, for add, replace and test.")
+
+
+class KubernetesBlock(Part):
+    """What only Kubernetes knows."""
+
+    namespace: f.Filled | None = Field(None, description="Namespace; default: the provider's, then the context's.")
+    service_account_name: f.Filled | None = Field(None, description="Service account of the pods.")
+    image_pull_secrets: list[f.Filled] | None = Field(None, description="Names of Secrets used for pulling.")
+    finished_job_ttl: f.Duration | None = Field(
+        None, description="How long the cluster keeps the finished Job; 0 counts."
+    )
+    job: Annotated[Any, f.OneOf(f.Filled, mapping=AnyMap)] | None = Field(
+        None, description="A base Job manifest, whole or partial: a file, or inline."
+    )
+    customizations: Annotated[Any, f.OneOf(f.Filled, items=list[PatchOperation])] | None = Field(
+        None, description="RFC 6902 operations on the manifest, applied last: a list, or a file."
+    )
+
+
+class DockerBlock(Part):
+    """What only Docker knows."""
+
+    networks: list[f.Filled] | None = Field(None, description="Networks to join; the first one at creation.")
+    network_mode: f.Filled | None = Field(
+        None, description="Network mode (host, none, container:NAME); excludes networks."
+    )
+    extra_hosts: Annotated[Any, f.OneOf(mapping=dict[f.Plain, f.Filled], items=list[f.Filled])] | None = Field(
+        None, description="Additional host names: name -> address, or a list of name:address."
+    )
+    volumes: list[f.Filled] | None = Field(None, description="Volumes: name:/path, /host:/path[:ro|rw], /path.")
+    mem_limit: f.Size | None = Field(None, description="Memory limit: 512m, 1.5g, bytes.")
+    memswap_limit: f.SwapSize | None = Field(None, description="Limit of memory and swap together; -1 is unlimited.")
+    privileged: f.Flag | None = Field(None, description="Give extended privileges to the container.")
+    auto_remove: f.Flag | None = Field(None, description="Remove the container when the run has ended and is recorded.")
+    registry_credentials: RegistryCredentials | None = Field(None, description="A login at the image's registry.")
+    create_options: AnyMap | None = Field(None, description="Any other field of the body of POST /containers/create.")
+
+
+class ProcessBlock(Part):
+    """What only local processes know."""
+
+    inherit_env: Annotated[Any, f.OneOf(f.Flag, items=list[f.Filled])] | None = Field(
+        None, description="Which variables of flowplan's environment the process sees: true (default), false, names."
+    )
+
+
+AxisValues = Annotated[Any, f.OneOf(f.Expression, mapping=Range, items=list[f.Scalar])]
+Cell = dict[AxisName, f.Scalar]
+Command = Annotated[Any, f.OneOf(f.Text, items=list[f.Scalar])]
+
+
+class Matrix(Part):
+    """Axes (lists, or ranges), and single cells to add or to leave out."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"propertyNames": {"pattern": AXIS_PATTERN}})
+    __pydantic_extra__: dict[str, AxisValues]
+
+    include: list[Cell] | None = Field(None, description="Cells to add, or values to add to the cells that they match.")
+    exclude: list[Cell] | None = Field(None, description="Cells to leave out: those with all of these values.")
+
+
+class Run(Part):
+    """One run, or the defaults of all runs."""
+
+    provider: f.Filled | None = Field(
+        None, description="Entry of `providers`, or a built-in one: process, docker, kubernetes."
+    )
+    description: f.Text | None = Field(None, description="For people.")
+    image: f.Filled | None = Field(None, description="Image of the container.")
+    image_pull_policy: Annotated[str, f.choice("Always", "IfNotPresent", "Never")] | None = Field(
+        None, description="Default: Always for the tag latest or none, else IfNotPresent."
+    )
+    entrypoint: Command | None = Field(None, description="Replaces the entrypoint of the image.")
+    command: Command | None = Field(
+        None,
+        description="Arguments of the entrypoint: a list, or a string that is split as a shell would, without a shell.",
+    )
+    env: dict[EnvName, Annotated[Any, f.OneOf(f.ScalarOrNull, mapping=Reference)]] | None = Field(
+        None, description="Environment: scalars become strings, null removes an inherited variable, or a reference."
+    )
+    labels: dict[f.Plain, f.ScalarOrNull] | None = Field(None, description="Labels of the object.")
+    annotations: dict[f.Plain, f.ScalarOrNull] | None = Field(None, description="Annotations of the object.")
+    name: f.Filled | None = Field(
+        None, description="Name of the object; made legal. Default: from project and address."
+    )
+    working_dir: f.Filled | None = Field(None, description="Working directory; of a process relative to the spec.")
+    resources: Resources | None = Field(None, description="CPU, memory and GPUs.")
+    needs: list[f.Filled] | None = Field(None, description="Addresses of runs that must succeed first.")
+    matrix: Matrix | None = Field(None, description="One run for each combination of the axes' values.")
+    max_parallel: Annotated[int, f.at_least(1)] | None = Field(
+        None, description="How many cells of the matrix may run at once."
+    )
+    timeout: f.Duration | None = Field(None, description="Limit of the run time.")
+    start_timeout: f.Duration | None = Field(None, description="Limit of the time before the run starts.")
+    retries: Annotated[int, f.at_least(0)] | None = Field(None, description="How often the engine tries again.")
+    grace_period: f.Duration | None = Field(None, description="Time between TERM and KILL; default 30s.")
+    stream_output: f.Flag | None = Field(None, description="Print the output while following; default true.")
+    rerun: Annotated[str, f.choice("on_failure", "on_change", "always", "never")] | None = Field(
+        None, description="When a finished run is started again; default on_failure."
+    )
+    replace: Annotated[str, f.choice("stop_first", "start_first", "after_finish")] | None = Field(
+        None, description="How a live run is replaced; default stop_first."
+    )
+    protect: f.Protect | None = Field(
+        None, description="Refuse to interrupt the run: active (while live), always, false."
+    )
+    ignore_changes: list[f.Filled] | None = Field(
+        None, description="JSON Pointers into the objects that are not compared."
+    )
+    triggers: dict[f.Plain, f.ScalarOrNull] | None = Field(
+        None, description="Values whose change starts the run again."
+    )
+    template: f.Filled | None = Field(None, description="File with a base job template.")
+    variables: AnyMap | None = Field(None, description="Values of the template's variables.")
+    kubernetes: KubernetesBlock | None = Field(None, description="Only for runs on Kubernetes.")
+    docker: DockerBlock | None = Field(None, description="Only for runs on Docker.")
+    process: ProcessBlock | None = Field(None, description="Only for local processes.")
+
+
+class VariableSpec(Part):
+    """A variable of the spec."""
+
+    type: Annotated[str, f.choice("string", "number", "bool", "list", "map")] = Field(
+        "string", description="Type of the value; default string."
+    )
+    default: Any = Field(None, description="Value when none is given.")
+    required: f.PlainFlag | None = Field(
+        None, description="Whether a value must be given; default: if there is no default."
+    )
+    sensitive: f.PlainFlag = Field(False, description="Never show the value, nor any string that it enters.")
+    description: f.Text = Field("", description="For people.")
+    enum: list[Any] | None = Field(None, description="The values that are allowed.")
+    pattern: f.Text | None = Field(None, description="Regular expression that a string must match in full.")
+
+
+class DockerProvider(Part):
+    """A Docker Engine."""
+
+    type: f.Plain | None = Field(None, description="docker; default: the name of the entry.")
+    host: f.Filled | None = Field(None, description="Address of the engine, such as unix:///var/run/docker.sock.")
+    context: f.Filled | None = Field(None, description="Docker context to use.")
+
+
+class KubernetesProvider(Part):
+    """A Kubernetes cluster."""
+
+    type: f.Plain | None = Field(None, description="kubernetes; default: the name of the entry.")
+    kubeconfig: Annotated[Any, f.OneOf(f.Filled, mapping=AnyMap)] | None = Field(
+        None, description="A kubeconfig: a path, or inline. Default: KUBECONFIG, then ~/.kube/config."
+    )
+    context: f.Filled | None = Field(None, description="Context of the kubeconfig; default: its current one.")
+    namespace: f.Filled | None = Field(None, description="Namespace of runs that name none.")
+    in_cluster: f.Flag | None = Field(None, description="Use the service account of the pod that flowplan runs in.")
+    cluster_id: f.Filled | None = Field(None, description="Identity of the cluster, where kube-system may not be read.")
+
+
+class ProcessProvider(Part):
+    """This machine."""
+
+    type: f.Plain | None = Field(None, description="process; default: the name of the entry.")
+
+
+class PluginProvider(Part):
+    """A provider that somebody else installed; its settings are checked by itself."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: f.Plain | None = Field(None, description="The provider type; default: the name of the entry.")
+
+
+class Move(Part):
+    """A run that has a new address."""
+
+    from_: f.Filled = Field(alias="from", description="The address that the state knows.")
+    to: f.Filled = Field(description="The address in this spec.")
+
+
+class Policy(Part):
+    """A rule that concrete objects must satisfy."""
+
+    name: f.Filled | None = Field(None, description="Name of the rule.")
+    description: f.Text | None = Field(None, description="Why; shown when it is violated.")
+    types: list[f.Filled] | None = Field(None, description="Provider types that it is about; default all.")
+    schema_: AnyMap = Field(alias="schema", description="JSON Schema that the objects of every run must satisfy.")
+
+
+class ByType:
+    """Metadata of the mapping of provider entries: an entry's type, by default its key, says which settings it takes."""
+
+    def __init__(self, entries: Mapping[str, type[BaseModel]]) -> None:
+        self.entries = entries
+
+    @staticmethod
+    def kind(entry: Any) -> str:
+        """The tag of an entry; the tags never reach the user."""
+        return f"<{entry.get('type')}>" if isinstance(entry, dict) else "<process>"
+
+    @staticmethod
+    def typed(entries: Any) -> Any:
+        """The entries with the default of ``type`` filled in."""
+        if not isinstance(entries, dict):
+            return entries
+        return {k: {"type": k, **v} if isinstance(v, dict) else v for k, v in entries.items()}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        choices = {f"<{name}>": handler.generate_schema(model) for name, model in self.entries.items()}
+        entry = core_schema.tagged_union_schema(choices, self.kind)
+        entries = core_schema.dict_schema(handler.generate_schema(RunName), entry)
+        return core_schema.no_info_before_validator_function(self.typed, entries)
+
+
+PROVIDER_ENTRIES: dict[str, type[BaseModel]] = {
+    "process": ProcessProvider,
+    "docker": DockerProvider,
+    "kubernetes": KubernetesProvider,
+}
+
+
+def _version(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value == 1:
+        return ""
+    return f"must be 1, the version of the spec, not {f.kind_of(value)}"
+
+
+class Spec(Part):
+    """A flowplan spec: one project and its runs."""
+
+    flowplan: Annotated[int, f.Checked(_version, {"const": 1}, expression=False)] = Field(
+        description="Version of the spec: 1."
+    )
+    project: Annotated[str, f.matching(PROJECT_PATTERN, "a name of at most 63 letters, digits, -, _ and .")] = Field(
+        description="Name of the project; the state belongs to it."
+    )
+    description: f.Text | None = Field(None, description="For people.")
+    variables: dict[Identifier, VariableSpec] | None = Field(None, description="Variables: ${var.NAME}.")
+    providers: Annotated[Any, ByType(PROVIDER_ENTRIES)] | None = Field(
+        None, description="Settings of the built-in providers, and aliases."
+    )
+    defaults: Run | None = Field(None, description="Merged under every run.")
+    runs: dict[RunName, Run] = Field(description="The runs by name.")
+    moved: list[Move] | None = Field(None, description="Runs that have a new address; nothing happens to them.")
+    removed: list[f.Plain] | None = Field(None, description="Addresses to forget: nothing is stopped or deleted.")
+    policies: list[Annotated[Any, f.OneOf(f.Plain, mapping=Policy)]] | None = Field(
+        None, description="Rules for the concrete objects: files, or inline."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_extensions(cls, value: Any) -> Any:
+        """Keys that start with ``x-`` are the user's own, for anchors."""
+        if not isinstance(value, dict) or not any(key.startswith("x-") for key in value):
+            return value
+        return {k: v for k, v in value.items() if not k.startswith("x-")}
+
+
+@cache
+def _extended(blocks: tuple[tuple[str, type[BaseModel] | None], ...]) -> type[Spec]:
+    extra: dict[str, Any] = {
+        name: ((model or AnyMap) | None, Field(None, description=f"Only for runs of the provider type {name}."))
+        for name, model in blocks
+    }
+    run = create_model("Run", __base__=Run, **extra)
+    entries = PROVIDER_ENTRIES | {name: PluginProvider for name, _ in blocks}
+    providers = Annotated[Any, ByType(entries)] | None
+    fields: dict[str, Any] = {
+        "runs": (dict[RunName, run], Field(description="The runs by name.")),  # type: ignore[valid-type]
+        "defaults": (run | None, Field(None, description="Merged under every run.")),
+        "providers": (providers, Field(None, description="Settings of the providers, and aliases.")),
+    }
+    return create_model("Spec", __base__=Spec, **fields)
+
+
+def spec_model(provider_types: Mapping[str, type[BaseModel] | None] | None = None) -> type[Spec]:
+    """The type of a spec when provider types beyond the built-in ones are installed.
+
+    Args:
+        provider_types: provider type -> model of its block in a run, None for a block of any content.
+    """
+    blocks = {k: v for k, v in (provider_types or {}).items() if k not in BUILT_IN_TYPES}
+    return _extended(tuple(sorted(blocks.items(), key=lambda item: item[0]))) if blocks else Spec
+
+
+def json_schema(provider_types: Mapping[str, type[BaseModel] | None] | None = None) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a spec, with a title and a description for every field."""
+    model = spec_model(provider_types)
+    schema = _tidied(model.model_json_schema(by_alias=True))
+    schema["patternProperties"] = {"^x-": {"description": "Your own; for anchors."}}
+    types = [*PROVIDER_ENTRIES, *(t for t in provider_types or {} if t not in PROVIDER_ENTRIES)]
+    schema["properties"]["providers"]["anyOf"] = [_providers_schema(types), {"type": "null"}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **schema}
+
+
+def _providers_schema(types: list[str]) -> dict[str, Any]:
+    def settings(name: str) -> dict[str, Any]:
+        known = PROVIDER_ENTRIES.get(name, PluginProvider).__name__
+        return {"$ref": f"#/$defs/{known}"}
+
+    typed: dict[str, Any] = {
+        "type": "object",
+        "required": ["type"],
+        "properties": {"type": {"enum": types, "description": "The provider type."}},
+        "allOf": [{"if": {"properties": {"type": {"const": t}}}, "then": settings(t)} for t in types],
+    }
+    by_key = {t: {"if": {"required": ["type"]}, "then": typed, "else": settings(t), "type": "object"} for t in types}
+    return {
+        "type": "object",
+        "propertyNames": {"pattern": NAME_PATTERN},
+        "properties": by_key,
+        "additionalProperties": typed,
+    }
+
+
+def _tidied(schema: Any) -> Any:
+    """Without defaults of null, and with patterns of keys that refuse the keys that do not match."""
+    if isinstance(schema, list):
+        return [_tidied(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    tidied = {k: _tidied(v) for k, v in schema.items() if not (k == "default" and v is None)}
+    if isinstance(tidied.get("patternProperties"), dict) and "properties" not in tidied:
+        (pattern, values), *_ = tidied.pop("patternProperties").items()
+        tidied |= {"propertyNames": {"pattern": pattern}, "additionalProperties": values}
+    return tidied
+
+
+def schema_text() -> str:
+    """The text of ``spec.schema.json``."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_text(schema_text(), encoding="utf-8")
