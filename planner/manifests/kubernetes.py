@@ -1,0 +1,194 @@
+"""The pure half of ``kubernetes``: a run as the Job (and Secret) that is posted, and what a change of them takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from flowplan.planner.diff import escape
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
+from flowplan.planner.manifests.job_layers import Draft, layered
+from flowplan.planner.names import kubernetes_label_value, kubernetes_run_name
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.quantities import quantity
+from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
+from flowplan.schemas.sources import Diagnostic
+
+KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
+"""Settings that the Job itself carries: activeDeadlineSeconds, terminationGracePeriodSeconds."""
+
+RUN_ID_LABELS = ("identifier", "flow_run_id", "prefect.io/identifier", "prefect.io/flow_run_id")
+"""Label keys that are filled with the run id where the user's manifest has them (J5)."""
+
+_DEFAULT = Origin("default")
+_UNUSED = ("docker", "process")
+
+
+def check(run: ResolvedRun) -> list[Diagnostic]:
+    """Every fault of the run's manifest, fields and customizations."""
+    return layered(run).faults
+
+
+def render(run: ResolvedRun, identity: Identity) -> Rendered:
+    """The ``Job`` of one attempt, complete as it is posted, and its ``Secret`` where it has secret values.
+
+    Raises:
+        InvalidInput: with every fault, when ``check`` finds any.
+    """
+    draft = layered(run)
+    if draft.faults:
+        raise InvalidInput(draft.faults)
+    name = _identify(draft, identity)
+    objects: Objects = {"Job": draft.job}
+    if draft.secrets.data:
+        for reference in draft.secrets.refs:
+            reference["name"] = name
+        objects["Secret"] = _secret(draft, identity, name)
+        for key, place in draft.secrets.places.items():
+            draft.origins[f"/Secret/stringData/{escape(key)}"] = draft.origin_at("/Job" + place)
+    unused = [f"the {block} block is not used by the kubernetes provider" for block in _UNUSED if run.fields.get(block)]
+    return Rendered(
+        objects=objects,
+        name=name,
+        run_id=identity.run_id,
+        attempt=identity.attempt,
+        origins=draft.origins,
+        warnings=(*draft.warnings, *unused),
+    )
+
+
+def _identify(draft: Draft, identity: Identity) -> str:
+    """Put name, labels and address of the attempt into the Job, over everything else; return the name (K14, J5).
+
+    A name of the manifest (not of the run's ``name`` field) is shared by all cells of a matrix and gets the cell's
+    values behind it, so that no two runs have one name (J8).
+    """
+    metadata = draft.job["metadata"]
+    given = str(metadata.get("name") or "")
+    if given and given != draft.run.fields.get("name"):
+        cell = identity.address.partition("[")[2].rstrip("]")
+        given = f"{given}-{cell}" if cell else given
+    name = kubernetes_run_name(identity, given or None)
+    metadata["name"] = name
+    metadata.pop("generateName", None)
+    for place, meta in (("/Job/metadata", metadata), ("/Job/spec/template/metadata", _pod_metadata(draft.job))):
+        for key in RUN_ID_LABELS:
+            if key in meta["labels"]:
+                meta["labels"][key] = identity.run_id
+        for kind, values in (("labels", identity_labels(identity)), ("annotations", identity_annotations(identity))):
+            meta[kind].update(values)
+            for key in values:
+                draft.origins[f"{place}/{kind}/{escape(key)}"] = _DEFAULT
+    if not given:
+        draft.origins["/Job/metadata/name"] = _DEFAULT
+    return name
+
+
+def _pod_metadata(job: Mapping[str, Any]) -> dict[str, Any]:
+    metadata: dict[str, Any] = job["spec"]["template"]["metadata"]
+    return metadata
+
+
+def identity_labels(identity: Identity) -> dict[str, str]:
+    """The labels by which flowplan finds its objects again (design 4)."""
+    return {
+        "app.kubernetes.io/managed-by": "flowplan",
+        "flowplan.dev/project": kubernetes_label_value(identity.project),
+        "flowplan.dev/lineage": identity.lineage,
+        "flowplan.dev/run-id": identity.run_id,
+    }
+
+
+def identity_annotations(identity: Identity) -> dict[str, str]:
+    """What a label value cannot hold."""
+    return {"flowplan.dev/address": identity.address}
+
+
+def _secret(draft: Draft, identity: Identity, name: str) -> dict[str, Json]:
+    metadata = {
+        "name": name,
+        "namespace": draft.job["metadata"]["namespace"],
+        "labels": identity_labels(identity),
+        "annotations": identity_annotations(identity),
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata,
+        "type": "Opaque",
+        "stringData": dict(draft.secrets.data),
+    }
+
+
+_CHANGEABLE = {
+    "parallelism": "the parallelism of a Job can be changed",
+    "suspend": "a Job can be suspended and resumed",
+    "activeDeadlineSeconds": "the deadline of a Job can be changed",
+    "backoffLimit": "the retries of a Job can be changed",
+    "ttlSecondsAfterFinished": "the time to live of a Job can be changed",
+}
+_IMMUTABLE = {
+    "template": "the pod template of a Job is immutable",
+    "selector": "the selector of a Job is immutable",
+    "completions": "completions of a Job are immutable (but of an Indexed Job, together with parallelism)",
+    "completionMode": "the completion mode of a Job is immutable",
+    "podFailurePolicy": "the pod failure policy of a Job is immutable",
+    "successPolicy": "the success policy of a Job is immutable",
+    "backoffLimitPerIndex": "the retries per index of a Job are immutable",
+    "managedBy": "the controller of a Job is immutable",
+    "manualSelector": "the selector of a Job is immutable",
+}
+_METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
+
+
+def effect(path: str, before: Json, after: Json) -> Effect:
+    """By the API server's own rules for Jobs (ValidateJobSpecUpdate); what is not known to be changeable replaces."""
+    parts = path.split("/")[1:]
+    if parts[0] == "Secret":
+        return Effect(REPLACE, "pods read their Secret when they start")
+    section, name = (*parts[1:3], "", "")[:2]
+    if section == "spec":
+        if name in _CHANGEABLE:
+            return Effect(IN_PLACE, _CHANGEABLE[name])
+        return Effect(REPLACE, _IMMUTABLE.get(name, "not among the fields of a Job that can be changed"))
+    if section == "metadata":
+        if name in _METADATA:
+            return Effect(IN_PLACE, f"the {name} of a Job can be changed")
+        return Effect(REPLACE, "another name or namespace is another Job")
+    return Effect(REPLACE, "another kind of object")
+
+
+def comparable(applied: Objects) -> Objects:
+    """The applied Job without what lists of the API do not tell, and without nulls, which the server drops.
+
+    The Secret is not compared: its values are not read back.
+    """
+    job = applied.get("Job")
+    if not isinstance(job, Mapping):
+        return {}
+    kept = {key: value for key, value in job.items() if key not in ("apiVersion", "kind", "status")}
+    return {"Job": _without_null(kept)}
+
+
+def _without_null(value: Json) -> Json:
+    if isinstance(value, Mapping):
+        return {key: _without_null(child) for key, child in value.items() if child is not None}
+    if isinstance(value, list):
+        return [_without_null(child) for child in value]
+    return value
+
+
+_QUANTITIES = re.compile(r"/(?:limits|requests|overhead|capacity)/[^/]+$|/(?:sizeLimit|divisor)$")
+
+
+def equal(path: str, one: Json, other: Json) -> bool:
+    """Quantities compare by value, number or string: ``1000m``, ``1`` and ``"1"`` are the same (A10)."""
+    if one == other and isinstance(one, bool) == isinstance(other, bool):
+        return True
+    if not _QUANTITIES.search(path):
+        return False
+    try:
+        return quantity(one) == quantity(other)
+    except (ValueError, TypeError, IndexError):
+        return False
