@@ -48,8 +48,8 @@ class WriterLock:
         """
         from filelock import Timeout
 
-        lock = _os_lock(self.path)
         try:
+            lock = _os_lock(self.path)
             lock.acquire(timeout=max(timeout, SETTLE_SECONDS), poll_interval=POLL_SECONDS)
         except Timeout:
             raise StateLocked(
@@ -131,8 +131,8 @@ def _os_lock(path: Path) -> UnixFileLock:
 def _taken(path: Path) -> bool:
     from filelock import Timeout
 
-    lock = _os_lock(path)
     try:
+        lock = _os_lock(path)
         lock.acquire(timeout=0)
     except Timeout:
         return True
