@@ -1,0 +1,156 @@
+"""The pure half of ``process``: a run as the argv, directory and environment of a local process."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+from flowplan.planner.manifests import REPLACE, Effect, ResolvedRun
+from flowplan.planner.names import docker_run_name
+from flowplan.schemas.quantities import duration
+from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
+from flowplan.schemas.secrets import tokens_in
+from flowplan.schemas.sources import Diagnostic, Path, Position, dotted
+
+DEFAULT_GRACE = 30.0
+"""Seconds between TERM and KILL when the run does not say."""
+
+_UNUSED = {
+    "image": "the process provider runs programs of this host; image is not used",
+    "image_pull_policy": "the process provider pulls no images; image_pull_policy is not used",
+    "resources": "resources are not enforced by the process provider",
+    "annotations": "annotations are not used by the process provider",
+    "docker": "the docker block is not used by the process provider",
+    "kubernetes": "the kubernetes block is not used by the process provider",
+}
+_REFERENCES = ("secret_key_ref", "config_map_key_ref")
+
+
+def check(run: ResolvedRun) -> list[Diagnostic]:
+    """Every fault of the run: an empty argv (C4), references that only Kubernetes resolves, values no program can get."""
+    faults = []
+    if not any(text for _, text in _argv(run)):
+        faults.append(_fault(run, ("command",), "a process needs a command; entrypoint and command are both empty"))
+    for path, text in _argv(run):
+        if "\0" in text:
+            faults.append(_fault(run, path, "an argument cannot hold a NUL character"))
+    for name, value in (run.fields.get("env") or {}).items():
+        faults += _env_faults(run, name, value)
+    return faults
+
+
+def _env_faults(run: ResolvedRun, name: str, value: Json) -> list[Diagnostic]:
+    path = ("env", name)
+    if isinstance(value, Mapping):
+        kind = next((k for k in _REFERENCES if k in value), "this reference")
+        hint = "use from_env or from_file"
+        return [_fault(run, path, f"{kind} is resolved by Kubernetes only; a process cannot use it", hint)]
+    if not name or "=" in name or "\0" in name:
+        return [_fault(run, path, "not a name that an environment can hold", 'it must not be empty or hold "=" or NUL')]
+    if isinstance(value, str) and "\0" in value:
+        return [_fault(run, path, "an environment variable cannot hold a NUL character")]
+    return []
+
+
+def _fault(run: ResolvedRun, path: Path, message: str, hint: str = "") -> Diagnostic:
+    origin = run.origin(*path)
+    position = Position(origin.file, origin.line, 1) if origin.file else None
+    return Diagnostic(message, position, dotted(("runs", run.group, *path)), hint)
+
+
+def render(run: ResolvedRun, identity: Identity) -> Rendered:
+    """The ``Process`` object of one attempt: what is started, complete but for the inherited environment (P9)."""
+    process: dict[str, Json] = {
+        "argv": [text for _, text in _argv(run)],
+        "cwd": _cwd(run),
+        "env": dict(sorted((run.fields.get("env") or {}).items())),
+        "labels": {**(run.fields.get("labels") or {}), **_identity_labels(identity)},
+        **_behaviour(run),
+    }
+    return Rendered(
+        objects={"Process": process},
+        name=docker_run_name(identity, run.fields.get("name")),
+        run_id=identity.run_id,
+        attempt=identity.attempt,
+        origins=_origins(run),
+        warnings=_warnings(run, process),
+    )
+
+
+def _argv(run: ResolvedRun) -> list[tuple[Path, str]]:
+    """The argv with the path of each item: the entrypoint, then the command."""
+    return [
+        ((part, index), str(text))
+        for part in ("entrypoint", "command")
+        for index, text in enumerate(run.fields.get(part) or ())
+    ]
+
+
+def _cwd(run: ResolvedRun) -> str:
+    return posixpath.normpath(posixpath.join(run.spec_dir or "/", run.fields.get("working_dir") or ""))
+
+
+def _behaviour(run: ResolvedRun) -> dict[str, Json]:
+    """What differs from the defaults in how the process is started, limited and stopped."""
+    fields, block = run.fields, run.fields.get("process") or {}
+    wanted = {
+        "inherit_env": (block.get("inherit_env"), True),
+        "timeout": (_seconds(fields.get("timeout")), None),
+        "retries": (fields.get("retries"), 0),
+        "grace_period": (_seconds(fields.get("grace_period")), DEFAULT_GRACE),
+    }
+    return {key: value for key, (value, default) in wanted.items() if value is not None and value != default}
+
+
+def _seconds(value: Json) -> float | None:
+    return None if value is None else duration(value)
+
+
+def _identity_labels(identity: Identity) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/managed-by": "flowplan",
+        "flowplan.dev/address": identity.address,
+        "flowplan.dev/lineage": identity.lineage,
+        "flowplan.dev/project": identity.project,
+        "flowplan.dev/run-id": identity.run_id,
+    }
+
+
+def _origins(run: ResolvedRun) -> dict[str, Origin]:
+    origins = {f"/Process/argv/{index}": run.origin(*path) for index, (path, _) in enumerate(_argv(run))}
+    for name in run.fields.get("env") or {}:
+        origins[f"/Process/env/{_escaped(name)}"] = run.origin("env", name)
+    for name in run.fields.get("labels") or {}:
+        origins[f"/Process/labels/{_escaped(name)}"] = run.origin("labels", name)
+    origins["/Process/cwd"] = run.origin("working_dir")
+    for key in _behaviour(run):
+        path = ("process", key) if key == "inherit_env" else (key,)
+        origins[f"/Process/{key}"] = run.origin(*path)
+    return origins
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _warnings(run: ResolvedRun, process: Mapping[str, Any]) -> tuple[str, ...]:
+    remarks = [text for name, text in _UNUSED.items() if run.fields.get(name)]
+    if tokens_in(process["argv"]):
+        remarks.append("a sensitive value in the command can be read in this host's process list; give it in env")
+    return tuple(remarks)
+
+
+def effect(path: str, before: Json, after: Json) -> Effect:
+    """Always a replacement."""
+    return Effect(REPLACE, "a process cannot be changed once started")
+
+
+def comparable(applied: Objects) -> Objects:
+    """Nothing: a process may rewrite its own argv, directory and environment, so none of them can drift."""
+    return {}
+
+
+def equal(path: str, one: Json, other: Json) -> bool:
+    """True for equal JSON values."""
+    return bool(one == other)

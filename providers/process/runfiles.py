@@ -1,0 +1,199 @@
+"""The directory of one attempt: what flowplan and the supervisor wrote about it, read as an Observed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowplan.providers.process.exits import meaning
+from flowplan.providers.process.procfs import alive, host_id, pid_namespace, this_boot
+from flowplan.providers.process.supervisor import write_json
+from flowplan.schemas.errors import ProviderError, Refused
+from flowplan.schemas.runs import Identity, Observed, Recorded, Status
+
+CLAIM_PATIENCE = 30.0
+"""Seconds to wait while somebody is between claiming a run and starting it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files of one attempt in ``directory``; any of them may be missing."""
+
+    directory: Path
+    run_id: str
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the run, None where there is none.
+
+        Raises:
+            ProviderError: it is there and cannot be read.
+        """
+        try:
+            content = json.loads((self.directory / name).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise ProviderError(f"{self.directory / name} cannot be read: {error}") from error
+        return content if isinstance(content, dict) else None
+
+    def has(self, name: str) -> bool:
+        return (self.directory / name).exists()
+
+    def open(self, identity: Identity, name: str) -> None:
+        """Make the directory and say whose it is; no secrets are in it."""
+        for directory in (self.directory.parent, self.directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.has("run.json"):
+            whose = {key: getattr(identity, key) for key in ("project", "lineage", "address", "attempt")}
+            write_json(str(self.directory / "run.json"), {**whose, "name": name, "host_id": host_id()})
+
+    def mark(self, name: str) -> None:
+        """Leave a mark (``stop``, ``destroyed``)."""
+        (self.directory / name).touch(mode=0o600)
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the claim, so that nobody starts the run meanwhile; waits for whoever is just starting it.
+
+        Raises:
+            ProviderError: it stays taken.
+        """
+        fd = os.open(self.directory / "claim", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + CLAIM_PATIENCE
+            while not _locked(fd):
+                if time.monotonic() > deadline:
+                    raise ProviderError(f"run {self.run_id} has been starting for {CLAIM_PATIENCE:.0f} s")
+                time.sleep(0.01)
+            yield
+        finally:
+            os.close(fd)
+
+    def starting(self) -> bool:
+        """True while somebody is between claiming the run and starting it."""
+        try:
+            fd = os.open(self.directory / "claim", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return not _locked(fd, fcntl.LOCK_SH)
+        finally:
+            os.close(fd)
+
+
+def _locked(fd: int, how: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def identity_of(files: RunFiles, record: Recorded | None) -> dict[str, Any] | None:
+    """The process of the attempt: as recorded on start, else from the state's handle; None when it never started."""
+    started = files.read("started.json")
+    if started is None and record and record.handle.get("pid"):
+        return dict(record.handle)
+    return started
+
+
+def look(files: RunFiles, record: Recorded | None) -> Observed:
+    """What is true of the attempt now.
+
+    Raises:
+        Refused: the process was started on another host (P8).
+    """
+    if files.has("destroyed"):
+        return _absent(files, "it was removed")
+    started = identity_of(files, record)
+    ended = files.read("exit.json")
+    if ended is None and started and not _runs(started):
+        ended = files.read("exit.json")  # it may have been written between the two looks
+        if ended is None:
+            return _absent(files, _why_gone(started))
+    if ended is None and started is None and not files.starting():
+        return _never_started(files, record)
+    return _observed(files, record, started, ended)
+
+
+def _never_started(files: RunFiles, record: Recorded | None) -> Observed:
+    if files.has("started.json") or files.has("exit.json"):
+        return look(files, record)  # it was started between two looks
+    return _absent(files, "it was never started")
+
+
+def _runs(started: Mapping[str, Any]) -> bool:
+    """True while the process runs, or its supervisor is about to record its end or to start it again."""
+    refuse_elsewhere(started)
+    supervisor = started.get("supervisor")
+    return alive(started) or bool(supervisor and alive({**supervisor, "boot_id": started["boot_id"]}))
+
+
+def refuse_elsewhere(started: Mapping[str, Any]) -> None:
+    """Raises Refused when the process was started on this machine, but where other process numbers count."""
+    elsewhere = started.get("pid_namespace") not in (None, pid_namespace())
+    if elsewhere and started.get("boot_id") == this_boot():
+        message = f"process {started['pid']} runs on a different host ({started['host']}); nothing was done to it"
+        raise Refused(message, hint="it was started inside or outside of a container; use flowplan there")
+
+
+def _why_gone(started: Mapping[str, Any]) -> str:
+    if started.get("boot_id") != this_boot():
+        return "the host was restarted while it ran; nobody knows how it ended"
+    return f"process {started['pid']} is gone, and so is its supervisor; nobody knows how it ended"
+
+
+def _absent(files: RunFiles, message: str) -> Observed:
+    return Observed(files.run_id, exists=False, message=message)
+
+
+def _observed(
+    files: RunFiles, record: Recorded | None, started: Mapping[str, Any] | None, ended: Mapping[str, Any] | None
+) -> Observed:
+    known = {"address": record.address, "attempt": record.attempt, "name": record.name} if record else _whose(files)
+    facts: dict[str, Any] = {"status": Status.RUNNING if started else Status.PENDING}
+    if started:
+        handle = {key: started[key] for key in ("pid", "start_time", "boot_id", "host")}
+        facts |= {
+            "handle": handle,
+            "infrastructure_id": f"{started['host']}:{started['pid']}",
+            "attempts": started.get("executions", 1),
+            "started_at": started.get("started_at"),
+            "at": started.get("started_at"),
+        }
+    if ended:
+        facts |= _ending(ended)
+    return Observed(files.run_id, **known, **facts)
+
+
+def _whose(files: RunFiles) -> dict[str, Any]:
+    found = files.read("run.json") or {}
+    return {key: found[key] for key in ("address", "attempt", "name") if key in found}
+
+
+def _ending(ended: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "status": Status(ended["status"]),
+        "reason": ended["reason"],
+        "message": _message(ended),
+        "exit_code": ended["exit_code"],
+        "attempts": ended["executions"],
+        "started_at": ended["started_at"],
+        "finished_at": ended["finished_at"],
+        "at": ended["finished_at"],
+    }
+
+
+def _message(ended: Mapping[str, Any]) -> str:
+    if ended["failure"]:
+        return f"it could not be started: {os.strerror(ended['failure']['errno'])}"
+    if ended["status"] == Status.TIMED_OUT:
+        return f"it was stopped after {ended['seconds']:.1f} s because its time limit was over"
+    return meaning(ended["exit_code"])

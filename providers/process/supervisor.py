@@ -1,0 +1,637 @@
+"""Starts runs, outlives flowplan, keeps their time limits and records how they end.
+
+One such process serves one flowplan command, whatever the number of runs. It is started as
+``python -I -S -E supervisor.py RUNS_DIR`` and imports nothing but a few modules of the standard library, so that it
+stays small. Requests and replies are lines of JSON on its stdin and stdout; secrets travel nowhere else. When flowplan
+ends, the pipes close, and the supervisor goes on until its last run is recorded.
+
+How a run is started exactly once, whoever is killed whenever:
+
+1. The supervisor takes an exclusive flock on ``claim`` in the run's directory. If ``started.json`` exists, it stops here.
+2. It forks. The child shares the lock, becomes a session of its own, and writes its identity to ``started.json``
+   durably; then it becomes the program. The claim is close-on-exec: exec or death releases it.
+
+Hence, with the claim free, ``started.json`` says whether the program was started. Without it, nobody did and nobody
+will; with it, it is never started again.
+
+Files of a run, in ``RUNS_DIR/<run id>/``: ``claim``, ``started.json``, ``exit.json``, ``stdout``, ``stderr``, and
+``stop``, by which flowplan forbids every further start. ``RUNS_DIR/journal`` gets one line per start and end.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import heapq
+import json
+import os
+import re
+import resource
+import select
+import signal
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+CHUNK = 65536
+MOST_CHUNKS = 16
+"""More than a pipe can hold."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
+DEFAULT_PATH = "/bin:/usr/bin"
+_REASONS = {"chdir": "WorkingDirectoryMissing", "search": "ExecutableNotFound"}
+
+
+def now() -> str:
+    """This moment: RFC 3339, UTC, microseconds."""
+    return rfc3339(time.time_ns())
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """A moment given in nanoseconds since 1970."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z"
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot."""
+    with open("/proc/sys/kernel/random/boot_id") as file:  # noqa: PTH123 - pathlib would double the memory
+        return file.read().strip()
+
+
+def stat_of(pid: int) -> tuple[str, int, int] | None:
+    """State letter, session id and start time (clock ticks since boot: field 22) of a process; None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return fields[0].decode(), int(fields[3]), int(fields[19])
+
+
+def write_json(path: str, document: dict[str, Any], *, durable: bool = False) -> None:
+    """Write a file of mode 0600 so that readers see all of it or nothing."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(fd, json.dumps(document).encode())
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)  # noqa: PTH104
+    if durable:
+        _sync_directory(os.path.dirname(path))  # noqa: PTH120
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def candidates(name: str, path: str | None) -> list[str]:
+    """The files that ``name`` may mean: itself if it has a slash, else one in each directory of PATH."""
+    if "/" in name:
+        return [name]
+    places = DEFAULT_PATH if path is None else path
+    return [f"{place or '.'}/{name}" for place in places.split(":")]
+
+
+def _fault(point: str) -> None:
+    """Die here, for the tests of what happens then."""
+    if os.environ.get("FLOWPLAN_FAULT") == point:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Redaction:
+    """Replaces secrets in a stream of bytes, also when they arrive in pieces."""
+
+    def __init__(self, forms: list[str]) -> None:
+        self.forms = sorted({os.fsencode(form) for form in forms if form}, key=len, reverse=True)
+        self.pattern = re.compile(b"|".join(map(re.escape, self.forms)))
+        self.held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """The part of everything fed so far that can be shown now; what may be the start of a secret is held back."""
+        data = self.held + data
+        end = len(data) - self._possible_start(data)
+        for match in self.pattern.finditer(data):
+            if match.start() < end < match.end():
+                end = match.start()
+        self.held = data[end:]
+        return self._hide(data[:end])
+
+    def rest(self) -> bytes:
+        """What was held back, at the end of the stream."""
+        held, self.held = self.held, b""
+        return self._hide(held)
+
+    def _hide(self, data: bytes) -> bytes:
+        return self.pattern.sub(b"(sensitive)", data)
+
+    def _possible_start(self, data: bytes) -> int:
+        """Length of the longest end of ``data`` that is a proper beginning of a secret."""
+        longest = 0
+        for form in self.forms:
+            for size in range(min(len(form) - 1, len(data)), longest, -1):
+                if data.endswith(form[:size]):
+                    longest = size
+                    break
+        return longest
+
+
+class Run:
+    """One attempt under supervision."""
+
+    def __init__(self, request: dict[str, Any], directory: str) -> None:
+        self.id: str = request["id"]
+        self.directory = directory
+        self.argv: list[str] = request["argv"]
+        self.cwd: str = request["cwd"]
+        self.env: dict[str, str] = request["env"]
+        self.timeout: float | None = request.get("timeout")
+        self.grace: float = request.get("grace", 30.0)
+        self.retries: int = request.get("retries", 0)
+        self.forms: list[str] = request.get("redact", [])
+        self.pid = 0
+        self.code = 0
+        self.executions = 0
+        self.timed_out = False
+        self.replied = False
+        self.failure: dict[str, Any] | None = None
+        self.first_start = 0
+        self.clock = 0.0
+        self.errors = -1
+        self.pipes: dict[int, tuple[int, Redaction]] = {}
+
+    def path(self, name: str) -> str:
+        return f"{self.directory}/{name}"
+
+    def has(self, name: str) -> bool:
+        return os.access(self.path(name), os.F_OK)
+
+
+class Child:
+    """What happens between fork and exec, in the process that becomes the run."""
+
+    def __init__(self, run: Run, supervisor: Supervisor, errors: int, streams: list[int]) -> None:
+        self.run, self.supervisor, self.errors, self.streams = run, supervisor, errors, streams
+
+    def become(self) -> None:
+        """Never returns: this process becomes the program, or says why not and ends."""
+        try:
+            self._detach()
+            self._write_identity()
+            _fault("child:after_started")
+            self._wire()
+            self._enter()
+            self._execute()
+        except OSError as error:
+            self._fail("prepare", error.errno)
+        except ValueError:
+            self._fail("prepare", errno.EINVAL)
+        finally:
+            os._exit(127)
+
+    def _detach(self) -> None:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self.supervisor.limits)
+
+    def _write_identity(self) -> None:
+        _fault("child:before_started")
+        found = stat_of(os.getpid())
+        assert found
+        write_json(
+            self.run.path("started.json"),
+            {
+                "pid": os.getpid(),
+                "start_time": found[2],
+                **self.supervisor.identity,
+                "started_at": rfc3339(self.run.first_start),
+                "executions": self.run.executions,
+            },
+            durable=True,
+        )
+
+    def _wire(self) -> None:
+        null = os.open(os.devnull, os.O_RDONLY)
+        for fd, target in ((null, 0), (self.streams[0], 1), (self.streams[1], 2)):
+            os.dup2(fd, target, inheritable=True)
+
+    def _enter(self) -> None:
+        try:
+            os.chdir(self.run.cwd)
+        except OSError as error:
+            self._fail("chdir", error.errno)
+
+    def _execute(self) -> None:
+        """Try every place of the run's own PATH; the most telling error is reported."""
+        stage, worst = "search", errno.ENOENT
+        for file in candidates(self.run.argv[0], self.run.env.get("PATH")):
+            try:
+                os.execve(file, self.run.argv, self.run.env)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR) or os.access(file, os.F_OK):
+                    stage, worst = "exec", error.errno or 0
+        self._fail(stage, worst)
+
+    def _fail(self, stage: str, number: int | None) -> None:
+        os.write(self.errors, json.dumps({"stage": stage, "errno": number or 0}).encode())
+        os._exit(127)
+
+
+class Supervisor:
+    """The event loop: requests, ends of children, their output, and timers."""
+
+    def __init__(self, runs_dir: str) -> None:
+        self.runs_dir = runs_dir
+        self.poll = select.epoll()
+        self.handlers: dict[int, Callable[[], None]] = {}
+        self.timers: list[tuple[float, int, Callable[[], None]]] = []
+        self.runs: dict[str, Run] = {}
+        self.by_pid: dict[int, Run] = {}
+        self.inbox, self.outbox = b"", b""
+        self.connected = True
+        self.sequence = 0
+        self.limits = _raise_limit()
+        self.journal = os.open(f"{runs_dir}/journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.identity = self._who_am_i()
+
+    def _who_am_i(self) -> dict[str, Any]:
+        found = stat_of(os.getpid())
+        assert found
+        return {
+            "boot_id": boot_id(),
+            "host": os.uname().nodename,
+            "pid_namespace": os.readlink("/proc/self/ns/pid"),  # noqa: PTH115
+            "supervisor": {"pid": os.getpid(), "start_time": found[2]},
+        }
+
+    def serve(self) -> None:
+        """Until flowplan is gone and every run is recorded."""
+        wakeup, alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
+        self._listen(wakeup, lambda: self._children_ended(wakeup))
+        os.set_blocking(0, False)
+        os.set_blocking(1, False)
+        self._listen(0, self._receive)
+        while self.connected or self.runs:
+            for fd, _ in self.poll.poll(self._patience()):
+                handler = self.handlers.get(fd)
+                if handler:
+                    handler()
+            self._ring()
+
+    # -- the loop's own means
+
+    def _listen(self, fd: int, handler: Callable[[], None], events: int = select.EPOLLIN) -> None:
+        self.handlers[fd] = handler
+        self.poll.register(fd, events)
+
+    def _forget(self, fd: int) -> None:
+        del self.handlers[fd]
+        self.poll.unregister(fd)
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self.sequence += 1
+        heapq.heappush(self.timers, (time.monotonic() + seconds, self.sequence, action))
+
+    def _patience(self) -> float:
+        return max(0.0, min(self.timers[0][0] - time.monotonic(), 3600.0)) if self.timers else -1.0
+
+    def _ring(self) -> None:
+        while self.timers and self.timers[0][0] <= time.monotonic():
+            heapq.heappop(self.timers)[2]()
+
+    # -- talking with flowplan
+
+    def _receive(self) -> None:
+        try:
+            data = os.read(0, CHUNK)
+        except BlockingIOError:
+            return
+        if not data:
+            self._hang_up()
+            return
+        *lines, self.inbox = (self.inbox + data).split(b"\n")
+        for line in lines:
+            self._request(json.loads(line))
+
+    def _hang_up(self) -> None:
+        self._forget(0)
+        if 1 in self.handlers:
+            self._forget(1)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.close(null)
+        self.connected, self.outbox = False, b""
+
+    def _reply(self, run: Run, **answer: Any) -> None:
+        if run.replied or not self.connected:
+            return
+        run.replied = True
+        self.outbox += json.dumps({"id": run.id, **answer}).encode() + b"\n"
+        self._send()
+
+    def _send(self) -> None:
+        try:
+            self.outbox = self.outbox[os.write(1, self.outbox) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self.outbox = b""
+        waiting = 1 in self.handlers
+        if self.outbox and not waiting:
+            self._listen(1, self._send, select.EPOLLOUT)
+        elif waiting and not self.outbox:
+            self._forget(1)
+
+    def _request(self, request: dict[str, Any]) -> None:
+        run = Run(request, f"{self.runs_dir}/{request['id']}")
+        if run.id in self.runs:
+            self._reply(run, state="started")
+            return
+        state = self._start(run)
+        if state != "starting":
+            self._reply(run, state=state)
+
+    # -- starting
+
+    def _start(self, run: Run) -> str:
+        """Fork the run if nobody ever did: ``starting``, else ``busy``, ``started``, ``stopped`` or ``refused: ...``."""
+        try:
+            claim = os.open(run.path("claim"), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            return f"refused: {run.directory}: {error.strerror}"
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if run.has("stop"):
+                return "stopped"
+            if run.executions == 0 and run.has("started.json"):
+                return "started"
+            _fault("supervisor:after_claim")
+            self._fork(run)
+            return "starting"
+        except BlockingIOError:
+            return "busy"
+        except OSError as error:
+            return f"refused: {error.strerror}"
+        finally:
+            os.close(claim)
+
+    def _fork(self, run: Run) -> None:
+        errors, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        readers, writers = self._streams(run)
+        run.executions += 1
+        run.first_start = run.first_start or time.time_ns()
+        run.clock = run.clock or time.clock_gettime(time.CLOCK_BOOTTIME)
+        try:
+            run.pid = os.fork()
+            if run.pid == 0:
+                Child(run, self, report, writers).become()
+        finally:
+            for fd in (report, *writers):
+                os.close(fd)
+        _fault("supervisor:after_fork")
+        self._adopt(run, errors, readers)
+
+    def _streams(self, run: Run) -> tuple[list[int], list[int]]:
+        """Where the run writes: its files, or pipes to us when secrets must be taken out first."""
+        files = [
+            os.open(run.path(name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) for name in ("stdout", "stderr")
+        ]
+        if not run.forms:
+            return [], files
+        readers, writers = [], []
+        for file in files:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(reader, False)
+            run.pipes[reader] = (file, Redaction(run.forms))
+            readers.append(reader)
+            writers.append(writer)
+        return readers, writers
+
+    def _adopt(self, run: Run, errors: int, readers: list[int]) -> None:
+        self.runs[run.id] = run
+        self.by_pid[run.pid] = run
+        run.errors = errors
+        self._listen(errors, lambda: self._began(run))
+        for reader in readers:
+            self._listen(reader, lambda fd=reader: self._output(run, fd))  # type: ignore[misc]
+        if run.timeout is not None and run.executions == 1:
+            self._after(run.timeout, lambda: self._time_out(run))
+
+    def _began(self, run: Run) -> None:
+        """The child became the program (nothing but the end of the pipe), or says why it could not."""
+        if run.errors < 0:
+            return
+        try:
+            said = os.read(run.errors, CHUNK)
+        except BlockingIOError:
+            return
+        self._forget(run.errors)
+        os.close(run.errors)
+        run.errors = -1
+        if said:
+            run.failure = json.loads(said)
+        else:
+            self._journal("start", run)
+            self._reply(run, state="started")
+
+    # -- output that must be redacted
+
+    def _output(self, run: Run, fd: int) -> None:
+        try:
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return
+        if data:
+            file, redaction = run.pipes[fd]
+            _write_all(file, redaction.feed(data))
+        else:
+            self._close_output(run, fd)
+
+    def _close_output(self, run: Run, fd: int) -> None:
+        file, redaction = run.pipes.pop(fd)
+        _write_all(file, redaction.rest())
+        self._forget(fd)
+        os.close(fd)
+        os.close(file)
+
+    def _drain(self, run: Run) -> None:
+        """Everything written so far. A process that left the group may hold the pipe open: it is not waited for."""
+        for fd in list(run.pipes):
+            for _ in range(MOST_CHUNKS):
+                if fd in run.pipes:
+                    self._output(run, fd)
+            if fd in run.pipes:
+                self._close_output(run, fd)
+
+    # -- time limits
+
+    def _time_out(self, run: Run) -> None:
+        if run.id not in self.runs:
+            return
+        run.timed_out = True
+        if not run.pid:
+            self._finish(run)
+            return
+        _signal_group(run.pid, signal.SIGTERM)
+        self._after(run.grace, lambda: self._kill(run))
+
+    def _kill(self, run: Run) -> None:
+        if run.pid:
+            _signal_group(run.pid, signal.SIGKILL)
+
+    # -- ends
+
+    def _children_ended(self, wakeup: int) -> None:
+        os.read(wakeup, CHUNK)
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            self._ended(ended.si_pid)
+
+    def _ended(self, pid: int) -> None:
+        # The leader is not reaped yet, so its number still means its group and nobody else's.
+        _signal_group(pid, signal.SIGKILL)
+        _, code = os.waitpid(pid, 0)
+        run = self.by_pid.pop(pid)
+        run.pid, run.code = 0, os.waitstatus_to_exitcode(code)
+        self._began(run)
+        self._drain(run)
+        if self._deserves_retry(run):
+            self._retry_later(run, min(FIRST_BACKOFF * 2 ** (run.executions - 1), LONGEST_BACKOFF))
+        else:
+            self._finish(run)
+
+    def _deserves_retry(self, run: Run) -> bool:
+        over = run.code == 0 or run.timed_out or run.failure or run.has("stop")
+        return not over and run.executions <= run.retries
+
+    def _retry_later(self, run: Run, seconds: float) -> None:
+        self._after(seconds, lambda: self._retry(run))
+
+    def _retry(self, run: Run) -> None:
+        if run.id not in self.runs:
+            return
+        state = self._start(run)
+        if state == "busy":
+            self._retry_later(run, 0.05)
+        elif state != "starting":
+            self._finish(run)
+
+    def _finish(self, run: Run) -> None:
+        """Record the end; a full disk delays that, a directory that somebody removed ends it."""
+        _fault("supervisor:before_exit_record")
+        record = self._end_of(run)
+        self.runs[run.id] = run
+        self._record(run, record)
+        self._reply(run, state="failed" if run.failure else "started")
+
+    def _record(self, run: Run, record: dict[str, Any]) -> None:
+        try:
+            write_json(run.path("exit.json"), record)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            self._after(1.0, lambda: self._record(run, record))
+            return
+        del self.runs[run.id]
+        self._journal("end", run)
+
+    def _end_of(self, run: Run) -> dict[str, Any]:
+        seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - run.clock
+        status, reason = _verdict(run)
+        return {
+            "status": status,
+            "reason": reason,
+            "exit_code": _failure_code(run.failure) if run.failure else run.code,
+            "failure": run.failure,
+            "started_at": rfc3339(run.first_start),
+            "finished_at": rfc3339(run.first_start + int(seconds * 1e9)),
+            "seconds": round(seconds, 6),
+            "executions": run.executions,
+        }
+
+    def _journal(self, word: str, run: Run) -> None:
+        try:
+            os.write(self.journal, f"{word} {run.id}\n".encode())
+        except OSError:
+            return  # whoever watches looks at every run from time to time anyway
+
+
+def _verdict(run: Run) -> tuple[str, str]:
+    """Status and reason of an ended run."""
+    word = _signal_name(-run.code) if run.code < 0 else "Error" if run.code else "Completed"
+    if run.timed_out:
+        return "timed_out", "DeadlineExceeded"
+    if run.failure:
+        missing = run.failure["errno"] in (errno.ENOENT, errno.ENOTDIR)
+        return "failed", _REASONS.get(run.failure["stage"] if missing else "", "NotExecutable")
+    if run.has("stop"):
+        return "cancelled", word
+    return ("succeeded" if run.code == 0 else "failed"), word
+
+
+def _failure_code(failure: dict[str, Any]) -> int:
+    """What a shell would report: 127 for what is missing, 126 for what cannot be executed (E6)."""
+    return 127 if failure["errno"] in (errno.ENOENT, errno.ENOTDIR) else 126
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return  # it ended before it became a group, or runs as somebody else now
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        return  # a full disk loses output, never the run
+
+
+def _raise_limit() -> tuple[int, int]:
+    """Take all file descriptors we may have; the answer is what the runs shall have, as before."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    return before
+
+
+def main(runs_dir: str) -> None:
+    """Leave the caller's terminal, session and process tree, then serve."""
+    if os.fork():
+        os._exit(0)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    Supervisor(runs_dir).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

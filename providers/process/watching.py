@@ -1,0 +1,74 @@
+"""Follows many runs by one file: the journal that supervisors append to whenever a run starts or ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from flowplan.schemas.runs import Observed, Recorded
+
+INTERVAL = 0.1
+"""Seconds between two looks at the journal."""
+SILENCE = 0.5
+"""Seconds without news after which None is yielded."""
+EVERYTHING = 5.0
+"""Seconds between two looks at every run: a process may vanish together with its supervisor, which no journal tells."""
+
+
+class Journal:
+    """The run ids appended since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = self._size()
+        self._rest = b""
+
+    def _size(self) -> int:
+        try:
+            return self._path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def news(self) -> set[str]:
+        size = self._size()
+        if size == self._position:
+            return set()
+        if size < self._position:
+            self._position, self._rest = 0, b""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._position)
+                data = file.read()
+        except FileNotFoundError:
+            return set()
+        self._position += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return {line.rpartition(b" ")[2].decode() for line in lines}
+
+
+def watch(
+    journal: Path, records: Sequence[Recorded], look: Callable[[Recorded], Observed], stop: threading.Event
+) -> Iterator[Observed | None]:
+    """The current Observed of each record, then each that differs from the last one, until all have ended."""
+    tail = Journal(journal)  # before the first look, so that nothing falls between
+    waiting = {record.run_id: record for record in records}
+    last: dict[str, Observed] = {}
+    due, heard = 0.0, time.monotonic()
+    while waiting and not stop.is_set():
+        news = tail.news()
+        if time.monotonic() >= due:
+            news, due = set(waiting), time.monotonic() + EVERYTHING
+        for record in [waiting[run_id] for run_id in waiting if run_id in news]:
+            seen = look(record)
+            if seen != last.get(record.run_id):
+                last[record.run_id], heard = seen, time.monotonic()
+                yield seen
+            if not seen.exists or (seen.status and seen.status.final):
+                del waiting[record.run_id]
+        if waiting and time.monotonic() - heard >= SILENCE:
+            heard = time.monotonic()
+            yield None
+        if waiting:
+            stop.wait(INTERVAL)
