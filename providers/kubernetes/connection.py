@@ -1,0 +1,265 @@
+"""From provider settings to an endpoint: server, trust, credentials and identity, with nothing global (G1-G6)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import ssl
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from flowplan.providers.kubernetes import kubeconfig
+from flowplan.schemas.errors import ProviderError
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes mounts a pod's service account."""
+
+_TOKEN_LIFE = timedelta(minutes=1)
+"""Mounted tokens are rotated by the kubelet; they are read again this often."""
+
+_EXPIRY_MARGIN = timedelta(seconds=60)
+
+
+@dataclass
+class Credentials:
+    """What authenticates a request: an ``Authorization`` header (asked for again when it expires) and a certificate.
+
+    Attributes:
+        fetch: returns (header or "", expiry or None); called once, and again after the expiry or a 401.
+    """
+
+    fetch: Callable[[], tuple[str, datetime | None]]
+    refreshable: bool = False
+    _header: str | None = None
+    _expiry: datetime | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def header(self, *, renew: bool = False) -> str:
+        """The Authorization header, or "" where the certificate is all there is."""
+        with self._lock:
+            expired = self._expiry is not None and datetime.now(UTC) >= self._expiry
+            if self._header is None or expired or (renew and self.refreshable):
+                self._header, self._expiry = self.fetch()
+            return self._header
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One API server as one user sees it.
+
+    Attributes:
+        server: URL without a trailing slash; label: what people call it (the context, or ``in-cluster``).
+        namespace: the default namespace.
+        cluster_id: an identity given by the user, or "".
+        fallback_id: a hash of server URL and CA, for users who may not read ``kube-system`` (G5).
+    """
+
+    server: str
+    label: str
+    namespace: str
+    credentials: Credentials
+    tls: ssl.SSLContext | None
+    verified: bool = True
+    server_name: str = ""
+    proxy: str = ""
+    cluster_id: str = ""
+    fallback_id: str = ""
+
+
+def endpoint(settings: Mapping[str, Any], base: Path) -> Endpoint:
+    """The endpoint that provider settings name.
+
+    Order (G3, as users expect): what the settings say; else the service account when there is one and no kubeconfig;
+    else the kubeconfig of the environment.
+
+    Raises:
+        ProviderError: no usable configuration; says what is missing.
+    """
+    explicit = settings.get("kubeconfig") or settings.get("context")
+    in_cluster = settings.get("in_cluster")
+    if in_cluster is None:
+        in_cluster = not explicit and (ACCOUNT / "token").is_file() and not kubeconfig.default_exists()
+    if in_cluster:
+        return _from_service_account(settings)
+    return _from_kubeconfig(settings, base)
+
+
+def _from_service_account(settings: Mapping[str, Any]) -> Endpoint:
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host or not (ACCOUNT / "token").is_file():
+        raise ProviderError(
+            "in_cluster is set, but this is not a pod with a service account",
+            hint=f"no {ACCOUNT}/token or no KUBERNETES_SERVICE_HOST",
+            reason="NotInCluster",
+        )
+    server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    authority = (ACCOUNT / "ca.crt").read_text(encoding="utf-8")
+    own = ACCOUNT / "namespace"
+    namespace = own.read_text(encoding="utf-8").strip() if own.is_file() else "default"
+    return Endpoint(
+        server=server,
+        label="in-cluster",
+        namespace=settings.get("namespace") or namespace,
+        credentials=Credentials(lambda: _token_file(ACCOUNT / "token"), refreshable=True),
+        tls=_trust(authority, verify=True),
+        cluster_id=settings.get("cluster_id") or "",
+        fallback_id=_hash(server, authority),
+    )
+
+
+def _from_kubeconfig(settings: Mapping[str, Any], base: Path) -> Endpoint:
+    document, source = kubeconfig.load(settings.get("kubeconfig"), base)
+    name = settings.get("context") or document["current-context"]
+    context = kubeconfig.entry(document, "contexts", name, source)
+    cluster = kubeconfig.entry(document, "clusters", context.get("cluster") or "", source)
+    user = kubeconfig.entry(document, "users", context["user"], source) if context.get("user") else {}
+    server = str(cluster.get("server") or "").rstrip("/")
+    if not server.startswith(("http://", "https://")):
+        raise ProviderError(f'{source}: cluster "{context.get("cluster")}" has no server URL', reason="BadKubeconfig")
+    authority = _pem(cluster, "certificate-authority", source)
+    verify = not cluster.get("insecure-skip-tls-verify")
+    tls = _trust(authority, verify=verify) if server.startswith("https://") else None
+    return Endpoint(
+        server=server,
+        label=name,
+        namespace=settings.get("namespace") or context.get("namespace") or "default",
+        credentials=_credentials(document, name, user, cluster, tls, source),
+        tls=tls,
+        verified=verify,
+        server_name=cluster.get("tls-server-name") or "",
+        proxy=cluster.get("proxy-url") or _proxy(server),
+        cluster_id=settings.get("cluster_id") or "",
+        fallback_id=_hash(server, authority),
+    )
+
+
+def _hash(server: str, authority: str) -> str:
+    return "server-" + hashlib.sha256(f"{server}\n{authority}".encode()).hexdigest()[:32]
+
+
+def _proxy(server: str) -> str:
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(server)
+    return "" if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme, "")
+
+
+def _pem(entry: Mapping[str, Any], key: str, source: str) -> str:
+    """The certificate or key stored inline (``<key>-data``, base64) or in a file, or ""."""
+    try:
+        if data := entry.get(f"{key}-data"):
+            return base64.b64decode(data).decode("utf-8")
+        return Path(entry[key]).read_text(encoding="utf-8") if entry.get(key) else ""
+    except (OSError, ValueError) as error:
+        raise ProviderError(f"{source}: {key} cannot be read: {error}", reason="BadKubeconfig") from None
+
+
+def _trust(authority: str, *, verify: bool) -> ssl.SSLContext:
+    try:
+        tls = ssl.create_default_context(cadata=authority or None)
+    except ssl.SSLError as error:
+        raise ProviderError(
+            f"the cluster's certificate-authority is not valid: {error}", reason="BadKubeconfig"
+        ) from None
+    if not verify:
+        tls.check_hostname = False
+        tls.verify_mode = ssl.CERT_NONE
+    return tls
+
+
+def _present(tls: ssl.SSLContext | None, certificate: str, key: str, source: str) -> None:
+    """Load a client certificate; the ssl module reads it from a file only, which is gone before this returns."""
+    if not tls or not certificate:
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # created 0600
+        file.write(f"{certificate}\n{key}\n")
+        file.flush()
+        try:
+            tls.load_cert_chain(file.name)
+        except ssl.SSLError as error:
+            raise ProviderError(
+                f"{source}: the client certificate is not valid: {error}", reason="BadKubeconfig"
+            ) from None
+
+
+def _credentials(
+    document: Mapping[str, Any],
+    context: str,
+    user: Mapping[str, Any],
+    cluster: Mapping[str, Any],
+    tls: ssl.SSLContext | None,
+    source: str,
+) -> Credentials:
+    """Static credentials are read here; plugins and auth providers are the business of the kubernetes package."""
+    _present(tls, _pem(user, "client-certificate", source), _pem(user, "client-key", source), source)
+    if user.get("tokenFile"):
+        return Credentials(lambda: _token_file(Path(user["tokenFile"])), refreshable=True)
+    if user.get("token"):
+        return Credentials(lambda: (f"Bearer {user['token']}", None))
+    if user.get("exec"):
+        return Credentials(lambda: _from_plugin(user["exec"], cluster, tls, source), refreshable=True)
+    if user.get("auth-provider"):
+        return Credentials(lambda: _from_package(document, context, source), refreshable=True)
+    if user.get("username"):
+        pair = f"{user['username']}:{user.get('password', '')}"
+        return Credentials(lambda: ("Basic " + base64.b64encode(pair.encode()).decode(), None))
+    return Credentials(lambda: ("", None))
+
+
+def _token_file(path: Path) -> tuple[str, datetime | None]:
+    try:
+        return f"Bearer {path.read_text(encoding='utf-8').strip()}", datetime.now(UTC) + _TOKEN_LIFE
+    except OSError as error:
+        raise ProviderError(f"the token file {path} cannot be read: {error.strerror}", reason="Unauthorized") from None
+
+
+def _from_plugin(
+    config: Mapping[str, Any], cluster: Mapping[str, Any], tls: ssl.SSLContext | None, source: str
+) -> tuple[str, datetime | None]:
+    """Run an exec credential plugin (``aws eks get-token``...)."""
+    from kubernetes.config.config_exception import ConfigException
+    from kubernetes.config.exec_provider import ExecProvider
+    from kubernetes.config.kube_config import ConfigNode
+
+    command = config.get("command", "")
+    try:
+        status = ExecProvider(ConfigNode("exec", dict(config)), "", ConfigNode("cluster", dict(cluster))).run()  # type: ignore[no-untyped-call]
+    except (ConfigException, OSError) as error:
+        text = " ".join(str(error).split())
+        hint = config.get("installHint") or "run it by hand to see what it needs"
+        raise ProviderError(
+            f'{source}: the credential plugin "{command}" failed: {text}', hint=hint, reason="Unauthorized"
+        ) from None
+    _present(tls, status.get("clientCertificateData") or "", status.get("clientKeyData") or "", source)
+    header = f"Bearer {status['token']}" if status.get("token") else ""
+    return header, _expiry(status.get("expirationTimestamp"))
+
+
+def _expiry(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) - _EXPIRY_MARGIN if text else None
+
+
+def _from_package(document: Mapping[str, Any], context: str, source: str) -> tuple[str, datetime | None]:
+    """The legacy auth providers (oidc, gcp), which the kubernetes package refreshes."""
+    from kubernetes.client import Configuration
+    from kubernetes.config import load_kube_config_from_dict
+    from kubernetes.config.config_exception import ConfigException
+
+    configuration = Configuration()
+    try:
+        load_kube_config_from_dict(  # type: ignore[no-untyped-call]
+            dict(document), context=context, client_configuration=configuration
+        )
+    except ConfigException as error:
+        raise ProviderError(f"{source}: the auth provider failed: {error}", reason="Unauthorized") from None
+    header = configuration.api_key.get("BearerToken", "")
+    if not header:
+        raise ProviderError(f"{source}: the auth provider gave no token", hint="log in again", reason="Unauthorized")
+    return header, datetime.now(UTC) + _TOKEN_LIFE

@@ -1,0 +1,253 @@
+"""Why a Job waits or failed: a pure function of what the API server says about it, its pods and its events (E5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Object = Mapping[str, Any]
+
+IMAGE_PULL = frozenset({"ErrImagePull", "ImagePullBackOff"})
+"""The kubelet alternates between these two for one and the same problem."""
+
+_WAITING = {
+    "ErrImagePull": "ImagePullError",
+    "ImagePullBackOff": "ImagePullError",
+    "InvalidImageName": "ImagePullError",
+    "ErrImageNeverPull": "ImagePullError",
+    "ImageInspectError": "ImagePullError",
+    "RegistryUnavailable": "ImagePullError",
+    "CrashLoopBackOff": "CrashLoopBackOff",
+    "CreateContainerConfigError": "ConfigError",
+    "CreateContainerError": "StartError",
+    "RunContainerError": "StartError",
+    "PreStartHookError": "StartError",
+    "PostStartHookError": "StartError",
+}
+_TERMINATED = {
+    "OOMKilled": "OOMKilled",
+    "Evicted": "Evicted",
+    "ContainerCannotRun": "StartError",
+    "StartError": "StartError",
+}
+_EVENTS = {
+    "FailedMount": "FailedMount",
+    "FailedAttachVolume": "FailedMount",
+    "FailedCreate": "FailedCreate",
+    "FailedCreatePodSandBox": "StartError",
+    "FailedScheduling": "Unschedulable",
+}
+_WARNINGS = frozenset({"Evicted", "Unschedulable"})
+
+EXIT_CODES = {
+    1: "general error",
+    125: "the container failed to run",
+    126: "the command is not executable",
+    127: "command not found",
+    137: "killed (SIGKILL), likely out of memory",
+    143: "terminated (SIGTERM)",
+    247: "killed, likely out of memory",
+}
+"""What exit codes mean (E6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A cause: the engine's own word, its message, and our class of it.
+
+    Attributes:
+        category: the class of E5, extended (``ImagePullError``, ``Unschedulable.Taint``, ``ConfigError``...).
+        severity: ``error``, or ``warning`` where waiting may help.
+    """
+
+    reason: str
+    message: str
+    category: str
+    severity: str = "error"
+
+
+def waiting_cause(job: Object, pods: Sequence[Object], events: Iterable[Object] = ()) -> Diagnosis | None:
+    """Why a Job that is not done does not get on, or None when nothing is wrong.
+
+    Args:
+        pods: the Job's pods, oldest first; the newest one counts.
+        events: core/v1 Events; those of other objects are ignored.
+    """
+    ours = relevant(events, job, pods)
+    if not pods:
+        return _suspended(job) or _from_events(ours)
+    pod = pods[-1]
+    found = _waiting(pod) or _unschedulable(pod) or _evicted(pod)
+    if found is None:
+        return _from_events(ours) if _is_waiting(pod) else None
+    return _with_cause(found, ours)
+
+
+def failure_cause(job: Object, pods: Sequence[Object], events: Iterable[Object] = ()) -> Diagnosis:
+    """Why a Job failed: the most specific cause first, with the Job's own condition kept in the message."""
+    condition = failed_condition(job) or {}
+    reason, said = condition.get("reason") or "Failed", condition.get("message") or ""
+    for pod in reversed(pods):
+        found = _waiting(pod) or _terminated(pod) or _evicted(pod) or _unschedulable(pod) or _failed_pod(pod)
+        if found and reason == "DeadlineExceeded" and found.category not in _SURVIVE_DEADLINE:
+            continue
+        if found:
+            tail = f"; {reason}: {said}" if said else f"; {reason}"
+            return Diagnosis(found.reason, found.message + tail, found.category, found.severity)
+    from_events = _from_events(relevant(events, job, pods)) if not pods else None
+    if from_events:
+        return Diagnosis(
+            from_events.reason, f"{from_events.message}; {reason}: {said}", from_events.category, from_events.severity
+        )
+    return Diagnosis(reason, said, reason)
+
+
+_SURVIVE_DEADLINE = frozenset({"ImagePullError", "ConfigError", "StartError", "Unschedulable", "CrashLoopBackOff"})
+"""Causes that explain why a deadline passed; a container that the deadline itself killed is not one."""
+
+
+def failed_condition(job: Object) -> Object | None:
+    """The condition ``Failed=True``, or None."""
+    return _condition(job, "Failed")
+
+
+def complete_condition(job: Object) -> Object | None:
+    """The condition ``Complete=True``, or None (A2: the only proof of success)."""
+    return _condition(job, "Complete")
+
+
+def _condition(item: Object, kind: str, status: str = "True") -> Object | None:
+    conditions = (item.get("status") or {}).get("conditions") or []
+    return next((c for c in conditions if c.get("type") == kind and c.get("status") == status), None)
+
+
+def relevant(events: Iterable[Object], job: Object, pods: Sequence[Object]) -> list[Object]:
+    """The events of this Job and its pods only, in time order."""
+    uids = {item["metadata"]["uid"] for item in (job, *pods) if (item.get("metadata") or {}).get("uid")}
+    ours = [e for e in events if (e.get("involvedObject") or {}).get("uid") in uids]
+    return sorted(ours, key=event_time)
+
+
+def event_time(event: Object) -> str:
+    """When an event last happened (RFC 3339)."""
+    series = event.get("series") or {}
+    meta = event.get("metadata") or {}
+    times = (event.get("lastTimestamp"), series.get("lastObservedTime"), event.get("eventTime"))
+    return str(next((t for t in times if t), meta.get("creationTimestamp") or ""))
+
+
+def containers(pod: Object) -> Iterator[Object]:
+    """The container statuses of a pod: init containers first, as they run."""
+    status = pod.get("status") or {}
+    yield from status.get("initContainerStatuses") or []
+    yield from status.get("containerStatuses") or []
+
+
+def _waiting(pod: Object) -> Diagnosis | None:
+    for status in containers(pod):
+        waiting = (status.get("state") or {}).get("waiting") or {}
+        reason = waiting.get("reason") or ""
+        if reason in _WAITING:
+            message = _about(status, waiting.get("message"), reason)
+            return _crash(status, message) if reason == "CrashLoopBackOff" else _made(_WAITING[reason], reason, message)
+    return None
+
+
+def _crash(status: Object, message: str) -> Diagnosis:
+    """A crash loop is told with what ended the container last."""
+    last = (status.get("lastState") or {}).get("terminated") or {}
+    if last.get("reason") == "OOMKilled":
+        return _made("OOMKilled", "OOMKilled", message)
+    code = last.get("exitCode")
+    return _made(
+        "CrashLoopBackOff", "CrashLoopBackOff", message + (f" (last exit code {code})" if code is not None else "")
+    )
+
+
+def _terminated(pod: Object) -> Diagnosis | None:
+    for status in containers(pod):
+        for state in (status.get("state") or {}, status.get("lastState") or {}):
+            ended = state.get("terminated") or {}
+            reason = ended.get("reason") or ""
+            if reason in _TERMINATED:
+                return _made(_TERMINATED[reason], reason, _about(status, ended.get("message"), reason))
+    return None
+
+
+def _unschedulable(pod: Object) -> Diagnosis | None:
+    condition = _condition(pod, "PodScheduled", "False")
+    if not condition or condition.get("reason") != "Unschedulable":
+        return None
+    message = condition.get("message") or ""
+    return Diagnosis("Unschedulable", message or "no node can take the pod", _schedule_class(message), "warning")
+
+
+def _schedule_class(message: str) -> str:
+    """The scheduler has no code for why, only words (E5)."""
+    text = message.lower()
+    if "taint" in text:
+        return "Unschedulable.Taint"
+    if "affinity" in text or "node selector" in text:
+        return "Unschedulable.NodeAffinity"
+    return "Unschedulable.InsufficientResources" if "insufficient" in text else "Unschedulable"
+
+
+def _evicted(pod: Object) -> Diagnosis | None:
+    status = pod.get("status") or {}
+    if status.get("reason") == "Evicted":
+        return _made("Evicted", "Evicted", status.get("message") or "the pod was evicted")
+    disrupted = _condition(pod, "DisruptionTarget")
+    if disrupted:
+        return _made("Evicted", disrupted.get("reason") or "Evicted", disrupted.get("message") or "the pod was evicted")
+    return None
+
+
+def _failed_pod(pod: Object) -> Diagnosis | None:
+    """Any other reason that a failed pod itself gives (``OutOfcpu``, ``NodeLost``, ``UnexpectedAdmissionError``...)."""
+    status = pod.get("status") or {}
+    reason = status.get("reason") or ""
+    if status.get("phase") != "Failed" or not reason or reason == "DeadlineExceeded":
+        return None
+    return _made("PodFailed", reason, status.get("message") or reason)
+
+
+def _suspended(job: Object) -> Diagnosis | None:
+    if not (job.get("spec") or {}).get("suspend"):
+        return None
+    return Diagnosis("Suspended", "spec.suspend is true: no pod is created", "Suspended", "warning")
+
+
+def _from_events(events: Sequence[Object]) -> Diagnosis | None:
+    for event in reversed(events):
+        reason = event.get("reason") or ""
+        if reason in _EVENTS:
+            return _made(_EVENTS[reason], reason, " ".join(str(event.get("message") or "").split()))
+    return None
+
+
+def _with_cause(found: Diagnosis, events: Sequence[Object]) -> Diagnosis:
+    """A back-off says only that it waits; the event before it says what went wrong."""
+    if found.reason != "ImagePullBackOff":
+        return found
+    for event in reversed(events):
+        message = " ".join(str(event.get("message") or "").split())
+        if event.get("reason") == "Failed" and "pull" in message.lower() and message not in found.message:
+            return Diagnosis(found.reason, f"{found.message}: {message}", found.category, found.severity)
+    return found
+
+
+def _is_waiting(pod: Object) -> bool:
+    return (pod.get("status") or {}).get("phase") in (None, "", "Pending")
+
+
+def _about(status: Object, message: object, reason: str) -> str:
+    text = " ".join(str(message or _PLAIN.get(reason, reason)).split())
+    return f'container "{status.get("name", "")}": {text}'
+
+
+_PLAIN = {"OOMKilled": "out of memory", "CrashLoopBackOff": "it keeps failing"}
+
+
+def _made(category: str, reason: str, message: str) -> Diagnosis:
+    return Diagnosis(reason, message, category, "warning" if category in _WARNINGS else "error")

@@ -1,0 +1,264 @@
+"""Creating, changing and deleting Jobs and their Secrets: one Job per attempt, whatever breaks in between (W14, S5)."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flowplan.providers.kubernetes.reading import ADDRESS, ATTEMPT, LINEAGE, PROJECT, RUN_ID, label
+from flowplan.providers.kubernetes.requests import MANAGER, Api
+from flowplan.providers.protocol import Order
+from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
+from flowplan.schemas.plans import ABSENT, FieldChange
+from flowplan.schemas.runs import Json, Recorded
+from flowplan.schemas.secrets import reveal
+
+SUFFIXES = 5
+"""How many other names are tried when a foreign Job has ours."""
+
+_NAME_LIMIT = 63
+_PATIENCE = 120.0
+
+
+def jobs_path(namespace: str, name: str = "") -> str:
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs" + (f"/{name}" if name else "")
+
+
+def core_path(namespace: str, kind: str, name: str = "") -> str:
+    return f"/api/v1/namespaces/{namespace}/{kind}" + (f"/{name}" if name else "")
+
+
+def pods_of(api: Api, job: Json) -> list[Any]:
+    """The pods that the job controller made for this Job."""
+    meta = job["metadata"]
+    return api.items(core_path(meta["namespace"], "pods"), labelSelector=f"controller-uid={meta['uid']}")
+
+
+def manifest(order: Order, namespace: str) -> Json:
+    """The Job as it is posted, secrets still as tokens: identity labels are completed where they are missing."""
+    job = copy.deepcopy(order.objects["Job"])
+    identity = order.identity
+    meta = job.setdefault("metadata", {})
+    meta.setdefault("name", order.name)
+    meta.setdefault("namespace", namespace)
+    labels = {RUN_ID: identity.run_id, LINEAGE: identity.lineage, PROJECT: identity.project}
+    template = job.setdefault("spec", {}).setdefault("template", {})
+    for part in (meta, template.setdefault("metadata", {})):
+        part["labels"] = {**labels, **(part.get("labels") or {})}
+    notes = {ADDRESS: identity.address, ATTEMPT: str(identity.attempt)}
+    meta["annotations"] = {**notes, **(meta.get("annotations") or {})}
+    return job
+
+
+def create(api: Api, order: Order, namespace: str) -> Json:
+    """The live Job of this order: created, or adopted when it carries our run id already.
+
+    Raises:
+        StartFailed: the server refused, and nothing of the attempt is left.
+        EngineUnreachable: the server did not answer; the Job may or may not exist under its name.
+    """
+    job = manifest(order, namespace)
+    namespace = job["metadata"]["namespace"]
+    secret = order.objects.get("Secret")
+    made = False
+    try:
+        made = _ensure_secret(api, secret, order, namespace) if secret else False
+        live = _post(api, reveal(job, order.secrets), order)
+    except EngineUnreachable:
+        raise
+    except ProviderError as error:
+        if made and secret:
+            _drop(api, core_path(namespace, "secrets", secret["metadata"]["name"]))
+        raise StartFailed(error.message, hint=error.hint, address=order.identity.address, reason=error.reason) from None
+    if secret:
+        _give(api, namespace, secret["metadata"]["name"], live)
+    return live
+
+
+def _post(api: Api, job: Json, order: Order) -> Json:
+    """POST under our name; a Job of somebody else there is passed with at most SUFFIXES other names."""
+    namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
+    for number in range(SUFFIXES + 1):
+        tried = name if not number else f"{name[: _NAME_LIMIT - 2]}-{number}"
+        body = {**job, "metadata": {**job["metadata"], "name": tried}}
+        try:
+            return api.call("POST", jobs_path(namespace), {"fieldManager": MANAGER}, body)
+        except ProviderError as error:
+            if error.reason != "AlreadyExists":
+                raise
+        there = api.find(jobs_path(namespace, tried))
+        if there is not None and label(there, RUN_ID) == order.identity.run_id:
+            return there
+    raise ProviderError(
+        f'a Job "{name}" that is not ours exists in namespace "{namespace}", and so do {name}-1 to -{SUFFIXES}',
+        hint="set another name, or delete the old Jobs",
+        reason="AlreadyExists",
+    )
+
+
+def _ensure_secret(api: Api, secret: Json, order: Order, namespace: str) -> bool:
+    """Create the run's Secret, or fill ours again; False when it existed before. Values are revealed here only."""
+    body = copy.deepcopy(secret)
+    meta = body.setdefault("metadata", {})
+    meta.setdefault("namespace", namespace)
+    identity = order.identity
+    meta["labels"] = {RUN_ID: identity.run_id, LINEAGE: identity.lineage, **(meta.get("labels") or {})}
+    body.setdefault("apiVersion", "v1")
+    body.setdefault("kind", "Secret")
+    body = reveal(body, order.secrets)
+    try:
+        api.call("POST", core_path(namespace, "secrets"), {"fieldManager": MANAGER}, body)
+        return True
+    except ProviderError as error:
+        if error.reason != "AlreadyExists":
+            raise
+    path = core_path(namespace, "secrets", meta["name"])
+    there = api.find(path)
+    if there is None or label(there, RUN_ID) != identity.run_id:
+        raise ProviderError(
+            f'a Secret "{meta["name"]}" that is not ours exists in namespace "{namespace}"',
+            hint="delete it, or give the run another name",
+            reason="AlreadyExists",
+        )
+    _patch(api, path, {"stringData": body.get("stringData") or {}})
+    return False
+
+
+def _give(api: Api, namespace: str, name: str, job: Json) -> None:
+    """Make the Job the Secret's owner, so that it goes with the Job. A failure leaves it to ``delete`` (S5)."""
+    owner = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "name": job["metadata"]["name"],
+        "uid": job["metadata"]["uid"],
+    }
+    try:
+        _patch(api, core_path(namespace, "secrets", name), {"metadata": {"ownerReferences": [owner]}})
+    except EngineUnreachable:
+        raise
+    except ProviderError:
+        return
+
+
+def _patch(api: Api, path: str, body: Json) -> Json:
+    return api.call("PATCH", path, {"fieldManager": MANAGER}, body, content="application/merge-patch+json")
+
+
+def update(api: Api, record: Recorded, order: Order, fields: Sequence[FieldChange], namespace: str) -> Json:
+    """Change the given fields of the live Job (and refill its Secret when one of them is in there).
+
+    Raises:
+        ProviderError: it is gone, is another Job by now, or the server refused the change.
+    """
+    job = order.objects["Job"]
+    namespace = record.handle.get("namespace") or job["metadata"].get("namespace") or namespace
+    name = record.handle.get("name") or record.name
+    if any(field.path.startswith("/Secret/") for field in fields):
+        secret = reveal(order.objects["Secret"], order.secrets)
+        path = core_path(namespace, "secrets", secret["metadata"]["name"])
+        _patch(api, path, {"stringData": secret.get("stringData") or {}})
+    patch: dict[str, Any] = {"metadata": {"uid": record.handle["uid"]} if record.handle.get("uid") else {}}
+    for field in fields:
+        if field.path.startswith("/Job/"):
+            _put(patch, _steps(field.path)[1:], _wanted(order.objects, field))
+    return _patch(api, jobs_path(namespace, name), reveal(patch, order.secrets))
+
+
+def _steps(pointer: str) -> list[str]:
+    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+
+
+def _wanted(objects: Mapping[str, Any], field: FieldChange) -> Json:
+    value: Any = objects
+    for step in _steps(field.path):
+        if not isinstance(value, Mapping) or step not in value:
+            return None if field.after is ABSENT else field.after
+        value = value[step]
+    return value
+
+
+def _put(patch: dict[str, Any], steps: Sequence[str], value: Json) -> None:
+    """Set a field in a merge patch, where null removes."""
+    for step in steps[:-1]:
+        patch = patch.setdefault(step, {})
+    patch[steps[-1]] = value
+
+
+def delete(api: Api, record: Recorded, grace: float, namespace: str, lineage: str) -> None:
+    """Stop and remove everything of the attempt, and return when it is gone; missing is success (W15, A8).
+
+    Raises:
+        ProviderError: the server refused, or the pods do not end (their node is away).
+    """
+    namespace = record.handle.get("namespace") or record.objects["Job"]["metadata"].get("namespace") or namespace
+    for job in _ours(api, record, namespace, lineage):
+        _remove(api, job, grace)
+    secret = record.objects.get("Secret")
+    if secret:
+        path = core_path(namespace, "secrets", secret["metadata"]["name"])
+        there = api.find(path)
+        if there is not None and label(there, LINEAGE) == lineage:
+            _drop(api, path, there["metadata"]["uid"])
+
+
+def _ours(api: Api, record: Recorded, namespace: str, lineage: str) -> list[Json]:
+    """The Jobs of this attempt: by its run id, or (imported ones) by the recorded uid."""
+    selector = f"{RUN_ID}={record.run_id},{LINEAGE}={lineage}"
+    found = api.items(jobs_path(namespace), labelSelector=selector)
+    if found or not record.handle.get("uid"):
+        return found
+    there = api.find(jobs_path(namespace, str(record.handle.get("name") or record.name)))
+    return [there] if there is not None and there["metadata"]["uid"] == record.handle["uid"] else []
+
+
+def _remove(api: Api, job: Json, grace: float) -> None:
+    meta = job["metadata"]
+    path = jobs_path(meta["namespace"], meta["name"])
+    _drop(api, path, meta["uid"], policy="Foreground")
+    _hurry(api, job, grace)
+    deadline = time.monotonic() + grace + _PATIENCE
+    pause = 0.05
+    while (there := api.find(path)) is not None and there["metadata"]["uid"] == meta["uid"]:
+        if time.monotonic() > deadline:
+            raise _stuck(api, job)
+        time.sleep(pause)
+        pause = min(pause * 1.5, 1.0)
+
+
+def _hurry(api: Api, job: Json, grace: float) -> None:
+    """Deleting a Job gives its pods the grace period of their own spec; ours counts where it is another."""
+    seconds = max(math.ceil(grace), 1)  # 0 would forget the pod while its container may still run
+    for pod in pods_of(api, job):
+        if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            continue
+        if (pod.get("spec") or {}).get("terminationGracePeriodSeconds") != seconds:
+            meta = pod["metadata"]
+            _drop(api, core_path(meta["namespace"], "pods", meta["name"]), meta["uid"], grace=seconds)
+
+
+def _stuck(api: Api, job: Json) -> ProviderError:
+    pods = pods_of(api, job)
+    nodes = sorted({str((pod.get("spec") or {}).get("nodeName") or "no node") for pod in pods})
+    what = f"{len(pods)} pods on {', '.join(nodes)}" if pods else "its finalizers"
+    return ProviderError(
+        f'Job "{job["metadata"]["name"]}" is being deleted, but {what} did not end in time',
+        hint="check the node; run destroy again when it is back",
+        reason="Terminating",
+    )
+
+
+def _drop(api: Api, path: str, uid: str = "", *, policy: str = "Background", grace: int | None = None) -> None:
+    """DELETE exactly that object; one that is gone (or is another one by now) is success."""
+    body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy}
+    if uid:
+        body["preconditions"] = {"uid": uid}
+    if grace is not None:
+        body["gracePeriodSeconds"] = grace
+    try:
+        api.call("DELETE", path, body=body)
+    except ProviderError as error:
+        if error.reason not in ("NotFound", "Conflict"):
+            raise

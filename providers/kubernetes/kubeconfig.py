@@ -1,0 +1,125 @@
+"""Reading kubeconfig files: which exist, merged as kubectl merges them, and the context that is meant (G1-G3)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flowplan.schemas.errors import ProviderError
+from flowplan.schemas.sources import did_you_mean
+
+_LISTS = ("clusters", "contexts", "users")
+_PATHS = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
+DEFAULT = "~/.kube/config"
+
+
+def load(given: str | Mapping[str, Any] | None, base: Path) -> tuple[dict[str, Any], str]:
+    """The merged kubeconfig and a name for it in messages.
+
+    Args:
+        given: a path (or several, separated as in ``KUBECONFIG``), an inline mapping, or None for the default.
+        base: directory to which relative paths of an inline mapping, or ``given`` itself, are relative.
+
+    Raises:
+        ProviderError: there is none, or it is not a kubeconfig.
+    """
+    if isinstance(given, Mapping):
+        return _merge([_absolute(_checked(dict(given), "the inline kubeconfig"), base)]), "the inline kubeconfig"
+    text = given or os.environ.get("KUBECONFIG") or DEFAULT
+    paths = [base / Path(part).expanduser() for part in text.split(os.pathsep) if part]
+    found = [path for path in paths if path.is_file()]
+    if not found:
+        raise ProviderError(
+            f"no kubeconfig: {text} does not exist",
+            hint="set KUBECONFIG or the provider's kubeconfig, or run inside the cluster",
+            reason="NoKubeconfig",
+        )
+    return _merge([_absolute(_read(path), path.parent) for path in found]), str(text)
+
+
+def default_exists() -> bool:
+    """True when the environment has a kubeconfig that a user would expect to be used."""
+    text = os.environ.get("KUBECONFIG") or DEFAULT
+    return any(Path(part).expanduser().is_file() for part in text.split(os.pathsep) if part)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return _checked(yaml.load(path.read_text(encoding="utf-8"), Loader=loader), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProviderError(f"the kubeconfig {path} cannot be read: {error}", reason="BadKubeconfig") from None
+    except yaml.YAMLError as error:
+        where = str(error).splitlines()[0]
+        raise ProviderError(f"the kubeconfig {path} is not YAML: {where}", reason="BadKubeconfig") from None
+
+
+def _checked(document: Any, name: str) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise ProviderError(f"{name} is not a kubeconfig: it is not a mapping", reason="BadKubeconfig")
+    for key in _LISTS:
+        entries = document.get(key) or []
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and "name" in e for e in entries):
+            raise ProviderError(
+                f"{name} is not a kubeconfig: {key} must be a list of entries with a name", reason="BadKubeconfig"
+            )
+    return document
+
+
+def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Paths inside a kubeconfig are relative to the file they are written in."""
+    copy = dict(document)
+    for key, part in (("clusters", "cluster"), ("users", "user")):
+        copy[key] = [{**e, part: _resolved(e.get(part) or {}, base)} for e in document.get(key) or []]
+    return copy
+
+
+def _resolved(entry: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    return {k: str(base / Path(v).expanduser()) if k in _PATHS and v else v for k, v in entry.items()}
+
+
+def _merge(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """As kubectl does: the first file that names a thing wins."""
+    merged: dict[str, Any] = {"apiVersion": "v1", "kind": "Config", "current-context": ""}
+    for key in _LISTS:
+        named: dict[str, Any] = {}
+        for document in documents:
+            for entry in document.get(key) or []:
+                named.setdefault(str(entry["name"]), entry)
+        merged[key] = list(named.values())
+    merged["current-context"] = next((d["current-context"] for d in documents if d.get("current-context")), "")
+    return merged
+
+
+def names(document: Mapping[str, Any], key: str) -> list[str]:
+    """The names of all ``contexts``, ``clusters`` or ``users``."""
+    return [str(entry["name"]) for entry in document[key]]
+
+
+def entry(document: Mapping[str, Any], key: str, name: str, source: str) -> dict[str, Any]:
+    """The entry called ``name`` of a kubeconfig's list.
+
+    Raises:
+        ProviderError: no such entry; a missing context lists those that exist (G2).
+    """
+    part = key.removesuffix("s")
+    for found in document[key]:
+        if found["name"] == name:
+            return dict(found.get(part) or {})
+    raise _unknown(part, name, names(document, key), source)
+
+
+def _unknown(part: str, name: str, known: list[str], source: str) -> ProviderError:
+    message = f'{source} has no {part} "{name}"' if name else f"{source} sets no current-context"
+    hint = " ".join(_hints(name, known, part))
+    return ProviderError(message, hint=hint, reason="BadKubeconfig")
+
+
+def _hints(name: str, known: list[str], part: str) -> Iterator[str]:
+    if near := did_you_mean(name, known):
+        yield near
+    yield f"it has {', '.join(sorted(known))}" if known else f"it has no {part} at all"

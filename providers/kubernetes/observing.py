@@ -1,0 +1,175 @@
+"""Looking at all runs of a lineage at once: a constant number of lists per namespace, whatever the number of runs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flowplan.providers.kubernetes.jobs import core_path, jobs_path
+from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID, label, observed, owner
+from flowplan.providers.kubernetes.requests import Api
+from flowplan.schemas.errors import EngineUnreachable, ProviderError
+from flowplan.schemas.runs import Observed, Recorded, Status
+
+Object = Mapping[str, Any]
+
+DELETED = "the Job was deleted"
+
+
+def namespace_of(record: Recorded, default: str) -> str:
+    """Where the record's Job lives."""
+    written = ((record.objects.get("Job") or {}).get("metadata") or {}).get("namespace")
+    return str(record.handle.get("namespace") or written or default)
+
+
+def by_namespace(records: Iterable[Recorded], default: str) -> dict[str, list[Recorded]]:
+    """The records of each namespace."""
+    groups: dict[str, list[Recorded]] = defaultdict(list)
+    for record in records:
+        groups[namespace_of(record, default)].append(record)
+    return dict(groups)
+
+
+def observe(api: Api, records: Sequence[Recorded], lineage: str, default: str, cluster: str) -> list[Observed]:
+    """One Observed per record, then one per Job of our lineage that no record names."""
+    groups = by_namespace(records, default) or {default: []}
+    return [
+        seen for namespace, some in groups.items() for seen in _in_namespace(api, namespace, some, lineage, cluster)
+    ]
+
+
+def _in_namespace(api: Api, namespace: str, records: Sequence[Recorded], lineage: str, cluster: str) -> list[Observed]:
+    selector = f"{LINEAGE}={lineage}"
+    jobs = {label(job, RUN_ID): job for job in _list(api, jobs_path(namespace), selector)}
+    known = {record.run_id: record for record in records}
+    for record in records:
+        if record.run_id not in jobs and (job := _imported(api, namespace, record)) is not None:
+            jobs[record.run_id] = job
+    interesting = any(run not in known or known[run].status.live for run in jobs)
+    pods = by_owner(_list(api, core_path(namespace, "pods"), selector)) if interesting else {}
+    gone = [r for r in records if r.run_id not in jobs]
+    ends = ended_by_events(api, namespace, gone)
+    found = [
+        _present(jobs[r.run_id], pods, cluster, r) if r.run_id in jobs else absent(r, ends.get(r.run_id))
+        for r in records
+    ]
+    return found + [
+        observed(job, pods.get(job["metadata"]["uid"], []), cluster) for r, job in jobs.items() if r not in known
+    ]
+
+
+def _list(api: Api, path: str, selector: str) -> list[Any]:
+    return api.items(path, labelSelector=selector)
+
+
+def _imported(api: Api, namespace: str, record: Recorded) -> Any:
+    """A Job that was taken over as it is does not carry our labels; it is known by name and uid."""
+    labels = ((record.objects.get("Job") or {}).get("metadata") or {}).get("labels") or {}
+    if labels.get(RUN_ID) == record.run_id or not record.handle.get("uid") or not record.present:
+        return None
+    job = api.find(jobs_path(namespace, str(record.handle.get("name") or record.name)))
+    return job if job is not None and job["metadata"]["uid"] == record.handle["uid"] else None
+
+
+def by_owner(pods: Iterable[Any]) -> dict[str, list[Any]]:
+    """Pods by the uid of the Job that controls them."""
+    groups: dict[str, list[Any]] = defaultdict(list)
+    for pod in pods:
+        groups[owner(pod)].append(pod)
+    return groups
+
+
+def _present(job: Object, pods: Mapping[str, list[Any]], cluster: str, record: Recorded) -> Observed:
+    seen = observed(job, pods.get(job["metadata"]["uid"], []), cluster)
+    return as_recorded(seen, record)
+
+
+def as_recorded(seen: Observed, record: Recorded) -> Observed:
+    """Complete what the engine says with what only the record knows; an end that is recorded is not told anew with
+    less (its pods may be gone by now)."""
+    seen = replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
+    if seen.status is None or seen.status.live or seen.status is not record.status:
+        return seen
+    return replace(
+        seen,
+        reason=record.reason,
+        message=record.message,
+        exit_code=record.exit_code if seen.exit_code is None else seen.exit_code,
+        attempts=max(seen.attempts, record.attempts),
+        started_at=seen.started_at or record.started_at,
+    )
+
+
+def absent(record: Recorded, end: Observed | None = None) -> Observed:
+    """What is said of a Job that is not there; ``end`` is how it ended, when an event still tells."""
+    if end is not None:
+        return end
+    message = DELETED if record.status.live and record.handle else ""
+    return Observed(
+        record.run_id, False, record.address, record.attempt, message=message, handle=record.handle, name=record.name
+    )
+
+
+_ENDS = {
+    "Completed": Status.SUCCEEDED,
+    "BackoffLimitExceeded": Status.FAILED,
+    "DeadlineExceeded": Status.TIMED_OUT,
+}
+
+
+def ended_by_events(api: Api, namespace: str, records: Sequence[Recorded]) -> dict[str, Observed]:
+    """How Jobs that a TTL removed before anybody looked have ended: the job controller's own events tell, for an hour.
+
+    One list, and only when a run that was live is gone.
+    """
+    lost = {str(r.handle["uid"]): r for r in records if r.status.live and r.handle.get("uid")}
+    if not lost:
+        return {}
+    ends: dict[str, Observed] = {}
+    for event in events_of(api, namespace, "involvedObject.kind=Job"):
+        record = lost.get((event.get("involvedObject") or {}).get("uid") or "")
+        status = _ENDS.get(event.get("reason") or "")
+        if record is not None and status is not None:
+            ends[record.run_id] = _end(record, status, event)
+    return ends
+
+
+def _end(record: Recorded, status: Status, event: Object) -> Observed:
+    moment = event.get("lastTimestamp") or event["metadata"].get("creationTimestamp")
+    reason = "" if status is Status.SUCCEEDED else str(event.get("reason"))
+    return Observed(
+        record.run_id,
+        exists=True,
+        address=record.address,
+        attempt=record.attempt,
+        status=status,
+        reason=reason,
+        message=str(event.get("message") or ""),
+        attempts=max(record.attempts, 1),
+        handle=record.handle,
+        infrastructure_id=record.infrastructure_id,
+        name=record.name,
+        started_at=record.started_at,
+        finished_at=moment,
+        at=moment,
+    )
+
+
+def events_of(api: Api, namespace: str, fields: str) -> list[Any]:
+    """Recent core/v1 Events, at most a few pages; [] when they may not be read (they are a help, not a need)."""
+    found: list[Any] = []
+    try:
+        for page, _ in api.pages(core_path(namespace, "events"), fieldSelector=fields):
+            found += page
+            if len(found) >= _EVENTS_LIMIT:
+                break
+    except EngineUnreachable:
+        raise
+    except ProviderError:
+        return found
+    return found
+
+
+_EVENTS_LIMIT = 5000

@@ -1,0 +1,84 @@
+"""The Kubernetes provider: the promises of ``providers.protocol`` kept by one API server."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator, Sequence
+
+from flowplan.providers.kubernetes import jobs, logs, observing, preflight, watching
+from flowplan.providers.kubernetes.reading import LINEAGE, label, observed
+from flowplan.providers.kubernetes.requests import Api
+from flowplan.providers.protocol import Context, LogLine, Order
+from flowplan.schemas.errors import ProviderError
+from flowplan.schemas.plans import FieldChange, Finding
+from flowplan.schemas.runs import Json, Observed, Recorded, Target
+
+
+class KubernetesProvider:
+    """Runs as batch/v1 Jobs. Raises as the protocol says: ProviderError, StartFailed, EngineUnreachable."""
+
+    def __init__(self, api: Api, context: Context) -> None:
+        self._api = api
+        self._lineage = context.lineage
+        self._namespace = api.endpoint.namespace
+        self._target: Target | None = None
+
+    def target(self) -> Target:
+        """The cluster: UID of ``kube-system``, the user's ``cluster_id``, or a hash of server and CA (G5)."""
+        if self._target is None:
+            self._target = Target("kubernetes", self._cluster_id(), self._api.endpoint.label)
+        return self._target
+
+    def _cluster_id(self) -> str:
+        endpoint = self._api.endpoint
+        if endpoint.cluster_id:
+            return endpoint.cluster_id
+        try:
+            return str(self._api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"])
+        except ProviderError as error:
+            if error.reason != "Forbidden":
+                raise
+        return endpoint.fallback_id
+
+    def observe(self, records: Sequence[Recorded]) -> list[Observed]:
+        return observing.observe(self._api, records, self._lineage, self._namespace, self.target().id)
+
+    def preflight(self, orders: Sequence[Order]) -> list[Finding]:
+        return preflight.check(self._api, orders, self._namespace)
+
+    def create(self, order: Order) -> Observed:
+        return self._seen(jobs.create(self._api, order, self._namespace))
+
+    def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:
+        job = jobs.update(self._api, record, order, fields, self._namespace)
+        return observing.as_recorded(self._seen(job), record)
+
+    def _seen(self, job: Json) -> Observed:
+        pods = jobs.pods_of(self._api, job) if (job.get("status") or {}).get("startTime") else []
+        return observed(job, pods, self.target().id)
+
+    def delete(self, record: Recorded, grace: float) -> None:
+        jobs.delete(self._api, record, grace, self._namespace, self._lineage)
+
+    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+        return watching.watch(self._api, records, self._lineage, self._namespace, self.target().id, stop)
+
+    def logs(
+        self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None
+    ) -> Iterator[LogLine]:
+        namespace = observing.namespace_of(record, self._namespace)
+        return logs.lines(self._api, record, namespace, follow=follow, tail=tail, stop=stop or threading.Event())
+
+    def secret_values(self, record: Recorded) -> list[str]:
+        secret = record.objects.get("Secret")
+        if not secret:
+            return []
+        path = jobs.core_path(observing.namespace_of(record, self._namespace), "secrets", secret["metadata"]["name"])
+        there = self._api.find(path)
+        if there is None or label(there, LINEAGE) != self._lineage:
+            return []
+        return [base64.b64decode(value).decode("utf-8", "replace") for value in (there.get("data") or {}).values()]
+
+    def close(self) -> None:
+        self._api.close()

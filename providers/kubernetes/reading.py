@@ -1,0 +1,237 @@
+"""From a live Job and its pods to an Observed: status by conditions, never guessed (A2, L7, L8, L9)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from flowplan.providers.kubernetes.diagnosis import (
+    EXIT_CODES,
+    complete_condition,
+    failed_condition,
+    failure_cause,
+    waiting_cause,
+)
+from flowplan.schemas.runs import Json, Observed, Status
+
+Object = Mapping[str, Any]
+
+RUN_ID = "flowplan.dev/run-id"
+LINEAGE = "flowplan.dev/lineage"
+PROJECT = "flowplan.dev/project"
+ADDRESS = "flowplan.dev/address"
+ATTEMPT = "flowplan.dev/attempt"
+
+
+def label(item: Object, key: str) -> str:
+    """A label of an object, or ""."""
+    return str(((item.get("metadata") or {}).get("labels") or {}).get(key) or "")
+
+
+def main_container(job: Object) -> str:
+    """The name of the container that is the run: the first one of the pod template (L8)."""
+    spec = ((job.get("spec") or {}).get("template") or {}).get("spec") or {}
+    return str(((spec.get("containers") or [{}])[0]).get("name") or "")
+
+
+def oldest_first(pods: Iterable[Object]) -> list[Object]:
+    """Pods in the order of their creation."""
+    return sorted(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", pod["metadata"]["name"]))
+
+
+def owner(pod: Object) -> str:
+    """The uid of the Job that controls a pod, or ""."""
+    owners = (pod.get("metadata") or {}).get("ownerReferences") or []
+    return next((str(o["uid"]) for o in owners if o.get("controller")), "")
+
+
+def observed(job: Object, pods: Sequence[Object], cluster: str, events: Iterable[Object] = ()) -> Observed:
+    """What a live Job says now.
+
+    Args:
+        pods: the pods of this Job that are known; cluster: the identity of the target.
+        events: recent core/v1 Events, for causes that only they tell.
+    """
+    pods = oldest_first(pods)
+    if complete := complete_condition(job):
+        return _succeeded(job, pods, cluster, complete)
+    failed = failed_condition(job)
+    if failed and has_ended(job):
+        return _failed(job, pods, cluster, failed, events)
+    started = started_at(job, pods)
+    cause = waiting_cause(job, pods, events)
+    return _base(
+        job,
+        pods,
+        cluster,
+        status=Status.RUNNING if started else Status.PENDING,
+        reason=cause.reason if cause else "",
+        message=cause.message if cause else "",
+        started_at=started,
+        at=started or job["metadata"].get("creationTimestamp"),
+    )
+
+
+def has_ended(job: Object) -> bool:
+    """True once the Job has come to an end of its own."""
+    failed = failed_condition(job)
+    return bool(complete_condition(job) or (failed and not _killed_by_deletion(job, failed)))
+
+
+def _killed_by_deletion(job: Object, failed: Object) -> bool:
+    """A deletion in the foreground ends the pods first, which the job controller then counts as a failure: not an end
+    of the run's own, and gone in a moment."""
+    deleted = job["metadata"].get("deletionTimestamp")
+    return bool(deleted) and str(failed.get("lastTransitionTime") or "") >= str(deleted)
+
+
+def _succeeded(job: Object, pods: Sequence[Object], cluster: str, condition: Object) -> Observed:
+    finished = (job.get("status") or {}).get("completionTime") or condition.get("lastTransitionTime")
+    return _base(
+        job,
+        pods,
+        cluster,
+        status=Status.SUCCEEDED,
+        exit_code=exit_code(job, pods, "Succeeded"),
+        started_at=started_at(job, pods) or _accepted(job),
+        finished_at=finished,
+        at=finished,
+    )
+
+
+def _failed(job: Object, pods: Sequence[Object], cluster: str, condition: Object, events: Iterable[Object]) -> Observed:
+    timed_out = condition.get("reason") == "DeadlineExceeded"
+    cause = failure_cause(job, pods, events)
+    code = exit_code(job, pods, "Failed")
+    explained = f"exit code {code}: {EXIT_CODES[code]}" if code in EXIT_CODES else f"exit code {code}"
+    prefix = f"{explained}; " if code is not None and not timed_out else ""
+    return _base(
+        job,
+        pods,
+        cluster,
+        status=Status.TIMED_OUT if timed_out else Status.FAILED,
+        reason=condition.get("reason", "") if timed_out else cause.reason,
+        message=prefix + cause.message,
+        exit_code=code,
+        started_at=started_at(job, pods),
+        finished_at=condition.get("lastTransitionTime"),
+        at=condition.get("lastTransitionTime"),
+    )
+
+
+def _base(job: Object, pods: Sequence[Object], cluster: str, **facts: Any) -> Observed:
+    meta = job["metadata"]
+    notes = meta.get("annotations") or {}
+    attempt = str(notes.get(ATTEMPT) or "")
+    return Observed(
+        run_id=label(job, RUN_ID),
+        address=notes.get(ADDRESS) or "",
+        attempt=int(attempt) if attempt.isdigit() else 0,
+        attempts=attempts(job, pods),
+        handle={"uid": meta["uid"], "namespace": meta["namespace"], "name": meta["name"]},
+        infrastructure_id=f"{cluster}:{meta['namespace']}:{meta['name']}",
+        name=meta["name"],
+        live={"Job": comparable(job)},
+        managers=managers(job),
+        **facts,
+    )
+
+
+def comparable(job: Object) -> Json:
+    """The Job without what only the server writes."""
+    meta = {k: v for k, v in job["metadata"].items() if k not in ("managedFields", "resourceVersion", "generation")}
+    return {
+        "apiVersion": job.get("apiVersion") or "batch/v1",
+        "kind": job.get("kind") or "Job",
+        "metadata": meta,
+        "spec": job.get("spec") or {},
+    }
+
+
+def attempts(job: Object, pods: Sequence[Object]) -> int:
+    """How many executions the engine counted: pods, and restarts inside them (restartPolicy OnFailure)."""
+    main = main_container(job)
+    status = job.get("status") or {}
+    counted = sum(int(status.get(key) or 0) for key in ("active", "succeeded", "failed"))
+    restarts = sum(int((_status_of(pod, main) or {}).get("restartCount") or 0) for pod in pods)
+    return max(counted, len(pods)) + restarts
+
+
+def exit_code(job: Object, pods: Sequence[Object], phase: str) -> int | None:
+    """The exit code of the main container in the newest pod of that phase (else the newest pod); None when the
+    engine does not say (L7)."""
+    wanted = [pod for pod in pods if (pod.get("status") or {}).get("phase") == phase] or list(pods)
+    if not wanted:
+        return None
+    ended = terminated(wanted[-1], main_container(job))
+    return int(ended["exitCode"]) if ended and ended.get("exitCode") is not None else None
+
+
+def terminated(pod: Object, container: str) -> Object | None:
+    """How the container ended: its present state, or the one before a restart that is still awaited."""
+    status = _status_of(pod, container) or {}
+    now = (status.get("state") or {}).get("terminated")
+    if now or (status.get("state") or {}).get("running"):
+        return now or None
+    return (status.get("lastState") or {}).get("terminated") or None
+
+
+def _status_of(pod: Object, container: str) -> Object | None:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    return next((s for s in statuses if s.get("name") == container), None)
+
+
+def started_at(job: Object, pods: Sequence[Object]) -> str | None:
+    """When the main container first started, or None while it never did."""
+    main = main_container(job)
+    times = [moment for pod in pods if (status := _status_of(pod, main)) for moment in _starts(status)]
+    if times:
+        return min(times)
+    counted = (job.get("status") or {}).get("succeeded") or (job.get("status") or {}).get("failed")
+    return _accepted(job) if counted and not pods else None
+
+
+def _starts(status: Object) -> Iterator[str]:
+    for state in (status.get("state") or {}, status.get("lastState") or {}):
+        for kind in ("running", "terminated"):
+            if moment := (state.get(kind) or {}).get("startedAt"):
+                yield str(moment)
+
+
+def _accepted(job: Object) -> str | None:
+    return (job.get("status") or {}).get("startTime")
+
+
+def managers(job: Object) -> dict[str, str]:
+    """JSON Pointer -> field manager, for the fields that somebody else than flowplan set (managedFields)."""
+    found: dict[str, str] = {}
+    entries = [e for e in job["metadata"].get("managedFields") or [] if e.get("manager") != "flowplan"]
+    for entry in sorted(entries, key=lambda e: e.get("time") or ""):
+        fields = {k: v for k, v in (entry.get("fieldsV1") or {}).items() if k != "f:status"}
+        for pointer in _pointers(fields, job, "/Job"):
+            found[pointer] = str(entry.get("manager") or "")
+    return found
+
+
+def _pointers(fields: Object, live: Any, at: str) -> Iterator[str]:
+    children = {k: v for k, v in fields.items() if k != "."}
+    if not children:
+        yield at
+    for key, below in children.items():
+        step, value = _step(key, live)
+        if step is not None:
+            yield from _pointers(below, value, f"{at}/{step}")
+
+
+def _step(key: str, live: Any) -> tuple[str | None, Any]:
+    """One step of fieldsV1: ``f:name`` of a mapping, or ``k:{"name":"x"}`` of a list, where it is now."""
+    if key.startswith("f:"):
+        name = key[2:]
+        return name.replace("~", "~0").replace("/", "~1"), live.get(name) if isinstance(live, Mapping) else None
+    if key.startswith("k:") and isinstance(live, list):
+        wanted = json.loads(key[2:])
+        for index, item in enumerate(live):
+            if isinstance(item, Mapping) and all(item.get(k) == v for k, v in wanted.items()):
+                return str(index), item
+    return None, None

@@ -1,0 +1,302 @@
+"""Requests to one API server: JSON in and out, retried where that is safe, refusals in one line (W14, G6, L11)."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from flowplan.providers.kubernetes.connection import Endpoint
+from flowplan.providers.kubernetes.refusals import refusal
+from flowplan.schemas.errors import EngineUnreachable, ProviderError
+from flowplan.schemas.runs import Json
+
+if TYPE_CHECKING:
+    from urllib3.connectionpool import HTTPConnectionPool
+    from urllib3.response import BaseHTTPResponse
+
+PAGE = 500
+"""Objects per page of a list."""
+
+MANAGER = "flowplan"
+"""Our name among the field managers."""
+
+_CONNECT, _READ = 10.0, 35.0
+_TRIES = 5
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+_CONNECTIONS = 32
+
+
+class Api:
+    """The API server of one endpoint; safe to use from several threads."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._prefix = urlsplit(endpoint.server).path
+        self._pool: HTTPConnectionPool | None = None
+        self._lock = threading.Lock()
+
+    def get(self, path: str, **query: Any) -> Json:
+        return self.call("GET", path, query)
+
+    def find(self, path: str, **query: Any) -> Json | None:
+        """The object at ``path``, or None when there is none."""
+        try:
+            return self.get(path, **query)
+        except ProviderError as error:
+            if error.reason == "NotFound":
+                return None
+            raise
+
+    def pages(self, path: str, *, partial: bool = False, **query: Any) -> Iterator[tuple[list[Json], str]]:
+        """The pages of a list, each with the list's resourceVersion; ``partial`` asks for metadata only."""
+        accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1" if partial else ""
+        following = ""
+        while True:
+            page = self.call("GET", path, {**query, "limit": PAGE, "continue": following}, accept=accept)
+            meta = page.get("metadata") or {}
+            yield page.get("items") or [], meta.get("resourceVersion") or ""
+            following = meta.get("continue") or ""
+            if not following:
+                return
+
+    def items(self, path: str, *, partial: bool = False, **query: Any) -> list[Json]:
+        """All objects of a list."""
+        return [item for page, _ in self.pages(path, partial=partial, **query) for item in page]
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        body: Json = None,
+        *,
+        content: str = "application/json",
+        accept: str = "",
+        tries: int = _TRIES,
+    ) -> Json:
+        """One request and its JSON answer. 429, 5xx and broken connections are retried with backoff: every write of
+        this provider names its object, so that a repetition finds what the first one did.
+
+        Raises:
+            ProviderError: the server refused; its reason and words in one line.
+            EngineUnreachable: no answer after all tries.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": content} if data is not None else {}
+        headers["Accept"] = accept or "application/json"
+        for attempt in range(tries):
+            last = attempt == tries - 1
+            try:
+                response = self._send(method, path, query, data, headers)
+            except EngineUnreachable:
+                if last:
+                    raise
+                time.sleep(_pause(attempt))
+                continue
+            if response.status < 400:
+                return _decoded(response.data, self.endpoint)
+            if last or response.status not in _RETRIED:
+                raise refusal(response.status, response.data, self.endpoint, method)
+            time.sleep(_asked(response.headers.get("Retry-After")) or _pause(attempt))
+        raise AssertionError("unreachable: tries is at least 1")
+
+    def stream(self, path: str, read_timeout: float, **query: Any) -> BaseHTTPResponse:
+        """An open response whose body the caller reads; it must ``shutdown`` or ``release_conn`` it.
+
+        Raises as ``call``, without a retry.
+        """
+        response = self._send("GET", path, query, None, {"Accept": "*/*"}, preload=False, read=read_timeout)
+        if response.status >= 400:
+            body = response.read()
+            response.release_conn()
+            raise refusal(response.status, body, self.endpoint, "GET")
+        return response
+
+    def close(self) -> None:
+        with self._lock:
+            if self._pool is not None:
+                self._pool.close()
+            self._pool = None
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        data: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        preload: bool = True,
+        read: float = _READ,
+    ) -> BaseHTTPResponse:
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError
+
+        given = {k: _text(v) for k, v in (query or {}).items() if v not in (None, "")}
+        url = self._prefix + quote(path) + (f"?{urlencode(given)}" if given else "")
+        pool = self._connected()
+        try:
+            for renew in (False, True):
+                response = pool.urlopen(
+                    method,
+                    url,
+                    body=data,
+                    headers=self._authorized(headers, renew=renew),
+                    timeout=Timeout(connect=_CONNECT, read=read),
+                    retries=False,
+                    redirect=False,
+                    preload_content=preload,
+                )
+                if response.status != 401 or renew or not self.endpoint.credentials.refreshable:
+                    break
+                response.drain_conn()
+            return response
+        except (HTTPError, OSError) as error:
+            raise unreachable(self.endpoint, error) from None
+
+    def _authorized(self, headers: Mapping[str, str], *, renew: bool) -> dict[str, str]:
+        header = self.endpoint.credentials.header(renew=renew)
+        return {**headers, "User-Agent": MANAGER, **({"Authorization": header} if header else {})}
+
+    def _connected(self) -> HTTPConnectionPool:
+        with self._lock:
+            if self._pool is None:
+                self._pool = _pool(self.endpoint)
+            return self._pool
+
+
+def _text(value: Any) -> str:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def _pause(attempt: int) -> float:
+    return float(0.2 * 2**attempt * random.uniform(0.75, 1.25))
+
+
+def _asked(retry_after: str | None) -> float:
+    return min(float(retry_after), 10.0) if retry_after and retry_after.isdigit() else 0.0
+
+
+def _decoded(data: bytes, endpoint: Endpoint) -> Json:
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise ProviderError(
+            f"{endpoint.server} does not answer like a Kubernetes API server",
+            hint="check the server URL of the kubeconfig, and proxies in between",
+        ) from None
+
+
+def unreachable(endpoint: Endpoint, error: BaseException) -> EngineUnreachable:
+    """The one message for an API server that does not answer: which one, why, what to check."""
+    import ssl
+
+    reason = _innermost(error)
+    who = f"the Kubernetes API server {endpoint.server} (context {endpoint.label})"
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return EngineUnreachable(
+            f"the certificate of {who} is not trusted: {reason.verify_message}",
+            hint="check certificate-authority in the kubeconfig",
+            reason="Untrusted",
+        )
+    why = (isinstance(reason, OSError) and reason.strerror) or str(reason) or type(reason).__name__
+    return EngineUnreachable(
+        f"{who} does not answer: {' '.join(why.split())}",
+        hint="check the network, or the context and server of the kubeconfig",
+        reason="Unreachable",
+    )
+
+
+def _innermost(error: BaseException) -> BaseException:
+    from urllib3.exceptions import NewConnectionError, TimeoutError
+
+    if isinstance(error, TimeoutError):
+        return OSError(0, "no answer in time")
+    inner = error.__cause__ or error.__context__
+    if isinstance(inner, OSError):
+        return _innermost(inner)
+    reason = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+    if reason is not None:
+        return _innermost(reason)
+    return OSError(0, str(error).rpartition(": ")[2]) if isinstance(error, NewConnectionError) else error
+
+
+def _pool(endpoint: Endpoint) -> HTTPConnectionPool:
+    import urllib3
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    class Unverified(HTTPSConnection):
+        """The user asked for insecure-skip-tls-verify: urllib3 need not warn at each connection."""
+
+        def connect(self) -> None:
+            super().connect()
+            self.is_verified = True
+
+    options: dict[str, Any] = {
+        "maxsize": _CONNECTIONS,
+        "socket_options": [*HTTPConnection.default_socket_options, *_keepalive()],
+    }
+    if endpoint.tls is not None:
+        options["ssl_context"] = endpoint.tls
+        options["cert_reqs"] = endpoint.tls.verify_mode
+        if not endpoint.verified:
+            options["assert_hostname"] = False
+        if endpoint.server_name:
+            options |= {"server_hostname": endpoint.server_name, "assert_hostname": endpoint.server_name}
+    if endpoint.proxy:
+        pool = urllib3.ProxyManager(endpoint.proxy, **options).connection_from_url(endpoint.server)
+    else:
+        pool = urllib3.connection_from_url(endpoint.server, **options)
+    if endpoint.tls is not None and not endpoint.verified:
+        pool.ConnectionCls = Unverified
+    return pool
+
+
+def _keepalive() -> list[tuple[int, int, int]]:
+    """G6: an idle connection is probed after 30 s, every 6 s, and given up after 6 probes."""
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 6), ("TCP_KEEPCNT", 6)):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
+
+
+def body_lines(response: BaseHTTPResponse, limit: int = 1 << 20) -> Iterator[tuple[bytes, bool]]:
+    """The lines of a streamed body without their newlines, each with whether its newline came.
+
+    A line longer than ``limit`` bytes (0: no limit) is cut, so that memory stays flat.
+    Raises urllib3's HTTPError or OSError when the connection breaks.
+    """
+    rest = bytearray()
+    dropped = False
+    for chunk in response.stream(65536):
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            rest += chunk[start:end]
+            start = end + 1
+            yield bytes(rest) + (CUT if dropped else b""), True
+            rest.clear()
+            dropped = False
+        rest += chunk[start:]
+        if limit and len(rest) > limit:
+            dropped = True
+            del rest[limit:]
+    if rest:
+        yield bytes(rest) + (CUT if dropped else b""), False
+
+
+CUT = b"... [truncated]"
+
+
+def hang_up(response: BaseHTTPResponse) -> None:
+    """Close a streamed response, also under a thread that is reading it."""
+    try:
+        response.shutdown()
+    except (OSError, ValueError):
+        return  # it was closed already
