@@ -126,7 +126,7 @@ def _head_document(plan: Plan) -> dict[str, Json]:
         "project": plan.project,
         "mode": plan.mode,
         "digest": plan.digest,
-        "created_at": plan.created_at,
+        "expires_at": plan.expires_at,
         "refreshed": plan.refreshed,
         "state": {"lineage": plan.lineage, "serial": plan.serial},
         "spec": {"path": plan.spec_path, "digest": plan.spec_digest},
@@ -364,7 +364,7 @@ def _plan(document: Json) -> Plan:
         mode=_take(document, "mode", str, "normal"),
         refreshed=_take(document, "refreshed", bool, True),
         flowplan_version=_text(document, "flowplan_version"),
-        created_at=_take(document, "created_at", (str, type(None)), None),
+        expires_at=_take(document, "expires_at", (str, type(None)), None),
     )
 
 

@@ -147,6 +147,7 @@ class Plan:
         secrets: token -> SecretSource: how apply gets the value again.
         diagnostics: warnings and remarks about the plan as a whole.
         mode: ``normal``, ``destroy`` or ``refresh_only``.
+        expires_at: apply refuses the plan after this time (RFC 3339 UTC); None for never.
     """
 
     project: str
@@ -164,4 +165,4 @@ class Plan:
     mode: str = "normal"
     refreshed: bool = True
     flowplan_version: str = ""
-    created_at: str | None = None
+    expires_at: str | None = None

@@ -87,7 +87,7 @@ FULL = plan(
     diagnostics=(Diagnostic("odd", Position("spec.yaml", 3, 1), "runs.a", "do", "warning"),),
     mode="destroy",
     refreshed=False,
-    created_at="2026-11-01T00:00:00Z",
+    expires_at="2026-11-01T00:00:00Z",
 )
 
 
@@ -271,7 +271,7 @@ def test_events_and_status_keep_their_schemas() -> None:
         "message": "",
         "exit_code": None,
         "attempts": 1,
-        "created_at": None,
+        "expires_at": None,
         "started_at": None,
         "finished_at": None,
         "infrastructure_id": "",

@@ -1,0 +1,39 @@
+# `make demo` and `make test` need Python 3.11 or later, git and make; each sets up all the rest in .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+.PHONY: help demo test check types layers install docs clean
+
+help: ## Show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
+
+$(BIN)/flowplan: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/dev: $(BIN)/flowplan
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+install: $(BIN)/flowplan ## Install flowplan into .venv
+
+demo: $(BIN)/flowplan ## Plan, apply, plan again and destroy a spec of local processes, in a temporary directory
+	@sh examples/demo.sh $(CURDIR)/$(BIN)/flowplan $(CURDIR)/examples/01-process.yaml
+
+test: $(VENV)/dev check ## All tests and checks; engines are found by DOCKER_HOST and KUBECONFIG
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+check: $(VENV)/dev ## Style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/dev ## Write the schemas and the generated pages of the docs again
+	$(BIN)/python docs/generate.py
+
+clean: ## Remove what was built
+	rm -rf $(VENV) build dist *.egg-info

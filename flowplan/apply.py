@@ -1,0 +1,577 @@
+"""Carry out a plan and follow its runs: intents first, then the engines, then what came of it; it decides nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from flowplan import jobs
+from flowplan.clock import seconds_since, timestamp
+from flowplan.engines import Engines
+from flowplan.following import LogStreams, Watches, last_seen, tail_of
+from flowplan.output import Sink
+from flowplan.planner.replay import effective
+from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed, StateLocked
+from flowplan.schemas.events import Event
+from flowplan.schemas.plans import Action, Change, Plan
+from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.state.lock import WriterLock
+from flowplan.state.store import Store
+
+TICK = 0.2
+"""Seconds between looks at time limits and signals."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of an apply.
+
+    Attributes:
+        carried_out: number of changes by action; failed: address -> how its run ended, when not well;
+        errors: engine errors by address; skipped: address -> why it did not start; left_out: protected runs;
+        waiting: what could not start yet (detached or interrupted); ended: runs that were followed to their end.
+    """
+
+    carried_out: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, FlowplanError] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+    live: list[str] = field(default_factory=list)
+    ended: int = 0
+    timed_out: bool = False
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of design 9."""
+        if self.interrupted:
+            return 130
+        if self.errors:
+            return max(e.exit_code for e in self.errors.values())
+        if self.left_out:
+            return 6
+        if self.failed or self.skipped:
+            return 3
+        return 8 if self.timed_out else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to carry a plan out; times in seconds, ``wait_timeout`` None is without limit."""
+
+    parallelism: int = 10
+    detach: bool = False
+    wait_timeout: float | None = None
+    lock_timeout: float = 0.0
+    stream: bool = True
+
+
+@dataclass(slots=True)
+class Step:
+    """One change on its way: ``waiting``, ``working`` or ``done``; ``after`` are steps that must be done before."""
+
+    change: Change
+    after: frozenset[str] = frozenset()
+    state: str = "waiting"
+
+
+def steps_of(changes: Iterable[Change]) -> dict[str, Step]:
+    """Address -> step for everything that the plan would do; what is destroyed waits for what needs it."""
+    chosen = [c for c in changes if effective(c)]
+    dependents: dict[str, set[str]] = {}
+    for change in chosen:
+        if change.action is Action.DESTROY:
+            for need in change.settings.needs:
+                dependents.setdefault(need, set()).add(change.address)
+    return {c.address: Step(c, frozenset(_before(c, dependents))) for c in chosen}
+
+
+def _before(change: Change, dependents: dict[str, set[str]]) -> set[str]:
+    return dependents.get(change.address, set()) if change.action is Action.DESTROY else set()
+
+
+class Runner:
+    """Carries out one plan. Only the thread that calls ``run`` uses the state; workers only call engines."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        engines: Engines,
+        lock: WriterLock,
+        sink: Sink,
+        options: Options,
+        *,
+        secrets: dict[str, str],
+        interrupted: threading.Event,
+        follow: Sequence[str] = (),
+    ) -> None:
+        self.plan, self.store, self.engines, self.lock, self.sink = plan, store, engines, lock, sink
+        self.options, self.secrets, self.interrupted = options, secrets, interrupted
+        self.outcome = Outcome(left_out={c.address: c.skipped for c in plan.changes if c.skipped})
+        self.inbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        self.records = store.records()
+        self.steps = steps_of(plan.changes)
+        self.waiting = dict(self.steps)
+        self.followed = {a for a in self.records if a in {c.address for c in plan.changes}} | set(follow)
+        self.watches = Watches(engines, self.inbox)
+        self.logs = LogStreams(engines, sink.log)
+        self.working = 0
+        self.former: dict[str, list[Recorded]] = {}
+        for record in store.leftovers():
+            self.former.setdefault(record.address, []).append(record)
+        self.expired: set[str] = set()
+        self.said_locked = False
+        self.pool: ThreadPoolExecutor
+
+    def run(self) -> Outcome:
+        """Carry out every step whose needs are met, follow the runs to their end, and return what came of it.
+
+        Raises:
+            StateLocked: another writer holds the state and ``lock_timeout`` passed.
+            StateError: the state cannot be written.
+        """
+        if self.waiting:
+            self.lock.acquire(self.options.lock_timeout)
+        self.deadline = time.monotonic() + self.options.wait_timeout if self.options.wait_timeout is not None else None
+        with ThreadPoolExecutor(self.options.parallelism, thread_name_prefix="apply") as self.pool:
+            try:
+                self._move()
+                self._follow([r for a, r in self.records.items() if a in self.followed and r.status.live])
+                while self._unfinished():
+                    self._absorb(self._messages())
+                    self._enforce_limits()
+            finally:
+                self.watches.close()
+                self.lock.release()
+        self.logs.close()
+        self._sum_up()
+        return self.outcome
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def _unfinished(self) -> bool:
+        """Dispatch what can start; False when there is nothing left to do or to wait for."""
+        if self.interrupted.is_set():
+            self.outcome.interrupted = True
+            return self.working > 0
+        if self.deadline is not None and time.monotonic() > self.deadline and not self.working:
+            self.outcome.timed_out = bool(self._live() or self.waiting)
+            return False
+        self._dispatch()
+        if self.working:
+            return True
+        if self.options.detach:
+            return False
+        self.lock.release()
+        self.watches.refresh()
+        return bool(self._live() or self.waiting)
+
+    def _live(self) -> list[Recorded]:
+        return [r for a, r in self.records.items() if a in self.followed and r.status.live]
+
+    def _messages(self) -> list[tuple[str, Any]]:
+        """Everything that workers and watches said, waiting a tick for the first word."""
+        messages = []
+        try:
+            messages.append(self.inbox.get(timeout=TICK))
+            while len(messages) < 1000:
+                messages.append(self.inbox.get_nowait())
+        except Empty:
+            pass
+        return messages
+
+    def _absorb(self, messages: Sequence[tuple[str, Any]]) -> None:
+        """Commit what was said, in one transaction for each kind."""
+        done: list[jobs.Done] = [m for kind, m in messages if kind == "done"]
+        seen: list[Observed] = [m for kind, m in messages if kind == "seen"]
+        self.working -= len(done)
+        for one in done:
+            self._settle_removed(one)
+        self._observed(last_seen([*(d.seen for d in done if d.seen), *seen]))
+        for one in done:
+            self._settle(one)
+        for kind, message in messages:
+            if kind == "tail":
+                self._store_tail(*message)
+            elif kind == "trouble":
+                self.sink.note(str(message))
+
+    def _submit(self, job: Callable[..., jobs.Done], *args: Any, **options: Any) -> None:
+        self.working += 1
+
+        def work() -> None:
+            self.inbox.put(("done", job(*args, **options)))
+
+        self.pool.submit(work)
+
+    # -- starting -----------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Hand out what can be done now: up to the parallelism, intents of a batch in one transaction."""
+        ready = self._ready()
+        if not ready or not self._locked():
+            return
+        starting = [s for s in ready if s.change.action.starts]
+        self._intend(starting)
+        for step in ready:
+            self._hand_out(step)
+
+    def _ready(self) -> list[Step]:
+        room = self.options.parallelism - self.working
+        ready: list[Step] = []
+        groups: dict[str, int] = {}
+        for address, step in list(self.waiting.items()):
+            if len(ready) >= room:
+                break
+            if step.after & self.steps.keys() and any(self.steps[a].state != "done" for a in step.after):
+                continue
+            verdict = self._verdict(step, groups)
+            if verdict == "go":
+                ready.append(step)
+                groups[step.change.settings.group] = groups.get(step.change.settings.group, 0) + 1
+            elif verdict:
+                self._skip(address, verdict)
+        return ready
+
+    def _verdict(self, step: Step, groups: dict[str, int]) -> str:
+        """``go``, "" for not yet, or why it will never start."""
+        change = step.change
+        if not change.action.starts:
+            return "go"
+        for need in change.settings.needs:
+            blocked = self._need(need)
+            if blocked is not None:
+                return blocked
+        if change.settings.replace == "after_finish" and change.action is Action.REPLACE:
+            old = self.records.get(change.address)
+            if old and old.status.live:
+                return ""
+        limit = change.settings.max_parallel
+        if limit is not None and self._group_size(change, groups) >= limit:
+            return ""
+        return "go"
+
+    def _need(self, need: str) -> str | None:
+        """None when the needed run has succeeded; "" while it may; else why it never will."""
+        if need in self.outcome.skipped:
+            return f"{need}, which it needs, did not start"
+        step = self.steps.get(need)
+        if step and step.state != "done":
+            return ""
+        record = self.records.get(need)
+        if record is None:
+            return f"{need}, which it needs, has never run"
+        if record.status is Status.SUCCEEDED:
+            return None
+        if record.status.live and need not in self.outcome.errors:
+            return ""
+        return f"{need}, which it needs, {'could not start' if record.status.live else _ended(record)}"
+
+    def _group_size(self, change: Change, groups: dict[str, int]) -> int:
+        live = sum(
+            1
+            for r in self.records.values()
+            if r.settings.group == change.settings.group and r.status.live and r.address != change.address
+        )
+        return live + groups.get(change.settings.group, 0)
+
+    def _skip(self, address: str, why: str) -> None:
+        self.waiting.pop(address).state = "done"
+        self.outcome.skipped[address] = why
+        self.sink.note(f"{address}: skipped: {why}")
+
+    def _locked(self) -> bool:
+        """True once the writer's lock is ours; a run that becomes ready later waits for it without blocking others."""
+        if self.lock.held:
+            return True
+        try:
+            self.lock.acquire(0)
+        except StateLocked as error:
+            if not self.said_locked:
+                self.sink.note(f"waiting: {error.message}")
+                self.said_locked = True
+            return False
+        self.said_locked = False
+        return self._still_as_planned()
+
+    def _still_as_planned(self) -> bool:
+        """After the lock was away: leave out runs that somebody else changed meanwhile."""
+        for address, step in list(self.waiting.items()):
+            record = self.store.record(address)
+            ours = self.records.get(address)
+            if (record.run_id if record else None) != (ours.run_id if ours else None):
+                self.waiting.pop(address)
+                step.state = "done"
+                self._error(address, ProviderError("another apply changed this run meanwhile; it was left alone"))
+        return True
+
+    def _intend(self, starting: Sequence[Step]) -> None:
+        """Commit the intents before any engine is called (write-ahead)."""
+        items = []
+        for step in starting:
+            change = step.change
+            old = self.records.get(change.address)
+            if old and old.present and old.run_id != change.run_id:
+                self.former.setdefault(change.address, []).append(old)
+            items.append(self._intended(change))
+        if not items:
+            return
+        self._tell(self.store.intend(items, plan_digest=self.plan.digest))
+        for item in items:
+            self.records[item.address] = item
+            self.followed.add(item.address)
+
+    def _intended(self, change: Change) -> Recorded:
+        return Recorded(
+            address=change.address,
+            provider=change.provider,
+            type=change.type,
+            target=self.engines.target(change.provider).document(),
+            attempt=change.attempt,
+            run_id=change.run_id,
+            name=change.name,
+            objects=change.after or {},
+            settings=change.settings,
+            status=Status.CREATING,
+            plan_digest=self.plan.digest,
+            created_at=timestamp(),
+        )
+
+    def _hand_out(self, step: Step) -> None:
+        change = self.waiting.pop(step.change.address).change
+        step.state = "working"
+        record = self.records.get(change.address)
+        if change.action is Action.DESTROY:
+            self._submit(jobs.destroy, self.engines, change.address, self._attempts(change.address, record))
+        elif change.action is Action.UPDATE and record:
+            self._submit(jobs.update, self.engines, record, self._order(change), change.fields)
+        elif change.action.starts or change.action is Action.ADOPT:
+            if change.address not in self.records:
+                self._adopt_unknown(change)
+            former = [] if change.action is Action.ADOPT else self.former.pop(change.address, [])
+            first = change.settings.replace == "start_first" and change.action is Action.REPLACE
+            self._submit(jobs.start, self.engines, change.provider, self._order(change), former, first=first)
+        else:
+            self._forget(step)
+
+    def _adopt_unknown(self, change: Change) -> None:
+        record = self._intended(change)
+        self._tell(self.store.intend([record], plan_digest=self.plan.digest))
+        self.records[change.address] = record
+        self.followed.add(change.address)
+
+    def _attempts(self, address: str, record: Recorded | None) -> list[Recorded]:
+        """All attempts whose objects may still be on the engine, newest last."""
+        return [*self.former.pop(address, []), *([record] if record and record.present else [])]
+
+    def _order(self, change: Change) -> Any:
+        return jobs.order_of(change, project=self.plan.project, lineage=self.plan.lineage, secrets=self.secrets)
+
+    def _move(self) -> None:
+        for step in list(self.waiting.values()):
+            change = step.change
+            if change.moved_from:
+                self.store.move(change.moved_from, change.address)
+                record = self.store.record(change.address)
+                self.records.pop(change.moved_from, None)
+                if record:
+                    self.records[change.address] = record
+                self.sink.note(f"{change.moved_from} is now {change.address}")
+                if change.action is Action.NO_OP:
+                    self._finished(step)
+
+    def _forget(self, step: Step) -> None:
+        self._tell(self.store.forget([step.change.address], plan_digest=self.plan.digest))
+        self.records.pop(step.change.address, None)
+        self._finished(step)
+
+    def _finished(self, step: Step) -> None:
+        step.state = "done"
+        self.waiting.pop(step.change.address, None)
+        action = str(step.change.action)
+        self.outcome.carried_out[action] = self.outcome.carried_out.get(action, 0) + 1
+
+    # -- what came of it ----------------------------------------------------------------------------------------
+
+    def _settle_removed(self, done: jobs.Done) -> None:
+        """Former attempts that are gone: cancelled when they were live."""
+        for run_id, text in done.tails.items():
+            self.store.set_tail(run_id, self.sink.redactor(text))
+        for record in done.removed:
+            if record.status.live:
+                reason = "Expired" if record.run_id in self.expired else "Stopped"
+                if record.run_id not in self.expired:
+                    self._tell(self.store.finish(record.run_id, Status.CANCELLED, reason=reason, present=False))
+        self.store.absent([r.run_id for r in done.removed])
+
+    def _settle(self, done: jobs.Done) -> None:
+        step = self.steps.get(done.address)
+        record = self.records.get(done.address)
+        if step is None or step.state != "working":
+            self._settle_expired(done, record)
+        elif done.error:
+            self._settle_error(step, done.error, record)
+        elif step.change.action is Action.DESTROY:
+            self._destroyed(step, done)
+        else:
+            self._applied(step)
+
+    def _destroyed(self, step: Step, done: jobs.Done) -> None:
+        run_ids = {r.run_id for r in done.removed} | {step.change.run_id}
+        self._tell(self.store.destroyed(sorted(run_ids), plan_digest=self.plan.digest))
+        self.records.pop(step.change.address, None)
+        self._finished(step)
+
+    def _applied(self, step: Step) -> None:
+        change = step.change
+        if not change.action.starts:
+            self.store.applied(
+                change.run_id, objects=change.after or {}, settings=change.settings, plan_digest=self.plan.digest
+            )
+        record = self.store.record(change.address)
+        if record:
+            self.records[change.address] = record
+            if record.status.live:
+                self._follow([record])
+        self._finished(step)
+
+    def _settle_error(self, step: Step, error: FlowplanError, record: Recorded | None) -> None:
+        """A refusal ends the attempt; no answer leaves it ``creating``, for the next command to find out."""
+        step.state = "done"
+        change = step.change
+        refused = isinstance(error, ProviderError) and not isinstance(error, EngineUnreachable)
+        if change.action.starts and record and refused:
+            self._failed_to_start(record, error)
+        if isinstance(error, StartFailed):
+            self.outcome.failed[change.address] = error.message
+            self.sink.note(str(error if error.address else f"{change.address}: {error}"))
+        else:
+            self._error(change.address, error)
+
+    def _failed_to_start(self, record: Recorded, error: FlowplanError) -> None:
+        code = error.exit_code_of_run if isinstance(error, StartFailed) else None
+        reason = getattr(error, "reason", "") or ("StartFailed" if isinstance(error, StartFailed) else "Refused")
+        message = self.sink.redactor(error.message)
+        ended = self.store.finish(
+            record.run_id, Status.FAILED, reason=reason, message=message, exit_code=code, present=False
+        )
+        self._tell(ended)
+        self._refreshed(record.address)
+
+    def _error(self, address: str, error: FlowplanError) -> None:
+        self.outcome.errors[address] = error
+        self.sink.note(f"error: {error if error.address else f'{address}: {error}'}")
+
+    def _refreshed(self, address: str) -> None:
+        record = self.store.record(address)
+        if record:
+            self.records[address] = record
+
+    # -- following ----------------------------------------------------------------------------------------------
+
+    def _follow(self, records: Sequence[Recorded]) -> None:
+        if self.options.detach:
+            return
+        self.watches.add(records)
+        for record in records:
+            if (
+                self.options.stream
+                and record.settings.stream_output
+                and record.status in (Status.PENDING, Status.RUNNING)
+            ):
+                self.logs.start(record)
+
+    def _observed(self, seen: Sequence[Observed]) -> None:
+        """Store what the engines said; a run that ended gives its last output."""
+        by_run = {r.run_id: r.address for r in self.records.values()}
+        known = [s for s in seen if s.run_id in by_run]
+        if not known:
+            return
+        events = self.store.observe(known)
+        for one in known:
+            self._refreshed(by_run[one.run_id])
+        self._tell(events)
+        for event in events:
+            record = self.records.get(event.address)
+            if record and record.run_id == event.run_id and record.status.final and event.status == record.status:
+                self._ended(record)
+
+    def _ended(self, record: Recorded) -> None:
+        self.watches.ended(record)
+        self.outcome.ended += 1
+        if record.status is not Status.SUCCEEDED:
+            self.outcome.failed[record.address] = _ended(record)
+        if record.status is not Status.LOST:
+            self.working += 1
+            self.pool.submit(self._fetch_tail, record)
+
+    def _fetch_tail(self, record: Recorded) -> None:
+        self.logs.wait(record.run_id, 5.0)
+        self.inbox.put(("tail", (record.run_id, tail_of(self.engines, record))))
+
+    def _store_tail(self, run_id: str, text: str) -> None:
+        self.working -= 1
+        self.logs.forget(run_id)
+        if text:
+            self.store.set_tail(run_id, self.sink.redactor(text))
+
+    def _enforce_limits(self) -> None:
+        """Limits that an engine does not keep: ``start_timeout``, and ``timeout`` of containers."""
+        for record in self._live():
+            limit, since, reason = _limit(record)
+            passed = seconds_since(since)
+            if limit is None or passed is None or passed <= limit or record.run_id in self.expired:
+                continue
+            self.expired.add(record.run_id)
+            self.sink.note(f"{record.address}: {reason} of {limit:g}s passed, stopping it")
+            self._submit(jobs.expire, self.engines, record)
+
+    def _settle_expired(self, done: jobs.Done, record: Recorded | None) -> None:
+        """The object is gone first, then the end is reported: it can never start after all (L2)."""
+        if record is None or record.run_id not in self.expired:
+            return
+        if done.error:
+            self.expired.discard(record.run_id)
+            self._error(record.address, done.error)
+            return
+        limit, _, reason = _limit(record)
+        started = record.status is Status.RUNNING
+        word = "DeadlineExceeded" if started else record.reason or "StartTimeout"
+        message = f"{reason} of {limit:g}s passed" + (f": {record.message}" if record.message else "")
+        self._tell(self.store.finish(record.run_id, Status.TIMED_OUT, reason=word, message=message, present=False))
+        self._refreshed(record.address)
+        self.watches.ended(record)
+        self.outcome.failed[record.address] = "timed out"
+
+    def _tell(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.sink.event(event, self.records.get(event.address))
+
+    def _sum_up(self) -> None:
+        self.outcome.waiting = list(self.waiting)
+        self.outcome.live = [r.address for r in self._live()]
+
+
+def _ended(record: Recorded) -> str:
+    """How a run ended, in words."""
+    code = f" (exit code {record.exit_code})" if record.exit_code is not None else ""
+    reason = f": {record.reason}" if record.reason else ""
+    return f"{str(record.status).replace('_', ' ')}{code}{reason}"
+
+
+def _limit(record: Recorded) -> tuple[float | None, str | None, str]:
+    """The limit that flowplan keeps for a run in its status: (seconds, since when, its name)."""
+    settings = record.settings
+    if record.status is Status.PENDING:
+        return settings.start_timeout, record.created_at, "start_timeout"
+    if record.status is Status.RUNNING and record.type == "docker":
+        return settings.timeout, record.started_at, "timeout"
+    return None, None, ""

@@ -1,0 +1,449 @@
+"""The command line: options and their help; what a command does is in flowplan.commands, imported when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowplan.schemas.errors import FlowplanError
+
+app = typer.Typer(
+    name="flowplan",
+    help="plan and apply for runs: Kubernetes Jobs, Docker containers, local processes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+state_app = typer.Typer(help="Look into the state and repair it.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(state_app, name="state")
+
+# The base of typer's own usage errors; typer does not export it by name.
+_UsageError = typer.BadParameter.__mro__[1]
+
+Spec = Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="The spec; default flowplan.yaml.")]
+State = Annotated[
+    Path,
+    typer.Option("--state", envvar="FLOWPLAN_STATE", metavar="FILE", help="The state; default .flowplan/state.db."),
+]
+Var = Annotated[list[str] | None, typer.Option("--var", metavar="NAME=VALUE", help="Value of a variable. Repeatable.")]
+VarFile = Annotated[
+    list[Path] | None,
+    typer.Option("--var-file", metavar="FILE", help="YAML file with values of variables. Repeatable."),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option("--target", metavar="ADDR", help="Only these runs (address, run name or glob) and what they need."),
+]
+Exclude = Annotated[list[str] | None, typer.Option("--exclude", metavar="ADDR", help="Not these runs. Repeatable.")]
+Rerun = Annotated[
+    list[str] | None, typer.Option("--rerun", metavar="ADDR", help="Run again, whatever became of it. Repeatable.")
+]
+AllowInterrupt = Annotated[
+    list[str] | None,
+    typer.Option("--allow-interrupt", metavar="ADDR", help="Let go of `protect` for these runs. Repeatable."),
+]
+Refresh = Annotated[bool, typer.Option("--refresh/--no-refresh", help="Ask the engines first.")]
+Preflight = Annotated[bool, typer.Option("--preflight/--no-preflight", help="Look for what apply would trip over.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for approval.")]
+LockTimeout = Annotated[
+    str, typer.Option("--lock-timeout", metavar="TIME", help="Wait for the state's lock: 90s, 10m.")
+]
+Parallelism = Annotated[int, typer.Option("--parallelism", min=1, max=1000, help="Engine calls at the same time.")]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Return once everything that can start has started.")]
+WaitTimeout = Annotated[
+    str | None, typer.Option("--wait-timeout", metavar="TIME", help="Stop following after this time; runs go on.")
+]
+Format = Annotated[str, typer.Option("--format", metavar="text|json", help="How to print.")]
+PlanFormat = Annotated[str, typer.Option("--format", metavar="text|json|markdown", help="How to print the plan.")]
+Full = Annotated[bool, typer.Option("--full", help="Show unchanged fields and runs too.")]
+Context = Annotated[int, typer.Option("--context", min=0, metavar="N", help="Unchanged lines around changed ones.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Show where each field was written.")]
+JsonInto = Annotated[
+    Path | None, typer.Option("--json-into", metavar="FILE", help="Write the JSON form to a file as well.")
+]
+SummaryFile = Annotated[
+    Path | None, typer.Option("--summary-file", metavar="FILE", help="Append the Markdown form (CI job summaries).")
+]
+Policy = Annotated[
+    list[Path] | None, typer.Option("--policy", metavar="FILE", help="Policies that the objects must satisfy.")
+]
+
+STATE = Path(".flowplan/state.db")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from flowplan import __version__
+
+        typer.echo(f"flowplan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="Where to write flowplan.yaml.")] = Path(),
+    provider: Annotated[str, typer.Option(help="process, docker or kubernetes.")] = "process",
+) -> None:
+    """Write a first spec to start from."""
+    from flowplan.commands import starting
+
+    starting.init(directory, provider)
+
+
+@app.command()
+def validate(spec: Spec = None, var: Var = None, var_file: VarFile = None, format: Format = "text") -> None:
+    """Check a spec without any engine or state."""
+    from flowplan.commands import planning
+
+    planning.validate(spec, planning.given(var, var_file), format)
+
+
+@app.command()
+def plan(
+    spec: Spec = None,
+    state: State = STATE,
+    var: Var = None,
+    var_file: VarFile = None,
+    target: Target = None,
+    exclude: Exclude = None,
+    rerun: Rerun = None,
+    allow_interrupt: AllowInterrupt = None,
+    destroy: Annotated[bool, typer.Option("--destroy", help="Plan the destruction of everything recorded.")] = False,
+    refresh: Refresh = True,
+    refresh_only: Annotated[bool, typer.Option("--refresh-only", help="Only what changed outside flowplan.")] = False,
+    preflight: Preflight = True,
+    policy: Policy = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Save the plan.")] = None,
+    check: Annotated[
+        Path | None, typer.Option("--check", metavar="PLAN", help="Is this plan still what would be done?")
+    ] = None,
+    max_age: Annotated[
+        str | None, typer.Option("--max-age", metavar="TIME", help="Refuse to apply the plan later.")
+    ] = None,
+    format: PlanFormat = "text",
+    json_into: JsonInto = None,
+    summary_file: SummaryFile = None,
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit 2 when there are changes.")
+    ] = False,
+    explain: Explain = False,
+    full: Full = False,
+    context: Context = 0,
+) -> None:
+    """Show what apply would do, and why. Writes nothing but the plan."""
+    from flowplan.commands import planning
+
+    mode = "destroy" if destroy else "refresh_only" if refresh_only else "normal"
+    options = planning.options(mode, target, exclude, rerun, allow_interrupt)
+    request = planning.request(state, options, planning.given(var, var_file), refresh, preflight, policy)
+    shown = planning.Shown(
+        format, full=full, context=context, explain=explain, json_into=json_into, summary=summary_file
+    )
+    raise typer.Exit(
+        planning.plan(spec, request, shown, out=out, check=check, max_age=max_age, detailed=detailed_exitcode)
+    )
+
+
+@app.command()
+def apply(
+    what: Annotated[
+        Path | None, typer.Argument(metavar="[PLAN|SPEC]", help="A saved plan or a spec; default the last plan.")
+    ] = None,
+    state: State = STATE,
+    var: Var = None,
+    var_file: VarFile = None,
+    target: Target = None,
+    exclude: Exclude = None,
+    rerun: Rerun = None,
+    allow_interrupt: AllowInterrupt = None,
+    yes: Yes = False,
+    detach: Detach = False,
+    refresh: Refresh = True,
+    preflight: Preflight = True,
+    policy: Policy = None,
+    parallelism: Parallelism = 10,
+    wait_timeout: WaitTimeout = None,
+    lock_timeout: LockTimeout = "0",
+    max_age: Annotated[
+        str | None, typer.Option("--max-age", metavar="TIME", help="Refuse a plan file older than this.")
+    ] = None,
+    format: Format = "text",
+    json_into: JsonInto = None,
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
+) -> None:
+    """Do exactly what was reviewed, then follow every run to its end."""
+    from flowplan.commands import applying, planning
+
+    options = planning.options("normal", target, exclude, rerun, allow_interrupt)
+    request = planning.request(state, options, planning.given(var, var_file), refresh, preflight, policy)
+    how = applying.How(
+        yes=yes,
+        detach=detach,
+        parallelism=parallelism,
+        wait_timeout=applying.seconds("--wait-timeout", wait_timeout),
+        lock_timeout=applying.seconds("--lock-timeout", lock_timeout) or 0.0,
+        format=format,
+        stream=stream,
+        json_into=json_into,
+        max_age=applying.seconds("--max-age", max_age),
+    )
+    raise typer.Exit(applying.apply(what, request, how))
+
+
+@app.command()
+def destroy(
+    spec: Spec = None,
+    state: State = STATE,
+    target: Target = None,
+    exclude: Exclude = None,
+    allow_interrupt: AllowInterrupt = None,
+    yes: Yes = False,
+    refresh: Refresh = True,
+    parallelism: Parallelism = 10,
+    lock_timeout: LockTimeout = "0",
+    format: Format = "text",
+) -> None:
+    """Stop and remove everything that was created; the history stays."""
+    from flowplan.commands import applying, planning
+
+    options = planning.options("destroy", target, exclude, None, allow_interrupt)
+    request = planning.request(state, options, planning.given(None, None), refresh, False, None)
+    how = applying.How(
+        yes=yes,
+        parallelism=parallelism,
+        lock_timeout=applying.seconds("--lock-timeout", lock_timeout) or 0.0,
+        format=format,
+    )
+    raise typer.Exit(applying.destroy(spec, request, how))
+
+
+@app.command()
+def watch(
+    address: Annotated[list[str] | None, typer.Argument(metavar="[ADDR]...", help="Only these runs.")] = None,
+    state: State = STATE,
+    wait_timeout: WaitTimeout = None,
+    format: Format = "text",
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
+) -> None:
+    """Come back to runs that go on, and follow them to their end."""
+    from flowplan.commands import applying
+
+    how = applying.How(wait_timeout=applying.seconds("--wait-timeout", wait_timeout), format=format, stream=stream)
+    raise typer.Exit(applying.watch(state, address or [], how))
+
+
+@app.command()
+def status(
+    address: Annotated[list[str] | None, typer.Argument(metavar="[ADDR]...", help="Only these runs.")] = None,
+    state: State = STATE,
+    refresh: Refresh = True,
+    format: Format = "text",
+) -> None:
+    """How every run stands."""
+    from flowplan.commands import reading
+
+    reading.status(state, address or [], refresh, format)
+
+
+@app.command()
+def logs(
+    address: Annotated[str, typer.Argument(metavar="ADDR", help="The run.")],
+    state: State = STATE,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on to the run's end.")] = False,
+    tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, metavar="N", help="Only the last lines.")] = None,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", min=1, metavar="N", help="Another attempt than the last.")
+    ] = None,
+    format: Format = "text",
+) -> None:
+    """The output of a run; of one whose object is gone, the stored end of it."""
+    from flowplan.commands import reading
+
+    reading.logs(state, address, follow, tail, attempt, format)
+
+
+@app.command()
+def events(
+    address: Annotated[str | None, typer.Argument(metavar="[ADDR]", help="Only this run.")] = None,
+    state: State = STATE,
+    after: Annotated[int, typer.Option("--after", metavar="SEQ", help="Only events after this sequence number.")] = 0,
+    format: Format = "text",
+) -> None:
+    """The history: every transition of every run."""
+    from flowplan.commands import reading
+
+    reading.events(state, address, after, format)
+
+
+@app.command()
+def show(
+    plan: Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="A saved plan; default the last one.")] = None,
+    state: State = STATE,
+    format: PlanFormat = "text",
+    full: Full = False,
+    context: Context = 0,
+    explain: Explain = False,
+) -> None:
+    """Show a saved plan."""
+    from flowplan.commands import planning
+
+    planning.show(plan, state, planning.Shown(format, full=full, context=context, explain=explain))
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="spec|plan|event|status", help="Which document.")] = "spec",
+) -> None:
+    """Print the JSON Schema of a document, for editors and programs."""
+    from flowplan.commands import starting
+
+    starting.schema(kind)
+
+
+@state_app.command("list")
+def state_list(state: State = STATE, format: Format = "text") -> None:
+    """The addresses that are managed."""
+    from flowplan.commands import states
+
+    states.list_(state, format)
+
+
+@state_app.command("show")
+def state_show(address: Annotated[str, typer.Argument(metavar="ADDR")], state: State = STATE) -> None:
+    """Everything recorded about a run, as JSON."""
+    from flowplan.commands import states
+
+    states.show(state, address)
+
+
+@state_app.command("mv")
+def state_mv(
+    old: Annotated[str, typer.Argument(metavar="FROM")],
+    new: Annotated[str, typer.Argument(metavar="TO")],
+    state: State = STATE,
+    lock_timeout: LockTimeout = "0",
+) -> None:
+    """Rename an address; the run is not touched."""
+    from flowplan.commands import states
+
+    states.move(state, old, new, lock_timeout)
+
+
+@state_app.command("rm")
+def state_rm(
+    address: Annotated[list[str], typer.Argument(metavar="ADDR...")],
+    state: State = STATE,
+    lock_timeout: LockTimeout = "0",
+) -> None:
+    """Forget runs; their objects stay on the engine."""
+    from flowplan.commands import states
+
+    states.remove(state, address, lock_timeout)
+
+
+@state_app.command("import")
+def state_import(
+    address: Annotated[str, typer.Argument(metavar="ADDR")],
+    object_id: Annotated[str, typer.Argument(metavar="ID", help="Container id, namespace/job or pid.")],
+    spec: Annotated[
+        Path | None, typer.Option("--spec", metavar="SPEC", help="The spec; default flowplan.yaml.")
+    ] = None,
+    state: State = STATE,
+    var: Var = None,
+    var_file: VarFile = None,
+    lock_timeout: LockTimeout = "0",
+) -> None:
+    """Make an object that exists already a managed run."""
+    from flowplan.commands import planning, states
+
+    states.import_(state, spec, address, object_id, planning.given(var, var_file), lock_timeout)
+
+
+@state_app.command("pull")
+def state_pull(
+    state: State = STATE,
+    with_key: Annotated[bool, typer.Option("--with-key", help="Include the key of the secrets' fingerprints.")] = False,
+) -> None:
+    """Print the whole state as JSON."""
+    from flowplan.commands import states
+
+    states.pull(state, with_key)
+
+
+@state_app.command("push")
+def state_push(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `state pull` printed.")],
+    state: State = STATE,
+    lock_timeout: LockTimeout = "0",
+) -> None:
+    """Replace the state by a pulled one of the same lineage that is not older."""
+    from flowplan.commands import states
+
+    states.push(state, file, lock_timeout)
+
+
+@state_app.command("rebuild")
+def state_rebuild(
+    spec: Spec = None, state: State = STATE, var: Var = None, var_file: VarFile = None, lock_timeout: LockTimeout = "0"
+) -> None:
+    """Make records again from the labels of what is on the engines, when the state was lost."""
+    from flowplan.commands import planning, states
+
+    states.rebuild(state, spec, planning.given(var, var_file), lock_timeout)
+
+
+@state_app.command("unlock")
+def state_unlock(state: State = STATE) -> None:
+    """Give a lock free whose holder is dead."""
+    from flowplan.commands import states
+
+    states.unlock(state)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; every error becomes a sentence on stderr."""
+    try:
+        result = typer.main.get_command(app).main(args=list(arguments), prog_name="flowplan", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except FlowplanError as error:
+        return complain(str(error), error.exit_code)
+    except _UsageError as error:
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return complain("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _usage(error: BaseException) -> int:
+    """A wrong option or argument: exit 7, since 2 says that a plan has changes."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return complain(str(getattr(error, "message", error)), 7, prefix="")
+    hint = f"\nsee `{context.command_path} --help`" if context else ""
+    return complain(f"{getattr(error, 'format_message', lambda: str(error))()}{hint}", 7)
+
+
+def complain(text: str, code: int, prefix: str = "error: ") -> int:
+    """Print an error for the user and return the exit code."""
+    from flowplan.output import Output, harmless
+
+    lines = text.splitlines() or [""]
+    Output().note("\n".join([prefix + harmless(lines[0]), *(harmless(line) for line in lines[1:])]))
+    return code

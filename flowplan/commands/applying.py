@@ -1,0 +1,394 @@
+"""The commands that change something or follow what runs: apply, destroy and watch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowplan.clock import timestamp
+from flowplan.commands.planning import SPEC, Shown, check_format, last_plan, show_plan
+from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gather_spec
+from flowplan.output import JsonSink, Output, Sink
+from flowplan.planner.plan import has_changes
+from flowplan.reviewing import check_reviewed
+from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
+from flowplan.schemas.plans import Plan
+from flowplan.schemas.sources import Diagnostic
+from flowplan.state.lock import WriterLock
+from flowplan.terminal import approved, can_ask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from threading import Event
+
+    from flowplan.apply import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How to apply, from the command line; times in seconds."""
+
+    yes: bool = False
+    detach: bool = False
+    parallelism: int = 10
+    wait_timeout: float | None = None
+    lock_timeout: float = 0.0
+    format: str = "text"
+    stream: bool = True
+    json_into: Path | None = None
+    max_age: float | None = None
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """A duration given on the command line, in seconds.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    from flowplan.schemas.quantities import seconds as parse
+
+    if text is None:
+        return None
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise InvalidInput([Diagnostic(str(error), subject=option, hint="write 90s, 15m or 2h30m")]) from error
+
+
+def apply(what: Path | None, request: Request, how: How) -> int:
+    """Apply the last plan, a saved plan, or a spec."""
+    check_format(how.format, ("text", "json"))
+    path = what or last_plan(request.state_path)
+    if what is None and not path.exists():
+        raise InvalidInput(
+            f"there is no plan at {path}", hint="make one with `flowplan plan`, or name a spec: `flowplan apply SPEC`"
+        )
+    if is_plan(path):
+        return _apply_plan(path, request, how)
+    return _apply_spec(path, request, how)
+
+
+def is_plan(path: Path) -> bool:
+    """True for a plan file; by what is in it, else by its name, so that a broken plan is not read as a spec."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return path.suffix == ".json"
+    if not text.lstrip().startswith("{"):
+        return path.suffix == ".json"
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return path.suffix == ".json" or '"format_version"' in text
+    return not (isinstance(document, dict) and "flowplan" in document and "changes" not in document)
+
+
+def _apply_plan(path: Path, request: Request, how: How) -> int:
+    from flowplan.schemas.plan_documents import read_plan
+
+    reviewed = read_plan(path)
+    _check_age(reviewed, path, how)
+    lock = WriterLock(request.state_path, "apply")
+    gathered = gather_plan(request, reviewed)
+    try:
+        plan = check_reviewed(reviewed, gathered)
+        if _nothing_to_do(plan, gathered):
+            return _done_already(plan, gathered, how)
+        if not _agreed(plan, gathered, how, path):
+            return 1
+    except BaseException:
+        gathered.close()
+        raise
+    return _again_under_lock(reviewed, gathered, request, how, lock)
+
+
+def _check_age(plan: Plan, path: Path, how: How) -> None:
+    if plan.expires_at and plan.expires_at < timestamp():
+        raise PlanStale(f"the plan expired at {plan.expires_at}", hint="plan and review again")
+    if how.max_age is not None:
+        age = datetime.now(UTC).timestamp() - path.stat().st_mtime
+        if age > how.max_age:
+            raise PlanStale(f"{path} is {age:.0f}s old, older than --max-age allows", hint="plan and review again")
+
+
+def _apply_spec(path: Path, request: Request, how: How) -> int:
+    """Plan, show, ask, and do it; with --yes the plan is made under the lock, so that nothing can come between."""
+    from flowplan.schemas.plan_documents import write_plan
+
+    lock = WriterLock(request.state_path, "apply")
+    if how.yes:
+        _prepare(path, request)
+        lock.acquire(how.lock_timeout)
+    try:
+        gathered = gather_spec(request, path)
+    except BaseException:
+        lock.release()
+        raise
+    try:
+        write_plan(gathered.plan, last_plan(request.state_path))
+        _require_secrets(gathered)
+        if _nothing_to_do(gathered.plan, gathered):
+            lock.release()
+            return _done_already(gathered.plan, gathered, how)
+        if not _agreed(gathered.plan, gathered, how, None):
+            return 1
+    except BaseException:
+        lock.release()
+        gathered.close()
+        raise
+    if not how.yes:
+        return _again_under_lock(gathered.plan, gathered, request, how, lock)
+    return _carry_out(gathered.plan, gathered, how, lock)
+
+
+def _prepare(path: Path, request: Request) -> None:
+    """Refuse a broken spec before the state or its lock is made."""
+    from flowplan.checking import check_spec
+
+    check_spec(path, request.given)
+
+
+def _again_under_lock(reviewed: Plan, before: Gathered, request: Request, how: How, lock: WriterLock) -> int:
+    """Time has passed while people read: plan again with the lock in hand, and do only what was reviewed."""
+    before.close()
+    lock.acquire(how.lock_timeout)
+    try:
+        gathered = gather_plan(replace(request, preflight=False), reviewed)
+    except BaseException:
+        lock.release()
+        raise
+    try:
+        plan = check_reviewed(reviewed, gathered)
+    except BaseException:
+        lock.release()
+        gathered.close()
+        raise
+    return _carry_out(plan, gathered, how, lock)
+
+
+def _require_secrets(gathered: Gathered) -> None:
+    """Every secret must be there before anything starts.
+
+    Raises:
+        InvalidInput: all those that cannot be resolved.
+    """
+    from flowplan.resolve import unresolvable
+
+    faults = [unresolvable(s) for token, s in gathered.plan.secrets.items() if token not in gathered.secrets]
+    if faults:
+        raise InvalidInput(faults)
+
+
+def _live(gathered: Gathered) -> list[str]:
+    return [a for a, r in gathered.store.records().items() if r.status.live]
+
+
+def _nothing_to_do(plan: Plan, gathered: Gathered) -> bool:
+    addresses = {c.address for c in plan.changes}
+    return not has_changes(plan.changes) and not addresses.intersection(_live(gathered))
+
+
+def _done_already(plan: Plan, gathered: Gathered, how: How) -> int:
+    """Nothing would change and nothing runs."""
+    output = Output(gathered.redactor)
+    if how.format == "text":
+        output.note("No changes. Everything is as the spec wants it.")
+    left_out = any(c.skipped for c in plan.changes)
+    gathered.close()
+    return 6 if left_out else 0
+
+
+def _agreed(plan: Plan, gathered: Gathered, how: How, path: Path | None) -> bool:
+    """Show the plan and ask; True when it was approved.
+
+    Raises:
+        FlowplanError: nobody can answer.
+    """
+    if not has_changes(plan.changes):
+        return True
+    output = Output(gathered.redactor)
+    if how.format == "text":
+        show_plan(plan, output, Shown(json_into=how.json_into), path, to_stderr=True)
+    if how.yes:
+        return True
+    if not can_ask():
+        raise FlowplanError(
+            "this plan needs approval, and there is no terminal to ask on",
+            hint="read it with `flowplan show`, then apply it with --yes",
+        )
+    if approved("Carry out this plan?"):
+        return True
+    output.note("Not applied.")
+    gathered.close()
+    return False
+
+
+def destroy(spec: Path | None, request: Request, how: How) -> int:
+    """Destroy everything recorded; the spec is not needed, and is only checked to be of the same project."""
+    from flowplan.state.store import Store
+
+    check_format(how.format, ("text", "json"))
+    if not Store.exists(request.state_path):
+        if spec and not spec.exists():
+            raise InvalidInput(f"{spec}: no such file")
+        Output().note(f"Nothing to destroy: there is no state at {request.state_path}.")
+        return 0
+    lock = WriterLock(request.state_path, "destroy")
+    lock.acquire(how.lock_timeout)
+    try:
+        gathered = gather_destroy(request)
+    except BaseException:
+        lock.release()
+        raise
+    try:
+        if spec:
+            _same_project(spec, gathered)
+        if not has_changes(gathered.plan.changes):
+            Output().note("Nothing to destroy.")
+            gathered.close()
+            lock.release()
+            return 0
+        if not _agreed(gathered.plan, gathered, how, None):
+            lock.release()
+            return 1
+    except BaseException:
+        lock.release()
+        gathered.close()
+        raise
+    return _carry_out(gathered.plan, gathered, replace(how, detach=True), lock)
+
+
+def _same_project(spec: Path, gathered: Gathered) -> None:
+    from flowplan.schemas.errors import Refused
+    from flowplan.schemas.load import load_spec
+
+    project = load_spec(spec).spec.project
+    if gathered.store.project not in (None, project):
+        raise Refused(f"{spec} is project {project}, but the state belongs to project {gathered.store.project}")
+
+
+def watch(state: Path, addresses: Sequence[str], how: How) -> int:
+    """Follow what runs, without changing anything."""
+    from flowplan.commands.reading import chosen, opened
+    from flowplan.gather import engines_of
+
+    check_format(how.format, ("text", "json"))
+    store = opened(state)
+    engines, redactor = engines_of(store, state)
+    records = chosen(store.records(), addresses)
+    live = [a for a, r in records.items() if r.status.live]
+    plan = Plan(store.project or "", "", store.lineage, store.serial, "", "", ())
+    gathered = Gathered(plan, store, engines, redactor, {})
+    outcome = _run(plan, gathered, how, WriterLock(state, "watch"), follow=live) if live else None
+    bad = {a: r for a, r in chosen(store.records(), addresses).items() if r.status in ("failed", "timed_out", "lost")}
+    code = _report(outcome, gathered, how) if outcome else 0
+    if not live:
+        Output().note("Nothing runs.")
+    gathered.close()
+    return code if code else 3 if bad else 0
+
+
+def _carry_out(plan: Plan, gathered: Gathered, how: How, lock: WriterLock) -> int:
+    """Do it, under a lock that is held already."""
+    try:
+        gathered.store.claim_project(plan.project)
+        _remember(plan, gathered)
+        outcome = _run(plan, gathered, how, lock)
+        return _report(outcome, gathered, how)
+    finally:
+        lock.release()
+        gathered.close()
+
+
+def _remember(plan: Plan, gathered: Gathered) -> None:
+    """Keep what later commands need to reach the engines without the spec."""
+    from dataclasses import asdict
+
+    from flowplan.schemas.secrets import tokens_in
+
+    if plan.mode == "destroy":
+        return
+    store = gathered.store
+    used = tokens_in(dict(plan.providers))
+    store.remember("providers", {**store.recall("providers"), **plan.providers})
+    kept = {t: asdict(s) for t, s in plan.secrets.items() if t in used}
+    store.remember("provider_secrets", {**store.recall("provider_secrets"), **kept})
+    store.remember("spec", {"directory": str(Path(plan.spec_path or SPEC).absolute().parent)})
+
+
+def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Sequence[str] = ()) -> Outcome:
+    from flowplan.apply import Options, Runner
+
+    output = Output(gathered.redactor)
+    sink = JsonSink(output) if how.format == "json" else Sink(output)
+    options = Options(how.parallelism, how.detach, how.wait_timeout, how.lock_timeout, how.stream)
+    with interruptions(output) as interrupted:
+        runner = Runner(
+            plan,
+            gathered.store,
+            gathered.engines,
+            lock,
+            sink,
+            options,
+            secrets=gathered.secrets,
+            interrupted=interrupted,
+            follow=follow,
+        )
+        return runner.run()
+
+
+@contextmanager
+def interruptions(output: Output) -> Iterator[Event]:
+    """Ctrl-C, SIGTERM and a closed terminal set an event: finish what is under way, then leave; twice leaves at once."""
+    import signal
+    import threading
+
+    event = threading.Event()
+
+    def interrupt(number: int, frame: object) -> None:
+        if event.is_set():
+            os._exit(130)
+        event.set()
+        output.note("\ninterrupted: finishing what is under way; runs go on (again to leave at once)")
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    former = {n: signal.signal(n, interrupt) for n in numbers}
+    try:
+        yield event
+    finally:
+        for n, handler in former.items():
+            signal.signal(n, handler)
+
+
+def _report(outcome: Outcome, gathered: Gathered, how: How) -> int:
+    """The last words: what was done, what failed, how to come back."""
+    output = Output(gathered.redactor)
+    if how.format == "json":
+        return outcome.exit_code
+    if outcome.carried_out:
+        done = ", ".join(f"{n} {action}" for action, n in sorted(outcome.carried_out.items()))
+        output.note(f"Applied: {done}.")
+    for address, why in outcome.left_out.items():
+        output.note(f"left out: {address}: {why}")
+    for address, why in outcome.failed.items():
+        output.note(f"{address}: {why}; see `flowplan logs {_quoted(address)}`")
+    if outcome.waiting:
+        output.note(f"not started yet: {_some(outcome.waiting)}; the next `flowplan apply` starts them")
+    if outcome.live and (outcome.interrupted or outcome.timed_out or how.detach):
+        output.note(f"{len(outcome.live)} runs go on; come back with `flowplan watch`")
+    return outcome.exit_code
+
+
+def _quoted(address: str) -> str:
+    return f"'{address}'" if "[" in address else address
+
+
+def _some(addresses: Sequence[str]) -> str:
+    shown = ", ".join(addresses[:5])
+    return shown + (f" and {len(addresses) - 5} more" if len(addresses) > 5 else "")

@@ -1,0 +1,233 @@
+"""The commands that only look: validate, plan and show."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from flowplan.gather import Gathered, Given, Request, gather_destroy, gather_plan, gather_spec
+from flowplan.output import Output
+from flowplan.planner.plan import Options, has_changes
+from flowplan.schemas.errors import InvalidInput, PlanStale
+from flowplan.schemas.plans import Plan
+from flowplan.schemas.sources import Diagnostic, did_you_mean
+
+SPEC = Path("flowplan.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a plan is to be shown."""
+
+    format: str = "text"
+    full: bool = False
+    context: int = 0
+    explain: bool = False
+    json_into: Path | None = None
+    summary: Path | None = None
+
+
+def check_format(format: str, allowed: Sequence[str]) -> None:
+    """Raise InvalidInput unless ``format`` is one of ``allowed``."""
+    if format not in allowed:
+        hint = did_you_mean(format, allowed) or f"one of {', '.join(allowed)}"
+        raise InvalidInput([Diagnostic(f'unknown format "{format}"', subject="--format", hint=hint)])
+
+
+def given(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> Given:
+    """The variables of a command line."""
+    faults = [
+        Diagnostic(f'"{p.partition("=")[0]}" has no value', subject="--var", hint="write NAME=VALUE")
+        for p in pairs or ()
+        if "=" not in p
+    ]
+    if faults:
+        raise InvalidInput(faults)
+    values = dict(p.split("=", 1) for p in pairs or ())
+    return Given(values, tuple(files or ()))
+
+
+def options(
+    mode: str,
+    target: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    rerun: Sequence[str] | None,
+    allow_interrupt: Sequence[str] | None,
+) -> Options:
+    """The planner's options of a command line."""
+    return Options(
+        mode=mode,
+        target=tuple(target or ()),
+        exclude=tuple(exclude or ()),
+        rerun=tuple(rerun or ()),
+        allow_interrupt=tuple(allow_interrupt or ()),
+    )
+
+
+def request(
+    state: Path, options: Options, given: Given, refresh: bool, preflight: bool, policy: Sequence[Path] | None
+) -> Request:
+    """What a command line wants planned."""
+    return Request(
+        state, options, given, refresh=refresh, preflight=preflight and refresh, policies=tuple(policy or ())
+    )
+
+
+def last_plan(state: Path) -> Path:
+    """Where the last plan of a state is kept: beside it, ``plan.json`` for ``state.db``."""
+    name = "plan.json" if state.name == "state.db" else f"{state.stem}.plan.json"
+    return state.parent / name
+
+
+def validate(spec: Path | None, given: Given, format: str) -> None:
+    """Check a spec offline."""
+    check_format(format, ("text", "json"))
+    from flowplan.checking import check_spec
+
+    path = spec or SPEC
+    warnings, runs = check_spec(path, given)
+    output = Output()
+    for warning in warnings:
+        output.note(f"warning: {warning}")
+    if format == "json":
+        output.document({"valid": True, "runs": runs, "warnings": [str(w) for w in warnings]})
+    else:
+        output.data(f"{path}: valid, {runs} run{'s' if runs != 1 else ''}")
+
+
+def gather(spec: Path | None, request: Request) -> Gathered:
+    """Plan a spec, or the destruction of everything."""
+    if request.options.mode == "destroy":
+        return gather_destroy(request)
+    return gather_spec(request, spec or SPEC)
+
+
+def plan(
+    spec: Path | None,
+    request: Request,
+    shown: Shown,
+    *,
+    out: Path | None,
+    check: Path | None,
+    max_age: str | None,
+    detailed: bool,
+) -> int:
+    """Make a plan, keep it as the last one, and show it."""
+    from flowplan.schemas.plan_documents import write_plan
+
+    check_format(shown.format, ("text", "json", "markdown"))
+    if check:
+        return compare(check, request)
+    gathered = gather(spec, request)
+    try:
+        plan = _expiring(gathered.plan, max_age)
+        write_plan(plan, last_plan(request.state_path))
+        if out:
+            write_plan(plan, out)
+        show_plan(plan, Output(gathered.redactor), shown, out or None)
+        return _verdict(plan, detailed)
+    finally:
+        gathered.close()
+
+
+def _verdict(plan: Plan, detailed: bool) -> int:
+    if any(
+        c.action.starts and f.check == "policy" and f.severity == "error" for c in plan.changes for f in c.preflight
+    ):
+        return 6
+    return 2 if detailed and has_changes(plan.changes) else 0
+
+
+def _expiring(plan: Plan, max_age: str | None) -> Plan:
+    from flowplan.clock import timestamp
+    from flowplan.commands.applying import seconds
+
+    age = seconds("--max-age", max_age)
+    return plan if age is None else replace(plan, expires_at=timestamp(datetime.now(UTC) + timedelta(seconds=age)))
+
+
+def compare(path: Path, request: Request) -> int:
+    """``plan --check``: 0 when the saved plan is still what would be done.
+
+    Raises:
+        PlanStale: it is not; the message is the difference.
+    """
+    from flowplan.reviewing import check_reviewed
+    from flowplan.schemas.plan_documents import read_plan
+
+    reviewed = read_plan(path)
+    gathered = gather_plan(request, reviewed)
+    try:
+        check_reviewed(reviewed, gathered)
+        Output().note(f"{path}: still what would be done, {reviewed.digest}")
+        return 0
+    finally:
+        gathered.close()
+
+
+def show(path: Path | None, state: Path, shown: Shown) -> None:
+    """Show a saved plan."""
+    from flowplan.schemas.plan_documents import read_plan
+
+    check_format(shown.format, ("text", "json", "markdown"))
+    path = path or last_plan(state)
+    show_plan(read_plan(path), Output(), shown, path)
+
+
+def show_plan(plan: Plan, output: Output, shown: Shown, saved: Path | None, *, to_stderr: bool = False) -> None:
+    """Print a plan in the form that was asked for, and into the files that were asked for."""
+    from flowplan.schemas.plan_documents import plan_json, write_plan
+
+    command = f"flowplan apply {saved}" if saved else "flowplan apply"
+    if shown.json_into:
+        write_plan(plan, shown.json_into)
+    if shown.summary:
+        _append(shown.summary, _markdown(plan, command))
+    if shown.format == "json":
+        output.data(plan_json(plan).rstrip("\n"))
+    elif shown.format == "markdown":
+        output.data(_markdown(plan, command).rstrip("\n"))
+    else:
+        _show_text(plan, output, shown, command, to_stderr=to_stderr)
+
+
+def _show_text(plan: Plan, output: Output, shown: Shown, command: str, *, to_stderr: bool) -> None:
+    from flowplan.render.plan_text import plan_text
+    from flowplan.terminal import use_colour, width
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    say = output.note if to_stderr else output.data
+    lines = plan_text(
+        plan,
+        colour=use_colour(stream),
+        full=shown.full,
+        context=shown.context,
+        width=width(stream),
+        explain=shown.explain,
+        now=datetime.now(UTC) if stream.isatty() else None,
+        apply_command=command,
+    )
+    for line in lines:
+        say(line)
+
+
+def _markdown(plan: Plan, command: str) -> str:
+    from flowplan.render.plan_markdown import plan_markdown
+
+    return plan_markdown(plan, apply_command=command)
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
+
+
+def stale(message: str) -> PlanStale:
+    """The error of a plan that is no longer what would be done."""
+    return PlanStale(message, hint="plan and review again")

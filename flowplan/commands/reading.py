@@ -1,0 +1,192 @@
+"""The commands that read the state and ask engines: status, events and logs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flowplan.commands.planning import check_format
+from flowplan.gather import engines_of, observe
+from flowplan.output import Output, harmless
+from flowplan.planner.plan import names
+from flowplan.schemas.errors import InvalidInput, ProviderError
+from flowplan.schemas.plans import FORMAT_VERSION
+from flowplan.schemas.runs import Recorded
+from flowplan.schemas.sources import did_you_mean
+from flowplan.state.store import Store
+
+
+def opened(state: Path) -> Store:
+    """The state, for reading; it must be there."""
+    return Store.open(state)
+
+
+def chosen(records: Mapping[str, Recorded], addresses: Sequence[str]) -> dict[str, Recorded]:
+    """The records that addresses, run names or globs mean; all without any.
+
+    Raises:
+        InvalidInput: one means nothing.
+    """
+    if not addresses:
+        return dict(records)
+    found: dict[str, Recorded] = {}
+    for pattern in addresses:
+        matches = {a: r for a, r in records.items() if names(pattern, a, r.settings.group)}
+        if not matches:
+            raise unknown_address(pattern, records)
+        found.update(matches)
+    return found
+
+
+def unknown_address(address: str, known: Iterable[str]) -> InvalidInput:
+    """The error for an address that nothing is recorded at."""
+    hint = did_you_mean(address, known) or "`flowplan state list` shows the addresses"
+    return InvalidInput(f"nothing is recorded at {address}", hint=hint)
+
+
+def status(state: Path, addresses: Sequence[str], refresh: bool, format: str) -> None:
+    """How every run stands; asks the engines first."""
+    check_format(format, ("text", "json"))
+    store = opened(state)
+    output = Output()
+    if refresh:
+        refresh_statuses(store, state, output)
+    records = chosen(store.records(), addresses)
+    document = status_document(store, records)
+    if format == "json":
+        output.document(document)
+    else:
+        _status_text(document, output)
+    store.close()
+
+
+def refresh_statuses(store: Store, state: Path, output: Output) -> None:
+    """Record what the engines say now; one that does not answer leaves what is recorded, and says so."""
+    engines, _ = engines_of(store, state)
+    by_provider: dict[str, dict[str, Recorded]] = {}
+    for address, record in store.records().items():
+        by_provider.setdefault(record.provider, {})[address] = record
+    for name, records in by_provider.items():
+        try:
+            seen, _ = observe(store, engines, records)
+            if not store.read_only:
+                store.observe(list(seen.values()))
+        except ProviderError as error:
+            output.note(f"warning: provider {name} was not asked, its runs are shown as recorded: {error}")
+    engines.close()
+
+
+def status_document(store: Store, records: Mapping[str, Recorded]) -> dict[str, Any]:
+    """``status --format json`` (design 9)."""
+    runs = [_run_document(record) for record in records.values()]
+    return {"format_version": FORMAT_VERSION, "project": store.project, "serial": store.serial, "runs": runs}
+
+
+def _run_document(record: Recorded) -> dict[str, Any]:
+    return {
+        "address": record.address,
+        "provider": record.provider,
+        "target": dict(record.target),
+        "name": record.name,
+        "run_id": record.run_id,
+        "attempt": record.attempt,
+        "status": str(record.status),
+        "reason": record.reason,
+        "message": record.message,
+        "exit_code": record.exit_code,
+        "attempts": record.attempts,
+        "created_at": record.created_at,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+        "infrastructure_id": record.infrastructure_id,
+    }
+
+
+def _status_text(document: Mapping[str, Any], output: Output) -> None:
+    from flowplan.render.tables import status_table
+    from flowplan.terminal import use_colour, width
+
+    output.lines(status_table(document, width=width(sys.stdout), colour=use_colour(sys.stdout), now=datetime.now(UTC)))
+
+
+def events(state: Path, address: str | None, after: int, format: str) -> None:
+    """The history, oldest first."""
+    check_format(format, ("text", "json"))
+    store = opened(state)
+    output = Output()
+    if address and not store.attempts(address):
+        cells = {r.address for r in store.attempts() if names(address, r.address, r.settings.group)}
+        if not cells:
+            raise unknown_address(address, {r.address for r in store.attempts()})
+    found = store.events(address, after=after)
+    if format == "json":
+        output.lines(json.dumps(event.document(), ensure_ascii=False) for event in found)
+    else:
+        from flowplan.render.tables import event_lines
+
+        output.lines(event_lines(found))
+    store.close()
+
+
+def logs(state: Path, address: str, follow: bool, tail: int | None, attempt: int | None, format: str) -> None:
+    """The output of one attempt, from the engine, else its stored end."""
+    check_format(format, ("text", "json"))
+    store = opened(state)
+    record = _attempt(store, address, attempt)
+    engines, redactor = engines_of(store, state)
+    output = Output(redactor)
+    try:
+        count = _stream(engines.provider(record.provider), record, follow, tail, output, format)
+        if count == 0:
+            _stored(store, record, tail, output, format)
+    except ProviderError as error:
+        if not _stored(store, record, tail, output, format):
+            raise
+        output.note(f"warning: this is the stored end of the output: {error}")
+    finally:
+        engines.close()
+        store.close()
+
+
+def _attempt(store: Store, address: str, attempt: int | None) -> Recorded:
+    attempts = store.attempts(address)
+    if not attempts:
+        cells = [a for a, r in store.records().items() if names(address, a, r.settings.group)]
+        if len(cells) == 1:
+            return _attempt(store, cells[0], attempt)
+        if cells:
+            raise InvalidInput(f"{address} means {len(cells)} runs", hint=f"name one, for example '{cells[0]}'")
+        raise unknown_address(address, {r.address for r in store.attempts()})
+    if attempt is None:
+        return attempts[-1]
+    found = [r for r in attempts if r.attempt == attempt]
+    if not found:
+        known = ", ".join(str(r.attempt) for r in attempts)
+        raise InvalidInput(f"{address} has no attempt {attempt}", hint=f"there are {known}")
+    return found[0]
+
+
+def _stream(provider: Any, record: Recorded, follow: bool, tail: int | None, output: Output, format: str) -> int:
+    output.redactor.add(provider.secret_values(record))
+    count = 0
+    for line in provider.logs(record, follow=follow, tail=tail):
+        count += 1
+        if format == "json":
+            output.data(json.dumps({"at": line.at, "stream": line.stream, "text": output.redactor(line.text)}))
+        else:
+            output.data(harmless(line.text) if sys.stdout.isatty() else line.text)
+    return count
+
+
+def _stored(store: Store, record: Recorded, tail: int | None, output: Output, format: str) -> bool:
+    """Print the stored end of the output; False when there is none."""
+    text = record.output_tail or store.tails([record.run_id]).get(record.run_id, "")
+    lines = text.splitlines()
+    for line in lines[len(lines) - tail :] if tail is not None and tail < len(lines) else lines:
+        shown = json.dumps({"at": None, "stream": "stdout", "text": line}) if format == "json" else line
+        output.data(harmless(shown) if sys.stdout.isatty() else shown)
+    return bool(lines)

@@ -1,0 +1,85 @@
+"""The commands for beginners and editors: init and schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flowplan.output import Output
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.sources import did_you_mean
+
+_HEAD = """\
+# yaml-language-server: $schema=spec.schema.json   (write it with: flowplan schema spec > spec.schema.json)
+flowplan: 1
+project: {project}
+variables:
+  greeting: {{type: string, default: hello}}
+runs:
+"""
+
+_RUNS = {
+    "process": """\
+  hello:
+    provider: process
+    command: [echo, "${var.greeting}"]
+""",
+    "docker": """\
+  hello:
+    provider: docker
+    image: busybox:1.35
+    command: [echo, "${var.greeting}"]
+""",
+    "kubernetes": """\
+  hello:
+    provider: kubernetes
+    image: busybox:1.35
+    command: [echo, "${var.greeting}"]
+    kubernetes: {namespace: default}
+""",
+}
+
+
+def init(directory: Path, provider: str) -> None:
+    """Write a first spec; an existing one is never touched.
+
+    Raises:
+        InvalidInput: there is one already, or the provider is unknown.
+    """
+    if provider not in _RUNS:
+        hint = did_you_mean(provider, _RUNS) or f"one of {', '.join(_RUNS)}"
+        raise InvalidInput(f'there is no example for provider "{provider}"', hint=hint)
+    path = directory / "flowplan.yaml"
+    project = "".join(c if c.isalnum() or c in "-_" else "-" for c in directory.resolve().name).strip("-_") or "project"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(_HEAD.format(project=project) + _RUNS[provider])
+        _ignore_state(directory / ".gitignore")
+    except FileExistsError:
+        raise InvalidInput(f"{path} exists already") from None
+    except OSError as error:
+        raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
+    Output().note(f"Wrote {path}. Next: `flowplan plan`, then `flowplan apply`.")
+
+
+def _ignore_state(path: Path) -> None:
+    """Keep the state out of version control."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if ".flowplan/" not in lines:
+        path.write_text("\n".join([*lines, ".flowplan/"]) + "\n", encoding="utf-8")
+
+
+def schema(kind: str) -> None:
+    """Print the JSON Schema of a document.
+
+    Raises:
+        InvalidInput: there is no such document.
+    """
+    from importlib.resources import files
+
+    kinds = ("spec", "plan", "event", "status")
+    if kind not in kinds:
+        hint = did_you_mean(kind, kinds) or f"one of {', '.join(kinds)}"
+        raise InvalidInput(f'there is no schema "{kind}"', hint=hint)
+    text = files("flowplan.schemas").joinpath(f"{kind}.schema.json").read_text(encoding="utf-8")
+    Output().data(text.rstrip("\n"))

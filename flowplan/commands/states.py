@@ -1,0 +1,123 @@
+"""The commands that look into the state and repair it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from flowplan.commands.applying import seconds
+from flowplan.commands.planning import SPEC, check_format
+from flowplan.commands.reading import chosen, opened, unknown_address
+from flowplan.gather import Given
+from flowplan.output import Output
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.runs import Recorded, Settings
+from flowplan.state.lock import WriterLock, break_lock
+from flowplan.state.store import Store
+
+
+@contextmanager
+def _writing(state: Path, lock_timeout: str, *, create: bool = False) -> Iterator[Store]:
+    """The state, with the writer's lock in hand."""
+    store = Store.open(state, create=create)
+    lock = WriterLock(state, "state")
+    lock.acquire(seconds("--lock-timeout", lock_timeout) or 0.0)
+    try:
+        yield store
+    finally:
+        lock.release()
+        store.close()
+
+
+def list_(state: Path, format: str) -> None:
+    """The managed addresses, in the order of their creation."""
+    check_format(format, ("text", "json"))
+    store = opened(state)
+    output = Output()
+    records = store.records()
+    if format == "json":
+        output.document(list(records))
+    else:
+        output.lines(records)
+    store.close()
+
+
+def show(state: Path, address: str) -> None:
+    """Everything recorded about a run: all attempts, newest last."""
+    store = opened(state)
+    attempts = store.attempts(address)
+    if not attempts:
+        raise unknown_address(address, {r.address for r in store.attempts()})
+    Output().document({"address": address, "attempts": [_document(r) for r in attempts]})
+    store.close()
+
+
+def _document(record: Recorded) -> dict[str, object]:
+    return {**asdict(replace(record, settings=Settings())), "settings": asdict(record.settings)}
+
+
+def move(state: Path, old: str, new: str, lock_timeout: str) -> None:
+    """Rename an address."""
+    with _writing(state, lock_timeout) as store:
+        store.move(old, new)
+    Output().note(f"{old} is now {new}")
+
+
+def remove(state: Path, addresses: Sequence[str], lock_timeout: str) -> None:
+    """Forget runs."""
+    with _writing(state, lock_timeout) as store:
+        found = list(chosen(store.records(), addresses))
+        store.forget(found)
+    Output().note(f"forgotten, still on the engine if they were: {', '.join(found)}")
+
+
+def pull(state: Path, with_key: bool) -> None:
+    """Print the whole state."""
+    store = opened(state)
+    Output().document(store.dump(with_key=with_key))
+    store.close()
+
+
+def push(state: Path, file: Path, lock_timeout: str) -> None:
+    """Replace the state by a pulled one."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidInput(f"{file} is not JSON: {error}", hint="give what `flowplan state pull` printed") from error
+    with _writing(state, lock_timeout, create=True) as store:
+        store.load_dump(document)
+    Output().note(f"{state} now has serial {document['serial']}")
+
+
+def unlock(state: Path) -> None:
+    """Remove the lock of a dead holder."""
+    found = break_lock(state)
+    if found is None:
+        Output().note("the state is not locked")
+    else:
+        Output().note(f"removed the lock of {found.get('command')} (pid {found.get('pid')})")
+
+
+def rebuild(state: Path, spec: Path | None, given: Given, lock_timeout: str) -> None:
+    """Record again what the engines have of this project."""
+    from flowplan.rebuilding import rebuild_records
+
+    with _writing(state, lock_timeout, create=True) as store:
+        found = rebuild_records(store, state, spec or SPEC, given)
+    for record in found:
+        Output().note(f"{record.address}: attempt {record.attempt} is {record.status}")
+    Output().note(f"{len(found)} runs recorded again")
+
+
+def import_(state: Path, spec: Path | None, address: str, object_id: str, given: Given, lock_timeout: str) -> None:
+    """Record an object that exists already as the run that the spec wants."""
+    from flowplan.rebuilding import import_object
+
+    with _writing(state, lock_timeout, create=True) as store:
+        record = import_object(store, state, spec or SPEC, given, address, object_id)
+    Output().note(f"{record.address} is now {record.infrastructure_id or record.name} ({record.status})")

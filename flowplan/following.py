@@ -1,0 +1,142 @@
+"""Threads that listen to engines: one watch for each engine, one reader for each streamed log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+from typing import Any
+
+from flowplan.engines import Engines
+from flowplan.providers.protocol import LogLine
+from flowplan.schemas.errors import EngineUnreachable, FlowplanError
+from flowplan.schemas.runs import Observed, Recorded
+
+Seen = tuple[str, Any]
+"""A message for the main loop: ("seen", Observed) or ("trouble", FlowplanError)."""
+
+RESTART_EVERY = 0.5
+"""Seconds between restarts of a watch that has to take in further runs."""
+
+
+class Watches:
+    """One watch for each engine; what it sees goes into a queue."""
+
+    def __init__(self, engines: Engines, inbox: SimpleQueue[Seen]) -> None:
+        self._engines = engines
+        self._inbox = inbox
+        self._live: dict[str, dict[str, Recorded]] = {}
+        self._stops: dict[str, threading.Event] = {}
+        self._stale: dict[str, float] = {}
+        self._threads: list[threading.Thread] = []
+
+    def add(self, records: Iterable[Recorded]) -> None:
+        """Take in further runs."""
+        for record in records:
+            self._live.setdefault(record.provider, {})[record.run_id] = record
+            self._stale.setdefault(record.provider, 0.0)
+
+    def ended(self, record: Recorded) -> None:
+        """Forget a run that needs no watching any more."""
+        self._live.get(record.provider, {}).pop(record.run_id, None)
+
+    def refresh(self) -> None:
+        """Start or restart the watches that have further runs to take in, not too often."""
+        now = time.monotonic()
+        for provider, last in list(self._stale.items()):
+            if now - last >= RESTART_EVERY:
+                self._restart(provider)
+                del self._stale[provider]
+
+    def _restart(self, provider: str) -> None:
+        if provider in self._stops:
+            self._stops[provider].set()
+        stop = threading.Event()
+        self._stops[provider] = stop
+        records = list(self._live[provider].values())
+        thread = threading.Thread(target=self._watch, args=(provider, records, stop), daemon=True)
+        thread.start()
+        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+
+    def _watch(self, provider: str, records: list[Recorded], stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                for seen in self._engines.provider(provider).watch(records, stop):
+                    if seen is not None:
+                        self._inbox.put(("seen", seen))
+                return
+            except EngineUnreachable:
+                stop.wait(1.0)
+            except FlowplanError as error:
+                self._inbox.put(("trouble", error))
+                stop.wait(5.0)
+
+    def close(self) -> None:
+        """Stop all watches."""
+        for stop in self._stops.values():
+            stop.set()
+        for thread in self._threads:
+            thread.join(timeout=2.0)
+
+
+class LogStreams:
+    """Readers of the output of live runs, at most ``limit`` at once; the rest start as others end."""
+
+    def __init__(self, engines: Engines, show: Callable[[str, LogLine], None], *, limit: int = 64) -> None:
+        self._engines = engines
+        self._show = show
+        self._slots = threading.Semaphore(limit)
+        self._threads: dict[str, threading.Thread] = {}
+        self._stop = threading.Event()
+
+    def start(self, record: Recorded) -> None:
+        """Stream the output of a run, once."""
+        if record.run_id not in self._threads:
+            thread = threading.Thread(target=self._stream, args=(record,), daemon=True)
+            self._threads[record.run_id] = thread
+            thread.start()
+
+    def _stream(self, record: Recorded) -> None:
+        with self._slots:
+            try:
+                provider = self._engines.provider(record.provider)
+                for line in provider.logs(record, follow=True, tail=None, stop=self._stop):
+                    if self._stop.is_set():
+                        return
+                    self._show(record.address, line)
+            except FlowplanError as error:
+                # Output that cannot be streamed is no fault of the run: it goes on, its tail is stored at its end.
+                self._show(record.address, LogLine(f"(output is not streamed: {error})", "stderr"))
+
+    def wait(self, run_id: str, timeout: float) -> None:
+        """Wait until the output of a run has been shown to its end."""
+        thread = self._threads.get(run_id)
+        if thread:
+            thread.join(timeout)
+
+    def forget(self, run_id: str) -> None:
+        """Drop a reader that has ended."""
+        thread = self._threads.get(run_id)
+        if thread and not thread.is_alive():
+            del self._threads[run_id]
+
+    def close(self) -> None:
+        """Stop all readers."""
+        self._stop.set()
+
+
+def tail_of(engines: Engines, record: Recorded, lines: int = 100) -> str:
+    """The last lines of a run's output; "" when the engine has none."""
+    try:
+        provider = engines.provider(record.provider)
+        return "\n".join(line.text for line in provider.logs(record, follow=False, tail=lines))
+    except FlowplanError:
+        # The end of the run is what matters; that its output is gone is told by `flowplan logs`.
+        return ""
+
+
+def last_seen(seen: Iterable[Observed]) -> list[Observed]:
+    """Only the newest of several looks at the same attempt, in order."""
+    newest = {one.run_id: one for one in seen}
+    return list(newest.values())

@@ -1,0 +1,335 @@
+"""From files, state and engines to a plan: reads everything that a plan is decided from, and writes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flowplan import __version__
+from flowplan.engines import Engines, ManifestsByType
+from flowplan.planner.plan import Options, Situation, make_changes
+from flowplan.planner.replay import desired_runs, forgotten
+from flowplan.resolve import lookup, resolve
+from flowplan.schemas.errors import PlanStale, Refused
+from flowplan.schemas.plan_documents import plan_digest
+from flowplan.schemas.plans import Action, Change, Finding, Plan
+from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Status
+from flowplan.schemas.secrets import Redactor, SecretSource, tokens_in
+from flowplan.schemas.sources import Diagnostic
+from flowplan.state.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Values of variables as the command line gave them."""
+
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a command wants planned."""
+
+    state_path: Path
+    options: Options = field(default_factory=Options)
+    given: Given = field(default_factory=Given)
+    refresh: bool = True
+    preflight: bool = True
+    policies: tuple[Path, ...] = ()
+
+
+@dataclass(slots=True)
+class Gathered:
+    """A plan with what it was made from, ready to be shown or carried out.
+
+    Attributes:
+        secrets: token -> value, in memory only.
+        findings: True when a preflight ran.
+    """
+
+    plan: Plan
+    store: Store
+    engines: Engines
+    redactor: Redactor
+    secrets: dict[str, str]
+    warnings: list[Diagnostic] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Release the state and the engines."""
+        self.engines.close()
+        self.store.close()
+
+
+def runs_directory(state_path: Path) -> Path:
+    """Where the process provider keeps its runs' files: beside the state."""
+    return state_path.absolute().with_suffix(".runs")
+
+
+def gather_spec(request: Request, spec_path: Path) -> Gathered:
+    """Plan a spec.
+
+    Raises:
+        InvalidInput, StateError, Refused, ProviderError: as the parts say.
+    """
+    from flowplan.planner.expand import expand
+    from flowplan.planner.sealing import Sealer
+    from flowplan.schemas.load import load_spec
+
+    loaded = load_spec(spec_path)
+    variables = variables_of(loaded.spec, request.given)
+    store = Store.open(request.state_path, create=True)
+    sealer = Sealer(store.key, lambda source: lookup(source, loaded.directory))
+    expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=store.lineage)
+    _check_project(store, expansion.project)
+    redactor = Redactor(sealer.values.values())
+    entries = {**store.recall("providers"), **expansion.providers}
+    engines = _engines(entries, store, request.state_path, loaded.directory, sealer.values)
+    options = replace(
+        request.options,
+        moved=tuple((m.from_, m.to) for m in loaded.spec.moved),
+        removed=tuple(loaded.spec.removed),
+        spec_name=spec_path.name,
+    )
+    decided = _decide(store, engines, expansion.desired, replace(request, options=options))
+    plan = Plan(
+        project=expansion.project,
+        digest="",
+        lineage=store.lineage,
+        serial=store.serial,
+        spec_path=str(spec_path),
+        spec_digest=loaded.digest,
+        changes=decided.changes,
+        variables=variables.document(sealer),
+        providers=dict(expansion.providers),
+        targets=decided.targets,
+        secrets=_secrets_in(decided.changes, sealer.secrets, expansion.providers),
+        diagnostics=(*expansion.diagnostics, *decided.diagnostics),
+        mode=options.mode,
+        refreshed=request.refresh,
+        flowplan_version=__version__,
+    )
+    return Gathered(_sealed(plan), store, engines, redactor, dict(sealer.values))
+
+
+def gather_destroy(request: Request) -> Gathered:
+    """Plan the destruction of everything recorded; needs no spec."""
+    store = Store.open(request.state_path)
+    options = replace(request.options, mode="destroy")
+    entries = store.recall("providers")
+    sources = {t: SecretSource(**s) for t, s in store.recall("provider_secrets").items()}
+    directory = Path(store.recall("spec").get("directory", "."))
+    secrets = _provider_secrets(sources, directory, store.key)
+    engines = _engines(entries, store, request.state_path, directory, secrets)
+    decided = _decide(store, engines, (), replace(request, options=options))
+    plan = Plan(
+        project=store.project or "",
+        digest="",
+        lineage=store.lineage,
+        serial=store.serial,
+        spec_path="",
+        spec_digest="",
+        changes=decided.changes,
+        providers=entries,
+        targets=decided.targets,
+        diagnostics=decided.diagnostics,
+        mode="destroy",
+        refreshed=request.refresh,
+        flowplan_version=__version__,
+    )
+    return Gathered(_sealed(plan), store, engines, Redactor(secrets.values()), secrets)
+
+
+def gather_plan(request: Request, reviewed: Plan) -> Gathered:
+    """Plan again what a saved plan wants: its objects, today's state and engines. Reads no spec.
+
+    Raises:
+        PlanStale: the plan belongs to another state, or a secret is not the reviewed one.
+    """
+    store = Store.open(request.state_path)
+    if store.lineage != reviewed.lineage:
+        raise PlanStale(
+            f"the plan was made for another state (lineage {reviewed.lineage}, this one is {store.lineage})",
+            hint="give the right one with --state, or plan again",
+        )
+    directory = Path(reviewed.spec_path).absolute().parent
+    secrets = _resolve_plan(reviewed, request.given, directory, store.key)
+    entries = {**store.recall("providers"), **reviewed.providers}
+    engines = _engines(entries, store, request.state_path, directory, secrets)
+    options = replace(
+        request.options,
+        mode=reviewed.mode,
+        removed=forgotten(reviewed),
+        moved=tuple((c.moved_from, c.address) for c in reviewed.changes if c.moved_from),
+        rerun=_forced(reviewed),
+        spec_name=Path(reviewed.spec_path).name,
+    )
+    desired = desired_runs(reviewed)
+    decided = _decide(store, engines, desired, replace(request, options=options))
+    plan = replace(reviewed, changes=decided.changes, serial=store.serial, targets=decided.targets)
+    return Gathered(_sealed(plan), store, engines, Redactor(secrets.values()), secrets)
+
+
+def _check_project(store: Store, project: str) -> None:
+    if store.project not in (None, project) and store.records():
+        raise Refused(
+            f"the state {store.path} belongs to project {store.project}, not {project}",
+            hint="name another state with --state",
+        )
+
+
+def _forced(reviewed: Plan) -> tuple[str, ...]:
+    return tuple(c.address for c in reviewed.changes if "requested by --rerun" in c.reasons)
+
+
+def _sealed(plan: Plan) -> Plan:
+    return replace(plan, digest=plan_digest(plan.changes))
+
+
+def variables_of(spec: Any, given: Given) -> Any:
+    """The values of the spec's variables from options, files and the environment."""
+    from flowplan.planner.variables import resolve_variables
+    from flowplan.schemas.documents import parse, read_text
+
+    files = [(str(path), parse(read_text(path), str(path))) for path in given.files]
+    return resolve_variables(spec, given=given.pairs, files=files, environ=os.environ)
+
+
+def _resolve_plan(reviewed: Plan, given: Given, directory: Path, key: bytes) -> dict[str, str]:
+    from flowplan.planner.sealing import evaluate_template
+
+    values = _given_strings(given)
+
+    def template(source: SecretSource) -> str | None:
+        known = {name: values.get(name) for name in source.variables}
+        return evaluate_template(source, known) if None not in known.values() else None  # type: ignore[arg-type]
+
+    return resolve(reviewed.secrets, directory=directory, key=key, known={}, template=template)
+
+
+def _given_strings(given: Given) -> dict[str, str]:
+    """Values of sensitive variables given again: --var, then --var-file, then FLOWPLAN_VAR_*."""
+    from flowplan.schemas.documents import parse, read_text
+
+    values = {k.removeprefix("FLOWPLAN_VAR_"): v for k, v in os.environ.items() if k.startswith("FLOWPLAN_VAR_")}
+    for path in given.files:
+        document = parse(read_text(path), str(path)).value
+        values.update({k: str(v) for k, v in document.items()} if isinstance(document, dict) else {})
+    return {**values, **given.pairs}
+
+
+def _provider_secrets(sources: Mapping[str, SecretSource], directory: Path, key: bytes) -> dict[str, str]:
+    return resolve(sources, directory=directory, key=key, known={}, template=lambda source: None)
+
+
+def _engines(
+    entries: Mapping[str, Any], store: Store, state_path: Path, directory: Path, secrets: Mapping[str, str]
+) -> Engines:
+    runs_dir = runs_directory(state_path)
+    return Engines(entries, lineage=store.lineage, runs_dir=runs_dir, spec_dir=directory, secrets=secrets)
+
+
+def _secrets_in(
+    changes: Iterable[Change], secrets: Mapping[str, SecretSource], entries: Mapping[str, Any]
+) -> dict[str, SecretSource]:
+    """Only the secrets that this plan would send."""
+    needed = tokens_in(dict(entries))
+    for change in changes:
+        if change.action in (Action.CREATE, Action.UPDATE, Action.REPLACE, Action.RERUN, Action.ADOPT):
+            needed |= tokens_in(change.after)
+    return {t: s for t, s in sorted(secrets.items()) if t in needed}
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    changes: tuple[Change, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    targets: dict[str, Any]
+
+
+def _decide(store: Store, engines: Engines, desired: Sequence[Desired], request: Request) -> _Decided:
+    records = store.records()
+    observed, unknown = observe(store, engines, records) if request.refresh else ({}, [])
+    situation = Situation(
+        lineage=store.lineage,
+        desired=desired,
+        recorded=records,
+        manifests=ManifestsByType(),
+        observed=observed,
+        unknown=unknown,
+        attempts=store.last_attempts(),
+        targets=engines.targets(),
+        options=request.options,
+    )
+    decided = make_changes(situation)
+    changes = decided.changes
+    if request.refresh and request.preflight:
+        changes = _preflighted(store, engines, changes)
+    history = store.history([c.address for c in changes if c.before is not None]) if changes else {}
+    changes = tuple(replace(c, history=_history(history[c.address])) if history.get(c.address) else c for c in changes)
+    targets = {name: target.document() for name, target in sorted(engines.targets().items())}
+    return _Decided(changes, decided.diagnostics, targets)
+
+
+def _history(ends: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
+    """``{"last": ["succeeded", ...], "durations": [seconds, ...]}``, newest last."""
+    return {"last": [status for status, _ in ends], "durations": [d for _, d in ends if d is not None]}
+
+
+def observe(
+    store: Store, engines: Engines, records: Mapping[str, Recorded]
+) -> tuple[dict[str, Observed], list[Observed]]:
+    """One bulk look at every engine that has runs of this state: run id -> Observed, and objects nobody recorded.
+
+    Raises:
+        Refused: an engine is not the one that the runs were started on.
+    """
+    by_provider: dict[str, list[Recorded]] = {}
+    for record in records.values():
+        if record.status.live or record.status is Status.LOST:
+            by_provider.setdefault(record.provider, []).append(record)
+        else:
+            by_provider.setdefault(record.provider, [])
+    seen: dict[str, Observed] = {}
+    unknown: list[Observed] = []
+    known = store.run_ids() if by_provider else set()
+    for name, live in by_provider.items():
+        for record in live[:1] or [r for r in records.values() if r.provider == name][:1]:
+            engines.check_target(name, record.target, record.address)
+        for one in engines.provider(name).observe(live) if live or engines.type_of(name) != "process" else []:
+            if one.run_id in known:
+                seen[one.run_id] = one
+            elif one.exists:
+                unknown.append(one)
+    return seen, unknown
+
+
+def _preflighted(store: Store, engines: Engines, changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    """The changes with what apply would trip over, asked of each engine in bulk."""
+    from flowplan.providers.protocol import Order
+
+    orders: dict[str, list[Order]] = {}
+    for change in changes:
+        if (change.action.starts or change.action is Action.ADOPT) and not change.skipped:
+            identity = Identity(store.project or "", store.lineage, change.address, change.attempt)
+            order = Order(identity, change.name, change.after or {}, change.settings)
+            orders.setdefault(change.provider, []).append(order)
+    found: dict[str, list[Finding]] = {}
+    for name, batch in orders.items():
+        engines.target(name)
+        for finding in engines.provider(name).preflight(batch):
+            found.setdefault(finding.address, []).append(finding)
+    return tuple(replace(c, preflight=tuple(found[c.address])) if c.address in found else c for c in changes)
+
+
+def engines_of(store: Store, state_path: Path) -> tuple[Engines, Redactor]:
+    """The engines of what is recorded, without a spec; secrets of connections are resolved as far as they can be."""
+    sources = {t: SecretSource(**s) for t, s in store.recall("provider_secrets").items()}
+    directory = Path(store.recall("spec").get("directory", "."))
+    found = {t: lookup(s, directory) for t, s in sources.items()}
+    secrets = {t: v for t, v in found.items() if v is not None}
+    engines = _engines(store.recall("providers"), store, state_path, directory, secrets)
+    return engines, Redactor(secrets.values())

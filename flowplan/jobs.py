@@ -1,0 +1,89 @@
+"""What workers do: one engine call after another for one step; they touch no state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flowplan.engines import Engines
+from flowplan.following import tail_of
+from flowplan.providers.protocol import Order
+from flowplan.schemas.errors import FlowplanError
+from flowplan.schemas.plans import Change, FieldChange
+from flowplan.schemas.runs import Identity, Observed, Recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a step on the engine.
+
+    Attributes:
+        seen: the object afterwards; removed: attempts whose objects are gone now; tails: run id -> last output.
+    """
+
+    address: str
+    seen: Observed | None = None
+    removed: tuple[Recorded, ...] = ()
+    tails: Mapping[str, str] = field(default_factory=dict)
+    error: FlowplanError | None = None
+
+
+def order_of(change: Change, *, project: str, lineage: str, secrets: Mapping[str, str]) -> Order:
+    """The order for the attempt that a change creates or updates."""
+    born_as = change.moved_from or change.address
+    identity = Identity(project, lineage, born_as, change.attempt)
+    return Order(identity, change.name, change.after or {}, change.settings, secrets)
+
+
+def start(engines: Engines, provider: str, order: Order, former: Sequence[Recorded], *, first: bool) -> Done:
+    """Create an attempt; the objects of former attempts go before it, or after it when ``first``."""
+    address = order.identity.address
+    removed: tuple[Recorded, ...] = ()
+    tails: dict[str, str] = {}
+    seen = None
+    try:
+        if not first:
+            removed = _remove(engines, former, tails)
+        seen = engines.provider(provider).create(order)
+        if first:
+            removed = _remove(engines, former, tails)
+    except FlowplanError as error:
+        return Done(address, seen, removed, tails, error)
+    return Done(address, seen, removed, tails)
+
+
+def update(engines: Engines, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Done:
+    """Change a live object in place; settings that flowplan keeps need no engine."""
+    sent = [f for f in fields if not f.path.startswith("/Run/")]
+    try:
+        seen = engines.provider(record.provider).update(record, order, sent) if sent else None
+    except FlowplanError as error:
+        return Done(record.address, error=error)
+    return Done(record.address, seen)
+
+
+def destroy(engines: Engines, address: str, attempts: Sequence[Recorded]) -> Done:
+    """Stop and remove the objects of all attempts at an address."""
+    tails: dict[str, str] = {}
+    removed: tuple[Recorded, ...] = ()
+    try:
+        removed = _remove(engines, attempts, tails)
+    except FlowplanError as error:
+        return Done(address, None, removed, tails, error)
+    return Done(address, None, removed, tails)
+
+
+def _remove(engines: Engines, attempts: Sequence[Recorded], tails: dict[str, str]) -> tuple[Recorded, ...]:
+    removed = []
+    for record in attempts:
+        engines.check_target(record.provider, record.target, record.address)
+        if record.status.live and not record.output_tail:
+            tails[record.run_id] = tail_of(engines, record)
+        engines.provider(record.provider).delete(record, record.settings.grace_period)
+        removed.append(record)
+    return tuple(removed)
+
+
+def expire(engines: Engines, record: Recorded) -> Done:
+    """Stop and remove a run that passed a time limit which its engine does not keep."""
+    return destroy(engines, record.address, [record])

@@ -1,0 +1,121 @@
+"""What a running command says: data on stdout, everything else on stderr, all of it through one redactor."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from typing import IO, Any
+
+from flowplan.providers.protocol import LogLine
+from flowplan.schemas.events import Event
+from flowplan.schemas.runs import Recorded, Status
+from flowplan.schemas.secrets import Redactor
+
+_SIGNS = {
+    Status.CREATING: "+",
+    Status.PENDING: ".",
+    Status.RUNNING: ">",
+    Status.SUCCEEDED: "ok",
+    Status.DESTROYED: "-",
+}
+
+
+class Output:
+    """The two streams of a command. A reader that has gone away (`| head`) silences a stream, it ends nothing."""
+
+    def __init__(self, redactor: Redactor | None = None) -> None:
+        self.redactor = redactor or Redactor()
+        self._lock = threading.Lock()
+
+    def data(self, text: str) -> None:
+        """One line (or more) of data on stdout."""
+        self._write(sys.stdout, text)
+
+    def note(self, text: str) -> None:
+        """One line for people on stderr."""
+        self._write(sys.stderr, text)
+
+    def document(self, value: Any) -> None:
+        """A JSON document on stdout."""
+        self.data(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Many lines of data, as they come."""
+        for line in lines:
+            self.data(line)
+
+    def _write(self, stream: IO[str], text: str) -> None:
+        with self._lock:
+            try:
+                stream.write(self.redactor(text) + "\n")
+                stream.flush()
+            except BrokenPipeError:
+                silence(stream)
+            except UnicodeEncodeError:
+                encoding = stream.encoding or "ascii"
+                safe = self.redactor(text).encode(encoding, "backslashreplace").decode(encoding)
+                stream.write(safe + "\n")
+                stream.flush()
+
+
+def silence(stream: IO[str]) -> None:
+    """Send what is still written to a stream nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def harmless(text: str) -> str:
+    """``text`` without characters that a terminal would obey: controls are shown as ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+class Sink:
+    """What an apply or a watch tells while it works, as plain lines."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.redactor = output.redactor
+
+    def event(self, event: Event, record: Recorded | None) -> None:
+        """A transition of a run."""
+        self.output.note(event_line(event, record))
+
+    def log(self, address: str, line: LogLine) -> None:
+        """A line of a run's output."""
+        self.output.data(f"{address} | {harmless(line.text)}")
+
+    def note(self, text: str) -> None:
+        """A remark for people."""
+        self.output.note(harmless(text))
+
+
+class JsonSink(Sink):
+    """The same as JSON: one event a line on stdout; the output of runs and remarks go to stderr."""
+
+    def event(self, event: Event, record: Recorded | None) -> None:
+        self.output.data(json.dumps(event.document(), ensure_ascii=False))
+
+    def log(self, address: str, line: LogLine) -> None:
+        self.output.note(f"{address} | {harmless(line.text)}")
+
+
+def event_line(event: Event, record: Recorded | None) -> str:
+    """``extract: failed (exit code 3): Error: general error``."""
+    text = f"{event.address}: {event.status.replace('_', ' ')}"
+    if (
+        record
+        and record.run_id == event.run_id
+        and record.exit_code is not None
+        and event.status in ("failed", "timed_out")
+    ):
+        text += f" (exit code {record.exit_code})"
+    for word in (event.reason, event.message):
+        if (word and word != event.reason) or (word and event.status not in ("succeeded", "creating", "running")):
+            text += f": {word}"
+    return harmless(text)

@@ -1,0 +1,79 @@
+"""Secret values: fetched from the environment and files of this machine, kept in memory, checked against the review."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flowplan.schemas.errors import InvalidInput, PlanStale
+from flowplan.schemas.secrets import SecretSource, token
+from flowplan.schemas.sources import Diagnostic
+
+MAX_SECRET = 1 << 20
+
+
+def lookup(source: SecretSource, directory: Path, environ: Mapping[str, str] | None = None) -> str | None:
+    """The value of a ``from_env`` or ``from_file`` reference on this machine; None when it is not there.
+
+    One newline at the end of a file is not part of the secret (as `kubectl create secret` users expect of `echo`).
+    """
+    if source.kind == "from_env":
+        return (os.environ if environ is None else environ).get(source.value)
+    if source.kind == "from_file":
+        try:
+            with (directory / Path(source.value).expanduser()).open("rb") as file:
+                return file.read(MAX_SECRET).decode("utf-8", "surrogateescape").removesuffix("\n")
+        except OSError:
+            return None
+    return None
+
+
+def resolve(
+    secrets: Mapping[str, SecretSource],
+    *,
+    directory: Path,
+    key: bytes,
+    known: Mapping[str, str],
+    template: Callable[[SecretSource], str | None],
+) -> dict[str, str]:
+    """Token -> value for every secret that a plan needs, before anything starts.
+
+    Args:
+        known: values that are in memory already.
+        template: evaluates a source of kind ``template`` with this call's variables; None when one is missing.
+
+    Raises:
+        InvalidInput: references that cannot be resolved, all of them.
+        PlanStale: a value is not the one that was reviewed.
+    """
+    values, faults, changed = dict(known), [], []
+    for shown, source in secrets.items():
+        value = values.get(shown)
+        if value is None:
+            value = template(source) if source.kind == "template" else lookup(source, directory)
+        if value is None:
+            faults.append(unresolvable(source))
+            continue
+        if not shown.endswith(" unresolved)") and token(source, key, value) != shown:
+            changed.append(source.label)
+        values[shown] = value
+    if faults:
+        raise InvalidInput(faults)
+    if changed:
+        names = ", ".join(sorted(changed))
+        raise PlanStale(f"secrets changed since the plan was reviewed: {names}", hint="plan and review again")
+    return values
+
+
+def unresolvable(source: SecretSource) -> Diagnostic:
+    if source.kind == "from_env":
+        return Diagnostic(f"the environment variable {source.value} is not set", subject="from_env", hint="set it")
+    if source.kind == "from_file":
+        return Diagnostic(f"the file {source.value} cannot be read", subject="from_file", hint="create it")
+    names = ", ".join(source.variables)
+    return Diagnostic(
+        f"the sensitive variable {names} is needed again and was not given",
+        subject="variables",
+        hint="give it with --var, --var-file or FLOWPLAN_VAR_<name>",
+    )

@@ -1,0 +1,62 @@
+"""Approved is applied: compare what was reviewed with what would happen now, and say only the difference."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from flowplan.gather import Gathered
+from flowplan.planner.replay import deviations, effective
+from flowplan.schemas.errors import PlanStale
+from flowplan.schemas.plans import Change, Plan
+from flowplan.schemas.runs import Status
+
+
+def check_reviewed(reviewed: Plan, gathered: Gathered) -> Plan:
+    """What is left to do of a reviewed plan: its own changes, as they stand now.
+
+    What an earlier apply of the same plan did already counts as reviewed; an intent of it that was not carried out
+    is finished.
+
+    Raises:
+        PlanStale: something that was reviewed would not happen the same way any more.
+    """
+    done = gathered.store.plan_progress(reviewed.digest)
+    now = {c.address: c for c in gathered.plan.changes}
+    differing = deviations(reviewed.changes, now, done)
+    if differing:
+        raise PlanStale(_delta(differing), hint="nothing was written; plan and review again")
+    changes = [_left(change, now.get(change.address), change.address in done) for change in reviewed.changes]
+    return replace(reviewed, changes=tuple(c for c in changes if c is not None), serial=gathered.plan.serial)
+
+
+def _left(reviewed: Change, now: Change | None, done: bool) -> Change | None:
+    if not effective(reviewed):
+        return reviewed
+    if not done:
+        return now
+    unfinished = now is not None and now.run is not None and now.run.status == Status.CREATING
+    return now if unfinished or (now is not None and not effective(now)) else None
+
+
+def _delta(differing: list[tuple[Change, Change | None]]) -> str:
+    lines = [f"the plan is stale: {len(differing)} of its changes would not be what was reviewed"]
+    for reviewed, now in differing[:20]:
+        lines.append(f"  {reviewed.address}")
+        lines.append(f"    reviewed: {_essence(reviewed)}")
+        lines.append(f"    now:      {_essence(now) if now else 'nothing, the run is neither recorded nor wanted'}")
+    if len(differing) > 20:
+        lines.append(f"  and {len(differing) - 20} more")
+    return "\n".join(lines)
+
+
+def _essence(change: Change) -> str:
+    status = f", the run is {change.run.status}" if change.run else ""
+    fields = "".join(f"\n      {f.path}: {_short(f.before)} -> {_short(f.after)}" for f in change.fields[:5])
+    skipped = f" ({change.skipped})" if change.skipped else ""
+    return f"{change.action} attempt {change.attempt}{skipped}: {'; '.join(change.reasons)}{status}{fields}"
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=lambda _: "(absent)")
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,32 @@
+"""What the terminal can do: colour, width, questions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import IO
+
+
+def use_colour(stream: IO[str]) -> bool:
+    """Colour on terminals only, and not where NO_COLOR says so (no-color.org)."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
+
+
+def width(stream: IO[str]) -> int:
+    """Columns of the terminal; 80 where there is none, so that output does not depend on where it is made."""
+    return max(40, shutil.get_terminal_size((80, 24)).columns) if stream.isatty() else 80
+
+
+def can_ask() -> bool:
+    """True when a person can answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def approved(question: str) -> bool:
+    """Ask on the terminal; only ``yes`` is a yes."""
+    sys.stderr.write(f"{question}\n  Only 'yes' is accepted: ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip() == "yes"
