@@ -1,0 +1,314 @@
+"""One connection to a Docker Engine: which endpoint, requests with errors for people, and streams that can be closed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import docker
+import docker.context
+import docker.errors
+import docker.types
+import docker.utils
+import requests
+import urllib3
+
+from flowplan.schemas.errors import EngineUnreachable, ProviderError
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+DEFAULT_TIMEOUT = 60.0
+POOL_SIZE = 64
+"""Connections kept open; more than any sensible --parallelism, so that no thread waits for one."""
+
+_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+class Refusal(ProviderError):
+    """The Engine answered with an error.
+
+    Args:
+        status: the HTTP status of the answer.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        words = {404: "NotFound", 409: "Conflict", 400: "BadRequest", 403: "Forbidden", 401: "Unauthorized"}
+        super().__init__(message, reason=words.get(status, "EngineError"))
+        self.status = status
+
+
+class Engine:
+    """Requests to one Engine; safe to use from many threads.
+
+    Args:
+        settings: ``host`` (``unix://``, ``tcp://``, ``ssh://``), ``context`` (of the docker CLI), ``timeout`` (seconds);
+            without them DOCKER_HOST, DOCKER_CONTEXT and the docker CLI's current context count, in this order.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._client: docker.APIClient | None = None
+        self._info: dict[str, Any] | None = None
+        self.endpoint = "the Docker Engine"
+
+    @property
+    def client(self) -> docker.APIClient:
+        """The connected client.
+
+        Raises:
+            EngineUnreachable: when the Engine does not answer.
+            ProviderError: when the settings name no endpoint.
+        """
+        with self._lock:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    @property
+    def base_url(self) -> str:
+        """What identifiers of containers begin with (D36)."""
+        return str(self.client.base_url)
+
+    @property
+    def local(self) -> bool:
+        """True when the Engine's files are this machine's files, as far as one can tell."""
+        return self.endpoint.startswith("unix://")
+
+    def api_at_least(self, version: str) -> bool:
+        return not bool(docker.utils.version_lt(str(self.client.api_version), version))
+
+    def info(self) -> dict[str, Any]:
+        """``docker info``, asked once."""
+        if self._info is None:
+            self._info = self.get("/info")
+        return self._info
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The JSON answer of a GET; asked twice when the connection broke, for nothing changes by asking."""
+        try:
+            return self.request("GET", path, params=params).json()
+        except EngineUnreachable:
+            return self.request("GET", path, params=params).json()
+
+    def find(self, path: str, **params: Any) -> Any:
+        """Like ``get``, but None where there is no such thing."""
+        try:
+            return self.get(path, **params)
+        except Refusal as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def post(self, path: str, body: Any = None, *, timeout: float = 0.0, **params: Any) -> Any:
+        """The JSON answer of a POST, or None; ``timeout`` is time that the Engine may take on top of the usual."""
+        answer = self.request("POST", path, params=params, body=body, extra=timeout)
+        return answer.json() if answer.content else None
+
+    def delete(self, path: str, **params: Any) -> None:
+        self.request("DELETE", path, params=params)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        extra: float = 0.0,
+        stream: bool = False,
+        read_timeout: float | None = None,
+    ) -> requests.Response:
+        """One request.
+
+        Raises:
+            EngineUnreachable: when the Engine does not answer.
+            Refusal: when it answers with an error, in its words.
+        """
+        client = self.client
+        limit = read_timeout if stream else self.timeout + extra
+        try:
+            answer: requests.Response = client.request(
+                method,
+                f"{client.base_url}/v{client.api_version}{path}",
+                params=params,
+                json=body,
+                headers=dict(headers or {}),
+                stream=stream,
+                timeout=(self.timeout, limit),
+            )
+        except _BROKEN as error:
+            raise self.unreachable(error) from None
+        if answer.status_code >= 400:
+            raise Refusal(_words(answer), answer.status_code)
+        return answer
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one answer may take: the provider's ``timeout``, else DOCKER_CLIENT_TIMEOUT, else 60 (D42)."""
+        text = self._settings.get("timeout") or os.environ.get("DOCKER_CLIENT_TIMEOUT") or DEFAULT_TIMEOUT
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = 0.0
+        if seconds <= 0:
+            raise ProviderError(f'"{text}" is not a timeout in seconds', hint="correct DOCKER_CLIENT_TIMEOUT")
+        return seconds
+
+    def unreachable(self, error: BaseException) -> EngineUnreachable:
+        """The error for people: the endpoint, the cause in one clause, and how to fix it (D42)."""
+        cause, hint = _cause(error)
+        return EngineUnreachable(
+            f"the Docker Engine at {self.endpoint} does not answer: {cause}", hint=hint, reason="Unreachable"
+        )
+
+    def close(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+            self._client = None
+
+    def _connect(self) -> docker.APIClient:
+        arguments = self._arguments()
+        self.endpoint = str(arguments["base_url"])
+        shell = self.endpoint.startswith("ssh://")
+        try:
+            return docker.APIClient(
+                version="auto",
+                timeout=math.ceil(self.timeout),
+                max_pool_size=POOL_SIZE,
+                use_ssh_client=shell,
+                **arguments,
+            )
+        except (docker.errors.DockerException, *_BROKEN) as error:
+            raise self.unreachable(error) from None
+
+    def _arguments(self) -> dict[str, Any]:
+        """``base_url`` and ``tls`` for the client."""
+        host = self._settings.get("host")
+        name = self._settings.get("context")
+        if not host and not name:
+            host = os.environ.get("DOCKER_HOST")
+            name = os.environ.get("DOCKER_CONTEXT")
+        try:
+            if host:
+                return dict(docker.utils.kwargs_from_env({**os.environ, "DOCKER_HOST": str(host)}))
+            return self._from_context(str(name) if name else None)
+        except (docker.errors.DockerException, OSError) as error:
+            raise ProviderError(f"the settings of the Docker connection are wrong: {error}") from None
+
+    def _from_context(self, name: str | None) -> dict[str, Any]:
+        context = docker.context.ContextAPI.get_context(name)
+        if context is None:
+            raise ProviderError(f'there is no docker context "{name}"', hint="`docker context ls` lists them")
+        host = context.Host if context.Name != "default" else None
+        arguments: dict[str, Any] = {"base_url": host or DEFAULT_HOST}
+        if context.Name != "default" and context.TLSConfig:
+            arguments["tls"] = context.TLSConfig
+        return arguments
+
+
+class Stream:
+    """The body of a streamed answer, read by a thread of its own, so that the reader can look up and stop in between.
+
+    Args:
+        response: a streamed answer.
+    """
+
+    def __init__(self, response: requests.Response) -> None:
+        self._response = response
+        self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(maxsize=64)
+        self._closed = threading.Event()
+        threading.Thread(target=self._read, name="docker-stream", daemon=True).start()
+
+    def poll(self, timeout: float) -> bytes | None:
+        """The next bytes; b"" when none came within ``timeout`` seconds, None at the end of a complete answer.
+
+        Raises:
+            ConnectionError: when the connection broke.
+        """
+        try:
+            item = self._queue.get(timeout=timeout)
+        except queue.Empty:
+            return b""
+        if isinstance(item, BaseException):
+            raise ConnectionError(str(item))
+        return item
+
+    def close(self) -> None:
+        """Close the connection; the thread ends."""
+        self._closed.set()
+        with contextlib.suppress(OSError, AttributeError, docker.errors.DockerException):
+            docker.types.CancellableStream(iter(()), self._response).close()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+
+    def _read(self) -> None:
+        end: BaseException | None = None
+        try:
+            for chunk in self._chunks():
+                if not self._put(chunk):
+                    return
+        except (*_BROKEN, ValueError, AttributeError) as error:  # ValueError, AttributeError: closed under our hands
+            end = error
+        self._put(end)
+
+    def _chunks(self) -> Iterator[bytes]:
+        raw = self._response.raw
+        return iter(raw.read_chunked(decode_content=False) if raw.chunked else raw.stream(65536, decode_content=False))
+
+    def _put(self, item: bytes | BaseException | None) -> bool:
+        while not self._closed.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=0.5)
+                return True
+        return False
+
+
+def _words(answer: requests.Response) -> str:
+    """The Engine's words of an error answer."""
+    try:
+        message = answer.json()["message"]
+    except (ValueError, KeyError, TypeError):
+        message = answer.text
+    return str(message).strip() or f"HTTP {answer.status_code}"
+
+
+_HINTS: tuple[tuple[type[BaseException], str, str], ...] = (
+    (FileNotFoundError, "there is no such socket", "start the Engine, or set DOCKER_HOST or the provider's host"),
+    (PermissionError, "permission denied", "join the group that owns the socket (docker), or use another host"),
+    (ConnectionRefusedError, "connection refused", "start the Engine, or set DOCKER_HOST or the provider's host"),
+    (TimeoutError, "no answer in time", "check the network, or raise DOCKER_CLIENT_TIMEOUT"),
+)
+
+
+def _cause(error: BaseException) -> tuple[str, str]:
+    """The cause at the bottom of a chain of exceptions, in one clause, and what to do about it."""
+    chain = list(_chain(error))
+    for kind, clause, hint in _HINTS:
+        if any(isinstance(link, kind) for link in chain):
+            return clause, hint
+    if any(isinstance(link, requests.Timeout | urllib3.exceptions.TimeoutError) for link in chain):
+        return _HINTS[-1][1], _HINTS[-1][2]
+    if any(isinstance(link, requests.exceptions.SSLError) for link in chain):
+        return "the TLS handshake failed", "check DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
+    last = str(chain[-1]).strip().splitlines()
+    return (last[0][:200] if last else type(chain[-1]).__name__), "check that the Engine runs"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and everything it was made from; libraries hide causes in args as well."""
+    seen: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting:
+        link = waiting.pop(0)
+        if isinstance(link, BaseException) and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            waiting += [*link.args, getattr(link, "reason", None), link.__cause__, link.__context__]

@@ -1,0 +1,180 @@
+"""Creating one container: image, create, networks, start, in this order and with nothing left behind (D15, D35)."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from flowplan.providers.docker import facts
+from flowplan.providers.docker.connection import Engine, Refusal
+from flowplan.providers.docker.pulling import Images
+from flowplan.providers.protocol import Order
+from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
+from flowplan.schemas.runs import Identity, Observed, Status
+from flowplan.schemas.secrets import reveal
+
+SUFFIXES = 5
+"""How many names are tried after the wanted one when foreign containers hold them."""
+
+
+class Creator:
+    """Creates containers on one Engine."""
+
+    def __init__(self, engine: Engine, images: Images) -> None:
+        self._engine = engine
+        self._images = images
+
+    def create(self, order: Order) -> Observed:
+        """Create and start the attempt, or adopt what an interrupted flowplan created for it.
+
+        Raises:
+            StartFailed: when the Engine refuses; nothing of the attempt is left.
+            EngineUnreachable: when the Engine does not answer; the attempt may exist and is adopted by the next call.
+        """
+        container = reveal(order.objects["Container"], order.secrets)
+        try:
+            return self._create(order.identity, container)
+        except EngineUnreachable:
+            raise
+        except StartFailed as error:
+            raise _told(error, order, error.exit_code_of_run) from None
+        except ProviderError as error:
+            raise _told(error, order, 125) from None
+
+    def _create(self, identity: Identity, container: Mapping[str, Any]) -> Observed:
+        if container["PullPolicy"] == "Always":
+            adopted = self._adopt(identity, container, container["Name"])
+            if adopted:
+                return adopted
+            self._images.pull(container)
+        for number in range(SUFFIXES + 1):
+            name = container["Name"] + (f"-{number}" if number else "")
+            try:
+                answer, created = self._post(container, name)
+            except Refusal as error:
+                if error.status != 409:
+                    raise
+                adopted = self._adopt(identity, container, name)
+                if adopted:
+                    return adopted
+                continue
+            return self._finish(identity, container, answer["Id"], name, created)
+        raise ProviderError(
+            f'the name "{container["Name"]}" and {SUFFIXES} numbered ones belong to other containers',
+            hint="set another name, or remove them",
+            reason="Conflict",
+        )
+
+    def _post(self, container: Mapping[str, Any], name: str) -> tuple[dict[str, Any], float]:
+        """The create call; a missing image is pulled then, which spares a look at the images before (D4)."""
+        try:
+            return self._post_once(container, name)
+        except Refusal as error:
+            image = container["Config"]["Image"]
+            if error.status != 404 or self._images.present(image):
+                raise
+            if container["PullPolicy"] == "Never":
+                raise StartFailed(
+                    f"image {image} is not present and image_pull_policy is Never",
+                    hint="pull or load it on the Engine, or use another policy",
+                    reason="ErrImageNeverPull",
+                    exit_code_of_run=125,
+                ) from None
+        self._images.pull(container, unless_present=True)
+        return self._post_once(container, name)
+
+    def _post_once(self, container: Mapping[str, Any], name: str) -> tuple[dict[str, Any], float]:
+        parameters = {"name": name}
+        if container.get("Platform"):
+            parameters["platform"] = container["Platform"]
+        answer = self._engine.request(
+            "POST", "/containers/create", params=parameters, body=self._body(container["Config"])
+        )
+        return answer.json(), facts.header_seconds(answer.headers.get("Date"))
+
+    def _body(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Engines before 20.10 do not know ``host-gateway`` (D34): the entry is left out there."""
+        host = config.get("HostConfig") or {}
+        if not host.get("ExtraHosts") or self._engine.api_at_least("1.41"):
+            return config
+        kept = [entry for entry in host["ExtraHosts"] if not entry.endswith(":host-gateway")]
+        return {**config, "HostConfig": {**host, "ExtraHosts": kept}}
+
+    def _finish(
+        self, identity: Identity, container: Mapping[str, Any], found: str, name: str, created: float
+    ) -> Observed:
+        """Connect and start what was just created; on a refusal take it away again."""
+        try:
+            for network in container["Networks"][1:]:
+                self._connect(found, network)
+            self._engine.post(f"/containers/{found}/start")
+        except EngineUnreachable:
+            raise
+        except ProviderError as error:
+            failure = self._start_failure(found, error)
+            self.remove(found)
+            raise failure from None
+        return Observed(
+            run_id=identity.run_id,
+            address=identity.address,
+            attempt=identity.attempt,
+            status=Status.RUNNING,
+            attempts=1,
+            handle=facts.handle(found, created),
+            infrastructure_id=f"{self._engine.base_url}:{found}",
+            name=name,
+        )
+
+    def _connect(self, found: str, network: str) -> None:
+        self._engine.post(f"/networks/{network}/connect", {"Container": found})
+
+    def _start_failure(self, found: str, error: ProviderError) -> ProviderError:
+        """The refusal to start as 126, 127 or 125, which the Engine notes in the container (E6)."""
+        state = (self._engine.find(f"/containers/{found}/json") or {}).get("State", {})
+        code = state.get("ExitCode") if state.get("ExitCode") in (126, 127) else 125
+        reason = {126: "NotExecutable", 127: "CommandNotFound"}.get(code, "StartFailed")
+        return StartFailed(_engine_words(error.message), reason=reason, exit_code_of_run=code)
+
+    def remove(self, found: str) -> None:
+        """Take a container away that never ran."""
+        with contextlib.suppress(Refusal):
+            self._engine.delete(f"/containers/{found}", v=1, force=1)
+
+    def _adopt(self, identity: Identity, container: Mapping[str, Any], name: str) -> Observed | None:
+        """The container of this name when it is this very attempt, started if it never was; None for a foreign one."""
+        found = self._engine.find(f"/containers/{name}/json")
+        if found is None or (found["Config"].get("Labels") or {}).get(facts.RUN_ID) != identity.run_id:
+            return None
+        if found["State"].get("Status") != "created" or facts.engine_time(found["State"].get("StartedAt")):
+            return facts.from_inspect(found, self._engine.base_url)
+        connected = (found.get("NetworkSettings") or {}).get("Networks") or {}
+        missing = [network for network in container["Networks"][1:] if network not in connected]
+        rest = {**container, "Networks": [*container["Networks"][:1], *missing]}
+        self._finish(identity, rest, found["Id"], name, 0.0)
+        again = self._engine.find(f"/containers/{found['Id']}/json") or found
+        return facts.from_inspect(again, self._engine.base_url)
+
+
+def _told(error: ProviderError, order: Order, code: int | None) -> StartFailed:
+    """The failure with the run's address, and without any of its secrets."""
+    message = error.message
+    for value in sorted(order.secrets.values(), key=len, reverse=True):
+        message = message.replace(value, "(sensitive)") if value else message
+    address = order.identity.address
+    return StartFailed(message, hint=error.hint, address=address, reason=error.reason, exit_code_of_run=code)
+
+
+_WRAPPING = re.compile(
+    r"^(?:failed to create shim(?: task)?|OCI runtime create failed|runc create failed|container_linux\.go:\d+"
+    r"|starting container process caused|unable to start container process|Cannot start container \S+): "
+)
+
+
+def _engine_words(message: str) -> str:
+    """An error of the runtime without the layers that it came through."""
+    previous = ""
+    while previous != message:
+        previous, message = message, _WRAPPING.sub("", message)
+    return message.removesuffix(": unknown")

@@ -1,0 +1,191 @@
+"""What the Engine's answers say about a run: statuses, reasons, exit codes, and what may have drifted."""
+
+from __future__ import annotations
+
+import calendar
+import json
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status
+
+PROJECT = "dev.flowplan.project"
+RUN_ID = "dev.flowplan.run-id"
+LINEAGE = "dev.flowplan.lineage"
+ADDRESS = "dev.flowplan.address"
+ATTEMPT = "dev.flowplan.attempt"
+
+_SIGNALS = {129: "SIGHUP", 130: "SIGINT", 131: "SIGQUIT", 132: "SIGILL", 134: "SIGABRT", 135: "SIGBUS"} | {
+    136: "SIGFPE", 137: "SIGKILL", 139: "SIGSEGV", 141: "SIGPIPE", 143: "SIGTERM",
+}  # fmt: skip
+_MEANINGS = {
+    1: "general error",
+    125: "the container failed to run",
+    126: "the command is not executable",
+    127: "the command was not found",
+    137: "killed by SIGKILL: out of memory, or stopped from outside",
+    143: "ended by SIGTERM: stopped from outside",
+    247: "high memory",
+}
+_FIXED = frozenset({"NetworkMode", "ExtraHosts", "Binds", "AutoRemove", "Privileged", "DeviceRequests", "ShmSize"})
+_STATES = {"created": Status.CREATING, "running": Status.RUNNING, "paused": Status.RUNNING}
+_STATES |= {"restarting": Status.RUNNING, "removing": Status.RUNNING}
+
+
+def engine_time(text: str | None) -> str | None:
+    """The Engine's time as RFC 3339 UTC with microseconds, None for "never"."""
+    match = re.match(r"(\d{4})(-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)$", text or "")
+    if not match or match[1] == "0001":
+        return None
+    micros = (match[3] or "")[:6].ljust(6, "0")
+    moment = datetime.fromisoformat(f"{match[1]}{match[2]}.{micros}{match[4].replace('Z', '+00:00')}")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def event_time(event: Mapping[str, Any]) -> str:
+    """The time of an event as RFC 3339 UTC."""
+    moment = datetime.fromtimestamp(int(event.get("timeNano") or event["time"] * 10**9) // 1000 / 1e6, UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def header_seconds(date: str | None) -> float:
+    """Seconds since the epoch of an HTTP Date header: the Engine's clock. Our own where it has none."""
+    try:
+        return float(calendar.timegm(time.strptime(date or "", "%a, %d %b %Y %H:%M:%S GMT")))
+    except ValueError:
+        return time.time()
+
+
+def ended(code: int, oom: bool, error: str = "") -> tuple[Status, str, str]:
+    """Status, reason and message of a container that ended with ``code`` (E6)."""
+    if code == 0:
+        return Status.SUCCEEDED, "", ""
+    meaning = "ran out of memory" if oom else error or _MEANINGS.get(code) or _signal_meaning(code)
+    reason = "OOMKilled" if oom else _SIGNALS.get(code, "Error")
+    return Status.FAILED, reason, f"exit code {code}" + (f": {meaning}" if meaning else "")
+
+
+def _signal_meaning(code: int) -> str:
+    return f"ended by {_SIGNALS[code]}" if code in _SIGNALS else ""
+
+
+def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | None = None) -> Observed:
+    """The facts of one ``docker inspect``."""
+    state, labels = found["State"], found["Config"].get("Labels") or {}
+    status, reason, message, code = _condition(state)
+    created = engine_time(found.get("Created"))
+    started = engine_time(state.get("StartedAt"))
+    finished = engine_time(state.get("FinishedAt")) if status.final else None
+    return Observed(
+        run_id=labels.get(RUN_ID, ""),
+        address=labels.get(ADDRESS, ""),
+        attempt=_number(labels.get(ATTEMPT)),
+        status=status,
+        reason=reason,
+        message=message,
+        exit_code=code,
+        attempts=int(found.get("RestartCount") or 0) + (1 if started else 0),
+        handle=handle(found["Id"], seconds(created)),
+        infrastructure_id=f"{base_url}:{found['Id']}",
+        name=str(found.get("Name", "")).lstrip("/"),
+        started_at=started,
+        finished_at=finished,
+        at=finished or started or created,
+        live=live_of(found, record),
+    )
+
+
+def handle(container: str, created: float) -> dict[str, Json]:
+    """What finds a container again; ``created`` (seconds, the Engine's clock) is where its events begin."""
+    return {"id": container, "created": created}
+
+
+def seconds(moment: str | None) -> float:
+    """Seconds since the epoch of an RFC 3339 time, 0 for None."""
+    return datetime.fromisoformat(moment).timestamp() if moment else 0.0
+
+
+def _condition(state: Mapping[str, Any]) -> tuple[Status, str, str, int | None]:
+    word = str(state.get("Status", ""))
+    if word in _STATES:
+        reason = {"paused": "Paused", "restarting": "Restarting"}.get(word, "")
+        message = f"the last execution ended with exit code {state.get('ExitCode')}" if word == "restarting" else ""
+        return _STATES[word], reason, message, None
+    code = int(state.get("ExitCode", -1))
+    if word == "dead" and not engine_time(state.get("FinishedAt")):
+        return Status.FAILED, "Dead", str(state.get("Error") or "the Engine could not remove the container"), None
+    return *ended(code, bool(state.get("OOMKilled")), str(state.get("Error") or "")), code
+
+
+def from_list(item: Mapping[str, Any], base_url: str, record: Recorded) -> Observed:
+    """The facts of one item of ``docker ps``, with what the record knows already filled in."""
+    word = str(item.get("State", ""))
+    status = _STATES.get(word, record.status)
+    final = word not in _STATES
+    live: Objects | None = None
+    if not final:
+        live = {"Container": {"Name": _own_name(item), "Networks": _networks(item, record)}}
+    return Observed(
+        run_id=record.run_id,
+        address=record.address,
+        attempt=record.attempt,
+        status=status,
+        reason=record.reason if final else {"paused": "Paused", "restarting": "Restarting"}.get(word, ""),
+        message=record.message if final else "",
+        exit_code=record.exit_code if final else None,
+        attempts=max(record.attempts, 0 if status == Status.CREATING else 1),
+        handle=record.handle or handle(item["Id"], float(item.get("Created") or 0)),
+        infrastructure_id=f"{base_url}:{item['Id']}",
+        name=_own_name(item),
+        started_at=record.started_at,
+        finished_at=record.finished_at if final else None,
+        live=live,
+    )
+
+
+def list_tells_enough(item: Mapping[str, Any], record: Recorded) -> bool:
+    """True when an item of ``docker ps`` needs no inspect: nothing ended that we do not know of, nothing can drift."""
+    if item.get("State") not in _STATES:
+        return record.status.final and (record.exit_code is not None or record.status != Status.LOST)
+    host = record.objects.get("Container", {}).get("Config", {}).get("HostConfig", {})
+    return bool(record.started_at) and item.get("State") == "running" and _FIXED.issuperset(host)
+
+
+def live_of(found: Mapping[str, Any], record: Recorded | None) -> Objects:
+    """The live values of everything that was applied (of everything, where there is no record)."""
+    host = dict(found.get("HostConfig") or {})
+    if record is not None:
+        wanted = record.objects.get("Container", {}).get("Config", {}).get("HostConfig", {})
+        host = {key: host.get(key) for key in wanted}
+    name = str(found.get("Name", "")).lstrip("/")
+    return {"Container": {"Name": name, "Networks": _networks(found, record), "Config": {"HostConfig": host}}}
+
+
+def _networks(found: Mapping[str, Any], record: Recorded | None) -> list[str]:
+    """Names of the networks, those of the record first and in its order."""
+    live = list((found.get("NetworkSettings") or {}).get("Networks") or {})
+    wanted = record.objects.get("Container", {}).get("Networks", []) if record else []
+    return [name for name in wanted if name in live] + [name for name in live if name not in wanted]
+
+
+def _own_name(item: Mapping[str, Any]) -> str:
+    """The container's own name; links give it further ones with a second slash."""
+    names = [str(name).lstrip("/") for name in item.get("Names") or [""]]
+    return next((name for name in names if "/" not in name), names[0])
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0
+
+
+def gone(record: Recorded) -> Observed:
+    """There is no such container."""
+    return Observed(run_id=record.run_id, exists=False, address=record.address, attempt=record.attempt)
+
+
+def filters(**wanted: list[str]) -> str:
+    """Filters as the Engine's list and event calls take them."""
+    return json.dumps(wanted)

@@ -1,0 +1,133 @@
+"""DockerProvider: the provider protocol on one Docker Engine."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from flowplan.providers.docker import facts
+from flowplan.providers.docker.changes import Changer
+from flowplan.providers.docker.checks import Checks
+from flowplan.providers.docker.connection import Engine
+from flowplan.providers.docker.creation import Creator
+from flowplan.providers.docker.output import Output
+from flowplan.providers.docker.pulling import Images
+from flowplan.providers.docker.watching import Watch
+from flowplan.providers.protocol import Context, LogLine, Order
+from flowplan.schemas.plans import FieldChange, Finding
+from flowplan.schemas.runs import Json, Observed, Recorded, Target
+from flowplan.schemas.secrets import TOKEN
+
+INSPECTORS = 8
+"""Threads that inspect containers of which the list does not tell enough."""
+
+
+class DockerProvider:
+    """One connection to one Docker Engine, for the containers of one lineage."""
+
+    def __init__(self, context: Context) -> None:
+        self._lineage = context.lineage
+        self._engine = Engine(context.settings)
+        self._images = Images(self._engine)
+        self._creator = Creator(self._engine, self._images)
+        self._changer = Changer(self._engine, context.lineage)
+
+    def target(self) -> Target:
+        """The Engine by its id; the label is its endpoint and name."""
+        info = self._engine.info()
+        return Target("docker", str(info["ID"]), f"{self._engine.endpoint} ({info.get('Name', '')})")
+
+    def observe(self, records: Sequence[Recorded]) -> list[Observed]:
+        """One list, and an inspect for every container whose end or drift the list cannot tell."""
+        items = {item["Labels"].get(facts.RUN_ID, ""): item for item in self._list()}
+        known = {record.run_id for record in records}
+        seen = [self._listed(record, items) for record in records]
+        unsure = [(record, items[record.run_id]) for record, fact in zip(records, seen, strict=True) if fact is None]
+        orphans = [(None, item) for run, item in items.items() if run not in known]
+        looks = self._inspect_all([*unsure, *orphans])
+        answers = iter(looks[: len(unsure)])
+        result = [fact if fact is not None else next(answers) for fact in seen]
+        return [fact for fact in [*result, *looks[len(unsure) :]] if fact is not None]
+
+    def _list(self) -> list[dict[str, Any]]:
+        wanted = facts.filters(label=[f"{facts.LINEAGE}={self._lineage}"])
+        return list(self._engine.get("/containers/json", all=1, filters=wanted))
+
+    def _listed(self, record: Recorded, items: dict[str, dict[str, Any]]) -> Observed | None:
+        """What the list tells of a record, None where that is not enough."""
+        item = items.get(record.run_id)
+        if item is None:
+            return facts.gone(record)
+        return facts.from_list(item, self._engine.base_url, record) if facts.list_tells_enough(item, record) else None
+
+    def _inspect_all(self, wanted: Sequence[tuple[Recorded | None, dict[str, Any]]]) -> list[Observed | None]:
+        if len(wanted) < 2:
+            return [self._inspect(record, item) for record, item in wanted]
+        with ThreadPoolExecutor(min(INSPECTORS, len(wanted)), "docker-inspect") as pool:
+            return list(pool.map(lambda pair: self._inspect(*pair), wanted))
+
+    def _inspect(self, record: Recorded | None, item: dict[str, Any]) -> Observed | None:
+        found = self._engine.find(f"/containers/{item['Id']}/json")
+        if found is not None:
+            return facts.from_inspect(found, self._engine.base_url, record)
+        return facts.gone(record) if record else None
+
+    def preflight(self, orders: Sequence[Order]) -> list[Finding]:
+        return Checks(self._engine, self._images, self._lineage).findings(orders)
+
+    def create(self, order: Order) -> Observed:
+        return self._creator.create(order)
+
+    def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:
+        return self._changer.update(record, order, fields)
+
+    def delete(self, record: Recorded, grace: float) -> None:
+        self._changer.delete(record, grace)
+
+    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+        return Watch(self._engine, self._lineage, records, self.observe).changes(stop)
+
+    def logs(
+        self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None
+    ) -> Iterator[LogLine]:
+        container = str(record.handle.get("id") or record.name)
+        tty = record.objects.get("Container", {}).get("Config", {}).get("Tty", False)
+        return Output(self._engine, container, tty=bool(tty)).lines(tail, follow, stop)
+
+    def secret_values(self, record: Recorded) -> list[str]:
+        """The values that stand in the live container where the record has tokens."""
+        found = self._changer.find(record)
+        if found is None:
+            return []
+        config = record.objects.get("Container", {}).get("Config", {})
+        return sorted(_secrets({**config, "HostConfig": {}}, {**found["Config"], "HostConfig": {}}))
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _secrets(recorded: Json, live: Json) -> set[str]:
+    """The live values in the places of tokens; entries of Env are found by their names, for the image adds others."""
+    if isinstance(recorded, str):
+        return _values(recorded, live) if isinstance(live, str) else set()
+    if isinstance(recorded, dict) and isinstance(live, dict):
+        return {value for key, item in recorded.items() for value in _secrets(item, live.get(key))}
+    if isinstance(recorded, list) and isinstance(live, list):
+        if len(recorded) == len(live):
+            pairs = list(zip(recorded, live, strict=True))
+        else:
+            by_name = {str(item).partition("=")[0]: item for item in live}
+            pairs = [(item, by_name.get(str(item).partition("=")[0])) for item in recorded]
+        return {value for one, other in pairs for value in _secrets(one, other)}
+    return set()
+
+
+def _values(recorded: str, live: str) -> set[str]:
+    if "(sensitive " not in recorded:
+        return set()
+    parts = [re.escape(part) for part in TOKEN.split(recorded)[:: TOKEN.groups + 1]]
+    match = re.fullmatch("(.*)".join(parts), live, re.DOTALL)
+    return {value for value in match.groups() if value} if match else set()

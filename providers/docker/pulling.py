@@ -1,0 +1,113 @@
+"""Pulling images: the policy, one pull of an image at a time, credentials for that pull alone (D4, D9, D10)."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import docker.auth
+import docker.errors
+import docker.utils
+import requests
+
+from flowplan.providers.docker.connection import Engine, Refusal
+from flowplan.schemas.errors import StartFailed
+
+
+class Images:
+    """The images of one Engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._begun: dict[str, float] = {}
+
+    def present(self, image: str) -> bool:
+        """True when the Engine has the image (the whole reference, D5)."""
+        return self._engine.find(f"/images/{image}/json") is not None
+
+    def pull(self, container: Mapping[str, Any], *, unless_present: bool = False) -> None:
+        """Pull the image of a container (its secrets already revealed).
+
+        The same image is pulled by one thread at a time; a thread that waited takes the other's result.
+
+        Raises:
+            StartFailed: in the registry's words.
+            EngineUnreachable: when the Engine does not answer.
+        """
+        image, asked = container["Config"]["Image"], time.monotonic()
+        key = json.dumps([image, container.get("Platform"), container.get("Registry")], sort_keys=True)
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            if self._begun.get(key, -1.0) >= asked or (unless_present and self.present(image)):
+                return
+            begun = time.monotonic()
+            self._pull(image, container.get("Platform"), container.get("Registry"))
+            self._begun[key] = begun
+
+    def _pull(self, image: str, platform: str | None, registry: Mapping[str, Any] | None) -> None:
+        repository, tag = docker.utils.parse_repository_tag(image)
+        parameters = {"fromImage": repository, "tag": tag or "latest"}
+        if platform:
+            parameters["platform"] = platform
+        try:
+            answer = self._engine.request(
+                "POST", "/images/create", params=parameters, headers=self._headers(repository, registry), stream=True
+            )
+            fault = _fault(answer)
+        except Refusal as error:
+            fault = error.message
+        except (requests.RequestException, OSError) as error:
+            raise self._engine.unreachable(error) from None
+        if fault:
+            raise StartFailed(
+                f"pulling {image} failed: {fault}",
+                hint="check the reference, the registry and its credentials",
+                reason="ErrImagePull",
+                exit_code_of_run=125,
+            )
+
+    def _headers(self, repository: str, registry: Mapping[str, Any] | None) -> dict[str, str]:
+        """The credentials of the run, else those of the docker CLI's configuration; for this one request only."""
+        wanted = str(docker.auth.resolve_repository_name(repository)[0])
+        if registry is not None and _serves(registry, wanted):
+            login = {
+                "username": registry["Username"],
+                "password": registry["Password"],
+                "serveraddress": registry.get("URL") or wanted,
+            }
+            return {"X-Registry-Auth": _text(docker.auth.encode_header(login))}
+        try:
+            header = docker.auth.get_config_header(self._engine.client, wanted)
+        except docker.errors.DockerException:  # a credential helper that is not installed
+            header = None
+        return {"X-Registry-Auth": _text(header)} if header else {}
+
+
+def _serves(registry: Mapping[str, Any], wanted: str) -> bool:
+    """True when the credentials are for this registry: nobody else is shown them."""
+    url = str(registry.get("URL") or "")
+    return not url or str(docker.auth.resolve_index_name(docker.auth.convert_to_hostname(url))) == wanted
+
+
+def _text(header: str | bytes) -> str:
+    return header.decode() if isinstance(header, bytes) else header
+
+
+def _fault(answer: requests.Response) -> str:
+    """The error that the stream of a pull ends with, or ""; the HTTP status is 200 either way (D9)."""
+    fault = ""
+    for line in _lines(answer):
+        fault = str((line.get("errorDetail") or {}).get("message") or line.get("error") or fault)
+    return fault.strip()
+
+
+def _lines(answer: requests.Response) -> Iterator[dict[str, Any]]:
+    for text in answer.iter_lines():
+        if text.strip():
+            yield json.loads(text)

@@ -1,0 +1,205 @@
+"""Following many containers with one stream of events, which is opened again whenever it breaks."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flowplan.providers.docker import facts
+from flowplan.providers.docker.connection import Engine, Refusal, Stream
+from flowplan.schemas.errors import EngineUnreachable
+from flowplan.schemas.runs import Observed, Recorded, Status
+
+TICK = 0.9
+"""Seconds after which None is handed out when nothing happened."""
+SILENCE = 45.0
+"""Seconds without any event after which the connection is no longer trusted and everything is looked at again."""
+PATIENCE = 1.5
+"""Seconds that the events of a container that is gone may still take to tell its exit code (D40)."""
+
+_ACTIONS = ["start", "die", "oom", "destroy", "pause", "unpause"]
+
+
+class Watch:
+    """One watch over the containers of some records.
+
+    Args:
+        observe: the bulk observation of the provider.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        lineage: str,
+        records: Sequence[Recorded],
+        observe: Callable[[Sequence[Recorded]], list[Observed]],
+    ) -> None:
+        self._engine = engine
+        self._lineage = lineage
+        self._observe = observe
+        self._records = {record.run_id: record for record in records}
+        self._waiting = {record.run_id for record in records}
+        self._last: dict[str, Observed] = {}
+        self._missing: dict[str, float] = {}
+        self._oom: set[str] = set()
+        self._since = min((float(record.handle.get("created") or 0) for record in records), default=0.0)
+
+    def changes(self, stop: threading.Event) -> Iterator[Observed | None]:
+        """See ``Provider.watch``."""
+        pause = 0.2
+        while self._waiting and not stop.is_set():
+            stream: Stream | None = None
+            try:
+                stream = self._open()
+                yield from self._look()
+                pause = 0.2
+                yield from self._follow(stream, stop)
+            except (
+                EngineUnreachable,
+                Refusal,
+                ConnectionError,
+            ):  # down or restarting: nothing is known, so nothing said
+                yield from self._idle(pause, stop)
+                pause = min(2 * pause, 5.0)
+            finally:
+                if stream is not None:
+                    stream.close()
+
+    def _idle(self, pause: float, stop: threading.Event) -> Iterator[None]:
+        end = time.monotonic() + pause
+        while (rest := end - time.monotonic()) > 0 and not stop.wait(min(rest, TICK)):
+            yield None
+        yield None
+
+    def _open(self) -> Stream:
+        """The stream of events, from the last one seen (at first: from the creation of the oldest container) on."""
+        wanted = facts.filters(type=["container"], label=[f"{facts.LINEAGE}={self._lineage}"], event=_ACTIONS)
+        parameters: dict[str, Any] = {"filters": wanted}
+        if self._since:
+            parameters["since"] = f"{self._since:.6f}"
+        return Stream(self._engine.request("GET", "/events", params=parameters, stream=True))
+
+    def _look(self) -> Iterator[Observed]:
+        """Everything as it is now; a container that is gone gets some time, for its events may tell how it ended."""
+        for seen in self._observe([self._records[run] for run in self._records if run in self._waiting]):
+            if seen.run_id not in self._waiting:
+                continue
+            if seen.exists:
+                self._missing.pop(seen.run_id, None)
+                yield from self._tell(seen)
+            else:
+                self._missing.setdefault(seen.run_id, time.monotonic() + PATIENCE)
+
+    def _follow(self, stream: Stream, stop: threading.Event) -> Iterator[Observed | None]:
+        """Events until all have ended, ``stop``, or silence; returning means: look again."""
+        text, heard = b"", time.monotonic()
+        while self._waiting and not stop.is_set() and time.monotonic() - heard < SILENCE:
+            data = stream.poll(0.2 if self._missing else TICK)
+            if data is None:
+                raise ConnectionError("the stream of events ended")
+            if data:
+                heard = time.monotonic()
+                *lines, text = (text + data).split(b"\n")
+                for line in lines:
+                    yield from self._event(json.loads(line)) if line.strip() else ()
+            else:
+                yield None
+            yield from self._give_up()
+
+    def _give_up(self) -> Iterator[Observed]:
+        now = time.monotonic()
+        for run in [run for run, end in self._missing.items() if end <= now]:
+            del self._missing[run]
+            self._waiting.discard(run)
+            yield facts.gone(self._records[run])
+
+    def _event(self, event: Mapping[str, Any]) -> Iterator[Observed]:
+        self._since = max(self._since, int(event.get("timeNano") or 0) // 1000 / 1e6)
+        labels = event.get("Actor", {}).get("Attributes") or {}
+        run = str(labels.get(facts.RUN_ID, ""))
+        if run not in self._waiting:
+            return
+        action = event.get("Action") or event.get("status")
+        if action == "oom":
+            self._oom.add(run)
+        elif action == "start":
+            yield from self._tell(self._started(run, event))
+        elif action == "destroy":
+            self._missing.setdefault(run, time.monotonic() + (0 if run not in self._missing else PATIENCE))
+        elif action == "die":
+            yield from self._tell(self._died(run, event))
+        else:
+            yield from self._tell(self._inspected(run))
+
+    def _started(self, run: str, event: Mapping[str, Any]) -> Observed | None:
+        """The start as the event tells it; an inspect counts the executions where the Engine repeats them."""
+        before = self._last.get(run)
+        if self._repeats(run):
+            return self._inspected(run)
+        if before is not None and before.started_at:  # seen in the list already; events are replayed
+            return None
+        at = facts.event_time(event)
+        return replace(
+            before or self._base(run, event), status=Status.RUNNING, reason="", started_at=at, at=at, attempts=1
+        )
+
+    def _repeats(self, run: str) -> bool:
+        config = self._records[run].objects.get("Container", {}).get("Config", {})
+        return "RestartPolicy" in (config.get("HostConfig") or {})
+
+    def _died(self, run: str, event: Mapping[str, Any]) -> Observed | None:
+        """The end as the event tells it; an inspect where a restart or a lack of memory may be behind it."""
+        code = event["Actor"]["Attributes"].get("exitCode")
+        if code is None or code == "137" or self._repeats(run):
+            found = self._inspected(run)
+            if found is not None or code is None:
+                return found
+        status, reason, message = facts.ended(int(code), run in self._oom)
+        at = facts.event_time(event)
+        base = self._last.get(run) or self._base(run, event)
+        return replace(
+            base, status=status, reason=reason, message=message, exit_code=int(code), finished_at=at, at=at, live=None
+        )
+
+    def _base(self, run: str, event: Mapping[str, Any]) -> Observed:
+        record, container = self._records[run], str(event["Actor"]["ID"])
+        return Observed(
+            run_id=run,
+            address=record.address,
+            attempt=record.attempt,
+            attempts=1,
+            handle=record.handle or facts.handle(container, float(event.get("time") or 0)),
+            infrastructure_id=f"{self._engine.base_url}:{container}",
+            name=record.name,
+            started_at=record.started_at,
+        )
+
+    def _inspected(self, run: str) -> Observed | None:
+        record = self._records[run]
+        container = (self._last[run].handle if run in self._last else record.handle).get("id") or record.name
+        found = self._engine.find(f"/containers/{container}/json")
+        if found is None or (found["Config"].get("Labels") or {}).get(facts.RUN_ID) != run:
+            return None
+        return facts.from_inspect(found, self._engine.base_url, record)
+
+    def _tell(self, seen: Observed | None) -> Iterator[Observed]:
+        """Hand out what is new."""
+        if seen is None:
+            return
+        before = self._last.get(seen.run_id)
+        self._last[seen.run_id] = seen
+        self._missing.pop(seen.run_id, None)
+        if seen.status is not None and seen.status.final:
+            self._waiting.discard(seen.run_id)
+        if before is None or _facts(before) != _facts(seen):
+            yield seen
+
+
+def _facts(seen: Observed) -> tuple[Any, ...]:
+    """What makes two observations the same to a follower; times differ in precision between events and inspects."""
+    started = (seen.started_at or "")[:19]
+    return seen.status, seen.reason, seen.message, seen.exit_code, seen.attempts, seen.name, started
