@@ -126,7 +126,8 @@ class Runner:
         self.working = 0
         self.former: dict[str, list[Recorded]] = {}
         for record in store.leftovers():
-            self.former.setdefault(record.address, []).append(record)
+            if record.status is not Status.DESTROYED:  # what was forgotten is left alone
+                self.former.setdefault(record.address, []).append(record)
         self.expired: set[str] = set()
         self.said_locked = False
         self.pool: ThreadPoolExecutor

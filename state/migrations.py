@@ -20,7 +20,7 @@ APPLICATION_ID = 0x666C6F77
 
 
 def first(db: Database) -> None:
-    """Format 1: meta, records, attempts, tails, counters, events, plans and their progress."""
+    """Format 1: meta, records, attempts, tails, counters, events, plans and their progress, notes."""
     db.table("meta").create(
         {"id": int, "lineage": str, "key": bytes, "project": str, "serial": int, "created_at": str},
         pk="id",
@@ -48,6 +48,7 @@ def first(db: Database) -> None:
     db.table("plans").create({"id": int, "digest": str}, pk="id", not_null={"digest"}, strict=True)
     db.table("plans").create_index(["digest"], unique=True)
     db.table("progress").create({"plan": int, "address": str}, pk=("plan", "address"), strict=True)
+    db.table("notes").create({"name": str, "document": str}, pk="name", not_null={"document"}, strict=True)
 
 
 def _events(db: Database) -> None:

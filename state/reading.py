@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -91,6 +92,16 @@ class Reading:
         return dict(
             self._all("SELECT run_id, text FROM tails WHERE run_id IN (SELECT value FROM json_each(?))", _ids(run_ids))
         )
+
+    def run_ids(self) -> set[str]:
+        """The run ids of all attempts there ever were."""
+        return {run_id for (run_id,) in self._all("SELECT run_id FROM attempts")}
+
+    def recall(self, name: str) -> dict[str, Any]:
+        """The document kept by ``remember``; {} when there is none."""
+        found = self._all("SELECT document FROM notes WHERE name = ?", name)
+        documents: list[dict[str, Any]] = self._decoded(lambda row: json.loads(row[0]), found)
+        return documents[0] if documents else {}
 
     def last_seq(self) -> int:
         """The number of the newest event, 0 when there is none."""

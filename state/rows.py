@@ -91,15 +91,20 @@ def decode_settings(plain: Mapping[str, Any]) -> Settings:
 
 def encode_applied(record: Recorded) -> str:
     """The JSON of what was applied: provider, target, objects, settings."""
-    return dumps(
-        {
-            "provider": record.provider,
-            "type": record.type,
-            "target": dict(record.target),
-            "objects": record.objects,
-            "settings": encode_settings(record.settings),
-        }
-    )
+    document = {
+        "provider": record.provider,
+        "type": record.type,
+        "target": dict(record.target),
+        "objects": record.objects,
+        "settings": encode_settings(record.settings),
+    }
+    return dumps(document | ({"born_as": record.born_as} if record.born_as else {}))
+
+
+def moved(text: str, born_as: str) -> str:
+    """The JSON of what was applied, remembering the address that names and labels were made of."""
+    document = json.loads(text)
+    return dumps({**document, "born_as": document.get("born_as") or born_as})
 
 
 def reapplied(text: str, objects: Objects, settings: Settings) -> str:

@@ -217,6 +217,9 @@ class Store(Reading):
             if new in managed:
                 raise InvalidInput(f"there is a record at {new} already", hint="destroy, remove or move that one first")
             db.execute("UPDATE records SET address = ? WHERE address = ?", (new, old))
+            found = db.execute("SELECT applied, run_id FROM attempts WHERE address = ?", (old,)).fetchall()
+            born = self._decoded(lambda row: (rows.moved(row[0], old), row[1]), found)
+            db.executemany("UPDATE attempts SET applied = ? WHERE run_id = ?", born)
             db.execute("UPDATE attempts SET address = ? WHERE address = ?", (new, old))
             db.execute("UPDATE events SET address = ?, run = ? WHERE address = ?", (new, rows.run_of(new), old))
             journal.count(
@@ -241,6 +244,13 @@ class Store(Reading):
         """
         with self._changing() as db:
             journal.carried_out(db, plan_digest, addresses)
+
+    def remember(self, name: str, document: Mapping[str, Any]) -> None:
+        """Keep a JSON document under a name, for later commands; it never holds a secret value."""
+        text = rows.dumps(document)
+        with self._changing() as db:
+            db.execute("DELETE FROM notes WHERE name = ? AND document <> ?", (name, text))
+            db.execute("INSERT OR IGNORE INTO notes (name, document) VALUES (?, ?)", (name, text))
 
     def dump(self, *, with_key: bool = False) -> dict[str, Any]:
         """The whole state as plain JSON; the fingerprint key only when asked for."""

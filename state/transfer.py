@@ -37,6 +37,7 @@ def dump(store: Store, db: sqlite3.Connection, *, with_key: bool) -> dict[str, A
         }
         outcomes = db.execute("SELECT run_id, outcome FROM attempts WHERE outcome IS NOT NULL")
         document["outcomes"] = dict(outcomes.fetchall())
+        document["notes"] = dict(db.execute("SELECT name, document FROM notes").fetchall())
     finally:
         db.execute("ROLLBACK")
     return document | ({"key": store.key.hex()} if with_key else {})
@@ -97,7 +98,7 @@ def _check(store: Store, db: sqlite3.Connection, lineage: str, serial: int, docu
 
 
 def _replace(db: sqlite3.Connection, document: Mapping[str, Any]) -> None:
-    for table in ("records", "attempts", "tails", "counters", "events", "progress", "plans"):
+    for table in ("records", "attempts", "tails", "counters", "events", "progress", "plans", "notes"):
         db.execute(f"DELETE FROM {table}")
     attempts = [_recorded(plain) for plain in document["attempts"]]
     outcomes = document["outcomes"]
@@ -113,6 +114,7 @@ def _replace(db: sqlite3.Connection, document: Mapping[str, Any]) -> None:
         raise ValueError("a record without its attempt")
     db.executemany("INSERT INTO records (address, run_id) VALUES (?, ?)", document["records"])
     db.executemany("INSERT INTO counters VALUES (?, ?)", list(document["counters"].items()))
+    db.executemany("INSERT INTO notes VALUES (?, ?)", list(document.get("notes", {}).items()))
     events = [Event(**plain) for plain in document["events"]]
     db.executemany(
         f"INSERT INTO events ({rows.EVENT_COLUMNS}, run) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
