@@ -27,11 +27,12 @@ class Case:
     Attributes:
         type: the provider type (``docker``).
         manifests: its pure half, a module with the functions of ``Manifests``.
-        connect: a new connection; its Context must carry ``lineage`` of this case.
+        connect: a new connection; its Context must carry the ``lineage`` that this case has at that moment.
         fields: fields merged under those of every run (``{"image": "..."}``).
         connection: the provider entry that rendering sees.
         vanish: remove the object (for ``process``: kill what watches over it) as a person would, behind flowplan's back.
         cleanup: remove everything this case's lineage left on the engine.
+        kill: send SIGKILL to the run from outside; None where nobody can (its test is left out).
         patience: seconds within which any expected change must be seen.
         killed: exit codes that a run ended by SIGKILL may show (-9 for a process, 137 for a container).
         killed_reasons: reasons that such a run may show.
@@ -47,6 +48,7 @@ class Case:
     fields: Mapping[str, Any] = field(default_factory=dict)
     connection: Mapping[str, Any] = field(default_factory=dict)
     cleanup: Callable[[], None] = _nothing
+    kill: Callable[[Recorded], None] | None = None
     lineage: str = field(default_factory=lambda: str(uuid.uuid4()))
     spec_dir: str = "/"
     patience: float = 15.0
