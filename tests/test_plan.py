@@ -1,0 +1,365 @@
+"""The action at every address: what is desired, recorded and observed on one side, action, reasons and fields on the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
+from flowplan.planner.plan import Decided, Options, Situation, make_changes
+from flowplan.planner.replay import desired_runs, deviations
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.plans import ABSENT, Action, Change, Plan
+from flowplan.schemas.runs import Desired, Identity, Objects, Observed, Recorded, Rendered, Settings, Status, run_id
+from flowplan.schemas.sources import Diagnostic
+
+LINEAGE = "11111111-1111-4111-8111-111111111111"
+
+
+class Boxes:
+    """A provider type whose objects are boxes: size changes in place, everything else replaces."""
+
+    def check(self, run: ResolvedRun) -> list[Diagnostic]:
+        return []
+
+    def render(self, run: ResolvedRun, identity: Identity) -> Rendered:
+        raise AssertionError("desired runs are made by hand here")
+
+    def effect(self, path: str, before: Any, after: Any) -> Effect:
+        if path.startswith("/Box/size"):
+            return Effect(IN_PLACE, "boxes can be resized")
+        return Effect(REPLACE, "a box is what it is")
+
+    def comparable(self, applied: Objects) -> Objects:
+        return applied
+
+    def equal(self, path: str, one: Any, other: Any) -> bool:
+        return str(one) == str(other)
+
+
+def desired(address: str = "a", *, type: str = "box", settings: Settings | None = None, **box: Any) -> Desired:
+    def render(attempt: int, born_as: str = "") -> Rendered:
+        ident = Identity("p", LINEAGE, born_as or address, attempt)
+        name = f"{born_as or address}-{attempt}"
+        return Rendered({"Box": {"name": name, "run": ident.run_id, **box}}, name, ident.run_id, attempt)
+
+    group = address.split("[")[0]
+    return Desired(address, "boxes", type, replace(settings or Settings(), group=group), render)
+
+
+def recorded(wanted: Desired, status: Status = Status.SUCCEEDED, attempt: int = 1, **facts: Any) -> Recorded:
+    rendered = wanted.render(attempt)
+    return Recorded(
+        address=wanted.address,
+        provider="boxes",
+        type=wanted.type,
+        target={"type": "box", "id": "t", "label": ""},
+        attempt=attempt,
+        run_id=rendered.run_id,
+        name=rendered.name,
+        objects=rendered.objects,
+        settings=wanted.settings,
+        status=status,
+        **facts,
+    )
+
+
+def seen(record: Recorded, status: Status | None, **facts: Any) -> Observed:
+    return Observed(record.run_id, status=status, exists=status is not None, **facts)
+
+
+def decide(
+    wanted: list[Desired],
+    records: list[Recorded] | None = None,
+    looks: list[Observed] | None = None,
+    unknown: list[Observed] | None = None,
+    **options: Any,
+) -> Decided:
+    records = records or []
+    situation = Situation(
+        lineage=LINEAGE,
+        desired=wanted,
+        recorded={r.address: r for r in records},
+        manifests={"box": Boxes(), "crate": Boxes()},
+        observed={o.run_id: o for o in looks or []},
+        unknown=unknown or [],
+        attempts={r.address: r.attempt for r in records},
+        options=Options(**options),
+    )
+    return make_changes(situation)
+
+
+def only(decided: Decided) -> Change:
+    [change] = decided.changes
+    return change
+
+
+def test_a_run_that_is_not_recorded_is_created() -> None:
+    change = only(decide([desired(colour="red")], spec_name="spec.yaml"))
+    assert (change.action, change.reasons, change.attempt) == (Action.CREATE, ("new in spec.yaml",), 1)
+    assert change.after == {"Box": {"name": "a-1", "run": run_id(LINEAGE, "a", 1), "colour": "red"}}
+    assert change.before is None
+
+
+@pytest.mark.parametrize(
+    ("status", "rerun", "action"),
+    [
+        (Status.SUCCEEDED, "on_failure", Action.NO_OP),
+        (Status.SUCCEEDED, "on_change", Action.NO_OP),
+        (Status.SUCCEEDED, "always", Action.RERUN),
+        (Status.SUCCEEDED, "never", Action.NO_OP),
+        (Status.FAILED, "on_failure", Action.RERUN),
+        (Status.FAILED, "on_change", Action.NO_OP),
+        (Status.FAILED, "always", Action.RERUN),
+        (Status.FAILED, "never", Action.NO_OP),
+        (Status.TIMED_OUT, "on_failure", Action.RERUN),
+        (Status.LOST, "on_failure", Action.RERUN),
+        (Status.CANCELLED, "on_failure", Action.RERUN),
+        (Status.RUNNING, "always", Action.NO_OP),
+        (Status.PENDING, "on_failure", Action.NO_OP),
+    ],
+)
+def test_an_unchanged_run_is_run_again_by_its_rerun_policy(status: Status, rerun: str, action: Action) -> None:
+    wanted = desired(settings=Settings(rerun=rerun))
+    change = only(decide([wanted], [recorded(wanted, status)]))
+    assert change.action == action
+    assert change.attempt == (2 if action is Action.RERUN else 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status", "action"),
+    [
+        ({"size": 1}, {"size": 2}, Status.RUNNING, Action.UPDATE),
+        ({"size": 1}, {"size": 2}, Status.SUCCEEDED, Action.UPDATE),
+        ({"size": 1}, {"size": 2}, Status.FAILED, Action.REPLACE),
+        ({"colour": "red"}, {"colour": "blue"}, Status.RUNNING, Action.REPLACE),
+        ({"colour": "red"}, {"colour": "blue"}, Status.SUCCEEDED, Action.REPLACE),
+        ({"size": 1, "colour": "red"}, {"size": 2, "colour": "blue"}, Status.RUNNING, Action.REPLACE),
+        ({"size": 1}, {"size": "1"}, Status.RUNNING, Action.NO_OP),
+    ],
+)
+def test_a_changed_run_is_updated_where_the_engine_can_and_replaced_elsewhere(
+    before: dict[str, Any], after: dict[str, Any], status: Status, action: Action
+) -> None:
+    change = only(decide([desired(**after)], [recorded(desired(**before), status)]))
+    assert change.action == action
+    assert change.attempt == (2 if action is Action.REPLACE else 1)
+    assert change.interrupts == (action is Action.REPLACE and status is Status.RUNNING)
+
+
+def test_a_changed_field_has_path_values_effect_and_rule() -> None:
+    change = only(decide([desired(size=2, lid=True)], [recorded(desired(size=1), Status.RUNNING)]))
+    fields = [(f.path, f.before, f.after, f.effect, f.rule) for f in change.fields]
+    assert fields == [
+        ("/Box/size", 1, 2, "in_place", "boxes can be resized"),
+        ("/Box/lid", ABSENT, True, "replace", "a box is what it is"),
+    ]
+    assert change.reasons == ("size, lid changed",)
+
+
+def test_a_live_run_that_the_engine_does_not_know_any_more_is_lost_and_run_again() -> None:
+    wanted = desired()
+    record = recorded(wanted, Status.RUNNING)
+    change = only(decide([wanted], [record], [seen(record, None, message="the box is gone")]))
+    assert change.action == Action.RERUN
+    assert change.run is not None and change.run.status == "lost" and change.run.message == "the box is gone"
+
+
+def test_a_finished_run_whose_object_is_gone_is_collected_and_left_alone() -> None:
+    wanted = desired()
+    record = recorded(wanted, Status.SUCCEEDED)
+    assert only(decide([wanted], [record], [seen(record, None)])).action == Action.NO_OP
+
+
+def test_the_engine_tells_the_end_of_a_run_that_was_recorded_as_running() -> None:
+    wanted = desired()
+    record = recorded(wanted, Status.RUNNING)
+    change = only(decide([wanted], [record], [seen(record, Status.FAILED, exit_code=3, reason="Error")]))
+    assert change.action == Action.RERUN
+    assert change.reasons == ("last attempt failed with exit code 3: Error",)
+
+
+def test_drift_is_put_right_and_told_apart_from_changes() -> None:
+    wanted = desired(size=1)
+    record = recorded(wanted, Status.RUNNING)
+    live = {"Box": {**record.objects["Box"], "size": 5, "set_by_server": 1}}
+    look = seen(record, Status.RUNNING, live=live, managers={"/Box/size": "kubectl"})
+    change = only(decide([wanted], [record], [look]))
+    assert change.action == Action.UPDATE
+    assert change.reasons == ("size changed on the engine by kubectl",)
+    [field] = change.fields
+    assert (field.before, field.after, field.recorded, field.drift, field.manager) == (5, 1, 1, True, "kubectl")
+
+
+def test_drift_of_what_cannot_change_in_place_replaces() -> None:
+    wanted = desired(colour="red")
+    record = recorded(wanted, Status.RUNNING)
+    look = seen(record, Status.RUNNING, live={"Box": {**record.objects["Box"], "colour": "blue"}})
+    assert only(decide([wanted], [record], [look])).action == Action.REPLACE
+
+
+def test_ignored_changes_are_no_changes() -> None:
+    ignoring = Settings(ignore_changes=("/Box/label",))
+    wanted = desired(settings=ignoring, label="new")
+    assert only(decide([wanted], [recorded(desired(label="old"), Status.RUNNING)])).action == Action.NO_OP
+
+
+def test_what_the_spec_does_not_want_any_more_is_destroyed_or_forgotten() -> None:
+    record = recorded(desired("old"), Status.RUNNING)
+    change = only(decide([], [record], spec_name="spec.yaml"))
+    assert (change.action, change.reasons, change.interrupts) == (Action.DESTROY, ("removed from spec.yaml",), True)
+    assert only(decide([], [record], removed=("old",))).action == Action.FORGET
+
+
+def test_destroy_comes_dependents_first() -> None:
+    first = recorded(desired("a"))
+    second = recorded(desired("b", settings=Settings(needs=("a",))))
+    changes = decide([], [first, second], mode="destroy").changes
+    assert [(c.action, c.address) for c in changes] == [(Action.DESTROY, "b"), (Action.DESTROY, "a")]
+
+
+def test_an_intent_that_was_never_carried_out_is_created_as_the_same_attempt() -> None:
+    wanted = desired()
+    record = recorded(wanted, Status.CREATING)
+    change = only(decide([wanted], [record], [seen(record, None)]))
+    assert (change.action, change.attempt, change.run_id) == (Action.CREATE, 1, record.run_id)
+
+
+def test_an_intent_whose_object_is_there_is_adopted() -> None:
+    wanted = desired()
+    record = recorded(wanted, Status.CREATING)
+    change = only(decide([wanted], [record], [seen(record, Status.RUNNING)]))
+    assert (change.action, change.run_id) == (Action.ADOPT, record.run_id)
+
+
+def test_an_object_of_ours_that_the_state_does_not_know_is_adopted_or_reported() -> None:
+    ours = Observed(run_id(LINEAGE, "a", 3), address="a", attempt=3, status=Status.RUNNING)
+    change = only(decide([desired()], unknown=[ours]))
+    assert (change.action, change.attempt) == (Action.ADOPT, 3)
+    stray = Observed(run_id(LINEAGE, "z", 1), address="z", attempt=1, status=Status.RUNNING, name="z-1")
+    decided = decide([desired()], unknown=[stray])
+    assert only(decided).action == Action.CREATE
+    assert [d.subject for d in decided.diagnostics] == ["z"]
+
+
+def test_rerun_is_forced_by_address_run_name_or_glob() -> None:
+    cells = [desired(f"a[x={n}]") for n in (1, 2)]
+    records = [recorded(c) for c in cells]
+    for pattern, expected in (("a[x=1]", ["rerun", "no-op"]), ("a", ["rerun"] * 2), ("a*2]", ["no-op", "rerun"])):
+        assert [c.action for c in decide(cells, records, rerun=(pattern,)).changes] == expected
+
+
+def test_a_forced_rerun_of_a_live_run_replaces_it() -> None:
+    wanted = desired()
+    change = only(decide([wanted], [recorded(wanted, Status.RUNNING)], rerun=("a",)))
+    assert (change.action, change.interrupts, change.reasons) == (Action.REPLACE, True, ("requested by --rerun",))
+
+
+@pytest.mark.parametrize(
+    ("protect", "status", "left_out"),
+    [("active", Status.RUNNING, True), ("active", Status.SUCCEEDED, False), ("always", Status.SUCCEEDED, True)],
+)
+def test_protected_runs_are_left_out(protect: str, status: Status, left_out: bool) -> None:
+    wanted = desired(colour="blue", settings=Settings(protect=protect))
+    before = recorded(desired(colour="red", settings=Settings(protect=protect)), status)
+    assert bool(only(decide([wanted], [before])).skipped) is left_out
+    assert bool(only(decide([], [before])).skipped) is left_out
+    assert not only(decide([wanted], [before], allow_interrupt=("a",))).skipped
+
+
+def test_after_finish_interrupts_nothing() -> None:
+    settings = Settings(replace="after_finish", protect="active")
+    wanted = desired(colour="blue", settings=settings)
+    change = only(decide([wanted], [recorded(desired(colour="red", settings=settings), Status.RUNNING)]))
+    assert (change.action, change.interrupts, change.skipped) == (Action.REPLACE, False, "")
+
+
+def test_a_move_keeps_the_run_and_its_identity() -> None:
+    record = recorded(desired("old", colour="red"), Status.RUNNING)
+    decided = decide([desired("new", colour="red")], [record], moved=(("old", "new"),))
+    change = only(decided)
+    assert (change.action, change.moved_from, change.run_id) == (Action.NO_OP, "old", record.run_id)
+
+
+def test_a_rename_is_offered_as_a_move() -> None:
+    record = recorded(desired("old", colour="red"))
+    decided = decide([desired("new", colour="red")], [record])
+    assert sorted(c.action for c in decided.changes) == [Action.CREATE, Action.DESTROY]
+    [remark] = decided.diagnostics
+    assert "moved: [{from: old, to: new}]" in remark.hint
+
+
+def test_an_address_that_was_destroyed_goes_on_counting_attempts() -> None:
+    situation = Situation(LINEAGE, [desired()], {}, {"box": Boxes()}, attempts={"a": 4})
+    [change] = make_changes(situation).changes
+    assert (change.action, change.attempt) == (Action.CREATE, 5)
+
+
+def test_another_provider_type_replaces() -> None:
+    change = only(decide([desired(type="crate")], [recorded(desired(), Status.SUCCEEDED)]))
+    assert change.action == Action.REPLACE
+    assert change.reasons == ("provider changed from box to crate",)
+
+
+def test_runs_come_after_what_they_need_then_in_the_order_of_the_spec() -> None:
+    wanted = [desired("c", settings=Settings(needs=("a",))), desired("b"), desired("a")]
+    assert [c.address for c in decide(wanted).changes] == ["b", "a", "c"]
+
+
+def test_a_cycle_is_an_error_that_shows_it() -> None:
+    wanted = [desired("a", settings=Settings(needs=("b",))), desired("b", settings=Settings(needs=("a",)))]
+    with pytest.raises(InvalidInput, match="a -> b -> a"):
+        decide(wanted)
+
+
+def test_targets_bring_along_what_they_need() -> None:
+    wanted = [desired("a"), desired("b", settings=Settings(needs=("a",))), desired("c")]
+    assert [c.address for c in decide(wanted, target=("b",)).changes] == ["a", "b"]
+    assert [c.address for c in decide(wanted, exclude=("a", "b")).changes] == ["c"]
+
+
+def test_an_option_that_names_no_run_is_an_error_with_a_suggestion() -> None:
+    with pytest.raises(InvalidInput, match='--target: no run is called extrct; did you mean "extract"'):
+        decide([desired("extract")], target=("extrct",))
+
+
+def as_plan(decided: Decided) -> Plan:
+    return Plan("p", "", LINEAGE, 0, "spec.yaml", "", decided.changes)
+
+
+@pytest.mark.parametrize("status", [Status.RUNNING, Status.SUCCEEDED, Status.FAILED])
+@pytest.mark.parametrize("box", [{"size": 1}, {"size": 2}, {"size": 1, "colour": "blue"}])
+def test_a_saved_plan_planned_again_is_the_same_plan(status: Status, box: dict[str, Any]) -> None:
+    record = recorded(desired(size=1), status)
+    reviewed = as_plan(decide([desired(**box), desired("new")], [record]))
+    again = decide(list(desired_runs(reviewed)), [record])
+    assert not deviations(reviewed.changes, {c.address: c for c in again.changes})
+    assert [c.after for c in again.changes] == [c.after for c in reviewed.changes]
+
+
+def test_a_run_that_ended_since_the_review_makes_its_replacement_stale() -> None:
+    record = recorded(desired(colour="red"), Status.RUNNING)
+    reviewed = as_plan(decide([desired(colour="blue")], [record]))
+    ended = [seen(record, Status.SUCCEEDED, exit_code=0)]
+    now = {c.address: c for c in decide(list(desired_runs(reviewed)), [record], ended).changes}
+    [(was, is_now)] = deviations(reviewed.changes, now)
+    assert was.interrupts and is_now is not None and not is_now.interrupts
+    assert not deviations(reviewed.changes, now, done={"a"})
+
+
+def test_runs_that_the_plan_leaves_alone_may_move_on() -> None:
+    record = recorded(desired("other"), Status.RUNNING)
+    reviewed = as_plan(decide([desired("other"), desired("new")], [record]))
+    now = decide(list(desired_runs(reviewed)), [record], [seen(record, Status.FAILED, exit_code=1)])
+    assert not deviations(reviewed.changes, {c.address: c for c in now.changes})
+
+
+def test_an_unresolved_secret_is_not_seen_to_differ() -> None:
+    known = desired(token="(sensitive env:T 3f9a1c2b7d405e11)")
+    unknown = desired(token="(sensitive env:T unresolved)")
+    other = desired(token="(sensitive env:T 0000000000000000)")
+    record = recorded(known, Status.RUNNING)
+    assert only(decide([unknown], [record])).action == Action.NO_OP
+    assert only(decide([other], [record])).action == Action.REPLACE
