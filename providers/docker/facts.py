@@ -62,7 +62,7 @@ def header_seconds(date: str | None) -> float:
 def ended(code: int, oom: bool, error: str = "") -> tuple[Status, str, str]:
     """Status, reason and message of a container that ended with ``code`` (E6)."""
     if code == 0:
-        return Status.SUCCEEDED, "", ""
+        return Status.SUCCEEDED, "Completed", ""
     meaning = "ran out of memory" if oom else error or _MEANINGS.get(code) or _signal_meaning(code)
     reason = "OOMKilled" if oom else _SIGNALS.get(code, "Error")
     return Status.FAILED, reason, f"exit code {code}" + (f": {meaning}" if meaning else "")
@@ -100,7 +100,7 @@ def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | Non
 
 def handle(container: str, created: float) -> dict[str, Json]:
     """What finds a container again; ``created`` (seconds, the Engine's clock) is where its events begin."""
-    return {"id": container, "created": created}
+    return {"id": container, "created": int(created)}
 
 
 def seconds(moment: str | None) -> float:

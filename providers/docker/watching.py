@@ -21,6 +21,9 @@ SILENCE = 45.0
 PATIENCE = 1.5
 """Seconds that the events of a container that is gone may still take to tell its exit code (D40)."""
 
+REMOVAL = 0.5
+"""Seconds that a killed container is given to turn out as removed by force, which is no end that counts (design 5)."""
+
 _ACTIONS = ["start", "die", "oom", "destroy", "pause", "unpause"]
 
 
@@ -45,6 +48,7 @@ class Watch:
         self._waiting = {record.run_id for record in records}
         self._last: dict[str, Observed] = {}
         self._missing: dict[str, float] = {}
+        self._killed: dict[str, tuple[float, Observed]] = {}
         self._oom: set[str] = set()
         self._since = min((float(record.handle.get("created") or 0) for record in records), default=0.0)
 
@@ -98,7 +102,7 @@ class Watch:
         """Events until all have ended, ``stop``, or silence; returning means: look again."""
         text, heard = b"", time.monotonic()
         while self._waiting and not stop.is_set() and time.monotonic() - heard < SILENCE:
-            data = stream.poll(0.2 if self._missing else TICK)
+            data = stream.poll(0.2 if self._missing or self._killed else TICK)
             if data is None:
                 raise ConnectionError("the stream of events ended")
             if data:
@@ -112,6 +116,8 @@ class Watch:
 
     def _give_up(self) -> Iterator[Observed]:
         now = time.monotonic()
+        for run in [run for run, (end, _) in self._killed.items() if end <= now]:
+            yield from self._tell(self._killed.pop(run)[1])
         for run in [run for run, end in self._missing.items() if end <= now]:
             del self._missing[run]
             self._waiting.discard(run)
@@ -129,9 +135,14 @@ class Watch:
         elif action == "start":
             yield from self._tell(self._started(run, event))
         elif action == "destroy":
-            self._missing.setdefault(run, time.monotonic() + (0 if run not in self._missing else PATIENCE))
+            self._killed.pop(run, None)
+            self._missing[run] = time.monotonic()
         elif action == "die":
-            yield from self._tell(self._died(run, event))
+            seen = self._died(run, event)
+            if seen is not None and seen.reason == "SIGKILL" and not self._host(run).get("AutoRemove"):
+                self._killed[run] = (time.monotonic() + REMOVAL, seen)
+            else:
+                yield from self._tell(seen)
         else:
             yield from self._tell(self._inspected(run))
 
@@ -147,9 +158,14 @@ class Watch:
             before or self._base(run, event), status=Status.RUNNING, reason="", started_at=at, at=at, attempts=1
         )
 
-    def _repeats(self, run: str) -> bool:
+    def _host(self, run: str) -> Mapping[str, Any]:
+        """The HostConfig that was applied."""
         config = self._records[run].objects.get("Container", {}).get("Config", {})
-        return "RestartPolicy" in (config.get("HostConfig") or {})
+        host: Mapping[str, Any] = config.get("HostConfig") or {}
+        return host
+
+    def _repeats(self, run: str) -> bool:
+        return "RestartPolicy" in self._host(run)
 
     def _died(self, run: str, event: Mapping[str, Any]) -> Observed | None:
         """The end as the event tells it; an inspect where a restart or a lack of memory may be behind it."""

@@ -8,7 +8,7 @@ from typing import cast
 
 import docker
 import docker.errors
-from contract.case import Case
+from case import Case
 
 from flowplan.planner.manifests import Manifests
 from flowplan.planner.manifests import docker as docker_manifests
@@ -42,16 +42,16 @@ def case(tmp_path: Path) -> Case:
             client.api.remove_container(found["Id"], force=True, v=True)
         client.close()
 
-    return Case(
+    made = Case(
         type="docker",
         manifests=cast(Manifests, docker_manifests),
-        connect=lambda: connect(Context(lineage=lineage, runs_dir=tmp_path / "runs", spec_dir=tmp_path)),
+        connect=lambda: connect(Context(lineage=made.lineage, runs_dir=tmp_path / "runs", spec_dir=tmp_path)),
         vanish=vanish,
         fields={"image": "busybox:1.35"},
         cleanup=cleanup,
         lineage=lineage,
         spec_dir=str(tmp_path),
-        patience=15.0,
         killed=frozenset({137}),
         killed_reasons=frozenset({"SIGKILL"}),
     )
+    return made
