@@ -117,7 +117,7 @@ def _value(value: Json, name: str, pointer: str) -> Iterator[Problem]:
         yield from _by_schema(value, _definitions()[name], pointer, name)
 
 
-def _by_schema(value: Json, schema: Mapping[str, Any], pointer: str, name: str) -> Iterator[Problem]:
+def _by_schema(value: Any, schema: Mapping[str, Any], pointer: str, name: str) -> Iterator[Problem]:
     reference = schema.get("$ref")
     if reference:
         if value is not None:
@@ -125,7 +125,7 @@ def _by_schema(value: Json, schema: Mapping[str, Any], pointer: str, name: str) 
         return
     kind = schema.get("type", "object")
     kind = kind if isinstance(kind, str) else kind[0]
-    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "boolean"):
+    if not _is(kind, value):
         yield Problem(pointer, f"must be {_ARTICLES[kind]}, not {_shown(value)}", _quoting(kind, value))
     elif kind == "object":
         yield from _object(value, schema, pointer, name)
@@ -135,6 +135,10 @@ def _by_schema(value: Json, schema: Mapping[str, Any], pointer: str, name: str) 
                 yield Problem(f"{pointer}/{index}", "must not be null")
             else:
                 yield from _by_schema(item, schema.get("items", {}), f"{pointer}/{index}", name)
+
+
+def _is(kind: str, value: Json) -> bool:
+    return isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
 
 
 def _object(value: dict[str, Json], schema: Mapping[str, Any], pointer: str, name: str) -> Iterator[Problem]:
@@ -184,9 +188,7 @@ _UNITS |= {"kib": "Ki", "mib": "Mi", "gib": "Gi", "tib": "Ti", "g": "G", "t": "T
 
 def _quantity(value: Json, pointer: str) -> Iterator[Problem]:
     try:
-        if isinstance(value, dict | list):
-            raise ValueError
-        quantity(value)
+        quantity(str(value) if isinstance(value, dict | list) else value)
     except ValueError:
         shown = _shown(value)
         unit = re.sub(r"^[0-9.]+\s*", "", str(value))

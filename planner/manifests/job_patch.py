@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flowplan.planner.diff import unescape
+from flowplan.planner.manifests.job_draft import Draft, copied, kind_of, position_of
 from flowplan.schemas.documents import Document
 from flowplan.schemas.runs import Json, Origin, canonical
-from flowplan.schemas.sources import Diagnostic, Position, did_you_mean, dotted
-
-if TYPE_CHECKING:
-    from flowplan.planner.manifests.job_layers import Draft
+from flowplan.schemas.sources import Diagnostic, did_you_mean, dotted
 
 _OPERATIONS = {
     "add": ("value",),
@@ -33,7 +32,7 @@ def customize(draft: Draft) -> None:
     draft.custom = True
     operations, document = _operations(draft, wanted)
     if not isinstance(operations, list):
-        message = f"customizations must be a list of JSON Patch operations, not {type(operations).__name__}"
+        message = f"customizations must be a list of JSON Patch operations, not {kind_of(operations)}"
         draft.fault(message, "kubernetes", "customizations", hint="- {op: add, path: /spec/..., value: ...}")
         return
     for index, operation in enumerate(operations):
@@ -54,7 +53,7 @@ def _origin(draft: Draft, wanted: Any, document: Document | None, index: int) ->
     """``customizations[0] (spec.yaml:40)``."""
     if document is not None:
         place = document.sources.value((index,))
-        where = Origin(f"{place.file}:{place.line}", place.file, place.line)
+        where = Origin(f"{wanted}:{place.line}", wanted, place.line)
     elif isinstance(wanted, str):
         where = Origin(wanted, wanted)
     else:
@@ -63,12 +62,11 @@ def _origin(draft: Draft, wanted: Any, document: Document | None, index: int) ->
 
 
 def _fault(draft: Draft, index: int, operation: Any, origin: Origin, problem: str) -> Diagnostic:
-    position = Position(origin.file, origin.line or 1, 1) if origin.file else None
     subject = dotted(("runs", draft.run.group, "kubernetes", "customizations", index))
     told = ""
     if isinstance(operation, Mapping):
         told = " ".join(str(operation[key]) for key in ("op", "path") if isinstance(operation.get(key), str))
-    return Diagnostic(f"{told}: {problem}" if told else problem, position, subject)
+    return Diagnostic(f"{told}: {problem}" if told else problem, position_of(origin), subject)
 
 
 def _malformed(operation: Any) -> str:
@@ -94,8 +92,6 @@ def _apply(draft: Draft, operation: Mapping[str, Any], origin: Origin) -> str:
     """Carry out one operation in place; what kept it from being done, or ""."""
     import jsonpatch
     import jsonpointer
-
-    from flowplan.planner.manifests.job_layers import copied
 
     path = _resolved(draft.job, operation["path"])
     try:
@@ -123,8 +119,6 @@ def _in_words(job: Json, operation: Mapping[str, Any], error: str) -> str:
 
 
 def _present(value: Json, path: str) -> str:
-    from flowplan.planner.diff import unescape
-
     found = ""
     for part in path.split("/")[1:]:
         if isinstance(value, dict) and unescape(part) in value:
@@ -146,8 +140,6 @@ def _resolved(job: Json, path: str) -> str:
 
 
 def _length(value: Json, path: str) -> int:
-    from flowplan.planner.diff import unescape
-
     for part in path.split("/")[1:]:
         if isinstance(value, dict):
             value = value.get(unescape(part))

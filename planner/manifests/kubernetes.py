@@ -8,7 +8,8 @@ from typing import Any
 
 from flowplan.planner.diff import escape
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
-from flowplan.planner.manifests.job_layers import Draft, layered
+from flowplan.planner.manifests.job_draft import Draft
+from flowplan.planner.manifests.job_layers import layered
 from flowplan.planner.names import kubernetes_label_value, kubernetes_run_name
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.quantities import quantity

@@ -1,0 +1,133 @@
+"""A Job manifest in the making: the values, where each was written, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowplan.planner.diff import escape
+from flowplan.planner.manifests import ResolvedRun
+from flowplan.planner.manifests.job_secrets import HiddenSecrets
+from flowplan.schemas.documents import scalar_text
+from flowplan.schemas.runs import Json, Origin
+from flowplan.schemas.sources import Diagnostic, Path, Position, dotted
+
+POD: Path = ("spec", "template", "spec")
+FIRST: Path = (*POD, "containers", 0)
+"""The first container, the only one that the run's fields change."""
+
+
+def pointer(path: Path) -> str:
+    """The JSON Pointer into the objects of a path in the Job: ``/Job/spec/template``."""
+    return "/Job" + "".join(f"/{escape(part)}" for part in path)
+
+
+@dataclass(slots=True)
+class Draft:
+    """A Job manifest in the making; it has no identity yet.
+
+    Attributes:
+        job: the manifest.
+        origins: JSON Pointer (``/Job/...``) -> where the value was written.
+        custom: True when a manifest or customizations of the user went into it.
+        policy_is_default: True when nobody gave a pull policy, so that it follows the image (D3).
+        secrets: what goes into the run's Secret.
+    """
+
+    run: ResolvedRun
+    job: dict[str, Json] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    faults: list[Diagnostic] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    custom: bool = False
+    policy_is_default: bool = False
+    secrets: HiddenSecrets = field(default_factory=HiddenSecrets)
+
+    @property
+    def block(self) -> Mapping[str, Any]:
+        """The run's ``kubernetes:`` block."""
+        return self.run.fields.get("kubernetes") or {}
+
+    @property
+    def container(self) -> dict[str, Json]:
+        """The first container, the only one that the run's fields change."""
+        first: dict[str, Json] = self.job["spec"]["template"]["spec"]["containers"][0]
+        return first
+
+    def at(self, path: Path) -> Any:
+        """The value at a path that is there."""
+        place: Any = self.job
+        for part in path:
+            place = place[part]
+        return place
+
+    def put(self, path: Path, value: Json, *source: str | int) -> None:
+        """Set a value and remember that ``source`` of the run's fields gave it."""
+        place: Any = self.job
+        for depth, part in enumerate(path[:-1]):
+            child = place[part] if isinstance(part, int) else place.get(part)
+            if child is None:
+                child = place[part] = {}
+            if not isinstance(child, dict | list):
+                self.fault_at(pointer(path[: depth + 1]), f"must be a mapping, not {kind_of(child)}")
+                return
+            place = child
+        place[path[-1]] = value
+        self.origins[pointer(path)] = self.run.origin(*source)
+
+    def fault(self, message: str, *source: str | int, hint: str = "") -> None:
+        """A fault of the run's own fields."""
+        subject = dotted(("runs", self.run.group, *source))
+        self.faults.append(Diagnostic(message, position_of(self.run.origin(*source)), subject, hint))
+
+    def fault_at(self, path: str, message: str, hint: str = "") -> None:
+        """A fault at a JSON Pointer of the manifest, at the place in the file that gave it."""
+        origin = self.origin_at(path)
+        shown = path.removeprefix("/Job") or "/"
+        subject = f"{dotted(('runs', self.run.group))}: {shown}"
+        self.faults.append(Diagnostic(message, position_of(origin), subject, hint))
+
+    def origin_at(self, path: str) -> Origin:
+        """The origin of the value at a pointer, or of its nearest ancestor."""
+        while path:
+            found = self.origins.get(path)
+            if found:
+                return found
+            path = path.rpartition("/")[0]
+        return Origin("default")
+
+
+def position_of(origin: Origin) -> Position | None:
+    """The place of an origin in its file, None where it has none."""
+    return Position(origin.file, origin.line or 1, 1) if origin.file else None
+
+
+def paths_of(value: Json, path: Path = ()) -> Iterator[Path]:
+    """The paths of a value and of everything in it."""
+    yield path
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in items:
+        yield from paths_of(child, (*path, key))
+
+
+def copied(value: Json) -> Json:
+    """A copy of a JSON value that shares nothing with it, in its order."""
+    if isinstance(value, Mapping):
+        return {key: copied(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [copied(child) for child in value]
+    return value
+
+
+def kind_of(value: Json) -> str:
+    """What a JSON value is, for messages."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "a mapping"}
+    return next((name for kind, name in names.items() if isinstance(value, kind)), "something else")
+
+
+def scalar_shown(value: Json) -> str:
+    """A value for messages: scalars as written, else what it is."""
+    return f'"{scalar_text(value)}"' if isinstance(value, str | int | float) else kind_of(value)

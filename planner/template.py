@@ -1,0 +1,321 @@
+"""Base job templates: their placeholders filled with a run's fields and variables (T1-T18)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flowplan.planner.manifests import ResolvedRun
+from flowplan.planner.template_fields import FieldFault, field_path, run_fields
+from flowplan.planner.template_file import PLACEHOLDER, Template, foreign, load_template, root_of
+from flowplan.schemas.documents import Document, scalar_text
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.quantities import duration
+from flowplan.schemas.runs import Json, Origin
+from flowplan.schemas.secrets import tokens_in
+from flowplan.schemas.sources import Diagnostic, Path, Position, did_you_mean, dotted
+
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
+_MISSING: Any = object()
+_MERGED = ("env", "labels", "annotations")
+"""Fields that the run and its template give together, name by name; the run wins (C18, W6)."""
+
+_FED = frozenset(
+    [
+        "image",
+        "image_pull_policy",
+        "command",
+        "entrypoint",
+        "env",
+        "labels",
+        "annotations",
+        "name",
+        "working_dir",
+        "stream_output",
+        "retries",
+    ]
+)
+"""Fields of a run that are the values of variables of the same name."""
+
+
+def apply_template(run: ResolvedRun, template: Json | Document, file: str) -> ResolvedRun:
+    """The run with what its template gives merged under its own fields; ``template`` and ``variables`` are used up.
+
+    Args:
+        template: content of the file, or the Document when positions are wanted.
+        file: its path as written in the spec.
+
+    Raises:
+        InvalidInput: every fault of the template, of the variables given to it and of what it makes of the run.
+    """
+    parsed = load_template(template, file)
+    values, origins = _values(run, parsed)
+    configuration, places = _Filling(parsed, values, origins).fill()
+    problems = list(_unfillable(configuration, parsed))
+    if problems:
+        raise InvalidInput(problems)
+    try:
+        given = run_fields(run.type, configuration)
+    except FieldFault as error:
+        raise InvalidInput([parsed.fault(m, "job_configuration", *p, hint=h) for p, m, h in error.faults]) from None
+    return _merged(run, given, places, parsed)
+
+
+def fill(template: Json, values: Mapping[str, Json]) -> dict[str, Json]:
+    """The ``job_configuration`` of a template with its variables' values in it.
+
+    A string that is one placeholder becomes the value with its type (T2); without a value its key or list item is
+    removed (T4). Inside a text, values are written as scalars are in YAML (``true``), a missing one as nothing (T3, T5).
+    One pass: what a value brings along is text (T7).
+
+    Raises:
+        InvalidInput: the template is none, a variable is unknown, or a value does not satisfy its schema.
+    """
+    parsed = load_template(template, "")
+    faults = list(_value_faults(parsed, values, {}))
+    if faults:
+        raise InvalidInput(faults)
+    return _Filling(parsed, {**_defaults(parsed, values), **values}, {}).fill()[0]
+
+
+def _values(run: ResolvedRun, template: Template) -> tuple[dict[str, Json], dict[str, Origin]]:
+    """The variables' values, and where each was written: defaults, the run's fields, its ``variables``."""
+    given: Mapping[str, Any] = run.fields.get("variables") or {}
+    fed = dict(_fed(run, template))
+    faults = list(_twice(run, given, fed))
+    values: dict[str, Json] = {key: value for key, (value, _) in fed.items()}
+    origins = {key: origin for key, (_, origin) in fed.items()}
+    for key, value in given.items():
+        if key in _MERGED and isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
+            values[key] = {**value, **values[key]}
+        else:
+            values[key] = value
+            origins[key] = run.origin("variables", key)
+    faults += _value_faults(template, values, origins)
+    if faults:
+        raise InvalidInput([_in_run(run, fault) for fault in faults])
+    defaults = _defaults(template, values)
+    for key in defaults:
+        origins.setdefault(key, template.origin("variables", "properties", key, "default"))
+    if "env" in defaults and isinstance(defaults["env"], Mapping):
+        own = run.fields.get("env") or {}
+        values["env"] = {k: v for k, v in defaults["env"].items() if k not in own} | (values.get("env") or {})
+    return {**defaults, **values}, origins
+
+
+def _in_run(run: ResolvedRun, fault: Diagnostic) -> Diagnostic:
+    return replace(fault, subject=dotted(("runs", run.group)) + f".{fault.subject}" if fault.subject else run.group)
+
+
+def _fed(run: ResolvedRun, template: Template) -> Iterator[tuple[str, tuple[Json, Origin]]]:
+    """The run's own fields, and those of its provider's block, that variables are named after."""
+    block = run.fields.get(run.type) or {}
+    for name, declared in template.properties.items():
+        if name in _FED and run.fields.get(name) is not None:
+            value = _portable(name, run.fields[name], declared)
+            if value not in ({}, None):
+                yield name, (value, run.origin(name))
+        elif block.get(name) is not None:
+            value = math.ceil(duration(block[name])) if name == "finished_job_ttl" else block[name]
+            yield name, (value, run.origin(run.type, name))
+
+
+def _portable(name: str, value: Any, declared: Any) -> Json:
+    """A field as the variable takes it: a command as one string unless lists are allowed, env without references."""
+    if name in _MERGED:
+        return {key: scalar_text(v) for key, v in value.items() if v is not None and not isinstance(v, Mapping)}
+    if isinstance(value, list) and "array" not in json.dumps(declared):
+        return shlex.join(scalar_text(part) for part in value)
+    return value
+
+
+def _twice(run: ResolvedRun, given: Mapping[str, Any], fed: Mapping[str, Any]) -> Iterator[Diagnostic]:
+    for key, value in given.items():
+        if key in fed and key not in _MERGED and value != fed[key][0]:
+            origin = run.origin("variables", key)
+            position = Position(origin.file, origin.line or 1, 1) if origin.file else None
+            yield Diagnostic("is a field of the run too, with another value; keep one", position, f"variables.{key}")
+
+
+def _defaults(template: Template, values: Mapping[str, Json]) -> dict[str, Json]:
+    """Defaults that are not null (T13), of variables that nobody gave a value."""
+    properties = template.properties.items()
+    found = {k: p["default"] for k, p in properties if isinstance(p, Mapping) and p.get("default") is not None}
+    return {key: value for key, value in found.items() if key not in values or key == "env"}
+
+
+def _value_faults(
+    template: Template, values: Mapping[str, Json], origins: Mapping[str, Origin]
+) -> Iterator[Diagnostic]:
+    """Unknown variables, and values that do not satisfy the schema (T17)."""
+    for key in values:
+        if key not in template.properties:
+            hint = did_you_mean(key, template.properties)
+            yield Diagnostic("is not a variable of the template", _place(origins, key), f"variables.{key}", hint)
+    known = {key: value for key, value in values.items() if key in template.properties}
+    yield from _schema_violations(template, known, origins)
+
+
+def _place(origins: Mapping[str, Origin], key: object) -> Position | None:
+    origin = origins.get(str(key))
+    return Position(origin.file, origin.line or 1, 1) if origin and origin.file else None
+
+
+def _schema_violations(
+    template: Template, values: Mapping[str, Json], origins: Mapping[str, Origin]
+) -> Iterator[Diagnostic]:
+    import referencing
+    from jsonschema import Draft202012Validator
+
+    with_default = _defaults(template, {})
+    required = [name for name in template.schema.get("required") or () if name not in with_default]
+    schema = {**template.schema, "required": required}
+    kept = {k: v for k, v in values.items() if v is not None or k in required or k not in with_default}
+    registry: referencing.Registry[Any] = referencing.Registry()
+    try:
+        for error in Draft202012Validator(schema, registry=registry).iter_errors(kept):
+            if not tokens_in(error.instance) or isinstance(error.instance, Mapping):
+                key = next(iter(error.absolute_path), "")
+                subject = dotted(("variables", *(p for p in error.absolute_path if isinstance(p, str | int))))
+                yield Diagnostic(error.message, _place(origins, key), subject)
+    except referencing.exceptions.Unresolvable as error:
+        yield template.fault(f'"{error.ref}" is not in the template', "variables")
+
+
+@dataclass(slots=True)
+class _Filling:
+    """One pass over a template's configuration, noting where every filled value came from."""
+
+    template: Template
+    values: Mapping[str, Json]
+    origins: Mapping[str, Origin]
+    places: dict[Path, Origin] = field(default_factory=dict)
+
+    def fill(self) -> tuple[dict[str, Json], dict[Path, Origin]]:
+        configuration: dict[str, Json] = self._value(self.template.configuration, ("job_configuration",), ())
+        return configuration, self.places
+
+    def _value(self, value: Json, source: Path, path: Path) -> Json:
+        if isinstance(value, str):
+            return self._text(value, source, path)
+        if isinstance(value, Mapping):
+            filled = {key: self._value(child, (*source, key), (*path, key)) for key, child in value.items()}
+            return {key: child for key, child in filled.items() if child is not _MISSING}
+        if isinstance(value, list):
+            return self._list(value, source, path)
+        self.places[path] = self.template.origin(*source)
+        return value
+
+    def _list(self, items: Sequence[Json], source: Path, path: Path) -> list[Json]:
+        found: list[Json] = []
+        for index, item in enumerate(items):
+            value = self._value(item, (*source, index), (*path, len(found)))
+            if value is not _MISSING:
+                found.append(value)
+        return found
+
+    def _text(self, text: str, source: Path, path: Path) -> Json:
+        self.places[path] = self.template.origin(*source)
+        if "{{" not in text:
+            return text
+        whole = PLACEHOLDER.fullmatch(text)
+        if whole:
+            value = _looked_up(self.values, whole.group(1))
+            if value is not _MISSING:
+                self.places[path] = self.origins.get(root_of(whole.group(1)), self.places[path])
+            return _copy(value)
+        return PLACEHOLDER.sub(lambda match: _inline(_looked_up(self.values, match.group(1))), text)
+
+
+def _copy(value: Json) -> Json:
+    if isinstance(value, Mapping):
+        return {key: _copy(child) for key, child in value.items()}
+    return [_copy(child) for child in value] if isinstance(value, list | tuple) else value
+
+
+def _inline(value: Json) -> str:
+    if value is _MISSING:
+        return ""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else scalar_text(value)
+
+
+def _looked_up(values: Mapping[str, Json], name: str) -> Json:
+    """The value at ``a.b`` or ``people[0].name`` (T6), or _MISSING."""
+    found: Json = values
+    for key, index in _STEP.findall(name):
+        if index:
+            in_list = isinstance(found, list) and int(index) < len(found)
+            found = found[int(index)] if in_list else _MISSING
+        else:
+            found = found.get(key, _MISSING) if isinstance(found, Mapping) else _MISSING
+    return found
+
+
+def _unfillable(configuration: Json, template: Template, path: Path = ()) -> Iterator[Diagnostic]:
+    """What values bring along that only a Prefect server can look up (T9-T11)."""
+    if isinstance(configuration, Mapping):
+        reference = configuration.get("$ref")
+        if isinstance(reference, Mapping) and "block_document_id" in reference:
+            hint = "write the values themselves"
+            yield template.fault("is a block of a Prefect server, which flowplan does not ask", *path, hint=hint)
+        for key, child in configuration.items():
+            yield from _unfillable(child, template, (*path, key))
+    elif isinstance(configuration, list):
+        for index, child in enumerate(configuration):
+            yield from _unfillable(child, template, (*path, index))
+    elif isinstance(configuration, str) and "prefect." in configuration:
+        for match in PLACEHOLDER.finditer(configuration):
+            told = foreign(match.group(1)) if match.group(1).startswith("prefect.") else None
+            if told:
+                yield template.fault(told[0], "job_configuration", *path, hint=told[1])
+
+
+def _merged(run: ResolvedRun, given: dict[str, Json], places: Mapping[Path, Origin], template: Template) -> ResolvedRun:
+    own = {key: value for key, value in run.fields.items() if key not in ("template", "variables")}
+    block = own.get(run.type) or {}
+    if block.get("job") is not None and (given.get(run.type) or {}).get("job") is not None:
+        origin = run.origin("kubernetes", "job")
+        position = Position(origin.file, origin.line or 1, 1) if origin.file else None
+        subject = dotted(("runs", run.group, "kubernetes", "job"))
+        hint = "use kubernetes.customizations to change the template's"
+        raise InvalidInput([Diagnostic("the template brings a Job manifest of its own", position, subject, hint)])
+    fields = {**given, **{key: value for key, value in own.items() if value is not None}}
+    for key in (*_MERGED, run.type):
+        if isinstance(given.get(key), Mapping) and isinstance(own.get(key), Mapping):
+            fields[key] = {**given[key], **own[key]}
+    return replace(run, fields=fields, origins=_origins(run, fields, given, places, template))
+
+
+def _origins(
+    run: ResolvedRun,
+    fields: Mapping[str, Json],
+    given: Mapping[str, Json],
+    places: Mapping[Path, Origin],
+    template: Template,
+) -> dict[Path, Origin]:
+    """The run's origins over those of the template's values, as far as those are still there."""
+    origins: dict[Path, Origin] = {}
+    for key, value in given.items():
+        if key not in run.fields:
+            origins[(key,)] = template.origin("job_configuration")
+        elif isinstance(value, Mapping):
+            origins |= {(key, name): template.origin("job_configuration") for name in value}
+    for path, origin in places.items():
+        target = field_path(run.type, path)
+        if target and _there(fields, target):
+            origins[target] = origin
+    return {**origins, **run.origins}
+
+
+def _there(value: Json, path: Path) -> bool:
+    for part in path:
+        known = range(len(value)) if isinstance(value, list) else value if isinstance(value, Mapping) else ()
+        if part not in known:
+            return False
+        value = value[part]
+    return True

@@ -1,0 +1,162 @@
+"""A base job template as a document: what makes it one, its placeholders and its variables (T1, T16, T17)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowplan.schemas.documents import Document
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.runs import Json, Origin
+from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, did_you_mean, dotted
+
+PLACEHOLDER = re.compile(r"{{\s*([\w\.\-\[\]$]+)\s*}}")
+"""T1: letters, digits and ``_ . - [ ] $``; everything else between braces is plain text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A base job template that was found to be one (T16).
+
+    Attributes:
+        configuration: ``job_configuration``, with placeholders; never changed (T14).
+        schema: ``variables``, a JSON Schema.
+        file: as written in the spec.
+        sources: positions in the file, None where nobody kept them.
+        places: path in the template -> its Origin, as far as asked for.
+    """
+
+    configuration: Mapping[str, Json]
+    schema: Mapping[str, Any]
+    file: str = ""
+    sources: SourceMap | None = None
+    places: dict[Path, Origin] = field(default_factory=dict)
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """The declared variables."""
+        found: Mapping[str, Any] = self.schema.get("properties") or {}
+        return found
+
+    def origin(self, *path: str | int) -> Origin:
+        """Where a value of the template was written."""
+        known = self.places.get(path)
+        if known is None:
+            line = self.sources.key(path).line if self.sources else 0
+            text = f"{self.file}:{line}" if line else self.file or "the template"
+            known = self.places[path] = Origin(text, self.file, line)
+        return known
+
+    def fault(self, message: str, *path: str | int, hint: str = "") -> Diagnostic:
+        """A fault of the template itself."""
+        place = self.sources.value(path) if self.sources else None
+        position = Position(self.file, place.line, place.column) if place else None
+        subject = dotted(path)
+        return Diagnostic(message, position, subject if position or not self.file else f"{self.file}: {subject}", hint)
+
+
+_known: dict[int, tuple[Any, str, Template]] = {}
+
+
+def load_template(template: Json | Document, file: str) -> Template:
+    """A checked template; one that many runs share is checked once.
+
+    Raises:
+        InvalidInput: it is not a template, or has placeholders that nobody can fill.
+    """
+    known = _known.get(id(template))
+    if known and known[0] is template and known[1] == file:
+        return known[2]
+    parsed = _loaded(template, file)
+    faults = [*_undeclared(parsed), *_schema_faults(parsed)]
+    if faults:
+        raise InvalidInput(faults)
+    if len(_known) > 32:
+        _known.clear()
+    _known[id(template)] = (template, file, parsed)
+    return parsed
+
+
+def _loaded(template: Json | Document, file: str) -> Template:
+    content, sources = (template.value, template.sources) if isinstance(template, Document) else (template, None)
+    bare = Template({}, {}, file, sources)
+    if not isinstance(content, Mapping):
+        raise InvalidInput([bare.fault("a base job template must be a mapping with job_configuration and variables")])
+    if not content:
+        return bare
+    faults = []
+    for key in ("job_configuration", "variables"):
+        if key not in content:
+            hint = "a base job template has both job_configuration and variables"
+            faults.append(bare.fault(f"{key} is missing", hint=hint))
+        elif not isinstance(content[key], Mapping):
+            faults.append(bare.fault("must be a mapping", key))
+    if faults:
+        raise InvalidInput(faults)
+    return Template(content["job_configuration"], content["variables"], file, sources)
+
+
+def _strings(value: Json, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from _strings(child, (*path, key))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _strings(child, (*path, index))
+
+
+def _undeclared(template: Template) -> Iterator[Diagnostic]:
+    """Placeholders that no variable stands behind (T16); those of Prefect's server and worker are told apart."""
+    for path, text in _strings(template.configuration):
+        for match in PLACEHOLDER.finditer(text):
+            name = match.group(1)
+            root = root_of(name)
+            if root in template.properties:
+                continue
+            message, hint = foreign(name) or (
+                f"{{{{ {name} }}}} is not declared in variables",
+                did_you_mean(root, template.properties),
+            )
+            yield template.fault(message, "job_configuration", *path, hint=hint)
+
+
+def root_of(name: str) -> str:
+    """The variable that a placeholder is about: ``people`` of ``people[0].name`` (T6)."""
+    return re.split(r"[.\[]", name, maxsplit=1)[0]
+
+
+def foreign(name: str) -> tuple[str, str] | None:
+    """Message and hint for placeholders that only Prefect can fill (T8-T10, C13)."""
+    shown = f"{{{{ {name} }}}}"
+    if name.startswith("$"):
+        return f"{shown} would be read from the environment of a worker", "declare a variable and give it a value"
+    if name.startswith("prefect.blocks."):
+        hint = "give the value in the run: `variables`, or `env: {NAME: {from_env: ...}}` for a secret"
+        return f"{shown} is a block of a Prefect server, which flowplan does not ask", hint
+    if name.startswith("prefect.variables."):
+        hint = "declare a variable and give it a value"
+        return f"{shown} is a variable of a Prefect server, which flowplan does not ask", hint
+    if name.startswith("ctx."):
+        return f"{shown} is context of a Prefect flow run", "use ${run.address} and the like in the run's own fields"
+    return None
+
+
+def _schema_faults(template: Template) -> Iterator[Diagnostic]:
+    """``variables`` must be a JSON Schema whose references stay inside it: nothing is ever fetched (T17)."""
+    import jsonschema
+
+    for path, text in _strings(template.schema):
+        if path[-1] == "$ref" and not text.startswith("#"):
+            yield template.fault(f'"{text}" is outside of the template, and nothing is fetched', "variables", *path)
+    if not isinstance(template.properties, Mapping):
+        yield template.fault("must be a mapping", "variables", "properties")
+        return
+    try:
+        jsonschema.Draft202012Validator.check_schema(dict(template.schema))
+    except jsonschema.SchemaError as error:
+        message = f"is not a JSON Schema: {error.message}"
+        yield template.fault(message, "variables", *(p for p in error.absolute_path if isinstance(p, str | int)))
