@@ -148,7 +148,7 @@ def _pure_composer() -> type[Any]:
 def _composer() -> type[Any]:
     if not yaml.__with_libyaml__:
         return _pure_composer()
-    from yaml.cyaml import CParser
+    from yaml.cyaml import CParser  # type: ignore[attr-defined]
 
     return type("FastComposer", (_Limits, CParser), {})
 

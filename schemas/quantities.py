@@ -73,7 +73,7 @@ def quantity(value: str | float) -> Decimal:
     if not _QUANTITY.search(text):
         raise ValueError(f'must be a quantity such as 500m, 2 or 16Gi, not "{value}"')
     if text[-1] == "i":
-        return Decimal(text[:-2]) * 1024 ** _BINARY[text[-2:]]
+        return Decimal(text[:-2]) * Decimal(1024) ** _BINARY[text[-2:]]
     if text[-1] in _SI:
         return Decimal(text[:-1]).scaleb(_SI[text[-1]])
     return Decimal(text)

@@ -344,16 +344,16 @@ class Spec(Part):
         description="Name of the project; the state belongs to it."
     )
     description: f.Text | None = Field(None, description="For people.")
-    variables: dict[Identifier, VariableSpec] | None = Field(None, description="Variables: ${var.NAME}.")
-    providers: Annotated[Any, ByType(PROVIDER_ENTRIES)] | None = Field(
-        None, description="Settings of the built-in providers, and aliases."
+    variables: dict[Identifier, VariableSpec] = Field({}, description="Variables: ${var.NAME}.")
+    providers: Annotated[dict[str, Any], ByType(PROVIDER_ENTRIES)] = Field(
+        {}, description="Settings of the built-in providers, and aliases."
     )
     defaults: Run | None = Field(None, description="Merged under every run.")
     runs: dict[RunName, Run] = Field(description="The runs by name.")
-    moved: list[Move] | None = Field(None, description="Runs that have a new address; nothing happens to them.")
-    removed: list[f.Plain] | None = Field(None, description="Addresses to forget: nothing is stopped or deleted.")
-    policies: list[Annotated[Any, f.OneOf(f.Plain, mapping=Policy)]] | None = Field(
-        None, description="Rules for the concrete objects: files, or inline."
+    moved: list[Move] = Field([], description="Runs that have a new address; nothing happens to them.")
+    removed: list[f.Plain] = Field([], description="Addresses to forget: nothing is stopped or deleted.")
+    policies: list[Annotated[Any, f.OneOf(f.Plain, mapping=Policy)]] = Field(
+        [], description="Rules for the concrete objects: files, or inline."
     )
 
     @model_validator(mode="before")
@@ -373,11 +373,11 @@ def _extended(blocks: tuple[tuple[str, type[BaseModel] | None], ...]) -> type[Sp
     }
     run = create_model("Run", __base__=Run, **extra)
     entries = PROVIDER_ENTRIES | {name: PluginProvider for name, _ in blocks}
-    providers = Annotated[Any, ByType(entries)] | None
+    providers = Annotated[dict[str, Any], ByType(entries)]
     fields: dict[str, Any] = {
         "runs": (dict[RunName, run], Field(description="The runs by name.")),  # type: ignore[valid-type]
         "defaults": (run | None, Field(None, description="Merged under every run.")),
-        "providers": (providers, Field(None, description="Settings of the providers, and aliases.")),
+        "providers": (providers, Field({}, description="Settings of the providers, and aliases.")),
     }
     return create_model("Spec", __base__=Spec, **fields)
 
@@ -398,7 +398,12 @@ def json_schema(provider_types: Mapping[str, type[BaseModel] | None] | None = No
     schema = _tidied(model.model_json_schema(by_alias=True))
     schema["patternProperties"] = {"^x-": {"description": "Your own; for anchors."}}
     types = [*PROVIDER_ENTRIES, *(t for t in provider_types or {} if t not in PROVIDER_ENTRIES)]
-    schema["properties"]["providers"]["anyOf"] = [_providers_schema(types), {"type": "null"}]
+    providers = schema["properties"]["providers"]
+    schema["properties"]["providers"] = {
+        "title": providers["title"],
+        "description": providers["description"],
+        **_providers_schema(types),
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **schema}
 
 

@@ -1,0 +1,498 @@
+"""From a loaded spec to desired runs: one for each cell of each run, complete and checked, renderable for any attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+
+from flowplan.planner import fields as run_fields
+from flowplan.planner import matrix as matrices
+from flowplan.planner.evaluation import Branch, Evaluator, Leaf, compiled, leaves
+from flowplan.planner.expressions import ExpressionError, Scope
+from flowplan.planner.fields import FieldError, Origins
+from flowplan.planner.manifests import Manifests, ResolvedRun
+from flowplan.planner.sealing import Sealer
+from flowplan.planner.variables import Variables
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.load import LoadedSpec, faults_of
+from flowplan.schemas.runs import Desired, Identity, Rendered, Settings, run_id
+from flowplan.schemas.sources import Diagnostic, Path, Position, did_you_mean, dotted
+from flowplan.schemas.spec import BUILT_IN_TYPES, json_schema
+
+FORBIDDEN = ("name", "provider", "needs", "matrix", "template", *(k for k in run_fields.SETTINGS if k != "triggers"))
+"""Fields that cannot hide a value: they are shown, or decide what exists."""
+
+READABLE = {
+    "command": "every user of the machine can read it in the process list",
+    "entrypoint": "every user of the machine can read it in the process list",
+    "labels": "everybody who may list the objects can read it",
+    "annotations": "everybody who may list the objects can read it",
+}
+_NORMALISED = ("env", "command", "entrypoint", *run_fields.TEXT_MAPS, *run_fields.TEXT_FIELDS)
+"""Fields whose normalisation checks their type; the others are checked by the model once they are evaluated."""
+
+_NOT_YET = "00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What a spec wants.
+
+    Attributes:
+        desired: every run in the order of the spec; () when it was only checked.
+        diagnostics: warnings and remarks.
+        providers: entry name -> {"type": ..., settings with tokens for secrets}.
+    """
+
+    desired: tuple[Desired, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    providers: Mapping[str, Mapping[str, Any]]
+    project: str
+
+
+def expand(
+    loaded: LoadedSpec,
+    variables: Variables,
+    sealer: Sealer,
+    manifests: Mapping[str, Manifests],
+    *,
+    lineage: str,
+    only_check: bool = False,
+) -> Expansion:
+    """Every run that the spec wants.
+
+    Args:
+        manifests: provider type -> the pure half of the provider.
+        lineage: of the state; names and run ids depend on it.
+        only_check: find all faults, but make no desired runs (``lineage`` may be "").
+
+    Raises:
+        InvalidInput: every fault of meaning at once, each where it was written.
+    """
+    expander = _Expander(loaded, variables, sealer, manifests, lineage or _NOT_YET)
+    desired = expander.run()
+    if expander.report.faults:
+        raise InvalidInput(expander.report.in_order())
+    warnings = (*variables.warnings, *expander.report.warnings.values())
+    return Expansion(() if only_check else desired, warnings, expander.used, loaded.spec.project)
+
+
+@dataclass(slots=True)
+class _Report:
+    """Faults and warnings, each told once however many cells have it."""
+
+    loaded: LoadedSpec
+    faults: dict[tuple[str, str], Diagnostic] = field(default_factory=dict)
+    warnings: dict[str, Diagnostic] = field(default_factory=dict)
+
+    def fault(self, path: Path, message: str, hint: str = "", *, key: bool = False) -> None:
+        sources = self.loaded.sources
+        position = sources.key(path) if key else sources.value(path)
+        self.add(Diagnostic(message, position, dotted(path), hint))
+
+    def add(self, fault: Diagnostic) -> None:
+        if fault.severity == "error":
+            self.faults.setdefault((fault.subject, fault.message), fault)
+        else:
+            self.warnings.setdefault(str(fault), fault)
+
+    def warn(self, path: Path, message: str, hint: str = "") -> None:
+        self.add(Diagnostic(message, self.loaded.sources.key(path), dotted(path), hint, "warning"))
+
+    def in_order(self) -> list[Diagnostic]:
+        def place(fault: Diagnostic) -> tuple[str, int, int]:
+            where = fault.position or Position("", 0, 0)
+            return (where.file, where.line, where.column)
+
+        return sorted(self.faults.values(), key=place)
+
+
+@dataclass(slots=True)
+class _Group:
+    """One run of the spec: its fields, those that are the same for all cells and those that are not."""
+
+    name: str
+    fields: dict[str, Any]
+    origins: Origins
+    cells: Sequence[matrices.MatrixCell | None] = ()
+    addresses: list[str] = field(default_factory=list)
+    static: dict[str, Any] = field(default_factory=dict)
+    dynamic: dict[str, Leaf | Branch] = field(default_factory=dict)
+    late: bool = False
+    settings: Settings | None = None
+    needs: tuple[str, ...] | None = None
+    broken: bool = False
+
+
+class _Expander:
+    def __init__(
+        self,
+        loaded: LoadedSpec,
+        variables: Variables,
+        sealer: Sealer,
+        manifests: Mapping[str, Manifests],
+        lineage: str,
+    ) -> None:
+        self.loaded = loaded
+        self.sealer = sealer
+        self.manifests = manifests
+        self.lineage = lineage
+        self.report = _Report(loaded)
+        self.values = variables.values
+        self.sensitive = variables.sensitive
+        self.provenance = {name: variable.origin for name, variable in variables.by_name.items()}
+        self.project = loaded.spec.project
+        self.entries = self._entries()
+        self.used: dict[str, Mapping[str, Any]] = dict(self.entries)
+        self.groups: dict[str, _Group] = {}
+        self.known_addresses: set[str] = set()
+        self.spec_dir = str(loaded.directory)
+
+    def run(self) -> tuple[Desired, ...]:
+        for name in self.loaded.tree["runs"]:
+            self.groups[name] = self._group(name)
+        for group in self.groups.values():
+            self._address(group)
+        desired: list[Desired] = []
+        for group in self.groups.values():
+            if not group.broken:
+                desired += self._desired(group)
+        return tuple(desired)
+
+    # providers
+
+    def _entries(self) -> dict[str, Mapping[str, Any]]:
+        entries: dict[str, Mapping[str, Any]] = {}
+        for name, entry in (self.loaded.tree.get("providers") or {}).items():
+            path = ("providers", name)
+            evaluator = self._evaluator(Scope(self.values, None, {}, self.project), path)
+            built = evaluator.build(compiled({"type": name, **entry}, (), self._wrong(path)))
+            entries[name] = {k: run_fields.sealed_reference(v, self.sealer) for k, v in built.items() if v is not None}
+        return entries
+
+    def _provider(self, group: _Group, named: Any) -> str | None:
+        """The name of the provider entry of a run, or None after telling what is wrong."""
+        path = self._source(group, ("provider",))
+        if named is None:
+            if len(self.entries) == 1:
+                return next(iter(self.entries))
+            names = ", ".join(self.entries) or ", ".join(BUILT_IN_TYPES)
+            self.report.fault(("runs", group.name), "names no provider", f"write provider: one of {names}", key=True)
+            return None
+        if named in self.entries:
+            return str(named)
+        if named in BUILT_IN_TYPES:
+            self.used[named] = self.entries.get(named, {"type": named})
+            return str(named)
+        known = [*self.entries, *BUILT_IN_TYPES]
+        hint = did_you_mean(str(named), known) or f"known: {', '.join(dict.fromkeys(known))}"
+        self.report.fault(path, f'unknown provider "{named}"', hint)
+        return None
+
+    # one run of the spec
+
+    def _source(self, group: _Group, path: Path) -> Path:
+        """The path in the spec for a path inside a run's fields (or for the nearest place above it)."""
+        for end in range(len(path), 0, -1):
+            found = group.origins.source_path(path[:end])
+            if found is not None:
+                return found
+        return ("runs", group.name)
+
+    def _wrong(self, base: Path) -> Callable[[Path, ExpressionError], None]:
+        return lambda path, error: self.report.fault(base + path, error.message, error.hint)
+
+    def _wrong_in(self, group: _Group) -> Callable[[Path, ExpressionError], None]:
+        def wrong(path: Path, error: ExpressionError) -> None:
+            source = self._source(group, path)
+            position = self.loaded.sources.value(source)
+            self.report.add(Diagnostic(error.message, position, dotted(("runs", group.name, *path)), error.hint))
+
+        return wrong
+
+    def _evaluator(self, scope: Scope, base: Path) -> Evaluator:
+        return Evaluator(scope, self.sensitive, self.sealer, self._wrong(base))
+
+    def _group(self, name: str) -> _Group:
+        tree = self.loaded.tree
+        origins = Origins(self.loaded.sources, tree, name, self.loaded.path.name, self.provenance)
+        group = _Group(name, run_fields.merged(tree.get("defaults") or {}, tree["runs"][name]), origins)
+        before = len(self.report.faults)
+        for key in ("command", "entrypoint"):
+            if key in group.fields:
+                self._guarded(group, key, partial(run_fields.split_command, key=key))
+        trees = {k: compiled(v, (k,), self._wrong_in(group)) for k, v in group.fields.items()}
+        self._placements(group, trees)
+        group.cells = self._cells(group, trees.pop("matrix", None))
+        for key, node in trees.items():
+            if isinstance(node, Leaf | Branch):
+                group.dynamic[key] = node
+            else:
+                group.static[key] = node
+        late = (r for node in trees.values() for leaf in leaves(node) for r in leaf.template.references)
+        group.late = any(r.namespace == "run" and r.steps[0] in ("id", "attempt") for r in late)
+        for key in tuple(group.static):
+            self._guarded(group, key, run_fields.normaliser(key, self.sealer), group.static)
+        self._not_late(group)
+        group.broken = len(self.report.faults) > before
+        return group
+
+    def _guarded(
+        self,
+        group: _Group,
+        key: str,
+        change: Callable[[Any], Any] | None,
+        values: dict[str, Any] | None = None,
+    ) -> bool:
+        values = group.fields if values is None else values
+        if change is None:
+            return True
+        try:
+            values[key] = change(values[key])
+        except FieldError as error:
+            position = self.loaded.sources.value(self._source(group, error.path))
+            self.report.add(Diagnostic(error.message, position, dotted(("runs", group.name, *error.path))))
+            return False
+        return True
+
+    def _placements(self, group: _Group, trees: Mapping[str, Any]) -> None:
+        if not self.sensitive:
+            return
+        for key, node in trees.items():
+            if key not in FORBIDDEN and key not in READABLE:
+                continue
+            for leaf in leaves(node):
+                names = [r.steps[0] for r in leaf.template.references if r.namespace == "var"]
+                secret = next((n for n in names if n in self.sensitive), None)
+                if secret is None:
+                    continue
+                path = self._source(group, leaf.path)
+                if key in FORBIDDEN:
+                    self.report.fault(path, f"the sensitive variable {secret} cannot be used here", "it would be shown")
+                else:
+                    self.report.warn(path, f"holds the sensitive variable {secret}; {READABLE[key]}", "use env instead")
+
+    def _not_late(self, group: _Group) -> None:
+        for key in (*run_fields.SETTINGS, "needs", "provider", "template"):
+            for leaf in leaves(group.dynamic.get(key)):
+                late = next(
+                    (r for r in leaf.template.references if r.namespace == "run" and r.steps[0] != "address"), None
+                )
+                if late is not None:
+                    self.report.fault(
+                        self._source(group, leaf.path), f"{late.text} cannot be used here", "it differs by attempt"
+                    )
+
+    def _cells(self, group: _Group, node: Any) -> Sequence[matrices.MatrixCell | None]:
+        if node is None:
+            return (None,)
+        scope = Scope(self.values, None, {}, self.project)
+        evaluator = Evaluator(scope, self.sensitive, self.sealer, self._wrong_in(group))
+        matrix = evaluator.build(node)
+        if evaluator.failed:
+            return ()
+        try:
+            return matrices.cells(matrix)
+        except matrices.MatrixError as error:
+            self.report.fault(self._source(group, ("matrix", *error.path)), error.message, error.hint)
+            return ()
+
+    def _address(self, group: _Group) -> None:
+        for cell in group.cells:
+            address = group.name if cell is None else matrices.address(group.name, cell.values, cell.shown)
+            if address in self.known_addresses:
+                path = self._source(group, ("matrix",))
+                self.report.fault(path, f"two cells have the address {address}", "remove a repeated value")
+                group.broken = True
+            self.known_addresses.add(address)
+            group.addresses.append(address)
+
+    # its cells
+
+    def _desired(self, group: _Group) -> list[Desired]:
+        made = []
+        for index, (cell, address) in enumerate(zip(group.cells, group.addresses, strict=True)):
+            one = _CellRun(self, group, index, cell, address)
+            run = one.resolved(1)
+            if run is None:
+                break
+            module = self._manifests(group, run)
+            settings = one.settings(run)
+            if module is None or settings is None:
+                break
+            for fault in module.check(run):
+                self.report.add(fault)
+            render = _Render(one, run, module, Identity(self.project, self.lineage, address, 1))
+            made.append(Desired(address, run.provider, run.type, settings, render))
+        return made
+
+    def _manifests(self, group: _Group, run: ResolvedRun) -> Manifests | None:
+        try:
+            return self.manifests[run.type]
+        except KeyError:
+            path = self._source(group, ("provider",))
+            self.report.fault(path, f'there is no provider of the type "{run.type}"', "install it, or use another one")
+            return None
+
+    def needs(self, group: _Group, wanted: Sequence[Any]) -> tuple[str, ...] | None:
+        """The concrete addresses of ``needs``, or None after telling what is not known."""
+        found: dict[str, None] = {}
+        for index, need in enumerate(wanted):
+            addresses = self._needed(str(need))
+            if addresses is None:
+                known = [*self.groups, *(list(self.known_addresses)[:1000] if "[" in str(need) else ())]
+                hint = did_you_mean(str(need), known) or f"known: {', '.join(list(self.groups)[:10])}"
+                self.report.fault(self._source(group, ("needs", index)), f'unknown run "{need}"', hint)
+                return None
+            found.update(dict.fromkeys(addresses))
+        return tuple(found)
+
+    def _needed(self, need: str) -> Sequence[str] | None:
+        if need in self.groups:
+            return self.groups[need].addresses
+        if need in self.known_addresses:
+            return (need,)
+        try:
+            name, values = matrices.parse_address(need)
+        except ValueError:
+            return None
+        group = self.groups.get(name)
+        if group is None or values is None:
+            return None
+        for cell, address in zip(group.cells, group.addresses, strict=False):
+            if cell is not None and values == matrices.parse_address(address)[1]:
+                return (address,)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _CellRun:
+    """One cell of one run, resolvable for any attempt."""
+
+    expander: _Expander
+    group: _Group
+    index: int
+    cell: matrices.MatrixCell | None
+    address: str
+
+    def resolved(self, attempt: int) -> ResolvedRun | None:
+        """The run with everything evaluated, or None after telling what is wrong."""
+        expander, group = self.expander, self.group
+        values = group.static if not group.dynamic else self._fields(attempt)
+        if values is None:
+            return None
+        provider = expander._provider(group, values.get("provider"))
+        if provider is None:
+            return None
+        connection = expander.used[provider]
+        return ResolvedRun(
+            address=self.address,
+            group=group.name,
+            index=self.index,
+            provider=provider,
+            type=str(connection["type"]),
+            fields=self._own_blocks(values, str(connection["type"])),
+            connection=connection,
+            spec_dir=expander.spec_dir,
+            files=expander.loaded.files,
+            origins=group.origins,
+        )
+
+    def _own_blocks(self, values: dict[str, Any], kind: str) -> dict[str, Any]:
+        others = [name for name in BUILT_IN_TYPES if name != kind and name in values]
+        if not others:
+            return values
+        for name in others:
+            path = ("runs", self.group.name, name)
+            if name in self.expander.loaded.tree["runs"][self.group.name]:
+                self.expander.report.warn(path, f"is ignored: the run's provider is of the type {kind}")
+        return {k: v for k, v in values.items() if k not in others}
+
+    def _scope(self, attempt: int) -> Scope:
+        expander = self.expander
+        run: dict[str, Any] = {"address": self.address, "attempt": attempt, "id": ""}
+        if self.group.late:
+            run["id"] = run_id(expander.lineage, self.address, attempt)
+        each = None if self.cell is None else {"index": self.index, **self.cell.values}
+        return Scope(expander.values, each, run, expander.project)
+
+    def _fields(self, attempt: int) -> dict[str, Any] | None:
+        expander, group = self.expander, self.group
+        evaluator = Evaluator(self._scope(attempt), expander.sensitive, expander.sealer, expander._wrong_in(group))
+        values = dict(group.static)
+        for key, node in group.dynamic.items():
+            value = evaluator.build(node)
+            if value is not None:
+                values[key] = value
+        if evaluator.failed or not self._typed(values):
+            return None
+        for key in group.dynamic:
+            if key in values and not expander._guarded(group, key, run_fields.normaliser(key, expander.sealer), values):
+                return None
+        return values
+
+    def _typed(self, values: Mapping[str, Any]) -> bool:
+        """Checks the evaluated fields that the normalisation does not check."""
+        checked = {key: values[key] for key in self.group.dynamic if key in values and key not in _NORMALISED}
+        if not checked:
+            return True
+        model = self.expander.loaded.spec.runs[self.group.name].__class__
+        try:
+            model.model_validate(checked, context={"evaluated": True})
+        except ValidationError as error:
+            self._tell(error)
+            return False
+        return True
+
+    def _tell(self, error: ValidationError) -> None:
+        expander, group = self.expander, self.group
+        schema = json_schema()
+        run = {**schema["$defs"]["Run"], "$defs": schema["$defs"]}
+        for fault in faults_of(error, expander.loaded.sources, run, ("runs", group.name)):
+            expander.report.add(fault)
+
+    def settings(self, run: ResolvedRun) -> Settings | None:
+        """What flowplan does with the run; shared by all cells where nothing in it differs."""
+        group = self.group
+        settings = group.settings
+        if settings is None:
+            settings = run_fields.settings(group.name, run.fields)
+            if not any(key in group.dynamic for key in run_fields.SETTINGS):
+                group.settings = settings
+        needs = group.needs
+        if needs is None:
+            needs = self.expander.needs(group, run.fields.get("needs") or ())
+            if needs is not None and "needs" not in group.dynamic:
+                group.needs = needs
+        if needs is None:
+            return None
+        if needs == settings.needs:
+            return settings
+        settings = replace(settings, needs=needs)
+        if group.settings is not None and group.needs is not None:
+            group.settings = settings
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
+class _Render:
+    """Renders one run for an attempt; evaluates it again only if it uses ``${run.id}`` or ``${run.attempt}``."""
+
+    cell: _CellRun
+    first: ResolvedRun
+    module: Manifests
+    identity: Identity
+
+    def __call__(self, attempt: int) -> Rendered:
+        run: ResolvedRun | None = self.first
+        if self.cell.group.late and attempt != 1:
+            run = self.cell.resolved(attempt)
+            if run is None:
+                raise InvalidInput(self.cell.expander.report.in_order())
+        assert run is not None
+        identity = self.identity if attempt == 1 else replace(self.identity, attempt=attempt)
+        return self.module.render(run, identity)

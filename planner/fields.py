@@ -1,0 +1,258 @@
+"""What the fields of a run become: defaults merged, scalars as text, commands as lists, durations as Settings."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from flowplan.planner import expressions
+from flowplan.planner.sealing import Sealer
+from flowplan.schemas.documents import scalar_text
+from flowplan.schemas.fields import kind_of
+from flowplan.schemas.quantities import duration
+from flowplan.schemas.runs import Json, Origin, Settings
+from flowplan.schemas.secrets import SecretSource
+from flowplan.schemas.sources import Path, SourceMap
+
+REFERENCE_KINDS = ("from_env", "from_file", "secret_key_ref", "config_map_key_ref")
+BLOCKS_WITH_NULLS = ("variables", "matrix")
+TEXT_FIELDS = ("description", "image", "name", "working_dir")
+TEXT_MAPS = ("labels", "annotations", "triggers")
+
+
+class FieldError(ValueError):
+    """A value of a field is not usable once expressions are evaluated; ``path`` is the place inside the run."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+
+
+def merged(defaults: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """``run`` over ``defaults``, mappings deeply; null unsets a field (in ``env`` it stays: it unsets a variable)."""
+    fields = {k: v for k, v in _over(defaults, run).items() if v is not None}
+    for key, value in fields.items():
+        if isinstance(value, dict) and key not in ("env", *BLOCKS_WITH_NULLS):
+            fields[key] = {k: v for k, v in value.items() if v is not None}
+    return fields
+
+
+def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(lower)
+    for key, value in upper.items():
+        below = result.get(key)
+        if isinstance(below, dict) and isinstance(value, dict) and not is_reference(value) and not is_reference(below):
+            result[key] = _over(below, value)
+        else:
+            result[key] = value
+    return result
+
+
+def is_reference(value: Any) -> bool:
+    """True for ``{from_env: X}`` and its like: a value that is looked up elsewhere."""
+    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in REFERENCE_KINDS
+
+
+def split_command(value: Any, key: str) -> Any:
+    """A command string as the list a shell would make of it. One that is a whole expression is split once evaluated.
+
+    Raises:
+        FieldError: a quotation is not closed.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        whole = "${" in value and (template := expressions.parse(value)) is not None and template.whole is not None
+        return value if whole else shlex.split(value)
+    except expressions.ExpressionError:
+        return [value]
+    except ValueError as error:
+        raise FieldError(
+            f"cannot be split like a shell would: {str(error)[:1].lower()}{str(error)[1:]}", (key,)
+        ) from None
+
+
+def command(value: Any, key: str) -> list[str]:
+    """A command whose expressions are evaluated, as a list of strings."""
+    if isinstance(value, str):
+        value = [value] if value.startswith("(sensitive ") else split_command(expressions.escape(value), key)
+        return [item.replace("$${", "${") for item in value]
+    if not isinstance(value, list):
+        raise FieldError(f"must be a list or a string, not {kind_of(value)}", (key,))
+    return [_text(item, (key, index)) for index, item in enumerate(value)]
+
+
+def _text(value: Any, path: Path) -> str:
+    if value is None or isinstance(value, dict | list):
+        raise FieldError(f"must be a string, a number or a boolean, not {kind_of(value)}", path)
+    return scalar_text(value)
+
+
+def text_map(value: Any, key: str) -> dict[str, str]:
+    """Labels, annotations and triggers: scalars as text, without those that are null."""
+    if not isinstance(value, dict):
+        raise FieldError(f"must be a mapping, not {kind_of(value)}", (key,))
+    return {name: _text(item, (key, name)) for name, item in value.items() if item is not None}
+
+
+def environment(value: Any, sealer: Sealer) -> dict[str, Any]:
+    """``env``: scalars as text, null kept, local references as tokens, those to Kubernetes objects as they are."""
+    if not isinstance(value, dict):
+        raise FieldError(f"must be a mapping, not {kind_of(value)}", ("env",))
+    result: dict[str, Any] = {}
+    for name, item in value.items():
+        if item is None or item.__class__ is str:
+            result[name] = item
+        elif is_reference(item):
+            result[name] = sealed_reference(item, sealer)
+        else:
+            result[name] = _text(item, ("env", name))
+    return result
+
+
+def sealed_reference(value: Any, sealer: Sealer) -> Any:
+    """The token of ``{from_env: X}`` or ``{from_file: X}``; anything else as it is."""
+    if is_reference(value):
+        ((kind, name),) = value.items()
+        if kind in ("from_env", "from_file"):
+            return sealer.token_for(SecretSource(kind, scalar_text(name)))
+    return value
+
+
+def docker_block(value: Any, sealer: Sealer) -> Any:
+    """The docker block with the registry's password as a token."""
+    credentials = value.get("registry_credentials") if isinstance(value, dict) else None
+    if not isinstance(credentials, dict) or not is_reference(credentials.get("password")):
+        return value
+    password = sealed_reference(credentials["password"], sealer)
+    return {**value, "registry_credentials": {**credentials, "password": password}}
+
+
+def normaliser(key: str, sealer: Sealer) -> Callable[[Any], Any] | None:
+    """What turns the evaluated value of a field into its one form, or None where there is nothing to do."""
+    if key == "env":
+        return lambda value: environment(value, sealer)
+    if key in TEXT_MAPS:
+        return lambda value: text_map(value, key)
+    if key in ("command", "entrypoint"):
+        return lambda value: command(value, key)
+    if key in TEXT_FIELDS:
+        return lambda value: _text(value, (key,))
+    return (lambda value: docker_block(value, sealer)) if key == "docker" else None
+
+
+SETTINGS = (
+    "max_parallel",
+    "timeout",
+    "start_timeout",
+    "grace_period",
+    "stream_output",
+    "rerun",
+    "replace",
+    "protect",
+    "ignore_changes",
+    "description",
+    "triggers",
+)
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    "max_parallel": int,
+    "timeout": duration,
+    "start_timeout": duration,
+    "grace_period": duration,
+    "protect": lambda value: value or "",
+    "ignore_changes": tuple,
+}
+
+
+def settings(group: str, fields: Mapping[str, Any]) -> Settings:
+    """What flowplan itself does with a run, from its checked fields; ``needs`` is left empty."""
+    given = {key: fields[key] for key in SETTINGS if key in fields}
+    return Settings(group=group, **{key: _CONVERT[key](v) if key in _CONVERT else v for key, v in given.items()})
+
+
+class Origins(Mapping[Path, Origin]):
+    """Path inside a run's merged fields -> where it was written; looked up when asked, then remembered.
+
+    Args:
+        provenance: variable name -> where its value came from.
+    """
+
+    def __init__(
+        self, sources: SourceMap, tree: Mapping[str, Any], group: str, name: str, provenance: Mapping[str, str]
+    ) -> None:
+        self._sources = sources
+        self._layers = ((("runs", group), tree["runs"][group]), (("defaults",), tree.get("defaults") or {}))
+        self._name = name
+        self._provenance = provenance
+        self._known: dict[Path, Origin | None] = {}
+
+    def source_path(self, path: Path) -> Path | None:
+        """The path in the spec of a path inside the run; None when the spec does not hold just this."""
+        for base, layer in self._layers:
+            found, value = _descend(layer, path)
+            if found == len(path):
+                return base + path
+            if not isinstance(value, dict):
+                return None
+        return None
+
+    def __getitem__(self, path: Path) -> Origin:
+        if path not in self._known:
+            self._known[path] = self._find(path)
+        found = self._known[path]
+        if found is None:
+            raise KeyError(path)
+        return found
+
+    def _find(self, path: Path) -> Origin | None:
+        source = self.source_path(path)
+        if source is None:
+            return None
+        where = self._sources.value(source) if isinstance(source[-1], int) else self._sources.key(source)
+        note = self._note(source)
+        return Origin(f"{self._name}:{where.line}{note}", where.file, where.line)
+
+    def _note(self, source: Path) -> str:
+        value = _descend(self._layers[source[0] == "defaults"][1], source[1 if source[0] == "defaults" else 2 :])[1]
+        if not isinstance(value, str) or "${var." not in value:
+            return ""
+        template = expressions.parse(value)
+        names = dict.fromkeys(str(r.steps[0]) for r in template.references if r.namespace == "var") if template else ()
+        notes = [f"var.{name}: {self._provenance[name]}" for name in names if name in self._provenance]
+        return f" ({', '.join(notes)})" if notes else ""
+
+    def __iter__(self) -> Iterator[Path]:
+        (_, run), (_, defaults) = self._layers
+        for path in _paths(merged(defaults, run), ()):
+            if self.source_path(path) is not None:
+                yield path
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _descend(value: Any, path: Path) -> tuple[int, Any]:
+    """How many steps of the path exist, and the value there."""
+    for depth, part in enumerate(path):
+        held: bool = part in value if isinstance(value, dict) else _has_item(value, part)
+        if not held:
+            return depth, value
+        value = value[part]
+    return len(path), value
+
+
+def _has_item(value: Any, part: str | int) -> bool:
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
+
+
+def _paths(value: Json, path: Path) -> Iterator[Path]:
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _paths(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _paths(item, (*path, index))

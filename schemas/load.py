@@ -1,0 +1,235 @@
+"""Reads a spec and the files that it names, and reports every fault at its file, line and column."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from flowplan.schemas.documents import Document, parse, read_text
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.fields import is_expression, kind_of
+from flowplan.schemas.runs import Json
+from flowplan.schemas.sources import Diagnostic, Path, SourceMap, did_you_mean, dotted
+from flowplan.schemas.spec import Spec, json_schema, spec_model
+
+ProviderTypes = Mapping[str, type[BaseModel] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSpec:
+    """A spec that is well formed, with everything it names.
+
+    Attributes:
+        path: as the user gave it; directory: absolute, where the files it names are looked up.
+        digest: ``sha256:...`` of the text of the spec and of every file it names.
+        tree: the document as plain JSON; numbers keep their source text (schemas.documents.scalar_text).
+        files: path as written in the spec -> its document.
+    """
+
+    path: FilePath
+    directory: FilePath
+    digest: str
+    tree: Mapping[str, Any]
+    spec: Spec
+    sources: SourceMap
+    files: Mapping[str, Document]
+
+
+def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) -> LoadedSpec:
+    """Reads and checks a spec: syntax, types, then the files it names.
+
+    Args:
+        provider_types: installed provider types beyond the built-in ones -> model of their block in a run, or None.
+
+    Raises:
+        InvalidInput: every fault at once.
+    """
+    text = read_text(path)
+    document = parse(text, str(path))
+    faults: list[Diagnostic] = []
+    spec = _checked(document, provider_types, faults)
+    files, texts = _named_files(document, path.parent, faults)
+    if spec is None or faults:
+        raise InvalidInput(sorted(faults, key=lambda fault: _order(fault, str(path))))
+    return LoadedSpec(
+        path=path,
+        directory=path.absolute().parent,
+        digest=_digest({str(path.name): text, **texts}),
+        tree=document.value,
+        spec=spec,
+        sources=document.sources,
+        files=files,
+    )
+
+
+def _order(fault: Diagnostic, spec: str) -> tuple[bool, str, int, int]:
+    where = fault.position
+    return (where.file != spec, where.file, where.line, where.column) if where else (True, "", 0, 0)
+
+
+def _digest(texts: Mapping[str, str]) -> str:
+    hashed = hashlib.sha256()
+    for name in sorted(texts):
+        content = texts[name].encode()
+        hashed.update(f"{name}\0{len(content)}\0".encode())
+        hashed.update(content)
+    return "sha256:" + hashed.hexdigest()
+
+
+def _checked(document: Document, provider_types: ProviderTypes | None, faults: list[Diagnostic]) -> Spec | None:
+    model = spec_model(provider_types)
+    try:
+        spec = model.model_validate(document.value)
+    except ValidationError as error:
+        schema = json_schema(provider_types)
+        faults += faults_of(error, document.sources, schema)
+        return None
+    faults += _wrong_defaults(document)
+    return spec
+
+
+def faults_of(
+    error: ValidationError, sources: SourceMap, schema: Mapping[str, Any], base: Path = ()
+) -> list[Diagnostic]:
+    """The faults that pydantic found, in the words of flowplan; one for each place.
+
+    Args:
+        base: path of the checked value in the document that ``sources`` belongs to.
+        schema: JSON Schema of the checked value, for the names that are known at a place.
+    """
+    found: dict[Path, Diagnostic] = {}
+    for entry in error.errors(include_url=False, include_context=True):
+        inner: Path = tuple(part for part in entry["loc"] if not _is_tag(part))
+        path = base + inner
+        message, hint = _words(entry, inner, schema)
+        at_key = entry["type"] in ("extra_forbidden", "missing", "union_tag_invalid") or "[key]" in entry["loc"]
+        position = sources.key(path) if at_key else sources.value(path)
+        found.setdefault(path, Diagnostic(message, position, dotted(path), hint))
+    return list(found.values())
+
+
+def _is_tag(part: str | int) -> bool:
+    return isinstance(part, str) and (part == "[key]" or (part.startswith("<") and part.endswith(">")))
+
+
+def _words(entry: Any, path: Path, schema: Mapping[str, Any]) -> tuple[str, str]:
+    kind = entry["type"]
+    if kind == "extra_forbidden":
+        return "unknown field", did_you_mean(str(path[-1]), _known_names(schema, path[:-1]))
+    if kind == "missing":
+        return "is missing", ""
+    if kind == "union_tag_invalid":
+        name = entry["ctx"]["tag"].strip("<>'")
+        known = [tag.strip("<>' ") for tag in entry["ctx"]["expected_tags"].split(",")]
+        return f'unknown provider type "{name}"', did_you_mean(name, known) or f"write type: {' or '.join(known)}"
+    expected = {"list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping"}.get(kind)
+    if expected:
+        return f"must be {expected}, not {kind_of(entry['input'])}", ""
+    return entry["msg"], ""
+
+
+def _known_names(schema: Mapping[str, Any], path: Path) -> set[str]:
+    """The names of the fields that a JSON Schema knows at a path."""
+    places = [schema]
+    for part in path:
+        places = [child for place in places for child in _children(schema, place, part)]
+    return {
+        name for place in places for alternative in _flat(schema, place) for name in alternative.get("properties", ())
+    }
+
+
+def _children(schema: Mapping[str, Any], place: Mapping[str, Any], part: str | int) -> Iterator[Mapping[str, Any]]:
+    for alternative in _flat(schema, place):
+        if isinstance(part, int):
+            child = alternative.get("items")
+        else:
+            child = alternative.get("properties", {}).get(part) or alternative.get("additionalProperties")
+        if isinstance(child, dict):
+            yield child
+
+
+def _flat(schema: Mapping[str, Any], place: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield place
+    if "$ref" in place:
+        yield from _flat(schema, schema["$defs"][place["$ref"].rpartition("/")[2]])
+    for word in ("anyOf", "oneOf", "allOf"):
+        for member in place.get(word, ()):
+            yield from _flat(schema, member)
+    for word in ("then", "else"):
+        if word in place:
+            yield from _flat(schema, place[word])
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "bool": lambda value: isinstance(value, bool),
+    "list": lambda value: isinstance(value, list),
+    "map": lambda value: isinstance(value, dict),
+}
+
+
+def _wrong_defaults(document: Document) -> Iterator[Diagnostic]:
+    for name, declared in document.value.get("variables", {}).items():
+        default = declared.get("default")
+        kind = declared.get("type", "string")
+        if default is None or _KINDS[kind](default):
+            continue
+        path = ("variables", name, "default")
+        hint = "write it in quotes" if kind == "string" and not isinstance(default, dict | list) else ""
+        shown = "another type" if declared.get("sensitive") else kind_of(default)
+        message = f"must be of the variable's type {kind}, not {shown}"
+        yield Diagnostic(message, document.sources.value(path), dotted(path), hint)
+
+
+def _named_files(
+    document: Document, directory: FilePath, faults: list[Diagnostic]
+) -> tuple[dict[str, Document], dict[str, str]]:
+    """Every file that the spec names, parsed once, however often it is named."""
+    files: dict[str, Document] = {}
+    texts: dict[str, str] = {}
+    failed: set[str] = set()
+    for path, name in _file_fields(document.value):
+        if name in files or name in failed:
+            continue
+        where = document.sources.value(path)
+        if is_expression(name):
+            failed.add(name)
+            faults.append(Diagnostic("the name of a file cannot hold an expression", where, dotted(path)))
+            continue
+        target = directory / FilePath(name).expanduser()
+        try:
+            texts[name] = read_text(target, name)
+            files[name] = parse(texts[name], str(target))
+        except InvalidInput as error:
+            failed.add(name)
+            for fault in error.diagnostics:
+                faults.append(fault if fault.position else Diagnostic(f"{name}: {fault.message}", where, dotted(path)))
+    return files, texts
+
+
+def _file_fields(tree: Json) -> Iterator[tuple[Path, str]]:
+    """Paths of the fields that name a file, in a document that may be ill formed."""
+    if not isinstance(tree, dict):
+        return
+    runs = tree.get("runs")
+    places: list[tuple[Path, Any]] = [(("defaults",), tree.get("defaults"))]
+    places += [(("runs", name), run) for name, run in runs.items()] if isinstance(runs, dict) else []
+    for path, run in places:
+        if not isinstance(run, dict):
+            continue
+        if isinstance(run.get("template"), str) and run["template"]:
+            yield (*path, "template"), run["template"]
+        block = run.get("kubernetes")
+        for field in ("job", "customizations"):
+            if isinstance(block, dict) and isinstance(block.get(field), str) and block[field]:
+                yield (*path, "kubernetes", field), block[field]
+    policies = tree.get("policies")
+    for index, policy in enumerate(policies if isinstance(policies, list) else ()):
+        if isinstance(policy, str) and policy:
+            yield ("policies", index), policy
