@@ -139,7 +139,7 @@ class Runner:
             StateLocked: another writer holds the state and ``lock_timeout`` passed.
             StateError: the state cannot be written.
         """
-        if self.waiting:
+        if self.waiting and not self.lock.held:
             self.lock.acquire(self.options.lock_timeout)
         self.deadline = time.monotonic() + self.options.wait_timeout if self.options.wait_timeout is not None else None
         with ThreadPoolExecutor(self.options.parallelism, thread_name_prefix="apply") as self.pool:

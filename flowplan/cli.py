@@ -429,6 +429,20 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:  # noqa: BLE001 - the last resort: a defect is told in a sentence too
+        return _defect(error)
+
+
+def _defect(error: Exception) -> int:
+    """A defect of flowplan itself: where it is, without the values that were at hand."""
+    import traceback
+
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"this is a defect of flowplan: {type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
+    if os.environ.get("FLOWPLAN_DEBUG"):
+        frames = traceback.extract_tb(error.__traceback__)
+        text += "".join(f"\n  {Path(f.filename).name}:{f.lineno} {f.name}" for f in frames)
+    return complain(f"{text}; the state is whole (FLOWPLAN_DEBUG=1 shows the way to it)", 1)
 
 
 def _usage(error: BaseException) -> int:

@@ -51,12 +51,12 @@ def seconds(option: str, text: str | None) -> float | None:
     Raises:
         InvalidInput: it is none.
     """
-    from flowplan.schemas.quantities import seconds as parse
+    from flowplan.schemas.quantities import duration
 
     if text is None:
         return None
     try:
-        return parse(text)
+        return duration(text)
     except ValueError as error:
         raise InvalidInput([Diagnostic(str(error), subject=option, hint="write 90s, 15m or 2h30m")]) from error
 
@@ -66,9 +66,7 @@ def apply(what: Path | None, request: Request, how: How) -> int:
     check_format(how.format, ("text", "json"))
     path = what or last_plan(request.state_path)
     if what is None and not path.exists():
-        raise InvalidInput(
-            f"there is no plan at {path}", hint="make one with `flowplan plan`, or name a spec: `flowplan apply SPEC`"
-        )
+        path = SPEC
     if is_plan(path):
         return _apply_plan(path, request, how)
     return _apply_spec(path, request, how)
