@@ -171,8 +171,9 @@ class _Resolution:
 
     def _allowed(self, name: str, declared: VariableSpec, offer: _Offer) -> bool:
         if declared.enum is not None and offer.value not in declared.enum:
-            shown = "" if declared.sensitive else f", not {kind_of(offer.value)}"
-            self._fault(name, offer, f"must be one of {', '.join(value_text(v) for v in declared.enum)}{shown}")
+            known = ", ".join(value_text(v) for v in declared.enum)
+            words = f"must be one of {known}, not {kind_of(offer.value)}"
+            self._fault(name, offer, "must be one of its enum" if declared.sensitive else words)
             return False
         if declared.pattern is not None and not _matches(declared.pattern, value_text(offer.value)):
             shown = "" if declared.sensitive else f", {kind_of(offer.value)} does not"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -211,13 +213,26 @@ def parse(text: str, file: str) -> Document:
     if bad:
         position = _position_of(text, bad.start(), file)
         raise InvalidInput([Diagnostic(f"holds the control character U+{ord(bad.group()):04X}", position)])
-    node, count = _compose(text, file)
-    conversion = _Conversion(file, count + MAX_ALIASED)
-    value = conversion.convert(node, (), 0)
+    with _no_collection():
+        node, count = _compose(text, file)
+        conversion = _Conversion(file, count + MAX_ALIASED)
+        value = conversion.convert(node, (), 0)
     if conversion.faults:
         raise InvalidInput(sorted(conversion.faults, key=_by_position))
     places = _Places(file, node, conversion.merged)
     return Document(value, SourceMap(file, _KeyPlaces(places), _ValuePlaces(places)))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the cyclic garbage collector, which would look through a growing document again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _by_position(fault: Diagnostic) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -53,6 +54,7 @@ def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) ->
     document = parse(text, str(path))
     faults: list[Diagnostic] = []
     spec = _checked(document, provider_types, faults)
+    faults += _variable_faults(document)
     files, texts = _named_files(document, path.parent, faults)
     if spec is None or faults:
         raise InvalidInput(sorted(faults, key=lambda fault: _order(fault, str(path))))
@@ -89,7 +91,6 @@ def _checked(document: Document, provider_types: ProviderTypes | None, faults: l
         schema = json_schema(provider_types)
         faults += faults_of(error, document.sources, schema)
         return None
-    faults += _wrong_defaults(document)
     return spec
 
 
@@ -174,17 +175,32 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _wrong_defaults(document: Document) -> Iterator[Diagnostic]:
-    for name, declared in document.value.get("variables", {}).items():
-        default = declared.get("default")
-        kind = declared.get("type", "string")
-        if default is None or _KINDS[kind](default):
-            continue
-        path = ("variables", name, "default")
-        hint = "write it in quotes" if kind == "string" and not isinstance(default, dict | list) else ""
-        shown = "another type" if declared.get("sensitive") else kind_of(default)
-        message = f"must be of the variable's type {kind}, not {shown}"
-        yield Diagnostic(message, document.sources.value(path), dotted(path), hint)
+def _variable_faults(document: Document) -> Iterator[Diagnostic]:
+    """Defaults of another type than their variable, and patterns that are none; the document may be ill formed."""
+    variables = document.value.get("variables") if isinstance(document.value, dict) else None
+    for name, declared in variables.items() if isinstance(variables, dict) else ():
+        if isinstance(declared, dict):
+            yield from _pattern_fault(document, name, declared.get("pattern"))
+            yield from _default_fault(document, name, declared)
+
+
+def _default_fault(document: Document, name: str, declared: Mapping[str, Any]) -> Iterator[Diagnostic]:
+    default, kind = declared.get("default"), declared.get("type", "string")
+    if default is None or not isinstance(kind, str) or kind not in _KINDS or _KINDS[kind](default):
+        return
+    path = ("variables", name, "default")
+    hint = "write it in quotes" if kind == "string" and not isinstance(default, dict | list) else ""
+    shown = "" if declared.get("sensitive") else f", not {kind_of(default)}"
+    message = f"must be of the variable's type {kind}{shown}"
+    yield Diagnostic(message, document.sources.value(path), dotted(path), hint)
+
+
+def _pattern_fault(document: Document, name: str, pattern: Any) -> Iterator[Diagnostic]:
+    try:
+        re.compile(pattern if isinstance(pattern, str) else "")
+    except re.error as error:
+        path = ("variables", name, "pattern")
+        yield Diagnostic(f"is not a regular expression: {error}", document.sources.value(path), dotted(path))
 
 
 def _named_files(
