@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import queue
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,6 +23,8 @@ from flowplan.schemas.errors import EngineUnreachable, ProviderError
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_TIMEOUT = 60.0
+SPOKEN = "1.41"
+"""The API version that the client package is told; requests name the Engine's own."""
 POOL_SIZE = 64
 """Connections kept open; more than any sensible --parallelism, so that no thread waits for one."""
 
@@ -53,6 +56,8 @@ class Engine:
         self._settings = settings
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
+        self._version = ""
+        self._broken = False
         self._info: dict[str, Any] | None = None
         self.endpoint = "the Docker Engine"
 
@@ -80,7 +85,8 @@ class Engine:
         return self.endpoint.startswith("unix://")
 
     def api_at_least(self, version: str) -> bool:
-        return not bool(docker.utils.version_lt(str(self.client.api_version), version))
+        """True when the Engine speaks this version of its API."""
+        return self.client is not None and not bool(docker.utils.version_lt(self._version, version))
 
     def info(self) -> dict[str, Any]:
         """``docker info``, asked once."""
@@ -89,10 +95,13 @@ class Engine:
         return self._info
 
     def get(self, path: str, **params: Any) -> Any:
-        """The JSON answer of a GET; asked twice when the connection broke, for nothing changes by asking."""
+        """The JSON answer of a GET; asked again when an old connection broke, for nothing changes by asking."""
+        old = self._client is not None
         try:
             return self.request("GET", path, params=params).json()
-        except EngineUnreachable:
+        except EngineUnreachable as error:
+            if not old or error.reason == "Timeout":
+                raise
             return self.request("GET", path, params=params).json()
 
     def find(self, path: str, **params: Any) -> Any:
@@ -133,9 +142,11 @@ class Engine:
         client = self.client
         limit = read_timeout if stream else self.timeout + extra
         try:
+            if self._broken:
+                _probe(self.endpoint)
             answer: requests.Response = client.request(
                 method,
-                f"{client.base_url}/v{client.api_version}{path}",
+                f"{client.base_url}/v{self._version}{path}",
                 params=params,
                 json=body,
                 headers=dict(headers or {}),
@@ -143,7 +154,9 @@ class Engine:
                 timeout=(self.timeout, limit),
             )
         except _BROKEN as error:
+            self._broken = True
             raise self.unreachable(error) from None
+        self._broken = False
         if answer.status_code >= 400:
             raise Refusal(_words(answer), answer.status_code)
         return answer
@@ -163,8 +176,9 @@ class Engine:
     def unreachable(self, error: BaseException) -> EngineUnreachable:
         """The error for people: the endpoint, the cause in one clause, and how to fix it (D42)."""
         cause, hint = _cause(error)
+        reason = "Timeout" if cause == _SILENT[0] else "Unreachable"
         return EngineUnreachable(
-            f"the Docker Engine at {self.endpoint} does not answer: {cause}", hint=hint, reason="Unreachable"
+            f"the Docker Engine at {self.endpoint} does not answer: {cause}", hint=hint, reason=reason
         )
 
     def close(self) -> None:
@@ -177,16 +191,23 @@ class Engine:
         arguments = self._arguments()
         self.endpoint = str(arguments["base_url"])
         shell = self.endpoint.startswith("ssh://")
+        client: docker.APIClient | None = None
         try:
-            return docker.APIClient(
-                version="auto",
+            _probe(self.endpoint)
+            client = docker.APIClient(
+                version=SPOKEN,
                 timeout=math.ceil(self.timeout),
                 max_pool_size=POOL_SIZE,
                 use_ssh_client=shell,
                 **arguments,
             )
-        except (docker.errors.DockerException, *_BROKEN) as error:
+            answer = client.request("GET", f"{client.base_url}/version", timeout=self.timeout)
+            self._version = str(answer.json()["ApiVersion"])
+        except (docker.errors.DockerException, *_BROKEN, ValueError, KeyError, TypeError) as error:
+            if client is not None:
+                client.close()
             raise self.unreachable(error) from None
+        return client
 
     def _arguments(self) -> dict[str, Any]:
         """``base_url`` and ``tls`` for the client."""
@@ -271,6 +292,14 @@ class Stream:
         return False
 
 
+def _probe(endpoint: str) -> None:
+    """Knock at a Unix socket first: the client package leaves a socket open behind every failed connection."""
+    if endpoint.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as knock:
+            knock.settimeout(5)
+            knock.connect(endpoint.removeprefix("unix://"))
+
+
 def _words(answer: requests.Response) -> str:
     """The Engine's words of an error answer."""
     try:
@@ -280,11 +309,12 @@ def _words(answer: requests.Response) -> str:
     return str(message).strip() or f"HTTP {answer.status_code}"
 
 
+_SILENT = ("no answer in time", "check the network, or raise DOCKER_CLIENT_TIMEOUT")
 _HINTS: tuple[tuple[type[BaseException], str, str], ...] = (
     (FileNotFoundError, "there is no such socket", "start the Engine, or set DOCKER_HOST or the provider's host"),
     (PermissionError, "permission denied", "join the group that owns the socket (docker), or use another host"),
     (ConnectionRefusedError, "connection refused", "start the Engine, or set DOCKER_HOST or the provider's host"),
-    (TimeoutError, "no answer in time", "check the network, or raise DOCKER_CLIENT_TIMEOUT"),
+    (TimeoutError, *_SILENT),
 )
 
 
@@ -295,7 +325,7 @@ def _cause(error: BaseException) -> tuple[str, str]:
         if any(isinstance(link, kind) for link in chain):
             return clause, hint
     if any(isinstance(link, requests.Timeout | urllib3.exceptions.TimeoutError) for link in chain):
-        return _HINTS[-1][1], _HINTS[-1][2]
+        return _SILENT
     if any(isinstance(link, requests.exceptions.SSLError) for link in chain):
         return "the TLS handshake failed", "check DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
     last = str(chain[-1]).strip().splitlines()
