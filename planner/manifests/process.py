@@ -28,11 +28,14 @@ _REFERENCES = ("secret_key_ref", "config_map_key_ref")
 
 
 def check(run: ResolvedRun) -> list[Diagnostic]:
-    """Every fault of the run: an empty argv (C4), references that only Kubernetes resolves, values no program can get."""
+    """Every fault of the run: an empty argv (C4), references that only Kubernetes resolves, impossible values."""
     faults = []
-    if not any(text for _, text in _argv(run)):
+    argv = _argv(run)
+    if not any(text for _, text in argv):
         faults.append(_fault(run, ("command",), "a process needs a command; entrypoint and command are both empty"))
-    for path, text in _argv(run):
+    elif not argv[0][1]:
+        faults.append(_fault(run, argv[0][0], "the program to start is empty"))
+    for path, text in argv:
         if "\0" in text:
             faults.append(_fault(run, path, "an argument cannot hold a NUL character"))
     for name, value in (run.fields.get("env") or {}).items():

@@ -1,7 +1,7 @@
 """The output of a run, from its files ``stdout`` and ``stderr``.
 
-The two are written by the run itself, without a clock between them. Following therefore yields the lines in the order in
-which they appear; reading afterwards yields all of stdout, then all of stderr.
+The two are written by the run itself, without a clock between them. Following therefore yields the lines in the
+order in which they appear; reading afterwards yields all of stdout, then all of stderr.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ from flowplan.schemas.runs import Observed, Recorded, Target
 from flowplan.schemas.secrets import reveal, tokens_in
 
 DEFAULT_GRACE = 30.0
+START_PATIENCE = 30.0
+"""Seconds to go on while another flowplan is starting the same run, or somebody kills it before it starts."""
 
 
 class ProcessProvider:
@@ -153,7 +155,7 @@ class ProcessProvider:
             files.open(order.identity, order.name)
         except OSError as error:
             raise ProviderError(f"{files.directory} cannot be written: {error.strerror}") from error
-        if not files.has("started.json"):
+        if not files.has("started.json") and not files.has("exit.json"):
             self._start(files, order)
         failure = (files.read("exit.json") or {}).get("failure")
         if failure:
@@ -162,10 +164,10 @@ class ProcessProvider:
 
     def _start(self, files: RunFiles, order: Order) -> None:
         request = _request(order)
-        deadline = time.monotonic() + 30
-        while (state := self._supervision.start(request)) == "busy":
+        deadline = time.monotonic() + START_PATIENCE
+        while (state := self._supervision.start(request)) in ("busy", "died"):
             if time.monotonic() > deadline:
-                raise ProviderError("another flowplan has been starting this run for 30 s", address=request["address"])
+                raise ProviderError(f"the process could not be started within {START_PATIENCE:.0f} s ({state})")
             time.sleep(0.02)
         if state == "stopped":
             raise ProviderError("this attempt was stopped or removed; it is not started again", reason="Stopped")

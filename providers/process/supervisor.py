@@ -7,7 +7,7 @@ ends, the pipes close, and the supervisor goes on until its last run is recorded
 
 How a run is started exactly once, whoever is killed whenever:
 
-1. The supervisor takes an exclusive flock on ``claim`` in the run's directory. If ``started.json`` exists, it stops here.
+1. The supervisor takes an exclusive flock on ``claim`` in the run's directory. If ``started.json`` exists, it stops.
 2. It forks. The child shares the lock, becomes a session of its own, and writes its identity to ``started.json``
    durably; then it becomes the program. The claim is close-on-exec: exec or death releases it.
 
@@ -20,6 +20,7 @@ Files of a run, in ``RUNS_DIR/<run id>/``: ``claim``, ``started.json``, ``exit.j
 
 from __future__ import annotations
 
+import _thread
 import errno
 import fcntl
 import heapq
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 CHUNK = 65536
 MOST_CHUNKS = 16
 """More than a pipe can hold."""
+OURS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that we, or whoever started us, may treat in a way that a program does not expect."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
 DEFAULT_PATH = "/bin:/usr/bin"
 _REASONS = {"chdir": "WorkingDirectoryMissing", "search": "ExecutableNotFound"}
@@ -63,7 +66,7 @@ def boot_id() -> str:
 
 
 def stat_of(pid: int) -> tuple[str, int, int] | None:
-    """State letter, session id and start time (clock ticks since boot: field 22) of a process; None if there is none."""
+    """State letter, session id and start time (clock ticks since boot: field 22) of a process, or None."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
             fields = file.read().rpartition(b")")[2].split()
@@ -74,7 +77,7 @@ def stat_of(pid: int) -> tuple[str, int, int] | None:
 
 def write_json(path: str, document: dict[str, Any], *, durable: bool = False) -> None:
     """Write a file of mode 0600 so that readers see all of it or nothing."""
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.{_thread.get_native_id()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         os.write(fd, json.dumps(document).encode())
@@ -202,7 +205,7 @@ class Child:
     def _detach(self) -> None:
         os.setsid()
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+        for number in OURS:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_NOFILE, self.supervisor.limits)
 
@@ -369,7 +372,7 @@ class Supervisor:
     # -- starting
 
     def _start(self, run: Run) -> str:
-        """Fork the run if nobody ever did: ``starting``, else ``busy``, ``started``, ``stopped`` or ``refused: ...``."""
+        """Fork the run if nobody ever did: ``starting``; else ``busy``, ``started``, ``stopped``, ``refused: ...``."""
         try:
             claim = os.open(run.path("claim"), os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
@@ -378,7 +381,7 @@ class Supervisor:
             fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if run.has("stop"):
                 return "stopped"
-            if run.executions == 0 and run.has("started.json"):
+            if run.executions == 0 and (run.has("started.json") or run.has("exit.json")):
                 return "started"
             _fault("supervisor:after_claim")
             self._fork(run)
@@ -400,9 +403,13 @@ class Supervisor:
             run.pid = os.fork()
             if run.pid == 0:
                 Child(run, self, report, writers).become()
+        except OSError:
+            run.executions -= 1
+            _close(errors, *readers, *(file for file, _ in run.pipes.values()))
+            run.pipes.clear()
+            raise
         finally:
-            for fd in (report, *writers):
-                os.close(fd)
+            _close(report, *writers)
         _fault("supervisor:after_fork")
         self._adopt(run, errors, readers)
 
@@ -425,6 +432,8 @@ class Supervisor:
     def _adopt(self, run: Run, errors: int, readers: list[int]) -> None:
         self.runs[run.id] = run
         self.by_pid[run.pid] = run
+        if run.executions > run.retries:
+            run.argv, run.env = [], {}  # a thousand environments are megabytes, and it will not be started again
         run.errors = errors
         self._listen(errors, lambda: self._began(run))
         for reader in readers:
@@ -445,7 +454,7 @@ class Supervisor:
         run.errors = -1
         if said:
             run.failure = json.loads(said)
-        else:
+        elif run.has("started.json"):  # without it, the child was killed before it became a run
             self._journal("start", run)
             self._reply(run, state="started")
 
@@ -515,10 +524,17 @@ class Supervisor:
         run.pid, run.code = 0, os.waitstatus_to_exitcode(code)
         self._began(run)
         self._drain(run)
-        if self._deserves_retry(run):
+        if not run.failure and not run.has("started.json"):
+            self._give_up(run)
+        elif self._deserves_retry(run):
             self._retry_later(run, min(FIRST_BACKOFF * 2 ** (run.executions - 1), LONGEST_BACKOFF))
         else:
             self._finish(run)
+
+    def _give_up(self, run: Run) -> None:
+        """Somebody killed the child before it became a run: nothing was started, and it may be tried again."""
+        del self.runs[run.id]
+        self._reply(run, state="died")
 
     def _deserves_retry(self, run: Run) -> bool:
         over = run.code == 0 or run.timed_out or run.failure or run.has("stop")
@@ -540,7 +556,6 @@ class Supervisor:
         """Record the end; a full disk delays that, a directory that somebody removed ends it."""
         _fault("supervisor:before_exit_record")
         record = self._end_of(run)
-        self.runs[run.id] = run
         self._record(run, record)
         self._reply(run, state="failed" if run.failure else "started")
 
@@ -581,6 +596,8 @@ def _verdict(run: Run) -> tuple[str, str]:
     word = _signal_name(-run.code) if run.code < 0 else "Error" if run.code else "Completed"
     if run.timed_out:
         return "timed_out", "DeadlineExceeded"
+    if run.failure and run.failure["stage"] == "prepare":
+        return "failed", "CannotStart"
     if run.failure:
         missing = run.failure["errno"] in (errno.ENOENT, errno.ENOTDIR)
         return "failed", _REASONS.get(run.failure["stage"] if missing else "", "NotExecutable")
@@ -606,6 +623,11 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
         return  # it ended before it became a group, or runs as somebody else now
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -30,7 +30,7 @@ class Case:
         connect: a new connection; its Context must carry the ``lineage`` that this case has at that moment.
         fields: fields merged under those of every run (``{"image": "..."}``).
         connection: the provider entry that rendering sees.
-        vanish: remove the object (for ``process``: kill what watches over it) as a person would, behind flowplan's back.
+        vanish: remove the object (for ``process``: kill what watches over it) as a person would.
         cleanup: remove everything this case's lineage left on the engine.
         kill: send SIGKILL to the run from outside; None where nobody can (its test is left out).
         patience: seconds within which any expected change must be seen.
@@ -70,8 +70,8 @@ class Case:
         attempt: int = 1,
         **fields: Any,
     ) -> Order:
-        """The order for a run: ``command`` is its argv, ``secrets`` are variables with secret values, ``fields`` any other
-        fields of the spec in their resolved form (durations in seconds: ``timeout=1.5``, ``grace_period=0.2``)."""
+        """The order for a run: ``command`` is its argv, ``secrets`` are variables with secret values, ``fields`` any
+        other fields of the spec in their resolved form (durations in seconds: ``timeout=1.5``, ``grace_period=0.2``)."""
         tokens = {name: token(SecretSource("from_env", name), KEY, value) for name, value in (secrets or {}).items()}
         everything = {
             **self.fields,

@@ -1,7 +1,7 @@
 """Every provider with an engine at hand, as the parameter ``case`` of the contract suite.
 
-A provider takes part by a module ``<name>_case.py`` beside this file, with ``available() -> str | None`` (why its engine
-cannot be used) and ``case(tmp_path) -> Case``. Without its engine it is skipped, saying so; with
+A provider takes part by a module ``<name>_case.py`` beside this file, with ``available() -> str | None`` (why
+its engine cannot be used) and ``case(tmp_path) -> Case``. Without its engine it is skipped, saying so; with
 FLOWPLAN_REQUIRE_ENGINES=1 that is a failure.
 """
 

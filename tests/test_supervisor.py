@@ -1,0 +1,677 @@
+"""What is true of processes only: one start whoever is killed, time limits, retries, groups, redaction, identity."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowplan.planner.manifests import ResolvedRun, process
+from flowplan.providers.process import output
+from flowplan.providers.process.exits import meaning
+from flowplan.providers.process.provider import ProcessProvider
+from flowplan.providers.process.redaction import forms, values_behind_tokens
+from flowplan.providers.process.supervisor import Redaction, stat_of
+from flowplan.providers.protocol import Context, Order
+from flowplan.schemas.errors import FlowplanError, ProviderError, Refused, StartFailed
+from flowplan.schemas.runs import Identity, Observed, Recorded, Settings, Status
+from flowplan.schemas.secrets import SecretSource, token
+
+PATIENCE = 10.0
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """Wait until a condition holds, and give what it gave."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {PATIENCE:.0f} s"
+        time.sleep(0.01)
+    return found
+
+
+def alive(pid: int) -> bool:
+    found = stat_of(pid)
+    return found is not None and found[0] not in "ZX"
+
+
+@dataclass
+class Host:
+    """A runs directory and a provider on it."""
+
+    home: Path
+    lineage: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def __post_init__(self) -> None:
+        self.runs = self.home / "state" / "runs"
+        self.provider = self.connect()
+
+    def connect(self) -> ProcessProvider:
+        return ProcessProvider(Context(self.lineage, self.runs))
+
+    def order(self, *argv: str, secrets: dict[str, str] | None = None, attempt: int = 1, **fields: Any) -> Order:
+        tokens = {name: token(SecretSource("from_env", name), b"key", value) for name, value in (secrets or {}).items()}
+        fields["env"] = {**fields.get("env", {}), **tokens}
+        run = ResolvedRun("r", "r", 0, "process", "process", {"command": list(argv), **fields}, {}, str(self.home))
+        identity = Identity("test", self.lineage, "r", attempt)
+        made = process.render(run, identity)
+        values = {tokens[name]: value for name, value in (secrets or {}).items()}
+        return Order(identity, made.name, made.objects, Settings(), values)
+
+    def sh(self, script: str, **fields: Any) -> Order:
+        return self.order("sh", "-c", script, **fields)
+
+    def record(self, order: Order, seen: Observed | None = None) -> Recorded:
+        return Recorded(
+            address="r",
+            provider="process",
+            type="process",
+            target=self.provider.target().document(),
+            attempt=order.identity.attempt,
+            run_id=order.identity.run_id,
+            name=order.name,
+            objects=order.objects,
+            settings=order.settings,
+            status=Status.RUNNING,
+            handle=dict(seen.handle) if seen else {},
+        )
+
+    def start(self, order: Order) -> Recorded:
+        return self.record(order, self.provider.create(order))
+
+    def look(self, record: Recorded) -> Observed:
+        return next(one for one in self.provider.observe([record]) if one.run_id == record.run_id)
+
+    def end(self, record: Recorded) -> Observed:
+        """Watch it to its end."""
+        stop = threading.Event()
+        timer = threading.Timer(PATIENCE, stop.set)
+        timer.start()
+        seen = [one for one in self.provider.watch([record], stop) if one]
+        timer.cancel()
+        timer.join()
+        assert not stop.is_set(), f"it did not end: {seen}"
+        return seen[-1]
+
+    def run(self, order: Order) -> Observed:
+        return self.end(self.start(order))
+
+    def file(self, record: Recorded, name: str) -> Path:
+        return self.runs / record.run_id / name
+
+    def started(self, record: Recorded) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.file(record, "started.json").read_text())
+        return found
+
+    def text(self, record: Recorded) -> str:
+        return "\n".join(line.text for line in self.provider.logs(record, follow=False, tail=None))
+
+    def clean(self) -> None:
+        self.provider.close()
+        for path in self.runs.glob("*/started.json"):
+            pid = json.loads(path.read_text())["pid"]
+            if alive(pid):
+                os.killpg(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path)
+    try:
+        yield made
+    finally:
+        made.clean()
+
+
+# -- exactly once
+
+
+@pytest.mark.parametrize(
+    ("point", "starts"),
+    [
+        ("supervisor:after_claim", 1),
+        ("supervisor:after_fork", 1),
+        ("child:before_started", 1),
+        ("child:after_started", 0),  # killed after it was announced: it may have begun, so it is not begun again
+        ("supervisor:before_exit_record", 1),
+    ],
+)
+def test_killed_at_the_worst_moment_it_starts_once(
+    host: Host, monkeypatch: pytest.MonkeyPatch, point: str, starts: int
+) -> None:
+    monkeypatch.setattr("flowplan.providers.process.provider.START_PATIENCE", 0.2)
+    order = host.sh("echo x >> marks")
+    monkeypatch.setenv("FLOWPLAN_FAULT", point)
+    try:
+        host.provider.create(order)
+    except ProviderError:
+        assert point in ("supervisor:after_claim", "child:before_started")
+    host.provider.close()
+    monkeypatch.delenv("FLOWPLAN_FAULT")
+    host.provider = host.connect()
+    record = host.record(order, host.provider.create(order))
+    seen = host.end(record)
+    marks = host.home / "marks"
+    assert (marks.read_text() if marks.exists() else "") == "x\n" * starts
+    if point in ("supervisor:after_claim", "child:before_started"):
+        assert seen.status is Status.SUCCEEDED
+
+
+def test_many_flowplans_at_once_start_it_once(host: Host) -> None:
+    order = host.sh("echo x >> marks; sleep 0.2")
+    providers = [host.connect() for _ in range(5)]
+    handles: list[Any] = []
+    threads = [threading.Thread(target=lambda p=p: handles.append(p.create(order).handle["pid"])) for p in providers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for provider in providers:
+        provider.close()
+    assert len(handles) == 5
+    assert len(set(handles)) == 1
+    host.end(host.record(order))
+    assert (host.home / "marks").read_text() == "x\n"
+
+
+FLOWPLAN = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_supervisor import Host
+host = Host(Path({home!r}), {lineage!r})
+host.provider.create(host.sh("sleep 0.7; echo done; exit 5"))
+print("started", flush=True)
+time.sleep(60)
+"""
+
+
+def test_runs_outlive_a_killed_flowplan_and_their_end_is_recorded(host: Host) -> None:
+    script = FLOWPLAN.format(tests=str(Path(__file__).parent), home=str(host.home), lineage=host.lineage)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as flowplan:
+        assert flowplan.stdout
+        assert flowplan.stdout.readline() == b"started\n"
+        flowplan.kill()
+    record = host.record(host.sh("sleep 0.7; echo done; exit 5"))
+    assert host.look(record).status is Status.RUNNING
+    supervisor = host.started(record)["supervisor"]["pid"]
+    seen = host.end(record)
+    assert (seen.status, seen.exit_code) == (Status.FAILED, 5)
+    assert host.text(record) == "done"
+    until(lambda: not alive(supervisor), "the end of the supervisor")
+
+
+def test_a_supervisor_ends_with_the_last_run_after_flowplan_hung_up(host: Host) -> None:
+    record = host.start(host.order("sleep", "0.5"))
+    supervisor = host.started(record)["supervisor"]["pid"]
+    host.provider.close()
+    assert alive(supervisor)
+    assert host.end(record).status is Status.SUCCEEDED
+    until(lambda: not alive(supervisor), "the end of the supervisor")
+
+
+def test_a_ctrl_c_reaches_neither_run_nor_supervisor(host: Host) -> None:
+    record = host.start(host.order("sleep", "30"))
+    supervisor = host.started(record)["supervisor"]["pid"]
+    sessions = {os.getsid(0), os.getsid(record.handle["pid"]), os.getsid(supervisor)}
+    assert len(sessions) == 3
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        os.kill(supervisor, number)
+    assert host.provider.create(host.sh("exit 0", attempt=2)).exists
+    assert alive(supervisor)
+
+
+def test_without_its_supervisor_a_run_goes_on_but_its_end_is_unknown(host: Host) -> None:
+    record = host.start(host.order("sleep", "0.6"))
+    os.kill(host.started(record)["supervisor"]["pid"], signal.SIGKILL)
+    assert host.look(record).status is Status.RUNNING
+    until(lambda: not alive(record.handle["pid"]), "the end of the run")
+    seen = host.look(record)
+    assert not seen.exists
+    assert "supervisor" in seen.message
+    assert seen.exit_code is None
+
+
+def test_a_removed_directory_harms_no_other_run(host: Host) -> None:
+    gone = host.start(host.order("sleep", "0.3"))
+    other = host.start(host.order("sleep", "0.6", attempt=2))
+    for name in ("claim", "run.json", "started.json", "stdout", "stderr"):
+        host.file(gone, name).unlink()
+    host.file(gone, "").rmdir()
+    assert host.look(gone).status is Status.RUNNING  # the handle still finds it
+    assert host.end(other).status is Status.SUCCEEDED
+
+
+# -- limits, retries, groups
+
+
+def test_the_time_limit_is_kept_and_told(host: Host) -> None:
+    seen = host.run(host.order("sleep", "30", timeout=0.3))
+    assert (seen.status, seen.reason, seen.exit_code) == (Status.TIMED_OUT, "DeadlineExceeded", -15)
+    assert "time limit" in seen.message
+
+
+def test_a_run_that_ignores_term_is_killed_after_its_grace(host: Host) -> None:
+    seen = host.run(host.sh("trap '' TERM; while :; do sleep 0.1; done", timeout=0.3, grace_period=0.3))
+    assert (seen.status, seen.exit_code) == (Status.TIMED_OUT, -9)
+
+
+def test_the_time_limit_is_kept_without_flowplan(host: Host) -> None:
+    record = host.start(host.order("sleep", "30", timeout=0.4))
+    host.provider.close()
+    assert host.end(record).status is Status.TIMED_OUT
+
+
+def test_a_failed_run_is_started_again(host: Host) -> None:
+    record = host.start(host.sh("echo x >> marks; test $(wc -l < marks) -ge 2", retries=3))
+    seen = host.end(record)
+    assert (seen.status, seen.attempts, seen.exit_code) == (Status.SUCCEEDED, 2, 0)
+
+
+def test_retries_come_to_an_end(host: Host) -> None:
+    seen = host.run(host.sh("echo again; exit 4", retries=1))
+    assert (seen.status, seen.attempts, seen.exit_code) == (Status.FAILED, 2, 4)
+
+
+def test_between_two_tries_a_run_is_not_lost_and_can_be_stopped(host: Host) -> None:
+    record = host.start(host.sh("echo x >> marks; exit 1", retries=5))
+    until(lambda: not alive(host.started(record)["pid"]), "the first failure")
+    assert host.look(record).status is Status.RUNNING
+    host.provider.delete(record, 1)
+    assert not host.look(record).exists
+    until(lambda: host.file(record, "exit.json").exists(), "the supervisor's word")
+    assert (host.home / "marks").read_text() == "x\n"
+
+
+def test_a_time_limit_ends_the_tries(host: Host) -> None:
+    seen = host.run(host.sh("exit 1", retries=50, timeout=0.3))
+    assert seen.status is Status.TIMED_OUT
+
+
+def test_what_a_run_leaves_in_its_group_ends_with_it(host: Host) -> None:
+    record = host.start(host.sh("sleep 60 & echo $!; exit 0"))
+    assert host.end(record).status is Status.SUCCEEDED
+    child = int(host.text(record))
+    until(lambda: not alive(child), "the end of the rest")
+
+
+def test_a_deleted_run_takes_its_group_along(host: Host) -> None:
+    record = host.start(host.sh("sleep 60 & echo $!; wait"))
+    child = int(until(lambda: host.text(record), "output"))
+    host.provider.delete(record, 5)
+    assert not alive(child)
+    ended = json.loads(host.file(record, "exit.json").read_text())
+    assert (ended["status"], ended["reason"]) == ("cancelled", "SIGTERM")
+
+
+def test_a_deleted_run_without_supervisor_takes_its_group_along(host: Host) -> None:
+    record = host.start(host.sh("trap '' TERM; sh -c 'trap \"\" TERM; echo ready; sleep 60' & wait"))
+    until(lambda: host.text(record), "output")
+    os.kill(host.started(record)["supervisor"]["pid"], signal.SIGKILL)
+    os.kill(record.handle["pid"], signal.SIGKILL)
+    until(lambda: not alive(record.handle["pid"]), "the end of the leader")
+    host.provider.delete(record, 0.2)
+    rest = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
+    until(
+        lambda: not [p for p in rest if (s := stat_of(p)) and s[1] == record.handle["pid"] and s[0] != "Z"], "its end"
+    )
+
+
+def test_the_output_stays_after_delete(host: Host) -> None:
+    record = host.start(host.sh("echo kept; sleep 60"))
+    until(lambda: host.text(record), "output")
+    host.provider.delete(record, 1)
+    assert host.text(record) == "kept"
+
+
+# -- identity
+
+
+def test_a_reused_pid_is_never_signalled(host: Host) -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+        record = host.start(host.order("true"))
+        host.end(record)
+        forged = {**host.started(record), "pid": stranger.pid}
+        host.file(record, "started.json").write_text(json.dumps(forged))
+        host.file(record, "exit.json").unlink()
+        os.kill(forged["supervisor"]["pid"], signal.SIGKILL)
+        until(lambda: not alive(forged["supervisor"]["pid"]), "the end of the supervisor")
+        assert not host.look(record).exists
+        host.provider.delete(record, 0.1)
+        assert alive(stranger.pid)
+        stranger.kill()
+
+
+def test_another_host_is_refused(host: Host) -> None:
+    record = host.start(host.order("sleep", "60"))
+    foreign = replace(record, target={"type": "process", "id": "0" * 32, "label": "mars"})
+    for attempt in (
+        lambda: host.provider.delete(foreign, 0.1),
+        lambda: host.provider.observe([foreign]),
+        lambda: host.provider.logs(foreign, follow=False, tail=None),
+    ):
+        with pytest.raises(Refused, match="different host \\(mars\\)"):
+            attempt()
+    assert alive(record.handle["pid"])
+
+
+def test_another_pid_namespace_is_refused(host: Host) -> None:
+    record = host.start(host.order("sleep", "60"))
+    host.file(record, "started.json").write_text(json.dumps({**host.started(record), "pid_namespace": "pid:[1]"}))
+    with pytest.raises(Refused, match="different host"):
+        host.provider.delete(record, 0.1)
+    assert alive(record.handle["pid"])
+
+
+def test_after_a_restart_of_the_host_nothing_is_signalled_and_the_history_stays(host: Host) -> None:
+    lost = host.start(host.order("sleep", "60"))
+    ended = host.start(host.sh("exit 3", attempt=2))
+    host.end(ended)
+    for record in (lost, ended):
+        document = {**host.started(record), "boot_id": "00000000-0000-0000-0000-000000000000"}
+        host.file(record, "started.json").write_text(json.dumps(document))
+    assert host.look(ended).exit_code == 3
+    seen = host.look(lost)
+    assert not seen.exists
+    assert "restarted" in seen.message
+    host.provider.delete(lost, 0.1)
+    assert alive(lost.handle["pid"])
+    os.killpg(lost.handle["pid"], signal.SIGKILL)
+
+
+def test_a_stopped_attempt_is_never_started_again(host: Host) -> None:
+    order = host.order("true")
+    record = host.start(order)
+    host.end(record)
+    host.provider.delete(record, 0)
+    assert not host.provider.create(order).exists
+    ghost = host.order("true", attempt=7)
+    host.file(host.record(ghost), "").mkdir()
+    host.provider.delete(host.record(ghost), 0)
+    with pytest.raises(ProviderError, match="stopped or removed"):
+        host.provider.create(ghost)
+
+
+def test_a_process_cannot_be_updated(host: Host) -> None:
+    order = host.order("true")
+    with pytest.raises(ProviderError, match="cannot be changed once started"):
+        host.provider.update(host.record(order), order, [])
+
+
+# -- starting
+
+
+def failed(host: Host, order: Order) -> StartFailed:
+    with pytest.raises(StartFailed) as failure:
+        host.provider.create(order)
+    with pytest.raises(StartFailed):
+        host.provider.create(order)  # the answer stays the same
+    (finding,) = host.provider.preflight([order])
+    assert finding.severity == "error"
+    assert finding.message == failure.value.message
+    seen = host.look(host.record(order))
+    assert (seen.status, seen.exit_code, seen.reason) == (
+        Status.FAILED,
+        failure.value.exit_code_of_run,
+        failure.value.reason,
+    )
+    return failure.value
+
+
+def test_a_missing_executable(host: Host) -> None:
+    error = failed(host, host.order("nope-nope", env={"PATH": "/bin:/nowhere"}))
+    assert str(error).startswith('r: executable "nope-nope" was not found in PATH (/bin:/nowhere)')
+    assert (error.exit_code_of_run, error.reason) == (127, "ExecutableNotFound")
+
+
+def test_a_missing_path(host: Host) -> None:
+    error = failed(host, host.order("./nope"))
+    assert f'executable "{host.home}/nope" does not exist' in str(error)
+    assert error.exit_code_of_run == 127
+
+
+def test_a_file_that_is_not_executable(host: Host) -> None:
+    (host.home / "tool").write_text("#!/bin/sh\n")
+    error = failed(host, host.order("./tool"))
+    assert "is not executable" in str(error)
+    assert (error.exit_code_of_run, error.reason) == (126, "NotExecutable")
+
+
+def test_a_directory_is_not_executable(host: Host) -> None:
+    (host.home / "tool").mkdir()
+    assert failed(host, host.order("./tool")).exit_code_of_run == 126
+
+
+@pytest.mark.parametrize(("make", "word"), [(None, "does not exist"), ("file", "is not a directory")])
+def test_a_bad_working_directory(host: Host, make: str | None, word: str) -> None:
+    if make:
+        (host.home / "there").touch()
+    error = failed(host, host.order("true", working_dir="there"))
+    assert word in str(error)
+    assert (error.exit_code_of_run, error.reason) == (127, "WorkingDirectoryMissing")
+
+
+def test_a_script_without_its_interpreter(host: Host) -> None:
+    script = host.home / "tool"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    with pytest.raises(StartFailed) as failure:
+        host.provider.create(host.order("./tool"))
+    assert "tool" in str(failure.value)
+    assert failure.value.exit_code_of_run == 127
+
+
+def test_the_executable_is_looked_for_in_the_runs_own_path_and_directory(host: Host) -> None:
+    for place in ("bin", "here"):
+        (host.home / place).mkdir()
+        tool = host.home / place / "tool"
+        tool.write_text(f"#!/bin/sh\necho {place}\n")
+        tool.chmod(0o755)
+    by_path = host.order("tool", env={"PATH": f"{host.home}/bin:/bin:/usr/bin"})
+    by_directory = host.order("./tool", working_dir="here", attempt=2)
+    assert host.provider.preflight([by_path, by_directory]) == []
+    for order, text in ((by_path, "bin"), (by_directory, "here")):
+        record = host.start(order)
+        host.end(record)
+        assert host.text(record) == text
+
+
+@pytest.mark.parametrize(
+    ("inherit", "expected"),
+    [(True, "theirs mine"), (False, "mine"), (["KEPT"], "theirs mine"), (["OTHER"], "mine")],
+)
+def test_the_environment_is_inherited_as_told(
+    host: Host, monkeypatch: pytest.MonkeyPatch, inherit: Any, expected: str
+) -> None:
+    monkeypatch.setenv("KEPT", "theirs")
+    monkeypatch.setenv("DROPPED", "never")
+    env = {"OWN": "mine", "DROPPED": None}
+    order = host.order("/bin/sh", "-c", "echo $KEPT $OWN $DROPPED", env=env, process={"inherit_env": inherit})
+    record = host.start(order)
+    host.end(record)
+    assert host.text(record) == expected
+
+
+def test_no_shell_no_input_and_the_limits_of_the_caller(host: Host) -> None:
+    code = (
+        "import os,sys,resource; open_files = len(os.listdir('/proc/self/fd'))\n"
+        "print(sys.argv[1], repr(sys.stdin.read()), resource.getrlimit(resource.RLIMIT_NOFILE)[0], open_files)"
+    )
+    record = host.start(host.order(sys.executable, "-c", code, "$HOME; *"))
+    host.end(record)
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert host.text(record) == f"$HOME; * '' {soft} 4"  # the fourth lists the directory
+
+
+def test_files_are_private(host: Host) -> None:
+    record = host.start(host.order("true"))
+    host.end(record)
+    assert host.runs.stat().st_mode & 0o777 == 0o700
+    assert host.file(record, "").stat().st_mode & 0o777 == 0o700
+    assert {p.stat().st_mode & 0o777 for p in host.runs.rglob("*") if p.is_file()} == {0o600}
+
+
+def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    host = Host(tmp_path)
+    with pytest.raises(FlowplanError, match="cannot be written"):
+        host.provider.create(host.order("true"))
+
+
+def test_a_hundred_runs_share_one_small_supervisor(host: Host) -> None:
+    records = [host.start(host.order("sleep", "60", attempt=n)) for n in range(1, 101)]
+    supervisors = {host.started(record)["supervisor"]["pid"] for record in records}
+    (one,) = supervisors
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{one}/status").read_text().splitlines())
+    assert int(status["VmRSS"].split()[0]) < 16_000
+    for record in records:
+        os.kill(record.handle["pid"], signal.SIGKILL)
+    assert {host.end(record).reason for record in records} == {"SIGKILL"}
+
+
+def test_the_end_is_told_soon(host: Host) -> None:
+    record = host.start(host.order("sleep", "0.5"))
+    for seen in host.provider.watch([record], threading.Event()):
+        if seen and seen.finished_at:
+            ended = json.loads(host.file(record, "exit.json").read_text())["finished_at"]
+            assert seen.finished_at == ended
+            late = time.time() - host.file(record, "exit.json").stat().st_mtime
+            assert late < 1.0  # 0.1 s between looks; the rest is for a busy machine
+
+
+# -- secrets
+
+
+SECRET = 's3cr3t/with "quotes"+& ünïcode'
+
+
+def test_no_secret_reaches_the_disk_or_the_process_list(host: Host) -> None:
+    in_base64 = base64.b64encode(SECRET.encode()).decode()
+    code = (
+        "import os,sys,json,base64,time; s=os.environ['PW']\n"
+        "for c in 'a'+s+'b\\n': print(c,end='',flush=True)\n"
+        "print(json.dumps({'p':s})); print(base64.b64encode(s.encode()).decode()); print(s,file=sys.stderr)\n"
+        "print('tail',end=''); sys.stdout.flush(); time.sleep(0.3)"
+    )
+    record = host.start(host.order(sys.executable, "-c", code, secrets={"PW": SECRET}))
+    assert host.provider.secret_values(record) == [SECRET]
+    supervisor = host.started(record)["supervisor"]["pid"]
+    for file in ("environ", "cmdline"):
+        assert b"s3cr3t" not in Path(f"/proc/{supervisor}/{file}").read_bytes()
+    assert host.end(record).status is Status.SUCCEEDED
+    text = host.text(record)
+    assert text.splitlines()[0] == "a(sensitive)b"
+    assert text.splitlines()[-2:] == ["tail", "(sensitive)"]
+    for path in host.runs.rglob("*"):
+        if path.is_file():
+            content = path.read_text()
+            assert "s3cr3t" not in content
+            assert in_base64.rstrip("=") not in content
+
+
+def test_a_secret_in_the_program_name_is_not_in_the_error(host: Host) -> None:
+    order = host.order("x")
+    hidden = token(SecretSource("from_env", "PW"), b"key", "hunter2")
+    order.objects["Process"]["argv"] = [f"/nowhere/{hidden}"]
+    order = replace(order, secrets={hidden: "hunter2"})
+    (finding,) = host.provider.preflight([order])
+    with pytest.raises(StartFailed) as failure:
+        host.provider.create(order)
+    assert "hunter2" not in f"{failure.value} {finding}"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_secrets_in_pieces_are_found(size: int) -> None:
+    text = "x abc abcdef cdX ab abcde cdabcdefX end abc"
+    redaction = Redaction(["abc", "abcdef", "cdX"])
+    parts = [text[at : at + size].encode() for at in range(0, len(text), size)]
+    shown = b"".join([redaction.feed(part) for part in parts] + [redaction.rest()]).decode()
+    assert shown == "x (sensitive) (sensitive) (sensitive) ab (sensitive)de cd(sensitive)X end (sensitive)"
+
+
+def test_what_cannot_become_a_secret_is_shown_at_once() -> None:
+    redaction = Redaction(["hunter2"])
+    assert redaction.feed(b"progress 10%\r") == b"progress 10%\r"
+    assert redaction.feed(b"hun") == b""
+    assert redaction.feed(b"ny") == b"hunny"
+
+
+def test_forms_of_a_secret() -> None:
+    found = forms('a"b/c d')
+    assert {'a"b/c d', 'a\\"b/c d', "a%22b/c%20d", "a%22b%2Fc+d"} <= found
+    assert base64.b64encode(b'a"b/c d').decode().rstrip("=") in found
+    assert forms("") == set()
+    assert forms("abc") == {"abc"}
+
+
+def test_values_behind_tokens() -> None:
+    one, two = (token(SecretSource("from_env", name), b"key", "x") for name in "AB")
+    recorded = {"URL": f"pg://{one}:{two}@db", "PLAIN": "p", "GONE": one, "ODD": f"a{one}"}
+    assert values_behind_tokens(recorded, {"URL": "pg://me:pw@db", "PLAIN": "p", "ODD": "z"}) == ["me", "pw", "z"]
+
+
+# -- output
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("block", [1, 3, 1000])
+def test_the_tail_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, end: str, block: int) -> None:
+    monkeypatch.setattr(output, "BLOCK", block)
+    lines = ["one", "", "three", "four"]
+    file = tmp_path / "stdout"
+    file.write_text("\n".join(lines) + end)
+    tail = file.read_text()[output.start_of_tail(file, count) :].removesuffix("\n")
+    assert tail == "\n".join(lines[max(len(lines) - count, 0) :])
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, []), (1, ["e2"]), (2, ["o3", "e2"]), (4, ["o2", "o3", "e1", "e2"]), (9, ["o1", "o2", "o3", "e1", "e2"])],
+)
+def test_the_tail_of_both_streams(tmp_path: Path, count: int, expected: list[str]) -> None:
+    (tmp_path / "stdout").write_text("o1\no2\no3\n")
+    (tmp_path / "stderr").write_text("e1\ne2\n")
+    lines = output.read(tmp_path, tail=count, ended=lambda: True, follow=False, stop=threading.Event())
+    assert [line.text for line in lines] == expected
+
+
+def test_bytes_that_are_no_text_and_lines_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "LONGEST_LINE", 8)
+    monkeypatch.setattr(output, "BLOCK", 10)
+    (tmp_path / "stdout").write_bytes(b"\xff\r\n" + b"x" * 17)
+    lines = output.read(tmp_path, tail=None, ended=lambda: True, follow=False, stop=threading.Event())
+    texts = [line.text for line in lines]
+    assert texts[0] == "\ufffd"
+    assert "".join(texts[1:]) == "x" * 17
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "exited cleanly"),
+        (-9, "killed (SIGKILL)"),
+        (-15, "SIGTERM"),
+        (-11, "ended by SIGSEGV"),
+        (3, "exited with code 3"),
+        (126, "could not be executed"),
+        (127, "was not found"),
+        (137, "out of memory"),
+        (139, "likely ended by SIGSEGV"),
+        (143, "SIGTERM"),
+    ],
+)
+def test_what_exit_codes_mean(code: int, words: str) -> None:
+    assert words in meaning(code)
