@@ -1,0 +1,226 @@
+"""How one changed value is shown: on one line, line by line, word by word, or part by part."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from flowplan.render.objects import object_lines, scalar
+from flowplan.render.signs import harmless
+from flowplan.schemas.plans import ABSENT
+from flowplan.schemas.runs import Json, canonical
+
+Line = tuple[str, str]
+"""A mark (``+``, ``-``, ``~`` or a space) and a harmless text without its newline."""
+
+_LARGEST = 2000
+"""Lines or words beyond which a value is shown as removed and added: alignment is quadratic at worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One changed value: ``before`` and ``after`` on one line each, or ``lines`` where that says less than a diff.
+
+    ``before`` is None for something new, ``after`` for something that goes away.
+    """
+
+    before: str | None = None
+    after: str | None = None
+    lines: tuple[Line, ...] = ()
+
+
+def shown(before: Json, after: Json, context: int = 1) -> Shown:
+    """How the change from ``before`` to ``after`` (either may be ABSENT) is shown.
+
+    Args:
+        context: unchanged lines around changed ones in line by line differences.
+    """
+    if before is ABSENT or after is ABSENT:
+        return _one_sided(before, after)
+    if isinstance(before, str) and isinstance(after, str):
+        return _strings(before, after, context)
+    if isinstance(before, list) and isinstance(after, list):
+        if all(isinstance(word, str) and "\n" not in word for word in (*before, *after)):
+            return Shown(lines=(("~", _words([_word(w) for w in before], [_word(w) for w in after])),))
+        return Shown(lines=tuple(_parts(before, after, context)))
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return Shown(lines=tuple(_parts(before, after, context)))
+    if _flat(before) and _flat(after):
+        return Shown(scalar(before), scalar(after))
+    return Shown(lines=(*_marked("-", before), *_marked("+", after)))
+
+
+def _one_sided(before: Json, after: Json) -> Shown:
+    value, mark = (after, "+") if before is ABSENT else (before, "-")
+    if _flat(value):
+        return Shown(after=scalar(value)) if mark == "+" else Shown(before=scalar(value))
+    return Shown(lines=tuple(_marked(mark, value)))
+
+
+def _flat(value: Json) -> bool:
+    """True for what reads well on one line: scalars, empty collections, short lists of scalars."""
+    if isinstance(value, str):
+        return value.count("\n") == 0
+    if isinstance(value, list):
+        return all(not isinstance(item, list | Mapping) for item in value) and len(scalar(value)) <= 60
+    return not isinstance(value, Mapping) or not value
+
+
+def _marked(mark: str, value: Json) -> Iterator[Line]:
+    return ((mark, line) for line in object_lines(value))
+
+
+def _strings(before: str, after: str, context: int) -> Shown:
+    one, other = _parsed(before), _parsed(after)
+    if one is not None and other is not None and type(one) is type(other) and one != other:
+        return Shown(lines=tuple(_parts(one, other, context)))
+    if "\n" in before or "\n" in after:
+        return Shown(lines=tuple(line_differences(*_both_split(before, after), context)))
+    old, new = before.split(" "), after.split(" ")
+    if min(len(old), len(new)) >= 4 and len(before) + len(after) > 50:
+        text = _words([harmless(w) for w in old], [harmless(w) for w in new])
+        if len(text) < len(before) + len(after):
+            return Shown(lines=(("~", text),))
+    return Shown(scalar(before), scalar(after))
+
+
+def _word(text: str) -> str:
+    """A word of a command line; quoted where its ends could not be seen."""
+    return text if re.fullmatch(r"[^\s'\"]+", text) and harmless(text) == text else json.dumps(harmless(text))
+
+
+def _both_split(before: str, after: str) -> tuple[list[str], list[str]]:
+    """The lines of both; what follows the last newline is a line only where one of them lacks that newline."""
+    if before.endswith("\n") and after.endswith("\n"):
+        before, after = before[:-1], after[:-1]
+    return before.split("\n"), after.split("\n")
+
+
+def _parsed(text: str) -> Json:
+    """The mapping or list that a string holds as JSON, or as YAML of several lines; None when it is just a text."""
+    start = text.lstrip()[:1]
+    if start in ("{", "["):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict | list) and value else None
+    if "\n" in text and ":" in text and len(text) < 20_000 and not text.startswith("#!"):
+        return _parsed_yaml(text)
+    return None
+
+
+def _parsed_yaml(text: str) -> Json:
+    from flowplan.schemas.documents import parse
+    from flowplan.schemas.errors import InvalidInput
+
+    try:
+        value = parse(text, "value").value
+    except InvalidInput:
+        return None
+    return value if isinstance(value, dict) and all(isinstance(k, str) and " " not in k for k in value) else None
+
+
+def _words(old: list[str], new: list[str]) -> str:
+    """Both lists in one line, with ``[-removed-]`` and ``{+added+}`` words, as git shows them."""
+    text = []
+    for tag, i, j, k, m in _opcodes(old, new):
+        if tag == "equal":
+            text.append(" ".join(_elided(old[i:j])))
+            continue
+        removed, added = " ".join(old[i:j]), " ".join(new[k:m])
+        text.append((f"[-{removed}-]" if j > i else "") + (f"{{+{added}+}}" if m > k else ""))
+    return " ".join(text)
+
+
+def _elided(words: list[str]) -> list[str]:
+    return words if len(words) <= 12 else [*words[:5], f"...({len(words) - 10} more)...", *words[-5:]]
+
+
+def _opcodes(old: list[str], new: list[str]) -> Sequence[tuple[str, int, int, int, int]]:
+    if max(len(old), len(new)) > _LARGEST:
+        return [("replace", 0, len(old), 0, len(new))]
+    return difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+
+
+def line_differences(old: list[str], new: list[str], context: int) -> Iterator[Line]:
+    """The changed lines with ``context`` unchanged ones around them; what is left out is counted."""
+    last = max(len(old), len(new))
+    for tag, i, j, k, m in _opcodes(old, new):
+        if tag != "equal":
+            yield from (("-", harmless(line)) for line in old[i:j])
+            yield from (("+", harmless(line)) for line in new[k:m])
+            continue
+        head = context if i else 0
+        tail = context if j < last and (j, m) != (len(old), len(new)) else 0
+        if j - i <= head + tail + 1:
+            yield from ((" ", harmless(line)) for line in old[i:j])
+            continue
+        yield from ((" ", harmless(line)) for line in old[i : i + head])
+        yield " ", f"... {j - i - head - tail} unchanged lines"
+        yield from ((" ", harmless(line)) for line in old[j - tail : j])
+
+
+def _parts(before: Json, after: Json, context: int, path: str = "") -> Iterator[Line]:
+    """The changed parts of two collections; list items are aligned by their ``name``, or by being equal."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in [*before, *(k for k in after if k not in before)]:
+            name = f"{path}.{harmless(str(key))}" if path else harmless(str(key))
+            yield from _part(before.get(key, ABSENT), after.get(key, ABSENT), context, name)
+    elif isinstance(before, list) and isinstance(after, list):
+        yield from _items(before, after, context, path)
+    else:
+        yield from _part(before, after, context, path)
+
+
+def _items(before: list[Json], after: list[Json], context: int, path: str) -> Iterator[Line]:
+    old, new = _named(before), _named(after)
+    if old is not None and new is not None:
+        for name in [*old, *(n for n in new if n not in old)]:
+            yield from _part(old.get(name, ABSENT), new.get(name, ABSENT), context, f"{path}[{harmless(name)}]")
+        return
+    for tag, i, j, k, m in _opcodes([canonical(v) for v in before], [canonical(v) for v in after]):
+        if tag == "replace" and j - i == m - k:
+            for number in range(j - i):
+                yield from _part(before[i + number], after[k + number], context, f"{path}[{i + number}]")
+        elif tag != "equal":
+            for mark, items, first in (("-", before[i:j], i), ("+", after[k:m], k)):
+                for number, item in enumerate(items, first):
+                    yield from _whole(mark, f"{path}[{number}]", item)
+
+
+def _named(items: list[Json]) -> dict[str, Json] | None:
+    """The items by their ``name``; None unless every one has a name of its own."""
+    names = [item.get("name") if isinstance(item, Mapping) else None for item in items]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        return None
+    return {str(name): item for name, item in zip(names, items, strict=True)}
+
+
+def _part(before: Json, after: Json, context: int, path: str) -> Iterator[Line]:
+    if before is not ABSENT and after is not ABSENT and type(before) is type(after):
+        if before == after:
+            return
+        if isinstance(before, Mapping | list):
+            yield from _parts(before, after, context, path)
+            return
+    how = shown(before, after, context)
+    if how.lines:
+        yield "~", f"{path}:"
+        yield from ((mark, f"  {text}") for mark, text in how.lines)
+    elif how.before is not None and how.after is not None:
+        yield "~", f"{path}: {how.before} -> {how.after}"
+    else:
+        yield ("+", f"{path}: {how.after}") if how.before is None else ("-", f"{path}: {how.before}")
+
+
+def _whole(mark: str, path: str, value: Json) -> Iterator[Line]:
+    lines = list(object_lines(value))
+    if len(lines) == 1:
+        yield mark, f"{path}: {lines[0]}"
+        return
+    yield mark, f"{path}:"
+    yield from ((mark, f"  {line}") for line in lines)

@@ -1,0 +1,384 @@
+"""A plan as text for a terminal: verdict, dangers, each change once, verdict and next command again."""
+
+from __future__ import annotations
+
+import difflib
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from flowplan.render import groups
+from flowplan.render.differences import Line, Shown, line_differences, shown
+from flowplan.render.groups import Group
+from flowplan.render.objects import leaf_count, leaves, object_lines, place, scalar
+from flowplan.render.signs import COLOUR_OF, COLOUR_OF_MARK, MEANINGS, SIGNS, counted, harmless, paint
+from flowplan.schemas.plans import Action, Change, FieldChange, Plan
+
+_LISTED = 40
+_LONGEST_DIFF = 4000
+_INDENT = "    "
+_MARGIN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    colour: bool
+    full: bool
+    context: int
+    width: int
+    explain: bool
+    now: datetime | None
+
+    def paint(self, text: str, colour: str) -> str:
+        return paint(text, colour, self.colour)
+
+
+def plan_text(
+    plan: Plan,
+    *,
+    colour: bool,
+    full: bool = False,
+    context: int = 0,
+    width: int = 80,
+    explain: bool = False,
+    now: datetime | None = None,
+    apply_command: str = "flowplan apply",
+) -> Iterator[str]:
+    """The lines of a plan, without newlines, as a stream.
+
+    Args:
+        colour: paint with ANSI codes; colour is never the only sign.
+        full: show everything: whole objects with their changes marked, unchanged runs, complete lists.
+        context: unchanged lines around each changed one; more than 0 shows changes inside their objects.
+        width: columns; lines are broken at words where that is possible.
+        explain: tell the origin of every field of the objects.
+        now: when given, times are also told relative to it.
+        apply_command: what to run next.
+    """
+    style = _Style(colour, full, context, max(width, 40), explain, now)
+    shown_groups = groups.grouped(plan.changes)
+    yield from _verdict(plan, style)
+    yield from _dangers(plan, style)
+    for group in shown_groups:
+        yield ""
+        yield from _group(group, style)
+    yield from _rest(plan, style)
+    yield from _diagnostics(plan, style)
+    if shown_groups:
+        yield ""
+        yield from _legend(shown_groups, style)
+        yield from _verdict(plan, style)
+    yield from _next(plan, style, apply_command)
+
+
+# --- what comes before and after the changes -------------------------------------------------------------------------
+
+
+def _verdict(plan: Plan, style: _Style) -> Iterator[str]:
+    yield from (style.paint(line, "bold") for line in _wrapped(groups.verdict(plan), "", style))
+
+
+def _dangers(plan: Plan, style: _Style) -> Iterator[str]:
+    stopped = groups.dangers(plan)
+    if stopped:
+        yield style.paint(f"! Stops {counted(len(stopped), 'run')} that {_are(stopped)} live:", "red")
+        for change in stopped:
+            yield from _wrapped(f"{harmless(change.address)}  {groups.standing(change, style.now)}", _INDENT, style)
+    skipped = [change for change in plan.changes if change.skipped]
+    if skipped:
+        yield style.paint(f"! Leaves out {counted(len(skipped), 'run')} (apply exits with 6):", "red")
+        for change in skipped:
+            yield from _wrapped(f"{harmless(change.address)}  {harmless(change.skipped)}", _INDENT, style)
+    errors = groups.problems(plan)
+    if errors:
+        yield style.paint(f"! Apply would fail: {counted(errors, 'problem')} found beforehand, see below.", "red")
+    if not plan.refreshed:
+        yield "! Planned offline: no engine was asked what runs now."
+
+
+def _are(things: Sequence[object]) -> str:
+    return "is" if len(things) == 1 else "are"
+
+
+def _rest(plan: Plan, style: _Style) -> Iterator[str]:
+    words = groups.unchanged_words(plan)
+    if not words:
+        return
+    yield ""
+    yield style.paint(f"=   {words}", "dim")
+    if style.full:
+        for change in plan.changes:
+            if not groups.is_shown(change):
+                reason = groups.why(Group((change,)), style.now)
+                yield from _wrapped(f"{harmless(change.address)}: {reason}", _INDENT, style)
+    for severity, sentence, addresses in groups.remarks(
+        Group(tuple(c for c in plan.changes if not groups.is_shown(c)))
+    ):
+        yield from _wrapped(f"! {severity}: {sentence} ({_few(addresses)})", _INDENT, style)
+
+
+def _diagnostics(plan: Plan, style: _Style) -> Iterator[str]:
+    if plan.diagnostics:
+        yield ""
+    for remark in plan.diagnostics:
+        severity = getattr(remark, "severity", "warning")
+        colour = "red" if severity == "error" else "yellow"
+        first, *others = _wrapped(f"{severity}: {harmless(str(remark))}", "", style, "  ")
+        yield style.paint(first, colour)
+        yield from others
+
+
+def _legend(shown_groups: Sequence[Group], style: _Style) -> Iterator[str]:
+    used = {group.action for group in shown_groups}
+    words = [f"{SIGNS[action]} {MEANINGS[action]}" for action in Action if action in used]
+    yield from (style.paint(line, "dim") for line in _wrapped("   ".join(words), "", style))
+
+
+def _next(plan: Plan, style: _Style, apply_command: str) -> Iterator[str]:
+    if any(groups.is_shown(change) and not change.skipped for change in plan.changes):
+        yield f"To do exactly this: {harmless(apply_command)}"
+        yield style.paint(f"Digest: {harmless(plan.digest)}", "dim")
+
+
+# --- one group -------------------------------------------------------------------------------------------------------
+
+
+def _group(group: Group, style: _Style) -> Iterator[str]:
+    yield _headline(group, style)
+    yield from _wrapped(groups.why(group, style.now), _INDENT, style)
+    yield from _facts(group, style)
+    yield from _runs(group, style)
+    for severity, sentence, addresses in groups.remarks(group):
+        where = f" ({_few(addresses)})" if len(group.changes) > 1 else ""
+        first, *others = _wrapped(f"! {severity}: {sentence}{where}", _INDENT, style)
+        yield style.paint(first, "red" if severity == "error" else "yellow")
+        yield from others
+    yield from _body(group, style)
+
+
+def _headline(group: Group, style: _Style) -> str:
+    change, many = group.first, len(group.changes)
+    sign = f"{SIGNS[group.action]:<3}"
+    name = harmless(change.address) if many == 1 else f"{many} runs{_common_name(group)}"
+    what = MEANINGS[group.action].partition(" (")[0]
+    if change.skipped:
+        sign, what = "!  ", f"left out: would {what}"
+    if change.action is Action.NO_OP and change.moved_from:
+        what = "moved"
+    head = style.paint(f"{sign} {name}", COLOUR_OF[group.action])
+    return f"{head}  {what} ({harmless(change.provider)})"
+
+
+def _common_name(group: Group) -> str:
+    names = {change.address.partition("[")[0] for change in group.changes}
+    return f" of {harmless(names.pop())}" if len(names) == 1 else ""
+
+
+def _facts(group: Group, style: _Style) -> Iterator[str]:
+    change = group.first
+    sentences = [groups.live_sentence(change)]
+    if change.interrupts and len(group.changes) == 1:
+        sentences[0] += f": {groups.standing(change, style.now)}"
+    if change.skipped:
+        sentences = [harmless(change.skipped)]
+    if change.moved_from and len(group.changes) == 1:
+        sentences.append(f"moved from {harmless(change.moved_from)}")
+    if change.action is Action.FORGET:
+        sentences.append("it stays on the engine, the state forgets it")
+    if change.settings.needs and change.action.starts:
+        sentences.append("after " + _few([harmless(n) for n in change.settings.needs], 8))
+    sentences.append(groups.past(group))
+    for sentence in filter(None, sentences):
+        yield from _wrapped(sentence, _INDENT, style)
+
+
+def _runs(group: Group, style: _Style) -> Iterator[str]:
+    if len(group.changes) == 1:
+        return
+    hurts = group.action in (Action.DESTROY, Action.REPLACE)
+    limit = len(group.changes) if style.full or hurts else _LISTED
+    cells = bool(_common_name(group))
+    names = [_short_name(change, cells) for change in group.changes[:limit]]
+    more = len(group.changes) - limit
+    names += [f"and {more} more (--full lists them)"] if more > 0 else []
+    yield from _filled(names, style)
+    for where, values in group.varying.items():
+        yield from _wrapped(f"differs: {where}: {_few([harmless(v) for v in values], 4)}", _INDENT, style)
+
+
+def _short_name(change: Change, cell: bool) -> str:
+    """The address, or its matrix cell alone where all runs of the group share their name."""
+    if change.moved_from:
+        return harmless(f"{change.moved_from} -> {change.address}")
+    name, bracket, inside = change.address.partition("[")
+    return harmless(bracket + inside if cell and bracket else change.address)
+
+
+def _filled(names: Sequence[str], style: _Style) -> Iterator[str]:
+    """Names with commas between them, as many on a line as fit; linear, which textwrap is not."""
+    line = ""
+    for number, name in enumerate(names):
+        word = name + ("," if number < len(names) - 1 else "")
+        if line and len(_INDENT) + len(line) + 1 + len(word) > style.width:
+            yield _INDENT + line
+            line = ""
+        line += f" {word}" if line else word
+    yield _INDENT + line
+
+
+def _few(words: Sequence[str], limit: int = 3) -> str:
+    shown_words = [harmless(word) for word in words[:limit]]
+    more = len(words) - limit
+    return ", ".join(shown_words) + (f" and {more} more" if more > 0 else "")
+
+
+# --- the body of a group: fields, or objects -------------------------------------------------------------------------
+
+
+def _body(group: Group, style: _Style) -> Iterator[str]:
+    change = group.first
+    whole = (style.full or style.context > 0) and change.before is not None and change.after is not None
+    if change.fields:
+        yield from _fields(change, style)
+    if whole and groups.is_shown(change):
+        yield from _marked(_object_differences(change, style), style)
+    elif groups.shows_objects(change):
+        if len(group.changes) > 1:
+            yield f"{_INDENT}the objects of {harmless(change.address)}:"
+        mark = SIGNS[Action.CREATE] if change.action.starts else " "
+        yield from _marked(((mark, line) for line in object_lines(change.after)), style)
+    elif style.full and change.action in (Action.DESTROY, Action.FORGET) and change.before is not None:
+        yield from _marked((("-", line) for line in object_lines(change.before)), style)
+    if style.explain and change.after is not None:
+        yield from _explained(change, style)
+
+
+def _marked(lines: Iterable[Line], style: _Style, pad: str = _INDENT) -> Iterator[str]:
+    for mark, text in lines:
+        line = f"{mark} {text}".rstrip()
+        yield pad + (style.paint(line, COLOUR_OF_MARK[mark]) if mark in COLOUR_OF_MARK else line)
+
+
+def _object_differences(change: Change, style: _Style) -> Iterator[Line]:
+    old, new = list(object_lines(change.before)), list(object_lines(change.after))
+    if max(len(old), len(new)) > _LONGEST_DIFF:
+        yield from (("-", line) for line in old)
+        yield from (("+", line) for line in new)
+    elif style.full:
+        marks = {"- ": "-", "+ ": "+", "  ": " "}
+        for line in _whole_diff(old, new):
+            yield marks[line[:2]], line[2:]
+    else:
+        yield from line_differences(old, new, style.context)
+
+
+def _whole_diff(old: list[str], new: list[str]) -> Iterator[str]:
+    for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if tag == "equal":
+            yield from (f"  {line}" for line in old[i:j])
+        else:
+            yield from (f"- {line}" for line in old[i:j])
+            yield from (f"+ {line}" for line in new[k:m])
+
+
+def _fields(change: Change, style: _Style) -> Iterator[str]:
+    named = [(place(field.path, change.after, change.before), field) for field in change.fields]
+    widest = max((len(name) for name, _ in named if len(name) <= 36), default=0)
+    for name, field in named:
+        yield from _field(name, field, widest, style)
+    rest = leaf_count(change.after) - len(change.fields) if change.after else 0
+    if rest > 0 and not style.full:
+        yield style.paint(f"{_INDENT}  ({rest} unchanged {'field' if rest == 1 else 'fields'} not shown)", "dim")
+
+
+def effect_words(field: FieldChange) -> str:
+    """``in place`` or ``forces replacement: <the engine's rule>``."""
+    if field.effect != "replace":
+        return "in place"
+    return "forces replacement" + (f": {harmless(field.rule)}" if field.rule else "")
+
+
+def drift_words(field: FieldChange) -> str:
+    """Who changed a drifted field behind flowplan's back, or ""."""
+    if not field.drift:
+        return ""
+    by = f" by {harmless(field.manager)}" if field.manager else ""
+    recorded = f", applied was {scalar(field.recorded)}" if field.recorded != field.after else ""
+    return f"changed on the engine{by}{recorded}"
+
+
+def _field(name: str, field: FieldChange, widest: int, style: _Style) -> Iterator[str]:
+    how = shown(field.before, field.after, max(style.context, 1))
+    words = "  # " + "; ".join(filter(None, (effect_words(field), drift_words(field))))
+    mark = "~" if how.lines else "+" if how.before is None else "-" if how.after is None else "~"
+    colour = COLOUR_OF_MARK[mark]
+    text = _one_line(how)
+    for line in (f"{_INDENT}{mark} {name + ':':<{widest + 1}} {text}", f"{_INDENT}{mark} {name}: {text}"):
+        if text and len(line) <= style.width:
+            yield from _with_words(line, words, colour, style)
+            return
+    yield from _with_words(f"{_INDENT}{mark} {name}:", words, colour, style)
+    if text and len(text) + _MARGIN + 2 <= style.width:
+        yield style.paint(" " * (_MARGIN + 2) + text, colour)
+    else:
+        yield from _marked(_several_lines(how), style, " " * (_MARGIN + 2))
+
+
+def _one_line(how: Shown) -> str:
+    """The change on one line; "" when it takes several."""
+    if how.lines:
+        return how.lines[0][1] if len(how.lines) == 1 and how.lines[0][0] == "~" else ""
+    if how.before is not None and how.after is not None:
+        return f"{how.before} -> {how.after}"
+    return how.after if how.before is None and how.after is not None else how.before or ""
+
+
+def _several_lines(how: Shown) -> Iterator[Line]:
+    if how.lines:
+        yield from how.lines
+        return
+    if how.before is not None:
+        yield "-", how.before
+    if how.after is not None:
+        yield "+", how.after
+
+
+def _with_words(line: str, words: str, colour: str, style: _Style) -> Iterator[str]:
+    """``line`` with its effect behind it, or below it where there is no room."""
+    if len(line) + len(words) <= style.width:
+        yield style.paint(line, colour) + words
+        return
+    yield style.paint(line, colour)
+    yield from _wrapped(words.strip(), " " * (_MARGIN + 2), style, " " * (_MARGIN + 4))
+
+
+def _explained(change: Change, style: _Style) -> Iterator[str]:
+    yield f"{_INDENT}where each field comes from:"
+    for path, value in leaves(change.after):
+        yield f"{_INDENT}  {place(path, change.after)}: {scalar(value)}  # {harmless(origin_of(change, path))}"
+
+
+def origin_of(change: Change, path: str) -> str:
+    """The origin of the field at a JSON Pointer: its own, that of its nearest ancestor, or ``default``."""
+    while path:
+        found = change.origins.get(path)
+        if found:
+            return found
+        path = path.rpartition("/")[0]
+    return "default"
+
+
+def _wrapped(text: str, pad: str, style: _Style, later: str = "") -> Iterator[str]:
+    """``text`` in lines of at most the width; a word that is longer stays whole."""
+    if len(pad) + len(text) <= style.width:
+        yield pad + text
+        return
+    yield from textwrap.wrap(
+        text,
+        style.width,
+        initial_indent=pad,
+        subsequent_indent=pad + (later or "  "),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,128 @@
+"""The signs and words of actions, colours, times in words, and the one function that makes any text harmless."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from flowplan.schemas.plans import Action
+
+SIGNS = {
+    Action.CREATE: "+",
+    Action.UPDATE: "~",
+    Action.REPLACE: "-/+",
+    Action.RERUN: ">",
+    Action.DESTROY: "-",
+    Action.ADOPT: "&",
+    Action.FORGET: ".",
+    Action.NO_OP: "=",
+}
+MEANINGS = {
+    Action.CREATE: "create",
+    Action.UPDATE: "update in place",
+    Action.REPLACE: "replace (stop and create)",
+    Action.RERUN: "rerun (create again)",
+    Action.DESTROY: "destroy",
+    Action.ADOPT: "adopt (it exists already)",
+    Action.FORGET: "forget (it stays on the engine)",
+    Action.NO_OP: "unchanged",
+}
+COUNTED = {
+    Action.REPLACE: "to replace",
+    Action.DESTROY: "to destroy",
+    Action.UPDATE: "to update in place",
+    Action.RERUN: "to rerun",
+    Action.CREATE: "to create",
+    Action.ADOPT: "to adopt",
+    Action.FORGET: "to forget",
+}
+"""In the order in which a verdict counts them: what can hurt comes first."""
+
+_COLOURS = {"red": "31", "green": "32", "yellow": "33", "magenta": "35", "cyan": "36", "dim": "2", "bold": "1"}
+COLOUR_OF = {
+    Action.CREATE: "green",
+    Action.UPDATE: "yellow",
+    Action.REPLACE: "magenta",
+    Action.RERUN: "cyan",
+    Action.DESTROY: "red",
+    Action.ADOPT: "cyan",
+    Action.FORGET: "dim",
+    Action.NO_OP: "dim",
+}
+COLOUR_OF_MARK = {"+": "green", "-": "red", "~": "yellow", "!": "yellow"}
+
+_HARMFUL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+_SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\x1b": "\\e"}
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
+
+
+def harmless(text: str) -> str:
+    """``text`` on one line, with everything a terminal could obey or hide (controls, bidi marks) spelled out."""
+    return _HARMFUL.sub(_spelled, text)
+
+
+def _spelled(match: re.Match[str]) -> str:
+    sign = match[0]
+    code = ord(sign)
+    return _SHORT.get(sign) or (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
+
+
+def paint(text: str, colour: str, on: bool) -> str:
+    """``text`` in a colour (red, green, yellow, magenta, cyan) or style (bold, dim), when ``on``."""
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if on and text else text
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units: ``45s``, ``3m 20s``, ``3h 12m``, ``2d 4h``."""
+    left = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count}{unit}")
+        elif parts:
+            break
+    return " ".join(parts[:2])
+
+
+def seconds_between(start: str | None, end: str | datetime | None) -> float | None:
+    """Seconds between RFC 3339 times; None where one is missing or is no time."""
+    if not start or not end:
+        return None
+    try:
+        until = end if isinstance(end, datetime) else datetime.fromisoformat(end)
+        since = datetime.fromisoformat(start)
+    except ValueError:
+        return None
+    return (_in_utc(until) - _in_utc(since)).total_seconds()
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def to_the_second(time: str) -> str:
+    """An RFC 3339 time without the fraction of a second."""
+    return re.sub(r"\.\d+", "", time)
+
+
+def ago(text: str, now: datetime | None) -> str:
+    """``text`` with every `` at TIME`` as `` 3h 12m ago``; without ``now`` only the fractions of seconds go away."""
+    if now is None:
+        return TIME.sub(lambda m: to_the_second(m[0]), text)
+
+    def relative(match: re.Match[str]) -> str:
+        passed = seconds_between(match[1], now)
+        return match[0] if passed is None else f" {duration(passed)} ago"
+
+    return re.sub(f" at ({TIME.pattern})", relative, text)
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 run``, ``3 runs``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
