@@ -17,8 +17,9 @@ from flowplan.planner.fields import FieldError, Origins
 from flowplan.planner.manifests import Manifests, ResolvedRun
 from flowplan.planner.sealing import Sealer
 from flowplan.planner.variables import Variables
+from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.load import LoadedSpec, faults_of
+from flowplan.schemas.load import LoadedSpec, faults_in
 from flowplan.schemas.runs import Desired, Identity, Rendered, Settings, run_id
 from flowplan.schemas.sources import Diagnostic, Path, Position, did_you_mean, dotted
 from flowplan.schemas.spec import BUILT_IN_TYPES, json_schema
@@ -120,6 +121,7 @@ class _Group:
     origins: Origins
     cells: Sequence[matrices.MatrixCell | None] = ()
     addresses: list[str] = field(default_factory=list)
+    by_values: dict[frozenset[tuple[str, str]], str] = field(default_factory=dict)
     static: dict[str, Any] = field(default_factory=dict)
     dynamic: dict[str, Leaf | Branch] = field(default_factory=dict)
     late: bool = False
@@ -208,11 +210,15 @@ class _Expander:
 
     def _wrong_in(self, group: _Group) -> Callable[[Path, ExpressionError], None]:
         def wrong(path: Path, error: ExpressionError) -> None:
-            source = self._source(group, path)
-            position = self.loaded.sources.value(source)
-            self.report.add(Diagnostic(error.message, position, dotted(("runs", group.name, *path)), error.hint))
+            self._fault_in(group, path, error.message, error.hint)
 
         return wrong
+
+    def _fault_in(self, group: _Group, path: Path, message: str, hint: str = "") -> None:
+        """A fault inside a run's fields; one in the defaults is told there, once for all runs."""
+        source = self._source(group, path)
+        subject = source if source[0] == "defaults" else ("runs", group.name, *path)
+        self.report.add(Diagnostic(message, self.loaded.sources.value(source), dotted(subject), hint))
 
     def _evaluator(self, scope: Scope, base: Path) -> Evaluator:
         return Evaluator(scope, self.sensitive, self.sealer, self._wrong(base))
@@ -254,8 +260,7 @@ class _Expander:
         try:
             values[key] = change(values[key])
         except FieldError as error:
-            position = self.loaded.sources.value(self._source(group, error.path))
-            self.report.add(Diagnostic(error.message, position, dotted(("runs", group.name, *error.path))))
+            self._fault_in(group, error.path, error.message)
             return False
         return True
 
@@ -344,7 +349,7 @@ class _Expander:
         for index, need in enumerate(wanted):
             addresses = self._needed(str(need))
             if addresses is None:
-                known = [*self.groups, *(list(self.known_addresses)[:1000] if "[" in str(need) else ())]
+                known = [*self.groups, *self._addresses_like(str(need))]
                 hint = did_you_mean(str(need), known) or f"known: {', '.join(list(self.groups)[:10])}"
                 self.report.fault(self._source(group, ("needs", index)), f'unknown run "{need}"', hint)
                 return None
@@ -363,10 +368,19 @@ class _Expander:
         group = self.groups.get(name)
         if group is None or values is None:
             return None
-        for cell, address in zip(group.cells, group.addresses, strict=False):
-            if cell is not None and values == matrices.parse_address(address)[1]:
-                return (address,)
-        return None
+        if not group.by_values:
+            pairs = zip(group.cells, group.addresses, strict=False)
+            group.by_values = {_values_of(cell): address for cell, address in pairs if cell is not None}
+        found = group.by_values.get(frozenset(values.items()))
+        return None if found is None else (found,)
+
+    def _addresses_like(self, need: str) -> Sequence[str]:
+        group = self.groups.get(need.partition("[")[0])
+        return group.addresses[:1000] if group else ()
+
+
+def _values_of(cell: matrices.MatrixCell) -> frozenset[tuple[str, str]]:
+    return frozenset((name, scalar_text(cell.values[name])) for name in cell.shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,10 +393,14 @@ class _CellRun:
     cell: matrices.MatrixCell | None
     address: str
 
-    def resolved(self, attempt: int) -> ResolvedRun | None:
-        """The run with everything evaluated, or None after telling what is wrong."""
+    def resolved(self, attempt: int, address: str = "") -> ResolvedRun | None:
+        """The run with everything evaluated, or None after telling what is wrong.
+
+        Args:
+            address: whose run id ``${run.id}`` is, when that is not the run's own address.
+        """
         expander, group = self.expander, self.group
-        values = group.static if not group.dynamic else self._fields(attempt)
+        values = group.static if not group.dynamic else self._fields(attempt, address or self.address)
         if values is None:
             return None
         provider = expander._provider(group, values.get("provider"))
@@ -406,23 +424,24 @@ class _CellRun:
         others = [name for name in BUILT_IN_TYPES if name != kind and name in values]
         if not others:
             return values
-        for name in others:
+        for name in others if self.index == 0 else ():
             path = ("runs", self.group.name, name)
             if name in self.expander.loaded.tree["runs"][self.group.name]:
                 self.expander.report.warn(path, f"is ignored: the run's provider is of the type {kind}")
         return {k: v for k, v in values.items() if k not in others}
 
-    def _scope(self, attempt: int) -> Scope:
+    def _scope(self, attempt: int, address: str) -> Scope:
         expander = self.expander
         run: dict[str, Any] = {"address": self.address, "attempt": attempt, "id": ""}
         if self.group.late:
-            run["id"] = run_id(expander.lineage, self.address, attempt)
+            run["id"] = run_id(expander.lineage, address, attempt)
         each = None if self.cell is None else {"index": self.index, **self.cell.values}
         return Scope(expander.values, each, run, expander.project)
 
-    def _fields(self, attempt: int) -> dict[str, Any] | None:
+    def _fields(self, attempt: int, address: str) -> dict[str, Any] | None:
         expander, group = self.expander, self.group
-        evaluator = Evaluator(self._scope(attempt), expander.sensitive, expander.sealer, expander._wrong_in(group))
+        scope = self._scope(attempt, address)
+        evaluator = Evaluator(scope, expander.sensitive, expander.sealer, expander._wrong_in(group))
         values = dict(group.static)
         for key, node in group.dynamic.items():
             value = evaluator.build(node)
@@ -449,11 +468,8 @@ class _CellRun:
         return True
 
     def _tell(self, error: ValidationError) -> None:
-        expander, group = self.expander, self.group
-        schema = json_schema()
-        run = {**schema["$defs"]["Run"], "$defs": schema["$defs"]}
-        for fault in faults_of(error, expander.loaded.sources, run, ("runs", group.name)):
-            expander.report.add(fault)
+        for fault in faults_in(error, json_schema()):
+            self.expander._fault_in(self.group, fault.path, fault.message, fault.hint)
 
     def settings(self, run: ResolvedRun) -> Settings | None:
         """What flowplan does with the run; shared by all cells where nothing in it differs."""
@@ -487,12 +503,14 @@ class _Render:
     module: Manifests
     identity: Identity
 
-    def __call__(self, attempt: int) -> Rendered:
+    def __call__(self, attempt: int, address: str = "") -> Rendered:
         run: ResolvedRun | None = self.first
-        if self.cell.group.late and attempt != 1:
-            run = self.cell.resolved(attempt)
+        if self.cell.group.late and (attempt != 1 or address):
+            run = self.cell.resolved(attempt, address)
             if run is None:
                 raise InvalidInput(self.cell.expander.report.in_order())
         assert run is not None
         identity = self.identity if attempt == 1 else replace(self.identity, attempt=attempt)
+        if address:
+            identity = replace(identity, address=address)
         return self.module.render(run, identity)

@@ -23,7 +23,8 @@ MAX_NODES = 1_000_000
 MAX_ALIASED = 100_000
 """How many nodes aliases may add to those that are written: a bomb of nine lines adds billions."""
 
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ASCII_CONTROL = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]")
+_UNPRINTABLE = "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,99})")
 _BASED = re.compile(r"0o[0-7]{1,99}|0x[0-9a-fA-F]{1,99}")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -209,7 +210,7 @@ def parse(text: str, file: str) -> Document:
             document, control characters, an alias that refers to itself or blows the document up.
     """
     text = text.removeprefix("\ufeff")
-    bad = _UNPRINTABLE.search(text)
+    bad = _ASCII_CONTROL.search(text) if text.isascii() else re.search(_UNPRINTABLE, text)
     if bad:
         position = _position_of(text, bad.start(), file)
         raise InvalidInput([Diagnostic(f"holds the control character U+{ord(bad.group()):04X}", position)])

@@ -25,6 +25,9 @@ TEXT_SCHEMA: dict[str, Any] = {"type": "string"}
 FILLED_SCHEMA = {"type": "string", "minLength": 1}
 SCALAR_SCHEMA: dict[str, Any] = {"type": ["string", "number", "boolean"]}
 
+TAG = "\0"
+"""Starts the tags of unions, which pydantic puts into the paths of its errors; no key of a document can hold it."""
+
 Check = Callable[[Any], str]
 """Takes a value and says what is wrong with it, or "" when nothing is."""
 
@@ -82,18 +85,21 @@ class Checked:
 class OneOf:
     """Metadata of an ``Annotated`` type: what the value must be is decided by its kind, so each fault is told once."""
 
-    def __init__(self, scalar: Any = None, *, mapping: Any = None, items: Any = None) -> None:
-        known = {"<scalar>": scalar, "<map>": mapping, "<list>": items}
+    def __init__(self, scalar: Any = None, *, mapping: Any = None, items: Any = None, word: str = "a string") -> None:
+        words = {word: scalar, "a list": items, "a mapping": mapping}
+        self.words = " or ".join(text for text, member in words.items() if member is not None)
+        known = {TAG + "scalar": scalar, TAG + "map": mapping, TAG + "list": items}
         self.members = {tag: member for tag, member in known.items() if member is not None}
 
     def kind(self, value: Any) -> str:
         """The member that a value is meant to be; the tags never reach the user."""
-        tag = "<map>" if isinstance(value, dict) else "<list>" if isinstance(value, list) else "<scalar>"
-        return tag if tag in self.members else next(iter(self.members))
+        return TAG + ("map" if isinstance(value, dict) else "list" if isinstance(value, list) else "scalar")
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         choices = {tag: handler.generate_schema(member) for tag, member in self.members.items()}
-        return core_schema.tagged_union_schema(choices, self.kind)
+        return core_schema.tagged_union_schema(
+            choices, self.kind, custom_error_type="flowplan_kind", custom_error_message=self.words
+        )
 
 
 def _number(value: Any) -> bool:

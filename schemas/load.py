@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from flowplan.schemas.documents import Document, parse, read_text
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.fields import is_expression, kind_of
+from flowplan.schemas.fields import TAG, is_expression, kind_of
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, SourceMap, did_you_mean, dotted
 from flowplan.schemas.spec import Spec, json_schema, spec_model
@@ -88,34 +88,42 @@ def _checked(document: Document, provider_types: ProviderTypes | None, faults: l
     try:
         spec = model.model_validate(document.value)
     except ValidationError as error:
-        schema = json_schema(provider_types)
-        faults += faults_of(error, document.sources, schema)
+        for fault in faults_in(error, json_schema(provider_types)):
+            place = document.sources.key if fault.about_key else document.sources.value
+            faults.append(Diagnostic(fault.message, place(fault.path), dotted(fault.path), fault.hint))
         return None
     return spec
 
 
-def faults_of(
-    error: ValidationError, sources: SourceMap, schema: Mapping[str, Any], base: Path = ()
-) -> list[Diagnostic]:
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong at a path, and whether it is about the key there or about its value."""
+
+    path: Path
+    message: str
+    hint: str
+    about_key: bool
+
+
+def faults_in(error: ValidationError, schema: Mapping[str, Any]) -> list[Fault]:
     """The faults that pydantic found, in the words of flowplan; one for each place.
 
     Args:
-        base: path of the checked value in the document that ``sources`` belongs to.
         schema: JSON Schema of the checked value, for the names that are known at a place.
     """
-    found: dict[Path, Diagnostic] = {}
+    found: dict[Path, Fault] = {}
     for entry in error.errors(include_url=False, include_context=True):
-        inner: Path = tuple(part for part in entry["loc"] if not _is_tag(part))
-        path = base + inner
-        message, hint = _words(entry, inner, schema)
-        at_key = entry["type"] in ("extra_forbidden", "missing", "union_tag_invalid") or "[key]" in entry["loc"]
-        position = sources.key(path) if at_key else sources.value(path)
-        found.setdefault(path, Diagnostic(message, position, dotted(path), hint))
+        path: Path = tuple(part for part in entry["loc"] if not _is_tag(part))
+        about_key = entry["type"] in _ABOUT_KEYS or "[key]" in entry["loc"]
+        found.setdefault(path, Fault(path, *_words(entry, path, schema), about_key))
     return list(found.values())
 
 
+_ABOUT_KEYS = ("extra_forbidden", "missing", "union_tag_invalid")
+
+
 def _is_tag(part: str | int) -> bool:
-    return isinstance(part, str) and (part == "[key]" or (part.startswith("<") and part.endswith(">")))
+    return isinstance(part, str) and (part == "[key]" or part.startswith(TAG))
 
 
 def _words(entry: Any, path: Path, schema: Mapping[str, Any]) -> tuple[str, str]:
@@ -125,9 +133,11 @@ def _words(entry: Any, path: Path, schema: Mapping[str, Any]) -> tuple[str, str]
     if kind == "missing":
         return "is missing", ""
     if kind == "union_tag_invalid":
-        name = entry["ctx"]["tag"].strip("<>'")
-        known = [tag.strip("<>' ") for tag in entry["ctx"]["expected_tags"].split(",")]
+        name = str(entry["input"].get("type"))
+        known = list(schema["properties"]["providers"]["properties"])
         return f'unknown provider type "{name}"', did_you_mean(name, known) or f"write type: {' or '.join(known)}"
+    if kind == "flowplan_kind":
+        return f"must be {entry['msg']}, not {kind_of(entry['input'])}", ""
     expected = {"list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping"}.get(kind)
     if expected:
         return f"must be {expected}, not {kind_of(entry['input'])}", ""

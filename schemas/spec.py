@@ -1,7 +1,5 @@
 """The spec, version 1: frozen types that check a document, and the JSON Schema made from them (design 3)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -151,12 +149,12 @@ class DockerBlock(Part):
 class ProcessBlock(Part):
     """What only local processes know."""
 
-    inherit_env: Annotated[Any, f.OneOf(f.Flag, items=list[f.Filled])] | None = Field(
+    inherit_env: Annotated[Any, f.OneOf(f.Flag, items=list[f.Filled], word="true, false")] | None = Field(
         None, description="Which variables of flowplan's environment the process sees: true (default), false, names."
     )
 
 
-AxisValues = Annotated[Any, f.OneOf(f.Expression, mapping=Range, items=list[f.Scalar])]
+AxisValues = Annotated[Any, f.OneOf(f.Expression, mapping=Range, items=list[f.Scalar], word="an expression")]
 Cell = dict[AxisName, f.Scalar]
 Command = Annotated[Any, f.OneOf(f.Text, items=list[f.Scalar])]
 
@@ -187,7 +185,7 @@ class Run(Part):
         None,
         description="Arguments of the entrypoint: a list, or a string that is split as a shell would, without a shell.",
     )
-    env: dict[EnvName, Annotated[Any, f.OneOf(f.ScalarOrNull, mapping=Reference)]] | None = Field(
+    env: dict[EnvName, Annotated[Any, f.OneOf(f.ScalarOrNull, mapping=Reference, word="a scalar")]] | None = Field(
         None, description="Environment: scalars become strings, null removes an inherited variable, or a reference."
     )
     labels: dict[f.Plain, f.ScalarOrNull] | None = Field(None, description="Labels of the object.")
@@ -305,7 +303,7 @@ class ByType:
     @staticmethod
     def kind(entry: Any) -> str:
         """The tag of an entry; the tags never reach the user."""
-        return f"<{entry.get('type')}>" if isinstance(entry, dict) else "<process>"
+        return f"{f.TAG}{entry.get('type')}" if isinstance(entry, dict) else f"{f.TAG}process"
 
     @staticmethod
     def typed(entries: Any) -> Any:
@@ -315,7 +313,7 @@ class ByType:
         return {k: {"type": k, **v} if isinstance(v, dict) else v for k, v in entries.items()}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        choices = {f"<{name}>": handler.generate_schema(model) for name, model in self.entries.items()}
+        choices = {f"{f.TAG}{name}": handler.generate_schema(model) for name, model in self.entries.items()}
         entry = core_schema.tagged_union_schema(choices, self.kind)
         entries = core_schema.dict_schema(handler.generate_schema(RunName), entry)
         return core_schema.no_info_before_validator_function(self.typed, entries)
@@ -329,7 +327,7 @@ PROVIDER_ENTRIES: dict[str, type[BaseModel]] = {
 
 
 def _version(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and value == 1:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == 1:
         return ""
     return f"must be 1, the version of the spec, not {f.kind_of(value)}"
 
@@ -396,6 +394,9 @@ def json_schema(provider_types: Mapping[str, type[BaseModel] | None] | None = No
     """The JSON Schema (draft 2020-12) of a spec, with a title and a description for every field."""
     model = spec_model(provider_types)
     schema = _tidied(model.model_json_schema(by_alias=True))
+    for part in [schema, *schema["$defs"].values()]:
+        for name, field in part.get("properties", {}).items():
+            field.setdefault("title", name.replace("_", " ").title())
     schema["patternProperties"] = {"^x-": {"description": "Your own; for anchors."}}
     types = [*PROVIDER_ENTRIES, *(t for t in provider_types or {} if t not in PROVIDER_ENTRIES)]
     providers = schema["properties"]["providers"]
