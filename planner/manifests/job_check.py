@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowplan.planner.diff import escape
+from flowplan.planner.manifests.job_draft import POD, value_at
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.quantities import quantity
 from flowplan.schemas.runs import Json, canonical
@@ -68,13 +69,16 @@ _ARTICLES |= {"object": "a mapping", "number": "a number"}
 _known: dict[str, tuple[Problem, ...]] = {}
 
 
-def problems(job: Mapping[str, Json]) -> tuple[Problem, ...]:
+def problems(job: Mapping[str, Json], text: str = "") -> tuple[Problem, ...]:
     """What is wrong with a manifest, in its order; the same manifest is looked at once.
+
+    Args:
+        text: its canonical JSON, where that is known already.
 
     A field that its type does not know is an error when it is a slip of a known one or belongs elsewhere in the Job,
     else a warning: a newer Kubernetes may know it.
     """
-    text = canonical(job)
+    text = text or canonical(job)
     found = _known.get(text)
     if found is None:
         if len(_known) >= 1024:
@@ -213,10 +217,9 @@ def _shown(value: Json) -> str:
 
 def _names(job: Mapping[str, Any]) -> Iterator[Problem]:
     """Container names are RFC 1123 labels and used once; an env entry has one source."""
-    pod = ((job.get("spec") or {}).get("template") or {}).get("spec") or {}
     seen: set[str] = set()
     for kind in ("initContainers", "containers"):
-        containers = pod.get(kind)
+        containers = value_at(job, (*POD, kind))
         for index, container in enumerate(containers if isinstance(containers, list) else ()):
             place = f"/spec/template/spec/{kind}/{index}"
             name = container.get("name") if isinstance(container, dict) else None

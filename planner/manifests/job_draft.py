@@ -30,6 +30,7 @@ class Draft:
     Attributes:
         job: the manifest.
         origins: JSON Pointer (``/Job/...``) -> where the value was written.
+        faulted: JSON Pointers that a fault was told of.
         custom: True when a manifest or customizations of the user went into it.
         policy_is_default: True when nobody gave a pull policy, so that it follows the image (D3).
         secrets: what goes into the run's Secret.
@@ -39,6 +40,7 @@ class Draft:
     job: dict[str, Json] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
     faults: list[Diagnostic] = field(default_factory=list)
+    faulted: set[str] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
     custom: bool = False
     policy_is_default: bool = False
@@ -84,6 +86,7 @@ class Draft:
     def fault_at(self, path: str, message: str, hint: str = "") -> None:
         """A fault at a JSON Pointer of the manifest, at the place in the file that gave it."""
         origin = self.origin_at(path)
+        self.faulted.add(path)
         shown = path.removeprefix("/Job") or "/"
         subject = f"{dotted(('runs', self.run.group))}: {shown}"
         self.faults.append(Diagnostic(message, position_of(origin), subject, hint))
@@ -113,11 +116,11 @@ def paths_of(value: Json, path: Path = ()) -> Iterator[Path]:
 
 def copied(value: Json) -> Json:
     """A copy of a JSON value that shares nothing with it, in its order."""
-    if isinstance(value, Mapping):
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
         return {key: copied(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [copied(child) for child in value]
-    return value
+    return [copied(child) for child in value] if isinstance(value, list) else value
 
 
 def kind_of(value: Json) -> str:
@@ -131,3 +134,15 @@ def kind_of(value: Json) -> str:
 def scalar_shown(value: Json) -> str:
     """A value for messages: scalars as written, else what it is."""
     return f'"{scalar_text(value)}"' if isinstance(value, str | int | float) else kind_of(value)
+
+
+def value_at(value: Json, path: Path) -> Json:
+    """The value at a path, None where there is none."""
+    for part in path:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            return None
+    return value

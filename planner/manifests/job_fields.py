@@ -41,12 +41,17 @@ def _metadata(draft: Draft) -> None:
         draft.put(("metadata", "name"), fields["name"], "name")
     if block.get("namespace"):
         draft.put(("metadata", "namespace"), block["namespace"], "kubernetes", "namespace")
-    elif not draft.job["metadata"].get("namespace"):
-        draft.job["metadata"]["namespace"] = draft.run.connection.get("namespace") or "default"
+    default_namespace(draft)
     for key, value in (fields.get("labels") or {}).items():
         _label(draft, key, value)
     for key, value in (fields.get("annotations") or {}).items():
         _everywhere(draft, "annotations", key, None if value is None else scalar_text(value))
+
+
+def default_namespace(draft: Draft) -> None:
+    """The provider entry's namespace, else ``default``, where nobody gave one (K11)."""
+    if not draft.job["metadata"].get("namespace"):
+        draft.job["metadata"]["namespace"] = draft.run.connection.get("namespace") or "default"
 
 
 def _label(draft: Draft, key: str, value: Json) -> None:

@@ -16,13 +16,14 @@ from flowplan.planner.manifests.job_draft import (
     paths_of,
     pointer,
     scalar_shown,
+    value_at,
 )
-from flowplan.planner.manifests.job_fields import default_policy, run_layer
+from flowplan.planner.manifests.job_fields import default_namespace, default_policy, run_layer
 from flowplan.planner.manifests.job_patch import customize
 from flowplan.planner.manifests.job_secrets import LEAK, hide_secrets, leaks
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.runs import Json, Origin
+from flowplan.schemas.runs import Json, Origin, canonical
 from flowplan.schemas.sources import Path
 
 CONTAINER_NAME = "main"
@@ -46,17 +47,16 @@ def layered(run: ResolvedRun) -> Draft:
     """All layers of a run's Job but its identity; ``faults`` holds everything that is wrong with it."""
     draft = Draft(run)
     _manifest(draft)
-    _sections(draft)
-    if draft.faults:
-        return draft
-    run_layer(draft)
-    before = draft.container.get("image")
-    customize(draft)
-    if not draft.faults and _sections_survived(draft):
-        if draft.policy_is_default and draft.container.get("image") != before:
-            draft.container.pop("imagePullPolicy", None)
-            default_policy(draft)
-        _last_checks(draft)
+    if _sections(draft):
+        run_layer(draft)
+        before = draft.container.get("image")
+        customize(draft)
+        if _sections(draft):
+            default_namespace(draft)
+            if draft.policy_is_default and draft.container.get("image") != before:
+                draft.container.pop("imagePullPolicy", None)
+                default_policy(draft)
+    _last_checks(draft)
     return draft
 
 
@@ -77,10 +77,6 @@ def _manifest(draft: Draft) -> None:
         draft.fault(f"a Job manifest must be a mapping, not {kind_of(wanted)}", "kubernetes", "job")
         return
     draft.job = copied(wanted)
-    for key, value in (("apiVersion", "batch/v1"), ("kind", "Job")):
-        given = draft.job.setdefault(key, value)
-        if given != value:
-            draft.fault_at(f"/Job/{key}", f"must be {value}, not {scalar_shown(given)}")
 
 
 def _manifest_file(draft: Draft, name: str) -> Json:
@@ -107,17 +103,21 @@ def _document_origins(document: Document, file: str) -> dict[str, Origin]:
     return known[1]
 
 
-def _sections(draft: Draft) -> None:
-    """Missing sections are filled in at the end of what is there (J2); what has the wrong type is a fault."""
-    job = draft.job
+def _sections(draft: Draft) -> bool:
+    """Missing sections are filled in at the end of what is there (J2); what has the wrong type is a fault.
+
+    Returns:
+        whether every section is what it should be, so that the next layer can be put on it.
+    """
+    job, faults = draft.job, len(draft.faults)
     job.setdefault("apiVersion", "batch/v1")
     job.setdefault("kind", "Job")
-    if not draft.custom:
+    if not draft.custom and "spec" not in job:
         job["metadata"] = {"name": "", "namespace": ""}
         job["spec"] = {"backoffLimit": 0}
     for path in _SECTIONS:
         _section(draft, path)
-    pod = _at(job, POD)
+    pod = value_at(job, POD)
     if isinstance(pod, dict):
         pod.setdefault("restartPolicy", "Never")
         _containers(draft, pod)
@@ -125,10 +125,11 @@ def _sections(draft: Draft) -> None:
         job["spec"].setdefault("backoffLimit", 0)
     if isinstance(job.get("metadata"), dict):
         job["metadata"].setdefault("name", "")
+    return len(draft.faults) == faults
 
 
 def _section(draft: Draft, path: Path) -> None:
-    parent = _at(draft.job, path[:-1])
+    parent = value_at(draft.job, path[:-1])
     if not isinstance(parent, dict):
         return
     section = parent.setdefault(path[-1], {})
@@ -151,49 +152,35 @@ def _containers(draft: Draft, pod: dict[str, Json]) -> None:
             containers[0].setdefault("name", CONTAINER_NAME)
 
 
-def _at(value: Json, path: Path) -> Json:
-    for part in path:
-        if isinstance(value, dict):
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            return None
-    return value
-
-
-def _sections_survived(draft: Draft) -> bool:
-    """Customizations may have put anything anywhere."""
-    for path in _SECTIONS:
-        _section(draft, path)
-    pod = _at(draft.job, POD)
-    if not draft.faults and isinstance(pod, dict):
-        _containers(draft, pod)
-    for key, value in (("apiVersion", "batch/v1"), ("kind", "Job")):
-        if draft.job.get(key) != value:
-            draft.fault_at(f"/Job/{key}", f"must be {value}, not {scalar_shown(draft.job.get(key))}")
-    return not draft.faults
-
-
 def _last_checks(draft: Draft) -> None:
-    """What only the whole manifest shows, and the secrets' way out of it."""
-    container, pod = draft.container, draft.job["spec"]["template"]["spec"]
-    if container.get("env") == []:
-        del container["env"]
-    _image_faults(draft, container.get("image"))
-    policy = pod.get("restartPolicy")
-    if policy not in ("Never", "OnFailure"):
-        where = pointer((*POD, "restartPolicy"))
-        draft.fault_at(where, f"must be Never or OnFailure for a Job, not {scalar_shown(policy)}")
-    namespace = draft.job["metadata"].get("namespace")
+    """What only the whole manifest shows, as far as it is one, and the secrets' way out of it."""
+    job = draft.job
+    for key, value in (("apiVersion", "batch/v1"), ("kind", "Job")):
+        if job.get(key) != value:
+            draft.fault_at(f"/Job/{key}", f"must be {value}, not {scalar_shown(job.get(key))}")
+    container, pod, metadata = value_at(job, FIRST), value_at(job, POD), job.get("metadata")
+    if isinstance(container, dict):
+        if container.get("env") == []:
+            del container["env"]
+        _image_faults(draft, container.get("image"))
+    if isinstance(pod, dict) and pod.get("restartPolicy") not in ("Never", "OnFailure"):
+        shown = scalar_shown(pod.get("restartPolicy"))
+        draft.fault_at(pointer((*POD, "restartPolicy")), f"must be Never or OnFailure for a Job, not {shown}")
+    if isinstance(metadata, dict) and metadata.get("namespace"):
+        _namespace_faults(draft, metadata["namespace"])
+    text = canonical(job)
+    if draft.custom:
+        _schema_faults(draft, text)
+    if "(sensitive " in text and not draft.faults:
+        draft.secrets = hide_secrets(job)
+        for path in leaks(job):
+            draft.fault_at("/Job" + path, LEAK, "give it in env, entrypoint or command")
+
+
+def _namespace_faults(draft: Draft, namespace: Json) -> None:
     if not isinstance(namespace, str) or not _DNS_LABEL.fullmatch(namespace):
         hint = "lower-case letters, digits and - only"
         draft.fault_at("/Job/metadata/namespace", f"{scalar_shown(namespace)} is not the name of a namespace", hint)
-    if draft.custom:
-        _schema_faults(draft)
-    draft.secrets = hide_secrets(draft.job)
-    for path in leaks(draft.job):
-        draft.fault_at("/Job" + path, LEAK, "give it in env, entrypoint or command")
 
 
 def _image_faults(draft: Draft, image: Json) -> None:
@@ -211,11 +198,13 @@ def _image_faults(draft: Draft, image: Json) -> None:
             draft.fault_at(where, first.message, first.hint)
 
 
-def _schema_faults(draft: Draft) -> None:
+def _schema_faults(draft: Draft, text: str) -> None:
     from flowplan.planner.manifests.job_check import problems
 
-    for problem in problems(draft.job):
+    told = set(draft.faulted)
+    for problem in problems(draft.job, text):
         if problem.severity == "error":
-            draft.fault_at("/Job" + problem.pointer, problem.message, problem.hint)
+            if "/Job" + problem.pointer not in told:
+                draft.fault_at("/Job" + problem.pointer, problem.message, problem.hint)
         else:
             draft.warnings.append(f"{problem.pointer}: {problem.message}")

@@ -96,7 +96,9 @@ def _apply(draft: Draft, operation: Mapping[str, Any], origin: Origin) -> str:
     path = _resolved(draft.job, operation["path"])
     try:
         patched = jsonpatch.JsonPatch([copied(operation)]).apply(draft.job, in_place=True)
-    except jsonpatch.JsonPatchTestFailed:
+    except jsonpatch.JsonPatchTestFailed as error:
+        if _present(draft.job, operation["path"]) != operation["path"]:
+            return _in_words(draft.job, operation, str(error))
         return f"the test failed: the value is not {canonical(operation['value'])}"
     except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException) as error:
         return _in_words(draft.job, operation, str(error))
