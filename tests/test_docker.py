@@ -487,6 +487,26 @@ def test_a_watch_outlives_an_engine_that_does_not_answer(tmp_path: Path, engine:
     assert [(fact.status, fact.exit_code) for fact in seen] == [(Status.RUNNING, None), (Status.FAILED, 6)]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that docker-py leaves open
+def test_followed_output_loses_and_repeats_nothing_over_a_broken_connection(tmp_path: Path, engine: Engine) -> None:
+    path = tmp_path / "proxy.sock"
+    proxy = Proxy(path)
+    provider = connect(replace(engine.context, settings={"host": f"unix://{path}"}))
+    script = "i=0; while [ $i -lt 40 ]; do echo $i; echo $i >&2; i=$((i+1)); sleep 0.05; done"
+    record = engine.start("chatty", ["sh", "-c", script])
+    lines = []
+    for line in provider.logs(record, follow=True, tail=None):
+        lines.append(line)
+        if len(lines) == 20:
+            proxy.close()
+            proxy = Proxy(path)
+    provider.close()
+    proxy.close()
+    gc.collect()
+    for stream in ("stdout", "stderr"):
+        assert [line.text for line in lines if line.stream == stream] == [str(number) for number in range(40)]
+
+
 class Proxy:
     """A socket that passes everything on to the Engine until it is closed."""
 

@@ -16,11 +16,28 @@ from flowplan.planner.manifests.docker_options import place_option
 from flowplan.planner.manifests.docker_values import docker_size, hosts, nano_cpus, parse_volume, portable_size
 from flowplan.planner.names import docker_label_key, docker_run_name
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.sources import Diagnostic, Path, Position, dotted
 
 UPDATABLE = frozenset(
-    ["BlkioWeight", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpuShares", "CpusetCpus", "CpusetMems", "KernelMemory", "Memory", "MemoryReservation", "MemorySwap", "NanoCpus", "PidsLimit", "RestartPolicy"]
+    [
+        "BlkioWeight",
+        "CpuPeriod",
+        "CpuQuota",
+        "CpuRealtimePeriod",
+        "CpuRealtimeRuntime",
+        "CpuShares",
+        "CpusetCpus",
+        "CpusetMems",
+        "KernelMemory",
+        "Memory",
+        "MemoryReservation",
+        "MemorySwap",
+        "NanoCpus",
+        "PidsLimit",
+        "RestartPolicy",
+    ]
 )
 """The HostConfig fields that ``docker update`` changes on a live container."""
 
@@ -134,7 +151,7 @@ def _policy(value: Mapping[str, Json]) -> tuple[str, int]:
 
 
 def _update_effect(name: str, after: Json) -> Effect:
-    gone = after is None or repr(after) == "ABSENT"
+    gone = after is None or after is ABSENT
     if gone and name not in _REMOVABLE:
         return Effect(REPLACE, f"docker update cannot take {name} away from a container that has it")
     return Effect(IN_PLACE, "docker update changes it on the live container")

@@ -21,6 +21,9 @@ from flowplan.schemas.errors import EngineUnreachable, ProviderError
 LINE_LIMIT = 1 << 20
 """Bytes after which a line without end is handed out in pieces."""
 
+OUTAGE = 60.0
+"""Seconds that an Engine may be away while its output is followed."""
+
 _HEADER = struct.Struct(">BxxxL")
 _STREAMS = {1: "stdout", 2: "stderr"}
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z) ")
@@ -136,18 +139,19 @@ class Output:
             answer.close()
 
     def _followed(self, tail: int | None, stop: threading.Event) -> Iterator[LogLine]:
-        given_up = time.monotonic() + self._engine.timeout
+        broken: float | None = None
         while not stop.is_set():
             try:
                 answer = self._open(tail, follow=True)
                 if answer is None:
                     return
+                broken = None
                 yield from self._stream(Stream(answer), stop)
-                given_up = time.monotonic() + self._engine.timeout
                 if stop.is_set() or not self._runs():
                     return
             except (EngineUnreachable, ConnectionError) as error:
-                if time.monotonic() > given_up:
+                broken = broken or time.monotonic()
+                if time.monotonic() - broken > OUTAGE:
                     raise self._engine.unreachable(error) from None
             self._reader.resume()
             tail = tail if not self._reader.last else None
