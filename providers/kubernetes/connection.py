@@ -36,7 +36,7 @@ class Credentials:
 
     fetch: Callable[[], tuple[str, datetime | None]]
     refreshable: bool = False
-    _header: str | None = None
+    _header: str | None = field(default=None, repr=False)
     _expiry: datetime | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -67,7 +67,7 @@ class Endpoint:
     tls: ssl.SSLContext | None
     verified: bool = True
     server_name: str = ""
-    proxy: str = ""
+    proxy: str = field(default="", repr=False)
     cluster_id: str = ""
     fallback_id: str = ""
 

@@ -100,7 +100,7 @@ def failure_cause(job: Object, pods: Sequence[Object], events: Iterable[Object] 
         return Diagnosis(
             from_events.reason, f"{from_events.message}; {reason}: {said}", from_events.category, from_events.severity
         )
-    return Diagnosis(reason, said, reason)
+    return Diagnosis(reason, (_failed_init(pods[-1]) if pods else "") + said, reason)
 
 
 _SURVIVE_DEADLINE = frozenset({"ImagePullError", "ConfigError", "StartError", "Unschedulable", "CrashLoopBackOff"})
@@ -210,6 +210,16 @@ def _failed_pod(pod: Object) -> Diagnosis | None:
     if status.get("phase") != "Failed" or not reason or reason == "DeadlineExceeded":
         return None
     return _made("PodFailed", reason, status.get("message") or reason)
+
+
+def _failed_init(pod: Object) -> str:
+    """``init container "x": exit code 4``: why the main container never started, or ""."""
+    for status in (pod.get("status") or {}).get("initContainerStatuses") or []:
+        for state in (status.get("state") or {}, status.get("lastState") or {}):
+            code = (state.get("terminated") or {}).get("exitCode")
+            if code:
+                return f'init container "{status.get("name", "")}": exit code {code}; '
+    return ""
 
 
 def _suspended(job: Object) -> Diagnosis | None:

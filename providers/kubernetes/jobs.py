@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flowplan.providers.kubernetes.reading import ADDRESS, ATTEMPT, LINEAGE, PROJECT, RUN_ID, label
+from flowplan.providers.kubernetes.reading import ADDRESS, ATTEMPT, LINEAGE, RUN_ID, label
 from flowplan.providers.kubernetes.requests import MANAGER, Api
 from flowplan.providers.protocol import Order
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
@@ -44,7 +44,7 @@ def manifest(order: Order, namespace: str) -> Json:
     meta = job.setdefault("metadata", {})
     meta.setdefault("name", order.name)
     meta.setdefault("namespace", namespace)
-    labels = {RUN_ID: identity.run_id, LINEAGE: identity.lineage, PROJECT: identity.project}
+    labels = {RUN_ID: identity.run_id, LINEAGE: identity.lineage}
     template = job.setdefault("spec", {}).setdefault("template", {})
     for part in (meta, template.setdefault("metadata", {})):
         part["labels"] = {**labels, **(part.get("labels") or {})}
@@ -226,6 +226,17 @@ def _remove(api: Api, job: Json, grace: float) -> None:
             raise _stuck(api, job)
         time.sleep(pause)
         pause = min(pause * 1.5, 1.0)
+        if pause == 1.0:
+            _forget_ended(api, job)
+
+
+def _forget_ended(api: Api, job: Json) -> None:
+    """A kubelet may take half a minute to give up the object of a pod whose containers it has reported as ended."""
+    for pod in pods_of(api, job):
+        meta, status = pod["metadata"], pod.get("status") or {}
+        running = [s for s in status.get("containerStatuses") or [] if (s.get("state") or {}).get("running")]
+        if meta.get("deletionTimestamp") and status.get("phase") in ("Succeeded", "Failed") and not running:
+            _drop(api, core_path(meta["namespace"], "pods", meta["name"]), meta["uid"], grace=0)
 
 
 def _hurry(api: Api, job: Json, grace: float) -> None:

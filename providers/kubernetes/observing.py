@@ -138,7 +138,7 @@ def ended_by_events(api: Api, namespace: str, records: Sequence[Recorded]) -> di
 
 def _end(record: Recorded, status: Status, event: Object) -> Observed:
     moment = event.get("lastTimestamp") or event["metadata"].get("creationTimestamp")
-    reason = "" if status is Status.SUCCEEDED else str(event.get("reason"))
+    reason = str(event.get("reason"))
     return Observed(
         record.run_id,
         exists=True,

@@ -1,13 +1,256 @@
-"""What creating Jobs would trip over: permissions, things they refer to, and the server's own dry run (issue: preflight)."""
+"""What creating Jobs would trip over: permissions, what they refer to, and the server's own dry run (design 6.5)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
-from flowplan.providers.kubernetes.requests import Api
+from flowplan.providers.kubernetes.jobs import core_path, jobs_path, manifest
+from flowplan.providers.kubernetes.reading import RUN_ID, label
+from flowplan.providers.kubernetes.references import KINDS, Reference, dropped, references
+from flowplan.providers.kubernetes.requests import MANAGER, Api
 from flowplan.providers.protocol import Order
+from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.plans import Finding
+from flowplan.schemas.runs import Json, digest
+
+_THREADS = 8
+
+VERBS = (
+    ("batch", "jobs", "", ("create", "get", "list", "watch", "patch", "delete")),
+    ("", "pods", "", ("get", "list", "watch")),
+    ("", "pods", "log", ("get",)),
+)
+"""What plan, apply and destroy need in a namespace; ``delete pods`` and ``list events`` only help."""
+
+SECRET_VERBS = (("", "secrets", "", ("create", "get", "patch", "delete")),)
+"""Needed where runs have secret values."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """An order with the Job as it would be posted."""
+
+    order: Order
+    job: Any
+
+    @property
+    def address(self) -> str:
+        return self.order.identity.address
 
 
 def check(api: Api, orders: Sequence[Order], namespace: str) -> list[Finding]:
-    return []
+    """Findings for all orders; requests grow with namespaces and with Jobs of different shape, not with orders.
+
+    Raises:
+        EngineUnreachable: the server does not answer.
+    """
+    groups: dict[str, list[_Wanted]] = defaultdict(list)
+    for order in orders:
+        job = manifest(order, namespace)
+        groups[job["metadata"]["namespace"]].append(_Wanted(order, job))
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="preflight") as pool:
+        return [finding for name, some in groups.items() for finding in _in_namespace(api, pool, name, some)]
+
+
+def _in_namespace(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[_Wanted]) -> Iterator[Finding]:
+    if missing := _namespace(api, name):
+        yield from (_finding(one, "error", "namespace", missing) for one in wanted)
+        return
+    denied = _denied(api, pool, name, wanted)
+    if denied:  # about all runs of the namespace alike: told once
+        yield from (_finding(wanted[0], "error", "permission", _about_verb(d, len(wanted))) for d in denied)
+    yield from _missing(api, pool, name, wanted)
+    if "create jobs.batch" not in {what for what, _ in denied}:
+        yield from _dry_runs(api, pool, name, wanted)
+
+
+def _finding(one: _Wanted, severity: str, check: str, error: ProviderError) -> Finding:
+    return Finding(one.address, severity, check, error.message, error.hint)
+
+
+def _namespace(api: Api, name: str) -> ProviderError | None:
+    try:
+        api.get(f"/api/v1/namespaces/{name}")
+    except EngineUnreachable:
+        raise
+    except ProviderError as error:
+        if error.reason == "NotFound":
+            return ProviderError(
+                f'namespace "{name}" does not exist',
+                hint=f"create it first (kubectl create namespace {name}), or set another namespace",
+            )
+        if error.reason == "Unauthorized":
+            return error
+    return None  # who may not read namespaces learns of a missing one from the dry run
+
+
+def _denied(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[_Wanted]) -> list[tuple[str, str]]:
+    """(verb and resource, the server's reason) of everything needed that is not allowed."""
+    secrets = any(one.order.objects.get("Secret") for one in wanted)
+    questions = [
+        (group, resource, sub, verb)
+        for group, resource, sub, verbs in (*VERBS, *(SECRET_VERBS if secrets else ()))
+        for verb in verbs
+    ]
+    answers = pool.map(lambda question: _allowed(api, name, *question), questions)
+    return [
+        (f"{verb} {resource}{'/' + sub if sub else ''}{'.' + group if group else ''}", f'in namespace "{name}"')
+        for (group, resource, sub, verb), allowed in zip(questions, answers, strict=True)
+        if not allowed
+    ]
+
+
+def _allowed(api: Api, namespace: str, group: str, resource: str, sub: str, verb: str) -> bool:
+    attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": resource, "subresource": sub}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {k: v for k, v in attributes.items() if v}},
+    }
+    try:
+        answer = api.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review)
+    except EngineUnreachable:
+        raise
+    except ProviderError:
+        return True  # a server that does not answer this question answers it when it is asked to create
+    return bool((answer.get("status") or {}).get("allowed"))
+
+
+def _about_verb(denied: tuple[str, str], runs: int) -> ProviderError:
+    what, where = denied
+    count = f" ({runs} runs need it)" if runs > 1 else ""
+    return ProviderError(f"not allowed to {what} {where}{count}", hint="ask for a Role with this verb")
+
+
+def _missing(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[_Wanted]) -> Iterator[Finding]:
+    """Things that the pods refer to and that are not there."""
+    needs = [(one, ref) for one in wanted for ref in references(one.job) if not _own(one, ref)]
+    names: dict[str, set[str]] = defaultdict(set)
+    for _, ref in needs:
+        names[ref.resource].add(ref.name)
+    answers = pool.map(lambda item: _existing(api, name, item[0], item[1]), names.items())
+    known = dict(zip(names, answers, strict=True))
+    for resource, there in known.items():
+        if there is None:
+            first = next(one for one, ref in needs if ref.resource == resource)
+            error = ProviderError(
+                f'not allowed to read {resource} in namespace "{name}": whether the runs\' {resource} exist is not known',
+                hint="list or get helps the plan; applying does not need it",
+            )
+            yield _finding(first, "warning", "permission", error)
+    for one, ref in needs:
+        there = known[ref.resource]
+        if there is not None and ref.name not in there:
+            yield _absent(one, ref, name)
+
+
+def _own(one: _Wanted, ref: Reference) -> bool:
+    secret = one.order.objects.get("Secret") or {}
+    return ref.resource == "secrets" and ref.name == (secret.get("metadata") or {}).get("name")
+
+
+def _absent(one: _Wanted, ref: Reference, namespace: str) -> Finding:
+    kind = KINDS[ref.resource]
+    severity = "error" if ref.needed else "warning"
+    return Finding(
+        one.address,
+        severity,
+        kind.lower(),
+        f'{kind} "{ref.name}" does not exist in namespace "{namespace}" ({ref.where})',
+        "create it first" if ref.needed else "the run starts without it",
+    )
+
+
+def _existing(api: Api, namespace: str, resource: str, names: Iterable[str]) -> set[str] | None:
+    """The names of that resource: one list of metadata; each by itself where listing is forbidden; None when neither
+    may be read."""
+    try:
+        found = api.items(core_path(namespace, resource), partial=True)
+        return {item["metadata"]["name"] for item in found}
+    except EngineUnreachable:
+        raise
+    except ProviderError as error:
+        if error.reason != "Forbidden":
+            raise
+    try:
+        return {name for name in names if api.find(core_path(namespace, resource, name)) is not None}
+    except EngineUnreachable:
+        raise
+    except ProviderError:
+        return None
+
+
+def _dry_runs(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[_Wanted]) -> Iterator[Finding]:
+    """The server's word on each Job, and on the pod that its controller will create; alike Jobs are sent once."""
+    shapes: dict[str, list[_Wanted]] = defaultdict(list)
+    for one in wanted:
+        shapes[_shape(one.job)].append(one)
+    with_pods = _allowed(api, name, "", "pods", "", "create")
+    alike = list(shapes.values())
+    for some, findings in zip(alike, pool.map(lambda s: list(_dry_run(api, s[0], with_pods)), alike), strict=True):
+        for one in some:
+            yield from (Finding(one.address, f.severity, f.check, f.message, f.hint) for f in findings)
+
+
+def _shape(job: Json) -> str:
+    """What the server's answer depends on: not the identity, the arguments and the values of variables."""
+    shape = copy.deepcopy(job)
+    for meta in (shape["metadata"], shape["spec"]["template"].get("metadata") or {}):
+        for key in ("name", "labels", "annotations"):
+            meta[key] = sorted(meta.get(key) or {}) if key != "name" else ""
+    for container in (shape["spec"]["template"].get("spec") or {}).get("containers") or []:
+        container.pop("args", None)
+        container.pop("command", None)
+        container["env"] = [e.get("valueFrom") for e in container.get("env") or []]
+    return digest(shape)
+
+
+def _dry_run(api: Api, one: _Wanted, with_pods: bool) -> Iterator[Finding]:
+    namespace = one.job["metadata"]["namespace"]
+    try:
+        answer = api.call("POST", jobs_path(namespace), {"dryRun": "All", "fieldManager": MANAGER}, one.job)
+    except EngineUnreachable:
+        raise
+    except ProviderError as error:
+        if error.reason == "AlreadyExists":
+            yield from _name_clash(api, one, namespace)
+        else:
+            yield _finding(one, "error", "dry-run", error)
+        return
+    for pointer in dropped(one.job, answer):
+        message = f"this API server does not know the field {pointer} and drops it"
+        yield Finding(one.address, "warning", "dropped-field", message, "remove it, or use a newer cluster")
+    if with_pods:
+        yield from _pod_dry_run(api, one, namespace, answer)
+
+
+def _name_clash(api: Api, one: _Wanted, namespace: str) -> Iterator[Finding]:
+    name = one.job["metadata"]["name"]
+    there = api.find(jobs_path(namespace, name))
+    if there is not None and label(there, RUN_ID) != one.order.identity.run_id:
+        message = f'a Job "{name}" that is not ours exists in namespace "{namespace}"'
+        yield Finding(one.address, "warning", "name", message, f"the run will be called {name}-1")
+
+
+def _pod_dry_run(api: Api, one: _Wanted, namespace: str, answer: Mapping[str, Any]) -> Iterator[Finding]:
+    """Quota, limits and admission apply to pods, which only the job controller would create: too late for a plan."""
+    template = answer["spec"]["template"]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"generateName": "preflight-", "labels": (template.get("metadata") or {}).get("labels") or {}},
+        "spec": template["spec"],
+    }
+    try:
+        api.call("POST", core_path(namespace, "pods"), {"dryRun": "All"}, pod)
+    except EngineUnreachable:
+        raise
+    except ProviderError as error:
+        known = {ref.name for ref in references(one.job) if ref.resource == "serviceaccounts"}
+        if not any(f"{name}" in error.message for name in known):  # a missing account is told already
+            yield _finding(one, "error", "dry-run", error)

@@ -19,7 +19,6 @@ Object = Mapping[str, Any]
 
 RUN_ID = "flowplan.dev/run-id"
 LINEAGE = "flowplan.dev/lineage"
-PROJECT = "flowplan.dev/project"
 ADDRESS = "flowplan.dev/address"
 ATTEMPT = "flowplan.dev/attempt"
 
@@ -93,6 +92,7 @@ def _succeeded(job: Object, pods: Sequence[Object], cluster: str, condition: Obj
         pods,
         cluster,
         status=Status.SUCCEEDED,
+        reason="Completed",
         exit_code=exit_code(job, pods, "Succeeded"),
         started_at=started_at(job, pods) or _accepted(job),
         finished_at=finished,
@@ -209,7 +209,7 @@ def managers(job: Object) -> dict[str, str]:
     entries = [e for e in job["metadata"].get("managedFields") or [] if e.get("manager") != "flowplan"]
     for entry in sorted(entries, key=lambda e: e.get("time") or ""):
         fields = {k: v for k, v in (entry.get("fieldsV1") or {}).items() if k != "f:status"}
-        for pointer in _pointers(fields, job, "/Job"):
+        for pointer in _pointers(fields, job, "/Job") if fields else ():
             found[pointer] = str(entry.get("manager") or "")
     return found
 

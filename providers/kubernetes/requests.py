@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import socket
@@ -26,7 +27,7 @@ PAGE = 500
 MANAGER = "flowplan"
 """Our name among the field managers."""
 
-_CONNECT, _READ = 10.0, 35.0
+_CONNECT, _READ, _QUICK = 10.0, 35.0, 5.0
 _TRIES = 5
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _CONNECTIONS = 32
@@ -37,9 +38,18 @@ class Api:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self._tries = _TRIES
+        self._read = _READ
         self._prefix = urlsplit(endpoint.server).path
         self._pool: HTTPConnectionPool | None = None
         self._lock = threading.Lock()
+
+    def impatient(self) -> Api:
+        """The same connection for questions that can be asked again later: one try, and a short wait."""
+        self._connected()
+        other = copy.copy(self)
+        other._tries, other._read = 1, _QUICK
+        return other
 
     def get(self, path: str, **query: Any) -> Json:
         return self.call("GET", path, query)
@@ -78,7 +88,6 @@ class Api:
         *,
         content: str = "application/json",
         accept: str = "",
-        tries: int = _TRIES,
     ) -> Json:
         """One request and its JSON answer. 429, 5xx and broken connections are retried with backoff: every write of
         this provider names its object, so that a repetition finds what the first one did.
@@ -90,8 +99,8 @@ class Api:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": content} if data is not None else {}
         headers["Accept"] = accept or "application/json"
-        for attempt in range(tries):
-            last = attempt == tries - 1
+        for attempt in range(self._tries):
+            last = attempt == self._tries - 1
             try:
                 response = self._send(method, path, query, data, headers)
             except EngineUnreachable:
@@ -104,7 +113,7 @@ class Api:
             if last or response.status not in _RETRIED:
                 raise refusal(response.status, response.data, self.endpoint, method)
             time.sleep(_asked(response.headers.get("Retry-After")) or _pause(attempt))
-        raise AssertionError("unreachable: tries is at least 1")
+        raise AssertionError("there is at least one try")
 
     def stream(self, path: str, read_timeout: float, **query: Any) -> BaseHTTPResponse:
         """An open response whose body the caller reads; it must ``shutdown`` or ``release_conn`` it.
@@ -133,7 +142,7 @@ class Api:
         headers: Mapping[str, str],
         *,
         preload: bool = True,
-        read: float = _READ,
+        read: float | None = None,
     ) -> BaseHTTPResponse:
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
@@ -148,7 +157,7 @@ class Api:
                     url,
                     body=data,
                     headers=self._authorized(headers, renew=renew),
-                    timeout=Timeout(connect=_CONNECT, read=read),
+                    timeout=Timeout(connect=_CONNECT, read=read or self._read),
                     retries=False,
                     redirect=False,
                     preload_content=preload,
@@ -214,17 +223,16 @@ def unreachable(endpoint: Endpoint, error: BaseException) -> EngineUnreachable:
 
 
 def _innermost(error: BaseException) -> BaseException:
+    """The operating system's own word below urllib3's layers."""
     from urllib3.exceptions import NewConnectionError, TimeoutError
 
-    if isinstance(error, TimeoutError):
-        return OSError(0, "no answer in time")
     inner = error.__cause__ or error.__context__
-    if isinstance(inner, OSError):
+    if isinstance(inner, OSError) and not isinstance(inner, TimeoutError):
         return _innermost(inner)
+    if isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError):
+        return OSError(0, "no answer in time")
     reason = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
-    if reason is not None:
-        return _innermost(reason)
-    return OSError(0, str(error).rpartition(": ")[2]) if isinstance(error, NewConnectionError) else error
+    return _innermost(reason) if reason is not None else error
 
 
 def _pool(endpoint: Endpoint) -> HTTPConnectionPool:

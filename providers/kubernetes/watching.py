@@ -23,6 +23,7 @@ from flowplan.providers.kubernetes.reading import (
 )
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.kubernetes.streams import Feed, News
+from flowplan.schemas.errors import EngineUnreachable
 from flowplan.schemas.runs import Observed, Recorded
 
 _TICK = 0.9
@@ -79,7 +80,7 @@ class _View:
     """What is known of the followed runs of one namespace; memory is that of the runs that have not ended."""
 
     def __init__(self, api: Api, namespace: str, records: Iterable[Recorded], cluster: str) -> None:
-        self._api = api
+        self._api = api.impatient()
         self._namespace = namespace
         self._cluster = cluster
         self._runs = {record.run_id: _Run(record, silent_since=time.monotonic()) for record in records}
@@ -158,17 +159,23 @@ class _View:
             run.pods = {uid: pod for uid, pod in run.pods.items() if uid in there or terminated(pod, main)}
 
     def changes(self, *, first: bool = False) -> Iterator[Observed]:
-        """What there is to tell now, each fact once."""
-        self._fetch_events()
+        """What there is to tell now, each fact once; what needs a question that stays unanswered waits."""
+        try:
+            self._fetch_events()
+            ends = self._ends_of_gone()
+        except EngineUnreachable:
+            return
         now = time.monotonic()
         settling = {run_id for run_id, run in self._runs.items() if run.ended_at is not None}
         due, self._dirty = self._dirty | settling, set()
-        gone = [run for run_id in due if (run := self._runs.get(run_id)) and run.deleted]
-        ends = observing.ended_by_events(self._api, self._namespace, [run.record for run in gone if not _final(run)])
         for run_id in sorted(due & self._runs.keys()):
             seen = self._look(self._runs[run_id], ends, now)
             if seen is not None:
                 yield from self._tell(self._runs[run_id], seen, now, first=first)
+
+    def _ends_of_gone(self) -> dict[str, Observed]:
+        gone = [run for run_id in self._dirty if (run := self._runs.get(run_id)) and run.deleted and not _final(run)]
+        return observing.ended_by_events(self._api, self._namespace, [run.record for run in gone])
 
     def _look(self, run: _Run, ends: Mapping[str, Observed], now: float) -> Observed | None:
         """The run as it is, or None while the end of its pods is still on its way."""
@@ -182,7 +189,10 @@ class _View:
             run.ended_at = now
         if now < run.ended_at + _SETTLE and _expects_code(run):
             return None
-        run.pods.update({pod["metadata"]["uid"]: pod for pod in pods_of(self._api, run.job)})
+        try:
+            run.pods.update({pod["metadata"]["uid"]: pod for pod in pods_of(self._api, run.job)})
+        except EngineUnreachable:
+            return None
         return self._seen(run)
 
     def _seen(self, run: _Run) -> Observed:

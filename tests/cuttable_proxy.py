@@ -1,0 +1,68 @@
+"""A TCP proxy that tests cut, silence or make swallow answers, to be the bad network between flowplan and an engine."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+
+class CuttableProxy:
+    """Forwards to ``host:port`` while ``mode`` is ``open``.
+
+    ``refuse`` closes every new connection; ``swallow`` passes requests on but resets the connection when the answer
+    comes. ``cut()`` resets all connections that are open.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._upstream = (host, port)
+        self.mode = "open"
+        self.accepted = 0
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            if self.mode == "refuse":
+                _reset(client)
+                continue
+            upstream = socket.create_connection(self._upstream)
+            self._pairs.append((client, upstream))
+            threading.Thread(target=self._pump, args=(client, upstream, False), daemon=True).start()
+            threading.Thread(target=self._pump, args=(upstream, client, True), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        handshaken = 0
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                handshaken += 1
+                if answers and self.mode == "swallow" and handshaken > 1:  # the first answer is that of TLS
+                    break
+                sink.sendall(data)
+        _reset(source)
+        _reset(sink)
+
+    def cut(self) -> None:
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for end in pair:
+                _reset(end)
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+
+def _reset(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
