@@ -271,7 +271,7 @@ def test_events_and_status_keep_their_schemas() -> None:
         "message": "",
         "exit_code": None,
         "attempts": 1,
-        "expires_at": None,
+        "created_at": None,
         "started_at": None,
         "finished_at": None,
         "infrastructure_id": "",

@@ -209,7 +209,7 @@ def _part(before: Json, after: Json, context: int, path: str) -> Iterator[Line]:
             return
     how = shown(before, after, context)
     if how.lines:
-        yield "~", f"{path}:"
+        yield "+" if before is ABSENT else "-" if after is ABSENT else "~", f"{path}:"
         yield from ((mark, f"  {text}") for mark, text in how.lines)
     elif how.before is not None and how.after is not None:
         yield "~", f"{path}: {how.before} -> {how.after}"

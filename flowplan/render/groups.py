@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from flowplan.render.objects import place
+from flowplan.render.objects import leaf_count, place
 from flowplan.render.signs import COUNTED, TIME, ago, counted, duration, harmless, seconds_between, to_the_second
 from flowplan.schemas.plans import ABSENT, Action, Change, Plan
 from flowplan.schemas.runs import Json, Status, canonical
@@ -259,13 +259,21 @@ def _reason(group: Group, index: int, now: datetime | None) -> str:
 
 def live_sentence(change: Change) -> str:
     """What replacing or destroying does to a live run, or ""."""
-    if not is_live(change) or change.action not in (Action.REPLACE, Action.DESTROY):
+    if not is_live(change) or change.skipped or change.action not in (Action.REPLACE, Action.DESTROY):
         return ""
     if not change.interrupts:
         return "the live attempt ends first" if change.action is Action.REPLACE else ""
     if change.action is Action.REPLACE and change.settings.replace == "start_first":
         return "the new attempt starts, then the live one is stopped"
     return "stops the live attempt" + (", then starts anew" if change.action is Action.REPLACE else "")
+
+
+def unchanged_fields(change: Change) -> int:
+    """How many leaves of the objects are not touched by any of the changed fields."""
+    if not change.fields or not change.after:
+        return 0
+    touched = (f.after for f in change.fields if f.after is not ABSENT and not f.path.startswith("/Run/"))
+    return max(0, leaf_count(change.after) - sum(map(leaf_count, touched)))
 
 
 def past(group: Group) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime
 from flowplan.render import groups
 from flowplan.render.differences import Line, Shown, line_differences, shown
 from flowplan.render.groups import Group
-from flowplan.render.objects import leaf_count, leaves, object_lines, place, scalar
+from flowplan.render.objects import leaves, object_lines, place, scalar
 from flowplan.render.signs import COLOUR_OF, COLOUR_OF_MARK, MEANINGS, SIGNS, counted, harmless, paint
 from flowplan.schemas.plans import Action, Change, FieldChange, Plan
 
@@ -132,7 +132,7 @@ def _diagnostics(plan: Plan, style: _Style) -> Iterator[str]:
 def _legend(shown_groups: Sequence[Group], style: _Style) -> Iterator[str]:
     used = {group.action for group in shown_groups}
     words = [f"{SIGNS[action]} {MEANINGS[action]}" for action in Action if action in used]
-    yield from (style.paint(line, "dim") for line in _wrapped("   ".join(words), "", style))
+    yield from (style.paint(line, "dim") for line in _filled(words, style, "", "   "))
 
 
 def _next(plan: Plan, style: _Style, apply_command: str) -> Iterator[str]:
@@ -202,7 +202,7 @@ def _runs(group: Group, style: _Style) -> Iterator[str]:
     names = [_short_name(change, cells) for change in group.changes[:limit]]
     more = len(group.changes) - limit
     names += [f"and {more} more (--full lists them)"] if more > 0 else []
-    yield from _filled(names, style)
+    yield from _filled([f"{name}," for name in names[:-1]] + names[-1:], style, _INDENT, " ")
     for where, values in group.varying.items():
         yield from _wrapped(f"differs: {where}: {_few([harmless(v) for v in values], 4)}", _INDENT, style)
 
@@ -211,20 +211,19 @@ def _short_name(change: Change, cell: bool) -> str:
     """The address, or its matrix cell alone where all runs of the group share their name."""
     if change.moved_from:
         return harmless(f"{change.moved_from} -> {change.address}")
-    name, bracket, inside = change.address.partition("[")
+    _, bracket, inside = change.address.partition("[")
     return harmless(bracket + inside if cell and bracket else change.address)
 
 
-def _filled(names: Sequence[str], style: _Style) -> Iterator[str]:
-    """Names with commas between them, as many on a line as fit; linear, which textwrap is not."""
+def _filled(words: Sequence[str], style: _Style, pad: str, between: str) -> Iterator[str]:
+    """As many words on a line as fit, none of them broken; linear, which textwrap is not."""
     line = ""
-    for number, name in enumerate(names):
-        word = name + ("," if number < len(names) - 1 else "")
-        if line and len(_INDENT) + len(line) + 1 + len(word) > style.width:
-            yield _INDENT + line
+    for word in words:
+        if line and len(pad) + len(line) + len(between) + len(word) > style.width:
+            yield pad + line
             line = ""
-        line += f" {word}" if line else word
-    yield _INDENT + line
+        line += between + word if line else word
+    yield pad + line
 
 
 def _few(words: Sequence[str], limit: int = 3) -> str:
@@ -242,6 +241,7 @@ def _body(group: Group, style: _Style) -> Iterator[str]:
     if change.fields:
         yield from _fields(change, style)
     if whole and groups.is_shown(change):
+        yield f"{_INDENT}the objects of {harmless(change.address)}, before and after:"
         yield from _marked(_object_differences(change, style), style)
     elif groups.shows_objects(change):
         if len(group.changes) > 1:
@@ -287,8 +287,8 @@ def _fields(change: Change, style: _Style) -> Iterator[str]:
     widest = max((len(name) for name, _ in named if len(name) <= 36), default=0)
     for name, field in named:
         yield from _field(name, field, widest, style)
-    rest = leaf_count(change.after) - len(change.fields) if change.after else 0
-    if rest > 0 and not style.full:
+    rest = groups.unchanged_fields(change)
+    if rest and not style.full:
         yield style.paint(f"{_INDENT}  ({rest} unchanged {'field' if rest == 1 else 'fields'} not shown)", "dim")
 
 

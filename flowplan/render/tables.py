@@ -1,0 +1,143 @@
+"""Status, events and the list of a state as lines of text, from the same documents that machines read."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+
+from flowplan.render.signs import duration, harmless, paint, seconds_between, to_the_second
+from flowplan.schemas.runs import Json
+
+_COLOUR_OF = {
+    "succeeded": "green",
+    "running": "cyan",
+    "pending": "cyan",
+    "creating": "cyan",
+    "failed": "red",
+    "timed_out": "red",
+    "lost": "red",
+    "cancelled": "yellow",
+    "destroyed": "dim",
+}
+_SMALLEST = 8
+Document = Mapping[str, Json]
+
+
+def status_table(
+    runs: Sequence[Document], *, now: datetime | None = None, width: int = 120, colour: bool = False
+) -> list[str]:
+    """The status of runs, one a line, cut to ``width`` columns.
+
+    Args:
+        runs: run objects of a status document.
+        now: with it, runs that did not end show how long they have been running.
+    """
+    if not runs:
+        return ["No runs."]
+    heads = ("ADDRESS", "STATUS", "REASON", "EXIT", "ATTEMPT", "TIME", "MESSAGE")
+    rows = [_status_row(run, now) for run in runs]
+    colours = [_COLOUR_OF.get(str(run.get("status")), "") if colour else "" for run in runs]
+    return table(heads, rows, width=width, colours=colours)
+
+
+def _status_row(run: Document, now: datetime | None) -> tuple[str, ...]:
+    exit_code = run.get("exit_code")
+    return (
+        _text(run, "address"),
+        _text(run, "status"),
+        _text(run, "reason"),
+        "" if exit_code is None else str(exit_code),
+        _attempts(run),
+        took(run, now),
+        _text(run, "message"),
+    )
+
+
+def _text(document: Document, key: str) -> str:
+    value = document.get(key)
+    return "" if value is None else harmless(str(value))
+
+
+def _attempts(run: Document) -> str:
+    """``2`` or, where the engine executed an attempt more than once, ``2 (3 tries)``."""
+    tries = run.get("attempts") or 0
+    return f"{run.get('attempt', '')}" + (f" ({tries} tries)" if tries > 1 else "")
+
+
+def took(run: Document, now: datetime | None = None) -> str:
+    """How long a run took, or has been running; "" where nobody knows."""
+    seconds = seconds_between(run.get("started_at"), run.get("finished_at") or now)
+    return "" if seconds is None else duration(seconds)
+
+
+def event_line(event: Document, *, address_width: int = 0, colour: bool = False) -> str:
+    """One event: time, address, status, reason and message."""
+    status = _text(event, "status")
+    attempt = f" (attempt {event['attempt']})" if (event.get("attempt") or 0) > 1 else ""
+    words = ": ".join(filter(None, (_text(event, "reason"), _text(event, "message"))))
+    time = to_the_second(_text(event, "engine_at") or _text(event, "at"))
+    shown = paint(status, _COLOUR_OF[status], colour) if status in _COLOUR_OF else status
+    return f"{time}  {_padded(_text(event, 'address'), address_width)}  {shown}{attempt}{'  ' + words if words else ''}"
+
+
+def event_lines(events: Iterable[Document], *, colour: bool = False) -> Iterator[str]:
+    """Events as a stream; addresses line up as far as they are known by then."""
+    widest = 0
+    for event in events:
+        widest = max(widest, _columns(_text(event, "address")))
+        yield event_line(event, address_width=min(widest, 40), colour=colour)
+
+
+def state_list(runs: Sequence[Document], *, width: int = 120) -> list[str]:
+    """The runs of a state: address, status, attempt, provider, and the object's name on the engine."""
+    if not runs:
+        return ["The state is empty."]
+    keys = ("address", "status", "attempt", "provider", "name")
+    return table([key.upper() for key in keys], [tuple(_text(run, key) for key in keys) for run in runs], width=width)
+
+
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 120, colours: Sequence[str] = ()
+) -> list[str]:
+    """Aligned columns, at most ``width`` wide; empty columns are left out and the last one is cut first.
+
+    Args:
+        colours: one for each row, "" for none.
+    """
+    used = [n for n in range(len(heads)) if any(row[n] for row in rows)] or [0]
+    lines = [[heads[n] for n in used], *([harmless(row[n]) for n in used] for row in rows)]
+    widths = _fitted([max(_columns(line[n]) for line in lines) for n in range(len(used))], width)
+    texts = ["  ".join(map(_cell, line, widths)).rstrip() for line in lines]
+    painted = [paint(text, colour, bool(colour)) for text, colour in zip(texts[1:], colours, strict=False)]
+    return [texts[0], *painted, *texts[1 + len(painted) :]]
+
+
+def _fitted(widths: list[int], width: int) -> list[int]:
+    """Column widths whose sum fits: the last column gives way first, then the widest."""
+    spare = width - sum(widths) - 2 * (len(widths) - 1)
+    for number in [len(widths) - 1, *sorted(range(len(widths) - 1), key=lambda n: -widths[n])]:
+        if spare < 0:
+            less = min(-spare, max(0, widths[number] - _SMALLEST))
+            widths[number] -= less
+            spare += less
+    return widths
+
+
+def _cell(text: str, width: int) -> str:
+    if _columns(text) > width:
+        while text and _columns(text) > width - 3:
+            text = text[: max(0, min(len(text) - 1, width - 3))]
+        text += "..."
+    return _padded(text, width)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _columns(text))
+
+
+def _columns(text: str) -> int:
+    """How many columns a terminal uses for ``text``: wide characters take two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,0 +1,182 @@
+"""What a pull request shows, checked in what a real renderer makes of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import unescape
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from plans_by_hand import EVERYTHING, change, image_bump, job, live, plan, rerun
+from test_render_text import CELLS, HOSTILE, golden
+
+from flowplan.render.plan_markdown import marker, plan_markdown
+from flowplan.schemas.plans import Action, FieldChange, Finding, Plan, RunFacts
+from flowplan.schemas.runs import Settings
+
+RENDERER = MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough")
+
+
+def tokens(markdown: str) -> Sequence[Token]:
+    return RENDERER.parse(markdown)
+
+
+def fences(markdown: str, language: str) -> list[str]:
+    return [t.content for t in tokens(markdown) if t.type == "fence" and t.info == language]
+
+
+def rows(markdown: str) -> list[list[str]]:
+    """The cells of the rendered table as a reader sees them, the head left out."""
+    body = re.search(r"<tbody>(.*?)</tbody>", RENDERER.render(markdown), re.DOTALL)
+    lines = re.findall(r"<tr>(.*?)</tr>", body[1], re.DOTALL) if body else []
+    return [
+        [unescape(re.sub(r"<[^>]+>", "", c)) for c in re.findall(r"<td>(.*?)</td>", line, re.DOTALL)] for line in lines
+    ]
+
+
+def is_sound(markdown: str) -> None:
+    """Nothing broke out: folds are balanced, and the only HTML is ours."""
+    rendered = RENDERER.render(markdown)
+    assert rendered.count("<details>") == rendered.count("</details>") == rendered.count("<summary>")
+    html = [t.content for t in tokens(markdown) if t.type == "html_block"]
+    html += [c.content for t in tokens(markdown) for c in t.children or () if c.type == "html_inline"]
+    allowed = r"(</?details>|</?summary>|</?code>|<!-- flowplan:project=[\w.:/%]* digest=[\w.:/%]* -->)"
+    for piece in html:
+        assert set(re.findall(r"<[^>]*>", piece)) <= set(re.findall(allowed, piece)), piece
+    foreign = {"link_open", "image", "em_open", "s_open", "code_inline", "heading_open"}
+    kinds = [t.type for t in tokens(markdown)] + [c.type for t in tokens(markdown) for c in t.children or ()]
+    assert kinds.count("heading_open") == 1 and kinds.count("em_open") <= 1
+    assert not (foreign - {"heading_open", "em_open"}) & set(kinds)
+
+
+@pytest.mark.parametrize(("name", "made"), [("everything", EVERYTHING), ("cells", CELLS), ("empty", plan())])
+def test_golden_markdown(name: str, made: Plan) -> None:
+    golden(f"{name}.md", plan_markdown(made))
+    is_sound(plan_markdown(made))
+
+
+def test_the_first_line_is_hidden_and_names_project_and_digest() -> None:
+    first = plan_markdown(EVERYTHING).splitlines()[0]
+    assert first == marker(EVERYTHING) == f"<!-- flowplan:project=nightly digest={EVERYTHING.digest} -->"
+
+
+def test_the_same_plan_is_the_same_bytes() -> None:
+    assert plan_markdown(EVERYTHING) == plan_markdown(EVERYTHING)
+    assert "ago" not in plan_markdown(plan(rerun("a")))
+
+
+def test_danger_is_the_first_row() -> None:
+    made = plan(change("new", Action.CREATE), image_bump("b"), image_bump("train", interrupts=True, run=live()))
+    found = rows(plan_markdown(made))
+    assert found[0][2] == "train" and "stops the live attempt" in found[0][4] and "2026-11-01T08:00:00Z" in found[0][4]
+    assert [row[1] for row in found] == ["replace", "replace", "create"]
+
+
+def test_markers_are_in_column_0() -> None:
+    for block in fences(plan_markdown(EVERYTHING), "diff"):
+        assert all(line[:1] in "+-! @" for line in block.splitlines())
+    assert any(
+        line.startswith("! spec.parallelism: 1 -> 4")
+        for b in fences(plan_markdown(EVERYTHING), "diff")
+        for line in b.splitlines()
+    )
+
+
+def test_every_fence_is_folded() -> None:
+    depth = 0
+    for token in tokens(plan_markdown(EVERYTHING)):
+        if token.type == "html_block":
+            depth += token.content.count("<details>") - token.content.count("</details>")
+        if token.type == "fence" and token.info in ("diff", "mermaid", ""):
+            assert depth > 0
+    assert depth == 0
+
+
+def test_thirty_cells_are_one_row_under_4_kb() -> None:
+    written = plan_markdown(CELLS)
+    assert len(written.encode()) < 4096 and len(rows(written)) == 1 and len(fences(written, "diff")) == 1
+    assert all(c.address in rows(written)[0][2] for c in CELLS.changes)
+
+
+def test_needs_are_a_graph_of_groups() -> None:
+    (graph,) = fences(plan_markdown(EVERYTHING), "mermaid")
+    assert 'n0["extract: create"]' in graph and "n0 --> n1" in graph
+    assert fences(plan_markdown(plan(change("a", Action.CREATE))), "mermaid") == []
+
+
+def test_the_foot_names_command_and_digest() -> None:
+    written = plan_markdown(EVERYTHING, apply_command="flowplan apply pr-7.json")
+    assert fences(written, "sh") == ["flowplan apply pr-7.json\n"]
+    assert EVERYTHING.digest in unescape(written.splitlines()[-1])
+
+
+def large(size: int, **more: Any) -> Plan:
+    """Runs that all differ, a third each destroyed, replaced while live, and created."""
+    made = []
+    for i in range(size // 3):
+        gone = change(f"old-{i}", Action.DESTROY, reasons=(f"removed from team-{i}.yaml",), interrupts=True, run=live())
+        made += [gone, image_bump(f"train[i={i}]", f"a:{i}", f"b:{i}", interrupts=True, run=live())]
+        made.append(change(f"new-{i}", Action.CREATE, after=job(f"new-{i}", image=f"c:{i}", command=("x",) * (i % 7))))
+    return plan(*made, **more)
+
+
+def test_300_runs_fit_and_keep_every_destroy_and_replace() -> None:
+    written = plan_markdown(large(300))
+    assert len(written.encode()) <= 60_000
+    seen = " ".join(row[2] for row in rows(written))
+    for i in range(100):
+        assert re.search(rf"\bold-{i}\b", seen) and f"train[i={i}]" in seen
+    assert "Left out to keep this short" in written
+    is_sound(written)
+
+
+@pytest.mark.parametrize("budget", [60_000, 20_000, 8_000, 4_000])
+@pytest.mark.parametrize("size", [3, 300, 3000])
+def test_the_budget_is_kept_and_said(size: int, budget: int) -> None:
+    written = plan_markdown(large(size), budget=budget)
+    assert len(written.encode()) <= budget
+    is_sound(written)
+    assert plan_markdown(large(size), budget=budget) == written
+
+
+def test_the_least_important_is_dropped_first() -> None:
+    big = {f"K{i}": "v" * 200 for i in range(20)}
+    created = [change(f"c{i}", Action.CREATE, after=job(f"c{i}", image=f"i{i}", **big)) for i in range(20)]
+    written = plan_markdown(plan(*created, image_bump("r")), budget=20_000)
+    assert any("etl:1.5" in block for block in fences(written, "diff"))
+    assert re.search(r"Left out to keep this short: \d+ details of create\.", written)
+
+
+TEXT = st.text(st.sampled_from("`~|<>!-[]()*_#&;@\\\n\r\t $\"'=+:/ab1\x1b\u202e\ud800é"), max_size=30) | st.sampled_from(
+    ["-->", "</details>", "```", "\n```\n", "<script>", "| a |", "]]>", "https://evil.test", "@team", HOSTILE, "</code>"]
+)  # fmt: skip
+
+
+@settings(max_examples=120, deadline=None)
+@given(TEXT, TEXT, TEXT, st.sampled_from(list(Action)))
+def test_nothing_breaks_out(name: str, value: str, words: str, action: Action) -> None:
+    evil = change(
+        name or "a",
+        action,
+        provider=words,
+        reasons=(words, value),
+        after=job(value, value, (value, words)),
+        fields=(FieldChange(f"/Job/{name}", value, words, "replace", words), FieldChange("/b", [value], {words: name}, "in_place", value)),
+        run=RunFacts(words, 1, "x", started_at=value),
+        interrupts=True,
+        warnings=(value,),
+        preflight=(Finding(name, words, name, value, words),),
+        settings=Settings(needs=("up", words)),
+    )  # fmt: skip
+    created = change("up", Action.CREATE, after=job(name, value, A=words), moved_from=value)
+    made = plan(evil, created, project=name, digest=value, diagnostics=(words,))
+    written = plan_markdown(made, apply_command=words)
+    is_sound(written)
+    assert len(rows(written)) == (1 if action is Action.NO_OP else 2)
+    assert all(len(row) == 5 for row in rows(written))
+    assert len(fences(written, "sh")) == 1
