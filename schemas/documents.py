@@ -25,6 +25,7 @@ MAX_ALIASED = 100_000
 
 _ASCII_CONTROL = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]")
 _UNPRINTABLE = "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+_SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,99})")
 _BASED = re.compile(r"0o[0-7]{1,99}|0x[0-9a-fA-F]{1,99}")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -257,12 +258,20 @@ def _compose(text: str, file: str) -> tuple[Any, int]:
             where = _at(second.start_mark, file)
             raise InvalidInput([Diagnostic("holds more than one YAML document", where, hint="split the file at ---")])
     except yaml.MarkedYAMLError as error:
+        if _SURROGATES.search(text):
+            return _compose(_SURROGATES.sub(_joined, text), file)
         raise InvalidInput([_syntax_fault(error, file)]) from None
     except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise InvalidInput([Diagnostic(f"is not YAML: {error}", Position(file, 1, 1))]) from None
     if node.tag == _PLAIN and node.value == "":
         raise InvalidInput([Diagnostic("the file is empty", Position(file, 1, 1))])
     return node, count
+
+
+def _joined(pair: re.Match[str]) -> str:
+    """JSON writes characters such as emoji as two escapes, YAML as one."""
+    high, low = int(pair.group(2), 16), int(pair.group(3), 16)
+    return f"{pair.group(1)}\\U{0x10000 + ((high - 0xD800) << 10) + low - 0xDC00:08x}"
 
 
 def _syntax_fault(error: yaml.MarkedYAMLError, file: str) -> Diagnostic:

@@ -85,9 +85,11 @@ class Checked:
 class OneOf:
     """Metadata of an ``Annotated`` type: what the value must be is decided by its kind, so each fault is told once."""
 
-    def __init__(self, scalar: Any = None, *, mapping: Any = None, items: Any = None, word: str = "a string") -> None:
-        words = {word: scalar, "a list": items, "a mapping": mapping}
-        self.words = " or ".join(text for text, member in words.items() if member is not None)
+    def __init__(
+        self, scalar: Any = None, *, mapping: Any = None, items: Any = None, word: str = "a string", words: str = ""
+    ) -> None:
+        kinds = {word: scalar, "a list": items, "a mapping": mapping}
+        self.words = words or " or ".join(text for text, member in kinds.items() if member is not None)
         known = {TAG + "scalar": scalar, TAG + "map": mapping, TAG + "list": items}
         self.members = {tag: member for tag, member in known.items() if member is not None}
 

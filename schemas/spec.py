@@ -1,6 +1,7 @@
 """The spec, version 1: frozen types that check a document, and the JSON Schema made from them (design 3)."""
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ BUILT_IN_TYPES = ("process", "docker", "kubernetes")
 
 NAME_PATTERN = "^[A-Za-z0-9_\u00a1-\uffff][A-Za-z0-9_.\u00a1-\uffff-]*$"
 IDENTIFIER_PATTERN = "^[A-Za-z_][A-Za-z0-9_-]*$"
+AXIS_WORDS = "a list, a range with from and to, or an expression"
 AXIS_PATTERN = "^(?!index$)[A-Za-z_][A-Za-z0-9_-]*$"
 PROJECT_PATTERN = "^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 ENV_PATTERN = "^[^=\\x00]+$"
@@ -154,7 +156,7 @@ class ProcessBlock(Part):
     )
 
 
-AxisValues = Annotated[Any, f.OneOf(f.Expression, mapping=Range, items=list[f.Scalar], word="an expression")]
+AxisValues = Annotated[Any, f.OneOf(f.Expression, mapping=Range, items=list[f.Scalar], words=AXIS_WORDS)]
 Cell = dict[AxisName, f.Scalar]
 Command = Annotated[Any, f.OneOf(f.Text, items=list[f.Scalar])]
 
@@ -167,6 +169,13 @@ class Matrix(Part):
 
     include: list[Cell] | None = Field(None, description="Cells to add, or values to add to the cells that they match.")
     exclude: list[Cell] | None = Field(None, description="Cells to leave out: those with all of these values.")
+
+    def model_post_init(self, context: Any) -> None:
+        for name in self.model_extra or ():
+            if name == "index":
+                raise f.fault("the axis name index is taken, by ${each.index}")
+            if not re.search(AXIS_PATTERN, name):
+                raise f.fault(f"the axis name {name} must be of letters, digits, _ and -")
 
 
 class Run(Part):
