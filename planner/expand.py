@@ -161,7 +161,9 @@ class _Expander:
             self._address(group)
         desired: list[Desired] = []
         for group in self.groups.values():
-            if not group.broken:
+            if group.broken:
+                self._check_rest(group)
+            else:
                 desired += self._desired(group)
         return tuple(desired)
 
@@ -324,6 +326,7 @@ class _Expander:
             one = _CellRun(self, group, index, cell, address)
             run = one.resolved(1)
             if run is None:
+                self._check_rest(group)
                 break
             module = self._manifests(group, run)
             settings = one.settings(run)
@@ -334,6 +337,12 @@ class _Expander:
             render = _Render(one, run, module, Identity(self.project, self.lineage, address, 1))
             made.append(Desired(address, run.provider, run.type, settings, render))
         return made
+
+    def _check_rest(self, group: _Group) -> None:
+        """What else is wrong with a run that cannot be resolved, so that all faults are told at once."""
+        self.needs(group, group.static.get("needs") or ())
+        if "provider" not in group.dynamic:
+            self._provider(group, group.static.get("provider"))
 
     def _manifests(self, group: _Group, run: ResolvedRun) -> Manifests | None:
         try:

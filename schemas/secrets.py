@@ -152,7 +152,7 @@ def _alternation(forms: set[str]) -> str:
     long = sorted(form for form in forms if len(form) >= _SHORT)
     short = sorted((re.escape(form) for form in forms if len(form) < _SHORT), key=len, reverse=True)
     words = rf"(?<!\w)(?:{'|'.join(short)})(?!\w)" if short else ""
-    return "|".join(part for part in (_shared(long, 0), words) if part)
+    return "|".join(part for part in (_shared(long, 0) if long else "", words) if part)
 
 
 def _shared(forms: list[str], start: int) -> str:

@@ -141,7 +141,7 @@ def test_a_template_without_its_variable_is_an_error_without_values() -> None:
 
 
 def test_compiling_shares_what_does_not_change() -> None:
-    tree = {"a": {"b": [1, 2]}, "c": ["${each.i}", {"d": 1}]}
+    tree: dict[str, Any] = {"a": {"b": [1, 2]}, "c": ["${each.i}", {"d": 1}]}
     node = compiled(tree, (), lambda path, error: None)
     built = Evaluator(Scope(each={"i": 7}), frozenset(), Sealer(b"", lambda s: None), lambda p, e: None).build(node)
     assert built == {"a": {"b": [1, 2]}, "c": [7, {"d": 1}]}

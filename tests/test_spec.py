@@ -103,7 +103,7 @@ def _with(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
     return changed
 
 
-VALUES = [None, True, False, 0, 1, -1, 2.0, 1.5, "", "x", "1", "-1", "2Gi", "10m", "a b", "${var.x}", "a-${each.y}", [], ["x"], [1], [None], [[]], {}, {"x": 1}, {"from_env": "X"}, {"from_env": "X", "from_file": "Y"}, {"from": 1, "to": 2}, {"type": "docker"}, {"type": "nope"}]  # fmt: skip
+VALUES: list[Any] = [None, True, False, 0, 1, -1, 2.0, 1.5, "", "x", "1", "-1", "2Gi", "10m", "a b", "${var.x}", "a-${each.y}", [], ["x"], [1], [None], [[]], {}, {"x": 1}, {"from_env": "X"}, {"from_env": "X", "from_file": "Y"}, {"from": 1, "to": 2}, {"type": "docker"}, {"type": "nope"}]  # fmt: skip
 
 
 def _small() -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""The redactor: no form of a secret gets through, and the rest of the output stays readable."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import threading
+import time
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowplan.schemas.secrets import Redactor
+
+SECRET = 'p@ss "w/ö+rd\\'
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        SECRET,
+        json.dumps(SECRET),
+        json.dumps(SECRET, ensure_ascii=False),
+        repr(SECRET),
+        quote(SECRET),
+        quote(SECRET, safe=""),
+        quote(SECRET, safe="").lower().replace("p@ss", "p@ss"),
+        quote_plus(SECRET),
+        shlex.quote(SECRET),
+        base64.b64encode(SECRET.encode()).decode(),
+        base64.urlsafe_b64encode(SECRET.encode()).decode(),
+        base64.b64encode(SECRET.encode() + b"\n").decode(),
+    ],
+)
+def test_every_form_of_a_secret_is_replaced(shown: str) -> None:
+    redacted = Redactor([SECRET])(f"before {shown} after")
+    assert "(sensitive)" in redacted and redacted.startswith("before ") and redacted.endswith(" after")
+    assert len(redacted) <= len("before (sensitive) after") + 4
+
+
+@pytest.mark.parametrize("before", ["", "u", "us", "user:"])
+def test_base64_of_a_text_around_the_secret(before: str) -> None:
+    header = base64.b64encode(f"{before}correct-horse-battery@".encode()).decode()
+    redacted = Redactor(["correct-horse-battery"])(f"Authorization: Basic {header}")
+    assert "(sensitive)" in redacted
+    left = redacted.removeprefix("Authorization: Basic ").replace("(sensitive)", "")
+    assert len(left) <= len(base64.b64encode(before.encode())) + 6, "only what surrounds the secret is left"
+
+
+def test_lines_of_a_key() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBg\nshort\n-----END KEY-----\n"
+    redactor = Redactor([key])
+    assert redactor("got MIIEvQIBADANBg!") == "got (sensitive)!"
+    assert redactor(key) == "(sensitive)"
+    assert redactor("a short line") == "a short line"
+
+
+def test_the_longest_secret_wins() -> None:
+    assert (
+        Redactor(["hunter2", "hunter2-and-more", "hunter"])("hunter2-and-more hunter2 hunter")
+        == "(sensitive) (sensitive) (sensitive)"
+    )
+
+
+def test_short_values_are_replaced_as_words_only() -> None:
+    redactor = Redactor(["ab", "123", "x", ""])
+    assert redactor("ab cab ab, 123 1234 x") == "(sensitive) cab (sensitive), (sensitive) 1234 x"
+
+
+def test_without_secrets_nothing_happens() -> None:
+    assert Redactor()("a log line") == "a log line"
+    assert Redactor(["", "x"])("a log line x") == "a log line x"
+
+
+def test_learning_more() -> None:
+    redactor = Redactor(["first-secret"])
+    assert redactor("second-secret") == "second-secret"
+    redactor.add(["second-secret"])
+    assert redactor("first-secret second-secret") == "(sensitive) (sensitive)"
+
+
+def test_long_logs_and_many_secrets_are_fast() -> None:
+    redactor = Redactor([f"secret-number-{i}-{'x' * (i % 7)}" for i in range(500)])
+    redactor("warm up")
+    text = "2026-11-21 INFO an ordinary line with words and numbers 12345\n" * 10_000
+    start = time.monotonic()
+    assert redactor(text) == text
+    assert time.monotonic() - start < 2
+
+
+def test_several_threads() -> None:
+    redactor = Redactor()
+    wrong: list[str] = []
+
+    def work(number: int) -> None:
+        for index in range(20):
+            secret = f"secret-{number}-{index}"
+            redactor.add([secret])
+            if secret in redactor(f"a {secret} b"):
+                wrong.append(secret)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@given(st.text(min_size=4, max_size=20), st.text(max_size=20), st.text(max_size=20))
+@settings(deadline=None, max_examples=150)
+def test_no_secret_gets_through(secret: str, before: str, after: str) -> None:
+    redactor = Redactor([secret])
+    text = redactor(f"{before}\n{secret}\n{after}")
+    assert secret not in text.replace("(sensitive)", "\0") or secret in "(sensitive)"
+    assert redactor(json.dumps({"k": secret})).count("(sensitive)") >= 1 or not secret.strip()
+
+
+@given(
+    st.sets(st.text(alphabet="ab(|.*\\[", min_size=4, max_size=8), max_size=12),
+    st.text(alphabet="ab(|.*\\[", max_size=60),
+)
+@settings(deadline=None, max_examples=200)
+def test_many_secrets_at_once(secrets: set[str], text: str) -> None:
+    found = Redactor(secrets)(text)
+    assert not any(secret in piece for piece in found.split("(sensitive)") for secret in secrets)
