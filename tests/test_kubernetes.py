@@ -573,7 +573,7 @@ def test_many_alike_runs_cost_few_requests(world: World, monkeypatch: pytest.Mon
     assert len(sent) < 30
     sent.clear()
     world.provider.observe(list(world.records.values()))
-    assert len(sent) <= 6
+    assert len(sent) <= 8  # jobs, pods, and events where something is gone or waits, in two namespaces
 
 
 def test_the_order_is_not_changed_by_using_it(world: World) -> None:

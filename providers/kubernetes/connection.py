@@ -162,15 +162,21 @@ def _pem(entry: Mapping[str, Any], key: str, source: str) -> str:
 
 
 def _trust(authority: str, *, verify: bool) -> ssl.SSLContext:
+    if not verify:
+        return _no_trust()
     try:
-        tls = ssl.create_default_context(cadata=authority or None)
+        return ssl.create_default_context(cadata=authority or None)
     except ssl.SSLError as error:
         raise ProviderError(
             f"the cluster's certificate-authority is not valid: {error}", reason="BadKubeconfig"
         ) from None
-    if not verify:
-        tls.check_hostname = False
-        tls.verify_mode = ssl.CERT_NONE
+
+
+def _no_trust() -> ssl.SSLContext:
+    """insecure-skip-tls-verify: encrypted, to whoever answers."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname = False
+    tls.verify_mode = ssl.CERT_NONE
     return tls
 
 

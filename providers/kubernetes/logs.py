@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowplan.providers.kubernetes.diagnosis import complete_condition, failed_condition
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path
@@ -15,11 +16,15 @@ from flowplan.providers.protocol import LogLine
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.runs import Recorded
 
+if TYPE_CHECKING:
+    from urllib3.response import BaseHTTPResponse
+
 _READ = 60.0
 """Seconds of silence after which a followed stream is opened again where it was."""
 
 _FALLBACK_LINES = 500
 _POLL, _SLOWEST = 0.2, 2.0
+_LISTEN = 0.3
 _LINE_LIMIT = 256 * 1024
 
 
@@ -130,8 +135,12 @@ class _Reader:
         printed = False
         first = True
         while not self._stop.is_set():
-            ended = self._ended()
-            pods = [pod for pod in self._pods() if pod["metadata"]["uid"] not in finished]
+            try:
+                ended = self._ended()
+                pods = [pod for pod in self._pods() if pod["metadata"]["uid"] not in finished]
+            except EngineUnreachable:
+                self._stop.wait(_SLOWEST)
+                continue
             if first and tail is not None:
                 yield from self._older_tail(pods, tail)
                 finished |= {pod["metadata"]["uid"] for pod in pods[:-1]}
@@ -208,7 +217,7 @@ class _Reader:
 
         path = core_path(self._namespace, "pods", pod["metadata"]["name"]) + "/log"
         response = self._api.stream(path, _READ, **query)
-        waker = _Waker(self._stop, response) if query.get("follow") else None
+        _WAKERS.add(self._stop, response)
         try:
             for line, whole in body_lines(response, _LINE_LIMIT):
                 moment, _, text = line.decode("utf-8", "replace").partition(" ")
@@ -218,8 +227,7 @@ class _Reader:
             if not self._stop.is_set():
                 raise EngineUnreachable("the log stream broke") from None
         finally:
-            if waker:
-                waker.cancel()
+            _WAKERS.remove(response)
             response.close()
 
     def _pods(self) -> list[Any]:
@@ -239,25 +247,38 @@ class _Reader:
         return bool(complete_condition(job) or failed_condition(job))
 
 
-class _Waker:
-    """Hangs up a stream that is silent when the reader is asked to stop."""
+class _Wakers:
+    """Hangs up streams that are silent when their reader is asked to stop: one thread for all readers."""
 
-    def __init__(self, stop: threading.Event, response: Any) -> None:
-        self._stop = stop
-        self._response = response
-        self._done = False
-        self._thread = threading.Thread(target=self._wait, name="logs-stop", daemon=True)
-        self._thread.start()
+    def __init__(self) -> None:
+        self._streams: dict[int, tuple[threading.Event, BaseHTTPResponse]] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
 
-    def _wait(self) -> None:
-        while not self._done:
-            if self._stop.wait(0.5):
-                if not self._done:
-                    hang_up(self._response)
-                return
+    def add(self, stop: threading.Event, response: BaseHTTPResponse) -> None:
+        with self._lock:
+            self._streams[id(response)] = (stop, response)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="logs-stop", daemon=True)
+                self._thread.start()
 
-    def cancel(self) -> None:
-        self._done = True
+    def remove(self, response: BaseHTTPResponse) -> None:
+        with self._lock:
+            self._streams.pop(id(response), None)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_LISTEN)
+            with self._lock:
+                for stop, response in self._streams.values():
+                    if stop.is_set():
+                        hang_up(response)
+                if not self._streams:
+                    self._thread = None
+                    return
+
+
+_WAKERS = _Wakers()
 
 
 def _status(pod: Any, container: str) -> Mapping[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path
-from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID, label, observed, owner
+from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID, has_ended, label, observed, owner
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.runs import Observed, Recorded, Status
@@ -51,13 +52,35 @@ def _in_namespace(api: Api, namespace: str, records: Sequence[Recorded], lineage
     pods = by_owner(_list(api, core_path(namespace, "pods"), selector)) if interesting else {}
     gone = [r for r in records if r.run_id not in jobs]
     ends = ended_by_events(api, namespace, gone)
+    events = _events_if_needed(api, namespace, jobs.values(), pods)
+
+    def look(job: Object) -> Observed:
+        return observed(job, pods.get(job["metadata"]["uid"], []), cluster, events)
+
     found = [
-        _present(jobs[r.run_id], pods, cluster, r) if r.run_id in jobs else absent(r, ends.get(r.run_id))
-        for r in records
+        as_recorded(look(jobs[r.run_id]), r) if r.run_id in jobs else absent(r, ends.get(r.run_id)) for r in records
     ]
-    return found + [
-        observed(job, pods.get(job["metadata"]["uid"], []), cluster) for r, job in jobs.items() if r not in known
-    ]
+    return found + [look(job) for run_id, job in jobs.items() if run_id not in known]
+
+
+def _events_if_needed(api: Api, namespace: str, jobs: Iterable[Object], pods: Mapping[str, list[Any]]) -> list[Any]:
+    """Warnings, when a Job waits for longer than a start takes and neither it nor its pods say why."""
+    for job in jobs:
+        if has_ended(job):
+            continue
+        seen = observed(job, pods.get(job["metadata"]["uid"], []), "")
+        if seen.status is Status.PENDING and not seen.reason and _age(job) > _SLOW_START:
+            return events_of(api, namespace, "type=Warning")
+    return []
+
+
+_SLOW_START = 5.0
+
+
+def _age(job: Object) -> float:
+    """Seconds since the Job was created."""
+    created = job["metadata"].get("creationTimestamp")
+    return (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds() if created else 0.0
 
 
 def _list(api: Api, path: str, selector: str) -> list[Any]:
@@ -79,11 +102,6 @@ def by_owner(pods: Iterable[Any]) -> dict[str, list[Any]]:
     for pod in pods:
         groups[owner(pod)].append(pod)
     return groups
-
-
-def _present(job: Object, pods: Mapping[str, list[Any]], cluster: str, record: Recorded) -> Observed:
-    seen = observed(job, pods.get(job["metadata"]["uid"], []), cluster)
-    return as_recorded(seen, record)
 
 
 def as_recorded(seen: Observed, record: Recorded) -> Observed:
@@ -122,9 +140,9 @@ _ENDS = {
 def ended_by_events(api: Api, namespace: str, records: Sequence[Recorded]) -> dict[str, Observed]:
     """How Jobs that a TTL removed before anybody looked have ended: the job controller's own events tell, for an hour.
 
-    One list, and only when a run that was live is gone.
+    One list, and only when a run that was live is gone. A Job without a TTL is gone because somebody deleted it.
     """
-    lost = {str(r.handle["uid"]): r for r in records if r.status.live and r.handle.get("uid")}
+    lost = {str(r.handle["uid"]): r for r in records if r.status.live and r.handle.get("uid") and _has_ttl(r)}
     if not lost:
         return {}
     ends: dict[str, Observed] = {}
@@ -134,6 +152,10 @@ def ended_by_events(api: Api, namespace: str, records: Sequence[Recorded]) -> di
         if record is not None and status is not None:
             ends[record.run_id] = _end(record, status, event)
     return ends
+
+
+def _has_ttl(record: Recorded) -> bool:
+    return ((record.objects.get("Job") or {}).get("spec") or {}).get("ttlSecondsAfterFinished") is not None
 
 
 def _end(record: Recorded, status: Status, event: Object) -> Observed:

@@ -30,7 +30,8 @@ MANAGER = "flowplan"
 _CONNECT, _READ, _QUICK = 10.0, 35.0, 5.0
 _TRIES = 5
 _RETRIED = frozenset({429, 500, 502, 503, 504})
-_CONNECTIONS = 32
+_CONNECTIONS = 256
+"""Kept open at most; more than that many threads would make urllib3 complain."""
 
 
 class Api:
