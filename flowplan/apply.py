@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -112,22 +112,27 @@ class Runner:
         secrets: dict[str, str],
         interrupted: threading.Event,
         follow: Sequence[str] = (),
+        observed: Sequence[Observed] = (),
     ) -> None:
         self.plan, self.store, self.engines, self.lock, self.sink = plan, store, engines, lock, sink
         self.options, self.secrets, self.interrupted = options, secrets, interrupted
         self.outcome = Outcome(left_out={c.address: c.skipped for c in plan.changes if c.skipped})
         self.inbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-        self.records = store.records()
+        self.records: dict[str, Recorded] = {}
+        self.by_run: dict[str, str] = {}
+        for record in store.records().values():
+            self._keep(record)
         self.steps = steps_of(plan.changes)
         self.waiting = dict(self.steps)
         self.followed = {a for a in self.records if a in {c.address for c in plan.changes}} | set(follow)
         self.watches = Watches(engines, self.inbox)
-        self.logs = LogStreams(engines, sink.log)
+        self.logs = LogStreams(engines, sink.log, sink.redactor)
         self.working = 0
         self.former: dict[str, list[Recorded]] = {}
-        for record in store.leftovers():
+        for record in self._with_tails(store.leftovers()):
             if record.status is not Status.DESTROYED:  # what was forgotten is left alone
                 self.former.setdefault(record.address, []).append(record)
+        self.observed = observed
         self.expired: set[str] = set()
         self.said_locked = False
         self.pool: ThreadPoolExecutor
@@ -145,6 +150,7 @@ class Runner:
         with ThreadPoolExecutor(self.options.parallelism, thread_name_prefix="apply") as self.pool:
             try:
                 self._move()
+                self._observed(self.observed)
                 self._follow([r for a, r in self.records.items() if a in self.followed and r.status.live])
                 while self._unfinished():
                     self._absorb(self._messages())
@@ -155,6 +161,15 @@ class Runner:
         self.logs.close()
         self._sum_up()
         return self.outcome
+
+    def _keep(self, record: Recorded) -> None:
+        self.records[record.address] = record
+        self.by_run[record.run_id] = record.address
+
+    def _with_tails(self, records: Sequence[Recorded]) -> list[Recorded]:
+        """The records with the stored end of their output, so that it is not fetched again before a removal."""
+        tails = self.store.tails([r.run_id for r in records]) if records else {}
+        return [replace(r, output_tail=tails[r.run_id]) if r.run_id in tails else r for r in records]
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
@@ -200,6 +215,8 @@ class Runner:
         for one in done:
             self._settle(one)
         for kind, message in messages:
+            if kind == "defect":
+                raise message
             if kind == "tail":
                 self._store_tail(*message)
             elif kind == "trouble":
@@ -208,10 +225,16 @@ class Runner:
     def _submit(self, job: Callable[..., jobs.Done], *args: Any, **options: Any) -> None:
         self.working += 1
 
-        def work() -> None:
-            self.inbox.put(("done", job(*args, **options)))
+        self._in_background("done", job, *args, **options)
 
-        self.pool.submit(work)
+    def _in_background(self, kind: str, work: Callable[..., Any], *args: Any, **options: Any) -> None:
+        """Call ``work`` in a worker; its result, or a defect, comes back through the inbox."""
+
+        def report(future: Future[Any]) -> None:
+            defect = future.exception()
+            self.inbox.put(("defect", defect) if defect else (kind, future.result()))
+
+        self.pool.submit(work, *args, **options).add_done_callback(report)
 
     # -- starting -----------------------------------------------------------------------------------------------
 
@@ -228,7 +251,7 @@ class Runner:
     def _ready(self) -> list[Step]:
         room = self.options.parallelism - self.working
         ready: list[Step] = []
-        groups: dict[str, int] = {}
+        groups = self._live_by_group() if room > 0 else {}
         for address, step in list(self.waiting.items()):
             if len(ready) >= room:
                 break
@@ -237,7 +260,8 @@ class Runner:
             verdict = self._verdict(step, groups)
             if verdict == "go":
                 ready.append(step)
-                groups[step.change.settings.group] = groups.get(step.change.settings.group, 0) + 1
+                if step.change.action.starts:
+                    groups[step.change.settings.group] = groups.get(step.change.settings.group, 0) + 1
             elif verdict:
                 self._skip(address, verdict)
         return ready
@@ -256,7 +280,7 @@ class Runner:
             if old and old.status.live:
                 return ""
         limit = change.settings.max_parallel
-        if limit is not None and self._group_size(change, groups) >= limit:
+        if limit is not None and groups.get(change.settings.group, 0) >= limit:
             return ""
         return "go"
 
@@ -276,13 +300,13 @@ class Runner:
             return ""
         return f"{need}, which it needs, {'could not start' if record.status.live else _ended(record)}"
 
-    def _group_size(self, change: Change, groups: dict[str, int]) -> int:
-        live = sum(
-            1
-            for r in self.records.values()
-            if r.settings.group == change.settings.group and r.status.live and r.address != change.address
-        )
-        return live + groups.get(change.settings.group, 0)
+    def _live_by_group(self) -> dict[str, int]:
+        """How many runs of each group are live; those that a step would replace count as its own."""
+        sizes: dict[str, int] = {}
+        for address, record in self.records.items():
+            if record.status.live and address not in self.waiting:
+                sizes[record.settings.group] = sizes.get(record.settings.group, 0) + 1
+        return sizes
 
     def _skip(self, address: str, why: str) -> None:
         self.waiting.pop(address).state = "done"
@@ -321,13 +345,13 @@ class Runner:
             change = step.change
             old = self.records.get(change.address)
             if old and old.present and old.run_id != change.run_id:
-                self.former.setdefault(change.address, []).append(old)
+                self.former.setdefault(change.address, []).extend(self._with_tails([old]))
             items.append(self._intended(change))
         if not items:
             return
         self._tell(self.store.intend(items, plan_digest=self.plan.digest))
         for item in items:
-            self.records[item.address] = item
+            self._keep(item)
             self.followed.add(item.address)
 
     def _intended(self, change: Change) -> Recorded:
@@ -351,30 +375,50 @@ class Runner:
         step.state = "working"
         record = self.records.get(change.address)
         if change.action is Action.DESTROY:
-            self._submit(jobs.destroy, self.engines, change.address, self._attempts(change.address, record))
+            self._submit(
+                jobs.destroy, self.engines, self.sink.redactor, change.address, self._attempts(change.address, record)
+            )
         elif change.action is Action.UPDATE and record:
-            self._submit(jobs.update, self.engines, record, self._order(change), change.fields)
+            fields = () if self.plan.mode == "refresh_only" else change.fields
+            self._submit(jobs.update, self.engines, record, self._order(change), fields)
         elif change.action.starts or change.action is Action.ADOPT:
             if change.address not in self.records:
                 self._adopt_unknown(change)
             former = [] if change.action is Action.ADOPT else self.former.pop(change.address, [])
             first = change.settings.replace == "start_first" and change.action is Action.REPLACE
-            self._submit(jobs.start, self.engines, change.provider, self._order(change), former, first=first)
+            self._submit(
+                jobs.start,
+                self.engines,
+                self.sink.redactor,
+                change.address,
+                change.provider,
+                self._order(change),
+                former,
+                first=first,
+            )
         else:
             self._forget(step)
 
     def _adopt_unknown(self, change: Change) -> None:
         record = self._intended(change)
         self._tell(self.store.intend([record], plan_digest=self.plan.digest))
-        self.records[change.address] = record
+        self._keep(record)
         self.followed.add(change.address)
 
     def _attempts(self, address: str, record: Recorded | None) -> list[Recorded]:
         """All attempts whose objects may still be on the engine, newest last."""
-        return [*self.former.pop(address, []), *([record] if record and record.present else [])]
+        newest = [record] if record and record.present else []
+        return [*self.former.pop(address, []), *self._with_tails(newest)]
 
     def _order(self, change: Change) -> Any:
-        return jobs.order_of(change, project=self.plan.project, lineage=self.plan.lineage, secrets=self.secrets)
+        record = self.records.get(change.address)
+        return jobs.order_of(
+            change,
+            project=self.plan.project,
+            lineage=self.plan.lineage,
+            secrets=self.secrets,
+            born_as=record.born_as if record and not change.action.starts else "",
+        )
 
     def _move(self) -> None:
         for step in list(self.waiting.values()):
@@ -384,7 +428,8 @@ class Runner:
                 record = self.store.record(change.address)
                 self.records.pop(change.moved_from, None)
                 if record:
-                    self.records[change.address] = record
+                    self._keep(record)
+                self.store.note_plan(self.plan.digest, [change.address])
                 self.sink.note(f"{change.moved_from} is now {change.address}")
                 if change.action is Action.NO_OP:
                     self._finished(step)
@@ -404,8 +449,8 @@ class Runner:
 
     def _settle_removed(self, done: jobs.Done) -> None:
         """Former attempts that are gone: cancelled when they were live."""
-        for run_id, text in done.tails.items():
-            self.store.set_tail(run_id, self.sink.redactor(text))
+        if done.tails:
+            self.store.set_tails(done.tails)
         for record in done.removed:
             if record.status.live:
                 reason = "Expired" if record.run_id in self.expired else "Stopped"
@@ -439,7 +484,7 @@ class Runner:
             )
         record = self.store.record(change.address)
         if record:
-            self.records[change.address] = record
+            self._keep(record)
             if record.status.live:
                 self._follow([record])
         self._finished(step)
@@ -474,7 +519,7 @@ class Runner:
     def _refreshed(self, address: str) -> None:
         record = self.store.record(address)
         if record:
-            self.records[address] = record
+            self._keep(record)
 
     # -- following ----------------------------------------------------------------------------------------------
 
@@ -483,22 +528,23 @@ class Runner:
             return
         self.watches.add(records)
         for record in records:
-            if (
-                self.options.stream
-                and record.settings.stream_output
-                and record.status in (Status.PENDING, Status.RUNNING)
-            ):
-                self.logs.start(record)
+            if record.status in (Status.PENDING, Status.RUNNING):
+                self._show_output(record)
+
+    def _show_output(self, record: Recorded) -> None:
+        """Stream a run's output; also of one that ended before anybody looked."""
+        if self.options.stream and record.settings.stream_output and not self.options.detach:
+            self.logs.start(record)
 
     def _observed(self, seen: Sequence[Observed]) -> None:
         """Store what the engines said; a run that ended gives its last output."""
-        by_run = {r.run_id: r.address for r in self.records.values()}
-        known = [s for s in seen if s.run_id in by_run]
+        redactor = self.sink.redactor
+        known = [replace(s, message=redactor(s.message)) for s in seen if s.run_id in self.by_run]
         if not known:
             return
         events = self.store.observe(known)
         for one in known:
-            self._refreshed(by_run[one.run_id])
+            self._refreshed(self.by_run[one.run_id])
         self._tell(events)
         for event in events:
             record = self.records.get(event.address)
@@ -511,18 +557,19 @@ class Runner:
         if record.status is not Status.SUCCEEDED:
             self.outcome.failed[record.address] = _ended(record)
         if record.status is not Status.LOST:
+            self._show_output(record)
             self.working += 1
-            self.pool.submit(self._fetch_tail, record)
+            self._in_background("tail", self._fetch_tail, record)
 
-    def _fetch_tail(self, record: Recorded) -> None:
+    def _fetch_tail(self, record: Recorded) -> tuple[str, str]:
         self.logs.wait(record.run_id, 5.0)
-        self.inbox.put(("tail", (record.run_id, tail_of(self.engines, record))))
+        return record.run_id, tail_of(self.engines, record, self.sink.redactor)
 
     def _store_tail(self, run_id: str, text: str) -> None:
         self.working -= 1
         self.logs.forget(run_id)
         if text:
-            self.store.set_tail(run_id, self.sink.redactor(text))
+            self.store.set_tail(run_id, text)
 
     def _enforce_limits(self) -> None:
         """Limits that an engine does not keep: ``start_timeout``, and ``timeout`` of containers."""
@@ -533,7 +580,7 @@ class Runner:
                 continue
             self.expired.add(record.run_id)
             self.sink.note(f"{record.address}: {reason} of {limit:g}s passed, stopping it")
-            self._submit(jobs.expire, self.engines, record)
+            self._submit(jobs.expire, self.engines, self.sink.redactor, record)
 
     def _settle_expired(self, done: jobs.Done, record: Recorded | None) -> None:
         """The object is gone first, then the end is reported: it can never start after all (L2)."""

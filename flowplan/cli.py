@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -24,7 +24,7 @@ state_app = typer.Typer(help="Look into the state and repair it.", no_args_is_he
 app.add_typer(state_app, name="state")
 
 # The base of typer's own usage errors; typer does not export it by name.
-_UsageError = typer.BadParameter.__mro__[1]
+_UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
 Spec = Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="The spec; default flowplan.yaml.")]
 State = Annotated[

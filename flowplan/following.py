@@ -12,6 +12,7 @@ from flowplan.engines import Engines
 from flowplan.providers.protocol import LogLine
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError
 from flowplan.schemas.runs import Observed, Recorded
+from flowplan.schemas.secrets import Redactor, tokens_in
 
 Seen = tuple[str, Any]
 """A message for the main loop: ("seen", Observed) or ("trouble", FlowplanError)."""
@@ -83,9 +84,12 @@ class Watches:
 class LogStreams:
     """Readers of the output of live runs, at most ``limit`` at once; the rest start as others end."""
 
-    def __init__(self, engines: Engines, show: Callable[[str, LogLine], None], *, limit: int = 64) -> None:
+    def __init__(
+        self, engines: Engines, show: Callable[[str, LogLine], None], redactor: Redactor, *, limit: int = 64
+    ) -> None:
         self._engines = engines
         self._show = show
+        self._redactor = redactor
         self._slots = threading.Semaphore(limit)
         self._threads: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
@@ -101,6 +105,7 @@ class LogStreams:
         with self._slots:
             try:
                 provider = self._engines.provider(record.provider)
+                learn_secrets(self._engines, record, self._redactor)
                 for line in provider.logs(record, follow=True, tail=None, stop=self._stop):
                     if self._stop.is_set():
                         return
@@ -126,11 +131,18 @@ class LogStreams:
         self._stop.set()
 
 
-def tail_of(engines: Engines, record: Recorded, lines: int = 100) -> str:
-    """The last lines of a run's output; "" when the engine has none."""
+def learn_secrets(engines: Engines, record: Recorded, redactor: Redactor) -> None:
+    """Teach the redactor the secrets that a run was given, which this flowplan may not have been told."""
+    if tokens_in(record.objects):
+        redactor.add(engines.provider(record.provider).secret_values(record))
+
+
+def tail_of(engines: Engines, record: Recorded, redactor: Redactor, lines: int = 100) -> str:
+    """The last lines of a run's output, redacted; "" when the engine has none."""
     try:
+        learn_secrets(engines, record, redactor)
         provider = engines.provider(record.provider)
-        return "\n".join(line.text for line in provider.logs(record, follow=False, tail=lines))
+        return redactor("\n".join(line.text for line in provider.logs(record, follow=False, tail=lines)))
     except FlowplanError:
         # The end of the run is what matters; that its output is gone is told by `flowplan logs`.
         return ""

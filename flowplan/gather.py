@@ -48,7 +48,7 @@ class Gathered:
 
     Attributes:
         secrets: token -> value, in memory only.
-        findings: True when a preflight ran.
+        observed: what the engines said; the plan rests on it, and apply records it first.
     """
 
     plan: Plan
@@ -56,7 +56,7 @@ class Gathered:
     engines: Engines
     redactor: Redactor
     secrets: dict[str, str]
-    warnings: list[Diagnostic] = field(default_factory=list)
+    observed: Sequence[Observed] = ()
 
     def close(self) -> None:
         """Release the state and the engines."""
@@ -112,7 +112,7 @@ def gather_spec(request: Request, spec_path: Path) -> Gathered:
         refreshed=request.refresh,
         flowplan_version=__version__,
     )
-    return Gathered(_sealed(plan), store, engines, redactor, dict(sealer.values))
+    return Gathered(_sealed(plan), store, engines, redactor, dict(sealer.values), decided.observed)
 
 
 def gather_destroy(request: Request) -> Gathered:
@@ -140,7 +140,7 @@ def gather_destroy(request: Request) -> Gathered:
         refreshed=request.refresh,
         flowplan_version=__version__,
     )
-    return Gathered(_sealed(plan), store, engines, Redactor(secrets.values()), secrets)
+    return Gathered(_sealed(plan), store, engines, Redactor(secrets.values()), secrets, decided.observed)
 
 
 def gather_plan(request: Request, reviewed: Plan) -> Gathered:
@@ -170,7 +170,7 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
     desired = desired_runs(reviewed)
     decided = _decide(store, engines, desired, replace(request, options=options))
     plan = replace(reviewed, changes=decided.changes, serial=store.serial, targets=decided.targets)
-    return Gathered(_sealed(plan), store, engines, Redactor(secrets.values()), secrets)
+    return Gathered(_sealed(plan), store, engines, Redactor(secrets.values()), secrets, decided.observed)
 
 
 def _check_project(store: Store, project: str) -> None:
@@ -205,7 +205,7 @@ def _resolve_plan(reviewed: Plan, given: Given, directory: Path, key: bytes) -> 
 
     def template(source: SecretSource) -> str | None:
         known = {name: values.get(name) for name in source.variables}
-        return evaluate_template(source, known) if None not in known.values() else None  # type: ignore[arg-type]
+        return evaluate_template(source, known) if None not in known.values() else None
 
     return resolve(reviewed.secrets, directory=directory, key=key, known={}, template=template)
 
@@ -248,6 +248,7 @@ class _Decided:
     changes: tuple[Change, ...]
     diagnostics: tuple[Diagnostic, ...]
     targets: dict[str, Any]
+    observed: tuple[Observed, ...]
 
 
 def _decide(store: Store, engines: Engines, desired: Sequence[Desired], request: Request) -> _Decided:
@@ -271,7 +272,7 @@ def _decide(store: Store, engines: Engines, desired: Sequence[Desired], request:
     history = store.history([c.address for c in changes if c.before is not None]) if changes else {}
     changes = tuple(replace(c, history=_history(history[c.address])) if history.get(c.address) else c for c in changes)
     targets = {name: target.document() for name, target in sorted(engines.targets().items())}
-    return _Decided(changes, decided.diagnostics, targets)
+    return _Decided(changes, decided.diagnostics, targets, tuple(observed.values()))
 
 
 def _history(ends: Sequence[tuple[str, float | None]]) -> dict[str, Any]:

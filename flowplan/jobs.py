@@ -11,6 +11,7 @@ from flowplan.providers.protocol import Order
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.plans import Change, FieldChange
 from flowplan.schemas.runs import Identity, Observed, Recorded
+from flowplan.schemas.secrets import Redactor
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +29,32 @@ class Done:
     error: FlowplanError | None = None
 
 
-def order_of(change: Change, *, project: str, lineage: str, secrets: Mapping[str, str]) -> Order:
+def order_of(change: Change, *, project: str, lineage: str, secrets: Mapping[str, str], born_as: str = "") -> Order:
     """The order for the attempt that a change creates or updates."""
-    born_as = change.moved_from or change.address
-    identity = Identity(project, lineage, born_as, change.attempt)
+    identity = Identity(project, lineage, born_as or change.address, change.attempt)
     return Order(identity, change.name, change.after or {}, change.settings, secrets)
 
 
-def start(engines: Engines, provider: str, order: Order, former: Sequence[Recorded], *, first: bool) -> Done:
+def start(
+    engines: Engines,
+    redactor: Redactor,
+    address: str,
+    provider: str,
+    order: Order,
+    former: Sequence[Recorded],
+    *,
+    first: bool,
+) -> Done:
     """Create an attempt; the objects of former attempts go before it, or after it when ``first``."""
-    address = order.identity.address
     removed: tuple[Recorded, ...] = ()
     tails: dict[str, str] = {}
     seen = None
     try:
         if not first:
-            removed = _remove(engines, former, tails)
+            removed = _remove(engines, redactor, former, tails)
         seen = engines.provider(provider).create(order)
         if first:
-            removed = _remove(engines, former, tails)
+            removed = _remove(engines, redactor, former, tails)
     except FlowplanError as error:
         return Done(address, seen, removed, tails, error)
     return Done(address, seen, removed, tails)
@@ -62,28 +70,31 @@ def update(engines: Engines, record: Recorded, order: Order, fields: Sequence[Fi
     return Done(record.address, seen)
 
 
-def destroy(engines: Engines, address: str, attempts: Sequence[Recorded]) -> Done:
+def destroy(engines: Engines, redactor: Redactor, address: str, attempts: Sequence[Recorded]) -> Done:
     """Stop and remove the objects of all attempts at an address."""
     tails: dict[str, str] = {}
     removed: tuple[Recorded, ...] = ()
     try:
-        removed = _remove(engines, attempts, tails)
+        removed = _remove(engines, redactor, attempts, tails)
     except FlowplanError as error:
         return Done(address, None, removed, tails, error)
     return Done(address, None, removed, tails)
 
 
-def _remove(engines: Engines, attempts: Sequence[Recorded], tails: dict[str, str]) -> tuple[Recorded, ...]:
+def _remove(
+    engines: Engines, redactor: Redactor, attempts: Sequence[Recorded], tails: dict[str, str]
+) -> tuple[Recorded, ...]:
     removed = []
     for record in attempts:
         engines.check_target(record.provider, record.target, record.address)
-        if record.status.live and not record.output_tail:
-            tails[record.run_id] = tail_of(engines, record)
+        if not record.output_tail:
+            tail = tail_of(engines, record, redactor)
+            tails.update({record.run_id: tail} if tail else {})
         engines.provider(record.provider).delete(record, record.settings.grace_period)
         removed.append(record)
     return tuple(removed)
 
 
-def expire(engines: Engines, record: Recorded) -> Done:
+def expire(engines: Engines, redactor: Redactor, record: Recorded) -> Done:
     """Stop and remove a run that passed a time limit which its engine does not keep."""
-    return destroy(engines, record.address, [record])
+    return destroy(engines, redactor, record.address, [record])

@@ -55,7 +55,7 @@ class Output:
             except BrokenPipeError:
                 silence(stream)
             except UnicodeEncodeError:
-                encoding = stream.encoding or "ascii"
+                encoding = str(getattr(stream, "encoding", None) or "ascii")
                 safe = self.redactor(text).encode(encoding, "backslashreplace").decode(encoding)
                 stream.write(safe + "\n")
                 stream.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flowplan.planner.diff import changed_fields, drifted_fields, settings_fields
+from flowplan.planner.diff import changed_fields, drifted_fields, patched, settings_fields
 from flowplan.planner.manifests import IN_PLACE, Manifests
 from flowplan.planner.reasons import changed_sentence, current, facts_of, how_it_ended
 from flowplan.schemas.plans import Action, Change, FieldChange, RunFacts
@@ -87,7 +87,7 @@ def _comparison(case: Decision, record: Recorded) -> Change:
     moved = _engine_changed(case, record)
     action, reasons = _action(case, status, facts, fields, moved)
     if case.refresh_only:
-        action, reasons = _refresh_only(fields, record, facts)
+        return _refreshed(case, record, facts, tuple(f for f in fields if f.drift))
     rendered = case.desired.render(max(record.attempt, case.next_attempt - 1) + 1) if action.starts else as_recorded
     change = replace(
         _change(case, action, rendered, *reasons),
@@ -166,14 +166,19 @@ def _rest(status: Status, facts: RunFacts, rerun: str) -> str:
     return f"{how_it_ended(facts)}; `rerun: {rerun}` leaves it so"
 
 
-def _refresh_only(fields: tuple[FieldChange, ...], record: Recorded, facts: RunFacts) -> tuple[Action, list[str]]:
-    """Only what happened outside flowplan is shown: drift and status."""
-    drift = [f for f in fields if f.drift]
+def _refreshed(case: Decision, record: Recorded, facts: RunFacts, drift: tuple[FieldChange, ...]) -> Change:
+    """Only what happened outside flowplan: drift, to be recorded as it is, and the status."""
+    taken = tuple(replace(f, before=f.recorded, after=f.before, effect=IN_PLACE, rule="only recorded") for f in drift)
+    rendered = Rendered(
+        patched(record.objects, [replace(f, drift=False) for f in taken]), record.name, record.run_id, record.attempt
+    )
     if drift:
-        return Action.UPDATE, [changed_sentence(drift)]
-    if facts.status != record.status:
-        return Action.NO_OP, [f"now {how_it_ended(facts)}"]
-    return Action.NO_OP, ["as recorded"]
+        change = _change(case, Action.UPDATE, rendered, changed_sentence(drift))
+    else:
+        moved_on = facts.status != record.status
+        change = _change(case, Action.NO_OP, rendered, f"now {how_it_ended(facts)}" if moved_on else "as recorded")
+    live = _live_fingerprint(Status(facts.status), facts, drift)
+    return replace(change, before=record.objects, fields=taken, run=facts, live=live, settings=record.settings)
 
 
 def _live_fingerprint(status: Status, facts: RunFacts, fields: tuple[FieldChange, ...]) -> str:

@@ -337,6 +337,7 @@ def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Seq
             secrets=gathered.secrets,
             interrupted=interrupted,
             follow=follow,
+            observed=gathered.observed,
         )
         return runner.run()
 

@@ -13,6 +13,7 @@ from flowplan.commands.planning import check_format
 from flowplan.gather import engines_of, observe
 from flowplan.output import Output, harmless
 from flowplan.planner.plan import names
+from flowplan.refreshing import record_observed
 from flowplan.schemas.errors import InvalidInput, ProviderError
 from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded
@@ -66,7 +67,7 @@ def status(state: Path, addresses: Sequence[str], refresh: bool, format: str) ->
 
 def refresh_statuses(store: Store, state: Path, output: Output) -> None:
     """Record what the engines say now; one that does not answer leaves what is recorded, and says so."""
-    engines, _ = engines_of(store, state)
+    engines, redactor = engines_of(store, state)
     by_provider: dict[str, dict[str, Recorded]] = {}
     for address, record in store.records().items():
         by_provider.setdefault(record.provider, {})[address] = record
@@ -74,7 +75,7 @@ def refresh_statuses(store: Store, state: Path, output: Output) -> None:
         try:
             seen, _ = observe(store, engines, records)
             if not store.read_only:
-                store.observe(list(seen.values()))
+                record_observed(store, engines, list(seen.values()), redactor)
         except ProviderError as error:
             output.note(f"warning: provider {name} was not asked, its runs are shown as recorded: {error}")
     engines.close()
@@ -110,7 +111,9 @@ def _status_text(document: Mapping[str, Any], output: Output) -> None:
     from flowplan.render.tables import status_table
     from flowplan.terminal import use_colour, width
 
-    output.lines(status_table(document, width=width(sys.stdout), colour=use_colour(sys.stdout), now=datetime.now(UTC)))
+    output.lines(
+        status_table(document["runs"], width=width(sys.stdout), colour=use_colour(sys.stdout), now=datetime.now(UTC))
+    )
 
 
 def events(state: Path, address: str | None, after: int, format: str) -> None:
@@ -128,7 +131,7 @@ def events(state: Path, address: str | None, after: int, format: str) -> None:
     else:
         from flowplan.render.tables import event_lines
 
-        output.lines(event_lines(found))
+        output.lines(event_lines(event.document() for event in found))
     store.close()
 
 

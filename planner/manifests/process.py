@@ -13,6 +13,9 @@ from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic, Path, Position, dotted
 
+KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
+"""Settings that are part of the objects: the supervisor keeps them."""
+
 DEFAULT_GRACE = 30.0
 """Seconds between TERM and KILL when the run does not say."""
 

@@ -61,6 +61,7 @@ class Project:
     def run(self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = PATIENCE) -> Result:
         done = subprocess.run(
             [FLOWPLAN, *arguments],
+            check=False,
             cwd=self.directory,
             env={**os.environ, **self.env, **(env or {})},
             stdin=subprocess.DEVNULL,

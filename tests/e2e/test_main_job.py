@@ -54,15 +54,15 @@ def test_detailed_exit_code(project: Project) -> None:
 def test_what_was_planned_is_what_runs(project: Project) -> None:
     project.write(
         HELLO.replace(
-            '[echo, "hello world"]', "[sh, -c, 'pwd; echo $K; echo $0 $1', zero, \"a  b\"]\n    env: {K: 1.10}"
+            '[echo, "hello world"]', "[sh, -c, 'pwd; echo $K; echo \"$1\"', zero, \"a  b\"]\n    env: {K: 1.10}"
         )
     )
     [change] = project.plan()["changes"]
     process = change["after"]["Process"]
-    assert process["argv"] == ["sh", "-c", "pwd; echo $K; echo $0 $1", "zero", "a  b"]
+    assert process["argv"] == ["sh", "-c", 'pwd; echo $K; echo "$1"', "zero", "a  b"]
     assert process["env"] == {"K": "1.10"}
     out = project.ok("apply", "--yes").out.splitlines()
-    assert out == [f"hello | {process['cwd']}", "hello | 1.10", "hello | zero a  b"]
+    assert out == [f"hello | {process['cwd']}", "hello | 1.10", "hello | a  b"]
 
 
 @pytest.mark.parametrize(
