@@ -124,7 +124,8 @@ class Runner:
             self._keep(record)
         self.steps = steps_of(plan.changes)
         self.waiting = dict(self.steps)
-        self.followed = {a for a in self.records if a in {c.address for c in plan.changes}} | set(follow)
+        wanted = {c.address for c in plan.changes} | {n for s in self.waiting.values() for n in s.change.settings.needs}
+        self.followed = (wanted & self.records.keys()) | set(follow)
         self.watches = Watches(engines, self.inbox)
         self.logs = LogStreams(engines, sink.log, sink.redactor)
         self.working = 0
@@ -134,7 +135,9 @@ class Runner:
                 self.former.setdefault(record.address, []).append(record)
         self.observed = observed
         self.expired: set[str] = set()
+        self.stopping: set[str] = set()
         self.said_locked = False
+        self.lock_was_away = False
         self.pool: ThreadPoolExecutor
 
     def run(self) -> Outcome:
@@ -243,6 +246,7 @@ class Runner:
         ready = self._ready()
         if not ready or not self._locked():
             return
+        ready = self._still_as_planned(ready)
         starting = [s for s in ready if s.change.action.starts]
         self._intend(starting)
         for step in ready:
@@ -325,18 +329,25 @@ class Runner:
                 self.said_locked = True
             return False
         self.said_locked = False
-        return self._still_as_planned()
+        self.lock_was_away = True
+        return True
 
-    def _still_as_planned(self) -> bool:
+    def _still_as_planned(self, ready: list[Step]) -> list[Step]:
         """After the lock was away: leave out runs that somebody else changed meanwhile."""
-        for address, step in list(self.waiting.items()):
-            record = self.store.record(address)
-            ours = self.records.get(address)
-            if (record.run_id if record else None) != (ours.run_id if ours else None):
+        if not self.lock_was_away:
+            return ready
+        self.lock_was_away = False
+        left = []
+        for step in ready:
+            address = step.change.address
+            record, ours = self.store.record(address), self.records.get(address)
+            if (record.run_id if record else None) == (ours.run_id if ours else None):
+                left.append(step)
+            else:
                 self.waiting.pop(address)
                 step.state = "done"
                 self._error(address, ProviderError("another apply changed this run meanwhile; it was left alone"))
-        return True
+        return left
 
     def _intend(self, starting: Sequence[Step]) -> None:
         """Commit the intents before any engine is called (write-ahead)."""
@@ -375,9 +386,9 @@ class Runner:
         step.state = "working"
         record = self.records.get(change.address)
         if change.action is Action.DESTROY:
-            self._submit(
-                jobs.destroy, self.engines, self.sink.redactor, change.address, self._attempts(change.address, record)
-            )
+            attempts = self._attempts(change.address, record)
+            self._stop(attempts)
+            self._submit(jobs.destroy, self.engines, self.sink.redactor, change.address, attempts)
         elif change.action is Action.UPDATE and record:
             fields = () if self.plan.mode == "refresh_only" else change.fields
             self._submit(jobs.update, self.engines, record, self._order(change), fields)
@@ -385,6 +396,7 @@ class Runner:
             if change.address not in self.records:
                 self._adopt_unknown(change)
             former = [] if change.action is Action.ADOPT else self.former.pop(change.address, [])
+            self._stop(former)
             first = change.settings.replace == "start_first" and change.action is Action.REPLACE
             self._submit(
                 jobs.start,
@@ -398,6 +410,9 @@ class Runner:
             )
         else:
             self._forget(step)
+
+    def _stop(self, attempts: Sequence[Recorded]) -> None:
+        self.stopping |= {r.run_id for r in attempts}
 
     def _adopt_unknown(self, change: Change) -> None:
         record = self._intended(change)
@@ -451,6 +466,7 @@ class Runner:
         """Former attempts that are gone: cancelled when they were live."""
         if done.tails:
             self.store.set_tails(done.tails)
+        self.stopping -= {r.run_id for r in done.attempts}
         for record in done.removed:
             if record.status.live:
                 reason = "Expired" if record.run_id in self.expired else "Stopped"
@@ -539,7 +555,9 @@ class Runner:
     def _observed(self, seen: Sequence[Observed]) -> None:
         """Store what the engines said; a run that ended gives its last output."""
         redactor = self.sink.redactor
-        known = [replace(s, message=redactor(s.message)) for s in seen if s.run_id in self.by_run]
+        # What is being stopped goes away because of us: its end is told by what stopped it.
+        told = [s for s in seen if s.run_id in self.by_run and s.run_id not in self.stopping]
+        known = [replace(s, message=redactor(s.message)) for s in told]
         if not known:
             return
         events = self.store.observe(known)
@@ -579,6 +597,7 @@ class Runner:
             if limit is None or passed is None or passed <= limit or record.run_id in self.expired:
                 continue
             self.expired.add(record.run_id)
+            self._stop([record])
             self.sink.note(f"{record.address}: {reason} of {limit:g}s passed, stopping it")
             self._submit(jobs.expire, self.engines, self.sink.redactor, record)
 

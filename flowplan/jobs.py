@@ -14,18 +14,20 @@ from flowplan.schemas.runs import Identity, Observed, Recorded
 from flowplan.schemas.secrets import Redactor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Done:
     """What became of a step on the engine.
 
     Attributes:
-        seen: the object afterwards; removed: attempts whose objects are gone now; tails: run id -> last output.
+        seen: the object afterwards; attempts: those that were to be removed; removed: those whose objects are gone now;
+        tails: run id -> last output.
     """
 
     address: str
     seen: Observed | None = None
-    removed: tuple[Recorded, ...] = ()
-    tails: Mapping[str, str] = field(default_factory=dict)
+    attempts: tuple[Recorded, ...] = ()
+    removed: list[Recorded] = field(default_factory=list)
+    tails: dict[str, str] = field(default_factory=dict)
     error: FlowplanError | None = None
 
 
@@ -46,18 +48,16 @@ def start(
     first: bool,
 ) -> Done:
     """Create an attempt; the objects of former attempts go before it, or after it when ``first``."""
-    removed: tuple[Recorded, ...] = ()
-    tails: dict[str, str] = {}
-    seen = None
+    done = Done(address, attempts=tuple(former))
     try:
         if not first:
-            removed = _remove(engines, redactor, former, tails)
-        seen = engines.provider(provider).create(order)
+            _remove(engines, redactor, done)
+        done.seen = engines.provider(provider).create(order)
         if first:
-            removed = _remove(engines, redactor, former, tails)
+            _remove(engines, redactor, done)
     except FlowplanError as error:
-        return Done(address, seen, removed, tails, error)
-    return Done(address, seen, removed, tails)
+        done.error = error
+    return done
 
 
 def update(engines: Engines, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Done:
@@ -72,27 +72,21 @@ def update(engines: Engines, record: Recorded, order: Order, fields: Sequence[Fi
 
 def destroy(engines: Engines, redactor: Redactor, address: str, attempts: Sequence[Recorded]) -> Done:
     """Stop and remove the objects of all attempts at an address."""
-    tails: dict[str, str] = {}
-    removed: tuple[Recorded, ...] = ()
+    done = Done(address, attempts=tuple(attempts))
     try:
-        removed = _remove(engines, redactor, attempts, tails)
+        _remove(engines, redactor, done)
     except FlowplanError as error:
-        return Done(address, None, removed, tails, error)
-    return Done(address, None, removed, tails)
+        done.error = error
+    return done
 
 
-def _remove(
-    engines: Engines, redactor: Redactor, attempts: Sequence[Recorded], tails: dict[str, str]
-) -> tuple[Recorded, ...]:
-    removed = []
-    for record in attempts:
+def _remove(engines: Engines, redactor: Redactor, done: Done) -> None:
+    for record in done.attempts:
         engines.check_target(record.provider, record.target, record.address)
-        if not record.output_tail:
-            tail = tail_of(engines, record, redactor)
-            tails.update({record.run_id: tail} if tail else {})
+        if not record.output_tail and (tail := tail_of(engines, record, redactor)):
+            done.tails[record.run_id] = tail
         engines.provider(record.provider).delete(record, record.settings.grace_period)
-        removed.append(record)
-    return tuple(removed)
+        done.removed.append(record)
 
 
 def expire(engines: Engines, redactor: Redactor, record: Recorded) -> Done:
