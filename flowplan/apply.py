@@ -134,7 +134,7 @@ class Runner:
             if record.status is not Status.DESTROYED:  # what was forgotten is left alone
                 self.former.setdefault(record.address, []).append(record)
         self.observed = observed
-        self.expired: set[str] = set()
+        self.expired: dict[str, tuple[str, str]] = {}
         self.stopping: set[str] = set()
         self.said_locked = False
         self.lock_was_away = False
@@ -466,12 +466,11 @@ class Runner:
         """Former attempts that are gone: cancelled when they were live."""
         if done.tails:
             self.store.set_tails(done.tails)
-        self.stopping -= {r.run_id for r in done.attempts}
+        gone = {r.run_id for r in done.removed}
+        self.stopping -= {r.run_id for r in done.attempts if r.run_id not in gone}
         for record in done.removed:
-            if record.status.live:
-                reason = "Expired" if record.run_id in self.expired else "Stopped"
-                if record.run_id not in self.expired:
-                    self._tell(self.store.finish(record.run_id, Status.CANCELLED, reason=reason, present=False))
+            if record.status.live and record.run_id not in self.expired:
+                self._tell(self.store.finish(record.run_id, Status.CANCELLED, reason="Stopped", present=False))
         self.store.absent([r.run_id for r in done.removed])
 
     def _settle(self, done: jobs.Done) -> None:
@@ -596,27 +595,26 @@ class Runner:
             passed = seconds_since(since)
             if limit is None or passed is None or passed <= limit or record.run_id in self.expired:
                 continue
-            self.expired.add(record.run_id)
+            word = "DeadlineExceeded" if record.status is Status.RUNNING else record.reason or "StartTimeout"
+            message = f"{reason} of {limit:g}s passed" + (f": {record.message}" if record.message else "")
+            self.expired[record.run_id] = (word, message)
             self._stop([record])
-            self.sink.note(f"{record.address}: {reason} of {limit:g}s passed, stopping it")
+            self.sink.note(f"{record.address}: {message}; stopping it")
             self._submit(jobs.expire, self.engines, self.sink.redactor, record)
 
     def _settle_expired(self, done: jobs.Done, record: Recorded | None) -> None:
         """The object is gone first, then the end is reported: it can never start after all (L2)."""
         if record is None or record.run_id not in self.expired:
             return
+        word, message = self.expired[record.run_id]
         if done.error:
-            self.expired.discard(record.run_id)
+            del self.expired[record.run_id]
             self._error(record.address, done.error)
             return
-        limit, _, reason = _limit(record)
-        started = record.status is Status.RUNNING
-        word = "DeadlineExceeded" if started else record.reason or "StartTimeout"
-        message = f"{reason} of {limit:g}s passed" + (f": {record.message}" if record.message else "")
         self._tell(self.store.finish(record.run_id, Status.TIMED_OUT, reason=word, message=message, present=False))
         self._refreshed(record.address)
         self.watches.ended(record)
-        self.outcome.failed[record.address] = "timed out"
+        self.outcome.failed[record.address] = f"timed out: {message}"
 
     def _tell(self, events: Iterable[Event]) -> None:
         for event in events:

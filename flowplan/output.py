@@ -115,7 +115,8 @@ def event_line(event: Event, record: Recorded | None) -> str:
         and event.status in ("failed", "timed_out")
     ):
         text += f" (exit code {record.exit_code})"
-    for word in (event.reason, event.message):
-        if (word and word != event.reason) or (word and event.status not in ("succeeded", "creating", "running")):
-            text += f": {word}"
+    if event.reason and event.status not in ("succeeded", "creating", "running"):
+        text += f": {event.reason}"
+    if event.message and event.message not in (event.reason, f"exit code {record.exit_code if record else None}"):
+        text += f": {event.message}"
     return harmless(text)

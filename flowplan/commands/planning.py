@@ -181,7 +181,7 @@ def show_plan(plan: Plan, output: Output, shown: Shown, saved: Path | None, *, t
     """Print a plan in the form that was asked for, and into the files that were asked for."""
     from flowplan.schemas.plan_documents import plan_json, write_plan
 
-    command = f"flowplan apply {saved}" if saved else "flowplan apply"
+    command = "" if to_stderr else f"flowplan apply {saved}" if saved else "flowplan apply"
     if shown.json_into:
         write_plan(plan, shown.json_into)
     if shown.summary:

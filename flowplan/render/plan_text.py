@@ -54,7 +54,7 @@ def plan_text(
         width: columns; lines are broken at words where that is possible.
         explain: tell the origin of every field of the objects.
         now: when given, times are also told relative to it.
-        apply_command: what to run next.
+        apply_command: what to run next; "" where it is being carried out already.
     """
     style = _Style(colour, full, context, max(width, 40), explain, now)
     shown_groups = groups.grouped(plan.changes)
@@ -137,7 +137,8 @@ def _legend(shown_groups: Sequence[Group], style: _Style) -> Iterator[str]:
 
 def _next(plan: Plan, style: _Style, apply_command: str) -> Iterator[str]:
     if any(groups.is_shown(change) and not change.skipped for change in plan.changes):
-        yield f"To do exactly this: {harmless(apply_command)}"
+        if apply_command:
+            yield f"To do exactly this: {harmless(apply_command)}"
         yield style.paint(f"Digest: {harmless(plan.digest)}", "dim")
 
 
