@@ -103,6 +103,8 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
     container = build.container
     for unset in [key for key, value in container["Config"].items() if value == {}]:
         del container["Config"][unset]
+    order = ("Name", "PullPolicy", "Registry", "Platform", "Networks", "Config")
+    container = {key: container[key] for key in order if key in container}
     return Rendered(
         {"Container": container}, name, identity.run_id, identity.attempt, build.origins, tuple(build.warnings)
     )
