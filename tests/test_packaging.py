@@ -1,0 +1,136 @@
+"""What users install: every subpackage and every schema is in the wheel, and the command works from anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SCHEMAS = ("spec", "plan", "event", "status")
+
+pytestmark = pytest.mark.xdist_group("packaging")  # one worker builds
+
+
+def quietly(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command, check=False, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Deprecat" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is packaged, so that nothing is written into the repository."""
+    copy = tmp_path_factory.mktemp("packaging") / "source"
+    done = subprocess.run(["git", "ls-files", "-z"], check=True, cwd=ROOT, capture_output=True, text=True)
+    for name in filter(None, done.stdout.split("\0")):
+        if (ROOT / name).is_symlink():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).symlink_to((ROOT / name).readlink())
+        elif (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    return copy
+
+
+@pytest.fixture(scope="module")
+def built(source: Path) -> Path:
+    """The directory of a wheel and an sdist."""
+    quietly(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--sdist", "-o", source.parent, cwd=source)
+    return source.parent
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path) -> Path:
+    """The command in a new environment that holds the wheel, beside the libraries of this one."""
+    venv = built / "venv"
+    quietly(sys.executable, "-m", "venv", "--without-pip", venv, cwd=built)
+    (wheel,) = built.glob("*.whl")
+    quietly(
+        *(sys.executable, "-m", "pip", "--python", venv / "bin" / "python"),
+        *("install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", wheel),
+        cwd=built,
+    )
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(venv), "platbase": str(venv)}))
+    # Only the libraries: the editable install of this repository is loaded by .pth files, which this does not read.
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return venv / "bin" / "flowplan"
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    tool = SETUP["tool"]["setuptools"]
+    roots = tool["package-dir"]
+    found = set()
+    for package, folder in roots.items():
+        for init in (ROOT / folder).glob("**/__init__.py"):
+            inside = init.parent.relative_to(ROOT / folder).parts
+            if not (package == "flowplan" and inside[:1] and f"flowplan.{inside[0]}" in roots):
+                found.add(".".join([package, *inside]))
+    assert set(tool["packages"]) == found
+
+
+def test_the_wheel_holds_every_file(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"flowplan/schemas/{kind}.schema.json" for kind in SCHEMAS} <= names
+    assert "flowplan/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    wanted = {
+        f"{package.replace('.', '/')}/{file.name}"
+        for package in SETUP["tool"]["setuptools"]["packages"]
+        for file in (ROOT / "flowplan" / Path(*package.split(".")[1:])).glob("*.py")
+    }
+    assert wanted <= names
+    assert all(name.startswith(("flowplan/", "flowplan-")) for name in names), "nothing beside flowplan is installed"
+
+
+def test_a_wheel_can_be_built_of_the_sdist(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(built / "unpacked", filter="data")
+    (top,) = (built / "unpacked").iterdir()
+    quietly(sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", built / "second", cwd=top)
+    (first,), (second,) = built.glob("*.whl"), (built / "second").glob("*.whl")
+    assert zipfile.ZipFile(first).namelist() == zipfile.ZipFile(second).namelist()
+
+
+def test_the_installed_command(installed: Path, tmp_path: Path) -> None:
+    assert quietly(installed, "--version", cwd=tmp_path) == f"flowplan {SETUP['project']['version']}\n"
+    where = quietly(
+        installed.with_name("python"), "-c", "import flowplan.planner as p; print(p.__file__)", cwd=tmp_path
+    )
+    assert where.startswith(str(installed.parents[1])), "the wheel is what runs, not the repository"
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_the_installed_command_knows_the_schemas(installed: Path, tmp_path: Path, kind: str) -> None:
+    schema = json.loads(quietly(installed, "schema", kind, cwd=tmp_path))
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_the_installed_command_does_the_main_job(installed: Path, tmp_path: Path) -> None:
+    env = {"NO_COLOR": "1"}
+    quietly(installed, "init", cwd=tmp_path, env=env)
+    assert "1 to create" in quietly(installed, "plan", cwd=tmp_path, env=env)
+    quietly(installed, "apply", "--yes", cwd=tmp_path, env=env)
+    assert "No changes" in quietly(installed, "plan", "--detailed-exitcode", cwd=tmp_path, env=env)
+    quietly(installed, "destroy", "--yes", cwd=tmp_path, env=env)
+
+
+def test_the_version_is_told_once() -> None:
+    import flowplan
+
+    assert flowplan.__version__ == SETUP["project"]["version"]
+    assert f"## {flowplan.__version__}" in (ROOT / "CHANGELOG.md").read_text()
