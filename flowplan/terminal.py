@@ -20,6 +20,11 @@ def width(stream: IO[str]) -> int:
     return max(40, shutil.get_terminal_size((80, 24)).columns) if stream.isatty() else 80
 
 
+def can_draw(stream: IO[str]) -> bool:
+    """True when a picture can be drawn over and over at the bottom of the screen."""
+    return stream.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
+
+
 def can_ask() -> bool:
     """True when a person can answer."""
     return sys.stdin.isatty() and sys.stderr.isatty()

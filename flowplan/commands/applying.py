@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.sources import Diagnostic
 from flowplan.state.lock import WriterLock
-from flowplan.terminal import approved, can_ask
+from flowplan.terminal import approved, can_ask, can_draw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -324,9 +325,8 @@ def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Seq
     from flowplan.apply import Options, Runner
 
     output = Output(gathered.redactor)
-    sink = JsonSink(output) if how.format == "json" else Sink(output)
     options = Options(how.parallelism, how.detach, how.wait_timeout, how.lock_timeout, how.stream)
-    with interruptions(output) as interrupted:
+    with interruptions(output) as interrupted, _sink(output, how) as sink:
         runner = Runner(
             plan,
             gathered.store,
@@ -340,6 +340,20 @@ def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Seq
             observed=gathered.observed,
         )
         return runner.run()
+
+
+@contextmanager
+def _sink(output: Output, how: How) -> Iterator[Sink]:
+    """Where progress goes: JSON lines, a live picture on a terminal, or plain lines."""
+    if how.format == "json":
+        yield JsonSink(output)
+    elif can_draw(sys.stderr):
+        from flowplan.live import live
+
+        with live(output) as sink:
+            yield sink
+    else:
+        yield Sink(output)
 
 
 @contextmanager

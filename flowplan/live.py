@@ -1,0 +1,78 @@
+"""Live progress on a terminal: events and output scroll by above a few lines that say what runs now."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from flowplan.output import Output, Sink, harmless
+from flowplan.schemas.events import Event
+from flowplan.schemas.runs import Recorded, Status
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+SHOWN = 6
+"""Live runs that have a line of their own; the rest are counted."""
+
+_STYLES = {"succeeded": "green", "failed": "red", "timed_out": "red", "lost": "red", "running": "cyan"}
+
+
+class LiveSink(Sink):
+    """What an apply or a watch tells, with a picture of what runs now below it."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
+        self._statuses: dict[str, str] = {}
+        self._since: dict[str, float] = {}
+        self._begun = time.monotonic()
+
+    def event(self, event: Event, record: Recorded | None) -> None:
+        """A transition: a line for the history, and a new picture."""
+        super().event(event, record)
+        self._statuses[event.address] = event.status
+        if Status(event.status).live:
+            self._since.setdefault(event.address, time.monotonic())
+        else:
+            self._since.pop(event.address, None)
+
+    def __rich__(self) -> Text:
+        """The picture, drawn anew several times a second."""
+        from rich.text import Text
+
+        picture = Text(no_wrap=True, overflow="ellipsis")
+        now = time.monotonic()
+        live = list(self._since.items())
+        for address, since in live[:SHOWN]:
+            status = self._statuses.get(address, "")
+            picture.append(f"  {harmless(address)}  ").append(status, _STYLES.get(status, ""))
+            picture.append(f"  {_clock(now - since)}\n", "dim")
+        if len(live) > SHOWN:
+            picture.append(f"  and {len(live) - SHOWN} more\n", "dim")
+        counts = Counter(self._statuses.values())
+        words = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in sorted(counts.items()))
+        return picture.append(f"{_clock(now - self._begun)}  {words or 'starting'}", "bold")
+
+
+@contextmanager
+def live(output: Output) -> Iterator[Sink]:
+    """A sink whose picture stays at the bottom of the terminal until the end."""
+    from rich.console import Console
+    from rich.live import Live
+
+    sink = LiveSink(output)
+    console = Console(stderr=True, highlight=False)
+    with Live(sink, console=console, refresh_per_second=4, transient=True, redirect_stdout=sys.stdout.isatty()):
+        yield sink
+
+
+def _clock(seconds: float) -> str:
+    """``42s``, ``3m07s``, ``2h05m``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
