@@ -25,7 +25,7 @@ def check_spec(path: Path, given: Given) -> tuple[Sequence[Diagnostic], int]:
     from flowplan.schemas.load import load_spec
 
     loaded = load_spec(path)
-    variables = variables_of(loaded.spec, given)
+    variables = variables_of(loaded.spec, given, loaded.sources)
     sealer = Sealer(_KEY, lambda source: None)
     expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=_LINEAGE)
     desired = expansion.desired

@@ -80,7 +80,7 @@ def gather_spec(request: Request, spec_path: Path) -> Gathered:
     from flowplan.schemas.load import load_spec
 
     loaded = load_spec(spec_path)
-    variables = variables_of(loaded.spec, request.given)
+    variables = variables_of(loaded.spec, request.given, loaded.sources)
     store = Store.open(request.state_path, create=True)
     sealer = Sealer(store.key, lambda source: lookup(source, loaded.directory))
     expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=store.lineage)
@@ -189,13 +189,13 @@ def _sealed(plan: Plan) -> Plan:
     return replace(plan, digest=plan_digest(plan.changes))
 
 
-def variables_of(spec: Any, given: Given) -> Any:
-    """The values of the spec's variables from options, files and the environment."""
+def variables_of(spec: Any, given: Given, sources: Any) -> Any:
+    """The values of the spec's variables from options, files and the environment; ``sources`` are the spec's."""
     from flowplan.planner.variables import resolve_variables
     from flowplan.schemas.documents import parse, read_text
 
     files = [(str(path), parse(read_text(path), str(path))) for path in given.files]
-    return resolve_variables(spec, given=given.pairs, files=files, environ=os.environ)
+    return resolve_variables(spec, given=given.pairs, files=files, environ=os.environ, sources=sources)
 
 
 def _resolve_plan(reviewed: Plan, given: Given, directory: Path, key: bytes) -> dict[str, str]:

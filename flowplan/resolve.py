@@ -14,7 +14,7 @@ MAX_SECRET = 1 << 20
 
 
 def lookup(source: SecretSource, directory: Path, environ: Mapping[str, str] | None = None) -> str | None:
-    """The value of a ``from_env`` or ``from_file`` reference on this machine; None when it is not there.
+    """The value of a ``from_env``, ``from_file`` or ``from_spec`` source on this machine; None when it is not there.
 
     One newline at the end of a file is not part of the secret (as `kubectl create secret` users expect of `echo`).
     """
@@ -26,7 +26,27 @@ def lookup(source: SecretSource, directory: Path, environ: Mapping[str, str] | N
                 return file.read(MAX_SECRET).decode("utf-8", "surrogateescape").removesuffix("\n")
         except OSError:
             return None
-    return None
+    return _written(source.value, directory) if source.kind == "from_spec" else None
+
+
+def _written(place: str, directory: Path) -> str | None:
+    """The text at ``<file>#<JSON Pointer>``, as the spec that holds it means it."""
+    from flowplan.schemas.documents import parse, read_text
+
+    name, _, pointer = place.partition("#")
+    try:
+        value = parse(read_text(directory / name), name).value
+    except InvalidInput:
+        return None
+    for part in pointer.split("/")[1:]:
+        step = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value.replace("$${", "${") if isinstance(value, str) else None
 
 
 def resolve(
@@ -71,6 +91,9 @@ def unresolvable(source: SecretSource) -> Diagnostic:
         return Diagnostic(f"the environment variable {source.value} is not set", subject="from_env", hint="set it")
     if source.kind == "from_file":
         return Diagnostic(f"the file {source.value} cannot be read", subject="from_file", hint="create it")
+    if source.kind == "from_spec":
+        place = source.value.replace("#", " at ")
+        return Diagnostic(f"{place} holds no secret any more", subject="from_spec", hint="plan and review again")
     names = ", ".join(source.variables)
     return Diagnostic(
         f"the sensitive variable {names} is needed again and was not given",

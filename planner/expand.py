@@ -14,8 +14,10 @@ from flowplan.planner import matrix as matrices
 from flowplan.planner.evaluation import Branch, Evaluator, Leaf, compiled, leaves
 from flowplan.planner.expressions import ExpressionError, Scope
 from flowplan.planner.fields import FieldError, Origins
+from flowplan.planner.literals import LiteralError, sealed_kubeconfig, sealed_literal
 from flowplan.planner.manifests import Manifests, ResolvedRun
 from flowplan.planner.sealing import Sealer
+from flowplan.planner.template import apply_template
 from flowplan.planner.variables import Variables
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.errors import InvalidInput
@@ -36,6 +38,7 @@ READABLE = {
 _NORMALISED = ("env", "command", "entrypoint", *run_fields.TEXT_MAPS, *run_fields.TEXT_FIELDS)
 """Fields whose normalisation checks their type; the others are checked by the model once they are evaluated."""
 
+_SECRET_HINT = "use from_env, from_file or a sensitive variable"
 _NOT_YET = "00000000-0000-0000-0000-000000000000"
 
 
@@ -175,8 +178,43 @@ class _Expander:
             path = ("providers", name)
             evaluator = self._evaluator(Scope(self.values, None, {}, self.project), path)
             built = evaluator.build(compiled({"type": name, **entry}, (), self._wrong(path)))
-            entries[name] = {k: run_fields.sealed_reference(v, self.sealer) for k, v in built.items() if v is not None}
+            entries[name] = {k: self._sealed_setting(v, (*path, k)) for k, v in built.items() if v is not None}
         return entries
+
+    def _sealed_setting(self, value: Any, path: Path) -> Any:
+        if path[-1] == "kubeconfig":
+            return sealed_kubeconfig(value, path, self._sealed_secret)
+        return run_fields.sealed_reference(value, self.sealer)
+
+    def _sealed_secret(self, value: Any, path: Path) -> Any:
+        if run_fields.is_reference(value):
+            return run_fields.sealed_reference(value, self.sealer)
+        try:
+            return self.literal(value, path)
+        except LiteralError as error:
+            self.report.fault(path, str(error), _SECRET_HINT)
+            return None
+
+    def literal(self, value: Any, path: Path) -> Any:
+        """The token of a secret that is written out at a path of the spec."""
+        written: Any = self.loaded.tree
+        for part in path:
+            written = written[part]
+        return sealed_literal(written, value, self.loaded.path.name, path, self.sealer)
+
+    def _literal_in(self, group: _Group) -> run_fields.Literal:
+        def literal(value: Any, path: Path) -> Any:
+            source = group.origins.source_path(path)
+            try:
+                return self.literal(value, source) if source else sealed_literal(None, value, "", path, self.sealer)
+            except LiteralError as error:
+                raise FieldError(f"{error}; {_SECRET_HINT}", path) from None
+
+        return literal
+
+    def normalise(self, group: _Group, key: str, values: dict[str, Any]) -> bool:
+        """Turn the value of a field into its one form; False after telling what is wrong with it."""
+        return self._guarded(group, key, run_fields.normaliser(key, self.sealer, self._literal_in(group)), values)
 
     def _provider(self, group: _Group, named: Any) -> str | None:
         """The name of the provider entry of a run, or None after telling what is wrong."""
@@ -244,7 +282,7 @@ class _Expander:
         late = (r for node in trees.values() for leaf in leaves(node) for r in leaf.template.references)
         group.late = any(r.namespace == "run" and r.steps[0] in ("id", "attempt") for r in late)
         for key in tuple(group.static):
-            self._guarded(group, key, run_fields.normaliser(key, self.sealer), group.static)
+            self.normalise(group, key, group.static)
         self._not_late(group)
         group.broken = len(self.report.faults) > before
         return group
@@ -416,7 +454,7 @@ class _CellRun:
         if provider is None:
             return None
         connection = expander.used[provider]
-        return ResolvedRun(
+        run = ResolvedRun(
             address=self.address,
             group=group.name,
             index=self.index,
@@ -428,6 +466,26 @@ class _CellRun:
             files=expander.loaded.files,
             origins=group.origins,
         )
+        return self._filled(run) if "template" in values or "variables" in values else run
+
+    def _filled(self, run: ResolvedRun) -> ResolvedRun | None:
+        """The run with what its base job template says, checked like fields of the run, or None (T1-T18)."""
+        name = run.fields.get("template")
+        if name is None:
+            self.expander._fault_in(self.group, ("variables",), "are given, but there is no template")
+            return None
+        try:
+            filled = apply_template(run, run.files[name], name)
+        except InvalidInput as error:
+            for fault in error.diagnostics:
+                self.expander.report.add(fault)
+            return None
+        values = dict(filled.fields)
+        given = [key for key, value in values.items() if value != run.fields.get(key)]
+        sound = self._typed({k: values[k] for k in given if k not in _NORMALISED}, filled)
+        if not sound or not all(self.expander.normalise(self.group, key, values) for key in given):
+            return None
+        return replace(filled, fields=values)
 
     def _own_blocks(self, values: dict[str, Any], kind: str) -> dict[str, Any]:
         others = [name for name in BUILT_IN_TYPES if name != kind and name in values]
@@ -456,29 +514,40 @@ class _CellRun:
             value = evaluator.build(node)
             if value is not None:
                 values[key] = value
-        if evaluator.failed or not self._typed(values):
+        checked = {key: values[key] for key in group.dynamic if key in values and key not in _NORMALISED}
+        if evaluator.failed or not self._typed(checked):
             return None
         for key in group.dynamic:
-            if key in values and not expander._guarded(group, key, run_fields.normaliser(key, expander.sealer), values):
+            if key in values and not expander.normalise(group, key, values):
                 return None
         return values
 
-    def _typed(self, values: Mapping[str, Any]) -> bool:
-        """Checks the evaluated fields that the normalisation does not check."""
-        checked = {key: values[key] for key in self.group.dynamic if key in values and key not in _NORMALISED}
+    def _typed(self, checked: Mapping[str, Any], filled: ResolvedRun | None = None) -> bool:
+        """Checks fields that the normalisation does not check: evaluated ones, or what a template gave."""
         if not checked:
             return True
         model = self.expander.loaded.spec.runs[self.group.name].__class__
         try:
             model.model_validate(checked, context={"evaluated": True})
         except ValidationError as error:
-            self._tell(error)
+            self._tell(error, filled)
             return False
         return True
 
-    def _tell(self, error: ValidationError) -> None:
+    def _tell(self, error: ValidationError, filled: ResolvedRun | None) -> None:
         for fault in faults_in(error, json_schema()):
-            self.expander._fault_in(self.group, fault.path, fault.message, fault.hint)
+            if filled is None:
+                self.expander._fault_in(self.group, fault.path, fault.message, fault.hint)
+                continue
+            origin = filled.origin(*fault.path)
+            place = Position(origin.file, origin.line or 1, 1) if origin.file else None
+            subject = dotted(("runs", self.group.name, *fault.path))
+            self.expander.report.add(Diagnostic(fault.message, place, subject, fault.hint))
+
+    @staticmethod
+    def _varies(group: _Group) -> bool:
+        """What a template gives may differ by cell, settings too."""
+        return "template" in group.fields and bool(group.dynamic)
 
     def settings(self, run: ResolvedRun) -> Settings | None:
         """What flowplan does with the run; shared by all cells where nothing in it differs."""
@@ -486,7 +555,7 @@ class _CellRun:
         settings = group.settings
         if settings is None:
             settings = run_fields.settings(group.name, run.fields)
-            if not any(key in group.dynamic for key in run_fields.SETTINGS):
+            if not any(key in group.dynamic for key in run_fields.SETTINGS) and not self._varies(group):
                 group.settings = settings
         needs = group.needs
         if needs is None:

@@ -121,16 +121,33 @@ def sealed_reference(value: Any, sealer: Sealer) -> Any:
     return value
 
 
-def docker_block(value: Any, sealer: Sealer) -> Any:
+PASSWORD: Path = ("docker", "registry_credentials", "password")
+
+
+def sealed_references(value: Any, sealer: Sealer) -> Any:
+    """``value`` with every ``{from_env: X}`` and ``{from_file: X}`` in it as a token."""
+    if isinstance(value, dict) and not is_reference(value):
+        return {key: sealed_references(item, sealer) for key, item in value.items()}
+    if isinstance(value, list):
+        return [sealed_references(item, sealer) for item in value]
+    return sealed_reference(value, sealer)
+
+
+def docker_block(value: Any, sealer: Sealer, literal: Literal) -> Any:
     """The docker block with the registry's password as a token."""
     credentials = value.get("registry_credentials") if isinstance(value, dict) else None
-    if not isinstance(credentials, dict) or not is_reference(credentials.get("password")):
+    if not isinstance(credentials, dict) or "password" not in credentials:
         return value
-    password = sealed_reference(credentials["password"], sealer)
-    return {**value, "registry_credentials": {**credentials, "password": password}}
+    password = credentials["password"]
+    sealed = sealed_reference(password, sealer) if is_reference(password) else literal(password, PASSWORD)
+    return {**value, "registry_credentials": {**credentials, "password": sealed}}
 
 
-def normaliser(key: str, sealer: Sealer) -> Callable[[Any], Any] | None:
+Literal = Callable[[Any, Path], Any]
+"""Seals a secret that is written out at a path of the run's fields; raises FieldError."""
+
+
+def normaliser(key: str, sealer: Sealer, literal: Literal) -> Callable[[Any], Any] | None:
     """What turns the evaluated value of a field into its one form, or None where there is nothing to do."""
     if key == "env":
         return lambda value: environment(value, sealer)
@@ -140,7 +157,9 @@ def normaliser(key: str, sealer: Sealer) -> Callable[[Any], Any] | None:
         return lambda value: command(value, key)
     if key in TEXT_FIELDS:
         return lambda value: _text(value, (key,))
-    return (lambda value: docker_block(value, sealer)) if key == "docker" else None
+    if key == "variables":
+        return lambda value: sealed_references(value, sealer)
+    return (lambda value: docker_block(value, sealer, literal)) if key == "docker" else None
 
 
 SETTINGS = (

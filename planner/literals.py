@@ -1,0 +1,57 @@
+"""Secrets that are written out in a spec: found where they must stand, so that nothing but their tokens goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flowplan.planner import expressions
+from flowplan.planner.diff import escape
+from flowplan.planner.sealing import Sealer
+from flowplan.schemas.runs import Json
+from flowplan.schemas.secrets import SecretSource, tokens_in
+from flowplan.schemas.sources import Path
+
+IN_KUBECONFIG = frozenset(
+    ["token", "password", "client-key-data", "id-token", "access-token", "refresh-token", "client-secret"]
+)
+"""Keys of a kubeconfig whose values are secret, wherever they stand."""
+
+Seal = Callable[[Json, Path], Json]
+"""What a value at a path becomes."""
+
+
+class LiteralError(ValueError):
+    """A secret that is written where it cannot be found again."""
+
+
+def sealed_literal(written: Json, value: Json, file: str, path: Path, sealer: Sealer) -> Json:
+    """The token of a secret that the spec holds in clear; one that is a token or no text stays as it is.
+
+    Args:
+        written: the value as the spec has it, before expressions; value: what became of it.
+        file: the spec, relative to its directory; path: of the value in it.
+
+    Raises:
+        LiteralError: a variable that everybody may see makes the secret.
+    """
+    if not isinstance(value, str) or tokens_in(value):
+        return value
+    template = expressions.parse(written) if isinstance(written, str) and "${" in written else None
+    if written is None or (template and template.references):
+        raise LiteralError("is a secret that would be shown")
+    pointer = "".join(f"/{escape(part)}" for part in path)
+    return sealer.token_for(SecretSource("from_spec", f"{file}#{pointer}"), value)
+
+
+def sealed_kubeconfig(value: Json, path: Path, seal: Seal) -> Json:
+    """An inline kubeconfig with every secret in it sealed (G1)."""
+    if isinstance(value, Mapping):
+        return {k: _sealed_member(k, v, (*path, k), seal) for k, v in value.items()}
+    if isinstance(value, list):
+        return [sealed_kubeconfig(item, (*path, index), seal) for index, item in enumerate(value)]
+    return value
+
+
+def _sealed_member(key: Any, value: Json, path: Path, seal: Seal) -> Json:
+    return seal(value, path) if key in IN_KUBECONFIG else sealed_kubeconfig(value, path, seal)
