@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+
+OBJECTS = 200_000
+"""New objects between collections of cyclic garbage: reading modules and plans makes many, of which few are garbage."""
 
 
 def main() -> None:
@@ -13,6 +17,7 @@ def main() -> None:
 
         print(f"flowplan {__version__}")
         return
+    gc.set_threshold(OBJECTS, 20, 100)
     from flowplan.cli import run
 
     code = run(sys.argv[1:])
@@ -20,6 +25,7 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    gc.freeze()  # the interpreter would look through everything again before it leaves
     sys.exit(code)
 
 

@@ -18,6 +18,9 @@ from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.quantities import DURATION_PATTERN, QUANTITY_PATTERN, SIZE_PATTERN
 from flowplan.schemas.sources import did_you_mean
 
+BEYOND_ASCII = "\u00a1-\uffff"
+"""The letters of other scripts, in the sets of the patterns of names."""
+
 EXPRESSION_PATTERN = r"\$\{(?:(?:var|each|run)\.[^}]*|project)\}"
 _EXPRESSION = re.compile(EXPRESSION_PATTERN)
 EXPRESSION_SCHEMA = {"type": "string", "pattern": EXPRESSION_PATTERN}
@@ -140,10 +143,11 @@ def _any_or_null(value: Any) -> str:
 
 
 def _matching(pattern: str, words: str) -> Check:
-    compiled = re.compile(pattern)
+    # Compiled when first used, and for ASCII without what lies beyond it: that range takes milliseconds to compile.
+    ascii_only = pattern.replace(BEYOND_ASCII, "")
 
     def check(value: Any) -> str:
-        if isinstance(value, str) and compiled.search(value):
+        if isinstance(value, str) and re.search(ascii_only if value.isascii() else pattern, value):
             return ""
         return f"must be {words}, not {kind_of(value)}"
 

@@ -16,7 +16,7 @@ SCHEMA_ID = "https://flowplan.dev/schemas/spec-1.json"
 SCHEMA_FILE = Path(__file__).with_name("spec.schema.json")
 BUILT_IN_TYPES = ("process", "docker", "kubernetes")
 
-NAME_PATTERN = "^[A-Za-z0-9_\u00a1-\uffff][A-Za-z0-9_.\u00a1-\uffff-]*$"
+NAME_PATTERN = f"^[A-Za-z0-9_{f.BEYOND_ASCII}][A-Za-z0-9_.{f.BEYOND_ASCII}-]*$"
 IDENTIFIER_PATTERN = "^[A-Za-z_][A-Za-z0-9_-]*$"
 AXIS_WORDS = "a list, a range with from and to, or an expression"
 AXIS_PATTERN = "^(?!index$)[A-Za-z_][A-Za-z0-9_-]*$"
