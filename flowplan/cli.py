@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -108,9 +109,9 @@ def init(
 @app.command()
 def validate(spec: Spec = None, var: Var = None, var_file: VarFile = None, format: Format = "text") -> None:
     """Check a spec without any engine or state."""
-    from flowplan.commands import planning
+    from flowplan.commands import arguments, validating
 
-    planning.validate(spec, planning.given(var, var_file), format)
+    validating.validate(spec, arguments.given(var, var_file), format)
 
 
 @app.command()
@@ -146,11 +147,11 @@ def plan(
     context: Context = 0,
 ) -> None:
     """Show what apply would do, and why. Writes nothing but the plan."""
-    from flowplan.commands import planning
+    from flowplan.commands import arguments, planning
 
     mode = "destroy" if destroy else "refresh_only" if refresh_only else "normal"
     options = planning.options(mode, target, exclude, rerun, allow_interrupt)
-    request = planning.request(state, options, planning.given(var, var_file), refresh, preflight, policy)
+    request = planning.request(state, options, arguments.given(var, var_file), refresh, preflight, policy)
     shown = planning.Shown(
         format, full=full, context=context, explain=explain, json_into=json_into, summary=summary_file
     )
@@ -187,20 +188,20 @@ def apply(
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
 ) -> None:
     """Do exactly what was reviewed, then follow every run to its end."""
-    from flowplan.commands import applying, planning
+    from flowplan.commands import applying, arguments, planning
 
     options = planning.options("normal", target, exclude, rerun, allow_interrupt)
-    request = planning.request(state, options, planning.given(var, var_file), refresh, preflight, policy)
+    request = planning.request(state, options, arguments.given(var, var_file), refresh, preflight, policy)
     how = applying.How(
         yes=yes,
         detach=detach,
         parallelism=parallelism,
-        wait_timeout=applying.seconds("--wait-timeout", wait_timeout),
-        lock_timeout=applying.seconds("--lock-timeout", lock_timeout) or 0.0,
+        wait_timeout=arguments.seconds("--wait-timeout", wait_timeout),
+        lock_timeout=arguments.seconds("--lock-timeout", lock_timeout) or 0.0,
         format=format,
         stream=stream,
         json_into=json_into,
-        max_age=applying.seconds("--max-age", max_age),
+        max_age=arguments.seconds("--max-age", max_age),
     )
     raise typer.Exit(applying.apply(what, request, how))
 
@@ -219,14 +220,14 @@ def destroy(
     format: Format = "text",
 ) -> None:
     """Stop and remove everything that was created; the history stays."""
-    from flowplan.commands import applying, planning
+    from flowplan.commands import applying, arguments, planning
 
     options = planning.options("destroy", target, exclude, None, allow_interrupt)
-    request = planning.request(state, options, planning.given(None, None), refresh, False, None)
+    request = planning.request(state, options, arguments.given(None, None), refresh, False, None)
     how = applying.How(
         yes=yes,
         parallelism=parallelism,
-        lock_timeout=applying.seconds("--lock-timeout", lock_timeout) or 0.0,
+        lock_timeout=arguments.seconds("--lock-timeout", lock_timeout) or 0.0,
         format=format,
     )
     raise typer.Exit(applying.destroy(spec, request, how))
@@ -241,9 +242,9 @@ def watch(
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
 ) -> None:
     """Come back to runs that go on, and follow them to their end."""
-    from flowplan.commands import applying
+    from flowplan.commands import applying, arguments
 
-    how = applying.How(wait_timeout=applying.seconds("--wait-timeout", wait_timeout), format=format, stream=stream)
+    how = applying.How(wait_timeout=arguments.seconds("--wait-timeout", wait_timeout), format=format, stream=stream)
     raise typer.Exit(applying.watch(state, address or [], how))
 
 
@@ -369,9 +370,9 @@ def state_import(
     lock_timeout: LockTimeout = "0",
 ) -> None:
     """Make an object that exists already a managed run."""
-    from flowplan.commands import planning, states
+    from flowplan.commands import arguments, states
 
-    states.import_(state, spec, address, object_id, planning.given(var, var_file), lock_timeout)
+    states.import_(state, spec, address, object_id, arguments.given(var, var_file), lock_timeout)
 
 
 @state_app.command("pull")
@@ -402,9 +403,9 @@ def state_rebuild(
     spec: Spec = None, state: State = STATE, var: Var = None, var_file: VarFile = None, lock_timeout: LockTimeout = "0"
 ) -> None:
     """Make records again from the labels of what is on the engines, when the state was lost."""
-    from flowplan.commands import planning, states
+    from flowplan.commands import arguments, states
 
-    states.rebuild(state, spec, planning.given(var, var_file), lock_timeout)
+    states.rebuild(state, spec, arguments.given(var, var_file), lock_timeout)
 
 
 @state_app.command("unlock")
@@ -415,10 +416,29 @@ def state_unlock(state: State = STATE) -> None:
     states.unlock(state)
 
 
+def _needed(arguments: Sequence[str]) -> typer.Typer:
+    """The command line with the one command that is named first, or whole: building all of them takes a while."""
+    name = arguments[0] if arguments else ""
+    chosen = [c for c in app.registered_commands if c.callback and c.callback.__name__ == name]
+    if not chosen:
+        return app
+    alone = copy(app)
+    alone.registered_commands, alone.registered_groups = chosen, []
+    return alone
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; every error becomes a sentence on stderr."""
+    code = _run(arguments)
+    from flowplan.output import lost
+
+    return complain(f"the output could not be written: {lost()}", 1) if lost() and code == 0 else code
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        result = typer.main.get_command(app).main(args=list(arguments), prog_name="flowplan", standalone_mode=False)
+        command = typer.main.get_command(_needed(arguments))
+        result = command.main(args=list(arguments), prog_name="flowplan", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except FlowplanError as error:
         return complain(str(error), error.exit_code)
@@ -429,6 +449,8 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except UnicodeEncodeError as error:
+        return complain(f"{error.object!r} is not text in the encoding of this locale", 7)
     except Exception as error:  # noqa: BLE001 - the last resort: a defect is told in a sentence too
         return _defect(error)
 
@@ -438,6 +460,8 @@ def _defect(error: Exception) -> int:
     import traceback
 
     where = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, OSError) and where.name in ("write", "echo"):  # the help, written by typer
+        return complain(f"the output could not be written: {error.strerror}", 1)
     text = f"this is a defect of flowplan: {type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
     if os.environ.get("FLOWPLAN_DEBUG"):
         frames = traceback.extract_tb(error.__traceback__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from flowplan import __version__
 from flowplan.engines import Engines, ManifestsByType
+from flowplan.given import Given, given_strings, variables_of
 from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, forgotten
 from flowplan.resolve import lookup, resolve
@@ -20,14 +20,6 @@ from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Status
 from flowplan.schemas.secrets import Redactor, SecretSource, tokens_in
 from flowplan.schemas.sources import Diagnostic
 from flowplan.state.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """Values of variables as the command line gave them."""
-
-    pairs: Mapping[str, str] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,36 +181,16 @@ def _sealed(plan: Plan) -> Plan:
     return replace(plan, digest=plan_digest(plan.changes))
 
 
-def variables_of(spec: Any, given: Given, sources: Any) -> Any:
-    """The values of the spec's variables from options, files and the environment; ``sources`` are the spec's."""
-    from flowplan.planner.variables import resolve_variables
-    from flowplan.schemas.documents import parse, read_text
-
-    files = [(str(path), parse(read_text(path), str(path))) for path in given.files]
-    return resolve_variables(spec, given=given.pairs, files=files, environ=os.environ, sources=sources)
-
-
 def _resolve_plan(reviewed: Plan, given: Given, directory: Path, key: bytes) -> dict[str, str]:
     from flowplan.planner.sealing import evaluate_template
 
-    values = _given_strings(given)
+    values = given_strings(given)
 
     def template(source: SecretSource) -> str | None:
         known = {name: values.get(name) for name in source.variables}
         return evaluate_template(source, known) if None not in known.values() else None
 
     return resolve(reviewed.secrets, directory=directory, key=key, known={}, template=template)
-
-
-def _given_strings(given: Given) -> dict[str, str]:
-    """Values of sensitive variables given again: --var, then --var-file, then FLOWPLAN_VAR_*."""
-    from flowplan.schemas.documents import parse, read_text
-
-    values = {k.removeprefix("FLOWPLAN_VAR_"): v for k, v in os.environ.items() if k.startswith("FLOWPLAN_VAR_")}
-    for path in given.files:
-        document = parse(read_text(path), str(path)).value
-        values.update({k: str(v) for k, v in document.items()} if isinstance(document, dict) else {})
-    return {**values, **given.pairs}
 
 
 def _provider_secrets(sources: Mapping[str, SecretSource], directory: Path, key: bytes) -> dict[str, str]:

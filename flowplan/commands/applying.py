@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowplan.clock import timestamp
-from flowplan.commands.planning import SPEC, Shown, check_format, last_plan, show_plan
+from flowplan.commands.arguments import SPEC, check_format, last_plan
+from flowplan.commands.planning import Shown, show_plan
 from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gather_spec
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.plan import has_changes
 from flowplan.reviewing import check_reviewed
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
 from flowplan.schemas.plans import Plan
-from flowplan.schemas.sources import Diagnostic
 from flowplan.state.lock import WriterLock
 from flowplan.terminal import approved, can_ask, can_draw
 
@@ -44,22 +44,6 @@ class How:
     stream: bool = True
     json_into: Path | None = None
     max_age: float | None = None
-
-
-def seconds(option: str, text: str | None) -> float | None:
-    """A duration given on the command line, in seconds.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    from flowplan.schemas.quantities import duration
-
-    if text is None:
-        return None
-    try:
-        return duration(text)
-    except ValueError as error:
-        raise InvalidInput([Diagnostic(str(error), subject=option, hint="write 90s, 15m or 2h30m")]) from error
 
 
 def apply(what: Path | None, request: Request, how: How) -> int:

@@ -1,4 +1,4 @@
-"""The commands that only look: validate, plan and show."""
+"""The commands that only look at plans: plan and show."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from flowplan.gather import Gathered, Given, Request, gather_destroy, gather_plan, gather_spec
+from flowplan.commands.arguments import SPEC, check_format, last_plan, seconds
+from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gather_spec
+from flowplan.given import Given
 from flowplan.output import Output
 from flowplan.planner.plan import Options, has_changes
 from flowplan.schemas.errors import InvalidInput, PlanStale
 from flowplan.schemas.plans import Plan
-from flowplan.schemas.sources import Diagnostic, did_you_mean
-
-SPEC = Path("flowplan.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +27,6 @@ class Shown:
     explain: bool = False
     json_into: Path | None = None
     summary: Path | None = None
-
-
-def check_format(format: str, allowed: Sequence[str]) -> None:
-    """Raise InvalidInput unless ``format`` is one of ``allowed``."""
-    if format not in allowed:
-        hint = did_you_mean(format, allowed) or f"one of {', '.join(allowed)}"
-        raise InvalidInput([Diagnostic(f'unknown format "{format}"', subject="--format", hint=hint)])
-
-
-def given(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> Given:
-    """The variables of a command line."""
-    faults = [
-        Diagnostic(f'"{p.partition("=")[0]}" has no value', subject="--var", hint="write NAME=VALUE")
-        for p in pairs or ()
-        if "=" not in p
-    ]
-    if faults:
-        raise InvalidInput(faults)
-    values = dict(p.split("=", 1) for p in pairs or ())
-    return Given(values, tuple(files or ()))
 
 
 def options(
@@ -74,28 +53,6 @@ def request(
     return Request(
         state, options, given, refresh=refresh, preflight=preflight and refresh, policies=tuple(policy or ())
     )
-
-
-def last_plan(state: Path) -> Path:
-    """Where the last plan of a state is kept: beside it, ``plan.json`` for ``state.db``."""
-    name = "plan.json" if state.name == "state.db" else f"{state.stem}.plan.json"
-    return state.parent / name
-
-
-def validate(spec: Path | None, given: Given, format: str) -> None:
-    """Check a spec offline."""
-    check_format(format, ("text", "json"))
-    from flowplan.checking import check_spec
-
-    path = spec or SPEC
-    warnings, runs = check_spec(path, given)
-    output = Output()
-    for warning in warnings:
-        output.note(f"warning: {warning}")
-    if format == "json":
-        output.document({"valid": True, "runs": runs, "warnings": [str(w) for w in warnings]})
-    else:
-        output.data(f"{path}: valid, {runs} run{'s' if runs != 1 else ''}")
 
 
 def gather(spec: Path | None, request: Request) -> Gathered:
@@ -143,7 +100,6 @@ def _verdict(plan: Plan, detailed: bool) -> int:
 
 def _expiring(plan: Plan, max_age: str | None) -> Plan:
     from flowplan.clock import timestamp
-    from flowplan.commands.applying import seconds
 
     age = seconds("--max-age", max_age)
     return plan if age is None else replace(plan, expires_at=timestamp(datetime.now(UTC) + timedelta(seconds=age)))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flowplan.commands.planning import check_format
+from flowplan.commands.arguments import check_format
 from flowplan.gather import engines_of, observe
 from flowplan.output import Output, harmless
 from flowplan.planner.plan import names

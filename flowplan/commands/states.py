@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from flowplan.commands.applying import seconds
-from flowplan.commands.planning import SPEC, check_format
+from flowplan.commands.arguments import SPEC, check_format, seconds
 from flowplan.commands.reading import chosen, opened, unknown_address
-from flowplan.gather import Given
+from flowplan.given import Given
 from flowplan.output import Output
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Recorded, Settings

@@ -1,0 +1,54 @@
+"""What every command line may say: formats, variables, durations, and where files lie by default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowplan.given import Given
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.sources import Diagnostic, did_you_mean
+
+SPEC = Path("flowplan.yaml")
+
+
+def check_format(format: str, allowed: Sequence[str]) -> None:
+    """Raise InvalidInput unless ``format`` is one of ``allowed``."""
+    if format not in allowed:
+        hint = did_you_mean(format, allowed) or f"one of {', '.join(allowed)}"
+        raise InvalidInput([Diagnostic(f'unknown format "{format}"', subject="--format", hint=hint)])
+
+
+def given(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> Given:
+    """The variables of a command line."""
+    faults = [
+        Diagnostic(f'"{p.partition("=")[0]}" has no value', subject="--var", hint="write NAME=VALUE")
+        for p in pairs or ()
+        if "=" not in p
+    ]
+    if faults:
+        raise InvalidInput(faults)
+    values = dict(p.split("=", 1) for p in pairs or ())
+    return Given(values, tuple(files or ()))
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """A duration given on the command line, in seconds.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    if text is None:
+        return None
+    from flowplan.schemas.quantities import duration
+
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise InvalidInput([Diagnostic(str(error), subject=option, hint="write 90s, 15m or 2h30m")]) from error
+
+
+def last_plan(state: Path) -> Path:
+    """Where the last plan of a state is kept: beside it, ``plan.json`` for ``state.db``."""
+    name = "plan.json" if state.name == "state.db" else f"{state.stem}.plan.json"
+    return state.parent / name

@@ -1,0 +1,24 @@
+"""The command that checks a spec offline; it loads neither state nor renderer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flowplan.checking import check_spec
+from flowplan.commands.arguments import SPEC, check_format
+from flowplan.given import Given
+from flowplan.output import Output
+
+
+def validate(spec: Path | None, given: Given, format: str) -> None:
+    """Check a spec offline."""
+    check_format(format, ("text", "json"))
+    path = spec or SPEC
+    warnings, runs = check_spec(path, given)
+    output = Output()
+    for warning in warnings:
+        output.note(f"warning: {warning}")
+    if format == "json":
+        output.document({"valid": True, "runs": runs, "warnings": [str(w) for w in warnings]})
+    else:
+        output.data(f"{path}: valid, {runs} run{'s' if runs != 1 else ''}")

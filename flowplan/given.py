@@ -1,0 +1,35 @@
+"""Values of variables as a command line, its files and the environment give them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Given(NamedTuple):
+    """Values of variables as the command line gave them."""
+
+    pairs: Mapping[str, str] = {}
+    files: tuple[Path, ...] = ()
+
+
+def variables_of(spec: Any, given: Given, sources: Any) -> Any:
+    """The values of the spec's variables from options, files and the environment; ``sources`` are the spec's."""
+    from flowplan.planner.variables import resolve_variables
+    from flowplan.schemas.documents import parse, read_text
+
+    files = [(str(path), parse(read_text(path), str(path))) for path in given.files]
+    return resolve_variables(spec, given=given.pairs, files=files, environ=os.environ, sources=sources)
+
+
+def given_strings(given: Given) -> dict[str, str]:
+    """Values of sensitive variables given again: --var, then --var-file, then FLOWPLAN_VAR_*."""
+    from flowplan.schemas.documents import parse, read_text
+
+    values = {k.removeprefix("FLOWPLAN_VAR_"): v for k, v in os.environ.items() if k.startswith("FLOWPLAN_VAR_")}
+    for path in given.files:
+        document = parse(read_text(path), str(path)).value
+        values.update({k: str(v) for k, v in document.items()} if isinstance(document, dict) else {})
+    return {**values, **given.pairs}
