@@ -12,21 +12,46 @@ OBJECTS = 200_000
 
 def main() -> None:
     """Run the command line; the process ends with an exit code of design 9."""
-    if sys.argv[1:] == ["--version"]:
+    _open_closed_streams()
+    code = 0
+    try:
+        code = _answer(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        print(f"error: the output could not be written: {error.strerror}", file=sys.stderr)
+        code = code or 1
+    gc.freeze()  # the interpreter would look through everything again before it leaves
+    sys.exit(code)
+
+
+def _answer(arguments: list[str]) -> int:
+    if arguments == ["--version"]:
         from flowplan import __version__
 
         print(f"flowplan {__version__}")
-        return
+        return 0
     gc.set_threshold(OBJECTS, 20, 100)
     from flowplan.cli import run
 
-    code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    gc.freeze()  # the interpreter would look through everything again before it leaves
-    sys.exit(code)
+    return run(arguments)
+
+
+def _open_closed_streams() -> None:
+    """Closed standard streams lead nowhere; else the state or a socket would get their numbers, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "r" if number == 0 else "w"))  # noqa: SIM115 - open to the end
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -55,10 +55,26 @@ class Output:
             except BrokenPipeError:
                 silence(stream)
             except UnicodeEncodeError:
-                encoding = str(getattr(stream, "encoding", None) or "ascii")
-                safe = self.redactor(text).encode(encoding, "backslashreplace").decode(encoding)
-                stream.write(safe + "\n")
+                stream.write(encodable(self.redactor(text), stream) + "\n")
                 stream.flush()
+            except OSError as error:
+                silence(stream)
+                _lost.append(error.strerror or type(error).__name__)
+
+
+_lost: list[str] = []
+
+
+def lost() -> str:
+    """Why something could not be written (a full disk), "" when all was: no reason to stop what runs, but no success."""
+    return _lost[0] if _lost else ""
+
+
+def encodable(text: str, stream: IO[str]) -> str:
+    """``text`` with ``\\u00e9`` for what the stream cannot take, which is right inside JSON too."""
+    encoding = str(getattr(stream, "encoding", None) or "ascii")
+    parts = (c if c.encode(encoding, "ignore") else json.dumps(c)[1:-1] for c in text)
+    return text if text.isascii() else "".join(parts)
 
 
 def silence(stream: IO[str]) -> None:

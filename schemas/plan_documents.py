@@ -100,7 +100,7 @@ def plan_json(plan: Plan) -> str:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan file atomically, readable by its owner only.
+    """Write a plan file atomically, readable by its owner only; a device or a pipe is written to, never replaced.
 
     Raises:
         FlowplanError: the file cannot be written.
@@ -108,6 +108,9 @@ def write_plan(plan: Plan, path: Path) -> None:
     text = plan_json(plan)
     temporary = ""
     try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="ascii")
+            return
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="ascii") as file:
