@@ -47,7 +47,7 @@ def _open_closed_streams() -> None:
             if nowhere != number:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
-            setattr(sys, name, open(number, "r" if number == 0 else "w"))  # noqa: SIM115 - open to the end
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
 
 
 def _discard_output() -> None:
