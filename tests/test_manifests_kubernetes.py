@@ -168,7 +168,7 @@ def test_identity_is_on_job_and_pods() -> None:
             "flowplan.dev/lineage": LINEAGE,
             "flowplan.dev/run-id": IDENTITY.run_id,
         }
-        assert metadata["annotations"] == {"flowplan.dev/address": "train"}
+        assert metadata["annotations"] == {"flowplan.dev/address": "train", "flowplan.dev/attempt": "1"}
 
 
 def test_identity_survives_customizations() -> None:

@@ -102,8 +102,8 @@ def identity_labels(identity: Identity) -> dict[str, str]:
 
 
 def identity_annotations(identity: Identity) -> dict[str, str]:
-    """What a label value cannot hold."""
-    return {"flowplan.dev/address": identity.address}
+    """What a label value cannot hold, or nothing selects by."""
+    return {"flowplan.dev/address": identity.address, "flowplan.dev/attempt": str(identity.attempt)}
 
 
 def _secret(draft: Draft, identity: Identity, name: str) -> dict[str, Json]:
