@@ -122,6 +122,7 @@ class Runner:
         self.by_run: dict[str, str] = {}
         for record in store.records().values():
             self._keep(record)
+        self.intended_before = {r.run_id for r in self.records.values() if r.status is Status.CREATING}
         self.steps = steps_of(plan.changes)
         self.waiting = dict(self.steps)
         wanted = {c.address for c in plan.changes} | {n for s in self.waiting.values() for n in s.change.settings.needs}
@@ -433,6 +434,7 @@ class Runner:
             lineage=self.plan.lineage,
             secrets=self.secrets,
             born_as=record.born_as if record and not change.action.starts else "",
+            fresh=change.action.starts and change.run_id not in self.intended_before,
         )
 
     def _move(self) -> None:

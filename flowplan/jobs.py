@@ -31,10 +31,12 @@ class Done:
     error: FlowplanError | None = None
 
 
-def order_of(change: Change, *, project: str, lineage: str, secrets: Mapping[str, str], born_as: str = "") -> Order:
+def order_of(
+    change: Change, *, project: str, lineage: str, secrets: Mapping[str, str], born_as: str = "", fresh: bool = False
+) -> Order:
     """The order for the attempt that a change creates or updates."""
     identity = Identity(project, lineage, born_as or change.address, change.attempt)
-    return Order(identity, change.name, change.after or {}, change.settings, secrets)
+    return Order(identity, change.name, change.after or {}, change.settings, secrets, fresh)
 
 
 def start(

@@ -37,6 +37,8 @@ class Order:
     Attributes:
         objects: the concrete objects with tokens, as in the plan.
         secrets: token -> value, for ``schemas.secrets.reveal``; never stored, logged or put into an argument list.
+        fresh: True when nothing can have been created for this attempt before, so that ``create`` need not look for it
+            by its run id first. An object may have another name than planned, when a foreign one held that name.
     """
 
     identity: Identity
@@ -44,6 +46,7 @@ class Order:
     objects: Objects
     settings: Settings
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,9 @@ class Creator:
         """
         container = reveal(order.objects["Container"], order.secrets)
         try:
+            earlier = None if order.fresh else self._earlier(order.identity)
+            if earlier and (adopted := self._adopt(order.identity, container, earlier)):
+                return adopted
             return self._create(order.identity, container)
         except EngineUnreachable:
             raise
@@ -45,9 +48,6 @@ class Creator:
 
     def _create(self, identity: Identity, container: Mapping[str, Any]) -> Observed:
         if container["PullPolicy"] == "Always":
-            adopted = self._adopt(identity, container, container["Name"])
-            if adopted:
-                return adopted
             self._images.pull(container)
         for number in range(SUFFIXES + 1):
             name = container["Name"] + (f"-{number}" if number else "")
@@ -66,6 +66,12 @@ class Creator:
             hint="set another name, or remove them",
             reason="Conflict",
         )
+
+    def _earlier(self, identity: Identity) -> str | None:
+        """The id of the container that carries this run id already, whatever its name."""
+        wanted = facts.filters(label=[f"{facts.RUN_ID}={identity.run_id}"])
+        found = self._engine.get("/containers/json", all=1, filters=wanted)
+        return str(found[0]["Id"]) if found else None
 
     def _post(self, container: Mapping[str, Any], name: str) -> tuple[dict[str, Any], float]:
         """The create call; a missing image is pulled then, which spares a look at the images before (D4)."""
@@ -143,7 +149,7 @@ class Creator:
             self._engine.delete(f"/containers/{found}", v=1, force=1)
 
     def _adopt(self, identity: Identity, container: Mapping[str, Any], name: str) -> Observed | None:
-        """The container of this name when it is this very attempt, started if it never was; None for a foreign one."""
+        """The container of this name or id when it is this very attempt, started if it never was; None for a foreign one."""
         found = self._engine.find(f"/containers/{name}/json")
         if found is None or (found["Config"].get("Labels") or {}).get(facts.RUN_ID) != identity.run_id:
             return None
@@ -152,7 +158,7 @@ class Creator:
         connected = (found.get("NetworkSettings") or {}).get("Networks") or {}
         missing = [network for network in container["Networks"][1:] if network not in connected]
         rest = {**container, "Networks": [*container["Networks"][:1], *missing]}
-        self._finish(identity, rest, found["Id"], name, 0.0)
+        self._finish(identity, rest, found["Id"], found["Name"].lstrip("/"), 0.0)
         again = self._engine.find(f"/containers/{found['Id']}/json") or found
         return facts.from_inspect(again, self._engine.base_url)
 

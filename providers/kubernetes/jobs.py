@@ -81,6 +81,9 @@ def create(api: Api, order: Order, namespace: str) -> Json:
 def _post(api: Api, job: Json, order: Order) -> Json:
     """POST under our name; a Job of somebody else there is passed with at most SUFFIXES other names."""
     namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
+    earlier = None if order.fresh else _earlier(api, namespace, order)
+    if earlier is not None:
+        return earlier
     for number in range(SUFFIXES + 1):
         tried = name if not number else f"{name[: _NAME_LIMIT - 2]}-{number}"
         body = {**job, "metadata": {**job["metadata"], "name": tried}}
@@ -97,6 +100,12 @@ def _post(api: Api, job: Json, order: Order) -> Json:
         hint="set another name, or delete the old Jobs",
         reason="AlreadyExists",
     )
+
+
+def _earlier(api: Api, namespace: str, order: Order) -> Json | None:
+    """The Job that carries this run id already, whatever its name."""
+    found = api.items(jobs_path(namespace), labelSelector=f"{RUN_ID}={order.identity.run_id}")
+    return found[0] if found else None
 
 
 def _ensure_secret(api: Api, secret: Json, order: Order, namespace: str) -> bool:
