@@ -182,6 +182,9 @@ def test_foreign_names_are_left_alone(engine: Engine) -> None:
     assert (first.name, second.name) == (name, f"{name}-1")
     again = engine.provider.create(engine.order("two", ["sleep", "60"], name=name))
     assert again.handle["id"] == second.handle["id"]
+    engine.raw.remove_container(first.handle["id"], force=True)
+    again = engine.provider.create(engine.order("two", ["sleep", "60"], name=name))
+    assert again.handle["id"] == second.handle["id"], "the freed name must not make it start twice"
 
 
 def test_names_that_are_all_taken_are_an_error(engine: Engine) -> None:
