@@ -9,6 +9,7 @@ from flowplan.engines import Engines
 from flowplan.following import tail_of
 from flowplan.providers.protocol import Order
 from flowplan.schemas.errors import FlowplanError
+from flowplan.schemas.faults import point
 from flowplan.schemas.plans import Change, FieldChange
 from flowplan.schemas.runs import Identity, Observed, Recorded
 from flowplan.schemas.secrets import Redactor
@@ -54,7 +55,9 @@ def start(
     try:
         if not first:
             _remove(engines, redactor, done)
+        point("engine:create:before")
         done.seen = engines.provider(provider).create(order)
+        point("engine:create:after")
         if first:
             _remove(engines, redactor, done)
     except FlowplanError as error:
@@ -65,10 +68,12 @@ def start(
 def update(engines: Engines, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Done:
     """Change a live object in place; settings that flowplan keeps need no engine."""
     sent = [f for f in fields if not f.path.startswith("/Run/")]
+    point("engine:update:before")
     try:
         seen = engines.provider(record.provider).update(record, order, sent) if sent else None
     except FlowplanError as error:
         return Done(record.address, error=error)
+    point("engine:update:after")
     return Done(record.address, seen)
 
 
@@ -87,7 +92,9 @@ def _remove(engines: Engines, redactor: Redactor, done: Done) -> None:
         engines.check_target(record.provider, record.target, record.address)
         if not record.output_tail and (tail := tail_of(engines, record, redactor)):
             done.tails[record.run_id] = tail
+        point("engine:delete:before")
         engines.provider(record.provider).delete(record, record.settings.grace_period)
+        point("engine:delete:after")
         done.removed.append(record)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flowplan.schemas.errors import FlowplanError, InvalidInput
+from flowplan.schemas.faults import point
 from flowplan.schemas.plans import ABSENT, FORMAT_VERSION, Action, Change, FieldChange, Finding, Plan, RunFacts
 from flowplan.schemas.runs import Json, Settings
 from flowplan.schemas.secrets import SecretSource
@@ -115,7 +116,9 @@ def write_plan(plan: Plan, path: Path) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(text)
+        point("file:plan:before")
         Path(temporary).replace(path)
+        point("file:plan:after")
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)

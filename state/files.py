@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flowplan.schemas.errors import StateError
+from flowplan.schemas.faults import point
 
 BUSY_SECONDS = 30.0
 """How long a statement waits for another process's transaction."""
@@ -134,11 +135,14 @@ def make(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
     os.close(descriptor)
     draft = Path(name)
+    point("file:state:begun")
     try:
         connection = connect(draft, read_only=False)
         with contextlib.closing(connection):
             fill(connection)
+        point("file:state:before")
         _publish(draft, path)
+        point("file:state:after")
     finally:
         for leftover in (draft, Path(f"{name}-wal"), Path(f"{name}-shm"), Path(f"{name}-journal")):
             leftover.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from flowplan.schemas.errors import Refused, StateError, StateLocked
+from flowplan.schemas.faults import point
 from flowplan.state.rows import now
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class WriterLock:
         except OSError as error:
             raise _unusable(self.path, error) from error
         self._lock = lock
+        point("lock:acquire:after")
         _write_note(self.path, _about_me(self.command))
 
     def release(self) -> None:
@@ -66,7 +68,9 @@ class WriterLock:
             return
         _write_note(self.path, {})
         lock, self._lock = self._lock, None
+        point("lock:release:before")
         lock.release()
+        point("lock:release:after")
 
     @property
     def held(self) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.events import Event
+from flowplan.schemas.faults import point
 from flowplan.schemas.runs import Objects, Observed, Recorded, Settings, Status
 from flowplan.state import files, journal, migrations, rows, transitions
 from flowplan.state.reading import Reading
@@ -71,7 +72,7 @@ class Store(Reading):
         owner = self.project
         if owner == project:
             return
-        with self._changing() as db:
+        with self._changing("claim_project") as db:
             owner, used = db.execute("SELECT project, EXISTS (SELECT 1 FROM records) FROM meta").fetchone()
             if owner is not None and owner != project and used:
                 raise Refused(
@@ -89,7 +90,7 @@ class Store(Reading):
         Raises:
             Refused: an attempt of the same run id has gone beyond ``creating``.
         """
-        with self._changing() as db:
+        with self._changing("intend") as db:
             known = self._progress(item.run_id for item in items)
             for item in items:
                 self._still_creating(item, known.get(item.run_id))
@@ -106,7 +107,7 @@ class Store(Reading):
         """
         if not self._advanced(seen)[0]:
             return []
-        with self._changing() as db:
+        with self._changing("observe") as db:
             changed, drafts = self._advanced(seen)
             journal.save(db, changed)
             return journal.append(db, drafts)
@@ -125,7 +126,7 @@ class Store(Reading):
         present: bool | None = None,
     ) -> list[Event]:
         """Record flowplan's own verdict (start failed, timed out, cancelled); an attempt that has ended keeps its end."""
-        with self._changing() as db:
+        with self._changing("finish") as db:
             address, attempt, before = self._known(run_id)
             after = transitions.finished(
                 before,
@@ -153,7 +154,7 @@ class Store(Reading):
         name: str | None = None,
     ) -> None:
         """Record what is in force now, after an update, an adoption or a refresh."""
-        with self._changing() as db:
+        with self._changing("applied") as db:
             address, _attempt, before = self._known(run_id)
             changes: dict[str, Any] = {"plan_digest": plan_digest or before.plan_digest}
             after = replace(before, **changes if name is None else changes | {"name": name})
@@ -170,12 +171,12 @@ class Store(Reading):
 
     def set_tails(self, texts: Mapping[str, str]) -> None:
         """Keep the ends of the output of several runs, by run id."""
-        with self._changing() as db:
+        with self._changing("set_tails") as db:
             journal.put_tails(db, texts)
 
     def absent(self, run_ids: Sequence[str]) -> None:
         """Record that the objects of these attempts are known to be removed; their status stays."""
-        with self._changing() as db:
+        with self._changing("absent") as db:
             db.executemany(
                 "UPDATE attempts SET present = 0 WHERE run_id = ? AND present = 1", [(run_id,) for run_id in run_ids]
             )
@@ -185,7 +186,7 @@ class Store(Reading):
 
         An address whose newest attempt is among them is not managed any more.
         """
-        with self._changing() as db:
+        with self._changing("destroyed") as db:
             known = self._progress(run_ids)
             journal.unmanage(db, run_ids)
             journal.carried_out(db, plan_digest, [address for address, _, _ in known.values()])
@@ -193,7 +194,7 @@ class Store(Reading):
 
     def forget(self, addresses: Sequence[str], *, plan_digest: str = "") -> list[Event]:
         """Stop managing these addresses and leave their objects alone; the event's reason is ``Forgotten``."""
-        with self._changing() as db:
+        with self._changing("forget") as db:
             found = db.execute(
                 "SELECT run_id FROM records WHERE address IN (SELECT value FROM json_each(?))",
                 (rows.dumps(list(addresses)),),
@@ -210,7 +211,7 @@ class Store(Reading):
         Raises:
             InvalidInput: nothing is recorded at ``old``, or something is at ``new``.
         """
-        with self._changing() as db:
+        with self._changing("move") as db:
             managed = {a for (a,) in db.execute("SELECT address FROM records WHERE address IN (?, ?)", (old, new))}
             if old not in managed:
                 raise InvalidInput(f"nothing is recorded at {old}", hint="`flowplan state list` shows the addresses")
@@ -228,7 +229,7 @@ class Store(Reading):
 
     def add(self, record: Recorded) -> list[Event]:
         """Record an object that exists already (import, rebuild); it becomes its address's newest attempt."""
-        with self._changing() as db:
+        with self._changing("add") as db:
             journal.put(db, [record])
             if record.output_tail:
                 journal.put_tails(db, {record.run_id: record.output_tail})
@@ -242,13 +243,13 @@ class Store(Reading):
 
         ``intend``, ``applied``, ``destroyed`` and ``forget`` do it in their own transaction when given the digest.
         """
-        with self._changing() as db:
+        with self._changing("note_plan") as db:
             journal.carried_out(db, plan_digest, addresses)
 
     def remember(self, name: str, document: Mapping[str, Any]) -> None:
         """Keep a JSON document under a name, for later commands; it never holds a secret value."""
         text = rows.dumps(document)
-        with self._changing() as db:
+        with self._changing("remember") as db:
             db.execute("DELETE FROM notes WHERE name = ? AND document <> ?", (name, text))
             db.execute("INSERT OR IGNORE INTO notes (name, document) VALUES (?, ?)", (name, text))
 
@@ -267,15 +268,16 @@ class Store(Reading):
         """
         from flowplan.state import transfer
 
-        with self._changing() as db:
+        with self._changing("load_dump") as db:
             transfer.load(self, db, document)
         self.lineage, self.key = self._identity()
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
+    def _changing(self, what: str) -> Iterator[sqlite3.Connection]:
         """One transaction, which has the write lock from its beginning and grows the serial if rows changed."""
         if self.read_only:
             raise StateError(f"the state {self.path} is open for reading only")
+        point(f"state:{what}:before")
         with files.explained(self.path):
             self._database = self._database or migrations.database(self._connection)
             with self._database.atomic():
@@ -287,6 +289,8 @@ class Store(Reading):
                     db.execute("UPDATE meta SET serial = serial + 1")
                 if files.identity(self.path) != self._file:
                     raise StateError(f"the state {self.path} has vanished or was replaced", hint=files.REBUILD)
+                point(f"state:{what}:written")
+        point(f"state:{what}:after")
 
     def _known(self, run_id: str) -> tuple[str, int, Progress]:
         try:

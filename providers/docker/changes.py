@@ -11,6 +11,7 @@ from flowplan.providers.docker import facts
 from flowplan.providers.docker.connection import Engine, Refusal
 from flowplan.providers.protocol import Order
 from flowplan.schemas.errors import ProviderError, Refused
+from flowplan.schemas.faults import point
 from flowplan.schemas.plans import FieldChange
 from flowplan.schemas.runs import Observed, Recorded
 
@@ -63,6 +64,7 @@ class Changer:
         container = order.objects["Container"]
         try:
             self._resources(found, container, fields)
+            point("docker:resources:after")
             self._networks(found, container, fields)
             self._rename(found, container, fields)
         except Refusal as error:
@@ -106,7 +108,9 @@ class Changer:
                 self._tolerant("POST", f"{path}/unpause")
             if found["State"].get("Running") or found["State"].get("Restarting"):
                 self._tolerant("POST", f"{path}/stop", grace, t=math.ceil(grace))
+                point("docker:stop:after")
             self._tolerant("DELETE", path, v=1, force=1)
+            point("docker:delete:after")
         except Refusal as error:
             raise ProviderError(error.message, address=record.address, reason=error.reason) from None
         self._await_gone(path, record)

@@ -12,6 +12,7 @@ from flowplan.providers.docker.connection import Engine, Refusal
 from flowplan.providers.docker.pulling import Images
 from flowplan.providers.protocol import Order
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
+from flowplan.schemas.faults import point
 from flowplan.schemas.runs import Identity, Observed, Status
 from flowplan.schemas.secrets import reveal
 
@@ -95,9 +96,11 @@ class Creator:
         parameters = {"name": name}
         if container.get("Platform"):
             parameters["platform"] = container["Platform"]
+        point("docker:create:before")
         answer = self._engine.request(
             "POST", "/containers/create", params=parameters, body=self._body(container["Config"])
         )
+        point("docker:create:after")
         return answer.json(), facts.header_seconds(answer.headers.get("Date"))
 
     def _body(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -115,7 +118,10 @@ class Creator:
         try:
             for network in container["Networks"][1:]:
                 self._connect(found, network)
+                point("docker:connect:after")
+            point("docker:start:before")
             self._engine.post(f"/containers/{found}/start")
+            point("docker:start:after")
         except EngineUnreachable:
             raise
         except ProviderError as error:

@@ -15,6 +15,7 @@ import requests
 
 from flowplan.providers.docker.connection import Engine, Refusal
 from flowplan.schemas.errors import StartFailed
+from flowplan.schemas.faults import point
 
 
 class Images:
@@ -47,7 +48,9 @@ class Images:
             if self._begun.get(key, -1.0) >= asked or (unless_present and self.present(image)):
                 return
             begun = time.monotonic()
+            point("docker:pull:before")
             self._pull(image, container.get("Platform"), container.get("Registry"))
+            point("docker:pull:after")
             self._begun[key] = begun
 
     def _pull(self, image: str, platform: str | None, registry: Mapping[str, Any] | None) -> None:

@@ -12,6 +12,7 @@ from flowplan.providers.kubernetes.reading import ADDRESS, ATTEMPT, LINEAGE, RUN
 from flowplan.providers.kubernetes.requests import MANAGER, Api
 from flowplan.providers.protocol import Order
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
+from flowplan.schemas.faults import point
 from flowplan.schemas.plans import ABSENT, FieldChange
 from flowplan.schemas.runs import Json, Recorded
 from flowplan.schemas.secrets import reveal
@@ -66,7 +67,9 @@ def create(api: Api, order: Order, namespace: str) -> Json:
     made = False
     try:
         made = _ensure_secret(api, secret, order, namespace) if secret else False
+        point("kubernetes:secret:after")
         live = _post(api, reveal(job, order.secrets), order)
+        point("kubernetes:job:after")
     except EngineUnreachable:
         raise
     except ProviderError as error:
@@ -75,6 +78,7 @@ def create(api: Api, order: Order, namespace: str) -> Json:
         raise StartFailed(error.message, hint=error.hint, address=order.identity.address, reason=error.reason) from None
     if secret:
         _give(api, namespace, secret["metadata"]["name"], live)
+        point("kubernetes:owner:after")
     return live
 
 
@@ -169,6 +173,7 @@ def update(api: Api, record: Recorded, order: Order, fields: Sequence[FieldChang
         secret = reveal(order.objects["Secret"], order.secrets)
         path = core_path(namespace, "secrets", secret["metadata"]["name"])
         _patch(api, path, {"stringData": secret.get("stringData") or {}})
+        point("kubernetes:refill:after")
     patch: dict[str, Any] = {"metadata": {"uid": record.handle["uid"]} if record.handle.get("uid") else {}}
     for field in fields:
         if field.path.startswith("/Job/"):
@@ -205,6 +210,7 @@ def delete(api: Api, record: Recorded, grace: float, namespace: str, lineage: st
     namespace = record.handle.get("namespace") or record.objects["Job"]["metadata"].get("namespace") or namespace
     for job in _ours(api, record, namespace, lineage):
         _remove(api, job, grace)
+    point("kubernetes:delete:gone")
     secret = record.objects.get("Secret")
     if secret:
         path = core_path(namespace, "secrets", secret["metadata"]["name"])
@@ -227,6 +233,7 @@ def _remove(api: Api, job: Json, grace: float) -> None:
     meta = job["metadata"]
     path = jobs_path(meta["namespace"], meta["name"])
     _drop(api, path, meta["uid"], policy="Foreground")
+    point("kubernetes:delete:asked")
     _hurry(api, job, grace)
     deadline = time.monotonic() + grace + _PATIENCE
     pause = 0.05

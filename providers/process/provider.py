@@ -26,6 +26,7 @@ from flowplan.providers.process.supervision import Supervision
 from flowplan.providers.process.watching import watch
 from flowplan.providers.protocol import Context, LogLine, Order
 from flowplan.schemas.errors import ProviderError, Refused, StartFailed
+from flowplan.schemas.faults import point
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Observed, Recorded, Target
 from flowplan.schemas.secrets import reveal, tokens_in
@@ -197,12 +198,14 @@ class ProcessProvider:
             if files.has("destroyed"):
                 return
             files.mark("stop")
+            point("process:stop:after")
             with files.claimed():  # from here on nobody starts it
                 started = identity_of(files, record)
         else:
             started = identity_of(files, record)
         if started:
             self._end(files, started, grace)
+            point("process:end:after")
         if files.directory.is_dir():
             files.mark("destroyed")
 

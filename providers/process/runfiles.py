@@ -8,22 +8,21 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowplan.providers.process.exits import meaning
 from flowplan.providers.process.procfs import alive, host_id, pid_namespace, this_boot
 from flowplan.providers.process.supervisor import write_json
 from flowplan.schemas.errors import ProviderError, Refused
+from flowplan.schemas.faults import point
 from flowplan.schemas.runs import Identity, Observed, Recorded, Status
 
 CLAIM_PATIENCE = 30.0
 """Seconds to wait while somebody is between claiming a run and starting it."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunFiles:
+class RunFiles(NamedTuple):
     """The files of one attempt in ``directory``; any of them may be missing."""
 
     directory: Path
@@ -50,9 +49,11 @@ class RunFiles:
         """Make the directory and say whose it is; no secrets are in it."""
         for directory in (self.directory.parent, self.directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        point("process:directory:after")
         if not self.has("run.json"):
             whose = {key: getattr(identity, key) for key in ("project", "lineage", "address", "attempt")}
             write_json(str(self.directory / "run.json"), {**whose, "name": name, "host_id": host_id()})
+            point("process:identity:after")
 
     def mark(self, name: str) -> None:
         """Leave a mark (``stop``, ``destroyed``)."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flowplan.schemas.errors import ProviderError
+from flowplan.schemas.faults import point
 
 PATIENCE = 60.0
 """Seconds to wait for an answer."""
@@ -82,6 +83,7 @@ class _Pipe:
             try:
                 self._process.stdin.write(json.dumps(request).encode() + b"\n")
                 self._process.stdin.flush()
+                point("process:ask:after")
             except (BrokenPipeError, ValueError):
                 return None
         try:

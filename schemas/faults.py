@@ -1,0 +1,26 @@
+"""Named points between two effects at which the fault harness ends flowplan, to see what the next command makes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+_NAME, _, _COUNT = os.environ.get("FLOWPLAN_FAULT", "").partition("@")
+_left = int(_COUNT) if _COUNT.isdecimal() else 1
+
+
+def point(name: str) -> None:
+    """Nothing, unless FLOWPLAN_FAULT is ``name`` or ``name@3``: then SIGKILL, here, at the third passing.
+
+    Args:
+        name: where this is, ``layer:effect:before`` or ``layer:effect:after``; unique in the sources.
+    """
+    if name == _NAME:
+        _passed()
+
+
+def _passed() -> None:
+    global _left
+    _left -= 1
+    if _left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
