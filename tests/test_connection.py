@@ -15,10 +15,12 @@ import yaml
 
 from flowplan.providers.kubernetes import connection, kubeconfig
 from flowplan.providers.kubernetes.connection import endpoint
-from flowplan.providers.kubernetes.references import Reference, dropped, references
+from flowplan.providers.kubernetes.dropping import as_if_kept, dropped, noted
+from flowplan.providers.kubernetes.references import Reference, references
 from flowplan.providers.kubernetes.refusals import refusal
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
+from flowplan.schemas.runs import Observed, Recorded, Settings, Status
 
 
 def config(**user: Any) -> dict[str, Any]:
@@ -321,3 +323,16 @@ def test_dropped_fields_are_those_that_did_not_come_back() -> None:
     posted = {"a": {"b/c": 1, "d": [{"x": 1, "y": 2}]}, "labels": {}, "env": [], "none": None}
     returned = {"a": {"d": [{"x": 1, "z": 3}]}, "extra": 1}
     assert list(dropped(posted, returned)) == ["/a/b~1c", "/a/d/0/y"]
+
+
+def test_what_was_dropped_is_noted_once_and_is_no_drift_afterwards() -> None:
+    job = {"spec": {"suspend": True, "template": {"spec": {"containers": [{"name": "a", "resizePolicy": ["x"]}]}}}}
+    live = {"spec": {"template": {"spec": {"containers": [{"name": "a"}]}}}}
+    seen = noted(Observed("r", handle={"uid": "u"}, live={"Job": live}), job, live)
+    assert seen.handle["dropped"] == ["/spec/suspend", "/spec/template/spec/containers/0/resizePolicy"]
+    record = Recorded(
+        "a", "k", "kubernetes", {}, 1, "r", "n", {"Job": job}, Settings(), Status.RUNNING, handle=seen.handle
+    )
+    again = as_if_kept(Observed("r", handle={"uid": "u"}, live={"Job": live}), record)
+    assert again.live == {"Job": job} and again.handle == seen.handle
+    assert live["spec"].keys() == {"template"}, "what the server said is not changed"

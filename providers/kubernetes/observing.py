@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from flowplan.providers.kubernetes.dropping import as_if_kept
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path
 from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID, has_ended, label, observed, owner
 from flowplan.providers.kubernetes.requests import Api
@@ -107,6 +108,7 @@ def by_owner(pods: Iterable[Any]) -> dict[str, list[Any]]:
 def as_recorded(seen: Observed, record: Recorded) -> Observed:
     """Complete what the engine says with what only the record knows; an end that is recorded is not told anew with
     less (its pods may be gone by now)."""
+    seen = as_if_kept(seen, record)
     seen = replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
     if seen.status is None or seen.status.live or seen.status is not record.status:
         return seen

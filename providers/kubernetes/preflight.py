@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from flowplan.providers.kubernetes.dropping import dropped
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path, manifest
 from flowplan.providers.kubernetes.reading import RUN_ID, label
-from flowplan.providers.kubernetes.references import KINDS, Reference, dropped, references
+from flowplan.providers.kubernetes.references import KINDS, Reference, references
 from flowplan.providers.kubernetes.requests import MANAGER, Api
 from flowplan.providers.protocol import Order
 from flowplan.schemas.errors import EngineUnreachable, ProviderError

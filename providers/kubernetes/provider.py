@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from flowplan.providers.kubernetes import jobs, logs, observing, preflight, watching
+from flowplan.providers.kubernetes.dropping import noted
 from flowplan.providers.kubernetes.reading import LINEAGE, label, observed
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import Context, LogLine, Order
@@ -48,11 +49,13 @@ class KubernetesProvider:
         return preflight.check(self._api, orders, self._namespace)
 
     def create(self, order: Order) -> Observed:
-        return self._seen(jobs.create(self._api, order, self._namespace))
+        job = jobs.create(self._api, order, self._namespace)
+        return noted(self._seen(job), order.objects["Job"], job)
 
     def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:
         job = jobs.update(self._api, record, order, fields, self._namespace)
-        return observing.as_recorded(self._seen(job), record)
+        seen = observing.as_recorded(self._seen(job), record)
+        return noted(seen, order.objects["Job"], job, fields)
 
     def _seen(self, job: Json) -> Observed:
         pods = jobs.pods_of(self._api, job) if (job.get("status") or {}).get("startTime") else []

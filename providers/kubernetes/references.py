@@ -62,21 +62,3 @@ def _of_volume(volume: Mapping[str, Any], at: str) -> Iterator[Reference]:
 def _one(resource: str, source: Mapping[str, Any] | None, where: str, key: str = "name") -> Iterator[Reference]:
     if source and source.get(key):
         yield Reference(resource, source[key], where, needed=not source.get("optional"))
-
-
-def dropped(posted: Any, returned: Any, at: str = "") -> Iterator[str]:
-    """JSON Pointers of fields that were sent but did not come back: the server does not know them (A5).
-
-    Empty values are left out by servers and mean nothing.
-    """
-    if isinstance(posted, Mapping):
-        there = returned if isinstance(returned, Mapping) else {}
-        for key, value in posted.items():
-            pointer = f"{at}/{str(key).replace('~', '~0').replace('/', '~1')}"
-            if key in there:
-                yield from dropped(value, there[key], pointer)
-            elif value not in (None, "", 0, False) and value != {} and value != []:
-                yield pointer
-    elif isinstance(posted, list) and isinstance(returned, list):
-        for index, (one, other) in enumerate(zip(posted, returned, strict=False)):
-            yield from dropped(one, other, f"{at}/{index}")
