@@ -56,6 +56,8 @@ def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) ->
     spec = _checked(document, provider_types, faults)
     faults += _variable_faults(document)
     files, texts = _named_files(document, path.parent, faults)
+    if spec is None:
+        faults += _unknown_names(document, faults)
     if spec is None or faults:
         raise InvalidInput(sorted(faults, key=lambda fault: _order(fault, str(path))))
     return LoadedSpec(
@@ -67,6 +69,13 @@ def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) ->
         sources=document.sources,
         files=files,
     )
+
+
+def _unknown_names(document: Document, faults: list[Diagnostic]) -> list[Diagnostic]:
+    from flowplan.schemas.references import unknown_names
+
+    told = {fault.subject for fault in faults}
+    return [fault for fault in unknown_names(document) if fault.subject not in told]
 
 
 def _order(fault: Diagnostic, spec: str) -> tuple[bool, str, int, int]:

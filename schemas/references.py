@@ -1,0 +1,60 @@
+"""Names in an ill-formed spec that nothing bears: told beside its other faults, so that all are told at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flowplan.schemas.documents import Document
+from flowplan.schemas.sources import Diagnostic, Path, did_you_mean, dotted
+from flowplan.schemas.spec import BUILT_IN_TYPES
+
+_VARIABLE = re.compile(r"(?<!\$)\$\{var\.([A-Za-z_][A-Za-z0-9_-]*)")
+
+
+def unknown_names(document: Document) -> Iterator[Diagnostic]:
+    """Providers, needed runs and variables that the spec names and does not have; the document may be ill formed."""
+    root = document.value if isinstance(document.value, dict) else {}
+    runs = _mapping(root, "runs")
+    providers = [*_mapping(root, "providers"), *BUILT_IN_TYPES]
+    for name, run in runs.items():
+        if isinstance(run, dict):
+            yield from _provider(document, ("runs", name, "provider"), run.get("provider"), providers)
+            yield from _needs(document, ("runs", name, "needs"), run.get("needs"), runs)
+    for part in ("defaults", "runs"):
+        yield from _variables(document, (part,), root.get(part), _mapping(root, "variables"))
+
+
+def _mapping(root: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = root.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _provider(document: Document, path: Path, named: Any, known: list[str]) -> Iterator[Diagnostic]:
+    if isinstance(named, str) and "${" not in named and named not in known:
+        hint = did_you_mean(named, known) or f"known: {', '.join(dict.fromkeys(known))}"
+        yield Diagnostic(f'unknown provider "{named}"', document.sources.value(path), dotted(path), hint)
+
+
+def _needs(document: Document, path: Path, needs: Any, runs: Mapping[str, Any]) -> Iterator[Diagnostic]:
+    for index, need in enumerate(needs if isinstance(needs, list) else ()):
+        if isinstance(need, str) and "${" not in need and need.partition("[")[0] not in runs and need not in runs:
+            where = (*path, index)
+            hint = did_you_mean(need, runs) or f"known: {', '.join(list(runs)[:10])}"
+            yield Diagnostic(f'unknown run "{need}"', document.sources.value(where), dotted(where), hint)
+
+
+def _variables(document: Document, path: Path, value: Any, known: Mapping[str, Any]) -> Iterator[Diagnostic]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _variables(document, (*path, key), item, known)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _variables(document, (*path, index), item, known)
+    elif isinstance(value, str):
+        for name in dict.fromkeys(_VARIABLE.findall(value)):
+            if name not in known:
+                message = f"${{var.{name}}}: the variable {name} is not known"
+                hint = did_you_mean(name, known)
+                yield Diagnostic(message, document.sources.value(path), dotted(path), hint)
