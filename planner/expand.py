@@ -16,6 +16,7 @@ from flowplan.planner.expressions import ExpressionError, Scope
 from flowplan.planner.fields import FieldError, Origins
 from flowplan.planner.literals import LiteralError, sealed_kubeconfig, sealed_literal
 from flowplan.planner.manifests import Manifests, ResolvedRun
+from flowplan.planner.order import BREAK_IT, first_cycle
 from flowplan.planner.sealing import Sealer
 from flowplan.planner.template import apply_template
 from flowplan.planner.variables import Variables
@@ -79,6 +80,7 @@ def expand(
     """
     expander = _Expander(loaded, variables, sealer, manifests, lineage or _NOT_YET)
     desired = expander.run()
+    expander.refuse_cycle(desired)
     if expander.report.faults:
         raise InvalidInput(expander.report.in_order())
     warnings = (*variables.warnings, *expander.report.warnings.values())
@@ -371,10 +373,24 @@ class _Expander:
             if module is None or settings is None:
                 break
             for fault in module.check(run):
-                self.report.add(fault)
+                self.report.add(fault if fault.position else self._placed(group, fault))
             render = _Render(one, run, module, Identity(self.project, self.lineage, address, 1))
             made.append(Desired(address, run.provider, run.type, settings, render))
         return made
+
+    def refuse_cycle(self, desired: Sequence[Desired]) -> None:
+        """Tell of a cycle of needs, where the needs of its first run are written."""
+        needs = {run.address: run.settings.needs for run in desired if run.settings.needs}
+        cycle = first_cycle(list(needs), needs) if needs else []
+        if cycle:
+            group = next(g for g in self.groups.values() if cycle[0] in g.addresses)
+            message = f"the runs need each other in a cycle: {' -> '.join(cycle)}"
+            self.report.fault(self._source(group, ("needs",)), message, BREAK_IT)
+
+    def _placed(self, group: _Group, fault: Diagnostic) -> Diagnostic:
+        """A fault of a run as a whole, where the run is written."""
+        position = self.loaded.sources.key(("runs", group.name))
+        return Diagnostic(fault.message, position, fault.subject, fault.hint, fault.severity)
 
     def _check_rest(self, group: _Group) -> None:
         """What else is wrong with a run that cannot be resolved, so that all faults are told at once."""

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.sources import Diagnostic
 
+BREAK_IT = "remove one of these needs"
+
 
 def ordered(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
     """``addresses`` with every address after those it needs; ties keep the given order.
@@ -17,6 +19,21 @@ def ordered(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> lis
     Raises:
         InvalidInput: the needs form a cycle; the message shows it.
     """
+    result, waiting = _sorted(addresses, needs)
+    if len(result) < len(addresses):
+        raise InvalidInput([cycle_diagnostic([a for a in addresses if waiting[a]], needs)])
+    return result
+
+
+def first_cycle(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
+    """A cycle, its first address repeated at the end; [] when there is none."""
+    result, waiting = _sorted(addresses, needs)
+    stuck = [a for a in addresses if waiting[a]]
+    return find_cycle(stuck, needs) if len(result) < len(addresses) else []
+
+
+def _sorted(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> tuple[list[str], Mapping[str, int]]:
+    """What can be put into order, and how many needs each address still waits for."""
     rank = {address: index for index, address in enumerate(addresses)}
     waiting = {a: sum(1 for n in set(needs.get(a, ())) if n in rank) for a in addresses}
     dependents: dict[str, list[str]] = {}
@@ -33,16 +50,14 @@ def ordered(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> lis
             waiting[dependent] -= 1
             if waiting[dependent] == 0:
                 heapq.heappush(ready, rank[dependent])
-    if len(result) < len(addresses):
-        raise InvalidInput([cycle_diagnostic([a for a in addresses if waiting[a]], needs)])
-    return result
+    return result, waiting
 
 
 def cycle_diagnostic(stuck: Sequence[str], needs: Mapping[str, Sequence[str]]) -> Diagnostic:
     """The complaint about one cycle among addresses that can never start."""
     cycle = " -> ".join(find_cycle(stuck, needs))
     return Diagnostic(
-        f"the runs need each other in a cycle: {cycle}", subject="needs", hint="remove one of these needs"
+        f"the runs need each other in a cycle: {cycle}", subject="needs", hint=BREAK_IT
     )
 
 
