@@ -190,7 +190,8 @@ def _resolve_plan(reviewed: Plan, given: Given, directory: Path, key: bytes) -> 
         known = {name: values.get(name) for name in source.variables}
         return evaluate_template(source, known) if None not in known.values() else None
 
-    return resolve(reviewed.secrets, directory=directory, key=key, known={}, template=template)
+    changes = reviewed.changes
+    return resolve(reviewed.secrets, directory=directory, key=key, known={}, template=template, changes=changes)
 
 
 def _provider_secrets(sources: Mapping[str, SecretSource], directory: Path, key: bytes) -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from flowplan.schemas.errors import InvalidInput, PlanStale
-from flowplan.schemas.secrets import SecretSource, token
+from flowplan.schemas.plans import Change
+from flowplan.schemas.secrets import SecretSource, token, tokens_in
 from flowplan.schemas.sources import Diagnostic
 
 MAX_SECRET = 1 << 20
@@ -56,11 +57,13 @@ def resolve(
     key: bytes,
     known: Mapping[str, str],
     template: Callable[[SecretSource], str | None],
+    changes: Iterable[Change] = (),
 ) -> dict[str, str]:
     """Token -> value for every secret that a plan needs, before anything starts.
 
     Args:
         known: values that are in memory already.
+        changes: of the plan, to tell who needs a secret that is missing.
         template: evaluates a source of kind ``template`` with this call's variables; None when one is missing.
 
     Raises:
@@ -73,7 +76,7 @@ def resolve(
         if value is None:
             value = template(source) if source.kind == "template" else lookup(source, directory)
         if value is None:
-            faults.append(unresolvable(source))
+            faults.append(unresolvable(shown, source, changes))
             continue
         if not shown.endswith(" unresolved)") and token(source, key, value) != shown:
             changed.append(source.label)
@@ -86,17 +89,21 @@ def resolve(
     return values
 
 
-def unresolvable(source: SecretSource) -> Diagnostic:
+def unresolvable(shown: str, source: SecretSource, changes: Iterable[Change]) -> Diagnostic:
+    """What is missing, who needs it, and what to do."""
+    users = [change.address for change in changes if shown in tokens_in(change.after)]
+    more = f" and {len(users) - 3} more" if len(users) > 3 else ""
+    message, hint = _missing(source)
+    return Diagnostic(message, subject=", ".join(users[:3]) + more or source.kind, hint=hint)
+
+
+def _missing(source: SecretSource) -> tuple[str, str]:
     if source.kind == "from_env":
-        return Diagnostic(f"the environment variable {source.value} is not set", subject="from_env", hint="set it")
+        return f"the environment variable {source.value} (from_env) is not set", "set it"
     if source.kind == "from_file":
-        return Diagnostic(f"the file {source.value} cannot be read", subject="from_file", hint="create it")
+        return f"the file {source.value} (from_file) cannot be read", "create it"
     if source.kind == "from_spec":
-        place = source.value.replace("#", " at ")
-        return Diagnostic(f"{place} holds no secret any more", subject="from_spec", hint="plan and review again")
+        return f"{source.value.replace('#', ' at ')} holds no secret any more", "plan and review again"
     names = ", ".join(source.variables)
-    return Diagnostic(
-        f"the sensitive variable {names} is needed again and was not given",
-        subject="variables",
-        hint="give it with --var, --var-file or FLOWPLAN_VAR_<name>",
-    )
+    hint = "give it with --var, --var-file or FLOWPLAN_VAR_<name>"
+    return f"the sensitive variable {names} is needed again and was not given", hint

@@ -163,7 +163,9 @@ def _require_secrets(gathered: Gathered) -> None:
     """
     from flowplan.resolve import unresolvable
 
-    faults = [unresolvable(s) for token, s in gathered.plan.secrets.items() if token not in gathered.secrets]
+    plan = gathered.plan
+    missing = {token: source for token, source in plan.secrets.items() if token not in gathered.secrets}
+    faults = [unresolvable(token, source, plan.changes) for token, source in missing.items()]
     if faults:
         raise InvalidInput(faults)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,8 +23,9 @@ from flowplan.state.store import Store
 
 
 def opened(state: Path) -> Store:
-    """The state, for reading; it must be there."""
-    return Store.open(state)
+    """The state, for reading; it must be there, and need not be writable."""
+    writable = os.access(state, os.W_OK) and os.access(state.parent, os.W_OK)
+    return Store.open(state, read_only=Store.exists(state) and not writable)
 
 
 def chosen(records: Mapping[str, Recorded], addresses: Sequence[str]) -> dict[str, Recorded]:
