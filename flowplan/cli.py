@@ -149,6 +149,8 @@ def plan(
     """Show what apply would do, and why. Writes nothing but the plan."""
     from flowplan.commands import arguments, planning
 
+    if destroy and refresh_only:
+        raise typer.BadParameter("--destroy and --refresh-only exclude each other")
     mode = "destroy" if destroy else "refresh_only" if refresh_only else "normal"
     options = planning.options(mode, target, exclude, rerun, allow_interrupt)
     request = planning.request(state, options, arguments.given(var, var_file), refresh, preflight, policy)

@@ -223,7 +223,7 @@ def _nothing(plan: Plan, unchanged: int, left_out: int) -> str:
     if left_out:
         return f"No changes in {harmless(plan.project)} but {left_out} left out; {unchanged} unchanged."
     if not unchanged:
-        return f"No changes. There is nothing to do in {harmless(plan.project)}."
+        return f"No changes. There is nothing to do in {harmless(plan.project) or 'this state'}."
     how = "as recorded" if plan.mode == "refresh_only" else "as wanted"
     return f"No changes. {runs} {how} in {harmless(plan.project)}."
 
