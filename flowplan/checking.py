@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowplan.engines import ManifestsByType
+from flowplan.gather import policies_of
 from flowplan.given import Given, variables_of
 from flowplan.planner.order import ordered
 from flowplan.schemas.sources import Diagnostic
@@ -25,6 +26,7 @@ def check_spec(path: Path, given: Given) -> tuple[Sequence[Diagnostic], int]:
     from flowplan.schemas.load import load_spec
 
     loaded = load_spec(path)
+    policies_of((), loaded)
     variables = variables_of(loaded.spec, given, loaded.sources)
     sealer = Sealer(_KEY, lambda source: None)
     expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=_LINEAGE)

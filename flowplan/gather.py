@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowplan import __version__
 from flowplan.engines import Engines, ManifestsByType
@@ -20,6 +20,10 @@ from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Status
 from flowplan.schemas.secrets import Redactor, SecretSource, tokens_in
 from flowplan.schemas.sources import Diagnostic
 from flowplan.state.store import Store
+
+if TYPE_CHECKING:
+    from flowplan.planner.policies import Rule
+    from flowplan.schemas.load import LoadedSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +84,13 @@ def gather_spec(request: Request, spec_path: Path) -> Gathered:
     redactor = Redactor(sealer.values.values())
     entries = {**store.recall("providers"), **expansion.providers}
     engines = _engines(entries, store, request.state_path, loaded.directory, sealer.values)
-    options = replace(
-        request.options,
+    options = request.options._replace(
         moved=tuple((m.from_, m.to) for m in loaded.spec.moved),
         removed=tuple(loaded.spec.removed),
         spec_name=spec_path.name,
     )
-    decided = _decide(store, engines, expansion.desired, replace(request, options=options))
+    rules = policies_of(request.policies, loaded)
+    decided = _decide(store, engines, expansion.desired, replace(request, options=options), rules)
     plan = Plan(
         project=expansion.project,
         digest="",
@@ -110,7 +114,7 @@ def gather_spec(request: Request, spec_path: Path) -> Gathered:
 def gather_destroy(request: Request) -> Gathered:
     """Plan the destruction of everything recorded; needs no spec."""
     store = Store.open(request.state_path)
-    options = replace(request.options, mode="destroy")
+    options = request.options._replace(mode="destroy")
     entries = store.recall("providers")
     sources = {t: SecretSource(**s) for t, s in store.recall("provider_secrets").items()}
     directory = Path(store.recall("spec").get("directory", "."))
@@ -151,8 +155,7 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
     secrets = _resolve_plan(reviewed, request.given, directory, store.key)
     entries = {**store.recall("providers"), **reviewed.providers}
     engines = _engines(entries, store, request.state_path, directory, secrets)
-    options = replace(
-        request.options,
+    options = request.options._replace(
         mode=reviewed.mode,
         removed=forgotten(reviewed),
         moved=tuple((c.moved_from, c.address) for c in reviewed.changes if c.moved_from),
@@ -163,6 +166,21 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
     decided = _decide(store, engines, desired, replace(request, options=options))
     plan = replace(reviewed, changes=decided.changes, serial=store.serial, targets=decided.targets)
     return Gathered(_sealed(plan), store, engines, Redactor(secrets.values()), secrets, decided.observed)
+
+
+def policies_of(paths: Sequence[Path], loaded: LoadedSpec | None = None) -> tuple[Rule, ...]:
+    """The policies of a spec and of ``--policy`` files.
+
+    Raises:
+        InvalidInput: a file cannot be read, or is no policy.
+    """
+    if not paths and not (loaded and loaded.tree.get("policies")):
+        return ()
+    from flowplan.planner.policies import rules_in, rules_of
+    from flowplan.schemas.documents import parse, read_text
+
+    files = [rule for path in paths for rule in rules_in(parse(read_text(path), str(path)), path.name)]
+    return (*(rules_of(loaded) if loaded else ()), *files)
 
 
 def _check_project(store: Store, project: str) -> None:
@@ -216,15 +234,16 @@ def _secrets_in(
     return {t: s for t, s in sorted(secrets.items()) if t in needed}
 
 
-@dataclass(frozen=True, slots=True)
-class _Decided:
+class _Decided(NamedTuple):
     changes: tuple[Change, ...]
     diagnostics: tuple[Diagnostic, ...]
     targets: dict[str, Any]
     observed: tuple[Observed, ...]
 
 
-def _decide(store: Store, engines: Engines, desired: Sequence[Desired], request: Request) -> _Decided:
+def _decide(
+    store: Store, engines: Engines, desired: Sequence[Desired], request: Request, rules: Sequence[Rule] = ()
+) -> _Decided:
     records = store.records()
     observed, unknown = observe(store, engines, records) if request.refresh else ({}, [])
     situation = Situation(
@@ -242,6 +261,10 @@ def _decide(store: Store, engines: Engines, desired: Sequence[Desired], request:
     changes = decided.changes
     if request.refresh and request.preflight:
         changes = _preflighted(store, engines, changes)
+    if rules:
+        from flowplan.planner.policies import checked
+
+        changes = checked(changes, rules)
     history = store.history([c.address for c in changes if c.before is not None]) if changes else {}
     changes = tuple(replace(c, history=_history(history[c.address])) if history.get(c.address) else c for c in changes)
     targets = {name: target.document() for name, target in sorted(engines.targets().items())}

@@ -8,18 +8,17 @@ import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowplan.clock import timestamp
 from flowplan.commands.arguments import SPEC, check_format, last_plan
 from flowplan.commands.planning import Shown, show_plan
+from flowplan.commands.refusals import refuse_violations, usable
 from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gather_spec
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.plan import has_changes
 from flowplan.reviewing import check_reviewed
-from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
+from flowplan.schemas.errors import FlowplanError, InvalidInput
 from flowplan.schemas.plans import Plan
 from flowplan.state.lock import WriterLock
 from flowplan.terminal import approved, can_ask, can_draw
@@ -76,7 +75,7 @@ def _apply_plan(path: Path, request: Request, how: How) -> int:
     from flowplan.schemas.plan_documents import read_plan
 
     reviewed = read_plan(path)
-    _check_age(reviewed, path, how)
+    usable(reviewed, path, request, how.max_age)
     lock = WriterLock(request.state_path, "apply")
     gathered = gather_plan(request, reviewed)
     try:
@@ -89,15 +88,6 @@ def _apply_plan(path: Path, request: Request, how: How) -> int:
         gathered.close()
         raise
     return _again_under_lock(reviewed, gathered, request, how, lock)
-
-
-def _check_age(plan: Plan, path: Path, how: How) -> None:
-    if plan.expires_at and plan.expires_at < timestamp():
-        raise PlanStale(f"the plan expired at {plan.expires_at}", hint="plan and review again")
-    if how.max_age is not None:
-        age = datetime.now(UTC).timestamp() - path.stat().st_mtime
-        if age > how.max_age:
-            raise PlanStale(f"{path} is {age:.0f}s old, older than --max-age allows", hint="plan and review again")
 
 
 def _apply_spec(path: Path, request: Request, how: How) -> int:
@@ -115,6 +105,7 @@ def _apply_spec(path: Path, request: Request, how: How) -> int:
         raise
     try:
         write_plan(gathered.plan, last_plan(request.state_path))
+        refuse_violations(gathered.plan)
         _require_secrets(gathered)
         if _nothing_to_do(gathered.plan, gathered):
             lock.release()
@@ -181,6 +172,10 @@ def _nothing_to_do(plan: Plan, gathered: Gathered) -> bool:
 
 def _done_already(plan: Plan, gathered: Gathered, how: How) -> int:
     """Nothing would change and nothing runs."""
+    from flowplan.schemas.plan_documents import write_plan
+
+    if how.json_into:
+        write_plan(plan, how.json_into)
     output = Output(gathered.redactor)
     if how.format == "text":
         output.note("No changes. Everything is as the spec wants it.")
@@ -195,11 +190,15 @@ def _agreed(plan: Plan, gathered: Gathered, how: How, path: Path | None) -> bool
     Raises:
         FlowplanError: nobody can answer.
     """
+    from flowplan.schemas.plan_documents import write_plan
+
+    if how.json_into:
+        write_plan(plan, how.json_into)
     if not has_changes(plan.changes):
         return True
     output = Output(gathered.redactor)
     if how.format == "text":
-        show_plan(plan, output, Shown(json_into=how.json_into), path, to_stderr=True)
+        show_plan(plan, output, Shown(), path, to_stderr=True)
     if how.yes:
         return True
     if not can_ask():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from flowplan.commands.arguments import SPEC, check_format, last_plan, seconds
 from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gather_spec
@@ -17,8 +18,7 @@ from flowplan.schemas.errors import InvalidInput, PlanStale
 from flowplan.schemas.plans import Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(NamedTuple):
     """How a plan is to be shown."""
 
     format: str = "text"
@@ -91,9 +91,7 @@ def plan(
 
 
 def _verdict(plan: Plan, detailed: bool) -> int:
-    if any(
-        c.action.starts and f.check == "policy" and f.severity == "error" for c in plan.changes for f in c.preflight
-    ):
+    if any(f.check == "policy" and f.severity == "error" for c in plan.changes for f in c.preflight):
         return 6
     return 2 if detailed and has_changes(plan.changes) else 0
 
@@ -111,10 +109,12 @@ def compare(path: Path, request: Request) -> int:
     Raises:
         PlanStale: it is not; the message is the difference.
     """
+    from flowplan.commands.refusals import usable
     from flowplan.reviewing import check_reviewed
     from flowplan.schemas.plan_documents import read_plan
 
     reviewed = read_plan(path)
+    usable(reviewed, path, request)
     gathered = gather_plan(request, reviewed)
     try:
         check_reviewed(reviewed, gathered)

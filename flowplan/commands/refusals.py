@@ -1,0 +1,86 @@
+"""What speaks against a saved plan before anything is planned again: its age, options it cannot heed, policies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowplan.clock import timestamp
+from flowplan.commands.arguments import SPEC
+from flowplan.gather import Request, policies_of
+from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
+from flowplan.schemas.plans import Plan
+from flowplan.schemas.secrets import tokens_in
+from flowplan.schemas.sources import Diagnostic
+
+if TYPE_CHECKING:
+    from flowplan.planner.policies import Rule
+
+_SHOWN = 50
+
+
+def usable(reviewed: Plan, path: Path, request: Request, max_age: float | None = None) -> None:
+    """Check that a saved plan may be carried out as it is.
+
+    Args:
+        max_age: the most seconds since the file was written; None for no limit.
+
+    Raises:
+        InvalidInput: options or variables are given that only a new plan could heed.
+        PlanStale: it is too old.
+        Refused: it violates a policy.
+    """
+    _refuse_planning_options(request, path)
+    _refuse_fixed_variables(request, reviewed)
+    _check_age(reviewed, path, max_age)
+    refuse_violations(reviewed, policies_of(request.policies))
+
+
+def _refuse_planning_options(request: Request, path: Path) -> None:
+    names = ("target", "exclude", "rerun", "allow_interrupt")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(request.options, name)]
+    if given:
+        hint = f"plan again with it, or name the spec: flowplan apply {SPEC} {given[0]} ..."
+        raise InvalidInput(f"{path} is a plan that was made already, {' and '.join(given)} cannot change it", hint=hint)
+
+
+def _refuse_fixed_variables(request: Request, reviewed: Plan) -> None:
+    """Only sensitive variables are given again; all others were decided when the plan was made."""
+    again = {name for source in reviewed.secrets.values() for name in source.variables}
+    again |= {name for name, shown in reviewed.variables.items() if tokens_in(shown)}
+    faults = [
+        Diagnostic("was decided when the plan was made", None, f"--var {name}", "plan again to change it")
+        for name in request.given.pairs
+        if name not in again
+    ]
+    if faults:
+        raise InvalidInput(faults)
+
+
+def _check_age(plan: Plan, path: Path, max_age: float | None) -> None:
+    if plan.expires_at and plan.expires_at < timestamp():
+        raise PlanStale(f"the plan expired at {plan.expires_at}", hint="plan and review again")
+    if max_age is not None and (age := time.time() - path.stat().st_mtime) > max_age:
+        raise PlanStale(f"{path} is {age:.0f}s old, older than --max-age allows", hint="plan and review again")
+
+
+def refuse_violations(plan: Plan, rules: Sequence[Rule] = ()) -> None:
+    """Nothing is done of a plan that violates a policy.
+
+    Args:
+        rules: further policies than those that it was planned with.
+
+    Raises:
+        Refused: with every violation.
+    """
+    from flowplan.planner.policies import checked, violations
+
+    found = violations(checked(plan.changes, rules))
+    if not found:
+        return
+    lines = [f"  {f.address}: {f.message}" + (f" ({f.hint})" if f.hint else "") for f in found[:_SHOWN]]
+    lines += [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    count = f"{len(found)} violation{'s' if len(found) > 1 else ''}"
+    raise Refused("\n".join([f"policies forbid this plan ({count}); nothing was done", *lines]))
