@@ -246,24 +246,37 @@ def _remove(api: Api, job: Json, grace: float) -> None:
             _forget_ended(api, job)
 
 
-def _forget_ended(api: Api, job: Json) -> None:
-    """A kubelet may take half a minute to give up the object of a pod whose containers it has reported as ended."""
-    for pod in pods_of(api, job):
-        meta, status = pod["metadata"], pod.get("status") or {}
-        running = [s for s in status.get("containerStatuses") or [] if (s.get("state") or {}).get("running")]
-        if meta.get("deletionTimestamp") and status.get("phase") in ("Succeeded", "Failed") and not running:
-            _drop(api, core_path(meta["namespace"], "pods", meta["name"]), meta["uid"], grace=0)
-
-
 def _hurry(api: Api, job: Json, grace: float) -> None:
     """Deleting a Job gives its pods the grace period of their own spec; ours counts where it is another."""
     seconds = max(math.ceil(grace), 1)  # 0 would forget the pod while its container may still run
     for pod in pods_of(api, job):
-        if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-            continue
-        if (pod.get("spec") or {}).get("terminationGracePeriodSeconds") != seconds:
-            meta = pod["metadata"]
-            _drop(api, core_path(meta["namespace"], "pods", meta["name"]), meta["uid"], grace=seconds)
+        if _pod_ended(pod):
+            _drop_pod(api, pod, 0)
+        elif (pod.get("spec") or {}).get("terminationGracePeriodSeconds") != seconds:
+            _drop_pod(api, pod, seconds)
+
+
+def _forget_ended(api: Api, job: Json) -> None:
+    """A kubelet may take half a minute to give up the object of a pod whose containers it has reported as ended."""
+    for pod in pods_of(api, job):
+        if _pod_ended(pod):
+            _drop_pod(api, pod, 0)
+
+
+def _pod_ended(pod: Json) -> bool:
+    status = pod.get("status") or {}
+    running = [s for s in status.get("containerStatuses") or [] if (s.get("state") or {}).get("running")]
+    return status.get("phase") in ("Succeeded", "Failed") and not running
+
+
+def _drop_pod(api: Api, pod: Json, grace: int) -> None:
+    """A help: who may not delete pods waits until the cluster collects them."""
+    meta = pod["metadata"]
+    try:
+        _drop(api, core_path(meta["namespace"], "pods", meta["name"]), meta["uid"], grace=grace)
+    except ProviderError as error:
+        if error.reason != "Forbidden":
+            raise
 
 
 def _stuck(api: Api, job: Json) -> ProviderError:
