@@ -19,7 +19,7 @@ from flowplan.schemas.plans import Action, Change, Finding, Plan
 from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Status
 from flowplan.schemas.secrets import Redactor, SecretSource, tokens_in
 from flowplan.schemas.sources import Diagnostic
-from flowplan.state.store import Store
+from flowplan.state.store import Store, new_identity
 
 if TYPE_CHECKING:
     from flowplan.planner.policies import Rule
@@ -77,9 +77,15 @@ def gather_spec(request: Request, spec_path: Path) -> Gathered:
 
     loaded = load_spec(spec_path)
     variables = variables_of(loaded.spec, request.given, loaded.sources)
-    store = Store.open(request.state_path, create=True)
-    sealer = Sealer(store.key, lambda source: lookup(source, loaded.directory))
-    expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=store.lineage)
+    store = Store.open(request.state_path) if Store.exists(request.state_path) else None
+    lineage, key = (store.lineage, store.key) if store else new_identity()
+    sealer = Sealer(key, lambda source: lookup(source, loaded.directory))
+    expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=lineage)
+    if store is None:  # only now: a spec with faults makes no state
+        store = Store.open(request.state_path, create=True, born=(lineage, key))
+    if store.lineage != lineage:  # another flowplan has just made one
+        store.close()
+        return gather_spec(request, spec_path)
     _check_project(store, expansion.project)
     redactor = Redactor(sealer.values.values())
     entries = {**store.recall("providers"), **expansion.providers}

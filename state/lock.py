@@ -121,6 +121,8 @@ def break_lock(path: Path) -> dict[str, Any] | None:
 
 
 def _lock_file(path: Path) -> Path:
+    if path.is_dir():
+        raise StateError(f"the state {path} is not a regular file", hint="--state names another file")
     return path.with_name(path.name + ".lock")
 
 

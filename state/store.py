@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,13 @@ class Store(Reading):
         self._database: Database | None = None
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False, read_only: bool = False) -> Store:
+    def open(
+        cls, path: Path, *, create: bool = False, read_only: bool = False, born: tuple[str, bytes] | None = None
+    ) -> Store:
         """Open the state at ``path``; with ``create`` make an empty one (0600, directory 0700) where there is none.
+
+        Args:
+            born: lineage and key of the state if it is made now, see ``new_identity``.
 
         Raises:
             StateError: there is none; it is no state, damaged, of a newer format, or not writable and not
@@ -48,7 +54,7 @@ class Store(Reading):
         path = Path(path)
         with files.explained(path):
             if create and not os.path.lexists(path):
-                files.make(path, _empty)
+                files.make(path, partial(_empty, *(born or new_identity())))
             files.check(path, read_only=read_only)
             connection = files.connect(path, read_only=read_only)
             try:
@@ -345,18 +351,22 @@ class Store(Reading):
         return journal.append(db, drafts)
 
 
-def _empty(connection: sqlite3.Connection) -> None:
-    """An empty state: a new lineage and a new key for fingerprints."""
+def new_identity() -> tuple[str, bytes]:
+    """A new lineage, and a new key for fingerprints."""
     import secrets
     import uuid
 
+    return str(uuid.uuid4()), secrets.token_bytes(32)
+
+
+def _empty(lineage: str, key: bytes, connection: sqlite3.Connection) -> None:
     db = migrations.database(connection)
     db.execute("PRAGMA journal_mode = WAL")
     with db.atomic():
         migrations.run_steps(db, migrations.STEPS)
         connection.execute(
             "INSERT INTO meta (id, lineage, key, serial, created_at) VALUES (1, ?, ?, 0, ?)",
-            (str(uuid.uuid4()), secrets.token_bytes(32), rows.now()),
+            (lineage, key, rows.now()),
         )
 
 
