@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from flowplan.planner.diff import changed_fields, drifted_fields, patched, settings_fields
 from flowplan.planner.manifests import IN_PLACE, Manifests
@@ -11,8 +12,7 @@ from flowplan.schemas.plans import Action, Change, FieldChange, RunFacts
 from flowplan.schemas.runs import Desired, Observed, Recorded, Rendered, Status, Target, digest
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What the action at one desired address is decided from."""
 
     desired: Desired

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowplan.planner import expressions
 from flowplan.planner.expressions import ExpressionError, Reference, Scope, Template
@@ -18,16 +18,14 @@ OnError = Callable[[Path, ExpressionError], None]
 """Told of every expression that is wrong: where, and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A string with expressions."""
 
     template: Template
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """A mapping or list; ``parts`` are its members that hold expressions, all others are shared as they are."""
 
     base: dict[str, Any] | list[Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -43,8 +43,7 @@ _SECRET_HINT = "use from_env, from_file or a sensitive variable"
 _NOT_YET = "00000000-0000-0000-0000-000000000000"
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(NamedTuple):
     """What a spec wants.
 
     Attributes:
@@ -604,7 +603,7 @@ class _Render:
             if run is None:
                 raise InvalidInput(self.cell.expander.report.in_order())
         assert run is not None
-        identity = self.identity if attempt == 1 else replace(self.identity, attempt=attempt)
+        identity = self.identity if attempt == 1 else self.identity._replace(attempt=attempt)
         if address:
-            identity = replace(identity, address=address)
+            identity = identity._replace(address=address)
         return self.module.render(run, identity)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.runs import Json
@@ -28,8 +27,7 @@ class ExpressionError(ValueError):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """One expression: ``${var.m.key}`` is ``("var", ("m", "key"))``; ``text`` is as written."""
 
     namespace: str
@@ -37,8 +35,7 @@ class Reference:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(NamedTuple):
     """A string that holds expressions, split into literal pieces and references."""
 
     parts: tuple[str | Reference, ...]
@@ -114,13 +111,12 @@ def escape(text: str) -> str:
     return text.replace("${", "$${")
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """What the namespaces hold. ``each`` is None for a run without a matrix; ``run`` may lack what is known later."""
 
-    var: Mapping[str, Json] = field(default_factory=dict)
+    var: Mapping[str, Json] = {}
     each: Mapping[str, Json] | None = None
-    run: Mapping[str, Json] = field(default_factory=dict)
+    run: Mapping[str, Json] = {}
     project: str = ""
 
     def value(self, reference: Reference) -> Json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.sources import Diagnostic
@@ -19,8 +19,7 @@ _DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[+._-][A-Za-z][A-Za-z0-9]*)*:[0-9a
 _FORM = "write it as [registry[:port]/]name[:tag][@digest]"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageReference:
+class ImageReference(NamedTuple):
     """The parts of a reference as written; nothing is normalised (``busybox`` stays ``busybox``).
 
     Attributes:

@@ -6,11 +6,10 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowplan.schemas.documents import number, scalar_text
 from flowplan.schemas.quantities import duration
@@ -35,8 +34,7 @@ class MatrixError(ValueError):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class MatrixCell:
+class MatrixCell(NamedTuple):
     """One cell: all its values, and the names of those that its address shows."""
 
     values: Cell

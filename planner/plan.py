@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from flowplan.planner.decide import Decision, decide, removal
 from flowplan.planner.manifests import Manifests
@@ -16,8 +17,7 @@ from flowplan.schemas.runs import Desired, Observed, Recorded, Target, run_id
 from flowplan.schemas.sources import Diagnostic, did_you_mean
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What the user asked of this plan.
 
     Attributes:
@@ -37,8 +37,7 @@ class Options:
     spec_name: str = "the spec"
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(NamedTuple):
     """Everything that a plan is decided from.
 
     Attributes:
@@ -55,15 +54,14 @@ class Situation:
     desired: Sequence[Desired]
     recorded: Mapping[str, Recorded]
     manifests: Mapping[str, Manifests]
-    observed: Mapping[str, Observed] = field(default_factory=dict)
+    observed: Mapping[str, Observed] = {}
     unknown: Sequence[Observed] = ()
-    attempts: Mapping[str, int] = field(default_factory=dict)
-    targets: Mapping[str, Target] = field(default_factory=dict)
+    attempts: Mapping[str, int] = {}
+    targets: Mapping[str, Target] = {}
     options: Options = Options()
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(NamedTuple):
     """The changes in the order of their carrying out, and remarks."""
 
     changes: tuple[Change, ...]

@@ -109,7 +109,7 @@ def _values(run: ResolvedRun, template: Template) -> tuple[dict[str, Json], dict
 
 
 def _in_run(run: ResolvedRun, fault: Diagnostic) -> Diagnostic:
-    return replace(fault, subject=dotted(("runs", run.group)) + f".{fault.subject}" if fault.subject else run.group)
+    return fault._replace(subject=dotted(("runs", run.group)) + f".{fault.subject}" if fault.subject else run.group)
 
 
 def _fed(run: ResolvedRun, template: Template) -> Iterator[tuple[str, tuple[Json, Origin]]]:

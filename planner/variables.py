@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowplan.schemas.documents import Document, number, parse, scalar_text
 from flowplan.schemas.errors import InvalidInput
@@ -33,11 +33,10 @@ class Variable:
     sensitive: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Variables:
+class Variables(NamedTuple):
     """All variables of a spec with their values, and remarks about them."""
 
-    by_name: Mapping[str, Variable] = field(default_factory=dict)
+    by_name: Mapping[str, Variable] = {}
     warnings: tuple[Diagnostic, ...] = ()
 
     @property
@@ -97,8 +96,7 @@ def resolve_variables(
     return Variables({k: v for k, v in values.items() if v is not None}, tuple(resolution.undeclared_in_environment()))
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
+class _Offer(NamedTuple):
     value: Any
     origin: str
     position: Position | None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,8 +20,7 @@ from flowplan.schemas.spec import Spec, json_schema, spec_model
 ProviderTypes = Mapping[str, type[BaseModel] | None]
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedSpec:
+class LoadedSpec(NamedTuple):
     """A spec that is well formed, with everything it names.
 
     Attributes:
@@ -104,8 +102,7 @@ def _checked(document: Document, provider_types: ProviderTypes | None, faults: l
     return spec
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """What is wrong at a path, and whether it is about the key there or about its value."""
 
     path: Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowplan.schemas.runs import Json, Objects, Settings
 from flowplan.schemas.secrets import SecretSource
@@ -67,8 +67,7 @@ class _Absent:
 ABSENT: Any = _Absent()
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One result of a preflight: what apply would trip over.
 
     Attributes:
@@ -84,8 +83,7 @@ class Finding:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RunFacts:
+class RunFacts(NamedTuple):
     """The run as it stood when the plan was made; None fields where nothing is known. Times RFC 3339 UTC."""
 
     status: str

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 Json = Any
 """A plain JSON value."""
@@ -56,8 +56,7 @@ def run_id(lineage: str, address: str, attempt: int) -> str:
     return str(uuid.uuid5(uuid.UUID(lineage), f"{address}#{attempt}"))
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """What names and labels of an attempt are made of."""
 
     project: str
@@ -94,8 +93,7 @@ class Settings:
     triggers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a field of an object came from: ``spec.yaml:12``, ``customizations[0] (spec.yaml:40)``, ``default``...
 
     ``text`` is complete for people; ``file`` and ``line`` (from 1, 0 where there is none) are for machines.
@@ -106,8 +104,7 @@ class Origin:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(NamedTuple):
     """The concrete objects of one attempt.
 
     Attributes:
@@ -122,12 +119,11 @@ class Rendered:
     name: str
     run_id: str
     attempt: int
-    origins: Mapping[str, Origin] = field(default_factory=dict)
+    origins: Mapping[str, Origin] = {}
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Desired:
+class Desired(NamedTuple):
     """One run as the spec (or a saved plan) wants it, renderable for any attempt.
 
     Attributes:
@@ -218,8 +214,7 @@ class Observed:
     managers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """The engine itself, by identity: docker engine id, UID of namespace kube-system, host name + boot id.
 
     ``label`` is for people (an endpoint, a context, a host name); it takes no part in comparisons.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 Path = tuple[str | int, ...]
 """A path into a YAML document: mapping keys and list indexes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """A place in a file; ``line`` and ``column`` count from 1."""
 
     file: str
@@ -22,16 +21,15 @@ class Position:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceMap:
+class SourceMap(NamedTuple):
     """The positions of every key and value of one document.
 
     ``keys[path]`` is where the key (or list item) at ``path`` starts, ``values[path]`` where its value starts.
     """
 
     file: str
-    keys: Mapping[Path, Position] = field(default_factory=dict)
-    values: Mapping[Path, Position] = field(default_factory=dict)
+    keys: Mapping[Path, Position] = {}
+    values: Mapping[Path, Position] = {}
 
     def key(self, path: Path) -> Position:
         """The position of the key at ``path``, or of its nearest known ancestor."""
@@ -49,8 +47,7 @@ class SourceMap:
         return Position(self.file, 1, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnostic:
+class Diagnostic(NamedTuple):
     """One complaint or remark: where, about what, what is wrong, and what to do.
 
     ``subject`` is a dotted path of the document (``runs.train.timeot``) or an address; ``severity`` is

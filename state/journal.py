@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded, Status
@@ -15,8 +15,7 @@ PLANS_KEPT = 100
 """Of how many plans the state remembers what they did already."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """An event before it has its number and time."""
 
     address: str

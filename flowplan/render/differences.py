@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from flowplan.render.objects import object_lines, scalar
 from flowplan.render.signs import harmless
@@ -20,8 +20,7 @@ _LARGEST = 2000
 """Lines or words beyond which a value is shown as removed and added: alignment is quadratic at worst."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(NamedTuple):
     """One changed value: ``before`` and ``after`` on one line each, or ``lines`` where that says less than a diff.
 
     ``before`` is None for something new, ``after`` for something that goes away.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from flowplan.render.objects import leaf_count, place
 from flowplan.render.signs import COUNTED, TIME, ago, counted, duration, harmless, seconds_between, to_the_second
@@ -19,8 +19,7 @@ _MOST_KINDS = 8
 _LIVE = frozenset(status.value for status in Status if status.live)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Runs with the same change.
 
     Attributes:
@@ -29,7 +28,7 @@ class Group:
     """
 
     changes: tuple[Change, ...]
-    varying: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    varying: Mapping[str, tuple[str, ...]] = {}
 
     @property
     def first(self) -> Change:

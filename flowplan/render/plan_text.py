@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from flowplan.render import groups
 from flowplan.render.differences import Line, Shown, line_differences, shown
@@ -21,8 +21,7 @@ _INDENT = "    "
 _MARGIN = 6
 
 
-@dataclass(frozen=True, slots=True)
-class _Style:
+class _Style(NamedTuple):
     colour: bool
     full: bool
     context: int

@@ -5,9 +5,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NamedTuple
 
 NANO = 1_000_000_000
 _DOCKER_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:(b)|([kmg])i?b?)?", re.IGNORECASE)
@@ -71,8 +70,7 @@ def nano_cpus(value: Any) -> int:
     return int(amount)
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(NamedTuple):
     """One entry of ``docker.volumes``: a bind of the host or a named volume, or an anonymous volume (``bind`` "").
 
     Attributes:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from flowplan.providers.process.supervisor import DEFAULT_PATH, candidates
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """``check`` is ``working_dir`` or ``executable``."""
 
     check: str
