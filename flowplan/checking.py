@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flowplan.engines import ManifestsByType
+from flowplan.engines import ManifestsByType, read_spec
 from flowplan.gather import policies_of
 from flowplan.given import Given, variables_of
 from flowplan.planner.order import ordered
@@ -23,9 +23,8 @@ def check_spec(path: Path, given: Given) -> tuple[Sequence[Diagnostic], int]:
     """
     from flowplan.planner.expand import expand
     from flowplan.planner.sealing import Sealer
-    from flowplan.schemas.load import load_spec
 
-    loaded = load_spec(path)
+    loaded = read_spec(path)
     policies_of((), loaded)
     variables = variables_of(loaded.spec, given, loaded.sources)
     sealer = Sealer(_KEY, lambda source: None)

@@ -16,6 +16,7 @@ from flowplan.schemas.sources import did_you_mean
 if TYPE_CHECKING:
     from flowplan.planner.manifests import Manifests
     from flowplan.providers.protocol import Provider
+    from flowplan.schemas.load import LoadedSpec
 
 BUILT_IN = ("process", "docker", "kubernetes")
 ENTRY_POINTS = "flowplan.providers"
@@ -59,6 +60,22 @@ def plugins() -> dict[str, Any]:
 
         _plugins = {e.name: e for e in entry_points(group=ENTRY_POINTS) if e.name not in BUILT_IN}
     return _plugins
+
+
+def read_spec(path: Path) -> LoadedSpec:
+    """A spec, also with the blocks of installed providers; they are looked for only when it is not valid without them.
+
+    Raises:
+        InvalidInput: every fault at once.
+    """
+    from flowplan.schemas.load import load_spec
+
+    try:
+        return load_spec(path)
+    except InvalidInput:
+        if not plugins():
+            raise
+        return load_spec(path, provider_types=dict.fromkeys(plugins()))
 
 
 def _plugin(type_name: str) -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowplan import __version__
-from flowplan.engines import Engines, ManifestsByType
+from flowplan.engines import Engines, ManifestsByType, read_spec
 from flowplan.given import Given, given_strings, variables_of
 from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, forgotten
@@ -73,9 +73,8 @@ def gather_spec(request: Request, spec_path: Path) -> Gathered:
     """
     from flowplan.planner.expand import expand
     from flowplan.planner.sealing import Sealer
-    from flowplan.schemas.load import load_spec
 
-    loaded = load_spec(spec_path)
+    loaded = read_spec(spec_path)
     variables = variables_of(loaded.spec, request.given, loaded.sources)
     store = Store.open(request.state_path) if Store.exists(request.state_path) else None
     lineage, key = (store.lineage, store.key) if store else new_identity()
@@ -326,6 +325,17 @@ def _preflighted(store: Store, engines: Engines, changes: tuple[Change, ...]) ->
         for finding in engines.provider(name).preflight(batch):
             found.setdefault(finding.address, []).append(finding)
     return tuple(replace(c, preflight=tuple(found[c.address])) if c.address in found else c for c in changes)
+
+
+def remember_connections(
+    store: Store, providers: Mapping[str, Any], secrets: Mapping[str, SecretSource], directory: Path
+) -> None:
+    """Keep what later commands need to reach the engines without the spec; of secrets only where they come from."""
+    used = tokens_in(dict(providers))
+    kept = {t: asdict(s) for t, s in secrets.items() if t in used}
+    store.remember("providers", {**store.recall("providers"), **providers})
+    store.remember("provider_secrets", {**store.recall("provider_secrets"), **kept})
+    store.remember("spec", {"directory": str(directory)})
 
 
 def engines_of(store: Store, state_path: Path) -> tuple[Engines, Redactor]:

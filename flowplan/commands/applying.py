@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from flowplan.commands.arguments import SPEC, check_format, last_plan
 from flowplan.commands.planning import Shown, show_plan
 from flowplan.commands.refusals import refuse_violations, usable
-from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gather_spec
+from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gather_spec, remember_connections
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.plan import has_changes
 from flowplan.reviewing import check_reviewed
@@ -249,10 +249,10 @@ def destroy(spec: Path | None, request: Request, how: How) -> int:
 
 
 def _same_project(spec: Path, gathered: Gathered) -> None:
+    from flowplan.engines import read_spec
     from flowplan.schemas.errors import Refused
-    from flowplan.schemas.load import load_spec
 
-    project = load_spec(spec).spec.project
+    project = read_spec(spec).spec.project
     if gathered.store.project not in (None, project):
         raise Refused(f"{spec} is project {project}, but the state belongs to project {gathered.store.project}")
 
@@ -282,28 +282,14 @@ def _carry_out(plan: Plan, gathered: Gathered, how: How, lock: WriterLock) -> in
     """Do it, under a lock that is held already."""
     try:
         gathered.store.claim_project(plan.project)
-        _remember(plan, gathered)
+        if plan.mode != "destroy":
+            directory = Path(plan.spec_path or SPEC).absolute().parent
+            remember_connections(gathered.store, plan.providers, plan.secrets, directory)
         outcome = _run(plan, gathered, how, lock)
         return _report(outcome, gathered, how)
     finally:
         lock.release()
         gathered.close()
-
-
-def _remember(plan: Plan, gathered: Gathered) -> None:
-    """Keep what later commands need to reach the engines without the spec."""
-    from dataclasses import asdict
-
-    from flowplan.schemas.secrets import tokens_in
-
-    if plan.mode == "destroy":
-        return
-    store = gathered.store
-    used = tokens_in(dict(plan.providers))
-    store.remember("providers", {**store.recall("providers"), **plan.providers})
-    kept = {t: asdict(s) for t, s in plan.secrets.items() if t in used}
-    store.remember("provider_secrets", {**store.recall("provider_secrets"), **kept})
-    store.remember("spec", {"directory": str(Path(plan.spec_path or SPEC).absolute().parent)})
 
 
 def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Sequence[str] = ()) -> Outcome:

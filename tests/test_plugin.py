@@ -1,0 +1,92 @@
+"""The example of docs/plugins.md: a provider of somebody else, installed, does the main job."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+FLOWPLAN = Path(sys.executable).with_name("flowplan")
+PLUGIN = Path(__file__).parents[1] / "examples" / "plugin"
+
+pytestmark = pytest.mark.xdist_group("plugin")
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that the plugin is installed into."""
+    top = tmp_path_factory.mktemp("plugin")
+    source = shutil.copytree(PLUGIN, top / "source")
+    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, "--target", top / "site", source], check=True, timeout=120
+    )
+    return top / "site"
+
+
+@pytest.fixture
+def run(installed: Path, tmp_path: Path) -> Run:
+    """Run flowplan where the plugin is installed; the exit code is checked."""
+    shutil.copy(PLUGIN / "flowplan.yaml", tmp_path)
+    env = {**os.environ, "PYTHONPATH": str(installed), "NO_COLOR": "1"}
+
+    def flowplan(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [FLOWPLAN, *arguments], check=False, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    return flowplan
+
+
+def test_the_main_job(run: Run, tmp_path: Path) -> None:
+    run("validate")
+    plan = json.loads(run("plan", "--format", "json").stdout)
+    assert [(c["address"], c["after"]["Note"]["text"]) for c in plan["changes"]] == [
+        ("hello[name=Ada]", "Hello, Ada."),
+        ("hello[name=Grace]", "Hello, Grace."),
+    ]
+    run("apply", "--yes")
+    assert len(list((tmp_path / "board").iterdir())) == 2
+    assert run("logs", "hello[name=Ada]").stdout == "Hello, Ada.\n"
+    run("plan", "--detailed-exitcode")
+    run("destroy", "--yes")
+    assert not list((tmp_path / "board").iterdir())
+
+
+def test_a_change_replaces(run: Run, tmp_path: Path) -> None:
+    run("apply", "--yes")
+    spec = tmp_path / "flowplan.yaml"
+    spec.write_text(spec.read_text().replace("Hello", "Good morning"))
+    assert "a note is written once" in run("plan").stdout
+    run("apply", "--yes", str(spec))
+    assert run("logs", "hello[name=Ada]").stdout == "Good morning, Ada.\n"
+    run("destroy", "--yes")
+
+
+def test_faults_of_its_block_are_told(run: Run, tmp_path: Path) -> None:
+    spec = tmp_path / "flowplan.yaml"
+    spec.write_text(spec.read_text().replace("text:", "txt:"))
+    assert "a note needs a text" in run("validate", code=7).stderr
+
+
+def test_what_its_engine_refuses_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "board").write_text("a file")
+    assert "is not a directory" in run("plan").stdout
+    assert "cannot write into" in run("apply", "--yes", "flowplan.yaml", code=1).stderr
+
+
+def test_without_it_the_spec_is_not_valid(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [FLOWPLAN, "validate", PLUGIN / "flowplan.yaml"], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 7
+    assert "notes" in done.stderr
