@@ -7,20 +7,14 @@ import os
 import sys
 import threading
 from collections.abc import Iterable
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from flowplan.providers.protocol import LogLine
-from flowplan.schemas.events import Event
-from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.secrets import Redactor
 
-_SIGNS = {
-    Status.CREATING: "+",
-    Status.PENDING: ".",
-    Status.RUNNING: ">",
-    Status.SUCCEEDED: "ok",
-    Status.DESTROYED: "-",
-}
+if TYPE_CHECKING:
+    from flowplan.providers.protocol import LogLine
+    from flowplan.schemas.events import Event
+    from flowplan.schemas.runs import Recorded
 
 
 class Output:

@@ -8,21 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests
+from flowplan.planner.pointers import escape, unescape
 from flowplan.schemas.plans import ABSENT, FieldChange
 from flowplan.schemas.runs import Json, Objects, Origin, Settings
 from flowplan.schemas.secrets import TOKEN
 
 _UNRESOLVED = re.compile(r"\(sensitive ([^()\s]+) unresolved\)")
-
-
-def escape(key: str | int) -> str:
-    """One reference token of a JSON Pointer (RFC 6901)."""
-    return str(key).replace("~", "~0").replace("/", "~1")
-
-
-def unescape(part: str) -> str:
-    """The key that a reference token stands for."""
-    return part.replace("~1", "/").replace("~0", "~")
 
 
 def differences(before: Json, after: Json, path: str = "") -> Iterator[tuple[str, Json, Json]]:

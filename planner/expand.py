@@ -18,14 +18,13 @@ from flowplan.planner.literals import LiteralError, sealed_kubeconfig, sealed_li
 from flowplan.planner.manifests import Manifests, ResolvedRun
 from flowplan.planner.order import BREAK_IT, first_cycle
 from flowplan.planner.sealing import Sealer
-from flowplan.planner.template import apply_template
 from flowplan.planner.variables import Variables
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.load import LoadedSpec, faults_in
 from flowplan.schemas.runs import Desired, Identity, Rendered, Settings, run_id
 from flowplan.schemas.sources import Diagnostic, Path, Position, did_you_mean, dotted
-from flowplan.schemas.spec import BUILT_IN_TYPES, json_schema
+from flowplan.schemas.spec import BUILT_IN_TYPES, json_schema, without_plugins
 
 FORBIDDEN = ("name", "provider", "needs", "matrix", "template", *(k for k in run_fields.SETTINGS if k != "triggers"))
 """Fields that cannot hide a value: they are shown, or decide what exists."""
@@ -485,6 +484,8 @@ class _CellRun:
 
     def _filled(self, run: ResolvedRun) -> ResolvedRun | None:
         """The run with what its base job template says, checked like fields of the run, or None (T1-T18)."""
+        from flowplan.planner.template import apply_template
+
         name = run.fields.get("template")
         if name is None:
             self.expander._fault_in(self.group, ("variables",), "are given, but there is no template")
@@ -543,7 +544,8 @@ class _CellRun:
             return True
         model = self.expander.loaded.spec.runs[self.group.name].__class__
         try:
-            model.model_validate(checked, context={"evaluated": True})
+            with without_plugins():
+                model.model_validate(checked, context={"evaluated": True})
         except ValidationError as error:
             self._tell(error, filled)
             return False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowplan.planner import expressions
-from flowplan.planner.diff import escape
+from flowplan.planner.pointers import escape
 from flowplan.planner.sealing import Sealer
 from flowplan.schemas.runs import Json
 from flowplan.schemas.secrets import SecretSource, tokens_in

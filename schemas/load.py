@@ -15,7 +15,7 @@ from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import TAG, is_expression, kind_of
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, SourceMap, did_you_mean, dotted
-from flowplan.schemas.spec import Spec, json_schema, spec_model
+from flowplan.schemas.spec import Spec, json_schema, spec_model, without_plugins
 
 ProviderTypes = Mapping[str, type[BaseModel] | None]
 
@@ -93,7 +93,8 @@ def _digest(texts: Mapping[str, str]) -> str:
 def _checked(document: Document, provider_types: ProviderTypes | None, faults: list[Diagnostic]) -> Spec | None:
     model = spec_model(provider_types)
     try:
-        spec = model.model_validate(document.value)
+        with without_plugins():
+            spec = model.model_validate(document.value)
     except ValidationError as error:
         for fault in faults_in(error, json_schema(provider_types)):
             place = document.sources.key if fault.about_key else document.sources.value

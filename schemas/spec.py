@@ -1,8 +1,10 @@
 """The spec, version 1: frozen types that check a document, and the JSON Schema made from them (design 3)."""
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +16,7 @@ from flowplan.schemas import fields as f
 
 SCHEMA_ID = "https://flowplan.dev/schemas/spec-1.json"
 SCHEMA_FILE = Path(__file__).with_name("spec.schema.json")
+NO_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 BUILT_IN_TYPES = ("process", "docker", "kubernetes")
 
 NAME_PATTERN = f"^[A-Za-z0-9_{f.BEYOND_ASCII}][A-Za-z0-9_.{f.BEYOND_ASCII}-]*$"
@@ -387,6 +390,20 @@ def _extended(blocks: tuple[tuple[str, type[BaseModel] | None], ...]) -> type[Sp
         "providers": (providers, Field({}, description="Settings of the providers, and aliases.")),
     }
     return create_model("Spec", __base__=Spec, **fields)
+
+
+@contextmanager
+def without_plugins() -> Iterator[None]:
+    """No plugins of pydantic, which other packages bring, in a validator that is built meanwhile; nobody inherits it."""
+    former = os.environ.get(NO_PLUGINS)
+    os.environ[NO_PLUGINS] = "__all__"
+    try:
+        yield
+    finally:
+        if former is None:
+            del os.environ[NO_PLUGINS]
+        else:
+            os.environ[NO_PLUGINS] = former
 
 
 def spec_model(provider_types: Mapping[str, type[BaseModel] | None] | None = None) -> type[Spec]:
