@@ -402,12 +402,19 @@ def state_push(
 
 @state_app.command("rebuild")
 def state_rebuild(
-    spec: Spec = None, state: State = STATE, var: Var = None, var_file: VarFile = None, lock_timeout: LockTimeout = "0"
+    spec: Spec = None,
+    state: State = STATE,
+    var: Var = None,
+    var_file: VarFile = None,
+    lineage: Annotated[
+        str, typer.Option("--lineage", metavar="ID", help="Whose runs, when the engines hold those of several states.")
+    ] = "",
+    lock_timeout: LockTimeout = "0",
 ) -> None:
     """Make records again from the labels of what is on the engines, when the state was lost."""
     from flowplan.commands import arguments, states
 
-    states.rebuild(state, spec, arguments.given(var, var_file), lock_timeout)
+    states.rebuild(state, spec, arguments.given(var, var_file), lineage, lock_timeout)
 
 
 @state_app.command("unlock")

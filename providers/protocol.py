@@ -58,6 +58,30 @@ class LogLine:
     at: str | None = None
 
 
+IMPORTED = "imported"
+"""Key of ``Recorded.handle`` that is true for an object that somebody else made: it carries none of our labels, so it is
+found by its handle alone, and its name and labels are no drift."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object on the engine, whoever made it.
+
+    Attributes:
+        seen: what the engine says of it; ``run_id``, ``address`` and ``attempt`` by its labels, where it has them.
+        project, lineage: by its labels, "" where it has none.
+        objects: all of it, in the shape of rendered objects; None where the engine does not tell. It may hold secret
+            values: compared in memory, never stored as it is.
+        bare: the part of it that holds no secret and is enough to manage it.
+    """
+
+    seen: Observed
+    project: str = ""
+    lineage: str = ""
+    objects: Objects | None = None
+    bare: Objects = field(default_factory=dict)
+
+
 class Provider(Protocol):
     """One connection to one engine. Every method may be called from several threads at once.
 
@@ -102,6 +126,20 @@ class Provider(Protocol):
 
     def secret_values(self, record: Recorded) -> list[str]:
         """The secret values that the attempt was given, as far as the engine still tells; for the redactor."""
+
+    def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
+        """Every object of a project by its labels, of whatever lineage, oldest attempt first.
+
+        Args:
+            wanted: rendered objects; where the engine does not let us look everywhere, their places are looked at.
+        """
+
+    def describe(self, object_id: str) -> Found:
+        """The object that a person names: a container's id or name, ``namespace/job``, a pid.
+
+        Raises:
+            ProviderError: there is none, or it is nothing that a run can be.
+        """
 
     def close(self) -> None:
         """Release connections."""

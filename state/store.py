@@ -87,6 +87,21 @@ class Store(Reading):
                 )
             db.execute("UPDATE meta SET project = ?", (project,))
 
+    def take_lineage(self, lineage: str) -> None:
+        """Give an empty state the lineage of one that was lost, so that what carries its labels is its own again.
+
+        Raises:
+            Refused: attempts are recorded under the lineage that the state has.
+        """
+        with self._changing("take_lineage") as db:
+            if lineage != self.lineage and db.execute("SELECT EXISTS (SELECT 1 FROM attempts)").fetchone()[0]:
+                raise Refused(
+                    f"the state {self.path} has records of lineage {self.lineage}, not of {lineage}",
+                    hint="rebuild into an empty state, named with --state",
+                )
+            db.execute("UPDATE meta SET lineage = ? WHERE lineage <> ?", (lineage, lineage))
+        self.lineage, self.key = self._identity()
+
     def intend(self, items: Sequence[Recorded], *, plan_digest: str = "") -> list[Event]:
         """Write down what is about to be created, before the engine is called (design 8); one event each.
 

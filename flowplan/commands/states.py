@@ -102,12 +102,12 @@ def unlock(state: Path) -> None:
         Output().note(f"removed the lock of {found.get('command')} (pid {found.get('pid')})")
 
 
-def rebuild(state: Path, spec: Path | None, given: Given, lock_timeout: str) -> None:
+def rebuild(state: Path, spec: Path | None, given: Given, lineage: str, lock_timeout: str) -> None:
     """Record again what the engines have of this project."""
     from flowplan.rebuilding import rebuild_records
 
     with _writing(state, lock_timeout, create=True) as store:
-        found = rebuild_records(store, state, spec or SPEC, given)
+        found = rebuild_records(store, state, spec or SPEC, given, lineage)
     for record in found:
         Output().note(f"{record.address}: attempt {record.attempt} is {record.status}")
     Output().note(f"{len(found)} runs recorded again")

@@ -9,7 +9,7 @@ from typing import Any
 
 from flowplan.providers.docker import facts
 from flowplan.providers.docker.connection import Engine, Refusal
-from flowplan.providers.protocol import Order
+from flowplan.providers.protocol import IMPORTED, Order
 from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.faults import point
 from flowplan.schemas.plans import FieldChange
@@ -44,6 +44,8 @@ class Changer:
         return found if found and self._ours(found, record) else self._by_label(record)
 
     def _ours(self, found: Mapping[str, Any], record: Recorded) -> bool:
+        if record.handle.get(IMPORTED):
+            return bool(found["Id"] == record.handle.get("id"))
         labels = found["Config"].get("Labels") or {}
         return labels.get(facts.RUN_ID) == record.run_id and labels.get(facts.LINEAGE) == self._lineage
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status
 
 PROJECT = "dev.flowplan.project"
@@ -75,20 +76,21 @@ def _signal_meaning(code: int) -> str:
 def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | None = None) -> Observed:
     """The facts of one ``docker inspect``."""
     state, labels = found["State"], found["Config"].get("Labels") or {}
+    imported = record is not None and bool(record.handle.get(IMPORTED))
     status, reason, message, code = _condition(state)
     created = engine_time(found.get("Created"))
     started = engine_time(state.get("StartedAt"))
     finished = engine_time(state.get("FinishedAt")) if status.final else None
     return Observed(
-        run_id=labels.get(RUN_ID, ""),
-        address=labels.get(ADDRESS, ""),
-        attempt=_number(labels.get(ATTEMPT)),
+        run_id=record.run_id if record and imported else labels.get(RUN_ID, ""),
+        address=record.address if record and imported else labels.get(ADDRESS, ""),
+        attempt=record.attempt if record and imported else _number(labels.get(ATTEMPT)),
         status=status,
         reason=reason,
         message=message,
         exit_code=code,
         attempts=int(found.get("RestartCount") or 0) + (1 if started else 0),
-        handle=handle(found["Id"], seconds(created)),
+        handle=handle(found["Id"], seconds(created)) | ({IMPORTED: True} if imported else {}),
         infrastructure_id=f"{base_url}:{found['Id']}",
         name=str(found.get("Name", "")).lstrip("/"),
         started_at=started,
@@ -161,6 +163,8 @@ def live_of(found: Mapping[str, Any], record: Recorded | None) -> Objects:
         wanted = record.objects.get("Container", {}).get("Config", {}).get("HostConfig", {})
         host = {key: host.get(key) for key in wanted}
     name = str(found.get("Name", "")).lstrip("/")
+    if record is not None and record.handle.get(IMPORTED):
+        name = str(record.objects.get("Container", {}).get("Name", name))
     return {"Container": {"Name": name, "Networks": _networks(found, record), "Config": {"HostConfig": host}}}
 
 

@@ -6,8 +6,11 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
+from flowplan.providers import polling
 from flowplan.providers.docker import facts
 from flowplan.providers.docker.changes import Changer
 from flowplan.providers.docker.checks import Checks
@@ -16,9 +19,10 @@ from flowplan.providers.docker.creation import Creator
 from flowplan.providers.docker.output import Output
 from flowplan.providers.docker.pulling import Images
 from flowplan.providers.docker.watching import Watch
-from flowplan.providers.protocol import Context, LogLine, Order
+from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, Order
+from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
-from flowplan.schemas.runs import Json, Observed, Recorded, Target
+from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Target
 from flowplan.schemas.secrets import TOKEN
 
 INSPECTORS = 8
@@ -42,7 +46,8 @@ class DockerProvider:
 
     def observe(self, records: Sequence[Recorded]) -> list[Observed]:
         """One list, and an inspect for every container whose end or drift the list cannot tell."""
-        items = {item["Labels"].get(facts.RUN_ID, ""): item for item in self._list()}
+        items = {item["Labels"].get(facts.RUN_ID, ""): item for item in self._list(f"{facts.LINEAGE}={self._lineage}")}
+        items |= {r.run_id: {"Id": r.handle["id"], IMPORTED: True} for r in records if r.handle.get(IMPORTED)}
         known = {record.run_id for record in records}
         seen = [self._listed(record, items) for record in records]
         unsure = [(record, items[record.run_id]) for record, fact in zip(records, seen, strict=True) if fact is None]
@@ -52,15 +57,16 @@ class DockerProvider:
         result = [fact if fact is not None else next(answers) for fact in seen]
         return [fact for fact in [*result, *looks[len(unsure) :]] if fact is not None]
 
-    def _list(self) -> list[dict[str, Any]]:
-        wanted = facts.filters(label=[f"{facts.LINEAGE}={self._lineage}"])
-        return list(self._engine.get("/containers/json", all=1, filters=wanted))
+    def _list(self, label: str) -> list[dict[str, Any]]:
+        return list(self._engine.get("/containers/json", all=1, filters=facts.filters(label=[label])))
 
     def _listed(self, record: Recorded, items: dict[str, dict[str, Any]]) -> Observed | None:
         """What the list tells of a record, None where that is not enough."""
         item = items.get(record.run_id)
         if item is None:
             return facts.gone(record)
+        if item.get(IMPORTED):
+            return None
         return facts.from_list(item, self._engine.base_url, record) if facts.list_tells_enough(item, record) else None
 
     def _inspect_all(self, wanted: Sequence[tuple[Recorded | None, dict[str, Any]]]) -> list[Observed | None]:
@@ -75,6 +81,40 @@ class DockerProvider:
             return facts.from_inspect(found, self._engine.base_url, record)
         return facts.gone(record) if record else None
 
+    def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
+        """The containers that carry the project's label."""
+        items = self._list(f"{facts.PROJECT}={project}")
+        looks = (self._engine.find(f"/containers/{item['Id']}/json") for item in items)
+        found = [self._found(look) for look in looks if look is not None]
+        return sorted(found, key=lambda one: (one.seen.address, one.seen.attempt))
+
+    def describe(self, object_id: str) -> Found:
+        """A container by its id or name.
+
+        Raises:
+            ProviderError: there is none.
+        """
+        container = object_id.rpartition(":")[2].strip("/")
+        found = self._engine.find(f"/containers/{quote(container)}/json") if container else None
+        if found is None:
+            raise ProviderError(f'there is no container "{object_id}" on {self._engine.endpoint}', reason="NotFound")
+        return self._found(found)
+
+    def _found(self, look: dict[str, Any]) -> Found:
+        seen, labels = facts.from_inspect(look, self._engine.base_url), look["Config"].get("Labels") or {}
+        live = (seen.live or {})["Container"]
+        config = {**look["Config"], "HostConfig": live["Config"]["HostConfig"]}
+        bare = {"Name": live["Name"], "Networks": live["Networks"], "Config": {"Image": config.get("Image")}}
+        if not seen.run_id:
+            seen = replace(seen, handle={**seen.handle, IMPORTED: True})
+        return Found(
+            seen,
+            labels.get(facts.PROJECT, ""),
+            labels.get(facts.LINEAGE, ""),
+            {"Container": {"Name": live["Name"], "Networks": live["Networks"], "Config": config}},
+            {"Container": bare},
+        )
+
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:
         return Checks(self._engine, self._images, self._lineage).findings(orders)
 
@@ -88,6 +128,9 @@ class DockerProvider:
         self._changer.delete(record, grace)
 
     def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+        return polling.watch(records, stop, self._stream, self.observe)
+
+    def _stream(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
         return Watch(self._engine, self._lineage, records, self.observe).changes(stop)
 
     def logs(

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flowplan.providers.kubernetes.dropping import as_if_kept
-from flowplan.providers.kubernetes.jobs import core_path, jobs_path
+from flowplan.providers.kubernetes.finding import taken_over
+from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of
 from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID, has_ended, label, observed, owner
 from flowplan.providers.kubernetes.requests import Api
+from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.runs import Observed, Recorded, Status
 
@@ -46,6 +48,7 @@ def _in_namespace(api: Api, namespace: str, records: Sequence[Recorded], lineage
     selector = f"{LINEAGE}={lineage}"
     jobs = {label(job, RUN_ID): job for job in _list(api, jobs_path(namespace), selector)}
     known = {record.run_id: record for record in records}
+    strangers = {record.handle["uid"] for record in records if record.handle.get(IMPORTED)}
     for record in records:
         if record.run_id not in jobs and (job := _imported(api, namespace, record)) is not None:
             jobs[record.run_id] = job
@@ -56,7 +59,9 @@ def _in_namespace(api: Api, namespace: str, records: Sequence[Recorded], lineage
     events = _events_if_needed(api, namespace, jobs.values(), pods)
 
     def look(job: Object) -> Observed:
-        return observed(job, pods.get(job["metadata"]["uid"], []), cluster, events)
+        uid = job["metadata"]["uid"]
+        own = pods.get(uid, []) if uid not in strangers else pods_of(api, job)
+        return observed(job, own, cluster, events)
 
     found = [
         as_recorded(look(jobs[r.run_id]), r) if r.run_id in jobs else absent(r, ends.get(r.run_id)) for r in records
@@ -90,8 +95,7 @@ def _list(api: Api, path: str, selector: str) -> list[Any]:
 
 def _imported(api: Api, namespace: str, record: Recorded) -> Any:
     """A Job that was taken over as it is does not carry our labels; it is known by name and uid."""
-    labels = ((record.objects.get("Job") or {}).get("metadata") or {}).get("labels") or {}
-    if labels.get(RUN_ID) == record.run_id or not record.handle.get("uid") or not record.present:
+    if not record.handle.get(IMPORTED) or not record.present:
         return None
     job = api.find(jobs_path(namespace, str(record.handle.get("name") or record.name)))
     return job if job is not None and job["metadata"]["uid"] == record.handle["uid"] else None
@@ -110,6 +114,8 @@ def as_recorded(seen: Observed, record: Recorded) -> Observed:
     less (its pods may be gone by now)."""
     seen = as_if_kept(seen, record)
     seen = replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
+    if record.handle.get(IMPORTED):
+        seen = taken_over(seen, record)
     if seen.status is None or seen.status.live or seen.status is not record.status:
         return seen
     return replace(

@@ -6,14 +6,15 @@ import base64
 import threading
 from collections.abc import Iterator, Sequence
 
-from flowplan.providers.kubernetes import jobs, logs, observing, preflight, watching
+from flowplan.providers import polling
+from flowplan.providers.kubernetes import finding, jobs, logs, observing, preflight, watching
 from flowplan.providers.kubernetes.dropping import noted
 from flowplan.providers.kubernetes.reading import LINEAGE, label, observed
 from flowplan.providers.kubernetes.requests import Api
-from flowplan.providers.protocol import Context, LogLine, Order
+from flowplan.providers.protocol import Context, Found, LogLine, Order
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
-from flowplan.schemas.runs import Json, Observed, Recorded, Target
+from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Target
 
 
 class KubernetesProvider:
@@ -45,6 +46,18 @@ class KubernetesProvider:
     def observe(self, records: Sequence[Recorded]) -> list[Observed]:
         return observing.observe(self._api, records, self._lineage, self._namespace, self.target().id)
 
+    def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
+        """The Jobs that carry the project's label: in all namespaces, or where that is forbidden in those of ``wanted``."""
+        return finding.of_project(self._api, project, wanted, self._namespace, self.target().id)
+
+    def describe(self, object_id: str) -> Found:
+        """A Job as ``namespace/name``, or by its name alone in the provider's namespace.
+
+        Raises:
+            ProviderError: there is none.
+        """
+        return finding.job(self._api, object_id, self._namespace, self.target().id)
+
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:
         return preflight.check(self._api, orders, self._namespace)
 
@@ -65,6 +78,9 @@ class KubernetesProvider:
         jobs.delete(self._api, record, grace, self._namespace, self._lineage)
 
     def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+        return polling.watch(records, stop, self._stream, self.observe)
+
+    def _stream(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
         return watching.watch(self._api, records, self._lineage, self._namespace, self.target().id, stop)
 
     def logs(

@@ -17,6 +17,7 @@ from flowplan.schemas.runs import Json, Observed, Status
 
 Object = Mapping[str, Any]
 
+PROJECT = "flowplan.dev/project"
 RUN_ID = "flowplan.dev/run-id"
 LINEAGE = "flowplan.dev/lineage"
 ADDRESS = "flowplan.dev/address"

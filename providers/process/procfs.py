@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,44 @@ def end_group(identity: Mapping[str, Any], grace: float) -> bool:
     return (_signalled(leader, signal.SIGTERM) and _gone_within(identity, grace)) or (
         _signalled(leader, signal.SIGKILL) and _gone_within(identity, 10.0)
     )
+
+
+def end_process(identity: Mapping[str, Any], grace: float) -> bool:
+    """TERM to one process that leads no group of its own, KILL after ``grace`` seconds; True once it is gone."""
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+        try:
+            os.kill(int(identity["pid"]), number)
+        except ProcessLookupError:
+            return True
+        except PermissionError as error:
+            raise ProviderError(f"process {identity['pid']} belongs to another user; it was not stopped") from error
+        if _ended_within(identity, patience):
+            return True
+    return False
+
+
+def _ended_within(identity: Mapping[str, Any], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while alive(identity):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_SHORTEST)
+    return True
+
+
+def leads_group(pid: int) -> bool:
+    """True when the process leads a process group, so that all of it can be signalled."""
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+def started_at(start_time: int) -> str:
+    """The start of a process, from clock ticks since boot, as RFC 3339 in UTC."""
+    found = [line.split()[1] for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime ")]
+    seconds = int(found[0]) + start_time / os.sysconf("SC_CLK_TCK")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _signalled(group: int, number: int) -> bool:

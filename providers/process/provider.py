@@ -8,15 +8,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flowplan.providers.process import output, redaction
+from flowplan.providers.process import finding, output, redaction
 from flowplan.providers.process.lookup import Problem, find_problem
 from flowplan.providers.process.procfs import (
     alive,
     end_group,
+    end_process,
     environment,
     host_id,
     host_name,
     kill,
+    leads_group,
     require_linux,
     stragglers,
     this_boot,
@@ -24,11 +26,11 @@ from flowplan.providers.process.procfs import (
 from flowplan.providers.process.runfiles import RunFiles, identity_of, look, refuse_elsewhere
 from flowplan.providers.process.supervision import Supervision
 from flowplan.providers.process.watching import watch
-from flowplan.providers.protocol import Context, LogLine, Order
+from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, Order
 from flowplan.schemas.errors import ProviderError, Refused, StartFailed
 from flowplan.schemas.faults import point
 from flowplan.schemas.plans import FieldChange, Finding
-from flowplan.schemas.runs import Observed, Recorded, Target
+from flowplan.schemas.runs import Objects, Observed, Recorded, Target
 from flowplan.schemas.secrets import reveal, tokens_in
 
 DEFAULT_GRACE = 30.0
@@ -128,6 +130,18 @@ class ProcessProvider:
         live = environment(started["pid"])
         return redaction.values_behind_tokens(env, live)
 
+    def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
+        """The attempts whose files are beside the state, of those that run or whose end is known."""
+        return finding.of_project(self._runs_dir, project)
+
+    def describe(self, object_id: str) -> Found:
+        """A process of this host by its pid.
+
+        Raises:
+            ProviderError: there is none, or it is not ours to manage.
+        """
+        return finding.process(object_id)
+
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:
         """Executables and working directories that are missing."""
         seen: dict[tuple[str, str | None, str], Problem | None] = {}
@@ -214,7 +228,8 @@ class ProcessProvider:
             return
         refuse_elsewhere(started)
         if alive(started):
-            if not end_group(started, grace):
+            whole = not started.get(IMPORTED) or leads_group(int(started["pid"]))
+            if not (end_group if whole else end_process)(started, grace):
                 raise ProviderError(f"process {started['pid']} does not end, not even by SIGKILL")
             _await_record(files, started)
         elif not files.has("exit.json"):

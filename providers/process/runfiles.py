@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from flowplan.providers.process.exits import meaning
 from flowplan.providers.process.procfs import alive, host_id, pid_namespace, this_boot
 from flowplan.providers.process.supervisor import write_json
+from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.faults import point
 from flowplan.schemas.runs import Identity, Observed, Recorded, Status
@@ -148,6 +149,8 @@ def refuse_elsewhere(started: Mapping[str, Any]) -> None:
 def _why_gone(started: Mapping[str, Any]) -> str:
     if started.get("boot_id") != this_boot():
         return "the host was restarted while it ran; nobody knows how it ended"
+    if started.get(IMPORTED):
+        return f"process {started['pid']} has ended; it was started by somebody else, so nobody knows how"
     return f"process {started['pid']} is gone, and so is its supervisor; nobody knows how it ended"
 
 
@@ -161,7 +164,7 @@ def _observed(
     known = {"address": record.address, "attempt": record.attempt, "name": record.name} if record else _whose(files)
     facts: dict[str, Any] = {"status": Status.RUNNING if started else Status.PENDING}
     if started:
-        handle = {key: started[key] for key in ("pid", "start_time", "boot_id", "host")}
+        handle = {key: started[key] for key in ("pid", "start_time", "boot_id", "host", IMPORTED) if key in started}
         facts |= {
             "handle": handle,
             "infrastructure_id": f"{started['host']}:{started['pid']}",

@@ -1,0 +1,79 @@
+"""Finding processes again: those of a project by the files of their runs, and any other by its pid."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flowplan.providers.process.procfs import environment, host_id, host_name, started_at, this_boot
+from flowplan.providers.process.runfiles import RunFiles, look
+from flowplan.providers.process.supervisor import stat_of
+from flowplan.providers.protocol import IMPORTED, Found
+from flowplan.schemas.errors import ProviderError
+from flowplan.schemas.runs import Observed, Status
+
+
+def of_project(runs_dir: Path, project: str) -> list[Found]:
+    """Every attempt of the project, of whatever lineage, that runs or whose end is known."""
+    found = []
+    for path in runs_dir.glob("*/run.json"):
+        files = RunFiles(path.parent, path.parent.name)
+        whose = files.read("run.json") or {}
+        if whose.get("project") == project and whose.get("host_id") == host_id():
+            seen = look(files, None)
+            if seen.exists and not (files.read("exit.json") or {}).get("failure"):
+                found.append(Found(seen, project, str(whose.get("lineage", "")), bare={"Process": {}}))
+    return sorted(found, key=lambda one: (one.seen.address, one.seen.attempt))
+
+
+def process(object_id: str) -> Found:
+    """The process of a pid (``1234`` or ``host:1234``), whoever started it.
+
+    Raises:
+        ProviderError: there is none, it belongs to another user, or flowplan itself runs in it.
+    """
+    host, _, number = object_id.rpartition(":")
+    if not number.isdigit() or host not in ("", host_name()):
+        raise ProviderError(f'"{object_id}" is no pid of this host', hint="give the number that `ps` shows")
+    pid = int(number)
+    stat = stat_of(pid)
+    if stat is None or stat[0] in "ZX":
+        raise ProviderError(f"no process {pid} runs on {host_name()}", reason="NotFound")
+    if pid == 1 or pid in _ancestors():
+        raise ProviderError(f"process {pid} is what flowplan itself runs in")
+    argv = _argv(pid)
+    if not argv or Path(f"/proc/{pid}").stat().st_uid != os.geteuid():
+        raise ProviderError(f"process {pid} belongs to another user, or to the system")
+    handle = {"pid": pid, "start_time": stat[2], "boot_id": this_boot(), "host": host_name(), IMPORTED: True}
+    started = started_at(stat[2])
+    seen = Observed(
+        "",
+        status=Status.RUNNING,
+        attempts=1,
+        handle=handle,
+        infrastructure_id=f"{host_name()}:{pid}",
+        name=Path(argv[0]).name,
+        started_at=started,
+        at=started,
+    )
+    objects = {"Process": {"argv": argv, "cwd": os.readlink(f"/proc/{pid}/cwd"), "env": environment(pid)}}  # noqa: PTH115
+    return Found(seen, objects=objects, bare={"Process": {"argv": argv[:1]}})
+
+
+def _argv(pid: int) -> list[str]:
+    try:
+        data = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return [os.fsdecode(part) for part in data.split(b"\0")[:-1]]
+
+
+def _ancestors() -> set[int]:
+    pid, found = os.getpid(), set()
+    while pid > 1:
+        found.add(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+        except OSError:
+            break
+    return found
