@@ -49,17 +49,24 @@ def init(directory: Path, provider: str) -> None:
         hint = did_you_mean(provider, _RUNS) or f"one of {', '.join(_RUNS)}"
         raise InvalidInput(f'there is no example for provider "{provider}"', hint=hint)
     path = directory / "flowplan.yaml"
-    project = "".join(c if c.isalnum() or c in "-_" else "-" for c in directory.resolve().name).strip("-_") or "project"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(_HEAD.format(project=project) + _RUNS[provider])
+            file.write(_HEAD.format(project=_project(directory.resolve().name)) + _RUNS[provider])
         _ignore_state(directory / ".gitignore")
     except FileExistsError:
         raise InvalidInput(f"{path} exists already") from None
     except OSError as error:
         raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
     Output().note(f"Wrote {path}. Next: `flowplan plan`, then `flowplan apply`.")
+
+
+def _project(name: str) -> str:
+    """A project name made of a directory's, as YAML takes it for a string."""
+    ascii_name = "".join(c if c.isascii() and c.isalnum() or c in "-_" else "-" for c in name)
+    project = ascii_name[:63].strip("-_") or "project"
+    plain = project[0].isalpha() and project.lower() not in ("true", "false", "null")
+    return project if plain else f'"{project}"'
 
 
 def _ignore_state(path: Path) -> None:
