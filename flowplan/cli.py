@@ -27,7 +27,7 @@ app.add_typer(state_app, name="state")
 # The base of typer's own usage errors; typer does not export it by name.
 _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
-Spec = Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="The spec; default flowplan.yaml.")]
+Spec = Annotated[Path | None, typer.Argument(metavar="SPEC", help="The spec; default flowplan.yaml.")]
 State = Annotated[
     Path,
     typer.Option("--state", envvar="FLOWPLAN_STATE", metavar="FILE", help="The state; default .flowplan/state.db."),
@@ -165,7 +165,7 @@ def plan(
 @app.command()
 def apply(
     what: Annotated[
-        Path | None, typer.Argument(metavar="[PLAN|SPEC]", help="A saved plan or a spec; default the last plan.")
+        Path | None, typer.Argument(metavar="PLAN|SPEC", help="A saved plan or a spec; default the last plan.")
     ] = None,
     state: State = STATE,
     var: Var = None,
@@ -282,7 +282,7 @@ def logs(
 
 @app.command()
 def events(
-    address: Annotated[str | None, typer.Argument(metavar="[ADDR]", help="Only this run.")] = None,
+    address: Annotated[str | None, typer.Argument(metavar="ADDR", help="Only this run.")] = None,
     state: State = STATE,
     after: Annotated[int, typer.Option("--after", metavar="SEQ", help="Only events after this sequence number.")] = 0,
     format: Format = "text",
@@ -295,7 +295,7 @@ def events(
 
 @app.command()
 def show(
-    plan: Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="A saved plan; default the last one.")] = None,
+    plan: Annotated[Path | None, typer.Argument(metavar="PLAN", help="A saved plan; default the last one.")] = None,
     state: State = STATE,
     format: PlanFormat = "text",
     full: Full = False,
