@@ -237,7 +237,7 @@ def destroy(
 
 @app.command()
 def watch(
-    address: Annotated[list[str] | None, typer.Argument(metavar="[ADDR]...", help="Only these runs.")] = None,
+    address: Annotated[list[str] | None, typer.Argument(metavar="ADDR", help="Only these runs.")] = None,
     state: State = STATE,
     wait_timeout: WaitTimeout = None,
     format: Format = "text",
@@ -252,7 +252,7 @@ def watch(
 
 @app.command()
 def status(
-    address: Annotated[list[str] | None, typer.Argument(metavar="[ADDR]...", help="Only these runs.")] = None,
+    address: Annotated[list[str] | None, typer.Argument(metavar="ADDR", help="Only these runs.")] = None,
     state: State = STATE,
     refresh: Refresh = True,
     format: Format = "text",
@@ -349,7 +349,7 @@ def state_mv(
 
 @state_app.command("rm")
 def state_rm(
-    address: Annotated[list[str], typer.Argument(metavar="ADDR...")],
+    address: Annotated[list[str], typer.Argument(metavar="ADDR")],
     state: State = STATE,
     lock_timeout: LockTimeout = "0",
 ) -> None:
