@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from flowplan.schemas.plans import Action, Change
-from flowplan.schemas.runs import Desired, Recorded, canonical
+from flowplan.schemas.runs import Desired, Json, Recorded, canonical
 from flowplan.schemas.sources import Diagnostic
+
+_LABEL = re.compile(r"(flowplan\.dev/|dev\.flowplan\.)(address|run-id|attempt)$")
 
 
 def rename_suggestions(
@@ -29,12 +32,18 @@ def rename_suggestions(
             )
 
 
-def _without_identity(objects: object, change: Change) -> str:
-    """Canonical text with run id, name and address taken out; longest first, since a name holds the address."""
-    text = canonical(objects)
-    for word in sorted({change.run_id, change.name, change.address}, key=len, reverse=True):
+def _without_identity(objects: Json, change: Change) -> str:
+    """Canonical text with our labels, the run id and the name taken out."""
+    text = canonical(_without_labels(objects))
+    for word in (change.run_id, change.name):
         text = text.replace(word, "\0")
     return f"{change.type}:{text}"
+
+
+def _without_labels(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {key: _without_labels(item) for key, item in value.items() if not _LABEL.match(key)}
+    return [_without_labels(item) for item in value] if isinstance(value, list) else value
 
 
 def _quoted(address: str) -> str:
