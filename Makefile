@@ -3,12 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help demo test check types layers install docs clean
+.PHONY: help install demo test check docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
 
 $(BIN)/flowplan: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flowplan needs Python 3.11 or later: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
@@ -23,7 +24,7 @@ install: $(BIN)/flowplan ## Install flowplan into .venv
 demo: $(BIN)/flowplan ## Plan, apply, plan again and destroy a spec of local processes, in a temporary directory
 	@sh examples/demo.sh $(CURDIR)/$(BIN)/flowplan $(CURDIR)/examples/01-process.yaml
 
-test: $(VENV)/dev check ## All tests and checks; engines are found by DOCKER_HOST and KUBECONFIG
+test: $(VENV)/dev check ## All checks and tests; engines are found by DOCKER_HOST, KUBECONFIG and REGISTRY
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 check: $(VENV)/dev ## Style, types and layers
@@ -32,8 +33,8 @@ check: $(VENV)/dev ## Style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(VENV)/dev ## Write the schemas and the generated pages of the docs again
+docs: $(VENV)/dev ## Write the spec's schema, the generated pages, and the outputs that pages show
 	$(BIN)/python docs/generate.py
 
 clean: ## Remove what was built
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info examples/plugin/build examples/plugin/*.egg-info
