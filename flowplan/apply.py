@@ -459,7 +459,7 @@ class Runner:
     def _finished(self, step: Step) -> None:
         step.state = "done"
         self.waiting.pop(step.change.address, None)
-        action = str(step.change.action)
+        action = "move" if step.change.action is Action.NO_OP else str(step.change.action)
         self.outcome.carried_out[action] = self.outcome.carried_out.get(action, 0) + 1
 
     # -- what came of it ----------------------------------------------------------------------------------------

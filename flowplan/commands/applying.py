@@ -365,7 +365,8 @@ def _report(outcome: Outcome, gathered: Gathered, how: How) -> int:
     if outcome.waiting:
         output.note(f"not started yet: {_some(outcome.waiting)}; the next `flowplan apply` starts them")
     if outcome.live and (outcome.interrupted or outcome.timed_out or how.detach):
-        output.note(f"{len(outcome.live)} runs go on; come back with `flowplan watch`")
+        goes = "1 run goes" if len(outcome.live) == 1 else f"{len(outcome.live)} runs go"
+        output.note(f"{goes} on; come back with `flowplan watch`")
     return outcome.exit_code
 
 
