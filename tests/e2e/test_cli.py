@@ -1,0 +1,332 @@
+"""The command line: help, completion, what programs read, and the commands that repair a state."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from conftest import FLOWPLAN, Project, until
+
+MATRIX = """\
+flowplan: 1
+project: demo
+runs:
+  cell: {provider: process, command: [echo, 'I am ${each.n}'], matrix: {n: [1, "b c", "x,y"]}}
+  slow: {provider: process, command: [sleep, '600'], grace_period: 1s}
+"""
+
+COMMANDS = [
+    "init",
+    "validate",
+    "plan",
+    "apply",
+    "destroy",
+    "watch",
+    "status",
+    "logs",
+    "events",
+    "show",
+    "schema",
+    "state",
+]
+STATE_COMMANDS = ["list", "show", "mv", "rm", "import", "pull", "push", "rebuild", "unlock"]
+EVERY = [[], *([c] for c in COMMANDS), *(["state", c] for c in STATE_COMMANDS)]
+
+
+def valid(kind: str, document: Any) -> None:
+    schema = json.loads(files("flowplan.schemas").joinpath(f"{kind}.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(document)
+
+
+def helped(*arguments: str) -> str:
+    done = subprocess.run([FLOWPLAN, *arguments, "--help"], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", EVERY, ids=" ".join)
+def test_every_command_helps_and_every_option_is_explained(command: list[str]) -> None:
+    text = helped(*command)
+    assert text.startswith(f"Usage: {' '.join(['flowplan', *command])} [OPTIONS]")
+    assert "[[" not in text
+    about = text.partition("\n\n")[2].partition("\n\n")[0].strip()
+    assert about.endswith(".")
+    options = text.partition("Options:\n")[2].partition("\n\n")[0]
+    entries = [line for line in options.splitlines() if line.startswith("  -")]
+    assert entries
+    lines = options.splitlines()
+    for entry in entries:
+        following = lines[lines.index(entry) + 1 : lines.index(entry) + 2]
+        explained = "  " in entry.strip() or (following and following[0].startswith("    "))
+        assert explained, entry
+
+
+def test_help_names_every_command_and_h_is_enough() -> None:
+    for names, arguments in ((COMMANDS, []), (STATE_COMMANDS, ["state"])):
+        text = helped(*arguments)
+        for name in names:
+            assert f"\n  {name} " in text
+        assert subprocess.run([FLOWPLAN, *arguments, "-h"], capture_output=True, text=True, check=True).stdout == text
+
+
+def test_the_options_of_the_design_are_there() -> None:
+    promised = {
+        (
+            "plan",
+        ): "--format --out --detailed-exitcode --target --exclude --rerun --destroy --var --var-file --no-refresh "
+        "--explain --full --state",
+        ("apply",): "--yes --parallelism --detach --wait-timeout --lock-timeout --format --state --var",
+        ("destroy",): "--target --yes --state",
+        ("watch",): "--wait-timeout --format",
+        ("status",): "--no-refresh --format",
+        ("events",): "--format",
+        ("logs",): "--follow --tail --attempt --format",
+        ("show",): "--format",
+    }
+    for command, options in promised.items():
+        text = helped(*command)
+        assert [o for o in options.split() if o not in text] == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_shown(project: Project, shell: str) -> None:
+    assert "flowplan" in project.ok("--show-completion", shell).out
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("flowplan pl", ["plan"]),
+        ("flowplan state r", ["rebuild", "rm"]),
+        ("flowplan plan --de", ["--destroy", "--detailed-exitcode"]),
+    ],
+)
+def test_completion_completes(project: Project, typed: str, offered: list[str]) -> None:
+    env = {"_FLOWPLAN_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    assert sorted(project.run(env=env).out.split()) == offered
+
+
+def test_version(project: Project) -> None:
+    result = project.ok("--version")
+    assert result.out.startswith("flowplan ") and result.err == ""
+
+
+# -- init ----------------------------------------------------------------------------------------------------------
+
+
+def test_init_plan_apply(project: Project) -> None:
+    init_plan_apply(project, "process")
+
+
+@pytest.mark.docker
+def test_init_plan_apply_docker(project: Project) -> None:
+    init_plan_apply(project, "docker")
+
+
+@pytest.mark.kubernetes
+def test_init_plan_apply_kubernetes(project: Project) -> None:
+    init_plan_apply(project, "kubernetes")
+
+
+def init_plan_apply(project: Project, provider: str) -> None:
+    project.ok("init", "--provider", provider)
+    project.ok("validate")
+    project.ok("plan", "--detailed-exitcode", code=2)
+    assert "hello | hello" in project.ok("apply", "--yes").out
+    project.ok("plan", "--detailed-exitcode")
+    project.ok("destroy", "--yes")
+    assert project.status() == {}
+
+
+@pytest.mark.parametrize("name", ["plain", "123", "true", "1e5", "ünï cöde", "x" * 100, "...", "-.x"])
+def test_init_makes_a_valid_spec_in_any_directory_and_never_overwrites(project: Project, name: str) -> None:
+    project.ok("init", "--", f"./{name}")
+    spec = project.directory / name / "flowplan.yaml"
+    before = spec.read_bytes()
+    project.ok("validate", str(spec))
+    result = project.ok("init", "--", f"./{name}", code=7)
+    assert "exists already" in result.err and spec.read_bytes() == before
+    assert ".flowplan/" in (project.directory / name / ".gitignore").read_text()
+
+
+# -- what programs read --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def applied(project: Project) -> Project:
+    """Three cells that succeeded, and one run that goes on."""
+    project.write(MATRIX)
+    project.ok("apply", "--yes", "--detach")
+    until(lambda: sorted(project.statuses().values()) == ["running", "succeeded", "succeeded", "succeeded"])
+    return project
+
+
+def test_every_document_is_as_its_schema_says(applied: Project) -> None:
+    for arguments in ([], ["--destroy"], ["--rerun", "cell"], ["--no-refresh"], ["--target", "slow"]):
+        valid("plan", applied.plan(*arguments))
+    valid("plan", applied.ok("show", "--format", "json").json)
+    for arguments in ([], ["--no-refresh"], ["slow"]):
+        valid("status", applied.ok("status", "--format", "json", *arguments).json)
+    events = applied.events()
+    assert len(events) >= 8
+    for event in events:
+        valid("event", event)
+    assert [e["seq"] for e in events] == sorted(e["seq"] for e in events)
+    applied.write(MATRIX.replace("I am", "We are"))
+    applied.write("flowplan: 1\nproject: demo\nruns: {}\n", "empty.yaml")
+    valid("plan", applied.plan())
+    valid("plan", applied.plan("empty.yaml"))
+
+
+@pytest.mark.parametrize("kind", ["spec", "plan", "event", "status"])
+def test_schemas_are_printed_and_are_schemas(project: Project, kind: str) -> None:
+    schema = project.ok("schema", kind).json
+    jsonschema.Draft202012Validator.check_schema(schema)
+    if kind == "spec":
+        import yaml
+
+        jsonschema.Draft202012Validator(schema).validate(yaml.safe_load(MATRIX))
+
+
+def test_apply_as_json_is_one_event_a_line(project: Project) -> None:
+    project.write(MATRIX.partition("  slow")[0])
+    result = project.ok("apply", "--yes", "--format", "json")
+    events = [json.loads(line) for line in result.out.splitlines()]
+    for event in events:
+        valid("event", event)
+    assert sorted(e["address"] for e in events if e["status"] == "succeeded") == sorted(project.statuses())
+
+
+def test_status_as_text(applied: Project) -> None:
+    lines = applied.ok("status").out.splitlines()
+    assert lines[0].split()[:2] == ["ADDRESS", "STATUS"] and len(lines) == 5
+    assert len(applied.ok("status", "cell").out.splitlines()) == 4
+    assert len(applied.ok("status", 'cell[n="b c"]', "slow").out.splitlines()) == 3
+
+
+def test_events_of_one_run_and_after_a_number(applied: Project) -> None:
+    events = applied.events("slow")
+    assert {e["address"] for e in events} == {"slow"} and events[0]["status"] == "creating"
+    seq = events[0]["seq"]
+    assert all(e["seq"] > seq for e in applied.events("--after", str(seq)))
+    assert "slow  creating" in applied.ok("events", "slow").out
+
+
+def test_addresses_with_brackets(applied: Project) -> None:
+    assert applied.ok("logs", "cell[n=1]").out == "I am 1\n"
+    assert applied.ok("logs", 'cell[n="b c"]').out == "I am b c\n"
+    assert applied.ok("logs", 'cell[n="x,y"]').out == "I am x,y\n"
+    assert "means 3 runs" in applied.ok("logs", "cell", code=7).err
+    assert "did you mean" in applied.ok("logs", "cell[n=b c]", code=7).err
+    assert applied.actions("--rerun", "cell[n=1]")["cell[n=1]"] == "rerun"
+    assert set(applied.actions("--target", 'cell[n="x,y"]')) == {'cell[n="x,y"]'}
+    assert set(applied.actions("--exclude", "cell*")) == {"slow"}
+    applied.ok("destroy", "--yes", "--target", "cell[n=1]")
+    assert set(applied.statuses()) == {'cell[n="b c"]', 'cell[n="x,y"]', "slow"}
+
+
+def test_logs_of_attempts_tails_and_to_the_end(project: Project) -> None:
+    project.write("""\
+flowplan: 1
+project: demo
+runs:
+  a: {provider: process, command: [sh, -c, 'echo "attempt ${run.attempt}"; seq 1 20; until test -e go; do sleep 0.05; done; echo end']}
+""")
+    project.ok("apply", "--yes", "--detach")
+    following = project.start("logs", "a", "--follow")
+    until(lambda: "20" in project.ok("logs", "a").out)
+    assert project.ok("logs", "a", "--tail", "2").out == "19\n20\n"
+    assert project.ok("logs", "a", "--tail", "0").out == ""
+    (project.directory / "go").touch()
+    out, _ = following.communicate(timeout=20)
+    assert out.splitlines() == ["attempt 1", *map(str, range(1, 21)), "end"]
+    project.await_status("a", "succeeded")
+    project.ok("apply", "--yes", "flowplan.yaml", "--rerun", "a", "--no-stream")
+    assert project.ok("logs", "a").out.startswith("attempt 2\n")
+    assert project.ok("logs", "a", "--attempt", "1").out.startswith("attempt 1\n")
+    lines = [json.loads(line) for line in project.ok("logs", "a", "--format", "json").out.splitlines()]
+    assert [line["text"] for line in lines][-1] == "end"
+    assert set(lines[0]) == {"at", "stream", "text"}
+    project.ok("destroy", "--yes")
+    assert project.ok("logs", "a", "--tail", "1").out == "end\n"
+
+
+# -- the state -----------------------------------------------------------------------------------------------------
+
+
+def test_state_list_and_show(applied: Project) -> None:
+    addresses = ["cell[n=1]", 'cell[n="b c"]', 'cell[n="x,y"]', "slow"]
+    assert sorted(applied.ok("state", "list").out.splitlines()) == sorted(addresses)
+    assert sorted(applied.ok("state", "list", "--format", "json").json) == sorted(addresses)
+    shown = applied.ok("state", "show", 'cell[n="b c"]').json
+    assert shown["attempts"][-1]["status"] == "succeeded"
+    assert shown["attempts"][-1]["objects"]["Process"]["argv"] == ["echo", "I am b c"]
+
+
+def test_state_mv_touches_no_run(applied: Project) -> None:
+    pid = applied.status()["slow"]["infrastructure_id"]
+    applied.ok("state", "mv", "slow", "slower")
+    applied.write(MATRIX.replace("  slow:", "  slower:"))
+    applied.ok("plan", "--detailed-exitcode")
+    assert applied.status()["slower"]["infrastructure_id"] == pid
+    assert applied.status()["slower"]["status"] == "running"
+    for arguments in (["slow", "x"], ["slower", "cell[n=1]"]):
+        assert applied.run("state", "mv", *arguments).code != 0
+    assert applied.ok("logs", "slower").out == ""
+
+
+def test_a_rename_is_suggested_and_moved_does_it(applied: Project) -> None:
+    renamed = MATRIX.replace("  slow:", "  w:")
+    applied.write(renamed)
+    assert "moved: [{from: slow, to: w}]" in applied.ok("plan").out.replace("\n  ", " ")
+    applied.write(renamed + "moved: [{from: slow, to: w}]\n")
+    assert applied.actions()["w"] == "no-op"
+    assert "Applied: 1 move." in applied.ok("apply", "--yes", "--detach", "flowplan.yaml").err
+    assert applied.statuses()["w"] == "running"
+    applied.ok("plan", "--detailed-exitcode")
+
+
+def test_state_rm_forgets_and_leaves_the_run(applied: Project) -> None:
+    pid = int(applied.status()["slow"]["infrastructure_id"].rpartition(":")[2])
+    (applied.directory / "pids").write_text(str(pid))
+    applied.ok("state", "rm", "slow", "cell[n=1]")
+    assert set(applied.statuses()) == {'cell[n="b c"]', 'cell[n="x,y"]'}
+    assert Path(f"/proc/{pid}").exists()
+    assert applied.ok("state", "rm", "slow", code=7).err.startswith("error: nothing is recorded at slow")
+
+
+def test_pull_and_push(applied: Project) -> None:
+    pulled = applied.ok("state", "pull").json
+    assert "key" not in pulled
+    applied.write(json.dumps(pulled), "pulled.json")
+    applied.ok("state", "push", "pulled.json")
+    applied.ok("plan", "--detailed-exitcode")
+    applied.ok("state", "rm", "cell")
+    assert "is newer" in applied.ok("state", "push", "pulled.json", code=6).err
+    applied.write(json.dumps({**pulled, "serial": pulled["serial"] + 100}), "newer.json")
+    applied.ok("state", "push", "newer.json")
+    assert len(applied.statuses()) == 4
+    applied.ok("plan", "--detailed-exitcode")
+    other = {**pulled, "lineage": "11111111-1111-4111-8111-111111111111"}
+    applied.write(json.dumps(other), "other.json")
+    assert "lineage" in applied.ok("state", "push", "other.json", code=6).err
+    for text in ("", "[", "[]", "{}", '{"lineage": 1}'):
+        applied.write(text, "bad.json")
+        assert applied.ok("state", "push", "bad.json", code=7).err
+    assert len(applied.statuses()) == 4
+
+
+def test_unlock_without_a_lock(applied: Project) -> None:
+    assert "not locked" in applied.ok("state", "unlock").err
+
+
+def test_no_color_and_force_color(applied: Project) -> None:
+    assert "\x1b[" not in applied.ok("plan").out
+    forced = {"NO_COLOR": "", "FORCE_COLOR": "1"}
+    assert "\x1b[" in applied.ok("plan", "--destroy", env=forced).out
+    assert "\x1b[" not in applied.ok("plan", "--format", "json", env=forced).out
