@@ -12,7 +12,7 @@ from flowplan.engines import Engines, ManifestsByType, read_spec
 from flowplan.given import Given, given_strings, variables_of
 from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, forgotten
-from flowplan.resolve import lookup, resolve
+from flowplan.resolve import lookup, resolve, warnings_of
 from flowplan.schemas.errors import PlanStale, Refused
 from flowplan.schemas.plan_documents import plan_digest
 from flowplan.schemas.plans import Action, Change, Finding, Plan
@@ -96,6 +96,8 @@ def gather_spec(request: Request, spec_path: Path) -> Gathered:
     )
     rules = policies_of(request.policies, loaded)
     decided = _decide(store, engines, expansion.desired, replace(request, options=options), rules)
+    needed = _secrets_in(decided.changes, sealer.secrets, expansion.providers)
+    absent = {shown: source for shown, source in needed.items() if shown not in sealer.values}
     plan = Plan(
         project=expansion.project,
         digest="",
@@ -107,8 +109,8 @@ def gather_spec(request: Request, spec_path: Path) -> Gathered:
         variables=variables.document(sealer),
         providers=dict(expansion.providers),
         targets=decided.targets,
-        secrets=_secrets_in(decided.changes, sealer.secrets, expansion.providers),
-        diagnostics=(*expansion.diagnostics, *decided.diagnostics),
+        secrets=needed,
+        diagnostics=(*expansion.diagnostics, *decided.diagnostics, *warnings_of(absent, decided.changes)),
         mode=options.mode,
         refreshed=request.refresh,
         flowplan_version=__version__,

@@ -97,6 +97,12 @@ def unresolvable(shown: str, source: SecretSource, changes: Iterable[Change]) ->
     return Diagnostic(message, subject=", ".join(users[:3]) + more or source.kind, hint=hint)
 
 
+def warnings_of(absent: Mapping[str, SecretSource], changes: Iterable[Change]) -> list[Diagnostic]:
+    """What a plan says of secrets that are not there; apply would refuse to start anything."""
+    faults = [unresolvable(shown, source, changes) for shown, source in absent.items()]
+    return [Diagnostic(f.message, None, f.subject, f.hint, "warning") for f in faults]
+
+
 def _missing(source: SecretSource) -> tuple[str, str]:
     if source.kind == "from_env":
         return f"the environment variable {source.value} (from_env) is not set", "set it"
