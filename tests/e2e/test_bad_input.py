@@ -162,6 +162,8 @@ def test_secrets_that_cannot_be_resolved_are_all_told_before_anything_starts(pro
         HEAD + "  a: {provider: process, command: [touch, a], env: {A: {from_env: NIX_A}, B: {from_file: nix.txt}}}\n"
         "  b: {provider: process, command: [touch, b]}\n"
     )
+    warned = [d["message"] for d in project.plan()["diagnostics"]]
+    assert len(warned) == 2 and "NIX_A" in warned[0] + warned[1]
     for arguments in (["flowplan.yaml"], []):
         said = refused(project, "apply", "--yes", *arguments)
         assert "a: the environment variable NIX_A" in said and "a: the file nix.txt" in said
