@@ -56,9 +56,7 @@ def _sorted(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> tup
 def cycle_diagnostic(stuck: Sequence[str], needs: Mapping[str, Sequence[str]]) -> Diagnostic:
     """The complaint about one cycle among addresses that can never start."""
     cycle = " -> ".join(find_cycle(stuck, needs))
-    return Diagnostic(
-        f"the runs need each other in a cycle: {cycle}", subject="needs", hint=BREAK_IT
-    )
+    return Diagnostic(f"the runs need each other in a cycle: {cycle}", subject="needs", hint=BREAK_IT)
 
 
 def find_cycle(stuck: Sequence[str], needs: Mapping[str, Sequence[str]]) -> list[str]:

@@ -63,7 +63,7 @@ def init(directory: Path, provider: str) -> None:
 
 def _project(name: str) -> str:
     """A project name made of a directory's, as YAML takes it for a string."""
-    ascii_name = "".join(c if c.isascii() and c.isalnum() or c in "-_" else "-" for c in name)
+    ascii_name = "".join(c if (c.isascii() and c.isalnum()) or c in "-_" else "-" for c in name)
     project = ascii_name[:63].strip("-_") or "project"
     plain = project[0].isalpha() and project.lower() not in ("true", "false", "null")
     return project if plain else f'"{project}"'
