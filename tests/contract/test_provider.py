@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ import pytest
 from case import Case
 
 from flowplan.providers.protocol import LogLine, Order, Provider
-from flowplan.schemas.errors import StartFailed
+from flowplan.schemas.errors import ProviderError, StartFailed
 from flowplan.schemas.runs import Observed, Recorded, Status
 
 WAIT = ["sleep", "300"]
@@ -416,3 +418,45 @@ def test_other_lineages_are_not_ours(case: Case, provider: Provider) -> None:
         assert other.observe([]) == []
     finally:
         other.close()
+
+
+# -- finding again
+
+
+def test_find_tells_every_attempt_of_the_project_whatever_the_lineage(case: Case, provider: Provider) -> None:
+    records = [create(case, provider, address, WAIT) for address in ("one", "two")]
+    mine, case.lineage = case.lineage, str(uuid.uuid4())
+    try:
+        other = case.connect()
+    finally:
+        case.lineage = mine
+    try:
+        found = {
+            one.seen.run_id: one
+            for one in other.find("contract", [records[0].objects])
+            if one.lineage == case.lineage and one.project == "contract"
+        }
+    finally:
+        other.close()
+    assert set(found) == {record.run_id for record in records}
+    for record in records:
+        seen = found[record.run_id].seen
+        assert (seen.address, seen.attempt, dict(seen.handle)) == (record.address, 1, dict(record.handle))
+        assert seen.status and seen.status.live
+
+
+def test_find_does_not_tell_what_was_deleted(case: Case, provider: Provider) -> None:
+    record = create(case, provider, "one", WAIT)
+    provider.delete(record, 0.1)
+    assert [one for one in provider.find("contract") if one.lineage == case.lineage] == []
+
+
+def test_what_find_says_without_secrets_holds_none(case: Case, provider: Provider) -> None:
+    create(case, provider, "one", WAIT, secrets={"PW": "c4n4ry-value"})
+    [found] = [one for one in provider.find("contract") if one.lineage == case.lineage]
+    assert "c4n4ry-value" not in json.dumps([found.bare, found.project, found.seen.handle])
+
+
+def test_describe_refuses_what_is_not_there(provider: Provider) -> None:
+    with pytest.raises(ProviderError):
+        provider.describe("999999999")
