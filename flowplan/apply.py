@@ -523,8 +523,9 @@ class Runner:
         code = error.exit_code_of_run if isinstance(error, StartFailed) else None
         reason = getattr(error, "reason", "") or ("StartFailed" if isinstance(error, StartFailed) else "Refused")
         message = self.sink.redactor(error.message)
+        status = Status.TIMED_OUT if reason == "StartTimeout" else Status.FAILED
         ended = self.store.finish(
-            record.run_id, Status.FAILED, reason=reason, message=message, exit_code=code, present=False
+            record.run_id, status, reason=reason, message=message, exit_code=code, present=False
         )
         self._tell(ended)
         self._refreshed(record.address)

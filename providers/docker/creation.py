@@ -39,7 +39,7 @@ class Creator:
             earlier = None if order.fresh else self._earlier(order.identity)
             if earlier and (adopted := self._adopt(order.identity, container, earlier)):
                 return adopted
-            return self._create(order.identity, container)
+            return self._create(order.identity, container, order.settings.start_timeout)
         except EngineUnreachable:
             raise
         except StartFailed as error:
@@ -47,13 +47,13 @@ class Creator:
         except ProviderError as error:
             raise _told(error, order, 125) from None
 
-    def _create(self, identity: Identity, container: Mapping[str, Any]) -> Observed:
+    def _create(self, identity: Identity, container: Mapping[str, Any], limit: float | None) -> Observed:
         if container["PullPolicy"] == "Always":
-            self._images.pull(container)
+            self._images.pull(container, limit=limit)
         for number in range(SUFFIXES + 1):
             name = container["Name"] + (f"-{number}" if number else "")
             try:
-                answer, created = self._post(container, name)
+                answer, created = self._post(container, name, limit)
             except Refusal as error:
                 if error.status != 409:
                     raise
@@ -74,7 +74,7 @@ class Creator:
         found = self._engine.get("/containers/json", all=1, filters=wanted)
         return str(found[0]["Id"]) if found else None
 
-    def _post(self, container: Mapping[str, Any], name: str) -> tuple[dict[str, Any], float]:
+    def _post(self, container: Mapping[str, Any], name: str, limit: float | None) -> tuple[dict[str, Any], float]:
         """The create call; a missing image is pulled then, which spares a look at the images before (D4)."""
         try:
             return self._post_once(container, name)
@@ -89,7 +89,7 @@ class Creator:
                     reason="ErrImageNeverPull",
                     exit_code_of_run=125,
                 ) from None
-        self._images.pull(container, unless_present=True)
+        self._images.pull(container, unless_present=True, limit=limit)
         return self._post_once(container, name)
 
     def _post_once(self, container: Mapping[str, Any], name: str) -> tuple[dict[str, Any], float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import docker.utils
 import requests
 
 from flowplan.providers.docker.connection import Engine, Refusal
-from flowplan.schemas.errors import StartFailed
+from flowplan.schemas.errors import EngineUnreachable, StartFailed
 from flowplan.schemas.faults import point
 
 
@@ -31,40 +32,62 @@ class Images:
         """True when the Engine has the image (the whole reference, D5)."""
         return self._engine.find(f"/images/{image}/json") is not None
 
-    def pull(self, container: Mapping[str, Any], *, unless_present: bool = False) -> None:
+    def pull(
+        self, container: Mapping[str, Any], *, unless_present: bool = False, limit: float | None = None
+    ) -> None:
         """Pull the image of a container (its secrets already revealed).
 
         The same image is pulled by one thread at a time; a thread that waited takes the other's result.
 
+        Args:
+            limit: seconds that it may take (the run's ``start_timeout``), None for any time.
+
         Raises:
-            StartFailed: in the registry's words.
+            StartFailed: in the registry's words; with reason ``StartTimeout`` when the limit passed.
             EngineUnreachable: when the Engine does not answer.
         """
         image, asked = container["Config"]["Image"], time.monotonic()
         key = json.dumps([image, container.get("Platform"), container.get("Registry")], sort_keys=True)
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
+        if not lock.acquire(timeout=-1 if limit is None else limit):
+            raise _too_late(image, limit)
+        try:
             if self._begun.get(key, -1.0) >= asked or (unless_present and self.present(image)):
                 return
             begun = time.monotonic()
             point("docker:pull:before")
-            self._pull(image, container.get("Platform"), container.get("Registry"))
+            rest = None if limit is None else max(0.1, asked + limit - begun)
+            self._pull(image, container.get("Platform"), container.get("Registry"), rest)
             point("docker:pull:after")
             self._begun[key] = begun
+        finally:
+            lock.release()
 
-    def _pull(self, image: str, platform: str | None, registry: Mapping[str, Any] | None) -> None:
+    def _pull(
+        self, image: str, platform: str | None, registry: Mapping[str, Any] | None, limit: float | None
+    ) -> None:
+        deadline = math.inf if limit is None else time.monotonic() + limit
         repository, tag = docker.utils.parse_repository_tag(image)
         parameters = {"fromImage": repository, "tag": tag or "latest"}
         if platform:
             parameters["platform"] = platform
         try:
             answer = self._engine.request(
-                "POST", "/images/create", params=parameters, headers=self._headers(repository, registry), stream=True
+                "POST",
+                "/images/create",
+                params=parameters,
+                headers=self._headers(repository, registry),
+                stream=True,
+                read_timeout=limit,
             )
-            fault = _fault(answer)
+            fault = _fault(answer, deadline)
         except Refusal as error:
             fault = error.message
+        except (EngineUnreachable, TimeoutError, requests.RequestException) as error:
+            if time.monotonic() >= deadline:  # the connection is given up, upon which the Engine ends the pull
+                raise _too_late(image, limit) from None
+            raise self._engine.unreachable(error) from None
         except (requests.RequestException, OSError) as error:
             raise self._engine.unreachable(error) from None
         if fault:
@@ -102,10 +125,22 @@ def _text(header: str | bytes) -> str:
     return header.decode() if isinstance(header, bytes) else header
 
 
-def _fault(answer: requests.Response) -> str:
-    """The error that the stream of a pull ends with, or ""; the HTTP status is 200 either way (D9)."""
+def _too_late(image: str, limit: float | None) -> StartFailed:
+    message = f"start_timeout of {limit:g}s passed while pulling {image}"
+    return StartFailed(message, hint="give it more time, or pull the image beforehand", reason="StartTimeout")
+
+
+def _fault(answer: requests.Response, deadline: float) -> str:
+    """The error that the stream of a pull ends with, or ""; the HTTP status is 200 either way (D9).
+
+    Raises:
+        TimeoutError: the deadline passed before the end.
+    """
     fault = ""
     for line in _lines(answer):
+        if time.monotonic() >= deadline:
+            answer.close()
+            raise TimeoutError
         fault = str((line.get("errorDetail") or {}).get("message") or line.get("error") or fault)
     return fault.strip()
 
