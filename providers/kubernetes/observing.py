@@ -112,7 +112,7 @@ def by_owner(pods: Iterable[Any]) -> dict[str, list[Any]]:
 def as_recorded(seen: Observed, record: Recorded) -> Observed:
     """Complete what the engine says with what only the record knows; an end that is recorded is not told anew with
     less (its pods may be gone by now)."""
-    seen = as_if_kept(seen, record)
+    seen = _by_its_name(as_if_kept(seen, record), record)
     seen = replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
     if record.handle.get(IMPORTED):
         seen = taken_over(seen, record)
@@ -126,6 +126,15 @@ def as_recorded(seen: Observed, record: Recorded) -> Observed:
         attempts=max(seen.attempts, record.attempts),
         started_at=seen.started_at or record.started_at,
     )
+
+
+def _by_its_name(seen: Observed, record: Recorded) -> Observed:
+    """A Job that got a suffix, because a foreign one had its name, is no other Job for that: it carries our run id."""
+    wanted = ((record.objects.get("Job") or {}).get("metadata") or {}).get("name")
+    if not seen.live or not wanted or seen.name == wanted:
+        return seen
+    job = seen.live["Job"]
+    return replace(seen, live={**seen.live, "Job": {**job, "metadata": {**job["metadata"], "name": wanted}}})
 
 
 def absent(record: Recorded, end: Observed | None = None) -> Observed:

@@ -35,6 +35,7 @@ pytestmark = [
 SPACE = f"fp-e2e-{uuid.uuid4().hex[:8]}"
 TIGHT = f"{SPACE}-tight"
 ROLE = Path(__file__).parents[2] / "examples" / "kubernetes-role.yaml"
+TEMPLATE = Path(__file__).parents[1] / "fixtures" / "templates" / "kubernetes.yaml"
 PASSWORD = "correct-horse-battery-staple"
 HEAD = f"""\
 flowplan: 1
@@ -75,6 +76,10 @@ RUNS = """\
   ttl5: {command: [echo, five], kubernetes: {finished_job_ttl: 5s}}
   removed: {command: [sleep, "300"]}
   after: {command: ["true"], needs: [fails]}
+  templated:
+    template: base.yaml
+    command: [echo, filled]
+    variables: {cpu_request: 10m, memory_limit: 32Mi, env: {A: b}}
   secret:
     command: [sh, -c, "echo $PASSWORD; echo $PASSWORD | wc -c"]
     env: {PASSWORD: {from_env: STORY_PASSWORD}}
@@ -112,12 +117,14 @@ def begun(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]
     """Every way for a Job to end, in one apply."""
     project = Project(tmp_path_factory.mktemp("story"), {"NO_COLOR": "1", "STORY_PASSWORD": PASSWORD})
     project.write(HEAD + RUNS)
+    project.write(TEMPLATE.read_text(), "base.yaml")
     story = Story(project, project.start("apply", "--yes", "--parallelism", "25", "flowplan.yaml"))
     remover = threading.Thread(target=remove_when_running, args=(api, "story-removed-1"), daemon=True)
     remover.start()
     yield story
-    if story.process.poll() is None:
+    if story.process.returncode is None:
         story.process.kill()
+        story.process.communicate()
     project.run("destroy", "--yes", "--allow-interrupt", "*", timeout=200)
 
 
@@ -227,6 +234,34 @@ def test_a_dropped_field_is_told_at_plan_time(project: Project) -> None:
     if not newer:
         pytest.skip("this API server knows suspend")
     assert "/spec/suspend" in newer[0]["message"]
+
+
+def test_a_job_of_somebody_else_is_passed_by_and_left_alone(project: Project, api: Api) -> None:
+    pod = {"restartPolicy": "Never", "containers": [{"name": "main", "image": "busybox:1.35"}]}
+    foreign = {"metadata": {"name": "demo-shared-1"}, "spec": {"parallelism": 0, "template": {"spec": pod}}}
+    uid = api.call("POST", jobs_path(SPACE), body=foreign)["metadata"]["uid"]
+    project.write(spec("  shared: {}"))
+    [change] = project.plan()["changes"]
+    assert [f["severity"] for f in change["preflight"] if f["check"] == "name"] == ["warning"]
+    project.ok("apply", "--yes", "--detach")
+    assert project.status()["shared"]["name"] == "demo-shared-1-1"
+    project.ok("plan", "--detailed-exitcode")
+    project.ok("destroy", "--yes")
+    assert api.get(jobs_path(SPACE, "demo-shared-1"))["metadata"]["uid"] == uid
+    assert api.find(jobs_path(SPACE, "demo-shared-1-1")) is None
+
+
+def test_another_cluster_is_refused_before_any_write(project: Project, api: Api) -> None:
+    project.write(spec("  a: {}"))
+    project.ok("apply", "--yes", "--detach")
+    there = (project.directory / "flowplan.yaml").read_text()
+    project.write(there.replace("{kubernetes: {}}", "{kubernetes: {cluster_id: another}}"))
+    for command in (("plan",), ("apply", "--yes", "flowplan.yaml")):
+        refused = project.ok(*command, code=6)
+        assert "which is another cluster" in refused.err
+    assert api.find(jobs_path(SPACE, "demo-a-1"))
+    project.write(there)
+    project.ok("plan", "--detailed-exitcode")
 
 
 # crashes
@@ -436,7 +471,9 @@ def _token(api: Api, name: str) -> str:
 
 def test_the_role_is_enough_for_everything(project: Project, api: Api) -> None:
     project.env |= {"STORY_PASSWORD": PASSWORD, "ROLE_TOKEN": granted(api, "flowplan", role())}
-    runs = "  a: {provider: far, retries: 2, resources: {cpu: '1000'}, env: {P: {from_env: STORY_PASSWORD}}}\n  b: {provider: far, command: [echo, heard]}"
+    runs = """\
+  a: {provider: far, retries: 2, resources: {cpu: "1000"}, env: {P: {from_env: STORY_PASSWORD}}}
+  b: {provider: far, command: [echo, heard]}"""
     text = spec(runs, idle=False, providers=inline(server(), "{from_env: ROLE_TOKEN}"))
     project.write(text)
     assert [m for m in denied(project.plan()) if m.startswith("not allowed to") and "read" not in m] == []
@@ -554,6 +591,7 @@ def test_the_control_plane_is_stopped_while_jobs_run(project: Project, api: Api,
         ("cells[n=30]", "succeeded", "Completed", 0, 1),
         ("ttl0", "succeeded", None, None, None),
         ("ttl5", "succeeded", "Completed", 0, 1),
+        ("templated", "succeeded", "Completed", 0, 1),
         ("removed", "lost", "Removed", None, None),
         ("secret", "succeeded", "Completed", 0, 1),
     ],
@@ -580,7 +618,14 @@ def test_the_apply_says_what_failed_and_why(told: Result) -> None:
 
 def test_output_is_streamed_and_kept(story: Project, told: Result) -> None:
     lines = told.out.splitlines()
-    for line in ("plain | hello", "plain | world", "fails | about to fail", "sidecar | main", "cells[n=30] | 30"):
+    for line in (
+        "plain | hello",
+        "plain | world",
+        "fails | about to fail",
+        "sidecar | main",
+        "cells[n=30] | 30",
+        "templated | filled",
+    ):
         assert lines.count(line) == 1
     assert lines.count("retries | try") == 3
     assert story.ok("logs", "plain").out == "hello\nworld\n"
@@ -603,7 +648,7 @@ def test_statuses_only_go_forward(story: Project) -> None:
     events: dict[str, dict[str, None]] = {}
     for event in story.events():
         events.setdefault(event["address"], {})[event["status"]] = None
-    assert len(events) == 44
+    assert len(events) == 44, "all but the one that was skipped"
     for told in map(list, events.values()):
         assert told[0] == "creating" and len(told) > 1 and told[-1] not in order
         assert told[:-1] == sorted(told[:-1], key=order.index)
