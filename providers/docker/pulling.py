@@ -32,9 +32,7 @@ class Images:
         """True when the Engine has the image (the whole reference, D5)."""
         return self._engine.find(f"/images/{image}/json") is not None
 
-    def pull(
-        self, container: Mapping[str, Any], *, unless_present: bool = False, limit: float | None = None
-    ) -> None:
+    def pull(self, container: Mapping[str, Any], *, unless_present: bool = False, limit: float | None = None) -> None:
         """Pull the image of a container (its secrets already revealed).
 
         The same image is pulled by one thread at a time; a thread that waited takes the other's result.
@@ -61,12 +59,12 @@ class Images:
             self._pull(image, container.get("Platform"), container.get("Registry"), rest)
             point("docker:pull:after")
             self._begun[key] = begun
+        except TimeoutError:
+            raise _too_late(image, limit) from None
         finally:
             lock.release()
 
-    def _pull(
-        self, image: str, platform: str | None, registry: Mapping[str, Any] | None, limit: float | None
-    ) -> None:
+    def _pull(self, image: str, platform: str | None, registry: Mapping[str, Any] | None, limit: float | None) -> None:
         deadline = math.inf if limit is None else time.monotonic() + limit
         repository, tag = docker.utils.parse_repository_tag(image)
         parameters = {"fromImage": repository, "tag": tag or "latest"}
@@ -84,11 +82,11 @@ class Images:
             fault = _fault(answer, deadline)
         except Refusal as error:
             fault = error.message
-        except (EngineUnreachable, TimeoutError, requests.RequestException) as error:
+        except (EngineUnreachable, requests.RequestException, OSError) as error:
             if time.monotonic() >= deadline:  # the connection is given up, upon which the Engine ends the pull
-                raise _too_late(image, limit) from None
-            raise self._engine.unreachable(error) from None
-        except (requests.RequestException, OSError) as error:
+                raise TimeoutError from None
+            if isinstance(error, EngineUnreachable):
+                raise
             raise self._engine.unreachable(error) from None
         if fault:
             raise StartFailed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -308,6 +309,20 @@ def test_a_timeout_is_kept_for_containers(project: Project, engine: Engine) -> N
     assert "before" in project.ok("logs", "hello").out
     assert "timed out" in result.err
     assert project.events("hello")[-1]["status"] == "timed_out"
+    assert project.actions() == {"hello": "rerun"}
+
+
+def test_a_start_timeout_ends_a_pull_that_hangs(project: Project, engine: Engine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections wait in its queue, nobody answers
+        image = f"127.0.0.1:{silent.getsockname()[1]}/x/y:1"
+        engine.spec(f"  hello: {{provider: docker, image: '{image}', command: [echo], start_timeout: 1s}}\n")
+        before = time.monotonic()
+        result = project.ok("apply", "--yes", code=3)
+        assert time.monotonic() - before < 8
+    assert "start_timeout of 1s passed" in result.err
+    found = project.status()["hello"]
+    assert (found["status"], found["reason"], found["exit_code"]) == ("timed_out", "StartTimeout", None)
+    assert engine.ours() == []
     assert project.actions() == {"hello": "rerun"}
 
 
