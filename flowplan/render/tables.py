@@ -67,7 +67,8 @@ def _attempts(run: Document) -> str:
 
 def took(run: Document, now: datetime | None = None) -> str:
     """How long a run took, or has been running; "" where nobody knows."""
-    seconds = seconds_between(run.get("started_at"), run.get("finished_at") or now)
+    live = run.get("status") in ("creating", "pending", "running")
+    seconds = seconds_between(run.get("started_at"), run.get("finished_at") or (now if live else None))
     return "" if seconds is None else duration(seconds)
 
 
