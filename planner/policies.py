@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from flowplan.planner.diff import escape
+from flowplan.planner.pointers import escape
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.load import LoadedSpec

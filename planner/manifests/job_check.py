@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flowplan.planner.diff import escape
 from flowplan.planner.manifests.job_draft import POD, value_at
+from flowplan.planner.pointers import escape
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.quantities import quantity
 from flowplan.schemas.runs import Json, canonical

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowplan.planner.diff import escape
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests.job_secrets import HiddenSecrets
+from flowplan.planner.pointers import escape
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.runs import Json, Origin
 from flowplan.schemas.sources import Diagnostic, Path, Position, dotted

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flowplan.planner.diff import unescape
 from flowplan.planner.manifests.job_draft import Draft, copied, kind_of, position_of
+from flowplan.planner.pointers import unescape
 from flowplan.schemas.documents import Document
 from flowplan.schemas.runs import Json, Origin, canonical
 from flowplan.schemas.sources import Diagnostic, did_you_mean, dotted

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from flowplan.planner.diff import escape
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
 from flowplan.planner.manifests.job_draft import Draft
 from flowplan.planner.manifests.job_layers import layered
 from flowplan.planner.names import kubernetes_label_value, kubernetes_run_name
+from flowplan.planner.pointers import escape
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.quantities import quantity
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
