@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,7 @@ def marked(spec: Path) -> object:
     """The spec as a test parameter, with the engine that it needs."""
     text = spec.read_text()
     marks = [getattr(pytest.mark, e) for e in ("docker", "kubernetes") if re.search(rf"(provider|type): {e}\b", text)]
+    marks += [pytest.mark.xdist_group("volumes")] if "flowplan-example-" in text else []
     return pytest.param(spec, marks=marks, id=title(spec))
 
 
@@ -77,6 +80,7 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Example]
     yield made
     if made.statuses():
         made.run("destroy", "--yes", "--allow-interrupt", "*")
+    remove_volumes(request.param)
 
 
 every_example = pytest.mark.parametrize("example", [marked(s) for s in specs()], indirect=True)
@@ -108,6 +112,7 @@ def test_no_secret_of_the_example_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.docker
+@pytest.mark.xdist_group("volumes")
 @pytest.mark.parametrize("spec", [s for s in specs() if "docker" in s.name], ids=title)
 def test_nothing_stays_on_the_engine(spec: Path, tmp_path: Path) -> None:
     example = Example(spec, tmp_path / "example")
@@ -116,18 +121,33 @@ def test_nothing_stays_on_the_engine(spec: Path, tmp_path: Path) -> None:
     assert containers(lineage)
     example.run("destroy", "--yes")
     assert not containers(lineage)
+    remove_volumes(spec)
 
 
-def containers(lineage: str) -> list[str]:
-    """The ids of the containers of a state, whatever they do."""
+def remove_volumes(spec: Path) -> None:
+    """Remove the example's named volumes, which flowplan leaves to their owner."""
+    for name in re.findall(r'"(flowplan-example-\w+):/', spec.read_text()):
+        with engine() as client:
+            client.volumes.get(name).remove()
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[Any]:
+    """A client of the Docker Engine."""
     import docker
 
     client = docker.DockerClient(base_url=os.environ["DOCKER_HOST"])
     try:
-        found = client.containers.list(all=True, filters={"label": f"dev.flowplan.lineage={lineage}"})
-        return [container.id for container in found]
+        yield client
     finally:
         client.close()
+
+
+def containers(lineage: str) -> list[str]:
+    """The ids of the containers of a state, whatever they do."""
+    with engine() as client:
+        found = client.containers.list(all=True, filters={"label": f"dev.flowplan.lineage={lineage}"})
+        return [container.id for container in found]
 
 
 def test_each_example_has_a_number_of_its_own() -> None:
