@@ -11,7 +11,7 @@ from flowplan import __version__
 from flowplan.engines import Engines, ManifestsByType, read_spec
 from flowplan.given import Given, given_strings, variables_of
 from flowplan.planner.plan import Options, Situation, make_changes
-from flowplan.planner.replay import desired_runs, forgotten
+from flowplan.planner.replay import desired_runs, effective, forgotten
 from flowplan.resolve import lookup, resolve, warnings_of
 from flowplan.schemas.errors import PlanStale, Refused
 from flowplan.schemas.plan_documents import plan_digest
@@ -167,6 +167,7 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
         removed=forgotten(reviewed),
         moved=tuple((c.moved_from, c.address) for c in reviewed.changes if c.moved_from),
         rerun=_forced(reviewed),
+        allow_interrupt=tuple(c.address for c in reviewed.changes if effective(c)),
         spec_name=Path(reviewed.spec_path).name,
     )
     desired = desired_runs(reviewed)

@@ -85,9 +85,9 @@ def _comparison(case: Decision, record: Recorded) -> Change:
     as_recorded = case.desired.render(record.attempt, record.born_as)
     fields = _fields(case, record, status, as_recorded)
     moved = _engine_changed(case, record)
-    action, reasons = _action(case, status, facts, fields, moved)
     if case.refresh_only:
-        return _refreshed(case, record, facts, tuple(f for f in fields if f.drift))
+        return _refreshed(case, record, facts, _drift(case, record, status, (), case.desired.settings.ignore_changes))
+    action, reasons = _action(case, status, facts, fields, moved)
     rendered = case.desired.render(max(record.attempt, case.next_attempt - 1) + 1) if action.starts else as_recorded
     change = replace(
         _change(case, action, rendered, *reasons),

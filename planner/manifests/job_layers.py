@@ -110,8 +110,8 @@ def _sections(draft: Draft) -> bool:
         whether every section is what it should be, so that the next layer can be put on it.
     """
     job, faults = draft.job, len(draft.faults)
-    job.setdefault("apiVersion", "batch/v1")
-    job.setdefault("kind", "Job")
+    _fill(draft, job, (), "apiVersion", "batch/v1")
+    _fill(draft, job, (), "kind", "Job")
     if not draft.custom and "spec" not in job:
         job["metadata"] = {"name": "", "namespace": ""}
         job["spec"] = {"backoffLimit": 0}
@@ -119,13 +119,21 @@ def _sections(draft: Draft) -> bool:
         _section(draft, path)
     pod = value_at(job, POD)
     if isinstance(pod, dict):
-        pod.setdefault("restartPolicy", "Never")
+        _fill(draft, pod, POD, "restartPolicy", "Never")
         _containers(draft, pod)
     if isinstance(job.get("spec"), dict):
-        job["spec"].setdefault("backoffLimit", 0)
+        _fill(draft, job["spec"], ("spec",), "backoffLimit", 0)
     if isinstance(job.get("metadata"), dict):
         job["metadata"].setdefault("name", "")
     return len(draft.faults) == faults
+
+
+def _fill(draft: Draft, section: dict[str, Json], path: Path, key: str, value: Json) -> None:
+    """Fill in a default that the manifest goes without; the section's own origin is not the value's."""
+    if key not in section:
+        section[key] = value
+        if draft.custom:
+            draft.origins[pointer((*path, key))] = Origin("default")
 
 
 def _section(draft: Draft, path: Path) -> None:
@@ -138,7 +146,8 @@ def _section(draft: Draft, path: Path) -> None:
 
 
 def _containers(draft: Draft, pod: dict[str, Json]) -> None:
-    containers = pod.setdefault("containers", [{"name": CONTAINER_NAME}])
+    _fill(draft, pod, POD, "containers", [{"name": CONTAINER_NAME}])
+    containers = pod["containers"]
     where = pointer((*POD, "containers"))
     if not isinstance(containers, list):
         draft.fault_at(where, f"must be a list of containers, not {kind_of(containers)}")
@@ -149,7 +158,7 @@ def _containers(draft: Draft, pod: dict[str, Json]) -> None:
             if not isinstance(container, dict):
                 draft.fault_at(f"{where}/{index}", f"a container must be a mapping, not {kind_of(container)}")
         if isinstance(containers[0], dict):
-            containers[0].setdefault("name", CONTAINER_NAME)
+            _fill(draft, containers[0], FIRST, "name", CONTAINER_NAME)
 
 
 def _last_checks(draft: Draft) -> None:
