@@ -515,7 +515,8 @@ class Runner:
             self._failed_to_start(record, error)
         if isinstance(error, StartFailed):
             self.outcome.failed[change.address] = error.message
-            self.sink.note(str(error if error.address else f"{change.address}: {error}"))
+            if error.hint:
+                self.sink.note(f"{change.address}: {error.hint}")
         else:
             self._error(change.address, error)
 

@@ -361,7 +361,9 @@ def _report(outcome: Outcome, gathered: Gathered, how: How) -> int:
     for address, why in outcome.left_out.items():
         output.note(f"left out: {address}: {why}")
     for address, why in outcome.failed.items():
-        output.note(f"{address}: {why}; see `flowplan logs {_quoted(address)}`")
+        record = gathered.store.record(address)
+        see = f"; see `flowplan logs {_quoted(address)}`" if record and record.started_at else ""
+        output.note(f"{address}: {why}{see}")
     if outcome.waiting:
         output.note(f"not started yet: {_some(outcome.waiting)}; the next `flowplan apply` starts them")
     if outcome.live and (outcome.interrupted or outcome.timed_out or how.detach):
