@@ -525,9 +525,7 @@ class Runner:
         reason = getattr(error, "reason", "") or ("StartFailed" if isinstance(error, StartFailed) else "Refused")
         message = self.sink.redactor(error.message)
         status = Status.TIMED_OUT if reason == "StartTimeout" else Status.FAILED
-        ended = self.store.finish(
-            record.run_id, status, reason=reason, message=message, exit_code=code, present=False
-        )
+        ended = self.store.finish(record.run_id, status, reason=reason, message=message, exit_code=code, present=False)
         self._tell(ended)
         self._refreshed(record.address)
 

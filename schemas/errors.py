@@ -1,14 +1,14 @@
 """The exception tree; each error carries the exit code of design 9 and sentences made for the user.
 
-    FlowplanError                exit 1
-    ├── InvalidInput             exit 7   spec, variable, template, manifest or option; holds every fault found
-    ├── StateError               exit 1   the state cannot be read or written, is damaged or too new
-    │   └── StateLocked          exit 5   another flowplan holds the writer's lock
-    ├── PlanStale                exit 4   what would happen now is not what was reviewed
-    ├── Refused                  exit 6   protected run, wrong target, policy
-    └── ProviderError            exit 1   an engine answered with a refusal
-        ├── EngineUnreachable    exit 1   an engine did not answer; never a reason to call a run lost
-        └── StartFailed          exit 1   the engine took the run but it could not start; nothing was left behind
+FlowplanError                exit 1
+├── InvalidInput             exit 7   spec, variable, template, manifest or option; holds every fault found
+├── StateError               exit 1   the state cannot be read or written, is damaged or too new
+│   └── StateLocked          exit 5   another flowplan holds the writer's lock
+├── PlanStale                exit 4   what would happen now is not what was reviewed
+├── Refused                  exit 6   protected run, wrong target, policy
+└── ProviderError            exit 1   an engine answered with a refusal
+    ├── EngineUnreachable    exit 1   an engine did not answer; never a reason to call a run lost
+    └── StartFailed          exit 1   the engine took the run but it could not start; nothing was left behind
 """
 
 from __future__ import annotations

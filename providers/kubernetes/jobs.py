@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flowplan.providers.kubernetes.reading import ADDRESS, ATTEMPT, LINEAGE, RUN_ID, label
+from flowplan.providers.kubernetes.reading import ADDRESS, ATTEMPT, LINEAGE, RUN_ID, has_ended, label
 from flowplan.providers.kubernetes.requests import MANAGER, Api
 from flowplan.providers.protocol import Order
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
@@ -232,18 +232,29 @@ def _ours(api: Api, record: Recorded, namespace: str, lineage: str) -> list[Json
 def _remove(api: Api, job: Json, grace: float) -> None:
     meta = job["metadata"]
     path = jobs_path(meta["namespace"], meta["name"])
-    _drop(api, path, meta["uid"], policy="Foreground")
+    quiet = _makes_no_pods(job)  # then the Job need not wait for the cluster's garbage collector, only its pods
+    _drop(api, path, meta["uid"], policy="Background" if quiet else "Foreground")
     point("kubernetes:delete:asked")
     _hurry(api, job, grace)
     deadline = time.monotonic() + grace + _PATIENCE
     pause = 0.05
-    while (there := api.find(path)) is not None and there["metadata"]["uid"] == meta["uid"]:
+    while _is_there(api, path, meta["uid"]) or (quiet and pods_of(api, job)):
         if time.monotonic() > deadline:
             raise _stuck(api, job)
         time.sleep(pause)
         pause = min(pause * 1.5, 1.0)
         if pause == 1.0:
             _forget_ended(api, job)
+
+
+def _makes_no_pods(job: Json) -> bool:
+    """True when the job controller will not make another pod, so that those there are all there will be."""
+    return has_ended(job) or (job.get("spec") or {}).get("parallelism") == 0
+
+
+def _is_there(api: Api, path: str, uid: str) -> bool:
+    there = api.find(path)
+    return there is not None and there["metadata"]["uid"] == uid
 
 
 def _hurry(api: Api, job: Json, grace: float) -> None:

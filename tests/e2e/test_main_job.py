@@ -54,7 +54,7 @@ def test_detailed_exit_code(project: Project) -> None:
 def test_what_was_planned_is_what_runs(project: Project) -> None:
     project.write(
         HELLO.replace(
-            '[echo, "hello world"]', "[sh, -c, 'pwd; echo $K; echo \"$1\"', zero, \"a  b\"]\n    env: {K: 1.10}"
+            '[echo, "hello world"]', '[sh, -c, \'pwd; echo $K; echo "$1"\', zero, "a  b"]\n    env: {K: 1.10}'
         )
     )
     [change] = project.plan()["changes"]
