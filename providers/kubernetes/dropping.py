@@ -34,12 +34,16 @@ def dropped(posted: Any, returned: Any, at: str = "") -> Iterator[str]:
 
 def noted(seen: Observed, posted: Json, returned: Json, fields: Sequence[FieldChange] | None = None) -> Observed:
     """``seen`` with a note of what was dropped of the Job, or only of the fields that were changed."""
-    lost = list(dropped(posted, returned))
+    lost = [pointer for part in ("metadata", "spec") for pointer in _dropped_of(part, posted, returned)]
     if fields is not None:
         changed = [field.path.removeprefix("/Job") for field in fields]
         lost = [pointer for pointer in lost if any(f"{pointer}/".startswith(f"{path}/") for path in changed)]
         lost = sorted({*lost, *seen.handle.get(NOTE, ())})
     return replace(seen, handle={**seen.handle, NOTE: lost}) if lost else seen
+
+
+def _dropped_of(part: str, posted: Json, returned: Json) -> Iterator[str]:
+    return dropped(posted.get(part), returned.get(part), f"/{part}")
 
 
 def as_if_kept(seen: Observed, record: Recorded) -> Observed:
