@@ -15,7 +15,7 @@ from flowplan.clock import seconds_since, timestamp
 from flowplan.engines import Engines
 from flowplan.following import LogStreams, Watches, last_seen, tail_of
 from flowplan.output import Sink
-from flowplan.planner.replay import effective
+from flowplan.schedule import Schedule, Step, steps_of
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed, StateLocked
 from flowplan.schemas.events import Event
 from flowplan.schemas.plans import Action, Change, Plan
@@ -73,30 +73,6 @@ class Options:
     stream: bool = True
 
 
-@dataclass(slots=True)
-class Step:
-    """One change on its way: ``waiting``, ``working`` or ``done``; ``after`` are steps that must be done before."""
-
-    change: Change
-    after: frozenset[str] = frozenset()
-    state: str = "waiting"
-
-
-def steps_of(changes: Iterable[Change]) -> dict[str, Step]:
-    """Address -> step for everything that the plan would do; what is destroyed waits for what needs it."""
-    chosen = [c for c in changes if effective(c)]
-    dependents: dict[str, set[str]] = {}
-    for change in chosen:
-        if change.action is Action.DESTROY:
-            for need in change.settings.needs:
-                dependents.setdefault(need, set()).add(change.address)
-    return {c.address: Step(c, frozenset(_before(c, dependents))) for c in chosen}
-
-
-def _before(change: Change, dependents: dict[str, set[str]]) -> set[str]:
-    return dependents.get(change.address, set()) if change.action is Action.DESTROY else set()
-
-
 class Runner:
     """Carries out one plan. Only the thread that calls ``run`` uses the state; workers only call engines."""
 
@@ -118,13 +94,18 @@ class Runner:
         self.options, self.secrets, self.interrupted = options, secrets, interrupted
         self.outcome = Outcome(left_out={c.address: c.skipped for c in plan.changes if c.skipped})
         self.inbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        self.steps = steps_of(plan.changes)
+        self.schedule = Schedule(self.steps)
+        self.waiting = self.schedule.waiting
         self.records: dict[str, Recorded] = {}
         self.by_run: dict[str, str] = {}
+        self.live: dict[str, Recorded] = {}
+        self.limited: dict[str, Recorded] = {}
+        self.groups: dict[str, set[str]] = {}
+        self.limits_due = 0.0
         for record in store.records().values():
             self._keep(record)
         self.intended_before = {r.run_id for r in self.records.values() if r.status is Status.CREATING}
-        self.steps = steps_of(plan.changes)
-        self.waiting = dict(self.steps)
         wanted = {c.address for c in plan.changes} | {n for s in self.waiting.values() for n in s.change.settings.needs}
         self.followed = (wanted & self.records.keys()) | set(follow)
         self.watches = Watches(engines, self.inbox)
@@ -167,8 +148,31 @@ class Runner:
         return self.outcome
 
     def _keep(self, record: Recorded) -> None:
-        self.records[record.address] = record
-        self.by_run[record.run_id] = record.address
+        """The record of an address is this one from now on; what waited for it may go on."""
+        address = record.address
+        if address in self.live and not record.status.live:
+            self._not_live(address)
+        self.records[address] = record
+        self.by_run[record.run_id] = address
+        if record.status.live:
+            self.live[address] = record
+            self.groups.setdefault(record.settings.group, set()).add(address)
+            if record.settings.start_timeout is not None or record.settings.timeout is not None:
+                self.limited[address] = record
+        self.schedule.wake(address)
+
+    def _not_live(self, address: str) -> None:
+        group = self.live.pop(address).settings.group
+        self.limited.pop(address, None)
+        self.groups[group].discard(address)
+        self.schedule.wake_one(_group_key(group))
+
+    def _drop(self, address: str) -> None:
+        """There is no record at an address any more."""
+        self.records.pop(address, None)
+        if address in self.live:
+            self._not_live(address)
+        self.schedule.wake(address)
 
     def _with_tails(self, records: Sequence[Recorded]) -> list[Recorded]:
         """The records with the stored end of their output, so that it is not fetched again before a removal."""
@@ -183,19 +187,19 @@ class Runner:
             self.outcome.interrupted = True
             return self.working > 0
         if self.deadline is not None and time.monotonic() > self.deadline and not self.working:
-            self.outcome.timed_out = bool(self._live() or self.waiting)
+            self.outcome.timed_out = self._anything_left()
             return False
         self._dispatch()
+        self.watches.refresh()
         if self.working:
             return True
         if self.options.detach:
             return False
         self.lock.release()
-        self.watches.refresh()
-        return bool(self._live() or self.waiting)
+        return self._anything_left()
 
-    def _live(self) -> list[Recorded]:
-        return [r for a, r in self.records.items() if a in self.followed and r.status.live]
+    def _anything_left(self) -> bool:
+        return bool(self.waiting) or any(address in self.followed for address in self.live)
 
     def _messages(self) -> list[tuple[str, Any]]:
         """Everything that workers and watches said, waiting a tick for the first word."""
@@ -245,7 +249,10 @@ class Runner:
     def _dispatch(self) -> None:
         """Hand out what can be done now: up to the parallelism, intents of a batch in one transaction."""
         ready = self._ready()
-        if not ready or not self._locked():
+        if not ready:
+            return
+        if not self._locked():
+            self.schedule.put_back(ready)
             return
         ready = self._still_as_planned(ready)
         starting = [s for s in ready if s.change.action.starts]
@@ -254,40 +261,45 @@ class Runner:
             self._hand_out(step)
 
     def _ready(self) -> list[Step]:
+        """Take what can be done now; what cannot is set aside until what holds it back changes."""
         room = self.options.parallelism - self.working
         ready: list[Step] = []
-        groups = self._live_by_group() if room > 0 else {}
-        for address, step in list(self.waiting.items()):
-            if len(ready) >= room:
-                break
-            if step.after & self.steps.keys() and any(self.steps[a].state != "done" for a in step.after):
-                continue
-            verdict = self._verdict(step, groups)
+        starting: dict[str, int] = {}
+        while len(ready) < room and (step := self.schedule.next()):
+            verdict, until = self._verdict(step, starting)
+            group = step.change.settings.group
             if verdict == "go":
                 ready.append(step)
-                if step.change.action.starts:
-                    groups[step.change.settings.group] = groups.get(step.change.settings.group, 0) + 1
-            elif verdict:
-                self._skip(address, verdict)
+                starting[group] = starting.get(group, 0) + step.change.action.starts
+                continue
+            if verdict:
+                self._skip(step.change.address, verdict)
+            else:
+                self.schedule.set_aside(step, until)
+            if until != _group_key(group):  # it may have been woken as the one of its group that has room
+                self.schedule.wake_one(_group_key(group))
         return ready
 
-    def _verdict(self, step: Step, groups: dict[str, int]) -> str:
-        """``go``, "" for not yet, or why it will never start."""
-        change = step.change
+    def _verdict(self, step: Step, starting: dict[str, int]) -> tuple[str, str]:
+        """``go``, "" for not yet and what has to change first, or why it will never start."""
+        change, settings = step.change, step.change.settings
+        for address in step.after:
+            if address in self.steps and self.steps[address].state != "done":
+                return "", address
         if not change.action.starts:
-            return "go"
-        for need in change.settings.needs:
+            return "go", ""
+        for need in settings.needs[step.met :]:
             blocked = self._need(need)
             if blocked is not None:
-                return blocked
-        if change.settings.replace == "after_finish" and change.action is Action.REPLACE:
-            old = self.records.get(change.address)
-            if old and old.status.live:
-                return ""
-        limit = change.settings.max_parallel
-        if limit is not None and groups.get(change.settings.group, 0) >= limit:
-            return ""
-        return "go"
+                return blocked, need
+            step.met += 1
+        if settings.replace == "after_finish" and change.action is Action.REPLACE and change.address in self.live:
+            return "", change.address
+        if settings.max_parallel is not None:
+            live = sum(1 for address in self.groups.get(settings.group, ()) if address not in self.waiting)
+            if live + starting.get(settings.group, 0) >= settings.max_parallel:
+                return "", _group_key(settings.group)
+        return "go", ""
 
     def _need(self, need: str) -> str | None:
         """None when the needed run has succeeded; "" while it may; else why it never will."""
@@ -305,18 +317,14 @@ class Runner:
             return ""
         return f"{need}, which it needs, {'could not start' if record.status.live else _ended(record)}"
 
-    def _live_by_group(self) -> dict[str, int]:
-        """How many runs of each group are live; those that a step would replace count as its own."""
-        sizes: dict[str, int] = {}
-        for address, record in self.records.items():
-            if record.status.live and address not in self.waiting:
-                sizes[record.settings.group] = sizes.get(record.settings.group, 0) + 1
-        return sizes
-
     def _skip(self, address: str, why: str) -> None:
-        self.waiting.pop(address).state = "done"
         self.outcome.skipped[address] = why
+        self._done(self.waiting.pop(address))
         self.sink.note(f"{address}: skipped: {why}")
+
+    def _done(self, step: Step) -> None:
+        step.state = "done"
+        self.schedule.wake(step.change.address)
 
     def _locked(self) -> bool:
         """True once the writer's lock is ours; a run that becomes ready later waits for it without blocking others."""
@@ -345,8 +353,7 @@ class Runner:
             if (record.run_id if record else None) == (ours.run_id if ours else None):
                 left.append(step)
             else:
-                self.waiting.pop(address)
-                step.state = "done"
+                self._done(self.waiting.pop(address))
                 self._error(address, ProviderError("another apply changed this run meanwhile; it was left alone"))
         return left
 
@@ -443,7 +450,7 @@ class Runner:
             if change.moved_from:
                 self.store.move(change.moved_from, change.address)
                 record = self.store.record(change.address)
-                self.records.pop(change.moved_from, None)
+                self._drop(change.moved_from)
                 if record:
                     self._keep(record)
                 self.store.note_plan(self.plan.digest, [change.address])
@@ -453,12 +460,12 @@ class Runner:
 
     def _forget(self, step: Step) -> None:
         self._tell(self.store.forget([step.change.address], plan_digest=self.plan.digest))
-        self.records.pop(step.change.address, None)
+        self._drop(step.change.address)
         self._finished(step)
 
     def _finished(self, step: Step) -> None:
-        step.state = "done"
         self.waiting.pop(step.change.address, None)
+        self._done(step)
         action = "move" if step.change.action is Action.NO_OP else str(step.change.action)
         self.outcome.carried_out[action] = self.outcome.carried_out.get(action, 0) + 1
 
@@ -473,7 +480,8 @@ class Runner:
         for record in done.removed:
             if record.status.live and record.run_id not in self.expired:
                 self._tell(self.store.finish(record.run_id, Status.CANCELLED, reason="Stopped", present=False))
-        self.store.absent([r.run_id for r in done.removed])
+        if done.removed:
+            self.store.absent([r.run_id for r in done.removed])
 
     def _settle(self, done: jobs.Done) -> None:
         step = self.steps.get(done.address)
@@ -490,7 +498,7 @@ class Runner:
     def _destroyed(self, step: Step, done: jobs.Done) -> None:
         run_ids = {r.run_id for r in done.removed} | {step.change.run_id}
         self._tell(self.store.destroyed(sorted(run_ids), plan_digest=self.plan.digest))
-        self.records.pop(step.change.address, None)
+        self._drop(step.change.address)
         self._finished(step)
 
     def _applied(self, step: Step) -> None:
@@ -508,7 +516,7 @@ class Runner:
 
     def _settle_error(self, step: Step, error: FlowplanError, record: Recorded | None) -> None:
         """A refusal ends the attempt; no answer leaves it ``creating``, for the next command to find out."""
-        step.state = "done"
+        self._done(step)
         change = step.change
         refused = isinstance(error, ProviderError) and not isinstance(error, EngineUnreachable)
         if change.action.starts and record and refused:
@@ -531,6 +539,7 @@ class Runner:
 
     def _error(self, address: str, error: FlowplanError) -> None:
         self.outcome.errors[address] = error
+        self.schedule.wake(address)
         self.sink.note(f"error: {error if error.address else f'{address}: {error}'}")
 
     def _refreshed(self, address: str) -> None:
@@ -592,7 +601,11 @@ class Runner:
 
     def _enforce_limits(self) -> None:
         """Limits that an engine does not keep: ``start_timeout``, and ``timeout`` of containers."""
-        for record in self._live():
+        now = time.monotonic()
+        if now < self.limits_due:
+            return
+        self.limits_due = now + TICK * (1 + len(self.limited) / 1000)
+        for record in [r for a, r in self.limited.items() if a in self.followed]:
             limit, since, reason = _limit(record)
             passed = seconds_since(since)
             if limit is None or passed is None or passed <= limit or record.run_id in self.expired:
@@ -624,7 +637,7 @@ class Runner:
 
     def _sum_up(self) -> None:
         self.outcome.waiting = list(self.waiting)
-        self.outcome.live = [r.address for r in self._live()]
+        self.outcome.live = [a for a in self.records if a in self.live and a in self.followed]
 
 
 def _ended(record: Recorded) -> str:
@@ -632,6 +645,11 @@ def _ended(record: Recorded) -> str:
     code = f" (exit code {record.exit_code})" if record.exit_code is not None else ""
     reason = f": {record.reason}" if record.reason else ""
     return f"{str(record.status).replace('_', ' ')}{code}{reason}"
+
+
+def _group_key(group: str) -> str:
+    """What steps wait for that may not start while so many of their group run; no address is like it."""
+    return f"\0{group}"
 
 
 def _limit(record: Recorded) -> tuple[float | None, str | None, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from flowplan.engines import Engines
@@ -19,6 +19,14 @@ Seen = tuple[str, Any]
 
 RESTART_EVERY = 0.5
 """Seconds between restarts of a watch that has to take in further runs."""
+RESTART_EACH = 0.005
+"""Seconds that are added for each run it has: a restart looks at all of them, and must not do so for each new one."""
+
+
+LINGER = 1.0
+"""Seconds that a reader of outputs waits for another one to read."""
+PATIENCE = 5.0
+"""Seconds that the output of runs that are over may take to be shown in the end."""
 
 
 class Watches:
@@ -29,14 +37,16 @@ class Watches:
         self._inbox = inbox
         self._live: dict[str, dict[str, Recorded]] = {}
         self._stops: dict[str, threading.Event] = {}
-        self._stale: dict[str, float] = {}
+        self._stale: set[str] = set()
+        self._started: dict[str, float] = {}
+        self._watched: dict[str, int] = {}
         self._threads: list[threading.Thread] = []
 
     def add(self, records: Iterable[Recorded]) -> None:
         """Take in further runs."""
         for record in records:
             self._live.setdefault(record.provider, {})[record.run_id] = record
-            self._stale.setdefault(record.provider, 0.0)
+            self._stale.add(record.provider)
 
     def ended(self, record: Recorded) -> None:
         """Forget a run that needs no watching any more."""
@@ -45,10 +55,10 @@ class Watches:
     def refresh(self) -> None:
         """Start or restart the watches that have further runs to take in, not too often."""
         now = time.monotonic()
-        for provider, last in list(self._stale.items()):
-            if now - last >= RESTART_EVERY:
+        for provider in list(self._stale):
+            if now - self._started.get(provider, 0.0) >= RESTART_EVERY + RESTART_EACH * self._watched.get(provider, 0):
                 self._restart(provider)
-                del self._stale[provider]
+                self._stale.discard(provider)
 
     def _restart(self, provider: str) -> None:
         if provider in self._stops:
@@ -56,6 +66,7 @@ class Watches:
         stop = threading.Event()
         self._stops[provider] = stop
         records = list(self._live[provider].values())
+        self._started[provider], self._watched[provider] = time.monotonic(), len(records)
         thread = threading.Thread(target=self._watch, args=(provider, records, stop), daemon=True)
         thread.start()
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
@@ -90,44 +101,85 @@ class LogStreams:
         self._engines = engines
         self._show = show
         self._redactor = redactor
-        self._slots = threading.Semaphore(limit)
-        self._threads: dict[str, threading.Thread] = {}
+        self._limit = limit
+        self._begun: set[str] = set()
+        self._ended: dict[str, threading.Event] = {}
+        self._reading: set[str] = set()
+        self._over: set[str] = set()
+        self._queue: SimpleQueue[Recorded] = SimpleQueue()
+        self._idle = 0
+        self._readers = 0
+        self._lock = threading.Lock()
         self._stop = threading.Event()
 
     def start(self, record: Recorded) -> None:
         """Stream the output of a run, once."""
-        if record.run_id not in self._threads:
-            thread = threading.Thread(target=self._stream, args=(record,), daemon=True)
-            self._threads[record.run_id] = thread
-            thread.start()
+        if record.run_id in self._begun:
+            return
+        self._begun.add(record.run_id)
+        self._ended[record.run_id] = threading.Event()
+        self._queue.put(record)
+        with self._lock:
+            wanted = self._queue.qsize() > self._idle and self._readers < self._limit
+            self._readers += wanted
+        if wanted:
+            threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        """Read one output after another, until there are none to read for a while."""
+        while not self._stop.is_set():
+            with self._lock:
+                self._idle += 1
+            try:
+                record = self._queue.get(timeout=LINGER)
+            except Empty:
+                record = None
+            with self._lock:
+                self._idle -= 1
+                if record is None:
+                    if not self._queue.empty():
+                        continue
+                    self._readers -= 1
+                    return
+                self._reading.add(record.run_id)
+            try:
+                self._stream(record)
+            finally:
+                self._ended[record.run_id].set()
 
     def _stream(self, record: Recorded) -> None:
-        with self._slots:
-            try:
-                provider = self._engines.provider(record.provider)
-                learn_secrets(self._engines, record, self._redactor)
-                for line in provider.logs(record, follow=True, tail=None, stop=self._stop):
-                    if self._stop.is_set():
-                        return
-                    self._show(record.address, line)
-            except FlowplanError as error:
-                # Output that cannot be streamed is no fault of the run: it goes on, its tail is stored at its end.
-                self._show(record.address, LogLine(f"(output is not streamed: {error})", "stderr"))
+        try:
+            provider = self._engines.provider(record.provider)
+            learn_secrets(self._engines, record, self._redactor)
+            for line in provider.logs(record, follow=True, tail=None, stop=self._stop):
+                if self._stop.is_set():
+                    return
+                self._show(record.address, line)
+        except FlowplanError as error:
+            # Output that cannot be streamed is no fault of the run: it goes on, its tail is stored at its end.
+            self._show(record.address, LogLine(f"(output is not streamed: {error})", "stderr"))
 
     def wait(self, run_id: str, timeout: float) -> None:
-        """Wait until the output of a run has been shown to its end."""
-        thread = self._threads.get(run_id)
-        if thread:
-            thread.join(timeout)
+        """Wait until the output of a run that is over has been shown; not while others keep all readers busy."""
+        ended = self._ended.get(run_id)
+        if ended is None:
+            return
+        self._over.add(run_id)
+        if run_id in self._reading or self._readers < self._limit or self._idle:
+            ended.wait(timeout)
 
     def forget(self, run_id: str) -> None:
-        """Drop a reader that has ended."""
-        thread = self._threads.get(run_id)
-        if thread and not thread.is_alive():
-            del self._threads[run_id]
+        """Drop what is known of an output that has been shown."""
+        if run_id in self._ended and self._ended[run_id].is_set():
+            del self._ended[run_id]
+            self._reading.discard(run_id)
+            self._over.discard(run_id)
 
     def close(self) -> None:
-        """Stop all readers."""
+        """Show what is left of runs that are over, for at most ``PATIENCE``, and stop all readers."""
+        until = time.monotonic() + PATIENCE
+        for run_id in list(self._over):
+            self._ended[run_id].wait(max(0.0, until - time.monotonic()))
         self._stop.set()
 
 
