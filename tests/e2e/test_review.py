@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 import uuid
@@ -571,3 +572,87 @@ def test_explain_and_reasons_of_a_container(project: Project, container: str) ->
     assert change["fields"][0]["origin"] == "flowplan.yaml:6"
     assert "flowplan.yaml:6" in project.ok("plan", "--explain", "--no-preflight").out
     assert Path(project.directory / ".flowplan/plan.json").exists()
+
+
+# -- many runs ------------------------------------------------------------------------------------------------------------
+
+MANY = """\
+flowplan: 1
+project: demo
+variables: {tag: {type: string, default: "1.4"}}
+runs:
+  cell:
+    provider: process
+    command: ['true', "image:${var.tag}", "${each.n}"]
+    matrix: {n: {from: 1, to: COUNT}}
+"""
+
+
+def test_one_image_bump_over_thirty_cells_is_one_group_under_4_kb(project: Project) -> None:
+    project.write(MANY.replace("COUNT", "30"))
+    project.ok("apply", "--yes", "--parallelism", "30")
+    for form in ("text", "markdown"):
+        out = project.ok("plan", "--var", "tag=1.5", "--format", form).out
+        assert len(out.encode()) < 4096 and out.count("image:1.5") == 1, out
+        assert "30 to replace" in out
+
+
+def test_three_hundred_runs_stay_below_the_limit_of_a_comment(project: Project) -> None:
+    project.write(MANY.replace("COUNT", "300"))
+    project.ok("apply", "--yes", "--parallelism", "50", "--no-stream", timeout=120)
+    project.write(
+        MANY.replace("COUNT", "150").replace('"image:${var.tag}"', '"image:${var.tag}-${each.n}"')
+        + "  " + "\n  ".join(f"other{n}: {{provider: process, command: ['true', '{'x' * 300}{n}']}}" for n in range(150))
+    )  # fmt: skip
+    plan = project.plan()
+    assert (plan["summary"]["replace"], plan["summary"]["destroy"], plan["summary"]["create"]) == (150, 150, 150)
+    out = project.ok("plan", "--format", "markdown").out
+    assert len(out.encode()) <= 60_000
+    table = out.partition("| | action |")[2].partition("\n\n")[0].replace("&#91;", "[").replace("&#93;", "]")
+    rows = {action: [row for row in table.splitlines() if f"**{action}** |" in row] for action in ("destroy", "replace")}
+    for action, expected in (("destroy", range(151, 301)), ("replace", range(1, 151))):
+        grouped = sum(int(n) for row in rows[action] for n in re.findall(r"\| (\d+) runs", row))
+        alone = {int(n) for row in rows[action] if " runs" not in row for n in re.findall(r"cell\[n=(\d+)\]", row)}
+        assert grouped + len(alone) == 150 and alone <= set(expected), "every one is in the table, alone or in a group"
+
+
+# -- kubernetes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.kubernetes
+def test_drift_of_a_job_names_who_changed_it(project: Project) -> None:
+    from flowplan.providers.kubernetes.connection import endpoint
+    from flowplan.providers.kubernetes.requests import Api
+
+    name = f"review-{uuid.uuid4().hex[:8]}"
+    api = Api(endpoint({}, Path("/")))
+    api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
+    try:
+        until(lambda: api.find(f"/api/v1/namespaces/{name}/serviceaccounts/default"))
+        project.write(
+            f"flowplan: 1\nproject: {name}\nruns:\n  a:\n    provider: kubernetes\n    image: busybox:1.35\n"
+            f"    command: [sleep, '600']\n    timeout: 600\n    grace_period: 1s\n    kubernetes: {{namespace: {name}}}\n"
+        )
+        project.ok("apply", "--yes", "--detach")
+        assert project.actions() == {"a": "no-op"}
+        job = f"/apis/batch/v1/namespaces/{name}/jobs/{project.status()['a']['name']}"
+        api.call(
+            "PATCH", job, {"fieldManager": "mallory"}, {"spec": {"activeDeadlineSeconds": 900}},
+            content="application/merge-patch+json",
+        )  # fmt: skip
+        [change] = project.plan("--refresh-only", "--out", "drift.json")["changes"]
+        [field] = change["fields"]
+        assert (field["path"], field["recorded"], field["after"]) == ("/Job/spec/activeDeadlineSeconds", 600, 900)
+        assert field["manager"] == "mallory"
+        for form in ("text", "markdown"):
+            assert "mallory" in project.ok("plan", "--format", form).out
+        assert project.actions() == {"a": "update"}
+        project.ok("apply", "--yes", "--detach", "drift.json")
+        assert api.get(job)["spec"]["activeDeadlineSeconds"] == 900
+        project.ok("apply", "--yes", "--detach", "flowplan.yaml")
+        assert api.get(job)["spec"]["activeDeadlineSeconds"] == 600
+        assert project.actions() == {"a": "no-op"}
+        project.ok("destroy", "--yes")
+    finally:
+        api.call("DELETE", f"/api/v1/namespaces/{name}")
+        api.close()
