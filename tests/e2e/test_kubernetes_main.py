@@ -58,8 +58,8 @@ RUNS = """\
   fails: {command: [sh, -c, "echo about to fail; exit 2"]}
   deadline: {command: [sleep, "60"], timeout: 3s}
   oom: {command: [tail, /dev/zero], resources: {memory: 16Mi}}
-  pull: {image: "127.0.0.1:1/none:1", start_timeout: 20s}
-  config: {command: ["true"], start_timeout: 20s, env: {X: {config_map_key_ref: {name: none, key: x}}}}
+  pull: {image: "127.0.0.1:1/none:1", start_timeout: 45s}
+  config: {command: ["true"], start_timeout: 45s, env: {X: {config_map_key_ref: {name: none, key: x}}}}
   crowded: {command: ["true"], start_timeout: 8s, resources: {cpu: "1000"}}
   sidecar:
     command: [sh, -c, "echo main; exit 7"]
