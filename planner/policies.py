@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flowplan.planner.pointers import escape
-from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.load import LoadedSpec
 from flowplan.schemas.plans import Action, Change, Finding
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, did_you_mean
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
+
+    from flowplan.schemas.documents import Document
+    from flowplan.schemas.load import LoadedSpec
 
 CHECK = "policy"
 """The name of this check in findings."""
@@ -111,6 +112,8 @@ def rules_of(loaded: LoadedSpec) -> tuple[Rule, ...]:
     Raises:
         InvalidInput: every fault in them.
     """
+    from flowplan.schemas.documents import Document
+
     rules: list[Rule] = []
     faults: list[Diagnostic] = []
     for index, entry in enumerate(loaded.tree.get("policies") or ()):
@@ -231,11 +234,6 @@ def _with_findings(change: Change, checker: _Checker) -> Change:
     severity = "warning" if change.action is Action.NO_OP or change.skipped else "error"
     found = tuple(checker.findings(change, severity))
     return replace(change, preflight=(*found, *change.preflight)) if found else change
-
-
-def violations(changes: Iterable[Change]) -> list[Finding]:
-    """The violated policies that forbid a plan to be applied."""
-    return [f for change in changes for f in change.preflight if f.check == CHECK and f.severity == "error"]
 
 
 class _Checker:

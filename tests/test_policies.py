@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flowplan.planner.policies import checked, rules_in, violations
+from flowplan.planner.policies import checked, rules_in
 from flowplan.schemas.documents import parse
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import Action, Change
@@ -99,7 +99,6 @@ def test_only_what_the_plan_would_make_or_change_is_an_error(action: Action) -> 
     [after] = checked([one], rules("name: p\nschema: {required: [Job]}"))
     severities = [f.severity for f in after.preflight]
     assert severities == ([] if ends else ["warning"] if action is Action.NO_OP else ["error"])
-    assert bool(violations([after])) == (severities == ["error"])
 
 
 @pytest.mark.parametrize(

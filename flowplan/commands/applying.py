@@ -296,7 +296,8 @@ def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Seq
     from flowplan.apply import Options, Runner
 
     output = Output(gathered.redactor)
-    options = Options(how.parallelism, how.detach, how.wait_timeout, how.lock_timeout, how.stream)
+    detach = how.detach or plan.mode == "refresh_only"  # which only records: there is nothing of its own to follow
+    options = Options(how.parallelism, detach, how.wait_timeout, how.lock_timeout, how.stream)
     with interruptions(output) as interrupted, _sink(output, how) as sink:
         runner = Runner(
             plan,

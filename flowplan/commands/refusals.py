@@ -11,7 +11,7 @@ from flowplan.clock import timestamp
 from flowplan.commands.arguments import SPEC
 from flowplan.gather import Request, policies_of
 from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
-from flowplan.schemas.plans import Plan
+from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic
 
@@ -66,6 +66,14 @@ def _check_age(plan: Plan, path: Path, max_age: float | None) -> None:
         raise PlanStale(f"{path} is {age:.0f}s old, older than --max-age allows", hint="plan and review again")
 
 
+def _checked(changes: Sequence[Change], rules: Sequence[Rule]) -> Sequence[Change]:
+    if not rules:
+        return changes
+    from flowplan.planner.policies import checked
+
+    return checked(changes, rules)
+
+
 def refuse_violations(plan: Plan, rules: Sequence[Rule] = ()) -> None:
     """Nothing is done of a plan that violates a policy.
 
@@ -75,9 +83,9 @@ def refuse_violations(plan: Plan, rules: Sequence[Rule] = ()) -> None:
     Raises:
         Refused: with every violation.
     """
-    from flowplan.planner.policies import checked, violations
-
-    found = violations(checked(plan.changes, rules))
+    found = [
+        f for c in _checked(plan.changes, rules) for f in c.preflight if f.check == "policy" and f.severity == "error"
+    ]
     if not found:
         return
     lines = [f"  {f.address}: {f.message}" + (f" ({f.hint})" if f.hint else "") for f in found[:_SHOWN]]

@@ -191,6 +191,20 @@ def test_what_was_planned_with_an_option_is_applied_with_it(project: Project) ->
     assert {a: r["attempt"] for a, r in project.status().items()} == {"work": 2, "other": 2}
 
 
+def test_a_refresh_only_plan_records_what_happened_and_follows_nothing(project: Project) -> None:
+    text = SLEEP.replace("'true'", "sh, -c, 'until [ -e go ]; do sleep 0.05; done'")
+    project.write(text)
+    project.ok("apply", "--yes", "--detach")
+    (project.directory / "go").touch()
+    until(lambda: changes(project.plan("--refresh-only"))["other"]["reasons"][0].startswith("now succeeded"))
+    project.ok("plan", "--refresh-only", "--out", "refresh.json")
+    before = project.ok("status", "--no-refresh", "--format", "json").json["runs"]
+    assert {r["address"]: r["status"] for r in before}["other"] in ("running", "pending")
+    project.ok("apply", "--yes", "refresh.json", timeout=20)
+    after = project.ok("status", "--no-refresh", "--format", "json").json["runs"]
+    assert {r["address"]: r["status"] for r in after} == {"work": "running", "other": "succeeded"}
+
+
 # -- rules for running things ---------------------------------------------------------------------------------------------
 
 
@@ -609,7 +623,9 @@ def test_three_hundred_runs_stay_below_the_limit_of_a_comment(project: Project) 
     out = project.ok("plan", "--format", "markdown").out
     assert len(out.encode()) <= 60_000
     table = out.partition("| | action |")[2].partition("\n\n")[0].replace("&#91;", "[").replace("&#93;", "]")
-    rows = {action: [row for row in table.splitlines() if f"**{action}** |" in row] for action in ("destroy", "replace")}
+    rows = {
+        action: [row for row in table.splitlines() if f"**{action}** |" in row] for action in ("destroy", "replace")
+    }
     for action, expected in (("destroy", range(151, 301)), ("replace", range(1, 151))):
         grouped = sum(int(n) for row in rows[action] for n in re.findall(r"\| (\d+) runs", row))
         alone = {int(n) for row in rows[action] if " runs" not in row for n in re.findall(r"cell\[n=(\d+)\]", row)}
