@@ -15,6 +15,7 @@ from flowplan.clock import seconds_since, timestamp
 from flowplan.engines import Engines
 from flowplan.following import LogStreams, Watches, last_seen, tail_of
 from flowplan.output import Sink
+from flowplan.refreshing import undisputed
 from flowplan.schedule import Schedule, Step, steps_of
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed, StateLocked
 from flowplan.schemas.events import Event
@@ -118,6 +119,7 @@ class Runner:
         self.observed = observed
         self.expired: dict[str, tuple[str, str]] = {}
         self.stopping: set[str] = set()
+        self.disputed: list[Observed] = []
         self.said_locked = False
         self.lock_was_away = False
         self.pool: ThreadPoolExecutor
@@ -215,7 +217,8 @@ class Runner:
     def _absorb(self, messages: Sequence[tuple[str, Any]]) -> None:
         """Commit what was said, in one transaction for each kind."""
         done: list[jobs.Done] = [m for kind, m in messages if kind == "done"]
-        seen: list[Observed] = [m for kind, m in messages if kind == "seen"]
+        seen: list[Observed] = [*self.disputed, *(m for kind, m in messages if kind == "seen")]
+        self.disputed = []
         self.working -= len(done)
         for one in done:
             self._settle_removed(one)
@@ -543,9 +546,22 @@ class Runner:
         self.sink.note(f"error: {error if error.address else f'{address}: {error}'}")
 
     def _refreshed(self, address: str) -> None:
-        record = self.store.record(address)
+        record, former = self.store.record(address), self.records.get(address)
         if record:
             self._keep(record)
+        else:
+            self._drop(address)
+        if former and (record is None or record.run_id != former.run_id):
+            self._taken_over(former, record)
+
+    def _taken_over(self, former: Recorded, record: Recorded | None) -> None:
+        """Another flowplan destroyed a run that is followed, or started its next attempt, which is followed then."""
+        self.watches.ended(former)
+        if record is None:
+            self.sink.note(f"{former.address}: destroyed by another flowplan")
+        elif record.status.live:
+            self.sink.note(f"{former.address}: attempt {record.attempt} was started by another flowplan")
+            self._follow([record])
 
     # -- following ----------------------------------------------------------------------------------------------
 
@@ -567,6 +583,8 @@ class Runner:
         redactor = self.sink.redactor
         # What is being stopped goes away because of us: its end is told by what stopped it.
         told = [s for s in seen if s.run_id in self.by_run and s.run_id not in self.stopping]
+        if not self.lock.held:
+            told, self.disputed = undisputed(told, self.lock.path)
         known = [replace(s, message=redactor(s.message)) for s in told]
         if not known:
             return

@@ -98,6 +98,11 @@ def holder(path: Path) -> dict[str, Any] | None:
     return _read_note(path) if _taken(path) else None
 
 
+def others_write(path: Path) -> bool:
+    """True while another flowplan creates, changes or deletes: what ends now may end because of it, which it tells."""
+    return holder(path) is not None
+
+
 def break_lock(path: Path) -> dict[str, Any] | None:
     """Remove the lock of a holder that is provably dead; returns its note, None when nobody had the lock.
 

@@ -14,7 +14,7 @@ from flowplan.commands.arguments import check_format
 from flowplan.gather import engines_of, observe
 from flowplan.output import Output, harmless
 from flowplan.planner.plan import names
-from flowplan.refreshing import record_observed
+from flowplan.refreshing import record_observed, undisputed
 from flowplan.schemas.errors import InvalidInput, ProviderError
 from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded
@@ -77,7 +77,8 @@ def refresh_statuses(store: Store, state: Path, output: Output) -> None:
         try:
             seen, _ = observe(store, engines, records)
             if not store.read_only:
-                record_observed(store, engines, list(seen.values()), redactor)
+                told, _ = undisputed(list(seen.values()), state)
+                record_observed(store, engines, told, redactor)
         except ProviderError as error:
             output.note(f"warning: provider {name} was not asked, its runs are shown as recorded: {error}")
     engines.close()
