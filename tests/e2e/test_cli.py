@@ -330,3 +330,18 @@ def test_no_color_and_force_color(applied: Project) -> None:
     forced = {"NO_COLOR": "", "FORCE_COLOR": "1"}
     assert "\x1b[" in applied.ok("plan", "--destroy", env=forced).out
     assert "\x1b[" not in applied.ok("plan", "--format", "json", env=forced).out
+
+
+def test_what_another_flowplan_replaces_and_destroys_is_no_end_of_its_own(project: Project) -> None:
+    project.write(MATRIX)
+    following = project.start("apply", "--yes", "flowplan.yaml")
+    until(lambda: (project.directory / ".flowplan/state.db").exists() and project.statuses().get("slow") == "running")
+    project.write(MATRIX.replace("'600'", "'500'"))
+    project.ok("apply", "--yes", "--detach", "flowplan.yaml")
+    project.ok("destroy", "--yes")
+    _, err = following.communicate(timeout=20)
+    assert following.returncode == 0
+    assert "slow: destroyed by another flowplan" in err
+    told = [(e["attempt"], e["status"]) for e in project.events("slow")]
+    assert (1, "cancelled") in told and (2, "cancelled") in told
+    assert not {"lost", "failed"} & {status for _, status in told}

@@ -527,6 +527,22 @@ def test_detach_and_watch(project: Project, engine: Engine) -> None:
     assert project.status()["hello"]["attempt"] == 2
 
 
+def test_what_another_flowplan_replaces_and_destroys_is_no_end_of_its_own(project: Project, engine: Engine) -> None:
+    engine.spec(run("[sh, -c, 'sleep 600']", QUICK))
+    following = project.start("apply", "--yes", "flowplan.yaml")
+    until(lambda: engine.running() == 1)
+    engine.spec(run("[sh, -c, 'sleep 500']", QUICK))
+    project.ok("apply", "--yes", "--detach", "flowplan.yaml")
+    until(lambda: project.status()["hello"]["attempt"] == 2)
+    project.ok("destroy", "--yes")
+    _, err = following.communicate(timeout=20)
+    assert following.returncode == 0
+    assert "attempt 2 was started by another flowplan" in err and "destroyed by another flowplan" in err
+    told = [(e["attempt"], e["status"]) for e in project.events("hello")]
+    assert (1, "cancelled") in told and (2, "cancelled") in told
+    assert not {"lost", "failed"} & {status for _, status in told}
+
+
 def test_needs_wait_for_containers(project: Project, engine: Engine) -> None:
     volume = f"docker: {{volumes: ['{project.directory}:/here']}}"
     engine.spec(
