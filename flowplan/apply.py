@@ -117,6 +117,7 @@ class Runner:
             if record.status is not Status.DESTROYED:  # what was forgotten is left alone
                 self.former.setdefault(record.address, []).append(record)
         self.observed = observed
+        self.catching_up = True
         self.expired: dict[str, tuple[str, str]] = {}
         self.stopping: set[str] = set()
         self.disputed: list[Observed] = []
@@ -138,6 +139,7 @@ class Runner:
             try:
                 self._move()
                 self._observed(self.observed)
+                self.catching_up = False
                 self._follow([r for a, r in self.records.items() if a in self.followed and r.status.live])
                 while self._unfinished():
                     self._absorb(self._messages())
@@ -375,6 +377,7 @@ class Runner:
         for item in items:
             self._keep(item)
             self.followed.add(item.address)
+            self.outcome.failed.pop(item.address, None)
 
     def _intended(self, change: Change) -> Recorded:
         return Recorded(
@@ -600,10 +603,11 @@ class Runner:
     def _ended(self, record: Recorded) -> None:
         self.watches.ended(record)
         self.outcome.ended += 1
-        if record.status is not Status.SUCCEEDED:
+        if record.status is not Status.SUCCEEDED and record.address in self.followed:
             self.outcome.failed[record.address] = _ended(record)
         if record.status is not Status.LOST:
-            self._show_output(record)
+            if not self.catching_up:
+                self._show_output(record)
             self.working += 1
             self._in_background("tail", self._fetch_tail, record)
 

@@ -214,6 +214,18 @@ def test_watch_comes_back_and_tells_the_end(project: Project) -> None:
     assert project.status()["hello"]["exit_code"] == 7
 
 
+def test_a_failure_while_nobody_looked_does_not_fail_the_apply_that_runs_it_again(project: Project) -> None:
+    once = "[sh, -c, 'until [ -e go ]; do sleep 0.05; done; echo attempt; [ -e again ] || { touch again; exit 4; }']"
+    project.write(HELLO.replace('[echo, "hello world"]', once))
+    project.ok("apply", "--yes", "--detach")
+    (project.directory / "go").touch()
+    until(lambda: "exit.json" in {p.name for p in (project.directory / ".flowplan").rglob("exit.json")})
+    applied = project.ok("apply", "--yes", "flowplan.yaml")
+    assert applied.out == "hello | attempt\n"
+    ends = [(e["attempt"], e["status"]) for e in project.events("hello") if e["status"] in ("failed", "succeeded")]
+    assert ends == [(1, "failed"), (2, "succeeded")]
+
+
 def test_wait_timeout(project: Project) -> None:
     project.write(HELLO.replace('[echo, "hello world"]', "[sleep, '600']"))
     project.ok("apply", "--yes", "--wait-timeout", "1s", code=8)
