@@ -117,11 +117,18 @@ class Watch:
     def _give_up(self) -> Iterator[Observed]:
         now = time.monotonic()
         for run in [run for run, (end, _) in self._killed.items() if end <= now]:
-            yield from self._tell(self._killed.pop(run)[1])
+            yield from self._tell(self._explained(run, self._killed.pop(run)[1]))
         for run in [run for run, end in self._missing.items() if end <= now]:
             del self._missing[run]
             self._waiting.discard(run)
             yield facts.gone(self._records[run])
+
+    def _explained(self, run: str, seen: Observed) -> Observed:
+        """A killed container, as out of memory when an event said so that inspect did not know of."""
+        if run not in self._oom:
+            return seen
+        _, reason, message = facts.ended(137, oom=True)
+        return replace(seen, reason=reason, message=message)
 
     def _event(self, event: Mapping[str, Any]) -> Iterator[Observed]:
         self._since = max(self._since, int(event.get("timeNano") or 0) // 1000 / 1e6)
