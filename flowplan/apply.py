@@ -632,11 +632,10 @@ class Runner:
             passed = seconds_since(since)
             if limit is None or passed is None or passed <= limit or record.run_id in self.expired:
                 continue
-            word = "DeadlineExceeded" if record.status is Status.RUNNING else record.reason or "StartTimeout"
-            message = f"{reason} of {limit:g}s passed" + (f": {record.message}" if record.message else "")
-            self.expired[record.run_id] = (word, message)
+            word = "DeadlineExceeded" if record.status is Status.RUNNING else ""
+            self.expired[record.run_id] = (word, f"{reason} of {limit:g}s passed")
             self._stop([record])
-            self.sink.note(f"{record.address}: {message}; stopping it")
+            self.sink.note(f"{record.address}: {reason} of {limit:g}s passed, stopping it")
             self._submit(jobs.expire, self.engines, self.sink.redactor, record)
 
     def _settle_expired(self, done: jobs.Done, record: Recorded | None) -> None:
@@ -644,10 +643,14 @@ class Runner:
         if record is None or record.run_id not in self.expired:
             return
         word, message = self.expired[record.run_id]
-        if done.error:
+        if not done.removed:  # the engine refused, or the run had just moved on
             del self.expired[record.run_id]
-            self._error(record.address, done.error)
+            if done.error:
+                self._error(record.address, done.error)
             return
+        why = done.before or Observed(record.run_id)
+        word = word or why.reason or record.reason or "StartTimeout"
+        message += f": {why.message or record.message}" if why.message or record.message else ""
         self._tell(self.store.finish(record.run_id, Status.TIMED_OUT, reason=word, message=message, present=False))
         self._refreshed(record.address)
         self.watches.ended(record)

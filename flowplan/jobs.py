@@ -21,7 +21,7 @@ class Done:
 
     Attributes:
         seen: the object afterwards; attempts: those that were to be removed; removed: those whose objects are gone now;
-        tails: run id -> last output.
+        tails: run id -> last output; before: the object as it was before it was removed for a time limit.
     """
 
     address: str
@@ -30,6 +30,7 @@ class Done:
     removed: list[Recorded] = field(default_factory=list)
     tails: dict[str, str] = field(default_factory=dict)
     error: FlowplanError | None = None
+    before: Observed | None = None
 
 
 def order_of(
@@ -99,5 +100,14 @@ def _remove(engines: Engines, redactor: Redactor, done: Done) -> None:
 
 
 def expire(engines: Engines, redactor: Redactor, record: Recorded) -> Done:
-    """Stop and remove a run that passed a time limit which its engine does not keep."""
-    return destroy(engines, redactor, record.address, [record])
+    """Stop and remove a run that passed a time limit which its engine does not keep; not one that has moved on."""
+    try:
+        engines.check_target(record.provider, record.target, record.address)
+        [seen] = [s for s in engines.provider(record.provider).observe([record]) if s.run_id == record.run_id]
+    except FlowplanError as error:
+        return Done(record.address, attempts=(record,), error=error)
+    if seen.exists and seen.status is not record.status:
+        return Done(record.address, seen, attempts=(record,))
+    done = destroy(engines, redactor, record.address, [record])
+    done.before = seen
+    return done

@@ -109,7 +109,8 @@ def _post(api: Api, job: Json, order: Order) -> Json:
 def _earlier(api: Api, namespace: str, order: Order) -> Json | None:
     """The Job that carries this run id already, whatever its name."""
     found = api.items(jobs_path(namespace), labelSelector=f"{RUN_ID}={order.identity.run_id}")
-    return found[0] if found else None
+    # The items of a list come without apiVersion and kind.
+    return {"apiVersion": "batch/v1", "kind": "Job", **found[0]} if found else None
 
 
 def _ensure_secret(api: Api, secret: Json, order: Order, namespace: str) -> bool:
