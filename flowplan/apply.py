@@ -13,9 +13,8 @@ from typing import Any
 from flowplan import jobs
 from flowplan.clock import seconds_since, timestamp
 from flowplan.engines import Engines
-from flowplan.following import LogStreams, Watches, last_seen, tail_of
+from flowplan.following import LogStreams, Watches, last_seen, tail_of, undisputed
 from flowplan.output import Sink
-from flowplan.refreshing import undisputed
 from flowplan.schedule import Schedule, Step, steps_of
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed, StateLocked
 from flowplan.schemas.events import Event

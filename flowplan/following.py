@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -13,6 +14,7 @@ from flowplan.providers.protocol import LogLine
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError
 from flowplan.schemas.runs import Observed, Recorded
 from flowplan.schemas.secrets import Redactor, tokens_in
+from flowplan.state.lock import others_write
 
 Seen = tuple[str, Any]
 """A message for the main loop: ("seen", Observed) or ("trouble", FlowplanError)."""
@@ -198,6 +200,18 @@ def tail_of(engines: Engines, record: Recorded, redactor: Redactor, lines: int =
     except FlowplanError:
         # The end of the run is what matters; that its output is gone is told by `flowplan logs`.
         return ""
+
+
+def undisputed(seen: Sequence[Observed], state: Path) -> tuple[list[Observed], list[Observed]]:
+    """What may be recorded, and the ends that must wait: another flowplan writes, and may be stopping these runs.
+
+    It tells of them itself, as cancelled or destroyed; when it is done, what is still open has ended by itself.
+    """
+    ends = [one for one in seen if not one.exists or (one.status is not None and one.status.final)]
+    if not ends or not others_write(state):
+        return list(seen), []
+    waiting = {id(one) for one in ends}
+    return [one for one in seen if id(one) not in waiting], ends
 
 
 def last_seen(seen: Iterable[Observed]) -> list[Observed]:

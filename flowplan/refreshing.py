@@ -5,29 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 from flowplan.engines import Engines
 from flowplan.following import tail_of
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Observed, Recorded, Status
 from flowplan.schemas.secrets import Redactor
-from flowplan.state.lock import others_write
 from flowplan.state.store import Store
 
 WORKERS = 10
-
-
-def undisputed(seen: Sequence[Observed], state: Path) -> tuple[list[Observed], list[Observed]]:
-    """What may be recorded, and the ends that must wait: another flowplan writes, and may be stopping these runs.
-
-    It tells of them itself, as cancelled or destroyed; when it is done, what is still open has ended by itself.
-    """
-    ends = [one for one in seen if not one.exists or (one.status is not None and one.status.final)]
-    if not ends or not others_write(state):
-        return list(seen), []
-    waiting = {id(one) for one in ends}
-    return [one for one in seen if id(one) not in waiting], ends
 
 
 def record_observed(store: Store, engines: Engines, seen: Sequence[Observed], redactor: Redactor) -> list[Event]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from flowplan.commands.arguments import check_format
+from flowplan.following import undisputed
 from flowplan.gather import engines_of, observe
 from flowplan.output import Output, harmless
 from flowplan.planner.plan import names
-from flowplan.refreshing import record_observed, undisputed
+from flowplan.refreshing import record_observed
 from flowplan.schemas.errors import InvalidInput, ProviderError
 from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded
