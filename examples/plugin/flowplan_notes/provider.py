@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,9 @@ class Notes:
         note = {**order.objects["Note"], **known, "address": order.identity.address, "attempt": order.identity.attempt}
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._file(order.name).write_text(json.dumps(note), encoding="utf-8")
+            draft = self._file(order.name).with_suffix(".new")
+            draft.write_text(json.dumps(note), encoding="utf-8")
+            draft.replace(self._file(order.name))  # whole or not at all: others may be reading
         except OSError as error:
             raise ProviderError(
                 f"cannot write into {self._directory}: {error.strerror}", address=note["address"]
@@ -78,7 +81,10 @@ class Notes:
         return self._directory / f"{name}.json"
 
     def _ours(self) -> list[dict[str, Any]]:
-        notes = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(self._directory.glob("*.json"))]
+        notes = []
+        for path in sorted(self._directory.glob("*.json")):
+            with contextlib.suppress(FileNotFoundError):  # another thread has just removed it
+                notes.append(json.loads(path.read_text(encoding="utf-8")))
         return [note for note in notes if note["lineage"] == self._lineage]
 
 
