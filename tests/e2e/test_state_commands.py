@@ -14,6 +14,8 @@ import pytest
 from conftest import Project, until
 
 SECRET = "c4n4ry-value-of-import"
+COLLECTED = 180.0
+"""Seconds that a loaded cluster may take to collect a Job that was deleted."""
 
 
 class Hands:
@@ -155,7 +157,7 @@ def hands(request: pytest.FixtureRequest, project: Project) -> Iterator[Hands]:
     try:
         yield made
     finally:
-        project.run("destroy", "--yes", "--allow-interrupt", "job*") if project.directory.exists() else None
+        project.run("destroy", "--yes", timeout=COLLECTED)
         made.close()
 
 
@@ -178,7 +180,7 @@ def test_what_runs_already_becomes_managed_without_being_touched(hands: Hands) -
     if not isinstance(hands, Jobs):
         assert change["action"] == hands.effect
     assert not hands.gone(object_id)
-    project.ok("destroy", "--yes")
+    project.ok("destroy", "--yes", timeout=COLLECTED)
     until(lambda: hands.gone(object_id))
     assert project.status() == {}
 
@@ -273,7 +275,7 @@ def test_a_lost_state_is_made_again_from_labels(hands: Hands) -> None:
     assert "0 runs recorded again" in project.ok("state", "rebuild", env=env).err
     assert SECRET not in project.ok("state", "pull").out
     (project.directory / "flowplan.yaml").unlink()
-    project.ok("destroy", "--yes")
+    project.ok("destroy", "--yes", timeout=COLLECTED)
     assert project.status() == {}
 
 
@@ -287,7 +289,7 @@ def test_rebuild_knows_runs_that_the_spec_no_longer_has(hands: Hands) -> None:
     project.ok("state", "rebuild")
     assert project.statuses() == {"job": "running"}
     assert project.actions() == {"other": "create", "job": "destroy"}
-    project.ok("destroy", "--yes")
+    project.ok("destroy", "--yes", timeout=COLLECTED)
     assert project.status() == {}
 
 
