@@ -21,7 +21,7 @@ from flowplan.schemas.plans import FieldChange
 from flowplan.schemas.runs import Identity, Recorded, Rendered, Settings, Status
 
 LINEAGE = str(uuid.uuid4())
-IDENTITY = Identity("mutability", LINEAGE, "run", 1)
+IDENTITY = Identity(f"mutability-{LINEAGE[:6]}", LINEAGE, "run", 1)  # workers of one test run meet on one engine
 Change = tuple[str, Any]
 
 

@@ -441,7 +441,8 @@ def test_find_tells_every_attempt_of_the_project_whatever_the_lineage(case: Case
     assert set(found) == {record.run_id for record in records}
     for record in records:
         seen = found[record.run_id].seen
-        assert (seen.address, seen.attempt, dict(seen.handle)) == (record.address, 1, dict(record.handle))
+        assert (seen.address, seen.attempt) == (record.address, 1)
+        assert seen.infrastructure_id == record.infrastructure_id
         assert seen.status and seen.status.live
 
 
