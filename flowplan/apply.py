@@ -139,6 +139,7 @@ class Runner:
                 self._move()
                 self._observed(self.observed)
                 self.catching_up = False
+                self._clear_away()
                 self._follow([r for a, r in self.records.items() if a in self.followed and r.status.live])
                 while self._unfinished():
                     self._absorb(self._messages())
@@ -218,14 +219,18 @@ class Runner:
     def _absorb(self, messages: Sequence[tuple[str, Any]]) -> None:
         """Commit what was said, in one transaction for each kind."""
         done: list[jobs.Done] = [m for kind, m in messages if kind == "done"]
+        cleared: list[jobs.Done] = [m for kind, m in messages if kind == "cleared"]
         seen: list[Observed] = [*self.disputed, *(m for kind, m in messages if kind == "seen")]
         self.disputed = []
-        self.working -= len(done)
-        for one in done:
+        self.working -= len(done) + len(cleared)
+        for one in [*done, *cleared]:
             self._settle_removed(one)
         self._observed(last_seen([*(d.seen for d in done if d.seen), *seen]))
         for one in done:
             self._settle(one)
+        for one in cleared:
+            if one.error:
+                self._error(one.address, one.error)
         for kind, message in messages:
             if kind == "defect":
                 raise message
@@ -408,7 +413,7 @@ class Runner:
         elif change.action.starts or change.action is Action.ADOPT:
             if change.address not in self.records:
                 self._adopt_unknown(change)
-            former = [] if change.action is Action.ADOPT else self.former.pop(change.address, [])
+            former = self.former.pop(change.address, [])
             self._stop(former)
             first = change.settings.replace == "start_first" and change.action is Action.REPLACE
             self._submit(
@@ -435,7 +440,8 @@ class Runner:
 
     def _attempts(self, address: str, record: Recorded | None) -> list[Recorded]:
         """All attempts whose objects may still be on the engine, newest last."""
-        newest = [record] if record and record.present else []
+        # An intent that nothing was seen of is deleted all the same: what was asked for may still be on its way.
+        newest = [record] if record and (record.present or record.status is Status.CREATING) else []
         return [*self.former.pop(address, []), *self._with_tails(newest)]
 
     def _order(self, change: Change) -> Any:
@@ -448,6 +454,19 @@ class Runner:
             born_as=record.born_as if record and not change.action.starts else "",
             fresh=change.action.starts and change.run_id not in self.intended_before,
         )
+
+    def _clear_away(self) -> None:
+        """Remove replaced attempts that an interrupted or refused replacement left behind, where no step does it."""
+        if not self.lock.held:
+            return
+        for address in [c.address for c in self.plan.changes if c.address in self.former]:
+            step = self.steps.get(address)
+            if step and (step.change.action.starts or step.change.action in (Action.DESTROY, Action.ADOPT)):
+                continue
+            attempts = self.former.pop(address)
+            self._stop(attempts)
+            self.working += 1
+            self._in_background("cleared", jobs.destroy, self.engines, self.sink.redactor, address, attempts)
 
     def _move(self) -> None:
         for step in list(self.waiting.values()):
@@ -494,7 +513,7 @@ class Runner:
         if step is None or step.state != "working":
             self._settle_expired(done, record)
         elif done.error:
-            self._settle_error(step, done.error, record)
+            self._settle_error(step, done, record)
         elif step.change.action is Action.DESTROY:
             self._destroyed(step, done)
         else:
@@ -519,12 +538,15 @@ class Runner:
                 self._follow([record])
         self._finished(step)
 
-    def _settle_error(self, step: Step, error: FlowplanError, record: Recorded | None) -> None:
-        """A refusal ends the attempt; no answer leaves it ``creating``, for the next command to find out."""
+    def _settle_error(self, step: Step, done: jobs.Done, record: Recorded | None) -> None:
+        """A refusal ends the attempt; no answer leaves it ``creating``, for the next command to find out.
+
+        An attempt that was started before its former one could not be removed (``start_first``) goes on.
+        """
         self._done(step)
-        change = step.change
+        change, error = step.change, done.error or FlowplanError("")
         refused = isinstance(error, ProviderError) and not isinstance(error, EngineUnreachable)
-        if change.action.starts and record and refused:
+        if change.action.starts and record and refused and not done.seen:
             self._failed_to_start(record, error)
         if isinstance(error, StartFailed):
             self.outcome.failed[change.address] = error.message

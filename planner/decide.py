@@ -32,11 +32,16 @@ def decide(case: Decision) -> Change:
     """The change at one address that the spec wants."""
     if case.record is None:
         return _adoption(case, case.seen) if case.seen else _creation(case)
-    if case.record.status is Status.CREATING and not (case.seen and case.seen.exists and case.seen.status):
+    if case.record.status is Status.CREATING and not (case.seen and case.seen.status):
         return _resumption(case, case.record)
-    if case.record.status is Status.CREATING and case.seen:
+    if case.record.status is Status.CREATING and case.seen and case.seen.exists and _as_intended(case, case.record):
         return _adoption(case, case.seen)
     return _comparison(case, case.record)
+
+
+def _as_intended(case: Decision, record: Recorded) -> bool:
+    """The spec still wants what an interrupted apply was creating; else what it created is compared like any run."""
+    return record.type == case.desired.type and case.desired.render(record.attempt).objects == record.objects
 
 
 def _change(case: Decision, action: Action, rendered: Rendered, *reasons: str) -> Change:

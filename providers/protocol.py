@@ -93,8 +93,9 @@ class Provider(Protocol):
         """The identity of the engine. The first call may connect."""
 
     def observe(self, records: Sequence[Recorded]) -> list[Observed]:
-        """One Observed for every record (``exists=False`` when the engine has no such object), and one for every
-        object of our lineage that no record names. A constant number of requests, whatever the number of records.
+        """One Observed for every record (``exists=False`` when the engine has no such object, with the status ``lost``
+        when it knows that there was one), and one for every object of our lineage that no record names. A constant
+        number of requests, whatever the number of records.
         """
 
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:

@@ -67,8 +67,8 @@ def observed(now: Progress, seen: Observed) -> Progress:
 
     A final status stays, except that ``lost`` gives way to a real end that the engine tells later; ``running`` never
     goes back to ``pending``; ``destroyed`` changes in nothing. An attempt of which the engine has no object is
-    ``lost`` if it had been created, stays ``creating`` if nobody knows that it ever was (the next apply decides), and
-    is only not present any more if it had ended (collected).
+    ``lost`` if it had been created, stays ``creating`` if nobody knows that it ever was (the next apply decides; an
+    engine that knows says ``lost``), and is only not present any more if it had ended (collected).
     """
     if now.status is Status.DESTROYED:
         return now if seen.exists else replace(now, present=False)
@@ -82,7 +82,7 @@ def observed(now: Progress, seen: Observed) -> Progress:
 
 
 def _gone(now: Progress, seen: Observed) -> Progress:
-    if now.status.final or now.status is Status.CREATING:
+    if now.status.final or (now.status is Status.CREATING and seen.status is not Status.LOST):
         return replace(now, present=False)
     return replace(
         now,

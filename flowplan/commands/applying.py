@@ -167,7 +167,8 @@ def _live(gathered: Gathered) -> list[str]:
 
 def _nothing_to_do(plan: Plan, gathered: Gathered) -> bool:
     addresses = {c.address for c in plan.changes}
-    return not has_changes(plan.changes) and not addresses.intersection(_live(gathered))
+    left = {r.address for r in gathered.store.leftovers() if r.status != "destroyed"}
+    return not has_changes(plan.changes) and not addresses.intersection({*_live(gathered), *left})
 
 
 def _done_already(plan: Plan, gathered: Gathered, how: How) -> int:

@@ -113,13 +113,13 @@ def look(files: RunFiles, record: Recorded | None) -> Observed:
         Refused: the process was started on another host (P8).
     """
     if files.has("destroyed"):
-        return _absent(files, "it was removed")
+        return _absent(files, "it was removed", Status.LOST)
     started = identity_of(files, record)
     ended = files.read("exit.json")
     if ended is None and started and not _runs(started):
         ended = files.read("exit.json")  # it may have been written between the two looks
         if ended is None:
-            return _absent(files, _why_gone(started))
+            return _absent(files, _why_gone(started), Status.LOST)
     if ended is None and started is None and not files.starting():
         return _never_started(files, record)
     return _observed(files, record, started, ended)
@@ -128,6 +128,8 @@ def look(files: RunFiles, record: Recorded | None) -> Observed:
 def _never_started(files: RunFiles, record: Recorded | None) -> Observed:
     if files.has("started.json") or files.has("exit.json"):
         return look(files, record)  # it was started between two looks
+    if files.has("stop"):
+        return _absent(files, "it was stopped before it was started", Status.LOST)
     return _absent(files, "it was never started")
 
 
@@ -154,8 +156,9 @@ def _why_gone(started: Mapping[str, Any]) -> str:
     return f"process {started['pid']} is gone, and so is its supervisor; nobody knows how it ended"
 
 
-def _absent(files: RunFiles, message: str) -> Observed:
-    return Observed(files.run_id, exists=False, message=message)
+def _absent(files: RunFiles, message: str, status: Status | None = None) -> Observed:
+    """There is no process; ``lost`` when none will ever be, and nobody knows how it ended."""
+    return Observed(files.run_id, exists=False, status=status, message=message)
 
 
 def _observed(

@@ -13,7 +13,7 @@ from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any
 
-from flowplan.schemas.errors import ProviderError
+from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.faults import point
 
 PATIENCE = 60.0
@@ -34,13 +34,14 @@ class Supervision:
         """The supervisor's answer to a request to start a run: ``started``, ``failed``, ``busy``, ``stopped``...
 
         Raises:
-            ProviderError: no supervisor can be started, or none answers.
+            ProviderError: no supervisor can be started.
+            EngineUnreachable: none answers; the run may be started or not.
         """
         for _ in range(ATTEMPTS):
             answer = self._connected().ask(request)
             if answer is not None:
                 return answer
-        raise ProviderError(
+        raise EngineUnreachable(
             "the supervisor of the processes was ended before it answered",
             hint=f"see {self._runs_dir / 'supervisor.log'}; applying again is safe",
         )
@@ -89,7 +90,7 @@ class _Pipe:
         try:
             return answer.get(timeout=PATIENCE)
         except queue.Empty:
-            raise ProviderError(f"the supervisor of the processes did not answer within {PATIENCE:.0f} s") from None
+            raise EngineUnreachable(f"the supervisor of the processes did not answer within {PATIENCE:.0f} s") from None
 
     def _read(self) -> None:
         assert self._process.stdout

@@ -1,0 +1,330 @@
+"""The rounds of the fault harness: end a command at a point, run the next one, and compare engine, state and history.
+
+``python tests/faults/fault_rounds.py --providers process docker`` plays all of them, prints the table, and writes it to
+``docs/reliability.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fault_world import WORLDS, World
+
+FINAL = ("succeeded", "failed", "timed_out", "cancelled", "lost", "destroyed")
+SUPERVISOR = ("supervisor:after_claim",)
+"""Points in the processes that start a run; there it is not flowplan that dies."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command under test.
+
+    Attributes:
+        before: what is there already; arguments: the command that is ended; after: the next one; codes: how that may end.
+        attempts: the attempt of every run afterwards, 0 when nothing is recorded any more; live: what still runs then.
+        lives: attempts whose object is still there afterwards, by run.
+    """
+
+    name: str
+    before: Callable[[World], object]
+    arguments: tuple[str, ...]
+    after: tuple[str, ...]
+    attempts: int
+    live: bool
+    providers: tuple[str, ...] = ("process", "docker", "kubernetes")
+
+
+def nothing(world: World) -> None:
+    world.spec("short")
+
+
+def running(world: World) -> None:
+    world.spec("long")
+    world.ok("apply", "--yes", "--detach")
+
+
+def ending(world: World) -> None:
+    world.spec("soon")
+    world.ok("apply", "--yes", "--detach")
+
+
+def changed(world: World) -> None:
+    running(world)
+    world.spec("long", tag="two")
+
+
+def changed_start_first(world: World) -> None:
+    world.spec("long", replace="start_first")
+    world.ok("apply", "--yes", "--detach")
+    world.spec("long", tag="two", replace="start_first")
+
+
+def failed(world: World) -> None:
+    world.spec("failing")
+    world.ok("apply", "--yes", codes=(3,))
+    world.spec("failing", tag="two")
+
+
+def resized(world: World) -> None:
+    running(world)
+    world.spec("long", memory=96)
+
+
+def planned(world: World) -> None:
+    world.spec("short")
+    world.ok("plan", "--out", "plan.json")
+
+
+def half_started(world: World) -> None:
+    world.spec("short")
+    world.flowplan("apply", "--yes", fault="engine:create:after@2")
+
+
+APPLY = ("apply", "--yes")
+PLANNED = ("apply", "plan.json", "--yes")
+DETACHED = ("apply", "--yes", "--detach")
+COMMANDS = (
+    Command("apply", nothing, APPLY, APPLY, 1, False),
+    Command("apply a plan", planned, PLANNED, PLANNED, 1, False),
+    Command("apply, then destroy", nothing, APPLY, ("destroy", "--yes"), 0, False),
+    Command("apply again after a crash", half_started, APPLY, APPLY, 1, False),
+    Command("watch", ending, ("watch",), ("watch",), 1, False),
+    Command("destroy", running, ("destroy", "--yes"), ("destroy", "--yes"), 0, False),
+    Command("replace", changed, DETACHED, DETACHED, 2, True),
+    Command("replace, start first", changed_start_first, DETACHED, DETACHED, 2, True),
+    Command("rerun", failed, APPLY, APPLY, 2, False),
+    Command("update", resized, DETACHED, DETACHED, 1, True),
+)
+
+
+@dataclass
+class Tally:
+    """What came of the rounds of one command on one provider."""
+
+    provider: str
+    command: str
+    points: int = 0
+    rounds: int = 0
+    killed: int = 0
+    lost: int = 0
+    repeated: int = 0
+    orphans: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def points_of(command: Command, provider: str, directory: Path, passings: int) -> list[str]:
+    """The points that the command passes, each at most ``passings`` times."""
+    world = WORLDS[provider](directory)
+    try:
+        command.before(world)
+        trace = directory / "trace"
+        world.flowplan(*command.arguments, trace=trace)
+        passed = Counter(trace.read_text().splitlines())
+    finally:
+        world.clean()
+    names = [f"{name}@{n}" for name, count in passed.items() for n in range(1, min(count, passings) + 1)]
+    return names + (list(SUPERVISOR) if provider == "process" and "engine:create:after" in passed else [])
+
+
+def play(command: Command, provider: str, point: str, directory: Path, tally: Tally) -> None:
+    """One round."""
+    world = WORLDS[provider](directory)
+    tally.rounds += 1
+    try:
+        command.before(world)
+        tally.killed += world.flowplan(*command.arguments, fault=point).killed
+        result = world.flowplan(*command.after)
+        if result.code != 0:
+            tally.faults.append(f"{point}: the next command ended with {result.code}: {result.err[-300:]}")
+        for fault in compare(world, command, tally):
+            tally.faults.append(f"{point}: {fault}")
+    except AssertionError as error:
+        tally.faults.append(f"{point}: {error}")
+    finally:
+        world.clean()
+
+
+def compare(world: World, command: Command, tally: Tally) -> Iterator[str]:
+    """Everything in which engine, state and history do not agree after a round."""
+    records, objects, starts = world.status() if world.has_state else {}, world.objects(), world.starts()
+    events = world.events() if world.has_state else []
+    recorded = {r["run_id"]: r for r in records.values()}
+    if command.attempts:
+        yield from _expected(records, command, tally)
+    elif records:
+        yield f"still recorded: {sorted(records)}"
+    for run_id, live in objects.items():
+        if live and not (run_id in recorded and recorded[run_id]["status"] in ("pending", "running")):
+            tally.orphans += 1
+            yield f"{run_id} runs, and is not recorded as running"
+    for record in records.values():
+        if record["status"] in ("creating", "pending", "running") and record["run_id"] not in objects:
+            tally.lost += 1
+            yield f"{record['address']} is recorded as {record['status']}, and is not there"
+    known = {e["run_id"] for e in events}
+    for run_id, count in starts.items():
+        if count > 1:
+            tally.repeated += 1
+            yield f"{run_id} was started {count} times"
+        if run_id not in known:
+            tally.orphans += 1
+            yield f"{run_id} was started, and is not in the history"
+    yield from _history(events)
+
+
+def _expected(records: dict[str, dict[str, object]], command: Command, tally: Tally) -> Iterator[str]:
+    if sorted(records) != ["a", "b", "c"]:
+        tally.lost += 1
+        yield f"recorded: {sorted(records)}"
+    for address, record in records.items():
+        attempt, status = record["attempt"], record["status"]
+        if attempt != command.attempts:
+            tally.repeated += 1
+            yield f"{address} is at attempt {attempt}, {status}"
+        if status != ("running" if command.live else "succeeded") and not (command.live and status == "pending"):
+            tally.lost += status == "lost"
+            yield f"{address} is {status}: {record['reason']} {record['message']}"
+
+
+def _history(events: list[dict[str, object]]) -> Iterator[str]:
+    """Numbers without gaps; every attempt begins once, and nothing follows its end but its removal."""
+    if [e["seq"] for e in events] != list(range(1, len(events) + 1)):
+        yield "the history has gaps"
+    by_run: dict[object, list[str]] = {}
+    for event in events:
+        by_run.setdefault(event["run_id"], []).append(str(event["status"]))
+    for run_id, statuses in by_run.items():
+        ended = next((n for n, s in enumerate(statuses) if s in FINAL), len(statuses))
+        rest = statuses[ended + 1 :]
+        if statuses[0] != "creating" or statuses.count("creating") > 1 or rest not in ([], ["destroyed"]):
+            yield f"the history of {run_id} is {statuses}"
+
+
+def play_all(providers: list[str], passings: int, only: str, keep: int) -> Iterator[Tally]:
+    """All rounds; every ``keep``-th point of each command."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        base = Path(name)
+        for provider in providers:
+            for command in COMMANDS:
+                if provider not in command.providers or (only and command.name != only):
+                    continue
+                tally = Tally(provider, command.name)
+                points = points_of(
+                    command, provider, base / f"{provider}-{command.name}-trace".replace(" ", "-"), passings
+                )
+                tally.points = len({p.partition("@")[0] for p in points})
+                for number, point in enumerate(points[::keep]):
+                    play(
+                        command, provider, point, base / f"{provider}-{command.name}-{number}".replace(" ", "-"), tally
+                    )
+                yield tally
+
+
+def table(tallies: list[Tally]) -> str:
+    """The table of the report."""
+    lines = [
+        "| provider | command | points | rounds | killed | lost | repeated | orphans | other |",
+        "|---|---|" + "--:|" * 7,
+    ]
+    for t in tallies:
+        lines.append(
+            f"| {t.provider} | {t.command} | {t.points} | {t.rounds} | {t.killed} | {t.lost} | {t.repeated} | {t.orphans}"
+            f" | {len(t.faults)} |"
+        )
+    return "\n".join(lines)
+
+
+def random_rounds(provider: str, seed: int, rounds: int, runs: int, directory: Path) -> Tally:
+    """Applies of one project killed at random moments, until they are through; then the next project."""
+    chance, tally = random.Random(seed), Tally(provider, f"random kills (seed {seed})")
+    while tally.rounds < rounds:
+        world = WORLDS[provider](directory / str(tally.rounds))
+        try:
+            _random_project(world, chance, runs, rounds, tally)
+        except AssertionError as error:
+            tally.faults.append(f"round {tally.rounds}: {error}")
+        finally:
+            world.clean()
+    return tally
+
+
+def _random_project(world: World, chance: random.Random, runs: int, rounds: int, tally: Tally) -> None:
+    world.spec("short")
+    path = world.directory / "flowplan.yaml"
+    head, _, body = path.read_text().partition("  a:\n")
+    one = body.partition("  b:\n")[0]
+    path.write_text(head + "".join(f"  r{n}:\n{one}" for n in range(runs)))
+    longest = 0.6
+    for _ in range(min(40, rounds - tally.rounds)):
+        tally.rounds += 1
+        process = world.start("apply", "--yes", "--parallelism", "3")
+        time.sleep(chance.uniform(0.05, longest))
+        process.kill()
+        process.communicate()
+        tally.killed += process.returncode == -9
+        if process.returncode == 0:
+            break
+    result = world.flowplan("apply", "--yes")
+    assert result.code == 0, result.err[-500:]
+    records, starts = world.status(), world.starts()
+    for record in records.values():
+        if record["status"] != "succeeded" or record["attempt"] != 1:
+            tally.lost += record["status"] == "lost"
+            tally.repeated += record["attempt"] != 1
+            tally.faults.append(f"round {tally.rounds}: {record}")
+    tally.repeated += sum(count > 1 for count in starts.values())
+    tally.orphans += len(set(starts) - {r["run_id"] for r in records.values()})
+    if len(starts) != runs or len(records) != runs:
+        tally.lost += 1
+        tally.faults.append(f"round {tally.rounds}: {len(starts)} starts, {len(records)} records of {runs} runs")
+    tally.faults += [f"round {tally.rounds}: {fault}" for fault in _history(world.events())]
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--providers", nargs="*", default=["process"])
+    options.add_argument(
+        "--passings", type=int, default=2, help="how often a point is used that is passed several times"
+    )
+    options.add_argument("--keep", type=int, default=1, help="only every n-th point")
+    options.add_argument("--only", default="", help="one command")
+    options.add_argument("--random", type=int, default=0, help="rounds of random kills")
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--write", type=Path, help="the file of figures to bring up to date")
+    given = options.parse_args()
+    tallies = []
+    for tally in play_all(given.providers, given.passings, given.only, given.keep) if not given.random else ():
+        tallies.append(tally)
+        print(tally.provider, tally.command, tally.rounds, *tally.faults, sep="\n  ", file=sys.stderr, flush=True)
+    if given.random:
+        for provider in given.providers:
+            with tempfile.TemporaryDirectory(prefix="faults-") as name:
+                tallies.append(random_rounds(provider, given.seed, given.random, 20, Path(name)))
+                print(*tallies[-1].faults, sep="\n  ", file=sys.stderr, flush=True)
+    print(table(tallies))
+    if given.write:
+        write(given.write, tallies)
+    return 1 if any(t.faults for t in tallies) else 0
+
+
+def write(path: Path, tallies: list[Tally]) -> None:
+    """Put the figures in place of older ones of the same provider and command."""
+    rows = json.loads(path.read_text())["rounds"] if path.exists() else []
+    fresh = {(t.provider, t.command): {**t.__dict__, "faults": len(t.faults)} for t in tallies}
+    kept = [r for r in rows if (r["provider"], r["command"]) not in fresh]
+    path.write_text(
+        json.dumps({"rounds": sorted([*kept, *fresh.values()], key=lambda r: r["provider"])}, indent=1) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
