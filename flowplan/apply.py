@@ -20,7 +20,7 @@ from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderEr
 from flowplan.schemas.events import Event
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Status
-from flowplan.state.lock import WriterLock
+from flowplan.state.lock import WriterLock, others_write
 from flowplan.state.store import Store
 
 TICK = 0.2
@@ -203,7 +203,13 @@ class Runner:
         return self._anything_left()
 
     def _anything_left(self) -> bool:
-        return bool(self.waiting) or any(address in self.followed for address in self.live)
+        return bool(self.waiting) or any(a in self.followed and not self._unborn(r) for a, r in self.live.items())
+
+    def _unborn(self, record: Recorded) -> bool:
+        """An intent that nobody carries out now: the next apply finds out what became of it, and goes on from there."""
+        if record.status is not Status.CREATING:
+            return False
+        return record.address in self.outcome.errors or not (record.present or others_write(self.lock.path))
 
     def _messages(self) -> list[tuple[str, Any]]:
         """Everything that workers and watches said, waiting a tick for the first word."""
@@ -682,8 +688,9 @@ class Runner:
             self.sink.event(event, self.records.get(event.address))
 
     def _sum_up(self) -> None:
-        self.outcome.waiting = list(self.waiting)
-        self.outcome.live = [a for a in self.records if a in self.live and a in self.followed]
+        followed = [r for a, r in self.records.items() if a in self.live and a in self.followed]
+        self.outcome.live = [r.address for r in followed if not self._unborn(r)]
+        self.outcome.waiting = [*self.waiting, *(r.address for r in followed if self._unborn(r))]
 
 
 def _ended(record: Recorded) -> str:

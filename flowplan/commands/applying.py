@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -271,7 +271,8 @@ def watch(state: Path, addresses: Sequence[str], how: How) -> int:
     plan = Plan(store.project or "", "", store.lineage, store.serial, "", "", ())
     gathered = Gathered(plan, store, engines, redactor, {})
     outcome = _run(plan, gathered, how, WriterLock(state, "watch"), follow=live) if live else None
-    bad = {a: r for a, r in chosen(store.records(), addresses).items() if r.status in ("failed", "timed_out", "lost")}
+    ill = ("failed", "timed_out", "lost", *(() if outcome and outcome.timed_out else ("creating",)))
+    bad = {a: r for a, r in chosen(store.records(), addresses).items() if r.status in ill}
     code = _report(outcome, gathered, how) if outcome else 0
     if not live:
         Output().note("Nothing runs.")
@@ -299,7 +300,7 @@ def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Seq
     output = Output(gathered.redactor)
     detach = how.detach or plan.mode == "refresh_only"  # which only records: there is nothing of its own to follow
     options = Options(how.parallelism, detach, how.wait_timeout, how.lock_timeout, how.stream)
-    with interruptions(output) as interrupted, _sink(output, how) as sink:
+    with interruptions() as interrupted, _sink(output, how) as sink:
         runner = Runner(
             plan,
             gathered.store,
@@ -330,7 +331,7 @@ def _sink(output: Output, how: How) -> Iterator[Sink]:
 
 
 @contextmanager
-def interruptions(output: Output) -> Iterator[Event]:
+def interruptions() -> Iterator[Event]:
     """Ctrl-C, SIGTERM and a closed terminal set an event: finish what is under way, then leave; twice leaves at once."""
     import signal
     import threading
@@ -341,7 +342,9 @@ def interruptions(output: Output) -> Iterator[Event]:
         if event.is_set():
             os._exit(130)
         event.set()
-        output.note("\ninterrupted: finishing what is under way; runs go on (again to leave at once)")
+        # Not through the output: the thread that is interrupted here may hold its lock.
+        with suppress(OSError):  # the terminal may be what went away
+            os.write(2, b"\ninterrupted: finishing what is under way; runs go on (again to leave at once)\n")
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     former = {n: signal.signal(n, interrupt) for n in numbers}
