@@ -28,6 +28,9 @@ test: $(VENV)/dev check ## All checks and tests; engines are found by DOCKER_HOS
 	@# Two workers share one engine and two cores: what fails there has to fail alone as well to count.
 	$(BIN)/pytest -n 2 --dist loadgroup || $(BIN)/pytest --last-failed --last-failed-no-failures none
 
+bench: $(BIN)/flowplan ## Measure flowplan side by side with what one would use instead; ROWS="name ..." for some
+	$(BIN)/python benchmarks/run.py $(ROWS)
+
 check: $(VENV)/dev ## Style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowplan.engines import ManifestsByType, read_spec
-from flowplan.gather import policies_of
-from flowplan.given import Given, variables_of
+from flowplan.given import Given, policies_of, variables_of
 from flowplan.planner.order import ordered
 from flowplan.schemas.sources import Diagnostic
 

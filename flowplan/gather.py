@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowplan import __version__
 from flowplan.engines import Engines, ManifestsByType, read_spec
-from flowplan.given import Given, given_strings, variables_of
+from flowplan.given import Given, given_strings, policies_of, variables_of
 from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, effective, forgotten
 from flowplan.resolve import lookup, resolve, warnings_of
@@ -23,7 +23,6 @@ from flowplan.state.store import Store, new_identity
 
 if TYPE_CHECKING:
     from flowplan.planner.policies import Rule
-    from flowplan.schemas.load import LoadedSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,21 +173,6 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
     decided = _decide(store, engines, desired, replace(request, options=options))
     plan = replace(reviewed, changes=decided.changes, serial=store.serial, targets=decided.targets)
     return Gathered(_sealed(plan), store, engines, Redactor(secrets.values()), secrets, decided.observed)
-
-
-def policies_of(paths: Sequence[Path], loaded: LoadedSpec | None = None) -> tuple[Rule, ...]:
-    """The policies of a spec and of ``--policy`` files.
-
-    Raises:
-        InvalidInput: a file cannot be read, or is no policy.
-    """
-    if not paths and not (loaded and loaded.tree.get("policies")):
-        return ()
-    from flowplan.planner.policies import rules_in, rules_of
-    from flowplan.schemas.documents import parse, read_text
-
-    files = [rule for path in paths for rule in rules_in(parse(read_text(path), str(path)), path.name)]
-    return (*(rules_of(loaded) if loaded else ()), *files)
 
 
 def _check_project(store: Store, project: str) -> None:

@@ -1,11 +1,15 @@
-"""Values of variables as a command line, its files and the environment give them."""
+"""What a command line gives beside the spec: values of variables, from files and the environment too, and policies."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from flowplan.planner.policies import Rule
+    from flowplan.schemas.load import LoadedSpec
 
 
 class Given(NamedTuple):
@@ -33,3 +37,18 @@ def given_strings(given: Given) -> dict[str, str]:
         document = parse(read_text(path), str(path)).value
         values.update({k: str(v) for k, v in document.items()} if isinstance(document, dict) else {})
     return {**values, **given.pairs}
+
+
+def policies_of(paths: Sequence[Path], loaded: LoadedSpec | None = None) -> tuple[Rule, ...]:
+    """The policies of a spec and of ``--policy`` files.
+
+    Raises:
+        InvalidInput: a file cannot be read, or is no policy.
+    """
+    if not paths and not (loaded and loaded.tree.get("policies")):
+        return ()
+    from flowplan.planner.policies import rules_in, rules_of
+    from flowplan.schemas.documents import parse, read_text
+
+    files = [rule for path in paths for rule in rules_in(parse(read_text(path), str(path)), path.name)]
+    return (*(rules_of(loaded) if loaded else ()), *files)

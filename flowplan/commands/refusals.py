@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from flowplan.clock import timestamp
 from flowplan.commands.arguments import SPEC
-from flowplan.gather import Request, policies_of
+from flowplan.gather import Request
+from flowplan.given import policies_of
 from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.secrets import tokens_in

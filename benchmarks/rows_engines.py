@@ -1,0 +1,196 @@
+"""Real containers and Jobs: against the smallest program that does the same, and against kubectl."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import specs
+from measuring import FLOWPLAN, PYTHON, Failed, Result, Sample, compared, in_turn, need, ratio, run, timed
+from rows_starting import applied, namespace, unchanged
+
+BASELINES = str(Path(__file__).with_name("baselines.py"))
+RUNS = 5
+CONTAINERS = 40
+JOBS = 300
+
+
+APPLY = [FLOWPLAN, "apply", "flowplan.yaml", "--yes", "--detach"]
+"""With the spec: without one, apply would carry out the last plan, which is done after the first round."""
+DESTROY = [FLOWPLAN, "destroy", "--yes"]
+
+
+def containers(scratch: Path) -> list[Result]:
+    """Create and start, then remove, in turn; every round is checked on the engine, so that nothing done is no speed."""
+    specs.docker()
+    project = f"bench-{uuid.uuid4().hex[:8]}"
+    directory = specs.write(scratch / "containers", specs.matrix(CONTAINERS, specs.CONTAINER), project)
+    created, removed = ([], []), ([], [])
+    for _ in range(RUNS):
+        created[0].append(run(APPLY, directory))
+        _expect_running(f"dev.flowplan.project={project}", CONTAINERS)
+        removed[0].append(run(DESTROY, directory))
+        _expect_running(f"dev.flowplan.project={project}", 0)
+        label = f"bench-{uuid.uuid4().hex[:8]}"
+        try:
+            created[1].append(run([PYTHON, BASELINES, "create-containers", str(CONTAINERS), label], directory))
+            _expect_running(f"bench={label}", CONTAINERS)
+        finally:
+            removed[1].append(_remove_all(label, directory))
+        _expect_running(f"bench={label}", 0)
+    return [
+        ratio(f"apply --detach, {CONTAINERS} containers", "docker package, 10 threads", 1.15, *created),
+        ratio(f"destroy, {CONTAINERS} containers", "docker rm -f, 10 threads", 1.3, *removed),
+    ]
+
+
+def _expect_running(label: str, count: int) -> None:
+    """Raise Failed unless so many containers of a label are there, all of them running."""
+    found = specs.docker().containers.list(all=True, filters={"label": label})
+    running = [c for c in found if c.status == "running"]
+    if len(found) != count or len(running) != count:
+        raise Failed(f"{len(running)} of {len(found)} containers of {label} run, not {count}")
+
+
+def _expect_jobs(namespace: str, label: str, count: int) -> None:
+    """Raise Failed unless so many Jobs of a label are there."""
+    found = specs.api().items(f"/apis/batch/v1/namespaces/{namespace}/jobs", labelSelector=label)
+    live = [job for job in found if not job["metadata"].get("deletionTimestamp")]
+    if len(live) != count:
+        raise Failed(f"{len(live)} Jobs of {label}, not {count}")
+
+
+def _remove_all(label: str, directory: Path) -> Sample:
+    docker = need("docker")
+    names = [c.name for c in specs.docker().containers.list(all=True, filters={"label": f"bench={label}"})]
+
+    def remove() -> None:
+        with ThreadPoolExecutor(10) as pool:
+            list(pool.map(lambda name: run([docker, "rm", "-f", name], directory), names))
+
+    return timed(remove)
+
+
+def jobs(scratch: Path) -> list[Result]:
+    """Create and remove, with kubectl and raw requests in turn; then plan, against kubectl diff."""
+    kubectl = need("kubectl")
+    with namespace() as name:
+        directory = specs.write(scratch / "jobs", specs.matrix(JOBS, specs.job(name)))
+        ours, theirs, raw, gone, deleted = ([] for _ in range(5))
+        mine = "app.kubernetes.io/managed-by=flowplan"
+        for _ in range(RUNS):
+            ours.append(run(APPLY, directory))
+            _expect_jobs(name, mine, JOBS)
+            gone.append(run(DESTROY, directory))
+            _expect_jobs(name, mine, 0)
+            label = f"k{uuid.uuid4().hex[:8]}"
+            file = str(specs.manifests(directory / "jobs.json", specs.jobs(name, JOBS, label)))
+            theirs.append(run([kubectl, "apply", "-f", file], directory))
+            _expect_jobs(name, f"bench={label}", JOBS)
+            deleted.append(run([kubectl, "-n", name, "delete", "jobs", "-l", f"bench={label}"], directory))
+            _expect_jobs(name, f"bench={label}", 0)
+            file = str(specs.manifests(directory / "raw.json", specs.jobs(name, JOBS, f"r{label}")))
+            raw.append(run([PYTHON, BASELINES, "post-jobs", file], directory))
+            _expect_jobs(name, f"bench=r{label}", JOBS)
+            run([kubectl, "-n", name, "delete", "jobs", "-l", f"bench=r{label}", "--wait=false"], directory)
+    return [
+        ratio(f"apply --detach, {JOBS} Jobs", "kubectl apply -f", 0.8, ours, theirs),
+        ratio(f"apply --detach, {JOBS} Jobs ", "raw POSTs over one pool", 1.8, ours, raw),
+        ratio(f"destroy, {JOBS} Jobs", "kubectl delete -l", 1.0, gone, deleted),
+    ]
+
+
+def diff_jobs(scratch: Path) -> Result:
+    kubectl = need("kubectl")
+    with namespace() as name:
+        directory = specs.write(scratch / "diff", specs.matrix(JOBS, specs.job(name)))
+        file = str(specs.manifests(directory / "jobs.json", specs.jobs(name, JOBS, "diff")))
+        run([kubectl, "apply", "-f", file], directory)
+        with applied(directory, "--detach"):
+            unchanged(directory)
+            return compared(
+                f"plan with refresh, {JOBS} Jobs, no change",
+                "kubectl diff",
+                0.3,
+                lambda: run([FLOWPLAN, "plan"], directory),
+                lambda: run([kubectl, "diff", "-f", file], directory),
+                3,
+            )
+
+
+def refresh_jobs(scratch: Path) -> Result:
+    """The looking alone, in this process, with connections that are open already."""
+    api = specs.api()
+    with namespace() as name:
+        directory = specs.write(scratch / "refresh", specs.matrix(1000, specs.job(name)))
+        with applied(directory, "--detach"):
+            look, count = _looking(directory / ".flowplan/state.db")
+            path, label = f"/apis/batch/v1/namespaces/{name}/jobs", "app.kubernetes.io/managed-by=flowplan"
+            seen, _ = look()
+            if len(seen) != 1000 or len(api.items(path, labelSelector=label)) != 1000:
+                raise Failed(f"{len(seen)} Jobs were seen, not 1000")
+            ours, theirs = in_turn(
+                lambda: timed(look), lambda: timed(lambda: api.items(path, labelSelector=label)), 2 * RUNS
+            )
+    result = ratio("refresh of 1,000 live Jobs", "one paged list of them", 3, ours, theirs)
+    result.note = f"{count()} requests for 1,000 Jobs"
+    return result
+
+
+def _looking(state: Path) -> tuple[Callable[[], Any], Callable[[], int]]:
+    """Look at the engines of a state as ``plan`` does; and how many requests the last look took."""
+    from flowplan.gather import engines_of, observe
+    from flowplan.providers.kubernetes.requests import Api
+    from flowplan.state.store import Store
+
+    sent: list[str] = []
+    send = Api._send
+
+    def counted(self: Api, method: str, path: str, *rest: object) -> object:
+        sent.append(path)
+        return send(self, method, path, *rest)  # type: ignore[arg-type]
+
+    store = Store.open(state)
+    engines, _ = engines_of(store, state)
+    records = store.records()
+
+    def look() -> Any:
+        sent.clear()
+        Api._send = counted  # type: ignore[assignment,method-assign]
+        try:
+            return observe(store, engines, records)
+        finally:
+            Api._send = send  # type: ignore[method-assign]
+
+    return look, lambda: len(sent)
+
+
+def logs(scratch: Path) -> Result:
+    """100 MB that a container has printed, followed to its end."""
+    specs.docker()
+    docker = need("docker")
+    line = "x" * 99
+    command = f'["sh", "-c", "yes {line} | head -c 100000000"]'
+    project = f"bench-{uuid.uuid4().hex[:8]}"
+    runs = f"  a:\n    provider: docker\n    image: {specs.IMAGE}\n    command: {command}\n"
+    directory = specs.write(scratch / "logs", runs, project)
+    with applied(directory, "--no-stream"):
+        container = specs.docker().containers.list(all=True, filters={"label": f"dev.flowplan.project={project}"})[0]
+        ours, theirs = directory / "ours.txt", directory / "theirs.txt"
+        result = compared(
+            "logs --follow, 100 MB of a container",
+            "docker logs -f",
+            2.0,
+            lambda: run([FLOWPLAN, "logs", "a", "--follow"], directory, output=ours),
+            lambda: run([docker, "logs", "-f", container.name], directory, output=theirs),
+            3,
+        )
+        if ours.stat().st_size != 100_000_000 or ours.read_bytes() != theirs.read_bytes():
+            raise Failed(f"{ours.stat().st_size} bytes of output, not the same 100 MB")
+    result.note = f"peak memory {result.details['peak_mib']:.0f} MiB"
+    shutil.rmtree(directory, ignore_errors=True)
+    return result

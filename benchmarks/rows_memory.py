@@ -1,0 +1,84 @@
+"""What following keeps: the loop that records what engines say, fed with 10,000 changes of 1,000 runs by an engine of wood."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import specs
+from measuring import FLOWPLAN, Result, run
+
+from flowplan.apply import Options, Runner
+from flowplan.engines import Engines
+from flowplan.output import Output, Sink
+from flowplan.schemas.plans import Plan
+from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.state.lock import WriterLock
+from flowplan.state.store import Store
+
+EVENTS = 10_000
+
+
+def _resident() -> float:
+    gc.collect()
+    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+
+class Talkative:
+    """A provider whose runs are pending for another reason ten times each."""
+
+    def __init__(self, done: threading.Event) -> None:
+        self.done = done
+
+    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+        for number in range(EVENTS // len(records)):
+            for record in records:
+                yield Observed(record.run_id, address=record.address, status=Status.PENDING, reason=f"Reason{number}")
+            time.sleep(0.1)
+        self.done.set()
+        while not stop.wait(0.2):
+            yield None
+
+
+class Quiet(Sink):
+    """Says nothing."""
+
+    def event(self, event: object, record: object) -> None:
+        return
+
+
+def watch_memory(scratch: Path) -> Result:
+    directory = specs.write(scratch / "memory", specs.matrix(1000, specs.PROCESS))
+    run([FLOWPLAN, "plan"], directory)
+    store = Store.open(directory / ".flowplan/state.db")
+    store.intend([_record(n) for n in range(1000)])
+    done, interrupted = threading.Event(), threading.Event()
+    engines = Engines({}, lineage=store.lineage, runs_dir=directory / "runs", spec_dir=directory)
+    engines._providers["process"] = Talkative(done)  # type: ignore[assignment]
+    plan = Plan("bench", "", store.lineage, store.serial, "", "", ())
+    runner = Runner(
+        plan, store, engines, WriterLock(directory / ".flowplan/state.db", "watch"), Quiet(Output()), Options(stream=False),
+        secrets={}, interrupted=interrupted, follow=list(store.records()),
+    )  # fmt: skip
+    before = _resident()
+    threading.Thread(target=lambda: (done.wait(120), time.sleep(2.0), interrupted.set()), daemon=True).start()
+    runner.run()
+    grown = _resident() - before
+    recorded = store.last_seq()
+    store.close()
+    assert recorded >= EVENTS, recorded
+    return Result(
+        "memory of watch on 1,000 runs, 10,000 events", "before them", grown, 10, "MiB", note=f"{recorded} events"
+    )
+
+
+def _record(number: int) -> Recorded:
+    from flowplan.schemas.runs import Settings
+
+    return Recorded(
+        address=f"cell[n={number}]", provider="process", type="process", target={}, attempt=1, run_id=f"{number:032x}",
+        name=f"cell-{number}", objects={"Process": {"argv": ["true"]}}, settings=Settings(group="cell"), status=Status.CREATING,
+    )  # fmt: skip

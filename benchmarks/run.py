@@ -1,0 +1,174 @@
+"""Measures flowplan side by side with what people would use instead: `python benchmarks/run.py [ROW...]`.
+
+Every row makes what it needs and removes it again, and can be measured alone. A row whose engine or rival is not here is
+skipped, and says so. Prints a table, and writes benchmarks/results/<time>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rows_engines
+import rows_following
+import rows_memory
+import rows_planning
+import rows_starting
+from measuring import FLOWPLAN, Failed, Result, Skipped, environment
+
+Row = Callable[[Path], Result | list[Result]]
+ROWS: dict[str, Row] = {
+    "version": rows_starting.version,
+    "validate": rows_starting.validate,
+    "plan-process": rows_starting.plan_process,
+    "plan-docker": rows_starting.plan_docker,
+    "plan-kubernetes": rows_starting.plan_kubernetes,
+    "plan-1000": rows_planning.plan_1000,
+    "plan-10000": rows_planning.plan_10000,
+    "first-plan": rows_planning.first_plan_1000,
+    "apply-1000": rows_planning.apply_1000,
+    "containers": rows_engines.containers,
+    "jobs": rows_engines.jobs,
+    "refresh-jobs": rows_engines.refresh_jobs,
+    "diff-jobs": rows_engines.diff_jobs,
+    "follow-processes": rows_following.processes,
+    "follow-jobs": rows_following.jobs,
+    "watch-memory": rows_memory.watch_memory,
+    "logs": rows_engines.logs,
+    "history": rows_planning.history,
+}
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "performance.md"
+
+
+def main() -> int:
+    """Measure the rows that were named, or all; 1 when one of them failed or missed its bar."""
+    options = _options()
+    results: list[Result] = []
+    problems: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="flowplan-bench-") as scratch:
+        for name in options.rows or ROWS:
+            results += _measured(name, Path(scratch) / name, problems)
+    document = {"machine": machine(), "results": [r.document() for r in results], "not_measured": problems}
+    _write(document)
+    if options.write_docs:
+        PAGE.write_text(page(document), encoding="utf-8")
+    return 1 if any(not r.met for r in results) or any(p.startswith("failed") for p in problems.values()) else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default all")
+    parser.add_argument("--write-docs", action="store_true", help="write docs/performance.md from these figures")
+    options = parser.parse_args()
+    if unknown := set(options.rows) - ROWS.keys():
+        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    return options
+
+
+def _measured(name: str, scratch: Path, problems: dict[str, str]) -> list[Result]:
+    scratch.mkdir()
+    print(f"measuring {name} ...", file=sys.stderr, flush=True)
+    try:
+        found = ROWS[name](scratch)
+    except Skipped as why:
+        problems[name] = f"skipped: {why}"
+    except (Failed, AssertionError) as why:
+        problems[name] = f"failed: {why}"
+    else:
+        results = found if isinstance(found, list) else [found]
+        for result in results:
+            print(line(result), flush=True)
+        return results
+    print(f"{name}: {problems[name]}", flush=True)
+    return []
+
+
+def line(result: Result) -> str:
+    """One row of the table for people."""
+    mark = "ok  " if result.met else "MISS"
+    times = f"{_seconds(result.ours)} : {_seconds(result.theirs)}" if result.ours is not None else ""
+    head = f"{mark} {result.what:<52} {result.value:8.2f}{result.unit:<3} bar {result.bar:g}{result.unit}"
+    return f"{head:<84} {times:<20} {result.against}" + (f"; {result.note}" if result.note else "")
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what it was measured."""
+    model = [
+        x.partition(":")[2].strip()
+        for x in Path("/proc/cpuinfo").read_text().splitlines()
+        if x.startswith("model name")
+    ]
+    return {
+        "at": time.strftime("%Y-%m-%d", time.gmtime()),
+        "cpu": f"{len(os.sched_getaffinity(0))} x {model[0] if model else platform.machine()}",
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "python": platform.python_version(),
+        "flowplan": _first_line([FLOWPLAN, "--version"]),
+        "terraform": _first_line(["terraform", "version"]),
+        "kubectl": _first_line(["kubectl", "version", "--client"]),
+        "docker": _first_line(["docker", "--version"]),
+    }
+
+
+def _first_line(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment(), timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return "not installed"
+    return (done.stdout.splitlines() or [""])[0]
+
+
+def _write(document: dict[str, Any]) -> None:
+    directory = HERE / "results"
+    directory.mkdir(exist_ok=True)
+    path = directory / time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime())
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(f"written to {path.relative_to(HERE.parent)}", file=sys.stderr)
+
+
+def page(document: dict[str, Any]) -> str:
+    """The page of the docs: the table, and how to get it again."""
+    rows = "\n".join(_page_row(result) for result in document["results"])
+    left_out = "".join(f"\nNot measured: {name} ({why}).\n" for name, why in document["not_measured"].items())
+    where = "\n".join(f"- {name}: {value}" for name, value in document["machine"].items())
+    return f"""# Performance
+
+What flowplan adds to the time of an engine, and how it grows: measured side by side, in turn, with what one would use
+instead. The figures are ratios of medians of one session of `make bench`, which writes this page with `--write-docs`.
+Nothing that a test checks depends on a clock; that the work grows with the runs and not faster is what
+`tests/test_scaling.py` counts.
+
+| what | against | measured | bar | medians |
+|---|---|---|---|---|
+{rows}
+{left_out}
+Measured with:
+
+{where}
+"""
+
+
+def _page_row(result: dict[str, Any]) -> str:
+    times = f"{_seconds(result['ours'])} : {_seconds(result['theirs'])}" if result["ours"] is not None else ""
+    note = f" ({result['note']})" if result["note"] else ""
+    measured = f"{result['value']:.2f}{result['unit']}" + ("" if result["met"] else " (missed)")
+    return f"| {result['what'].strip()}{note} | {result['against']} | {measured} | {result['bar']:g}{result['unit']} | {times} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

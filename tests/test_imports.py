@@ -1,0 +1,77 @@
+"""What each command may load: the start of flowplan is the sum of what it imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROBE = """
+import sys
+from flowplan.__main__ import main
+sys.argv = ["flowplan", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+finally:
+    print("\\nLOADED", *sorted(sys.modules))
+"""
+SPEC = 'flowplan: 1\nproject: p\nruns:\n  a: {provider: process, command: ["true"]}\n'
+
+
+def loaded(directory: Path, *arguments: str) -> set[str]:
+    """The modules in memory after a command."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments],
+        check=False,
+        cwd=directory,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return set(done.stdout.rpartition("LOADED ")[2].split())
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "flowplan.yaml").write_text(SPEC)
+    return tmp_path
+
+
+def test_validating_loads_no_state_no_decisions_and_no_renderer(directory: Path) -> None:
+    parts = ("flowplan.state", "flowplan.render", "flowplan.providers", "flowplan.gather", "flowplan.apply")
+    found = loaded(directory, "validate")
+    assert not [m for m in found if m.startswith(parts)]
+    assert not found & {"flowplan.planner.decide", "flowplan.planner.template", "sqlite3", "concurrent.futures"}
+
+
+def test_planning_loads_nothing_that_only_applying_needs(directory: Path) -> None:
+    loaded(directory, "apply", "--yes")
+    found = loaded(directory, "plan")
+    assert "flowplan.planner.decide" in found
+    assert not found & {"flowplan.apply", "flowplan.jobs", "flowplan.following", "flowplan.commands.applying"}
+    assert not found & {"filelock", "sqlite_utils", "flowplan.state.transfer", "flowplan.planner.template"}
+
+
+def test_no_plugins_of_pydantic_are_looked_for_and_no_child_hears_of_it(directory: Path) -> None:
+    (directory / "flowplan.yaml").write_text(SPEC.replace('["true"]', "[sh, -c, 'env | grep PYDANTIC || echo none']"))
+    loaded(directory, "apply", "--yes")
+    done = subprocess.run(
+        [sys.executable, "-m", "flowplan", "logs", "a"], check=True, cwd=directory, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "none"
+
+
+@pytest.mark.parametrize("wrong", ["plna", "stat"])
+def test_building_one_command_keeps_suggestions(directory: Path, wrong: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flowplan", wrong], check=False, cwd=directory, capture_output=True, text=True
+    )
+    assert done.returncode == 7
+    assert "Did you mean" in done.stderr
