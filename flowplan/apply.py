@@ -613,6 +613,7 @@ class Runner:
         redactor = self.sink.redactor
         # What is being stopped goes away because of us: its end is told by what stopped it.
         told = [s for s in seen if s.run_id in self.by_run and s.run_id not in self.stopping]
+        told = [s for s in told if not self._removed_before(s)]
         if not self.lock.held:
             told, self.disputed = undisputed(told, self.lock.path)
         known = [replace(s, message=redactor(s.message)) for s in told]
@@ -627,10 +628,22 @@ class Runner:
             if record and record.run_id == event.run_id and record.status.final and event.status == record.status:
                 self._ended(record)
 
+    def _removed_before(self, seen: Observed) -> bool:
+        """What is to be destroyed and is gone was removed by a destroy that was interrupted: it is not lost."""
+        return not seen.exists and seen.status in (None, Status.LOST) and self._destroying(self.by_run[seen.run_id])
+
+    def _destroying(self, address: str) -> bool:
+        step = self.steps.get(address)
+        return step is not None and step.change.action is Action.DESTROY
+
     def _ended(self, record: Recorded) -> None:
         self.watches.ended(record)
         self.outcome.ended += 1
-        if record.status is not Status.SUCCEEDED and record.address in self.followed:
+        if (
+            record.status is not Status.SUCCEEDED
+            and record.address in self.followed
+            and not self._destroying(record.address)
+        ):
             self.outcome.failed[record.address] = _ended(record)
         if record.status is not Status.LOST:
             if not self.catching_up:

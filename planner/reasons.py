@@ -26,7 +26,7 @@ def current(record: Recorded, seen: Observed | None) -> RunFacts:
     )
     if seen is None or (record.status.final and record.status is not Status.LOST):
         return known
-    if not seen.exists:
+    if not seen.exists and seen.status in (None, Status.LOST):
         never = record.status is Status.CREATING and seen.status is not Status.LOST
         return known if never or record.status is Status.LOST else _lost(record, seen)
     if seen.status is None:

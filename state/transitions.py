@@ -72,7 +72,7 @@ def observed(now: Progress, seen: Observed) -> Progress:
     """
     if now.status is Status.DESTROYED:
         return now if seen.exists else replace(now, present=False)
-    if not seen.exists:
+    if not seen.exists and seen.status in (None, Status.LOST):
         return _gone(now, seen)
     status = seen.status if _moves(now.status, seen.status) else None
     changes = _filled(now, seen)
@@ -120,7 +120,7 @@ def _moved(now: Progress, seen: Observed, status: Status) -> dict[str, Any]:
 def _filled(now: Progress, seen: Observed) -> dict[str, Any]:
     """Facts that were unknown; who and where may still change while the attempt lives."""
     live = now.status.live
-    changes: dict[str, Any] = {"present": True, "attempts": max(now.attempts, seen.attempts)}
+    changes: dict[str, Any] = {"present": seen.exists, "attempts": max(now.attempts, seen.attempts)}
     for key in ("handle", "infrastructure_id", "name"):
         told = getattr(seen, key)
         if told and (live or not getattr(now, key)):

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,10 +113,11 @@ def look(files: RunFiles, record: Recorded | None) -> Observed:
     Raises:
         Refused: the process was started on another host (P8).
     """
-    if files.has("destroyed"):
-        return _absent(files, "it was removed", Status.LOST)
     started = identity_of(files, record)
     ended = files.read("exit.json")
+    if files.has("destroyed"):
+        removed = _absent(files, "it was removed", Status.LOST)
+        return replace(_observed(files, record, started, ended), exists=False) if ended else removed
     if ended is None and started and not _runs(started):
         ended = files.read("exit.json")  # it may have been written between the two looks
         if ended is None:

@@ -89,9 +89,9 @@ def half_started(world: World) -> None:
     world.flowplan("apply", "--yes", fault="engine:create:after@2")
 
 
-APPLY = ("apply", "--yes")
+APPLY = ("apply", "flowplan.yaml", "--yes")
 PLANNED = ("apply", "plan.json", "--yes")
-DETACHED = ("apply", "--yes", "--detach")
+DETACHED = (*APPLY, "--detach")
 COMMANDS = (
     Command("apply", nothing, APPLY, APPLY, 1, False),
     Command("apply a plan", planned, PLANNED, PLANNED, 1, False),
