@@ -2,117 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from projects import FLOWPLAN, PATIENCE, Project, Result, clear, until
 
-FLOWPLAN = str(Path(sys.executable).with_name("flowplan"))
-PATIENCE = 60.0
-"""Seconds that a command may take before the test fails."""
-
-
-@dataclass
-class Result:
-    """What a command returned and printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass
-class Project:
-    """A directory with a spec, and flowplan to run in it."""
-
-    directory: Path
-    env: dict[str, str] = field(default_factory=dict)
-
-    def write(self, text: str, name: str = "flowplan.yaml") -> Path:
-        path = self.directory / name
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [FLOWPLAN, *arguments],
-            cwd=self.directory,
-            env={**os.environ, **self.env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **options,
-        )
-
-    def run(self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = PATIENCE) -> Result:
-        done = subprocess.run(
-            [FLOWPLAN, *arguments],
-            check=False,
-            cwd=self.directory,
-            env={**os.environ, **self.env, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return Result(done.returncode, done.stdout, done.stderr)
-
-    def ok(self, *arguments: str, code: int = 0, **options: Any) -> Result:
-        """Run and check the exit code."""
-        result = self.run(*arguments, **options)
-        assert result.code == code, f"exit {result.code}\n{result.out}\n{result.err}"
-        return result
-
-    def plan(self, *arguments: str, **options: Any) -> dict[str, Any]:
-        """The JSON of a plan."""
-        document: dict[str, Any] = self.ok("plan", "--format", "json", *arguments, **options).json
-        return document
-
-    def actions(self, *arguments: str, **options: Any) -> dict[str, str]:
-        """Address -> action of a plan."""
-        return {c["address"]: c["action"] for c in self.plan(*arguments, **options)["changes"]}
-
-    def status(self, *arguments: str) -> dict[str, dict[str, Any]]:
-        """Address -> run of ``status --format json``."""
-        return {r["address"]: r for r in self.ok("status", "--format", "json", *arguments).json["runs"]}
-
-    def statuses(self) -> dict[str, str]:
-        """Address -> status."""
-        return {address: run["status"] for address, run in self.status().items()}
-
-    def events(self, *arguments: str) -> list[dict[str, Any]]:
-        """``events --format json``."""
-        return [json.loads(line) for line in self.ok("events", "--format", "json", *arguments).out.splitlines()]
-
-    def await_status(self, address: str, status: str) -> dict[str, Any]:
-        """Wait until a run has a status."""
-        return until(lambda: (run := self.status().get(address)) and run["status"] == status and run)
-
-
-def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Wait for a condition; fail when it does not come true."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"did not come true within {patience:g} s: {condition}")
+__all__ = ["FLOWPLAN", "PATIENCE", "Project", "Result", "until"]
 
 
 @pytest.fixture
@@ -120,8 +16,4 @@ def project(tmp_path: Path) -> Iterator[Project]:
     """An empty project; whatever it still runs afterwards is destroyed."""
     made = Project(tmp_path, {"NO_COLOR": "1"})
     yield made
-    if (tmp_path / ".flowplan" / "state.db").exists():
-        made.run("destroy", "--yes", "--allow-interrupt", "*")
-    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-        for pid in (tmp_path / "pids").read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
+    clear(made)
