@@ -162,7 +162,7 @@ def _patch(api: Api, path: str, body: Json) -> Json:
 
 
 def update(api: Api, record: Recorded, order: Order, fields: Sequence[FieldChange], namespace: str) -> Json:
-    """Change the given fields of the live Job (and refill its Secret when one of them is in there).
+    """Change the given fields of the live Job. Its Secret stays: pods read it when they start, so a change of it replaces.
 
     Raises:
         ProviderError: it is gone, is another Job by now, or the server refused the change.
@@ -170,11 +170,6 @@ def update(api: Api, record: Recorded, order: Order, fields: Sequence[FieldChang
     job = order.objects["Job"]
     namespace = record.handle.get("namespace") or job["metadata"].get("namespace") or namespace
     name = record.handle.get("name") or record.name
-    if any(field.path.startswith("/Secret/") for field in fields):
-        secret = reveal(order.objects["Secret"], order.secrets)
-        path = core_path(namespace, "secrets", secret["metadata"]["name"])
-        _patch(api, path, {"stringData": secret.get("stringData") or {}})
-        point("kubernetes:refill:after")
     patch: dict[str, Any] = {"metadata": {"uid": record.handle["uid"]} if record.handle.get("uid") else {}}
     for field in fields:
         if field.path.startswith("/Job/"):

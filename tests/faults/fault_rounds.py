@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 import tempfile
 import time
@@ -19,6 +20,11 @@ from pathlib import Path
 
 from fault_world import WORLDS, World
 
+import flowplan.schemas.faults
+
+SOURCES = Path(flowplan.schemas.faults.__file__).parent.parent
+LEFT_OUT: dict[str, str] = {}
+"""Points of the sources that no command here passes, and why that is as it should be."""
 FINAL = ("succeeded", "failed", "timed_out", "cancelled", "lost", "destroyed")
 SUPERVISOR = ("supervisor:after_claim",)
 """Points in the processes that start a run; there it is not flowplan that dies."""
@@ -30,20 +36,25 @@ class Command:
 
     Attributes:
         before: what is there already; arguments: the command that is ended; after: the next one; codes: how that may end.
-        attempts: the attempt of every run afterwards, 0 when nothing is recorded any more; live: what still runs then.
-        lives: attempts whose object is still there afterwards, by run.
+        attempts: the attempts of a, b and c afterwards, none when nothing is recorded any more; live: they still run then.
+        providers: those that have such a change.
     """
 
     name: str
     before: Callable[[World], object]
     arguments: tuple[str, ...]
     after: tuple[str, ...]
-    attempts: int
+    attempts: tuple[int, ...]
     live: bool
     providers: tuple[str, ...] = ("process", "docker", "kubernetes")
 
 
 def nothing(world: World) -> None:
+    world.spec("short")
+
+
+def pulling(world: World) -> None:
+    world.pulls = True
     world.spec("short")
 
 
@@ -92,17 +103,19 @@ def half_started(world: World) -> None:
 APPLY = ("apply", "flowplan.yaml", "--yes")
 PLANNED = ("apply", "plan.json", "--yes")
 DETACHED = (*APPLY, "--detach")
+FIRST, SECOND = (1, 1, 1), (2, 2, 2)
 COMMANDS = (
-    Command("apply", nothing, APPLY, APPLY, 1, False),
-    Command("apply a plan", planned, PLANNED, PLANNED, 1, False),
-    Command("apply, then destroy", nothing, APPLY, ("destroy", "--yes"), 0, False),
-    Command("apply again after a crash", half_started, APPLY, APPLY, 1, False),
-    Command("watch", ending, ("watch",), ("watch",), 1, False),
-    Command("destroy", running, ("destroy", "--yes"), ("destroy", "--yes"), 0, False),
-    Command("replace", changed, DETACHED, DETACHED, 2, True),
-    Command("replace, start first", changed_start_first, DETACHED, DETACHED, 2, True),
-    Command("rerun", failed, APPLY, APPLY, 2, False),
-    Command("update", resized, DETACHED, DETACHED, 1, True),
+    Command("apply", nothing, APPLY, APPLY, FIRST, False),
+    Command("apply a plan", planned, PLANNED, PLANNED, FIRST, False),
+    Command("apply, then destroy", nothing, APPLY, ("destroy", "--yes"), (), False),
+    Command("apply again after a crash", half_started, APPLY, APPLY, FIRST, False),
+    Command("apply, pulling", pulling, APPLY, APPLY, FIRST, False, ("docker",)),
+    Command("watch", ending, ("watch",), ("watch",), FIRST, False),
+    Command("destroy", running, ("destroy", "--yes"), ("destroy", "--yes"), (), False),
+    Command("replace", changed, DETACHED, DETACHED, SECOND, True),
+    Command("replace, start first", changed_start_first, DETACHED, DETACHED, SECOND, True),
+    Command("rerun", failed, APPLY, APPLY, (2, 2, 1), False),
+    Command("update", resized, DETACHED, DETACHED, FIRST, True),
 )
 
 
@@ -112,12 +125,13 @@ class Tally:
 
     provider: str
     command: str
-    points: int = 0
+    names: set[str] = field(default_factory=set)
     rounds: int = 0
     killed: int = 0
     lost: int = 0
     repeated: int = 0
     orphans: int = 0
+    leaks: int = 0
     faults: list[str] = field(default_factory=list)
 
 
@@ -178,6 +192,9 @@ def compare(world: World, command: Command, tally: Tally) -> Iterator[str]:
         if run_id not in known:
             tally.orphans += 1
             yield f"{run_id} was started, and is not in the history"
+    for leak in world.leaks():
+        tally.leaks += 1
+        yield f"a secret is in {leak}"
     yield from _history(events)
 
 
@@ -185,9 +202,9 @@ def _expected(records: dict[str, dict[str, object]], command: Command, tally: Ta
     if sorted(records) != ["a", "b", "c"]:
         tally.lost += 1
         yield f"recorded: {sorted(records)}"
-    for address, record in records.items():
+    for (address, record), expected in zip(sorted(records.items()), command.attempts, strict=False):
         attempt, status = record["attempt"], record["status"]
-        if attempt != command.attempts:
+        if attempt != expected:
             tally.repeated += 1
             yield f"{address} is at attempt {attempt}, {status}"
         if status != ("running" if command.live else "succeeded") and not (command.live and status == "pending"):
@@ -221,7 +238,7 @@ def play_all(providers: list[str], passings: int, only: str, keep: int) -> Itera
                 points = points_of(
                     command, provider, base / f"{provider}-{command.name}-trace".replace(" ", "-"), passings
                 )
-                tally.points = len({p.partition("@")[0] for p in points})
+                tally.names = {p.partition("@")[0] for p in points}
                 for number, point in enumerate(points[::keep]):
                     play(
                         command, provider, point, base / f"{provider}-{command.name}-{number}".replace(" ", "-"), tally
@@ -232,13 +249,13 @@ def play_all(providers: list[str], passings: int, only: str, keep: int) -> Itera
 def table(tallies: list[Tally]) -> str:
     """The table of the report."""
     lines = [
-        "| provider | command | points | rounds | killed | lost | repeated | orphans | other |",
-        "|---|---|" + "--:|" * 7,
+        "| provider | command | points | rounds | killed | lost | repeated | orphans | leaks | other |",
+        "|---|---|" + "--:|" * 8,
     ]
     for t in tallies:
         lines.append(
-            f"| {t.provider} | {t.command} | {t.points} | {t.rounds} | {t.killed} | {t.lost} | {t.repeated} | {t.orphans}"
-            f" | {len(t.faults)} |"
+            f"| {t.provider} | {t.command} | {len(t.names)} | {t.rounds} | {t.killed} | {t.lost} | {t.repeated} | {t.orphans}"
+            f" | {t.leaks} | {len(t.faults)} |"
         )
     return "\n".join(lines)
 
@@ -258,23 +275,13 @@ def random_rounds(provider: str, seed: int, rounds: int, runs: int, directory: P
 
 
 def _random_project(world: World, chance: random.Random, runs: int, rounds: int, tally: Tally) -> None:
+    """Apply until it is through, and then destroy until that is through, each killed again and again."""
     world.spec("short")
     path = world.directory / "flowplan.yaml"
     head, _, body = path.read_text().partition("  a:\n")
     one = body.partition("  b:\n")[0]
     path.write_text(head + "".join(f"  r{n}:\n{one}" for n in range(runs)))
-    longest = 0.6
-    for _ in range(min(40, rounds - tally.rounds)):
-        tally.rounds += 1
-        process = world.start("apply", "--yes", "--parallelism", "3")
-        time.sleep(chance.uniform(0.05, longest))
-        process.kill()
-        process.communicate()
-        tally.killed += process.returncode == -9
-        if process.returncode == 0:
-            break
-    result = world.flowplan("apply", "--yes")
-    assert result.code == 0, result.err[-500:]
+    _kill_until_through(world, chance, rounds, tally, "apply", "--yes", "--parallelism", "3")
     records, starts = world.status(), world.starts()
     for record in records.values():
         if record["status"] != "succeeded" or record["attempt"] != 1:
@@ -286,7 +293,36 @@ def _random_project(world: World, chance: random.Random, runs: int, rounds: int,
     if len(starts) != runs or len(records) != runs:
         tally.lost += 1
         tally.faults.append(f"round {tally.rounds}: {len(starts)} starts, {len(records)} records of {runs} runs")
+    _kill_until_through(world, chance, rounds, tally, "destroy", "--yes", "--parallelism", "3")
+    if world.status() or world.objects():
+        tally.orphans += 1
+        tally.faults.append(f"round {tally.rounds}: after destroy: {world.status()} {world.objects()}")
+    tally.leaks += len(world.leaks())
+    tally.faults += [f"round {tally.rounds}: a secret is in {leak}" for leak in world.leaks()]
     tally.faults += [f"round {tally.rounds}: {fault}" for fault in _history(world.events())]
+
+
+def _kill_until_through(world: World, chance: random.Random, rounds: int, tally: Tally, *arguments: str) -> None:
+    for _ in range(min(40, rounds - tally.rounds)):
+        tally.rounds += 1
+        process = world.start(*arguments)
+        time.sleep(chance.uniform(0.05, 0.6))
+        process.kill()
+        process.communicate()
+        tally.killed += process.returncode == -9
+        if process.returncode == 0:
+            break
+    result = world.flowplan(*arguments)
+    assert result.code == 0, result.err[-500:]
+
+
+def never_passed(tallies: list[Tally]) -> list[str]:
+    """The points that the sources name and no command passed, of providers that were played."""
+    played = {t.provider for t in tallies}
+    named = {name for path in SOURCES.rglob("*.py") for name in re.findall(r'point\("([^"]+)"', path.read_text())}
+    others = {provider for provider in WORLDS if provider not in played}
+    passed = {name for t in tallies for name in t.names}
+    return sorted(name for name in named - passed - set(LEFT_OUT) if name.partition(":")[0] not in others)
 
 
 def main() -> int:
@@ -311,15 +347,17 @@ def main() -> int:
                 tallies.append(random_rounds(provider, given.seed, given.random, 20, Path(name)))
                 print(*tallies[-1].faults, sep="\n  ", file=sys.stderr, flush=True)
     print(table(tallies))
+    unknown = never_passed(tallies) if not (given.random or given.only) else []
+    print(*(f"no command passes {name}" for name in unknown), sep="\n")
     if given.write:
         write(given.write, tallies)
-    return 1 if any(t.faults for t in tallies) else 0
+    return 1 if unknown or any(t.faults for t in tallies) else 0
 
 
 def write(path: Path, tallies: list[Tally]) -> None:
     """Put the figures in place of older ones of the same provider and command."""
     rows = json.loads(path.read_text())["rounds"] if path.exists() else []
-    fresh = {(t.provider, t.command): {**t.__dict__, "faults": len(t.faults)} for t in tallies}
+    fresh = {(t.provider, t.command): {**t.__dict__, "names": len(t.names), "faults": len(t.faults)} for t in tallies}
     kept = [r for r in rows if (r["provider"], r["command"]) not in fresh]
     path.write_text(
         json.dumps({"rounds": sorted([*kept, *fresh.values()], key=lambda r: r["provider"])}, indent=1) + "\n"

@@ -49,6 +49,9 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.project = f"fault-{uuid.uuid4().hex[:8]}"
+        self.canary = f"canary-{uuid.uuid4().hex}"
+        self.printed: list[str] = []
+        self.pulls = False
         directory.mkdir(parents=True, exist_ok=True)
 
     # -- the spec
@@ -57,7 +60,8 @@ class World:
         """Write the spec: runs that end at once (``short``), ``failing``, in a moment (``soon``), or not (``long``)."""
         runs = "".join(
             f"  {name}:\n    provider: {self.provider}\n    grace_period: 1s\n    replace: {replace}\n"
-            f"    env: {{TAG: {tag}, ID: '${{run.id}}'}}\n{needs}{self.fields(kind, memory)}"
+            f"    env: {{TAG: {tag}, ID: '${{run.id}}', CANARY: {{from_env: FAULT_CANARY}}}}\n"
+            f"{needs}{self.fields(kind, memory)}"
             for name, needs in (("a", ""), ("b", ""), ("c", "" if kind in ("long", "soon") else "    needs: [a]\n"))
         )
         (self.directory / "flowplan.yaml").write_text(f"flowplan: 1\nproject: {self.project}\nruns:\n{runs}")
@@ -86,6 +90,7 @@ class World:
             out, err = process.communicate()
             raise AssertionError(f"{arguments} hangs: {out}\n{err}") from None
         assert "Traceback" not in err and "defect of flowplan" not in err, err
+        self.printed += [out, err]
         return Result(process.returncode, out, err)
 
     def start(self, *arguments: str, fault: str = "", command: list[str] | None = None) -> subprocess.Popen[str]:
@@ -93,6 +98,7 @@ class World:
             **os.environ,
             "NO_COLOR": "1",
             "FLOWPLAN_DEBUG": "1",
+            "FAULT_CANARY": self.canary,
             **({"FLOWPLAN_FAULT": fault} if fault else {}),
         }
         return subprocess.Popen(
@@ -119,6 +125,12 @@ class World:
     @property
     def has_state(self) -> bool:
         return (self.directory / ".flowplan" / "state.db").exists()
+
+    def leaks(self) -> list[str]:
+        """Where the secret is that every run has in its environment: files of the project, and what was printed."""
+        kept = [path for path in self.directory.rglob("*") if path.is_file()]
+        found = [str(path.relative_to(self.directory)) for path in kept if self.canary.encode() in path.read_bytes()]
+        return found + ["output"] * any(self.canary in text for text in self.printed)
 
     # -- what an onlooker sees
 
@@ -181,12 +193,16 @@ class DockerWorld(World):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.since = str(int(time.time()) - 1)
+        self._docker("network", "create", "--internal", self.project)
 
     def fields(self, kind: str, memory: int) -> str:
+        image = f"{os.environ['REGISTRY']}/library/{IMAGE}" if self.pulls else IMAGE
+        login = "registry_credentials: {username: robot, password: robot-password}, " if self.pulls else ""
         return (
-            f"    image: {IMAGE}\n    image_pull_policy: IfNotPresent\n"
+            f"    image: {image}\n    image_pull_policy: {'Always' if self.pulls else 'IfNotPresent'}\n"
             f"    entrypoint: [sh, -c]\n    command: [{json.dumps(self.script(kind))}]\n"
-            f"    docker: {{mem_limit: {memory}m, memswap_limit: {memory * 2}m}}\n"
+            f"    docker: {{mem_limit: {memory}m, memswap_limit: {memory * 2}m, {login}"
+            f"networks: [bridge, {self.project}]}}\n"
         )
 
     def _docker(self, *arguments: str) -> list[str]:
@@ -212,6 +228,7 @@ class DockerWorld(World):
     def clean(self) -> None:
         for container in self._docker("ps", "-aq", "--filter", f"label=dev.flowplan.project={self.project}"):
             self._docker("rm", "-fv", container)
+        self._docker("network", "rm", self.project)
 
 
 class KubernetesWorld(World):
@@ -237,12 +254,6 @@ class KubernetesWorld(World):
                 ],
                 stdout=file,
             )  # fmt: skip
-
-    def spec(self, kind: str, **how: Any) -> None:
-        super().spec(kind, **how)
-        path = self.directory / "flowplan.yaml"
-        secret = "TOKEN: {from_env: HOME}, "
-        path.write_text(path.read_text().replace("env: {", "env: {" + secret))
 
     def fields(self, kind: str, memory: int) -> str:
         return (
