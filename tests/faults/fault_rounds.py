@@ -20,9 +20,11 @@ from pathlib import Path
 
 from fault_world import WORLDS, World
 
-import flowplan.schemas.faults
+import flowplan.providers
+import flowplan.schemas
+import flowplan.state
 
-SOURCES = Path(flowplan.schemas.faults.__file__).parent.parent
+SOURCES = [Path(package.__path__[0]) for package in (flowplan, flowplan.providers, flowplan.schemas, flowplan.state)]
 LEFT_OUT: dict[str, str] = {}
 """Points of the sources that no command here passes, and why that is as it should be."""
 FINAL = ("succeeded", "failed", "timed_out", "cancelled", "lost", "destroyed")
@@ -319,7 +321,8 @@ def _kill_until_through(world: World, chance: random.Random, rounds: int, tally:
 def never_passed(tallies: list[Tally]) -> list[str]:
     """The points that the sources name and no command passed, of providers that were played."""
     played = {t.provider for t in tallies}
-    named = {name for path in SOURCES.rglob("*.py") for name in re.findall(r'point\("([^"]+)"', path.read_text())}
+    files = {path for directory in SOURCES for path in directory.rglob("*.py")}
+    named = {name for path in files for name in re.findall(r'point\("([^"]+)"', path.read_text())}
     others = {provider for provider in WORLDS if provider not in played}
     passed = {name for t in tallies for name in t.names}
     return sorted(name for name in named - passed - set(LEFT_OUT) if name.partition(":")[0] not in others)
