@@ -407,15 +407,17 @@ class _Expander:
     def needs(self, group: _Group, wanted: Sequence[Any]) -> tuple[str, ...] | None:
         """The concrete addresses of ``needs``, or None after telling what is not known."""
         found: dict[str, None] = {}
+        all_known = True
         for index, need in enumerate(wanted):
             addresses = self._needed(str(need))
             if addresses is None:
                 known = [*self.groups, *self._addresses_like(str(need))]
                 hint = did_you_mean(str(need), known) or f"known: {', '.join(list(self.groups)[:10])}"
                 self.report.fault(self._source(group, ("needs", index)), f'unknown run "{need}"', hint)
-                return None
-            found.update(dict.fromkeys(addresses))
-        return tuple(found)
+                all_known = False
+            else:
+                found.update(dict.fromkeys(addresses))
+        return tuple(found) if all_known else None
 
     def _needed(self, need: str) -> Sequence[str] | None:
         if need in self.groups:
@@ -494,7 +496,7 @@ class _CellRun:
             filled = apply_template(run, run.files[name], name)
         except InvalidInput as error:
             for fault in error.diagnostics:
-                self.expander.report.add(fault)
+                self.expander.report.add(fault if fault.position else self.expander._placed(self.group, fault))
             return None
         values = dict(filled.fields)
         given = [key for key, value in values.items() if value != run.fields.get(key)]
@@ -557,9 +559,8 @@ class _CellRun:
                 self.expander._fault_in(self.group, fault.path, fault.message, fault.hint)
                 continue
             origin = filled.origin(*fault.path)
-            place = Position(origin.file, origin.line or 1, 1) if origin.file else None
             subject = dotted(("runs", self.group.name, *fault.path))
-            self.expander.report.add(Diagnostic(fault.message, place, subject, fault.hint))
+            self.expander.report.add(Diagnostic(fault.message, origin.position, subject, fault.hint))
 
     @staticmethod
     def _varies(group: _Group) -> bool:

@@ -13,7 +13,11 @@ from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import did_you_mean
 
-_FOUND = re.compile(r"\$\$\{|\$\{(?:(var|each|run)\.([^}]*)|(project))\}")
+_FOUND = re.compile(
+    r"\$\$\{"
+    r"|\$\{(?:(var|each|run)\.([^}]*)|(project))\}"
+    r"|(\$\{(?:var|each|run)\.[^}]*|\$\{\s+(?:var|each|run)\.[^}]*\}?)"
+)
 _STEPS = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)|\[(-?[0-9]+)\]|\[\"([^\"]*)\"\]")
 RUN_FIELDS = ("address", "id", "attempt")
 
@@ -82,9 +86,23 @@ def parse(text: str) -> Template | None:
 def _part(match: re.Match[str]) -> str | Reference:
     if match.group(0) == "$${":
         return "${"
+    if match.group(4):
+        return _meant(match.group(4))
     if match.group(3):
         return Reference("project", (), match.group(0))
     return Reference(match.group(1), _steps(match.group(2), match.group(0)), match.group(0))
+
+
+def _meant(text: str) -> Reference:
+    """What is not an expression, but can only be meant as one: never closed, or with blanks.
+
+    Raises:
+        ExpressionError: always.
+    """
+    shown = text if len(text) <= 40 else text[:40] + "..."
+    if "}" in text:
+        raise ExpressionError(f"{shown} holds blanks", "write ${var.name} without them; $${ is a literal ${")
+    raise ExpressionError(f"{shown} is not closed", "write ${var.name} with a }; $${ is a literal ${")
 
 
 def _steps(text: str, whole: str) -> tuple[str | int, ...]:

@@ -229,9 +229,10 @@ class Origins(Mapping[Path, Origin]):
         source = self.source_path(path)
         if source is None:
             return None
-        where = self._sources.value(source) if isinstance(source[-1], int) else self._sources.key(source)
-        note = self._note(source)
-        return Origin(f"{self._name}:{where.line}{note}", where.file, where.line)
+        value = self._sources.value(source)
+        where = value if isinstance(source[-1], int) else self._sources.key(source)
+        column = value.column if value.line == where.line else where.column
+        return Origin(f"{self._name}:{where.line}{self._note(source)}", where.file, where.line, column)
 
     def _note(self, source: Path) -> str:
         value = _descend(self._layers[source[0] == "defaults"][1], source[1 if source[0] == "defaults" else 2 :])[1]

@@ -8,17 +8,21 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.template_fields import FieldFault, field_path, run_fields
 from flowplan.planner.template_file import PLACEHOLDER, Template, foreign, load_template, root_of
 from flowplan.schemas.documents import Document, scalar_text
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.fields import kind_of
 from flowplan.schemas.quantities import duration
 from flowplan.schemas.runs import Json, Origin
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic, Path, Position, did_you_mean, dotted
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
 
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 _MISSING: Any = object()
@@ -109,7 +113,11 @@ def _values(run: ResolvedRun, template: Template) -> tuple[dict[str, Json], dict
 
 
 def _in_run(run: ResolvedRun, fault: Diagnostic) -> Diagnostic:
-    return fault._replace(subject=dotted(("runs", run.group)) + f".{fault.subject}" if fault.subject else run.group)
+    """A fault of a variable's value, where the run gives it, else at the run's ``variables`` (or at the run)."""
+    return fault._replace(
+        subject=dotted(("runs", run.group)) + f".{fault.subject}" if fault.subject else run.group,
+        position=fault.position or run.origin("variables").position,
+    )
 
 
 def _fed(run: ResolvedRun, template: Template) -> Iterator[tuple[str, tuple[Json, Origin]]]:
@@ -137,9 +145,8 @@ def _portable(name: str, value: Any, declared: Any) -> Json:
 def _twice(run: ResolvedRun, given: Mapping[str, Any], fed: Mapping[str, Any]) -> Iterator[Diagnostic]:
     for key, value in given.items():
         if key in fed and key not in _MERGED and value != fed[key][0]:
-            origin = run.origin("variables", key)
-            position = Position(origin.file, origin.line or 1, 1) if origin.file else None
-            yield Diagnostic("is a field of the run too, with another value; keep one", position, f"variables.{key}")
+            place = run.origin("variables", key).position
+            yield Diagnostic("is a field of the run too, with another value; keep one", place, f"variables.{key}")
 
 
 def _defaults(template: Template, values: Mapping[str, Json]) -> dict[str, Json]:
@@ -163,7 +170,7 @@ def _value_faults(
 
 def _place(origins: Mapping[str, Origin], key: object) -> Position | None:
     origin = origins.get(str(key))
-    return Position(origin.file, origin.line or 1, 1) if origin and origin.file else None
+    return origin.position if origin else None
 
 
 def _schema_violations(
@@ -174,17 +181,46 @@ def _schema_violations(
 
     with_default = _defaults(template, {})
     required = [name for name in template.schema.get("required") or () if name not in with_default]
-    schema = {**template.schema, "required": required}
+    for name in required:
+        if name not in values:
+            yield Diagnostic("is missing; the template requires it", None, dotted(("variables", name)))
+    schema = {key: value for key, value in template.schema.items() if key != "required"}
     kept = {k: v for k, v in values.items() if v is not None or k in required or k not in with_default}
     registry: referencing.Registry[Any] = referencing.Registry()
     try:
         for error in Draft202012Validator(schema, registry=registry).iter_errors(kept):
             if not tokens_in(error.instance) or isinstance(error.instance, Mapping):
-                key = next(iter(error.absolute_path), "")
-                subject = dotted(("variables", *(p for p in error.absolute_path if isinstance(p, str | int))))
-                yield Diagnostic(error.message, _place(origins, key), subject)
+                yield _violation(error, origins)
     except referencing.exceptions.Unresolvable as error:
         yield template.fault(f'"{error.ref}" is not in the template', "variables")
+
+
+def _violation(error: ValidationError, origins: Mapping[str, Origin]) -> Diagnostic:
+    path: Path = tuple(p for p in error.absolute_path if isinstance(p, str | int))
+    place = _place(origins, next(iter(path), ""))
+    return Diagnostic(_in_words(error), place, dotted(("variables", *path)))
+
+
+_KINDS = {
+    "string": "a string",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "null",
+}
+
+
+def _in_words(error: ValidationError) -> str:
+    """What a value must be, in the words of other faults; the library's for the rarer rules."""
+    wanted: Any = error.validator_value
+    if error.validator == "enum":
+        return f"must be one of {', '.join(map(scalar_text, wanted))}, not {kind_of(error.instance)}"
+    if error.validator == "type":
+        kinds = [_KINDS.get(kind, kind) for kind in ([wanted] if isinstance(wanted, str) else wanted)]
+        return f"must be {' or '.join(kinds)}, not {kind_of(error.instance)}"
+    return error.message
 
 
 @dataclass(slots=True)
@@ -279,8 +315,7 @@ def _merged(run: ResolvedRun, given: dict[str, Json], places: Mapping[Path, Orig
     own = {key: value for key, value in run.fields.items() if key not in ("template", "variables")}
     block = own.get(run.type) or {}
     if block.get("job") is not None and (given.get(run.type) or {}).get("job") is not None:
-        origin = run.origin("kubernetes", "job")
-        position = Position(origin.file, origin.line or 1, 1) if origin.file else None
+        position = run.origin("kubernetes", "job").position
         subject = dotted(("runs", run.group, "kubernetes", "job"))
         hint = "use kubernetes.customizations to change the template's"
         raise InvalidInput([Diagnostic("the template brings a Job manifest of its own", position, subject, hint)])

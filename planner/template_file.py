@@ -44,9 +44,9 @@ class Template:
         """Where a value of the template was written."""
         known = self.places.get(path)
         if known is None:
-            line = self.sources.key(path).line if self.sources else 0
+            _, line, column = self.sources.key(path) if self.sources else ("", 0, 0)
             text = f"{self.file}:{line}" if line else self.file or "the template"
-            known = self.places[path] = Origin(text, self.file, line)
+            known = self.places[path] = Origin(text, self.file, line, column)
         return known
 
     def fault(self, message: str, *path: str | int, hint: str = "") -> Diagnostic:

@@ -259,7 +259,7 @@ def _compose(text: str, file: str) -> tuple[Any, int]:
     except yaml.MarkedYAMLError as error:
         if _SURROGATES.search(text):
             return _compose(_SURROGATES.sub(_joined, text), file)
-        raise InvalidInput([_syntax_fault(error, file)]) from None
+        raise InvalidInput([_syntax_fault(error, text, file)]) from None
     except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise InvalidInput([Diagnostic(f"is not YAML: {error}", Position(file, 1, 1))]) from None
     if node.tag == _PLAIN and node.value == "":
@@ -273,10 +273,22 @@ def _joined(pair: re.Match[str]) -> str:
     return f"{pair.group(1)}\\U{0x10000 + ((high - 0xD800) << 10) + low - 0xDC00:08x}"
 
 
-def _syntax_fault(error: yaml.MarkedYAMLError, file: str) -> Diagnostic:
+def _syntax_fault(error: yaml.MarkedYAMLError, text: str, file: str) -> Diagnostic:
     mark = error.problem_mark or error.context_mark
+    tab = _tab_that_indents(text, mark.line) if mark else -1
+    if mark and tab >= 0:
+        message = "is not YAML: a tab indents this line"
+        return Diagnostic(message, Position(file, mark.line + 1, tab + 1), hint="use spaces")
+    hint = 'put a value that holds ": " in quotes' if error.problem and "mapping values" in error.problem else ""
     words = ", ".join(part for part in (error.context, error.problem) if part)
-    return Diagnostic(f"is not YAML: {words}", _at(mark, file) if mark else Position(file, 1, 1))
+    return Diagnostic(f"is not YAML: {words}", _at(mark, file) if mark else Position(file, 1, 1), hint=hint)
+
+
+def _tab_that_indents(text: str, line: int) -> int:
+    """Where the first tab before the content of a line is, counted from 0; -1 when there is none."""
+    lines = text.split("\n")
+    content = lines[line] if line < len(lines) else ""
+    return content.find("\t", 0, len(content) - len(content.lstrip()))
 
 
 def _at(mark: Any, file: str) -> Position:

@@ -128,6 +128,10 @@ def _flag(value: Any) -> str:
     return "" if isinstance(value, bool) else f"must be true or false, not {kind_of(value)}"
 
 
+def _flag_beside_names(value: Any) -> str:
+    return "" if isinstance(value, bool) else f"must be true, false or a list of names, not {kind_of(value)}"
+
+
 def _scalar(value: Any) -> str:
     if value is None or isinstance(value, dict | list):
         return f"must be a string, a number or a boolean, not {kind_of(value)}"
@@ -216,6 +220,7 @@ Filled = Annotated[str, Checked(_filled, FILLED_SCHEMA)]
 Plain = Annotated[str, Checked(_filled, FILLED_SCHEMA, expression=False)]
 Expression = Annotated[str, Checked(_never, EXPRESSION_SCHEMA)]
 Flag = Annotated[bool, Checked(_flag, {"type": "boolean"})]
+FlagBesideNames = Annotated[bool, Checked(_flag_beside_names, {"type": "boolean"})]
 PlainFlag = Annotated[bool, Checked(_flag, {"type": "boolean"}, expression=False)]
 Scalar = Annotated[Any, Checked(_scalar, SCALAR_SCHEMA, expression=False)]
 ScalarOrNull = Annotated[Any, Checked(_any_or_null, {"type": [*SCALAR_SCHEMA["type"], "null"]}, expression=False)]

@@ -15,7 +15,7 @@ from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import TAG, is_expression, kind_of
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, SourceMap, did_you_mean, dotted
-from flowplan.schemas.spec import Spec, json_schema, spec_model, without_plugins
+from flowplan.schemas.spec import BUILT_IN_TYPES, Spec, json_schema, spec_model, without_plugins
 
 ProviderTypes = Mapping[str, type[BaseModel] | None]
 
@@ -136,7 +136,7 @@ def _is_tag(part: str | int) -> bool:
 def _words(entry: Any, path: Path, schema: Mapping[str, Any]) -> tuple[str, str]:
     kind = entry["type"]
     if kind == "extra_forbidden":
-        return "unknown field", did_you_mean(str(path[-1]), _known_names(schema, path[:-1]))
+        return "unknown field", _what_is_meant(str(path[-1]), path[:-1], schema)
     if kind == "missing":
         return "is missing", ""
     if kind == "union_tag_invalid":
@@ -151,14 +151,37 @@ def _words(entry: Any, path: Path, schema: Mapping[str, Any]) -> tuple[str, str]
     return entry["msg"], ""
 
 
-def _known_names(schema: Mapping[str, Any], path: Path) -> set[str]:
+_ELSEWHERE = {
+    "args": "command",
+    "cmd": "command",
+    "cwd": "working_dir",
+    "depends_on": "needs",
+    "environment": "env",
+    "workdir": "working_dir",
+}
+"""What fields of a run are called in files of other tools."""
+
+
+def _what_is_meant(name: str, place: Path, schema: Mapping[str, Any]) -> str:
+    """What to write instead of an unknown field: the block it belongs into, its name here, or the names there are."""
+    known = _known_names(schema, place)
+    block = next((b for b in BUILT_IN_TYPES if b in known and name in _known_names(schema, (*place, b))), None)
+    if block:
+        return f"it belongs into the block {block}"
+    if _ELSEWHERE.get(name) in known:
+        return f'write "{_ELSEWHERE[name]}"'
+    if place and place[-1] in BUILT_IN_TYPES and place[0] != "providers":
+        return did_you_mean(name, known) or f"known: {', '.join(known)}"
+    return did_you_mean(name, known)
+
+
+def _known_names(schema: Mapping[str, Any], path: Path) -> list[str]:
     """The names of the fields that a JSON Schema knows at a path."""
     places = [schema]
     for part in path:
         places = [child for place in places for child in _children(schema, place, part)]
-    return {
-        name for place in places for alternative in _flat(schema, place) for name in alternative.get("properties", ())
-    }
+    found = (alternative.get("properties", ()) for place in places for alternative in _flat(schema, place))
+    return list(dict.fromkeys(name for names in found for name in names))
 
 
 def _children(schema: Mapping[str, Any], place: Mapping[str, Any], part: str | int) -> Iterator[Mapping[str, Any]]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from flowplan.schemas.sources import Position
+
 Json = Any
 """A plain JSON value."""
 
@@ -96,12 +98,18 @@ class Settings:
 class Origin(NamedTuple):
     """Where a field of an object came from: ``spec.yaml:12``, ``customizations[0] (spec.yaml:40)``, ``default``...
 
-    ``text`` is complete for people; ``file`` and ``line`` (from 1, 0 where there is none) are for machines.
+    ``text`` is complete for people; ``file``, ``line`` and ``column`` (from 1, 0 where there is none) are for machines.
     """
 
     text: str
     file: str = ""
     line: int = 0
+    column: int = 0
+
+    @property
+    def position(self) -> Position | None:
+        """The place in the file, for complaints; None where there is no file."""
+        return Position(self.file, self.line or 1, self.column or 1) if self.file else None
 
 
 class Rendered(NamedTuple):

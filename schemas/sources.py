@@ -76,6 +76,6 @@ def dotted(path: Path) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``did you mean "timeout"?`` for the nearest known word, or "" when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    """``did you mean "timeout"?`` for the nearest other word that is known, or "" when none is near."""
+    near = difflib.get_close_matches(word, [other for other in known if other != word], n=1, cutoff=0.6)
     return f'did you mean "{near[0]}"?' if near else ""

@@ -154,7 +154,7 @@ class DockerBlock(Part):
 class ProcessBlock(Part):
     """What only local processes know."""
 
-    inherit_env: Annotated[Any, f.OneOf(f.Flag, items=list[f.Filled], word="true, false")] | None = Field(
+    inherit_env: Annotated[Any, f.OneOf(f.FlagBesideNames, items=list[f.Filled], word="true, false")] | None = Field(
         None, description="Which variables of flowplan's environment the process sees: true (default), false, names."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -59,7 +60,6 @@ SCOPE = Scope(
         ("${var}", "${var}"),
         ("${run:-3}", "${run:-3}"),
         ("$(date) $HOME ${1} ${X:-y} ${variable.x}", "$(date) $HOME ${1} ${X:-y} ${variable.x}"),
-        ("${ var.n }", "${ var.n }"),
         ("$${${var.n}", "${3"),
     ],
 )
@@ -85,10 +85,14 @@ def test_values(text: str, result: Any) -> None:
         ("${var.a..b}", "is not an expression"),
         ("${var.[0]}", "is not an expression"),
         ("${var.a[0]b}", "is not an expression"),
+        ("a ${var.n", "${var.n is not closed"),
+        ("${each.day ${HOME", "is not closed"),
+        ("${ var.n }", "${ var.n } holds blanks"),
+        ("${ run.id", "is not closed"),
     ],
 )
 def test_errors(text: str, message: str) -> None:
-    with pytest.raises(ExpressionError, match=message.replace("(", r"\(")):
+    with pytest.raises(ExpressionError, match=re.escape(message)):
         evaluate_text(text, SCOPE)
 
 

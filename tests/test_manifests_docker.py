@@ -244,10 +244,10 @@ def test_faults(fields: dict[str, Any], subject: str, words: str) -> None:
 
 
 def test_all_faults_at_once_with_positions() -> None:
-    origins = {("image",): Origin("spec.yaml:7", "spec.yaml", 7)}
+    origins = {("image",): Origin("spec.yaml:7", "spec.yaml", 7, 12)}
     found = docker.check(run(origins, image="a:", docker={"mem_limit": "x", "volumes": ["y"]}))
     assert len(found) == 3
-    assert str(found[0]).startswith("spec.yaml:7:")
+    assert str(found[0]).startswith("spec.yaml:7:12: ")
 
 
 def test_create_options_in_both_spellings() -> None:

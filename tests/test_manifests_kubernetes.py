@@ -412,7 +412,7 @@ def test_env_with_a_secret_and_wrapped_args_as_people_wrote_them() -> None:
 def test_customizations_from_a_file() -> None:
     text = "- {op: add, path: /spec/suspend, value: true}\n- {op: remove, path: /spec/nope}\n"
     run = run_of(files={"patch.yaml": parse(text, "/x/patch.yaml")}, kubernetes={"customizations": "patch.yaml"})
-    assert faults_of(run).startswith("patch.yaml:2:1: runs.train.kubernetes.customizations[1]: remove /spec/nope: ")
+    assert faults_of(run).startswith("patch.yaml:2:3: runs.train.kubernetes.customizations[1]: remove /spec/nope: ")
 
 
 @pytest.mark.parametrize(
@@ -530,7 +530,7 @@ def test_no_image_is_a_fault() -> None:
 def test_faults_of_a_manifest_file_have_their_place() -> None:
     document = parse("spec:\n  template:\n    spec:\n      restartPolicy: Always\n", "/x/job.yaml")
     run = run_of(files={"job.yaml": document}, kubernetes={"job": "job.yaml"})
-    assert faults_of(run).startswith("job.yaml:4:1: runs.train: /spec/template/spec/restartPolicy: must be Never")
+    assert faults_of(run).startswith("job.yaml:4:7: runs.train: /spec/template/spec/restartPolicy: must be Never")
 
 
 def test_a_manifest_of_another_kind() -> None:

@@ -159,6 +159,10 @@ def test_model_and_schema_agree_about_keys(name: str) -> None:
         ("{stream_output: 'yes'}", 'must be true or false, not "yes"'),
         ("{stream_output: yes}", 'must be true or false, not "yes"'),
         ("{protect: true}", "must be active, always or false, not the boolean true"),
+        ("{process: {inherit_env: PATH}}", 'must be true, false or a list of names, not "PATH"'),
+        ("{environment: {A: b}}", '4:7: runs.a.environment: unknown field; write "env"'),
+        ("{namespace: x}", "4:7: runs.a.namespace: unknown field; it belongs into the block kubernetes"),
+        ("{kubernetes: {ports: x}}", "runs.a.kubernetes.ports: unknown field; known: namespace, service_account_name"),
         ("{docker: [x]}", "runs.a.docker: must be a mapping, not a list"),
         ("{docker: {mem_limit: 2x}}", "runs.a.docker.mem_limit: must be a size"),
         ("{docker: {netwroks: [x]}}", 'runs.a.docker.netwroks: unknown field; did you mean "networks"?'),
@@ -196,6 +200,10 @@ def test_faults_of_a_run(tmp_path: Path, fields: str, message: str) -> None:
         ("flowplan: 1\nproject: p\nruns: {}\nrun: {}", 'spec.yaml:4:1: run: unknown field; did you mean "runs"?'),
         ("flowplan: 1\nproject: p\nruns: {}\nproviders: {gpu: {}}", 'providers.gpu: unknown provider type "gpu"'),
         ("flowplan: 1\nproject: p\nruns: {}\nproviders: {a: {type: dokcer}}", 'did you mean "docker"?'),
+        (
+            "flowplan: 1\nproject: p\nruns: {}\nproviders: {process: {host: x}}",
+            "spec.yaml:4:23: providers.process.host: unknown field",
+        ),
         ("flowplan: 1\nproject: p\nruns: {}\nproviders: {docker: {hots: x}}", 'did you mean "host"?'),
         (
             "flowplan: 1\nproject: p\nruns: {}\nproviders: {g: {type: kubernetes, host: x}}",

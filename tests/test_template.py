@@ -137,9 +137,9 @@ def test_every_fault_of_the_values_at_once() -> None:
         fill(wanted, {"a": "x", "memroy": 1})
     told = str(error.value)
     assert "variables.memroy: is not a variable of the template" in told
-    assert "variables.a: 'x' is not of type 'integer'" in told
-    assert "'b' is a required property" in told
-    assert "'c'" not in told
+    assert 'variables.a: must be a whole number, not "x"' in told
+    assert "variables.b: is missing; the template requires it" in told
+    assert "variables.c" not in told
 
 
 def test_null_is_allowed_for_an_optional_variable_with_a_default() -> None:
@@ -152,6 +152,14 @@ def test_unknown_variable_of_a_run_has_its_place_and_a_suggestion() -> None:
         apply_template(run, exported("kubernetes.yaml"), "base.yaml")
     assert str(error.value).startswith("spec.yaml:4:1: runs.train.variables.memory_limt:")
     assert 'did you mean "memory_limit"?' in str(error.value)
+
+
+def test_a_missing_variable_is_told_where_the_run_gives_its_variables() -> None:
+    wanted = template({"image": "{{ image }}"}, image={}, size={})
+    wanted["variables"]["required"] = ["size"]
+    with pytest.raises(InvalidInput) as error:
+        apply_template(run_of("docker", image="a:1", variables={}), wanted, "base.yaml")
+    assert str(error.value) == "spec.yaml:4:1: runs.train.variables.size: is missing; the template requires it"
 
 
 def test_undeclared_placeholder_has_its_place() -> None:

@@ -18,7 +18,7 @@ from flowplan.planner.names import docker_label_key, docker_run_name
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
-from flowplan.schemas.sources import Diagnostic, Path, Position, dotted
+from flowplan.schemas.sources import Diagnostic, Path, dotted
 
 UPDATABLE = frozenset(
     [
@@ -68,8 +68,7 @@ class _Build:
 
     def fault(self, path: Path, message: str, hint: str = "") -> None:
         origin = self.run.origin(*path)
-        position = Position(origin.file, origin.line, 1) if origin.file else None
-        self.faults.append(Diagnostic(message, position, dotted(("runs", self.run.group, *path)), hint))
+        self.faults.append(Diagnostic(message, origin.position, dotted(("runs", self.run.group, *path)), hint))
 
     def attempt(self, path: Path, parse: Callable[[], Json]) -> Json:
         """What ``parse`` returns, or None and a fault at ``path`` when it raises ValueError."""

@@ -146,7 +146,8 @@ def hosts(value: Any) -> dict[str, str]:
     result: dict[str, str] = {}
     for host, address in pairs:
         if not host or not address or re.search(r"\s", f"{host}{address}"):
-            raise ValueError(f'"{host}:{address}" is not a host: write name:address')
+            shown = f"{host}:{address}" if address else host
+            raise ValueError(f'"{shown}" is not a host: write name:address')
         if host in result:
             raise ValueError(f'"{host}" is given twice')
         result[host] = str(address)

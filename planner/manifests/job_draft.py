@@ -11,7 +11,7 @@ from flowplan.planner.manifests.job_secrets import HiddenSecrets
 from flowplan.planner.pointers import escape
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.runs import Json, Origin
-from flowplan.schemas.sources import Diagnostic, Path, Position, dotted
+from flowplan.schemas.sources import Diagnostic, Path, dotted
 
 POD: Path = ("spec", "template", "spec")
 FIRST: Path = (*POD, "containers", 0)
@@ -81,7 +81,7 @@ class Draft:
     def fault(self, message: str, *source: str | int, hint: str = "") -> None:
         """A fault of the run's own fields."""
         subject = dotted(("runs", self.run.group, *source))
-        self.faults.append(Diagnostic(message, position_of(self.run.origin(*source)), subject, hint))
+        self.faults.append(Diagnostic(message, self.run.origin(*source).position, subject, hint))
 
     def fault_at(self, path: str, message: str, hint: str = "") -> None:
         """A fault at a JSON Pointer of the manifest, at the place in the file that gave it."""
@@ -89,7 +89,7 @@ class Draft:
         self.faulted.add(path)
         shown = path.removeprefix("/Job") or "/"
         subject = f"{dotted(('runs', self.run.group))}: {shown}"
-        self.faults.append(Diagnostic(message, position_of(origin), subject, hint))
+        self.faults.append(Diagnostic(message, origin.position, subject, hint))
 
     def origin_at(self, path: str) -> Origin:
         """The origin of the value at a pointer, or of its nearest ancestor."""
@@ -99,11 +99,6 @@ class Draft:
                 return found
             path = path.rpartition("/")[0]
         return Origin("default")
-
-
-def position_of(origin: Origin) -> Position | None:
-    """The place of an origin in its file, None where it has none."""
-    return Position(origin.file, origin.line or 1, 1) if origin.file else None
 
 
 def paths_of(value: Json, path: Path = ()) -> Iterator[Path]:

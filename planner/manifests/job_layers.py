@@ -95,8 +95,8 @@ def _document_origins(document: Document, file: str) -> dict[str, Origin]:
     """The origin of every value of a file, named as in the spec; worked out once for a file that many runs share."""
     known = _known_documents.get(id(document))
     if known is None or known[0] is not document:
-        places = {p: document.sources.key(p).line for p in paths_of(document.value)}
-        origins = {pointer(p): Origin(f"{file}:{line}", file, line) for p, line in places.items()}
+        places = {p: document.sources.key(p) for p in paths_of(document.value)}
+        origins = {pointer(p): Origin(f"{file}:{at.line}", file, at.line, at.column) for p, at in places.items()}
         if len(_known_documents) > 64:
             _known_documents.clear()
         known = _known_documents[id(document)] = (document, origins)

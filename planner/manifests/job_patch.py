@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flowplan.planner.manifests.job_draft import Draft, copied, kind_of, position_of
+from flowplan.planner.manifests.job_draft import Draft, copied, kind_of
 from flowplan.planner.pointers import unescape
 from flowplan.schemas.documents import Document
 from flowplan.schemas.runs import Json, Origin, canonical
@@ -53,12 +53,12 @@ def _origin(draft: Draft, wanted: Any, document: Document | None, index: int) ->
     """``customizations[0] (spec.yaml:40)``."""
     if document is not None:
         place = document.sources.value((index,))
-        where = Origin(f"{wanted}:{place.line}", wanted, place.line)
+        where = Origin(f"{wanted}:{place.line}", wanted, place.line, place.column)
     elif isinstance(wanted, str):
         where = Origin(wanted, wanted)
     else:
         where = draft.run.origin("kubernetes", "customizations", index)
-    return Origin(f"customizations[{index}] ({where.text})", where.file, where.line)
+    return Origin(f"customizations[{index}] ({where.text})", where.file, where.line, where.column)
 
 
 def _fault(draft: Draft, index: int, operation: Any, origin: Origin, problem: str) -> Diagnostic:
@@ -66,7 +66,7 @@ def _fault(draft: Draft, index: int, operation: Any, origin: Origin, problem: st
     told = ""
     if isinstance(operation, Mapping):
         told = " ".join(str(operation[key]) for key in ("op", "path") if isinstance(operation.get(key), str))
-    return Diagnostic(f"{told}: {problem}" if told else problem, position_of(origin), subject)
+    return Diagnostic(f"{told}: {problem}" if told else problem, origin.position, subject)
 
 
 def _malformed(operation: Any) -> str:

@@ -11,7 +11,7 @@ from flowplan.planner.names import docker_run_name
 from flowplan.schemas.quantities import duration
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.secrets import tokens_in
-from flowplan.schemas.sources import Diagnostic, Path, Position, dotted
+from flowplan.schemas.sources import Diagnostic, Path, dotted
 
 KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 """Settings that are part of the objects: the supervisor keeps them."""
@@ -60,9 +60,7 @@ def _env_faults(run: ResolvedRun, name: str, value: Json) -> list[Diagnostic]:
 
 
 def _fault(run: ResolvedRun, path: Path, message: str, hint: str = "") -> Diagnostic:
-    origin = run.origin(*path)
-    position = Position(origin.file, origin.line, 1) if origin.file else None
-    return Diagnostic(message, position, dotted(("runs", run.group, *path)), hint)
+    return Diagnostic(message, run.origin(*path).position, dotted(("runs", run.group, *path)), hint)
 
 
 def render(run: ResolvedRun, identity: Identity) -> Rendered:
