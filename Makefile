@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help install demo test check docs clean
+.PHONY: help install demo test faults bench check docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -27,6 +27,11 @@ demo: $(BIN)/flowplan ## Plan, apply, plan again and destroy a spec of local pro
 test: $(VENV)/dev check ## All checks and tests; engines are found by DOCKER_HOST, KUBECONFIG and REGISTRY
 	@# Two workers share one engine and two cores: what fails there has to fail alone as well to count.
 	$(BIN)/pytest -n 2 --dist loadgroup || $(BIN)/pytest --last-failed --last-failed-no-failures none
+
+faults: $(VENV)/dev ## Kill flowplan at every named point, on every engine, and write the table of docs/reliability.md (about an hour)
+	$(BIN)/python tests/faults/fault_rounds.py --providers process docker kubernetes --passings 2 --write-docs
+	$(BIN)/python tests/faults/fault_rounds.py --providers process --random 600 --write-docs
+	$(BIN)/python tests/faults/fault_rounds.py --providers docker --random 60 --write-docs
 
 bench: $(BIN)/flowplan ## Measure flowplan side by side with what one would use instead; ROWS="name ..." for some
 	$(BIN)/python benchmarks/run.py $(ROWS)

@@ -1,13 +1,12 @@
 """The rounds of the fault harness: end a command at a point, run the next one, and compare engine, state and history.
 
-``python tests/faults/fault_rounds.py --providers process docker`` plays all of them, prints the table, and writes it to
-``docs/reliability.json``.
+``make faults`` plays all of them and writes their table into ``docs/reliability.md``; ``--random 500 --seed 1`` kills applies
+and destroys of twenty runs at random moments instead.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import sys
@@ -25,6 +24,8 @@ import flowplan.schemas
 import flowplan.state
 
 SOURCES = [Path(package.__path__[0]) for package in (flowplan, flowplan.providers, flowplan.schemas, flowplan.state)]
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+BEGIN, END = "<!-- rounds -->", "<!-- end of rounds -->"
 LEFT_OUT: dict[str, str] = {}
 """Points of the sources that no command here passes, and why that is as it should be."""
 FINAL = ("succeeded", "failed", "timed_out", "cancelled", "lost", "destroyed")
@@ -248,18 +249,30 @@ def play_all(providers: list[str], passings: int, only: str, keep: int) -> Itera
                 yield tally
 
 
+HEAD = (
+    "| provider | command | points | rounds | killed | lost | repeated | orphans | leaks | other |",
+    "|---|---|" + "--:|" * 8,
+)
+
+
+def row(t: Tally) -> str:
+    """A tally's line of the table."""
+    figures = (len(t.names), t.rounds, t.killed, t.lost, t.repeated, t.orphans, t.leaks, len(t.faults))
+    return f"| {t.provider} | {t.command} | " + " | ".join(str(n) for n in figures) + " |"
+
+
 def table(tallies: list[Tally]) -> str:
     """The table of the report."""
-    lines = [
-        "| provider | command | points | rounds | killed | lost | repeated | orphans | leaks | other |",
-        "|---|---|" + "--:|" * 8,
-    ]
-    for t in tallies:
-        lines.append(
-            f"| {t.provider} | {t.command} | {len(t.names)} | {t.rounds} | {t.killed} | {t.lost} | {t.repeated} | {t.orphans}"
-            f" | {t.leaks} | {len(t.faults)} |"
-        )
-    return "\n".join(lines)
+    return "\n".join([*HEAD, *(row(t) for t in tallies)])
+
+
+def write_docs(tallies: list[Tally]) -> None:
+    """Put the rows into the table of docs/reliability.md, in place of older ones of the same provider and command."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    old, _, after = rest.partition(END)
+    rows = {tuple(line.split("|")[1:3]): line for line in old.splitlines()[4:] if line.startswith("|")}
+    rows |= {tuple(row(t).split("|")[1:3]): row(t) for t in tallies}
+    PAGE.write_text("\n".join([before + BEGIN, "", *HEAD, *rows.values(), "", END + after]))
 
 
 def random_rounds(provider: str, seed: int, rounds: int, runs: int, directory: Path) -> Tally:
@@ -338,7 +351,7 @@ def main() -> int:
     options.add_argument("--only", default="", help="one command")
     options.add_argument("--random", type=int, default=0, help="rounds of random kills")
     options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--write", type=Path, help="the file of figures to bring up to date")
+    options.add_argument("--write-docs", action="store_true", help="bring the table of docs/reliability.md up to date")
     given = options.parse_args()
     tallies = []
     for tally in play_all(given.providers, given.passings, given.only, given.keep) if not given.random else ():
@@ -352,19 +365,9 @@ def main() -> int:
     print(table(tallies))
     unknown = never_passed(tallies) if not (given.random or given.only) else []
     print(*(f"no command passes {name}" for name in unknown), sep="\n")
-    if given.write:
-        write(given.write, tallies)
+    if given.write_docs:
+        write_docs(tallies)
     return 1 if unknown or any(t.faults for t in tallies) else 0
-
-
-def write(path: Path, tallies: list[Tally]) -> None:
-    """Put the figures in place of older ones of the same provider and command."""
-    rows = json.loads(path.read_text())["rounds"] if path.exists() else []
-    fresh = {(t.provider, t.command): {**t.__dict__, "names": len(t.names), "faults": len(t.faults)} for t in tallies}
-    kept = [r for r in rows if (r["provider"], r["command"]) not in fresh]
-    path.write_text(
-        json.dumps({"rounds": sorted([*kept, *fresh.values()], key=lambda r: r["provider"])}, indent=1) + "\n"
-    )
 
 
 if __name__ == "__main__":
