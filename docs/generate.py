@@ -150,9 +150,10 @@ def commands_page() -> str:
     """Every command with its arguments and options."""
     import typer
 
-    from flowplan.cli import app
+    from flowplan.cli import COMMANDS
+    from flowplan.typed import application
 
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(application(COMMANDS))
     sections = [_command(path, command) for path, command in _leaves("flowplan", root)]
     return _below_mark("commands.md", sections)
 

@@ -1,104 +1,84 @@
 """The command line: options and their help; what a command does is in flowplan.commands, imported when it runs."""
 
-from __future__ import annotations
-
 import os
 import sys
-from collections.abc import Sequence
-from copy import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, TypeVar
 
-import typer
+from flowplan.options import Argument, Command, Option, understood
+from flowplan.schemas.errors import FlowplanError, InvalidInput
 
-from flowplan.schemas.errors import FlowplanError
+COMMANDS: list[Command] = []
 
-app = typer.Typer(
-    name="flowplan",
-    help="plan and apply for runs: Kubernetes Jobs, Docker containers, local processes.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-state_app = typer.Typer(help="Look into the state and repair it.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(state_app, name="state")
+Declared = TypeVar("Declared", bound=Callable[..., "int | None"])
 
-# The base of typer's own usage errors; typer does not export it by name.
-_UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
-Spec = Annotated[Path | None, typer.Argument(metavar="SPEC", help="The spec; default flowplan.yaml.")]
+def command(*words: str) -> Callable[[Declared], Declared]:
+    """Make a function the command of these words; what its parameters are called and take is in their annotations."""
+
+    def declare(function: Declared) -> Declared:
+        COMMANDS.append(Command(words or (function.__name__,), function))
+        return function
+
+    return declare
+
+
+Spec = Annotated[Path | None, Argument(metavar="SPEC", help="The spec; default flowplan.yaml.")]
 State = Annotated[
     Path,
-    typer.Option("--state", envvar="FLOWPLAN_STATE", metavar="FILE", help="The state; default .flowplan/state.db."),
+    Option("--state", envvar="FLOWPLAN_STATE", metavar="FILE", help="The state; default .flowplan/state.db."),
 ]
-Var = Annotated[list[str] | None, typer.Option("--var", metavar="NAME=VALUE", help="Value of a variable. Repeatable.")]
+Var = Annotated[list[str] | None, Option("--var", metavar="NAME=VALUE", help="Value of a variable. Repeatable.")]
 VarFile = Annotated[
     list[Path] | None,
-    typer.Option("--var-file", metavar="FILE", help="YAML file with values of variables. Repeatable."),
+    Option("--var-file", metavar="FILE", help="YAML file with values of variables. Repeatable."),
 ]
 Target = Annotated[
     list[str] | None,
-    typer.Option("--target", metavar="ADDR", help="Only these runs (address, run name or glob) and what they need."),
+    Option("--target", metavar="ADDR", help="Only these runs (address, run name or glob) and what they need."),
 ]
-Exclude = Annotated[list[str] | None, typer.Option("--exclude", metavar="ADDR", help="Not these runs. Repeatable.")]
+Exclude = Annotated[list[str] | None, Option("--exclude", metavar="ADDR", help="Not these runs. Repeatable.")]
 Rerun = Annotated[
-    list[str] | None, typer.Option("--rerun", metavar="ADDR", help="Run again, whatever became of it. Repeatable.")
+    list[str] | None, Option("--rerun", metavar="ADDR", help="Run again, whatever became of it. Repeatable.")
 ]
 AllowInterrupt = Annotated[
     list[str] | None,
-    typer.Option("--allow-interrupt", metavar="ADDR", help="Let go of `protect` for these runs. Repeatable."),
+    Option("--allow-interrupt", metavar="ADDR", help="Let go of `protect` for these runs. Repeatable."),
 ]
-Refresh = Annotated[bool, typer.Option("--refresh/--no-refresh", help="Ask the engines first.")]
-Preflight = Annotated[bool, typer.Option("--preflight/--no-preflight", help="Look for what apply would trip over.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for approval.")]
+Refresh = Annotated[bool, Option("--refresh/--no-refresh", help="Ask the engines first.")]
+Preflight = Annotated[bool, Option("--preflight/--no-preflight", help="Look for what apply would trip over.")]
+Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask for approval.")]
 LockTimeout = Annotated[
-    str, typer.Option("--lock-timeout", metavar="TIME", help="Wait for the state's lock: 90s, 10m.")
+    str, Option("--lock-timeout", metavar="TIME", help="Wait for the state's lock: 90s, 10m.")
 ]
-Parallelism = Annotated[int, typer.Option("--parallelism", min=1, max=1000, help="Engine calls at the same time.")]
-Detach = Annotated[bool, typer.Option("--detach", "-d", help="Return once everything that can start has started.")]
+Parallelism = Annotated[int, Option("--parallelism", min=1, max=1000, help="Engine calls at the same time.")]
+Detach = Annotated[bool, Option("--detach", "-d", help="Return once everything that can start has started.")]
 WaitTimeout = Annotated[
-    str | None, typer.Option("--wait-timeout", metavar="TIME", help="Stop following after this time; runs go on.")
+    str | None, Option("--wait-timeout", metavar="TIME", help="Stop following after this time; runs go on.")
 ]
-Format = Annotated[str, typer.Option("--format", metavar="text|json", help="How to print.")]
-PlanFormat = Annotated[str, typer.Option("--format", metavar="text|json|markdown", help="How to print the plan.")]
-Full = Annotated[bool, typer.Option("--full", help="Show unchanged fields and runs too.")]
-Context = Annotated[int, typer.Option("--context", min=0, metavar="N", help="Unchanged lines around changed ones.")]
-Explain = Annotated[bool, typer.Option("--explain", help="Show where each field was written.")]
+Format = Annotated[str, Option("--format", metavar="text|json", help="How to print.")]
+PlanFormat = Annotated[str, Option("--format", metavar="text|json|markdown", help="How to print the plan.")]
+Full = Annotated[bool, Option("--full", help="Show unchanged fields and runs too.")]
+Context = Annotated[int, Option("--context", min=0, metavar="N", help="Unchanged lines around changed ones.")]
+Explain = Annotated[bool, Option("--explain", help="Show where each field was written.")]
 JsonInto = Annotated[
-    Path | None, typer.Option("--json-into", metavar="FILE", help="Write the JSON form to a file as well.")
+    Path | None, Option("--json-into", metavar="FILE", help="Write the JSON form to a file as well.")
 ]
 SummaryFile = Annotated[
-    Path | None, typer.Option("--summary-file", metavar="FILE", help="Append the Markdown form (CI job summaries).")
+    Path | None, Option("--summary-file", metavar="FILE", help="Append the Markdown form (CI job summaries).")
 ]
 Policy = Annotated[
-    list[Path] | None, typer.Option("--policy", metavar="FILE", help="Policies that the objects must satisfy.")
+    list[Path] | None, Option("--policy", metavar="FILE", help="Policies that the objects must satisfy.")
 ]
 
 STATE = Path(".flowplan/state.db")
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        from flowplan import __version__
-
-        typer.echo(f"flowplan {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command()
+@command()
 def init(
-    directory: Annotated[Path, typer.Argument(help="Where to write flowplan.yaml.")] = Path(),
-    provider: Annotated[str, typer.Option(help="process, docker or kubernetes.")] = "process",
+    directory: Annotated[Path, Argument(help="Where to write flowplan.yaml.")] = Path(),
+    provider: Annotated[str, Option(help="process, docker or kubernetes.")] = "process",
 ) -> None:
     """Write a first spec to start from."""
     from flowplan.commands import starting
@@ -106,7 +86,7 @@ def init(
     starting.init(directory, provider)
 
 
-@app.command()
+@command()
 def validate(spec: Spec = None, var: Var = None, var_file: VarFile = None, format: Format = "text") -> None:
     """Check a spec without any engine or state."""
     from flowplan.commands import arguments, validating
@@ -114,7 +94,7 @@ def validate(spec: Spec = None, var: Var = None, var_file: VarFile = None, forma
     validating.validate(spec, arguments.given(var, var_file), format)
 
 
-@app.command()
+@command()
 def plan(
     spec: Spec = None,
     state: State = STATE,
@@ -124,48 +104,46 @@ def plan(
     exclude: Exclude = None,
     rerun: Rerun = None,
     allow_interrupt: AllowInterrupt = None,
-    destroy: Annotated[bool, typer.Option("--destroy", help="Plan the destruction of everything recorded.")] = False,
+    destroy: Annotated[bool, Option("--destroy", help="Plan the destruction of everything recorded.")] = False,
     refresh: Refresh = True,
-    refresh_only: Annotated[bool, typer.Option("--refresh-only", help="Only what changed outside flowplan.")] = False,
+    refresh_only: Annotated[bool, Option("--refresh-only", help="Only what changed outside flowplan.")] = False,
     preflight: Preflight = True,
     policy: Policy = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Save the plan.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", metavar="FILE", help="Save the plan.")] = None,
     check: Annotated[
-        Path | None, typer.Option("--check", metavar="PLAN", help="Is this plan still what would be done?")
+        Path | None, Option("--check", metavar="PLAN", help="Is this plan still what would be done?")
     ] = None,
     max_age: Annotated[
-        str | None, typer.Option("--max-age", metavar="TIME", help="Refuse to apply the plan later.")
+        str | None, Option("--max-age", metavar="TIME", help="Refuse to apply the plan later.")
     ] = None,
     format: PlanFormat = "text",
     json_into: JsonInto = None,
     summary_file: SummaryFile = None,
     detailed_exitcode: Annotated[
-        bool, typer.Option("--detailed-exitcode", help="Exit 2 when there are changes.")
+        bool, Option("--detailed-exitcode", help="Exit 2 when there are changes.")
     ] = False,
     explain: Explain = False,
     full: Full = False,
     context: Context = 0,
-) -> None:
+) -> int:
     """Show what apply would do, and why. Writes nothing but the plan."""
     from flowplan.commands import arguments, planning
 
     if destroy and refresh_only:
-        raise typer.BadParameter("--destroy and --refresh-only exclude each other")
+        raise InvalidInput("--destroy and --refresh-only exclude each other", hint="see `flowplan plan --help`")
     mode = "destroy" if destroy else "refresh_only" if refresh_only else "normal"
     options = planning.options(mode, target, exclude, rerun, allow_interrupt)
     request = planning.request(state, options, arguments.given(var, var_file), refresh, preflight, policy)
     shown = planning.Shown(
         format, full=full, context=context, explain=explain, json_into=json_into, summary=summary_file
     )
-    raise typer.Exit(
-        planning.plan(spec, request, shown, out=out, check=check, max_age=max_age, detailed=detailed_exitcode)
-    )
+    return planning.plan(spec, request, shown, out=out, check=check, max_age=max_age, detailed=detailed_exitcode)
 
 
-@app.command()
+@command()
 def apply(
     what: Annotated[
-        Path | None, typer.Argument(metavar="PLAN|SPEC", help="A saved plan or a spec; default the last plan.")
+        Path | None, Argument(metavar="PLAN|SPEC", help="A saved plan or a spec; default the last plan.")
     ] = None,
     state: State = STATE,
     var: Var = None,
@@ -183,12 +161,12 @@ def apply(
     wait_timeout: WaitTimeout = None,
     lock_timeout: LockTimeout = "0",
     max_age: Annotated[
-        str | None, typer.Option("--max-age", metavar="TIME", help="Refuse a plan file older than this.")
+        str | None, Option("--max-age", metavar="TIME", help="Refuse a plan file older than this.")
     ] = None,
     format: Format = "text",
     json_into: JsonInto = None,
-    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
-) -> None:
+    stream: Annotated[bool, Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
+) -> int:
     """Do exactly what was reviewed, then follow every run to its end."""
     from flowplan.commands import applying, arguments, planning
 
@@ -205,10 +183,10 @@ def apply(
         json_into=json_into,
         max_age=arguments.seconds("--max-age", max_age),
     )
-    raise typer.Exit(applying.apply(what, request, how))
+    return applying.apply(what, request, how)
 
 
-@app.command()
+@command()
 def destroy(
     spec: Spec = None,
     state: State = STATE,
@@ -220,7 +198,7 @@ def destroy(
     parallelism: Parallelism = 10,
     lock_timeout: LockTimeout = "0",
     format: Format = "text",
-) -> None:
+) -> int:
     """Stop and remove everything that was created; the history stays."""
     from flowplan.commands import applying, arguments, planning
 
@@ -232,27 +210,27 @@ def destroy(
         lock_timeout=arguments.seconds("--lock-timeout", lock_timeout) or 0.0,
         format=format,
     )
-    raise typer.Exit(applying.destroy(spec, request, how))
+    return applying.destroy(spec, request, how)
 
 
-@app.command()
+@command()
 def watch(
-    address: Annotated[list[str] | None, typer.Argument(metavar="ADDR", help="Only these runs.")] = None,
+    address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
     state: State = STATE,
     wait_timeout: WaitTimeout = None,
     format: Format = "text",
-    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
-) -> None:
+    stream: Annotated[bool, Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
+) -> int:
     """Come back to runs that go on, and follow them to their end."""
     from flowplan.commands import applying, arguments
 
     how = applying.How(wait_timeout=arguments.seconds("--wait-timeout", wait_timeout), format=format, stream=stream)
-    raise typer.Exit(applying.watch(state, address or [], how))
+    return applying.watch(state, address or [], how)
 
 
-@app.command()
+@command()
 def status(
-    address: Annotated[list[str] | None, typer.Argument(metavar="ADDR", help="Only these runs.")] = None,
+    address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
     state: State = STATE,
     refresh: Refresh = True,
     format: Format = "text",
@@ -263,14 +241,14 @@ def status(
     reading.status(state, address or [], refresh, format)
 
 
-@app.command()
+@command()
 def logs(
-    address: Annotated[str, typer.Argument(metavar="ADDR", help="The run.")],
+    address: Annotated[str, Argument(metavar="ADDR", help="The run.")],
     state: State = STATE,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on to the run's end.")] = False,
-    tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, metavar="N", help="Only the last lines.")] = None,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on to the run's end.")] = False,
+    tail: Annotated[int | None, Option("--tail", "-n", min=0, metavar="N", help="Only the last lines.")] = None,
     attempt: Annotated[
-        int | None, typer.Option("--attempt", min=1, metavar="N", help="Another attempt than the last.")
+        int | None, Option("--attempt", min=1, metavar="N", help="Another attempt than the last.")
     ] = None,
     format: Format = "text",
 ) -> None:
@@ -280,11 +258,11 @@ def logs(
     reading.logs(state, address, follow, tail, attempt, format)
 
 
-@app.command()
+@command()
 def events(
-    address: Annotated[str | None, typer.Argument(metavar="ADDR", help="Only this run.")] = None,
+    address: Annotated[str | None, Argument(metavar="ADDR", help="Only this run.")] = None,
     state: State = STATE,
-    after: Annotated[int, typer.Option("--after", metavar="SEQ", help="Only events after this sequence number.")] = 0,
+    after: Annotated[int, Option("--after", metavar="SEQ", help="Only events after this sequence number.")] = 0,
     format: Format = "text",
 ) -> None:
     """The history: every transition of every run."""
@@ -293,9 +271,9 @@ def events(
     reading.events(state, address, after, format)
 
 
-@app.command()
+@command()
 def show(
-    plan: Annotated[Path | None, typer.Argument(metavar="PLAN", help="A saved plan; default the last one.")] = None,
+    plan: Annotated[Path | None, Argument(metavar="PLAN", help="A saved plan; default the last one.")] = None,
     state: State = STATE,
     format: PlanFormat = "text",
     full: Full = False,
@@ -308,9 +286,9 @@ def show(
     planning.show(plan, state, planning.Shown(format, full=full, context=context, explain=explain))
 
 
-@app.command()
+@command()
 def schema(
-    kind: Annotated[str, typer.Argument(metavar="spec|plan|event|status", help="Which document.")] = "spec",
+    kind: Annotated[str, Argument(metavar="spec|plan|event|status", help="Which document.")] = "spec",
 ) -> None:
     """Print the JSON Schema of a document, for editors and programs."""
     from flowplan.commands import starting
@@ -318,7 +296,7 @@ def schema(
     starting.schema(kind)
 
 
-@state_app.command("list")
+@command("state", "list")
 def state_list(state: State = STATE, format: Format = "text") -> None:
     """The addresses that are managed."""
     from flowplan.commands import states
@@ -326,18 +304,18 @@ def state_list(state: State = STATE, format: Format = "text") -> None:
     states.list_(state, format)
 
 
-@state_app.command("show")
-def state_show(address: Annotated[str, typer.Argument(metavar="ADDR")], state: State = STATE) -> None:
+@command("state", "show")
+def state_show(address: Annotated[str, Argument(metavar="ADDR")], state: State = STATE) -> None:
     """Everything recorded about a run, as JSON."""
     from flowplan.commands import states
 
     states.show(state, address)
 
 
-@state_app.command("mv")
+@command("state", "mv")
 def state_mv(
-    old: Annotated[str, typer.Argument(metavar="FROM")],
-    new: Annotated[str, typer.Argument(metavar="TO")],
+    old: Annotated[str, Argument(metavar="FROM")],
+    new: Annotated[str, Argument(metavar="TO")],
     state: State = STATE,
     lock_timeout: LockTimeout = "0",
 ) -> None:
@@ -347,9 +325,9 @@ def state_mv(
     states.move(state, old, new, lock_timeout)
 
 
-@state_app.command("rm")
+@command("state", "rm")
 def state_rm(
-    address: Annotated[list[str], typer.Argument(metavar="ADDR")],
+    address: Annotated[list[str], Argument(metavar="ADDR")],
     state: State = STATE,
     lock_timeout: LockTimeout = "0",
 ) -> None:
@@ -359,12 +337,12 @@ def state_rm(
     states.remove(state, address, lock_timeout)
 
 
-@state_app.command("import")
+@command("state", "import")
 def state_import(
-    address: Annotated[str, typer.Argument(metavar="ADDR")],
-    object_id: Annotated[str, typer.Argument(metavar="ID", help="Container id, namespace/job or pid.")],
+    address: Annotated[str, Argument(metavar="ADDR")],
+    object_id: Annotated[str, Argument(metavar="ID", help="Container id, namespace/job or pid.")],
     spec: Annotated[
-        Path | None, typer.Option("--spec", metavar="SPEC", help="The spec; default flowplan.yaml.")
+        Path | None, Option("--spec", metavar="SPEC", help="The spec; default flowplan.yaml.")
     ] = None,
     state: State = STATE,
     var: Var = None,
@@ -377,10 +355,10 @@ def state_import(
     states.import_(state, spec, address, object_id, arguments.given(var, var_file), lock_timeout)
 
 
-@state_app.command("pull")
+@command("state", "pull")
 def state_pull(
     state: State = STATE,
-    with_key: Annotated[bool, typer.Option("--with-key", help="Include the key of the secrets' fingerprints.")] = False,
+    with_key: Annotated[bool, Option("--with-key", help="Include the key of the secrets' fingerprints.")] = False,
 ) -> None:
     """Print the whole state as JSON."""
     from flowplan.commands import states
@@ -388,9 +366,9 @@ def state_pull(
     states.pull(state, with_key)
 
 
-@state_app.command("push")
+@command("state", "push")
 def state_push(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `state pull` printed.")],
+    file: Annotated[Path, Argument(metavar="FILE", help="What `state pull` printed.")],
     state: State = STATE,
     lock_timeout: LockTimeout = "0",
 ) -> None:
@@ -400,14 +378,14 @@ def state_push(
     states.push(state, file, lock_timeout)
 
 
-@state_app.command("rebuild")
+@command("state", "rebuild")
 def state_rebuild(
     spec: Spec = None,
     state: State = STATE,
     var: Var = None,
     var_file: VarFile = None,
     lineage: Annotated[
-        str, typer.Option("--lineage", metavar="ID", help="Whose runs, when the engines hold those of several states.")
+        str, Option("--lineage", metavar="ID", help="Whose runs, when the engines hold those of several states.")
     ] = "",
     lock_timeout: LockTimeout = "0",
 ) -> None:
@@ -417,23 +395,12 @@ def state_rebuild(
     states.rebuild(state, spec, arguments.given(var, var_file), lineage, lock_timeout)
 
 
-@state_app.command("unlock")
+@command("state", "unlock")
 def state_unlock(state: State = STATE) -> None:
     """Give a lock free whose holder is dead."""
     from flowplan.commands import states
 
     states.unlock(state)
-
-
-def _needed(arguments: Sequence[str]) -> typer.Typer:
-    """The command line with the one command that is named first, or whole: building all of them takes a while."""
-    name = arguments[0] if arguments else ""
-    chosen = [c for c in app.registered_commands if c.callback and c.callback.__name__ == name]
-    if not chosen:
-        return app
-    alone = copy(app)
-    alone.registered_commands, alone.registered_groups = chosen, []
-    return alone
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -446,14 +413,15 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        command = typer.main.get_command(_needed(arguments))
-        result = command.main(args=list(arguments), prog_name="flowplan", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        call = understood(COMMANDS, arguments)
+        if call is not None:
+            return call.function(**call.values) or 0
+        from flowplan import typed
+
+        return typed.run(COMMANDS, arguments, complain)
     except FlowplanError as error:
         return complain(str(error), error.exit_code)
-    except _UsageError as error:
-        return _usage(error)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return complain("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -476,15 +444,6 @@ def _defect(error: Exception) -> int:
         frames = traceback.extract_tb(error.__traceback__)
         text += "".join(f"\n  {Path(f.filename).name}:{f.lineno} {f.name}" for f in frames)
     return complain(f"{text}; the state is whole (FLOWPLAN_DEBUG=1 shows the way to it)", 1)
-
-
-def _usage(error: BaseException) -> int:
-    """A wrong option or argument: exit 7, since 2 says that a plan has changes."""
-    context = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError":
-        return complain(str(getattr(error, "message", error)), 7, prefix="")
-    hint = f"\nsee `{context.command_path} --help`" if context else ""
-    return complain(f"{getattr(error, 'format_message', lambda: str(error))()}{hint}", 7)
 
 
 def complain(text: str, code: int, prefix: str = "error: ") -> int:

@@ -99,10 +99,11 @@ def test_what_is_generated_is_current() -> None:
 def test_every_command_and_option_is_documented() -> None:
     import typer
 
-    from flowplan.cli import app
+    from flowplan.cli import COMMANDS
+    from flowplan.typed import application
 
     page = (ROOT / "docs" / "commands.md").read_text()
-    for path, command in generate._leaves("flowplan", typer.main.get_command(app)):
+    for path, command in generate._leaves("flowplan", typer.main.get_command(application(COMMANDS))):
         assert f"\n## {path}\n" in page
         assert command.help, f"{path} has no help"
         for parameter in command.params:

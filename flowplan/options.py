@@ -1,0 +1,168 @@
+"""What the command line is made of, and a reader for command lines in which nothing is wrong.
+
+Reading with typer takes longer than most commands. So a line that the reader here understands whole is carried out at
+once; all others (help, completion, every mistake) are typer's, which is built from the same declarations: flowplan.typed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+
+class Argument:
+    """A word of the command line by its place; ``settings`` as typer names them (metavar, help)."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+
+class Option:
+    """A word of the command line by its names: ``--out``, ``-o``, ``--yes/--no``; without any, after its parameter.
+
+    ``settings`` as typer names them: metavar, help, envvar, and min and max of a whole number.
+    """
+
+    def __init__(self, *names: str, **settings: Any) -> None:
+        self.names = names
+        self.settings = settings
+
+
+class Command(NamedTuple):
+    """A function that is called by its words, such as ``state list``; it returns an exit code, or None for 0.
+
+    The annotation of each of its parameters is ``Annotated[type, Argument or Option]``.
+    """
+
+    words: tuple[str, ...]
+    function: Callable[..., int | None]
+
+
+class Call(NamedTuple):
+    """A command line that was understood: what to call, and with which values."""
+
+    function: Callable[..., int | None]
+    values: Mapping[str, Any]
+
+
+class _Unclear(Exception):
+    """Not for this reader."""
+
+
+class _Parameter(NamedTuple):
+    name: str
+    kind: type
+    many: bool
+    declared: Argument | Option
+    required: bool
+
+
+def understood(commands: Sequence[Command], words: Sequence[str]) -> Call | None:
+    """The call that a command line means; None when it is not entirely clear, or completion is asked for."""
+    if "_FLOWPLAN_COMPLETE" in os.environ:
+        return None
+    for command in commands:
+        size = len(command.words)
+        if tuple(words[:size]) == command.words:
+            try:
+                return Call(command.function, _values(_parameters(command.function), words[size:]))
+            except _Unclear:
+                return None
+    return None
+
+
+def _parameters(function: Callable[..., Any]) -> list[_Parameter]:
+    found = []
+    annotations = [(name, hint) for name, hint in function.__annotations__.items() if name != "return"]
+    required = len(annotations) - len(getattr(function, "__defaults__", None) or ())
+    for place, (name, annotation) in enumerate(annotations):
+        kind, many = _kind(annotation.__origin__)
+        found.append(_Parameter(name, kind, many, annotation.__metadata__[0], place < required))
+    return found
+
+
+def _kind(declared: Any) -> tuple[type, bool]:
+    """``list[Path] | None`` is (Path, True)."""
+    if type(None) in get_args(declared):
+        declared = get_args(declared)[0]
+    return (get_args(declared)[0], True) if get_args(declared) else (declared, False)
+
+
+def _values(parameters: Sequence[_Parameter], words: Sequence[str]) -> dict[str, Any]:
+    by_name = {name: (p, on) for p in parameters for name, on in _names(p)}
+    values: dict[str, Any] = {}
+    free: list[str] = []
+    left = iter(words)
+    for word in left:
+        if not word.startswith("-") or word == "-":
+            free.append(word)
+            continue
+        name, given, value = word.partition("=")
+        parameter, on = by_name.get(name) or _unclear()
+        if parameter.kind is bool:
+            values[parameter.name] = on if not given else _unclear()
+            continue
+        if given and not name.startswith("--"):
+            _unclear()
+        value = value if given else next(left, "")
+        if value.startswith("-") and not given:
+            _unclear()
+        _put(values, parameter, value)
+    _place(values, [p for p in parameters if isinstance(p.declared, Argument)], free)
+    _from_environment(values, parameters)
+    return values
+
+
+def _names(parameter: _Parameter) -> list[tuple[str, bool]]:
+    """The names of an option; of a flag also those that turn it off."""
+    if isinstance(parameter.declared, Argument):
+        return []
+    names = parameter.declared.names or (f"--{parameter.name.replace('_', '-')}",)
+    split = [name.split("/") for name in names]
+    return [(on_off[0], True) for on_off in split] + [(on_off[1], False) for on_off in split if len(on_off) > 1]
+
+
+def _put(values: dict[str, Any], parameter: _Parameter, text: str) -> None:
+    value = _converted(parameter, text)
+    if parameter.many:
+        values.setdefault(parameter.name, []).append(value)
+    elif parameter.name in values:
+        _unclear()
+    else:
+        values[parameter.name] = value
+
+
+def _converted(parameter: _Parameter, text: str) -> Any:
+    if not text or not text.isprintable():  # also the bytes of an argument that are no text in this locale
+        _unclear()
+    if parameter.kind is int:
+        settings = parameter.declared.settings
+        number = int(text) if text.isascii() and text.isdigit() else _unclear()
+        return number if settings.get("min", 0) <= number <= settings.get("max", number) else _unclear()
+    return Path(text) if parameter.kind is Path else text
+
+
+def _place(values: dict[str, Any], arguments: Sequence[_Parameter], free: Sequence[str]) -> None:
+    left = list(free)
+    for argument in arguments:
+        taken = left if argument.many else left[:1]
+        left = left[len(taken) :]
+        if argument.required and not taken:
+            _unclear()
+        for text in taken:
+            _put(values, argument, text)
+    if left:
+        _unclear()
+
+
+def _from_environment(values: dict[str, Any], parameters: Sequence[_Parameter]) -> None:
+    for parameter in parameters:
+        name = parameter.declared.settings.get("envvar", "")
+        if name and name in os.environ and parameter.name not in values:
+            _put(values, parameter, os.environ[name])
+
+
+def _unclear() -> Any:
+    raise _Unclear

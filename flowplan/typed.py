@@ -1,0 +1,100 @@
+"""The command line as typer reads it: help, completion, and every mistake told; built from what flowplan.cli declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import Annotated, Any, cast
+
+import typer
+
+from flowplan.options import Argument, Command
+
+# The base of typer's own usage errors; typer does not export it by name.
+_UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
+
+_GROUPS = {"state": "Look into the state and repair it."}
+
+
+def application(commands: Sequence[Command]) -> typer.Typer:
+    """The typer application of these commands."""
+    app = typer.Typer(
+        name="flowplan",
+        help="plan and apply for runs: Kubernetes Jobs, Docker containers, local processes.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(_main)
+    groups: dict[str, typer.Typer] = {}
+    for words, function in commands:
+        place = app
+        for group in words[:-1]:
+            if group not in groups:
+                groups[group] = typer.Typer(help=_GROUPS[group], no_args_is_help=True, rich_markup_mode=None)
+                app.add_typer(groups[group], name=group)
+            place = groups[group]
+        place.command(words[-1])(_declared(function))
+    return app
+
+
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=lambda asked: _version(asked), is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from flowplan import __version__
+
+        typer.echo(f"flowplan {__version__}")
+        raise typer.Exit
+
+
+def _declared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, with typer's words for its parameters."""
+    assert isinstance(function, FunctionType)
+    other = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    other.__doc__ = function.__doc__
+    other.__annotations__ = {
+        name: Annotated[hint.__origin__, _words(hint.__metadata__[0])] if hasattr(hint, "__metadata__") else hint
+        for name, hint in function.__annotations__.items()
+    }
+    return other
+
+
+def _words(declared: Any) -> Any:
+    if isinstance(declared, Argument):
+        return typer.Argument(**declared.settings)
+    return typer.Option(*declared.names, **declared.settings)
+
+
+def run(commands: Sequence[Command], words: Sequence[str], complain: Callable[..., int]) -> int:
+    """Carry out a command line, or tell what is wrong with it; returns its exit code."""
+    try:
+        line = typer.main.get_command(application(_needed(commands, words)))
+        result = line.main(args=list(words), prog_name="flowplan", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except _UsageError as error:
+        return _usage(error, complain)
+    except typer.Abort:
+        return complain("interrupted", 130)
+
+
+def _needed(commands: Sequence[Command], words: Sequence[str]) -> Sequence[Command]:
+    """The one command that is named, or all of them: building those takes a while."""
+    return [c for c in commands if c.words == tuple(words[:1])] or commands
+
+
+def _usage(error: BaseException, complain: Callable[..., int]) -> int:
+    """A wrong option or argument: exit 7, since 2 says that a plan has changes."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return complain(str(getattr(error, "message", error)), 7, prefix="")
+    hint = f"\nsee `{context.command_path} --help`" if context else ""
+    return complain(f"{getattr(error, 'format_message', lambda: str(error))()}{hint}", 7)
