@@ -89,11 +89,19 @@ def plan_document(plan: Plan) -> dict[str, Json]:
 
 
 def plan_json(plan: Plan) -> str:
-    """The text of a plan file: deterministic, one change a line, the same document as ``plan_document``."""
+    """The text of a plan file: deterministic, one change a line, the same document as ``plan_document``.
+
+    Objects that are shown keep the order of their keys, so that a plan reads the same wherever it is.
+    """
     try:
-        lines = [_canonical(change_document(change)) for change in plan.changes]
+        canonical, lines = [], []
+        for change in plan.changes:
+            document = change_document(change)
+            canonical.append(_canonical(document))
+            shown = change.action is not Action.NO_OP
+            lines.append(json.dumps(document, separators=(",", ":"), allow_nan=False) if shown else canonical[-1])
         head = _head_document(plan)
-        head["integrity"] = _integrity(head, lines)
+        head["integrity"] = _integrity(head, canonical)
     except ValueError as error:
         raise InvalidInput(f"the plan cannot be written as JSON: {error}") from error
     keys = "".join(f" {json.dumps(key)}: {json.dumps(value, sort_keys=True)},\n" for key, value in head.items())

@@ -199,7 +199,7 @@ def _agreed(plan: Plan, gathered: Gathered, how: How, path: Path | None) -> bool
         return True
     output = Output(gathered.redactor)
     if how.format == "text":
-        show_plan(plan, output, Shown(), path, to_stderr=True)
+        show_plan(plan, output, Shown(), "", to_stderr=True)
     if how.yes:
         return True
     if not can_ask():

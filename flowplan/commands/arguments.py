@@ -10,6 +10,7 @@ from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.sources import Diagnostic, did_you_mean
 
 SPEC = Path("flowplan.yaml")
+STATE = Path(".flowplan/state.db")
 
 
 def check_format(format: str, allowed: Sequence[str]) -> None:

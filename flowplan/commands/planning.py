@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from flowplan.commands.arguments import SPEC, check_format, last_plan, seconds
+from flowplan.commands.arguments import SPEC, STATE, check_format, last_plan, seconds
 from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gather_spec
 from flowplan.given import Given
 from flowplan.output import Output
@@ -84,7 +86,7 @@ def plan(
         write_plan(plan, last_plan(request.state_path))
         if out:
             write_plan(plan, out)
-        show_plan(plan, Output(gathered.redactor), shown, out or None)
+        show_plan(plan, Output(gathered.redactor), shown, apply_command(out, request.state_path))
         return _verdict(plan, detailed)
     finally:
         gathered.close()
@@ -129,15 +131,26 @@ def show(path: Path | None, state: Path, shown: Shown) -> None:
     from flowplan.schemas.plan_documents import read_plan
 
     check_format(shown.format, ("text", "json", "markdown"))
-    path = path or last_plan(state)
-    show_plan(read_plan(path), Output(), shown, path)
+    plan = read_plan(path or last_plan(state))
+    show_plan(plan, Output(), shown, apply_command(path, state))
 
 
-def show_plan(plan: Plan, output: Output, shown: Shown, saved: Path | None, *, to_stderr: bool = False) -> None:
-    """Print a plan in the form that was asked for, and into the files that were asked for."""
+def apply_command(saved: Path | None, state: Path) -> str:
+    """The command that applies a saved plan, or the last one, to be typed as it is."""
+    words = ["flowplan", "apply", *([str(saved)] if saved else [])]
+    if state != STATE and os.environ.get("FLOWPLAN_STATE") != str(state):
+        words += ["--state", str(state)]
+    return shlex.join(words)
+
+
+def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stderr: bool = False) -> None:
+    """Print a plan in the form that was asked for, and into the files that were asked for.
+
+    Args:
+        command: the command that applies it; "" where it is being applied already.
+    """
     from flowplan.schemas.plan_documents import plan_json, write_plan
 
-    command = "" if to_stderr else f"flowplan apply {saved}" if saved else "flowplan apply"
     if shown.json_into:
         write_plan(plan, shown.json_into)
     if shown.summary:

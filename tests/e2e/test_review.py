@@ -52,6 +52,19 @@ def test_check_says_whether_a_plan_is_still_what_would_be_done(project: Project)
     assert project.ok("state", "pull").json["serial"] == serial, "nothing was written"
 
 
+@pytest.mark.parametrize("form", ["text", "markdown", "json"])
+def test_a_plan_reads_the_same_wherever_it_is_shown(project: Project, form: str) -> None:
+    project.write(SLEEP + "  box: {provider: docker, image: 'busybox:1.35', command: [echo, hi], env: {B: 1, A: 2}}\n")
+    planned = project.ok("plan", "--no-refresh", "--format", form)
+    assert project.ok("show", "--format", form).out == planned.out
+
+
+def test_the_command_that_applies_a_plan_can_be_typed_as_it_is_shown(project: Project) -> None:
+    project.write(SLEEP)
+    told = project.ok("plan", "--no-refresh", "--state", "a b/s.db", "--out", "p q.json").out
+    assert "To do exactly this: flowplan apply 'p q.json' --state 'a b/s.db'\n" in told
+
+
 def test_the_delta_names_only_what_differs(project: Project) -> None:
     project.write(SLEEP)
     project.ok("apply", "--yes", "--detach")
