@@ -34,7 +34,8 @@ class Outcome:
     Attributes:
         carried_out: number of changes by action; failed: address -> how its run ended, when not well;
         errors: engine errors by address; skipped: address -> why it did not start; left_out: protected runs;
-        waiting: what could not start yet (detached or interrupted); ended: runs that were followed to their end.
+        waiting: what could not start yet (detached or interrupted); unanswered: what was asked for without an answer, so
+        that nobody knows whether it started; ended: runs that were followed to their end.
     """
 
     carried_out: dict[str, int] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Outcome:
     waiting: list[str] = field(default_factory=list)
     live: list[str] = field(default_factory=list)
     ended: int = 0
+    unanswered: list[str] = field(default_factory=list)
     timed_out: bool = False
     interrupted: bool = False
 
@@ -123,6 +125,7 @@ class Runner:
         self.said_locked = False
         self.lock_was_away = False
         self.pool: ThreadPoolExecutor
+        self.given_up: set[str] = set()
 
     def run(self) -> Outcome:
         """Carry out every step whose needs are met, follow the runs to their end, and return what came of it.
@@ -203,7 +206,8 @@ class Runner:
         return self._anything_left()
 
     def _anything_left(self) -> bool:
-        return bool(self.waiting) or any(a in self.followed and not self._unborn(r) for a, r in self.live.items())
+        followed = self.followed - self.given_up
+        return bool(self.waiting) or any(a in followed and not self._unborn(r) for a, r in self.live.items())
 
     def _unborn(self, record: Recorded) -> bool:
         """An intent that nobody carries out now: the next apply finds out what became of it, and goes on from there."""
@@ -243,7 +247,11 @@ class Runner:
             if kind == "tail":
                 self._store_tail(*message)
             elif kind == "trouble":
-                self.sink.note(str(message))
+                self.sink.note(f"warning: {message[1]}; what runs there goes on, and is followed when it answers again")
+            elif kind == "well":
+                self.sink.note(f"provider {message} answers again")
+            elif kind == "refused":
+                self._give_up(*message)
 
     def _submit(self, job: Callable[..., jobs.Done], *args: Any, **options: Any) -> None:
         self.working += 1
@@ -335,6 +343,8 @@ class Runner:
     def _skip(self, address: str, why: str) -> None:
         self.outcome.skipped[address] = why
         self._done(self.waiting.pop(address))
+        if need in self.given_up:
+            return f"{need}, which it needs, is not followed any more"
         self.sink.note(f"{address}: skipped: {why}")
 
     def _done(self, step: Step) -> None:
@@ -580,6 +590,16 @@ class Runner:
         if record:
             self._keep(record)
         else:
+    def _give_up(self, provider: str, error: FlowplanError) -> None:
+        """The engine refuses to be watched: its runs go on without us, and are neither lost nor well."""
+        addresses = [a for a, r in self.live.items() if r.provider == provider and a in self.followed]
+        if addresses:
+            self.sink.note(f"error: {error}; its runs are not followed any more")
+        for address in addresses:
+            self.given_up.add(address)
+            self.outcome.errors.setdefault(address, error)
+            self.schedule.wake(address)
+
             self._drop(address)
         if former and (record is None or record.run_id != former.run_id):
             self._taken_over(former, record)
@@ -703,7 +723,9 @@ class Runner:
     def _sum_up(self) -> None:
         followed = [r for a, r in self.records.items() if a in self.live and a in self.followed]
         self.outcome.live = [r.address for r in followed if not self._unborn(r)]
-        self.outcome.waiting = [*self.waiting, *(r.address for r in followed if self._unborn(r))]
+        unborn = [r.address for r in followed if self._unborn(r)]
+        self.outcome.unanswered = [a for a in unborn if a in self.outcome.errors]
+        self.outcome.waiting = [*self.waiting, *(a for a in unborn if a not in self.outcome.errors)]
 
 
 def _ended(record: Recorded) -> str:

@@ -17,7 +17,12 @@ from flowplan.schemas.secrets import Redactor, tokens_in
 from flowplan.state.lock import others_write
 
 Seen = tuple[str, Any]
-"""A message for the main loop: ("seen", Observed) or ("trouble", FlowplanError)."""
+"""A message for the main loop: ("seen", Observed), ("trouble", (provider, FlowplanError)) when an engine cannot be asked
+any more, ("well", provider) when it can again, ("refused", (provider, FlowplanError)) when it is not followed any more."""
+
+REFUSED = 30.0
+"""Seconds during which an engine may refuse to be watched (a token that is renewed, a server that starts) before its
+runs are followed no more. One that does not answer is waited for."""
 
 RESTART_EVERY = 0.5
 """Seconds between restarts of a watch that has to take in further runs."""
@@ -43,6 +48,7 @@ class Watches:
         self._started: dict[str, float] = {}
         self._watched: dict[str, int] = {}
         self._threads: list[threading.Thread] = []
+        self._troubles: dict[str, float] = {}
 
     def add(self, records: Iterable[Recorded]) -> None:
         """Take in further runs."""
@@ -77,14 +83,29 @@ class Watches:
         while not stop.is_set():
             try:
                 for seen in self._engines.provider(provider).watch(records, stop):
-                    if seen is not None:
-                        self._inbox.put(("seen", seen))
+                    self._heard(provider, seen)
                 return
-            except EngineUnreachable:
+            except EngineUnreachable as error:
+                self._heard(provider, error)
                 stop.wait(1.0)
             except FlowplanError as error:
-                self._inbox.put(("trouble", error))
-                stop.wait(5.0)
+                self._heard(provider, error)
+                if time.monotonic() - self._troubles[provider] > REFUSED:
+                    self._inbox.put(("refused", (provider, error)))
+                    return
+                stop.wait(2.0)
+
+    def _heard(self, provider: str, news: Observed | FlowplanError | None) -> None:
+        """Pass on what is new; a trouble once, and once that it is over."""
+        if isinstance(news, FlowplanError):
+            if provider not in self._troubles:
+                self._troubles[provider] = time.monotonic()
+                self._inbox.put(("trouble", (provider, news)))
+            return
+        if self._troubles.pop(provider, None) is not None:
+            self._inbox.put(("well", provider))
+        if news is not None:
+            self._inbox.put(("seen", news))
 
     def close(self) -> None:
         """Stop all watches."""

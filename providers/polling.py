@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from flowplan.providers.protocol import IMPORTED
+from flowplan.providers.protocol import IMPORTED, News
 from flowplan.schemas.errors import EngineUnreachable
 from flowplan.schemas.runs import Observed, Recorded
 
 EVERY = 1.0
 """Seconds between two looks."""
 
-Stream = Callable[[Sequence[Recorded], threading.Event], Iterator[Observed | None]]
+Stream = Callable[[Sequence[Recorded], threading.Event], Iterator[News]]
 
 
 def watch(
@@ -21,7 +21,7 @@ def watch(
     stop: threading.Event,
     stream: Stream,
     observe: Callable[[Sequence[Recorded]], list[Observed]],
-) -> Iterator[Observed | None]:
+) -> Iterator[News]:
     """As ``Provider.watch``: ``stream`` for the runs that carry our labels, and looks at the imported ones."""
     own = [record for record in records if not record.handle.get(IMPORTED)]
     looks = _Looks([record for record in records if record.handle.get(IMPORTED)], observe)
@@ -30,7 +30,7 @@ def watch(
         yield from looks.due()
     while looks.waiting and not stop.is_set():
         yield from looks.due()
-        yield None
+        yield looks.word
         stop.wait(EVERY / 2)
 
 
@@ -39,6 +39,7 @@ class _Looks:
         self.waiting = {record.run_id: record for record in records}
         self._observe = observe
         self._next = 0.0
+        self.word: EngineUnreachable | None = None
         self._last: dict[str, Observed] = {}
 
     def due(self) -> Iterator[Observed]:
@@ -48,8 +49,10 @@ class _Looks:
         self._next = time.monotonic() + EVERY
         try:
             found = self._observe(list(self.waiting.values()))
-        except EngineUnreachable:
+        except EngineUnreachable as error:
+            self.word = error
             return
+        self.word = None
         for seen in found:
             if seen.run_id in self.waiting:
                 yield from self._told(seen)

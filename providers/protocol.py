@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Identity, Objects, Observed, Recorded, Settings, Target
 
@@ -49,8 +50,7 @@ class Order:
     fresh: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(NamedTuple):
     """One line of a run's output, without its newline. ``stream`` is ``stdout`` or ``stderr``."""
 
     text: str
@@ -80,6 +80,10 @@ class Found:
     lineage: str = ""
     objects: Objects | None = None
     bare: Objects = field(default_factory=dict)
+
+
+News = Observed | ProviderError | None
+"""What a watch yields: something new of a run, the engine's refusal or silence while it lasts, or nothing."""
 
 
 class Provider(Protocol):
@@ -114,10 +118,11 @@ class Provider(Protocol):
         """TERM, wait ``grace`` seconds, KILL, remove everything that was created for the attempt. Missing is success.
         Returns when it is gone. The identity of the object is checked first: never somebody else's."""
 
-    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
         """Yield an Observed whenever something changed (the current one of each record first), until every record has
         ended or ``stop`` is set. One stream per engine, not one per run. A lost connection is a reconnect and a new
-        look, never a status. Yields None at least every second when there is nothing new.
+        look, never a status. Yields None at least every second when there is nothing new; while the engine cannot be
+        asked, the error instead, so that people are told.
         """
 
     def logs(

@@ -77,7 +77,7 @@ class Engine:
     def until(self, record: Recorded, wanted: Callable[[Observed], bool]) -> Observed:
         stop, deadline = threading.Event(), time.monotonic() + 20
         for seen in self.provider.watch([record], stop):
-            if seen is not None and wanted(seen):
+            if isinstance(seen, Observed) and wanted(seen):
                 return seen
             assert time.monotonic() < deadline, seen
         raise AssertionError("the watch ended early")
@@ -479,7 +479,7 @@ def test_a_watch_outlives_an_engine_that_does_not_answer(tmp_path: Path, engine:
     for fact in provider.watch([record], threading.Event()):
         assert time.monotonic() - silent < 2
         silent = time.monotonic()
-        if fact is not None:
+        if isinstance(fact, Observed):
             seen.append(fact)
             if len(seen) == 1:
                 proxy.close()

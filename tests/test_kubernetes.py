@@ -112,7 +112,7 @@ class World:
         for news in self.provider.watch(list(self.records.values()), stop):
             if news is None:
                 self.nothing_new += 1
-            else:
+            elif isinstance(news, Observed):
                 self.seen.setdefault(news.address, []).append(news)
             if done() or time.monotonic() > deadline:
                 stop.set()
@@ -485,7 +485,7 @@ def test_a_watch_survives_a_server_that_is_away(api: Api, shaky: tuple[CuttableP
     seen: dict[str, list[Observed]] = {}
     cut = False
     for news in made.watch(records, threading.Event()):
-        if news is not None:
+        if isinstance(news, Observed):
             seen.setdefault(news.address, []).append(news)
         if not cut and any(s.status is Status.RUNNING for some in seen.values() for s in some):
             cut = True

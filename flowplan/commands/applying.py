@@ -371,7 +371,12 @@ def _report(outcome: Outcome, gathered: Gathered, how: How) -> int:
         output.note(f"{address}: {why}{see}")
     if outcome.waiting:
         output.note(f"not started yet: {_some(outcome.waiting)}; the next `flowplan apply` starts them")
-    if outcome.live and (outcome.interrupted or outcome.timed_out or how.detach):
+    if outcome.unanswered:
+        output.note(
+            f"whether it started is not known: {_some(outcome.unanswered)}; the next `flowplan apply` finds out, "
+            "and starts nothing twice"
+        )
+    if outcome.live and (outcome.interrupted or outcome.timed_out or outcome.errors or how.detach):
         goes = "1 run goes" if len(outcome.live) == 1 else f"{len(outcome.live)} runs go"
         output.note(f"{goes} on; come back with `flowplan watch`")
     return outcome.exit_code

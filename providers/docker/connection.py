@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import queue
 import socket
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 import docker.context
@@ -25,23 +25,39 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_TIMEOUT = 60.0
 SPOKEN = "1.41"
 """The API version that the client package is told; requests name the Engine's own."""
+_PATIENCE = 1.0
+"""Seconds that closing waits for a thread that is connecting."""
 POOL_SIZE = 64
 """Connections kept open; more than any sensible --parallelism, so that no thread waits for one."""
 
+READ_AHEAD = 1 << 18
+"""Bytes of a stream that are kept for a reader who is slower than the Engine."""
+
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+_AWAY = frozenset({502, 503, 504})
+"""Answers of a proxy in front of an Engine that is not there."""
 
 
 class Refusal(ProviderError):
     """The Engine answered with an error.
 
     Args:
+        message: the Engine's words.
         status: the HTTP status of the answer.
+        endpoint: the Engine, named where it failed rather than refused (500).
     """
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, endpoint: str = "") -> None:
         words = {404: "NotFound", 409: "Conflict", 400: "BadRequest", 403: "Forbidden", 401: "Unauthorized"}
-        super().__init__(message, reason=words.get(status, "EngineError"))
+        failed = status >= 500
+        super().__init__(
+            f"the Docker Engine at {endpoint} failed: {message}" if failed else message,
+            hint="see the Engine's log, then try again" if failed else "",
+            reason=words.get(status, "EngineError"),
+        )
         self.status = status
+        self.words = message
 
 
 class Engine:
@@ -95,14 +111,41 @@ class Engine:
         return self._info
 
     def get(self, path: str, **params: Any) -> Any:
-        """The JSON answer of a GET; asked again when an old connection broke, for nothing changes by asking."""
+        """The JSON answer of a GET; asked again when an old connection broke, for nothing changes by asking.
+
+        Raises:
+            EngineUnreachable: there is no answer; a question that the Engine fails to answer (500) has none either.
+            Refusal: as ``request``.
+        """
         old = self._client is not None
         try:
-            return self.request("GET", path, params=params).json()
+            return self._asked(path, params)
         except EngineUnreachable as error:
             if not old or error.reason == "Timeout":
                 raise
+            return self._asked(path, params)
+
+    def _asked(self, path: str, params: Mapping[str, Any]) -> Any:
+        try:
             return self.request("GET", path, params=params).json()
+        except Refusal as error:
+            if error.status < 500:
+                raise
+            raise EngineUnreachable(error.message, hint=error.hint, reason=error.reason) from None
+        except ValueError:
+            raise self.unreachable(ValueError("it does not answer like a Docker Engine")) from None
+
+    def knock(self) -> None:
+        """See that the Engine still takes new connections: one that shuts down goes on answering on old ones.
+
+        Raises:
+            EngineUnreachable: it does not.
+        """
+        try:
+            _probe(self.endpoint)
+        except OSError as error:
+            self._broken = True
+            raise self.unreachable(error) from None
 
     def find(self, path: str, **params: Any) -> Any:
         """Like ``get``, but None where there is no such thing."""
@@ -135,12 +178,19 @@ class Engine:
     ) -> requests.Response:
         """One request.
 
+        Args:
+            extra: seconds that the Engine may take on top of the usual.
+            stream: leave the body to the reader, who may wait for its parts as long as it likes.
+            read_timeout: seconds of silence that end a stream, before its beginning too; ``math.inf`` for any time.
+
         Raises:
             EngineUnreachable: when the Engine does not answer.
             Refusal: when it answers with an error, in its words.
         """
         client = self.client
-        limit = read_timeout if stream else self.timeout + extra
+        limit: float | None = self.timeout + extra
+        if stream and read_timeout is not None:
+            limit = None if math.isinf(read_timeout) else read_timeout
         try:
             if self._broken:
                 _probe(self.endpoint)
@@ -157,8 +207,12 @@ class Engine:
             self._broken = True
             raise self.unreachable(error) from None
         self._broken = False
+        if answer.status_code in _AWAY:
+            raise self.unreachable(OSError(f"HTTP {answer.status_code}: {_words(answer)}"))
         if answer.status_code >= 400:
-            raise Refusal(_words(answer), answer.status_code)
+            raise Refusal(_words(answer), answer.status_code, self.endpoint)
+        if stream and read_timeout is None:
+            _wait_for_ever(answer)
         return answer
 
     @property
@@ -182,10 +236,15 @@ class Engine:
         )
 
     def close(self) -> None:
-        with self._lock:
+        """Release the connections, also while another thread waits for an answer to its first question."""
+        held = self._lock.acquire(timeout=_PATIENCE)
+        try:
             if self._client is not None:
                 self._client.close()
             self._client = None
+        finally:
+            if held:
+                self._lock.release()
 
     def _connect(self) -> docker.APIClient:
         arguments = self._arguments()
@@ -202,8 +261,8 @@ class Engine:
                 **arguments,
             )
             answer = client.request("GET", f"{client.base_url}/version", timeout=self.timeout)
-            self._version = str(answer.json()["ApiVersion"])
-        except (docker.errors.DockerException, *_BROKEN, ValueError, KeyError, TypeError) as error:
+            self._version = _version(answer)
+        except (docker.errors.DockerException, *_BROKEN) as error:
             if client is not None:
                 client.close()
             raise self.unreachable(error) from None
@@ -243,7 +302,10 @@ class Stream:
 
     def __init__(self, response: requests.Response) -> None:
         self._response = response
-        self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(maxsize=64)
+        self._unread = bytearray()
+        self._ended = False
+        self._end: BaseException | None = None
+        self._changed = threading.Condition()
         self._closed = threading.Event()
         threading.Thread(target=self._read, name="docker-stream", daemon=True).start()
 
@@ -253,22 +315,27 @@ class Stream:
         Raises:
             ConnectionError: when the connection broke.
         """
-        try:
-            item = self._queue.get(timeout=timeout)
-        except queue.Empty:
-            return b""
-        if isinstance(item, BaseException):
-            raise ConnectionError(str(item))
-        return item
+        with self._changed:
+            if not self._unread and not self._ended:
+                self._changed.wait(timeout)
+            data = bytes(self._unread)
+            self._unread.clear()
+            if len(data) >= READ_AHEAD:
+                self._changed.notify_all()
+            if data or not self._ended:
+                return data
+        if self._end:
+            raise ConnectionError(str(self._end))
+        return None
 
     def close(self) -> None:
         """Close the connection; the thread ends."""
         self._closed.set()
         with contextlib.suppress(OSError, AttributeError, docker.errors.DockerException):
             docker.types.CancellableStream(iter(()), self._response).close()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()
+        with self._changed:
+            self._unread.clear()
+            self._changed.notify_all()
 
     def _read(self) -> None:
         end: BaseException | None = None
@@ -278,26 +345,52 @@ class Stream:
                     return
         except (*_BROKEN, ValueError, AttributeError) as error:  # ValueError, AttributeError: closed under our hands
             end = error
-        self._put(end)
+        with self._changed:
+            self._end, self._ended = end, True
+            self._changed.notify_all()
 
     def _chunks(self) -> Iterator[bytes]:
         raw = self._response.raw
         return iter(raw.read_chunked(decode_content=False) if raw.chunked else raw.stream(65536, decode_content=False))
 
-    def _put(self, item: bytes | BaseException | None) -> bool:
-        while not self._closed.is_set():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=0.5)
-                return True
-        return False
+    def _put(self, chunk: bytes) -> bool:
+        """Take in what came, and wait while too much is unread; False when nobody wants it any more."""
+        with self._changed:
+            while len(self._unread) >= READ_AHEAD and not self._closed.is_set():
+                self._changed.wait(0.5)
+            if not self._unread:
+                self._changed.notify_all()
+            self._unread += chunk
+        return not self._closed.is_set()
+
+
+def _version(answer: requests.Response) -> str:
+    """The version of the API that the Engine speaks."""
+    if answer.status_code >= 400:
+        raise OSError(f"HTTP {answer.status_code}: {_words(answer)}")
+    try:
+        return str(answer.json()["ApiVersion"])
+    except (ValueError, KeyError, TypeError):
+        raise OSError("it does not answer like a Docker Engine") from None
+
+
+def _wait_for_ever(answer: requests.Response) -> None:
+    """A stream has begun in time; its parts come when they come. Who reads it looks after a silent Engine."""
+    inside: Any = answer.raw
+    with contextlib.suppress(AttributeError, OSError):  # a socket of another kind: its silence is a broken connection
+        inside._fp.fp.raw._sock.settimeout(None)
 
 
 def _probe(endpoint: str) -> None:
-    """Knock at a Unix socket first: the client package leaves a socket open behind every failed connection."""
+    """Knock at a socket first: the client package leaves a socket open behind every failed connection."""
     if endpoint.startswith("unix://"):
         with socket.socket(socket.AF_UNIX) as knock:
             knock.settimeout(5)
             knock.connect(endpoint.removeprefix("unix://"))
+    elif endpoint.startswith(("tcp://", "http://", "https://")):
+        parts = urlsplit(endpoint)
+        with socket.create_connection((str(parts.hostname), parts.port or 2375), 5):
+            return
 
 
 def _words(answer: requests.Response) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -39,13 +38,22 @@ class Creator:
             earlier = None if order.fresh else self._earlier(order.identity)
             if earlier and (adopted := self._adopt(order.identity, container, earlier)):
                 return adopted
-            return self._create(order.identity, container, order.settings.start_timeout)
+            return self._create_cleanly(order.identity, container, order.settings.start_timeout)
         except EngineUnreachable:
             raise
         except StartFailed as error:
             raise _told(error, order, error.exit_code_of_run) from None
         except ProviderError as error:
             raise _told(error, order, 125) from None
+
+    def _create_cleanly(self, identity: Identity, container: Mapping[str, Any], limit: float | None) -> Observed:
+        """An Engine that fails while it creates may have done it nevertheless: that is taken away, it never ran."""
+        try:
+            return self._create(identity, container, limit)
+        except Refusal as error:
+            if error.status >= 500 and (left := self._earlier(identity)):
+                self.remove(left)
+            raise
 
     def _create(self, identity: Identity, container: Mapping[str, Any], limit: float | None) -> Observed:
         if container["PullPolicy"] == "Always":
@@ -147,12 +155,20 @@ class Creator:
         state = (self._engine.find(f"/containers/{found}/json") or {}).get("State", {})
         code = state.get("ExitCode") if state.get("ExitCode") in (126, 127) else 125
         reason = {126: "NotExecutable", 127: "CommandNotFound"}.get(code, "StartFailed")
-        return StartFailed(_engine_words(error.message), reason=reason, exit_code_of_run=code)
+        words = error.words if isinstance(error, Refusal) else error.message
+        return StartFailed(_engine_words(words), reason=reason, exit_code_of_run=code)
 
     def remove(self, found: str) -> None:
-        """Take a container away that never ran."""
-        with contextlib.suppress(Refusal):
+        """Take a container away that is not to run.
+
+        Raises:
+            EngineUnreachable: the Engine fails; the container may still be there, for the next command to find.
+        """
+        try:
             self._engine.delete(f"/containers/{found}", v=1, force=1)
+        except Refusal as error:
+            if error.status >= 500:
+                raise EngineUnreachable(error.message, hint=error.hint, reason=error.reason) from None
 
     def _adopt(self, identity: Identity, container: Mapping[str, Any], name: str) -> Observed | None:
         """The container of this name or id when it is this very attempt, started if it never was; None for a foreign one."""

@@ -100,6 +100,18 @@ def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | Non
     )
 
 
+def cut_short(record: Recorded, seen: Observed) -> bool:
+    """True for an end after which the Engine itself would have started the container again: somebody stopped it, or
+    the Engine is shutting down and will start it when it is back."""
+    policy = record.objects.get("Container", {}).get("Config", {}).get("HostConfig", {}).get("RestartPolicy") or {}
+    if seen.status is None or not seen.status.final or policy.get("Name") in (None, "", "no"):
+        return False
+    if policy.get("Name") != "on-failure":
+        return True
+    most = int(policy.get("MaximumRetryCount") or 0)
+    return seen.exit_code != 0 and (most == 0 or seen.attempts <= most)
+
+
 def handle(container: str, created: float) -> dict[str, Json]:
     """What finds a container again; ``created`` (seconds, the Engine's clock) is where its events begin."""
     return {"id": container, "created": int(created)}

@@ -6,7 +6,7 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,9 @@ from flowplan.schemas.errors import EngineUnreachable, ProviderError
 
 LINE_LIMIT = 1 << 20
 """Bytes after which a line without end is handed out in pieces."""
+
+SILENCE = 45.0
+"""Seconds without output after which the Engine is asked whether it and the container are still there."""
 
 OUTAGE = 60.0
 """Seconds that an Engine may be away while its output is followed."""
@@ -56,29 +59,32 @@ class _Reader:
             yield from self._text("stdout", bytes(self._bytes))
             self._bytes.clear()
             return
-        start = 0
-        while len(self._bytes) - start >= _HEADER.size:
-            kind, length = _HEADER.unpack_from(self._bytes, start)
+        whole, size, start = bytes(self._bytes), len(self._bytes), 0
+        while size - start >= _HEADER.size:
+            kind, length = _HEADER.unpack_from(whole, start)
             end = start + _HEADER.size + length
-            if end > len(self._bytes):
+            if end > size:
                 break
-            yield from self._message(_STREAMS.get(kind, "stdout"), bytes(self._bytes[start + _HEADER.size : end]))
+            yield from self._message(_STREAMS.get(kind, "stdout"), whole[start + _HEADER.size : end])
             start = end
         del self._bytes[:start]
 
-    def _message(self, stream: str, data: bytes) -> Iterator[LogLine]:
+    def _message(self, stream: str, data: bytes) -> Iterable[LogLine]:
         match = _STAMP.match(data)
         stamp = match[1] if match else b""
         if self.skip and stamp <= self.last:
             if stamp == self.last:
                 self.skip -= 1
-            return
+            return ()
         self.skip = 0
         self.seen = self.seen + 1 if stamp == self.last else 1
         self.last = stamp
+        text = data[match.end() :] if match else data
         if not self._lines[stream]:
             self._at[stream] = stamp
-        yield from self._text(stream, data[match.end() :] if match else data)
+            if text and text.find(b"\n") == len(text) - 1 < LINE_LIMIT:  # a whole line, as nearly every message is
+                return (self._line(stream, text[:-1]),)
+        return self._text(stream, text)
 
     def _text(self, stream: str, data: bytes) -> Iterator[LogLine]:
         pending = self._lines[stream]
@@ -91,7 +97,8 @@ class _Reader:
             del pending[:LINE_LIMIT]
 
     def _line(self, stream: str, data: bytes) -> LogLine:
-        at = facts.engine_time(self._at.get(stream, b"").decode()) if self._at.get(stream) else None
+        stamp = self._at.get(stream)
+        at = f"{stamp[:19].decode()}.{stamp[20:26].rstrip(b'Z').decode():0<6}Z" if stamp else None
         return LogLine(data.removesuffix(b"\r").decode("utf-8", "replace"), stream, at)
 
     def rest(self) -> Iterator[LogLine]:
@@ -158,10 +165,16 @@ class Output:
             stop.wait(0.3)
 
     def _stream(self, stream: Stream, stop: threading.Event) -> Iterator[LogLine]:
+        heard = time.monotonic()
         try:
             while not stop.is_set() and (data := stream.poll(0.5)) is not None:
                 if data:
+                    heard = time.monotonic()
                     yield from self._reader.feed(data)
+                elif time.monotonic() - heard > SILENCE:
+                    if not self._runs():  # the rest of its output did not come this way
+                        raise ConnectionError("the output ended without a word")
+                    heard = time.monotonic()
         finally:
             stream.close()
 

@@ -19,7 +19,7 @@ from flowplan.providers.docker.creation import Creator
 from flowplan.providers.docker.output import Output
 from flowplan.providers.docker.pulling import Images
 from flowplan.providers.docker.watching import Watch
-from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, Order
+from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, News, Order
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Target
@@ -55,6 +55,8 @@ class DockerProvider:
         looks = self._inspect_all([*unsure, *orphans])
         answers = iter(looks[: len(unsure)])
         result = [fact if fact is not None else next(answers) for fact in seen]
+        if any(facts.cut_short(record, fact) for record, fact in zip(records, result, strict=True) if fact):
+            self._engine.knock()
         return [fact for fact in [*result, *looks[len(unsure) :]] if fact is not None]
 
     def _list(self, label: str) -> list[dict[str, Any]]:
@@ -127,10 +129,10 @@ class DockerProvider:
     def delete(self, record: Recorded, grace: float) -> None:
         self._changer.delete(record, grace)
 
-    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
         return polling.watch(records, stop, self._stream, self.observe)
 
-    def _stream(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+    def _stream(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
         return Watch(self._engine, self._lineage, records, self.observe).changes(stop)
 
     def logs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,8 @@ import docker.errors
 import docker.utils
 import requests
 
-from flowplan.providers.docker.connection import Engine, Refusal
-from flowplan.schemas.errors import EngineUnreachable, StartFailed
+from flowplan.providers.docker.connection import Engine, Refusal, Stream
+from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
 from flowplan.schemas.faults import point
 
 
@@ -71,18 +72,10 @@ class Images:
         if platform:
             parameters["platform"] = platform
         try:
-            answer = self._engine.request(
-                "POST",
-                "/images/create",
-                params=parameters,
-                headers=self._headers(repository, registry),
-                stream=True,
-                read_timeout=limit,
-            )
-            fault = _fault(answer, deadline)
+            fault = self._fault(self._opened(parameters, self._headers(repository, registry), limit), deadline)
         except Refusal as error:
-            fault = error.message
-        except (EngineUnreachable, requests.RequestException, OSError) as error:
+            fault = error.words
+        except (EngineUnreachable, requests.RequestException, OSError, ValueError) as error:
             if time.monotonic() >= deadline:  # the connection is given up, upon which the Engine ends the pull
                 raise TimeoutError from None
             if isinstance(error, EngineUnreachable):
@@ -95,6 +88,62 @@ class Images:
                 reason="ErrImagePull",
                 exit_code_of_run=125,
             )
+
+    def _opened(
+        self, parameters: Mapping[str, Any], headers: Mapping[str, str], limit: float | None
+    ) -> requests.Response:
+        """The answer, which the Engine begins when the registry has answered it; it is asked whether it is still there."""
+        answers: queue.SimpleQueue[requests.Response | ProviderError] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                wait = math.inf if limit is None else limit
+                answers.put(
+                    self._engine.request(
+                        "POST", "/images/create", params=parameters, headers=headers, stream=True, read_timeout=wait
+                    )
+                )
+            except ProviderError as error:
+                answers.put(error)
+
+        threading.Thread(target=ask, name="docker-pull", daemon=True).start()
+        while True:
+            try:
+                answer = answers.get(timeout=self._engine.timeout)
+            except queue.Empty:
+                self._engine.get("/version")
+                continue
+            if isinstance(answer, ProviderError):
+                raise answer
+            return answer
+
+    def _fault(self, answer: requests.Response, deadline: float) -> str:
+        """The error that the stream of a pull ends with, or ""; the HTTP status is 200 either way (D9).
+
+        Raises:
+            TimeoutError: the deadline passed before the end.
+            EngineUnreachable, OSError, ValueError: the stream broke, or the Engine is silent and gives no answer.
+        """
+        fault, stream = "", Stream(answer)
+        try:
+            for line in self._lines(stream, deadline):
+                fault = str((line.get("errorDetail") or {}).get("message") or line.get("error") or fault)
+        finally:
+            stream.close()
+        return fault.strip()
+
+    def _lines(self, stream: Stream, deadline: float) -> Iterator[dict[str, Any]]:
+        """What the Engine says of the pull, complete lines only; when it is silent for long it is asked if it lives."""
+        text = b""
+        while (data := stream.poll(max(0.0, min(self._engine.timeout, deadline - time.monotonic())))) is not None:
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            if not data:
+                self._engine.get("/version")
+            *lines, text = (text + data).split(b"\n")
+            yield from (json.loads(line) for line in lines if line.strip())
+        if text.strip():
+            yield json.loads(text)
 
     def _headers(self, repository: str, registry: Mapping[str, Any] | None) -> dict[str, str]:
         """The credentials of the run, else those of the docker CLI's configuration; for this one request only."""
@@ -126,24 +175,3 @@ def _text(header: str | bytes) -> str:
 def _too_late(image: str, limit: float | None) -> StartFailed:
     message = f"start_timeout of {limit:g}s passed while pulling {image}"
     return StartFailed(message, hint="give it more time, or pull the image beforehand", reason="StartTimeout")
-
-
-def _fault(answer: requests.Response, deadline: float) -> str:
-    """The error that the stream of a pull ends with, or ""; the HTTP status is 200 either way (D9).
-
-    Raises:
-        TimeoutError: the deadline passed before the end.
-    """
-    fault = ""
-    for line in _lines(answer):
-        if time.monotonic() >= deadline:
-            answer.close()
-            raise TimeoutError
-        fault = str((line.get("errorDetail") or {}).get("message") or line.get("error") or fault)
-    return fault.strip()
-
-
-def _lines(answer: requests.Response) -> Iterator[dict[str, Any]]:
-    for text in answer.iter_lines():
-        if text.strip():
-            yield json.loads(text)

@@ -11,7 +11,8 @@ from typing import Any
 
 from flowplan.providers.docker import facts
 from flowplan.providers.docker.connection import Engine, Refusal, Stream
-from flowplan.schemas.errors import EngineUnreachable
+from flowplan.providers.protocol import News
+from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.runs import Observed, Recorded, Status
 
 TICK = 0.9
@@ -52,7 +53,7 @@ class Watch:
         self._oom: set[str] = set()
         self._since = min((float(record.handle.get("created") or 0) for record in records), default=0.0)
 
-    def changes(self, stop: threading.Event) -> Iterator[Observed | None]:
+    def changes(self, stop: threading.Event) -> Iterator[News]:
         """See ``Provider.watch``."""
         pause = 0.2
         while self._waiting and not stop.is_set():
@@ -62,22 +63,21 @@ class Watch:
                 yield from self._look()
                 pause = 0.2
                 yield from self._follow(stream, stop)
-            except (
-                EngineUnreachable,
-                Refusal,
-                ConnectionError,
-            ):  # down or restarting: nothing is known, so nothing said
-                yield from self._idle(pause, stop)
+            except (EngineUnreachable, Refusal) as error:  # down or restarting: nothing is known of any run
+                yield from self._idle(pause, stop, error)
+                pause = min(2 * pause, 5.0)
+            except (ConnectionError, ValueError):  # the stream was closed, or is none of events
+                yield from self._idle(pause, stop, None)
                 pause = min(2 * pause, 5.0)
             finally:
                 if stream is not None:
                     stream.close()
 
-    def _idle(self, pause: float, stop: threading.Event) -> Iterator[None]:
+    def _idle(self, pause: float, stop: threading.Event, word: ProviderError | None) -> Iterator[ProviderError | None]:
         end = time.monotonic() + pause
         while (rest := end - time.monotonic()) > 0 and not stop.wait(min(rest, TICK)):
-            yield None
-        yield None
+            yield word
+        yield word
 
     def _open(self) -> Stream:
         """The stream of events, from the last one seen (at first: from the creation of the oldest container) on."""
@@ -213,6 +213,8 @@ class Watch:
         """Hand out what is new."""
         if seen is None:
             return
+        if facts.cut_short(self._records[seen.run_id], seen):
+            self._engine.knock()
         before = self._last.get(seen.run_id)
         self._last[seen.run_id] = seen
         self._missing.pop(seen.run_id, None)

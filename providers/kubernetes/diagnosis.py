@@ -223,9 +223,11 @@ def _failed_init(pod: Object) -> str:
 
 
 def _suspended(job: Object) -> Diagnosis | None:
-    if not (job.get("spec") or {}).get("suspend"):
+    spec = job.get("spec") or {}
+    if not spec.get("suspend") and spec.get("parallelism") != 0:
         return None
-    return Diagnosis("Suspended", "spec.suspend is true: no pod is created", "Suspended", "warning")
+    why = "spec.suspend is true" if spec.get("suspend") else "spec.parallelism is 0"
+    return Diagnosis("Suspended", f"{why}: no pod is created", "Suspended", "warning")
 
 
 def _from_events(events: Sequence[Object]) -> Diagnosis | None:

@@ -114,7 +114,8 @@ def _earlier(api: Api, namespace: str, order: Order) -> Json | None:
 
 
 def _ensure_secret(api: Api, secret: Json, order: Order, namespace: str) -> bool:
-    """Create the run's Secret, or fill ours again; False when it existed before. Values are revealed here only."""
+    """Create the run's Secret, or fill ours again; False when it existed before this order. Values are revealed here
+    only."""
     body = copy.deepcopy(secret)
     meta = body.setdefault("metadata", {})
     meta.setdefault("namespace", namespace)
@@ -138,7 +139,7 @@ def _ensure_secret(api: Api, secret: Json, order: Order, namespace: str) -> bool
             reason="AlreadyExists",
         )
     _patch(api, path, {"stringData": body.get("stringData") or {}})
-    return False
+    return order.fresh  # then it is what a request made whose answer was lost
 
 
 def _give(api: Api, namespace: str, name: str, job: Json) -> None:

@@ -52,6 +52,7 @@ def _in_namespace(api: Api, namespace: str, records: Sequence[Recorded], lineage
     for record in records:
         if record.run_id not in jobs and (job := _imported(api, namespace, record)) is not None:
             jobs[record.run_id] = job
+    jobs |= _unlabelled(api, namespace, [r for r in records if r.run_id not in jobs])
     interesting = any(run not in known or known[run].status.live for run in jobs)
     pods = by_owner(_list(api, core_path(namespace, "pods"), selector)) if interesting else {}
     gone = [r for r in records if r.run_id not in jobs]
@@ -101,6 +102,23 @@ def _imported(api: Api, namespace: str, record: Recorded) -> Any:
     return job if job is not None and job["metadata"]["uid"] == record.handle["uid"] else None
 
 
+def _unlabelled(api: Api, namespace: str, records: Sequence[Recorded]) -> dict[str, Any]:
+    """Jobs of live runs that somebody took our labels off: they are known by their uid. One list, and only where runs
+    seem to be gone."""
+    wanted = {str(r.handle["uid"]): r.run_id for r in records if r.status.live and r.handle.get("uid")}
+    if not wanted:
+        return {}
+    found = [job["metadata"] for job in api.items(jobs_path(namespace), partial=True)]
+    there = {wanted[meta["uid"]]: same_job(api, meta) for meta in found if meta["uid"] in wanted}
+    return {run_id: job for run_id, job in there.items() if job is not None}
+
+
+def same_job(api: Api, meta: Mapping[str, Any]) -> Any:
+    """The Job with this name and uid, or None."""
+    job = api.find(jobs_path(meta["namespace"], meta["name"]))
+    return job if job is not None and job["metadata"]["uid"] == meta["uid"] else None
+
+
 def by_owner(pods: Iterable[Any]) -> dict[str, list[Any]]:
     """Pods by the uid of the Job that controls them."""
     groups: dict[str, list[Any]] = defaultdict(list)
@@ -116,6 +134,8 @@ def as_recorded(seen: Observed, record: Recorded) -> Observed:
     seen = replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
     if record.handle.get(IMPORTED):
         seen = taken_over(seen, record)
+    if seen.status is Status.PENDING:
+        return kept_running(seen, record.status)
     if seen.status is None or seen.status.live or seen.status is not record.status:
         return seen
     return replace(
@@ -126,6 +146,13 @@ def as_recorded(seen: Observed, record: Recorded) -> Observed:
         attempts=max(seen.attempts, record.attempts),
         started_at=seen.started_at or record.started_at,
     )
+
+
+def kept_running(seen: Observed, before: Status | None) -> Observed:
+    """A run that has run and whose pods are gone (deleted, or parallelism is 0 now) goes on, for the reason it waits."""
+    if before is not Status.RUNNING or seen.status is not Status.PENDING:
+        return seen
+    return replace(seen, status=Status.RUNNING)
 
 
 def _by_its_name(seen: Observed, record: Recorded) -> Observed:

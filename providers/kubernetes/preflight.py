@@ -13,7 +13,7 @@ from flowplan.providers.kubernetes.dropping import dropped
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path, manifest
 from flowplan.providers.kubernetes.reading import RUN_ID, label
 from flowplan.providers.kubernetes.references import KINDS, Reference, references
-from flowplan.providers.kubernetes.requests import MANAGER, Api
+from flowplan.providers.kubernetes.requests import FAILING, MANAGER, Api
 from flowplan.providers.protocol import Order
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.plans import Finding
@@ -215,9 +215,9 @@ def _dry_run(api: Api, one: _Wanted, with_pods: bool) -> Iterator[Finding]:
     namespace = one.job["metadata"]["namespace"]
     try:
         answer = api.call("POST", jobs_path(namespace), {"dryRun": "All", "fieldManager": MANAGER}, one.job)
-    except EngineUnreachable:
-        raise
     except ProviderError as error:
+        if _unheard(error):
+            raise
         if error.reason == "AlreadyExists":
             yield from _name_clash(api, one, namespace)
         else:
@@ -228,6 +228,11 @@ def _dry_run(api: Api, one: _Wanted, with_pods: bool) -> Iterator[Finding]:
         yield Finding(one.address, "warning", "dropped-field", message, "remove it, or use a newer cluster")
     if with_pods:
         yield from _pod_dry_run(api, one, namespace, answer)
+
+
+def _unheard(error: ProviderError) -> bool:
+    """True where the server says nothing at all; a failing one (a webhook that is down) is what the plan tells about."""
+    return isinstance(error, EngineUnreachable) and error.reason != FAILING
 
 
 def _name_clash(api: Api, one: _Wanted, namespace: str) -> Iterator[Finding]:
@@ -249,9 +254,9 @@ def _pod_dry_run(api: Api, one: _Wanted, namespace: str, answer: Mapping[str, An
     }
     try:
         api.call("POST", core_path(namespace, "pods"), {"dryRun": "All"}, pod)
-    except EngineUnreachable:
-        raise
     except ProviderError as error:
+        if _unheard(error):
+            raise
         known = {ref.name for ref in references(one.job) if ref.resource == "serviceaccounts"}
         if not any(f"{name}" in error.message for name in known):  # a missing account is told already
             yield _finding(one, "error", "dry-run", error)

@@ -11,7 +11,7 @@ from flowplan.providers.kubernetes import finding, jobs, logs, observing, prefli
 from flowplan.providers.kubernetes.dropping import noted
 from flowplan.providers.kubernetes.reading import LINEAGE, label, observed
 from flowplan.providers.kubernetes.requests import Api
-from flowplan.providers.protocol import Context, Found, LogLine, Order
+from flowplan.providers.protocol import Context, Found, LogLine, News, Order
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Target
@@ -77,10 +77,10 @@ class KubernetesProvider:
     def delete(self, record: Recorded, grace: float) -> None:
         jobs.delete(self._api, record, grace, self._namespace, self._lineage)
 
-    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
         return polling.watch(records, stop, self._stream, self.observe)
 
-    def _stream(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+    def _stream(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
         return watching.watch(self._api, records, self._lineage, self._namespace, self.target().id, stop)
 
     def logs(

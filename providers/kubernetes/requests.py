@@ -30,6 +30,8 @@ MANAGER = "flowplan"
 _CONNECT, _READ, _QUICK = 10.0, 35.0, 5.0
 _TRIES = 5
 _RETRIED = frozenset({429, 500, 502, 503, 504})
+FAILING = "ServerError"
+"""The reason of an EngineUnreachable whose server did answer, but not the question."""
 _CONNECTIONS = 256
 """Kept open at most; more than that many threads would make urllib3 complain."""
 
@@ -95,7 +97,8 @@ class Api:
 
         Raises:
             ProviderError: the server refused; its reason and words in one line.
-            EngineUnreachable: no answer after all tries.
+            EngineUnreachable: no answer after all tries, or only errors of the server's own (429, 5xx): whether it did
+                what was asked is not known then.
         """
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": content} if data is not None else {}
@@ -104,15 +107,17 @@ class Api:
             last = attempt == self._tries - 1
             try:
                 response = self._send(method, path, query, data, headers)
-            except EngineUnreachable:
-                if last:
+            except EngineUnreachable as error:
+                if last or (error.reason == "Timeout" and attempt):  # a server that is silent twice hangs
                     raise
                 time.sleep(_pause(attempt))
                 continue
             if response.status < 400:
                 return _decoded(response.data, self.endpoint)
-            if last or response.status not in _RETRIED:
+            if response.status not in _RETRIED:
                 raise refusal(response.status, response.data, self.endpoint, method)
+            if last:
+                raise failing(self.endpoint, response.status, response.data, method)
             time.sleep(_asked(response.headers.get("Retry-After")) or _pause(attempt))
         raise AssertionError("there is at least one try")
 
@@ -125,6 +130,8 @@ class Api:
         if response.status >= 400:
             body = response.read()
             response.release_conn()
+            if response.status in _RETRIED:
+                raise failing(self.endpoint, response.status, body, "GET")
             raise refusal(response.status, body, self.endpoint, "GET")
         return response
 
@@ -208,7 +215,7 @@ def unreachable(endpoint: Endpoint, error: BaseException) -> EngineUnreachable:
     import ssl
 
     reason = _innermost(error)
-    who = f"the Kubernetes API server {endpoint.server} (context {endpoint.label})"
+    who = _who(endpoint)
     if isinstance(reason, ssl.SSLCertVerificationError):
         return EngineUnreachable(
             f"the certificate of {who} is not trusted: {reason.verify_message}",
@@ -219,8 +226,23 @@ def unreachable(endpoint: Endpoint, error: BaseException) -> EngineUnreachable:
     return EngineUnreachable(
         f"{who} does not answer: {' '.join(why.split())}",
         hint="check the network, or the context and server of the kubeconfig",
-        reason="Unreachable",
+        reason="Timeout" if why == _SILENT else "Unreachable",
     )
+
+
+def failing(endpoint: Endpoint, code: int, body: bytes, method: str) -> EngineUnreachable:
+    """The message for an API server that answers with errors of its own."""
+    told = refusal(code, body, endpoint, method)
+    words = told.message if told.message.startswith("HTTP ") else f"HTTP {code}: {told.message}"
+    hint = told.hint or "see the log of the API server, or try again"
+    return EngineUnreachable(f"{_who(endpoint)} does not answer: {words}", hint=hint, reason=FAILING)
+
+
+def _who(endpoint: Endpoint) -> str:
+    return f"the Kubernetes API server {endpoint.server} (context {endpoint.label})"
+
+
+_SILENT = "no answer in time"
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -231,7 +253,7 @@ def _innermost(error: BaseException) -> BaseException:
     if isinstance(inner, OSError) and not isinstance(inner, TimeoutError):
         return _innermost(inner)
     if isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError):
-        return OSError(0, "no answer in time")
+        return OSError(0, _SILENT)
     reason = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
     return _innermost(reason) if reason is not None else error
 

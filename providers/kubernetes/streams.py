@@ -50,6 +50,18 @@ class Feed:
     _queue: queue.Queue[News | ProviderError] = field(default_factory=lambda: queue.Queue(_QUEUE))
     _streams: list[_Stream] = field(default_factory=list)
     _closed: threading.Event = field(default_factory=threading.Event)
+    _troubles: dict[_Stream, ProviderError] = field(default_factory=dict)
+
+    def trouble(self) -> ProviderError | None:
+        """Why the server cannot be asked at present, or None."""
+        return next(iter(tuple(self._troubles.values())), None)
+
+    def tell(self, stream: _Stream, trouble: ProviderError | None) -> None:
+        """Note how a stream gets on."""
+        if trouble is None:
+            self._troubles.pop(stream, None)
+        else:
+            self._troubles[stream] = trouble
 
     def look(self, namespace: str, jobs: str, pods: str) -> Iterator[News]:
         """The first look at a namespace, in the caller's thread, so that its errors are the caller's."""
@@ -110,6 +122,10 @@ class _Expired(Exception):
     """The resourceVersion is too old: look again (L6)."""
 
 
+class _Broken(Exception):
+    """The stream ended or is none of events: open it again."""
+
+
 class _Stream:
     """One list+watch."""
 
@@ -143,10 +159,13 @@ class _Stream:
                 continue
             except _Expired:
                 self._version = ""
-            except EngineUnreachable:
-                pass  # the version is still good: what happened meanwhile is told when the server is back
+            except _Broken:
+                pass  # the version is still good: what happened meanwhile is told by the next stream
+            except EngineUnreachable as error:
+                self._feed.tell(self, error)
             except ProviderError as error:
                 self._version = ""
+                self._feed.tell(self, error)
                 if self._refused(error):
                     self._feed.put(error)
                     return
@@ -179,14 +198,15 @@ class _Stream:
                 raise _Expired from error
             raise
         self._response = response
+        self._feed.tell(self, None)
         if self._feed.closed.is_set():
             hang_up(response)
         try:
             for line, whole in body_lines(response, limit=0):
                 if whole:
-                    self._take(json.loads(line))
+                    self._take(_event(line))
         except (HTTPError, OSError) as error:
-            raise EngineUnreachable("the watch broke") from error
+            raise _Broken from error
         finally:
             self._response = None
             response.close()
@@ -203,6 +223,17 @@ class _Stream:
         """End the watch now, from another thread."""
         if (response := self._response) is not None:
             hang_up(response)
+
+
+def _event(line: bytes) -> Any:
+    """A line of a watch; something in between (a proxy's page) may have written another."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        raise _Broken from None
+    if not isinstance(event, dict) or not isinstance(event.get("object"), dict) or "type" not in event:
+        raise _Broken
+    return event
 
 
 _POD_META = ("name", "namespace", "uid", "creationTimestamp", "labels", "ownerReferences")

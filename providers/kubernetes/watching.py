@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from flowplan.providers import protocol
 from flowplan.providers.kubernetes import observing
 from flowplan.providers.kubernetes.diagnosis import IMAGE_PULL
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of
@@ -32,6 +33,9 @@ _TICK = 0.9
 _SETTLE = 1.5
 """Seconds that a Job's end may be ahead of its pods' on the other stream."""
 
+_UNLABELLED_EVERY = 2.0
+"""Seconds between looks at Jobs that somebody took our labels off: no stream tells about them."""
+
 _PODS_KEPT = 20
 _EVENTS_AFTER, _EVENTS_EVERY, _EVENTS_SLOWEST = 3.0, 5.0, 60.0
 
@@ -47,11 +51,12 @@ class _Run:
     silent_since: float = 0.0
     ended_at: float | None = None
     deleted: bool = False
+    unlabelled: bool = False
 
 
 def watch(
     api: Api, records: Sequence[Recorded], lineage: str, default: str, cluster: str, stop: threading.Event
-) -> Iterator[Observed | None]:
+) -> Iterator[protocol.News]:
     """As ``Provider.watch``: the present state of each record first, then every change, None when nothing is new."""
     groups = observing.by_namespace(records, default)
     feed = Feed(api, f"{LINEAGE}={lineage}")
@@ -71,7 +76,7 @@ def watch(
                     told = True
                     yield seen
             if not told:
-                yield None
+                yield feed.trouble()
     finally:
         feed.close()
 
@@ -90,6 +95,7 @@ class _View:
         self._events: dict[str, list[Any]] = {}
         self._events_due = time.monotonic() + _EVENTS_AFTER
         self._events_pause = _EVENTS_EVERY
+        self._unlabelled_due = 0.0
         for run_id, run in self._runs.items():
             if uid := run.record.handle.get("uid"):
                 self._by_uid[str(uid)] = run_id
@@ -161,6 +167,7 @@ class _View:
     def changes(self, *, first: bool = False) -> Iterator[Observed]:
         """What there is to tell now, each fact once; what needs a question that stays unanswered waits."""
         try:
+            self._ask_whether_gone()
             self._fetch_events()
             ends = self._ends_of_gone()
         except EngineUnreachable:
@@ -172,6 +179,22 @@ class _View:
             seen = self._look(self._runs[run_id], ends, now)
             if seen is not None:
                 yield from self._tell(self._runs[run_id], seen, now, first=first)
+
+    def _ask_whether_gone(self) -> None:
+        """A Job that left the stream may only have lost its labels: it is looked at by its name and uid from then on."""
+        now = time.monotonic()
+        left = [run for run_id in self._dirty if (run := self._runs.get(run_id)) and run.deleted and not _final(run)]
+        if now >= self._unlabelled_due and (known := [run for run in self._runs.values() if run.unlabelled]):
+            self._unlabelled_due = now + _UNLABELLED_EVERY
+            left += known
+        for run in left:
+            meta = {"namespace": self._namespace, "name": run.record.name, **run.record.handle}
+            there = observing.same_job(self._api, run.job["metadata"] if run.job else meta) if _known(run) else None
+            run.unlabelled = there is not None
+            run.deleted = there is None
+            if there is not None:
+                self._learn(run, there)
+            self._dirty.add(run.record.run_id)
 
     def _ends_of_gone(self) -> dict[str, Observed]:
         gone = [run for run_id in self._dirty if (run := self._runs.get(run_id)) and run.deleted and not _final(run)]
@@ -198,7 +221,8 @@ class _View:
     def _seen(self, run: _Run) -> Observed:
         events = [e for uid in (run.job["metadata"]["uid"], *run.pods) for e in self._events.get(uid, [])]
         seen = observed(run.job, list(run.pods.values()), self._cluster, events)
-        return observing.as_recorded(seen, run.record)
+        told = run.told.status if run.told else None
+        return observing.kept_running(observing.as_recorded(seen, run.record), told)
 
     def _tell(self, run: _Run, seen: Observed, now: float, *, first: bool) -> Iterator[Observed]:
         steady = _steady(run.told, seen)
@@ -242,6 +266,11 @@ def _waits_silently(run: _Run, now: float) -> bool:
     if run.job is None or told is None or told.status is None or now - run.silent_since < _EVENTS_AFTER:
         return False
     return told.status.live and not told.started_at and (not told.reason or told.reason in IMAGE_PULL)
+
+
+def _known(run: _Run) -> bool:
+    """Its Job has been seen, now or when it was recorded."""
+    return run.job is not None or bool(run.record.handle.get("uid"))
 
 
 def _final(run: _Run) -> bool:

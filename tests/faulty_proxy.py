@@ -1,0 +1,255 @@
+"""An HTTP proxy in front of an engine that plays faults: refused, lost, late, cut or invented answers, request by request."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+from urllib.parse import urlsplit
+
+PART = 65536
+
+
+@dataclass
+class Fault:
+    """What happens to requests that match; the first fault that still has hits to give counts.
+
+    Attributes:
+        what: ``answer`` (with ``status``, ``headers`` and ``body``, without asking the engine), ``hide`` (the same after
+            the engine did it), ``reset`` (connection reset before the engine hears of it), ``lose`` (after it did it),
+            ``hang`` (no answer until ``release``), ``slow`` (``seconds`` late), ``cut`` (connection reset after
+            ``after`` bytes and at least ``seconds`` of the answer), ``end`` (the same, but as a proper end),
+            ``say`` (a stream that says ``body`` and ends).
+        method, path: regular expressions, the path with its query; skip: matching requests that pass before;
+        times: how many are hit; hits: how many were.
+    """
+
+    what: str
+    method: str = ".*"
+    path: str = ".*"
+    skip: int = 0
+    times: int = 10**9
+    status: int = 500
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b'{"message": "a fault is played"}'
+    seconds: float = 0.0
+    after: int = 0
+    hits: int = 0
+
+    def matches(self, method: str, path: str) -> bool:
+        return bool(re.fullmatch(self.method, method) and re.search(self.path, path))
+
+
+class FaultyProxy:
+    """Listens at a Unix socket or a port, and passes on to an engine whatever no fault is meant for.
+
+    Args:
+        upstream: ``unix:///path``, ``http://host:port`` or ``https://host:port`` (nobody's certificate is checked).
+        listen: path of the Unix socket to make; None for a port.
+    """
+
+    def __init__(self, upstream: str, listen: Path | None = None) -> None:
+        self.faults: list[Fault] = []
+        self.requests: list[tuple[str, str]] = []
+        self.released = threading.Event()
+        self._upstream = upstream
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        proxy = self
+
+        class Handler(_Handler):
+            def setup(self) -> None:
+                proxy._open.add(self.request)
+                super().setup()
+                self.proxy = proxy
+
+            def finish(self) -> None:
+                with contextlib.suppress(OSError, ValueError):
+                    super().finish()
+                proxy._open.discard(self.request)
+
+        self._server: _UnixServer | _TcpServer
+        self._server = _UnixServer(str(listen), Handler) if listen else _TcpServer(("127.0.0.1", 0), Handler)
+        self.host = f"unix://{listen}" if listen else f"tcp://127.0.0.1:{self._server.server_address[1]}"
+        self.url = self.host.replace("tcp:", "http:")
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def play(self, what: str, method: str = ".*", path: str = ".*", **rest: object) -> Fault:
+        """Add a fault; returns it, to be asked for its hits."""
+        fault = Fault(what, method, path, **rest)  # type: ignore[arg-type]
+        self.faults.append(fault)
+        return fault
+
+    def heal(self) -> None:
+        """No faults any more; what hangs is cut off."""
+        self.faults.clear()
+        self.released.set()
+        self.released = threading.Event()
+
+    def count(self, method: str, path: str) -> int:
+        """How many requests came that match."""
+        return sum(bool(re.fullmatch(method, m) and re.search(path, p)) for m, p in self.requests)
+
+    def chosen(self, method: str, path: str) -> Fault | None:
+        with self._lock:
+            self.requests.append((method, path))
+            for fault in self.faults:
+                if fault.matches(method, path) and fault.hits < fault.skip + fault.times:
+                    fault.hits += 1
+                    return fault if fault.hits > fault.skip else None
+            return None
+
+    def cut(self) -> None:
+        """Reset every connection that is open."""
+        for one in list(self._open):
+            reset(one)
+
+    def close(self) -> None:
+        self.heal()
+        self._server.shutdown()
+        self._server.server_close()
+        self.cut()
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection to the engine."""
+        parts = urlsplit(self._upstream)
+        if parts.scheme == "unix":
+            return _UnixConnection(parts.path)
+        if parts.scheme == "https":
+            trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+            return http.client.HTTPSConnection(str(parts.hostname), parts.port, context=trust)
+        return http.client.HTTPConnection(str(parts.hostname), parts.port)
+
+
+class _UnixServer(ThreadingMixIn, UnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A connection that breaks is what this is about."""
+
+
+class _TcpServer(ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A connection that breaks is what this is about."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self._path)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxy: FaultyProxy
+    connection: socket.socket
+
+    def address_string(self) -> str:
+        return "somebody"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silence."""
+
+    def _play(self) -> None:
+        body = self._read()
+        fault = self.proxy.chosen(self.command, self.path) or Fault("pass")
+        released = self.proxy.released
+        if fault.what == "slow":
+            released.wait(fault.seconds)
+        if fault.what in ("reset", "hang"):
+            if fault.what == "hang":
+                released.wait()
+            return self._reset()
+        if fault.what in ("answer", "say"):
+            return self._say(fault)
+        upstream = self.proxy.connect()
+        try:
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in ("connection", "host")}
+            upstream.request(self.command, self.path, body, {**headers, "Connection": "close"})
+            answer = upstream.getresponse()
+            if fault.what in ("hide", "lose"):
+                answer.read()
+                return self._say(fault) if fault.what == "hide" else self._reset()
+            self._pass_on(answer, fault)
+        finally:
+            upstream.close()
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _play
+
+    def _read(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _say(self, fault: Fault) -> None:
+        self.send_response(200 if fault.what == "say" else fault.status)
+        for name, value in {"Content-Type": "application/json", **fault.headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(fault.body)))
+        self.end_headers()
+        self.wfile.write(fault.body)
+
+    def _pass_on(self, answer: http.client.HTTPResponse, fault: Fault) -> None:
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "date", "server"):
+                self.send_header(name, value)
+        sized = answer.getheader("Content-Length") is not None or answer.status in (204, 304)
+        if not sized:
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for data in _parts(answer, fault):
+            if data is None:
+                return self._reset()
+            self.wfile.write(data if sized else b"%x\r\n%s\r\n" % (len(data), data))
+        if not sized:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _reset(self) -> None:
+        self.close_connection = True
+        reset(self.connection)
+
+
+def _parts(answer: http.client.HTTPResponse, fault: Fault) -> Iterator[bytes | None]:
+    """The answer as it comes; None where the connection is to be reset."""
+    begun, passed = time.monotonic(), 0
+    while data := answer.read1(PART):
+        if fault.what in ("cut", "end") and passed + len(data) > fault.after:
+            yield data[: max(0, fault.after - passed)] or b"\n"
+            time.sleep(max(0.0, fault.seconds - (time.monotonic() - begun)))
+            if fault.what == "cut":
+                yield None
+            return
+        passed += len(data)
+        yield data
+
+
+def reset(end: socket.socket) -> None:
+    """Close a connection as one does who crashed."""
+    with contextlib.suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        end.shutdown(socket.SHUT_RDWR)
