@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from flowplan.planner.decide import Decision, decide, removal
 from flowplan.planner.manifests import Manifests
+from flowplan.planner.namesakes import namesakes
 from flowplan.planner.order import ordered
 from flowplan.planner.renames import rename_suggestions
 from flowplan.schemas.errors import InvalidInput
@@ -86,6 +87,7 @@ def make_changes(situation: Situation) -> Decided:
     changes = [_wanted_change(situation, desired[a], recorded, moves) for a in order if a in chosen]
     changes += _removals(situation, recorded, [a for a in recorded if a not in desired and a in chosen])
     remarks = [*_orphans(situation, desired, recorded), *rename_suggestions(changes, desired, recorded)]
+    remarks += namesakes(changes)
     return Decided(tuple(changes), tuple(remarks))
 
 

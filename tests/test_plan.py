@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
+from flowplan.planner.namesakes import namesakes
 from flowplan.planner.plan import Decided, Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, deviations
 from flowplan.schemas.errors import InvalidInput
@@ -281,6 +282,27 @@ def test_a_move_keeps_the_run_and_its_identity() -> None:
     decided = decide([desired("new", colour="red")], [record], moved=(("old", "new"),))
     change = only(decided)
     assert (change.action, change.moved_from, change.run_id) == (Action.NO_OP, "old", record.run_id)
+
+
+def test_runs_of_one_name_on_one_engine_are_told_of() -> None:
+    def starts(address: str, provider: str, name: str, action: Action = Action.CREATE, **metadata: str) -> Change:
+        after = {"Job": {"metadata": {**metadata, "name": name}}} if metadata else {"Container": {"Name": name}}
+        return Change(address, provider, "t", action, (), None, after)
+
+    found = namesakes(
+        [
+            starts("a", "docker", "one"),
+            starts("b", "docker", "one"),
+            starts("c", "other", "one"),
+            starts("d", "k", "one", namespace="x"),
+            starts("e", "k", "one", namespace="y"),
+            starts("f", "k", "two", Action.NO_OP, namespace="x"),
+            starts("g", "k", "two", Action.NO_OP, namespace="x"),
+        ]
+    )
+    assert [(d.severity, d.message) for d in found] == [
+        ("warning", "2 runs have the name one: a, b; all but one of them will get a number")
+    ]
 
 
 def test_a_rename_is_offered_as_a_move() -> None:

@@ -1,0 +1,43 @@
+"""Runs of one plan whose objects have the same name on the same engine: an engine lets only one of them have it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from flowplan.schemas.plans import Action, Change
+from flowplan.schemas.sources import Diagnostic
+
+_STARTING = (Action.CREATE, Action.REPLACE, Action.RERUN)
+_SHOWN = 5
+
+
+def namesakes(changes: Iterable[Change]) -> Iterator[Diagnostic]:
+    """A warning for every name that several runs have, at least one of which is about to start (D15, W14)."""
+    bearers: dict[tuple[str, ...], list[Change]] = {}
+    for change in changes:
+        place = _place(change)
+        if place:
+            bearers.setdefault(place, []).append(change)
+    for place, found in bearers.items():
+        if len(found) > 1 and any(change.action in _STARTING for change in found):
+            shown = ", ".join(change.address for change in found[:_SHOWN])
+            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            yield Diagnostic(
+                f"{len(found)} runs have the name {place[-1]}: {shown}{more}; all but one of them will get a number",
+                subject=found[0].address,
+                hint="give each of them a `name`",
+                severity="warning",
+            )
+
+
+def _place(change: Change) -> tuple[str, ...]:
+    """Where the object of a change has its name, and the name; () when nothing else can take it."""
+    after = change.after or {}
+    if change.action in (Action.DESTROY, Action.FORGET):
+        return ()
+    if "Job" in after:
+        metadata = after["Job"].get("metadata", {})
+        return (change.provider, str(metadata.get("namespace")), str(metadata.get("name")))
+    if "Container" in after:
+        return (change.provider, str(after["Container"].get("Name")))
+    return ()
