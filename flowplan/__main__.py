@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 
 OBJECTS = 200_000
@@ -12,6 +13,11 @@ OBJECTS = 200_000
 
 def main() -> None:
     """Run the command line; the process ends with an exit code of design 9."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is known how to be interrupted well: at once
+    from flowplan import interruption
+
+    interruption.install()
     _open_closed_streams()
     code = 0
     try:
@@ -19,10 +25,12 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()
+    except interruption.Interrupted:
+        interruption.leave()
     except OSError as error:
         _discard_output()
-        print(f"error: the output could not be written: {error.strerror}", file=sys.stderr)
         code = code or 1
+        _complain(f"error: the output could not be written: {error.strerror}\n")
     gc.freeze()  # the interpreter would look through everything again before it leaves
     sys.exit(code)
 
@@ -48,6 +56,14 @@ def _open_closed_streams() -> None:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
+
+
+def _complain(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        return  # a terminal that was closed takes no complaint either
 
 
 def _discard_output() -> None:

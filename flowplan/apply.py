@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from flowplan import jobs
+from flowplan import interruption, jobs
 from flowplan.clock import seconds_since, timestamp
 from flowplan.engines import Engines
 from flowplan.following import LogStreams, Watches, last_seen, tail_of, undisputed
@@ -54,7 +54,7 @@ class Outcome:
     def exit_code(self) -> int:
         """The exit code of design 9."""
         if self.interrupted:
-            return 130
+            return interruption.code()
         if self.errors:
             return max(e.exit_code for e in self.errors.values())
         if self.left_out:

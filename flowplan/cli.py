@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+from flowplan import interruption
 from flowplan.options import Argument, Command, Option, understood
 from flowplan.schemas.errors import FlowplanError, InvalidInput
 
@@ -421,8 +422,8 @@ def _run(arguments: Sequence[str]) -> int:
         return typed.run(COMMANDS, arguments, complain)
     except FlowplanError as error:
         return complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return complain("interrupted", 130)
+    except interruption.Interrupted:
+        return complain("interrupted", interruption.code())
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -436,6 +437,8 @@ def _defect(error: Exception) -> int:
     """A defect of flowplan itself: where it is, without the values that were at hand."""
     import traceback
 
+    if interruption.told():
+        return complain("interrupted", interruption.code())
     where = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, OSError) and where.name in ("write", "echo"):  # the help, written by typer
         return complain(f"the output could not be written: {error.strerror}", 1)

@@ -7,9 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from flowplan.output import Output, Sink, harmless
+from flowplan.interruption import drawing
+from flowplan.output import Output, Sink, harmless, silence
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded, Status
 
@@ -65,9 +66,33 @@ def live(output: Output) -> Iterator[Sink]:
     from rich.live import Live
 
     sink = LiveSink(output)
-    console = Console(stderr=True, highlight=False)
-    with Live(sink, console=console, refresh_per_second=4, transient=True, redirect_stdout=sys.stdout.isatty()):
+    console = Console(file=cast("TextIO", _Patient(sys.stderr)), highlight=False)
+    redirect = sys.stdout.isatty()
+    with drawing(), Live(sink, console=console, refresh_per_second=4, transient=True, redirect_stdout=redirect):
         yield sink
+
+
+class _Patient:
+    """A terminal that may be closed: what is drawn then is lost, and nothing else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            silence(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            silence(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _clock(seconds: float) -> str:

@@ -130,3 +130,18 @@ def event_line(event: Event, record: Recorded | None) -> str:
     if event.message and event.message not in (event.reason, f"exit code {record.exit_code if record else None}"):
         text += f": {event.message}"
     return harmless(text)
+def reader_gone(stream: IO[str]) -> threading.Event:
+    """An event that is set when nobody reads a stream any more (`| head`), be there more to write or not."""
+    import select
+
+    gone, poll = threading.Event(), select.poll()
+    poll.register(stream.fileno(), 0)  # only what is always told: an error, or that the other end hung up
+
+    def look() -> None:
+        poll.poll()
+        gone.set()
+
+    threading.Thread(target=look, daemon=True).start()
+    return gone
+
+

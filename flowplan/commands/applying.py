@@ -6,10 +6,11 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from flowplan import interruption
 
 from flowplan.commands.arguments import SPEC, check_format, last_plan
 from flowplan.commands.planning import Shown, show_plan
@@ -25,7 +26,6 @@ from flowplan.terminal import approved, can_ask, can_draw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from threading import Event
 
     from flowplan.apply import Outcome
 
@@ -300,7 +300,7 @@ def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Seq
     output = Output(gathered.redactor)
     detach = how.detach or plan.mode == "refresh_only"  # which only records: there is nothing of its own to follow
     options = Options(how.parallelism, detach, how.wait_timeout, how.lock_timeout, how.stream)
-    with interruptions() as interrupted, _sink(output, how) as sink:
+    with interruption.finishing() as interrupted, _sink(output, how) as sink:
         runner = Runner(
             plan,
             gathered.store,
@@ -328,31 +328,6 @@ def _sink(output: Output, how: How) -> Iterator[Sink]:
             yield sink
     else:
         yield Sink(output)
-
-
-@contextmanager
-def interruptions() -> Iterator[Event]:
-    """Ctrl-C, SIGTERM and a closed terminal set an event: finish what is under way, then leave; twice leaves at once."""
-    import signal
-    import threading
-
-    event = threading.Event()
-
-    def interrupt(number: int, frame: object) -> None:
-        if event.is_set():
-            os._exit(130)
-        event.set()
-        # Not through the output: the thread that is interrupted here may hold its lock.
-        with suppress(OSError):  # the terminal may be what went away
-            os.write(2, b"\ninterrupted: finishing what is under way; runs go on (again to leave at once)\n")
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    former = {n: signal.signal(n, interrupt) for n in numbers}
-    try:
-        yield event
-    finally:
-        for n, handler in former.items():
-            signal.signal(n, handler)
 
 
 def _report(outcome: Outcome, gathered: Gathered, how: How) -> int:

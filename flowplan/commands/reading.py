@@ -13,7 +13,7 @@ from typing import Any
 from flowplan.commands.arguments import check_format
 from flowplan.following import undisputed
 from flowplan.gather import engines_of, observe
-from flowplan.output import Output, harmless
+from flowplan.output import Output, harmless, reader_gone
 from flowplan.planner.plan import names
 from flowplan.refreshing import record_observed
 from flowplan.schemas.errors import InvalidInput, ProviderError
@@ -180,7 +180,8 @@ def _attempt(store: Store, address: str, attempt: int | None) -> Recorded:
 def _stream(provider: Any, record: Recorded, follow: bool, tail: int | None, output: Output, format: str) -> int:
     output.redactor.add(provider.secret_values(record))
     count = 0
-    for line in provider.logs(record, follow=follow, tail=tail):
+    stop = reader_gone(sys.stdout) if follow else None
+    for line in provider.logs(record, follow=follow, tail=tail, stop=stop):
         count += 1
         if format == "json":
             output.data(json.dumps({"at": line.at, "stream": line.stream, "text": output.redactor(line.text)}))

@@ -1,0 +1,110 @@
+"""Ctrl-C, SIGTERM and a closed terminal: what they end, how soon, and with which exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+    from threading import Event
+    from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 2
+"""Seconds after which a command that was told to end leaves whatever still holds it, such as an engine that hangs."""
+SHOW_CURSOR = b"\x1b[?25h\n"
+
+_code = 0
+_finishing: Event | None = None
+_drawing = False
+
+
+class Interrupted(BaseException):
+    """The command was told to end. No ``KeyboardInterrupt``: the command line's library has an exit code for that."""
+
+
+def install() -> None:
+    """From here on a signal ends the command as ``Interrupted``, a second one at once.
+
+    What is ignored stays ignored: under ``nohup`` a closed terminal ends nothing.
+    """
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    signal.signal(signal.SIGALRM, _leave)
+    sys.unraisablehook = _unraisable
+
+
+def code() -> int:
+    """The exit code of a command that was interrupted: 128 and the signal's number, as shells count."""
+    return _code or 128 + signal.SIGINT
+
+
+def told() -> bool:
+    """True once a signal has come: whatever is raised then may be the interruption in the clothes of another error."""
+    return _code != 0
+
+
+def leave() -> NoReturn:
+    """End this process now. The state is whole at any moment, and its lock dies with its holder."""
+    if _drawing:
+        with suppress(OSError):
+            os.write(2, SHOW_CURSOR)
+    os._exit(code())
+
+
+@contextmanager
+def finishing() -> Iterator[Event]:
+    """While things are under way on engines the first signal only sets the event: finish them, then leave."""
+    global _finishing
+    import threading
+
+    event = threading.Event()
+    _finishing = event
+    try:
+        yield event
+    finally:
+        _finishing = None
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """While the cursor is hidden, even the sudden end shows it again."""
+    global _drawing
+    _drawing = True
+    try:
+        yield
+    finally:
+        _drawing = False
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _code
+    if _code and number == signal.SIGHUP:
+        return  # the terminal and the shell both tell that it was closed: that is one interruption
+    if _code:
+        leave()
+    _code = 128 + number
+    if _finishing is None:
+        signal.alarm(PATIENCE)
+        raise Interrupted
+    _finishing.set()
+    # Not through the output: the thread that is interrupted here may hold its lock.
+    with suppress(OSError):  # the terminal may be what went away
+        os.write(2, b"\ninterrupted: finishing what is under way; runs go on (again to leave at once)\n")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    leave()
+
+
+def _unraisable(what: UnraisableHookArgs) -> None:
+    """An interruption in a place that cannot pass it on, such as a finalizer, is not lost."""
+    if what.exc_type is Interrupted:
+        leave()
+    sys.__unraisablehook__(what)
