@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from flowplan import interruption
 
+from flowplan import interruption
 from flowplan.commands.arguments import SPEC, check_format, last_plan
 from flowplan.commands.planning import Shown, show_plan
 from flowplan.commands.refusals import refuse_violations, usable
