@@ -25,6 +25,7 @@ class Decision(NamedTuple):
     may_interrupt: bool = False
     refresh_only: bool = False
     moved_from: str = ""
+    moved_to: str = ""
     spec_name: str = "the spec"
 
 
@@ -66,7 +67,12 @@ def _change(case: Decision, action: Action, rendered: Rendered, *reasons: str) -
 
 
 def _creation(case: Decision) -> Change:
-    reason = f"new in {case.spec_name}" if case.next_attempt == 1 else "not in the state any more, destroyed before"
+    if case.moved_to:
+        reason = f"not in the state any more, its run was moved to {case.moved_to}"
+    elif case.next_attempt > 1:
+        reason = "not in the state any more, destroyed or forgotten before"
+    else:
+        reason = f"new in {case.spec_name}"
     return _change(case, Action.CREATE, case.desired.render(case.next_attempt), reason)
 
 

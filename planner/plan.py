@@ -84,7 +84,8 @@ def make_changes(situation: Situation) -> Decided:
         raise InvalidInput(faults)
     chosen = _chosen(options, known, {a: d.settings.needs for a, d in desired.items()})
     order = ordered(list(desired), {a: d.settings.needs for a, d in desired.items()})
-    changes = [_wanted_change(situation, desired[a], recorded, moves) for a in order if a in chosen]
+    elsewhere = {record.born_as: address for address, record in recorded.items() if record.born_as}
+    changes = [_wanted_change(situation, desired[a], recorded, moves, elsewhere) for a in order if a in chosen]
     changes += _removals(situation, recorded, [a for a in recorded if a not in desired and a in chosen])
     remarks = [*_orphans(situation, desired, recorded), *rename_suggestions(changes, desired, recorded)]
     remarks += namesakes(changes)
@@ -152,7 +153,11 @@ def _chosen(options: Options, known: Mapping[str, str], needs: Mapping[str, Sequ
 
 
 def _wanted_change(
-    situation: Situation, desired: Desired, recorded: Mapping[str, Recorded], moves: Mapping[str, str]
+    situation: Situation,
+    desired: Desired,
+    recorded: Mapping[str, Recorded],
+    moves: Mapping[str, str],
+    elsewhere: Mapping[str, str],
 ) -> Change:
     record = recorded.get(desired.address)
     adopted = _found(situation, desired) if record is None else None
@@ -167,6 +172,7 @@ def _wanted_change(
         may_interrupt=any(names(p, desired.address, desired.settings.group) for p in situation.options.allow_interrupt),
         refresh_only=situation.options.mode == "refresh_only",
         moved_from=moves.get(desired.address, ""),
+        moved_to=elsewhere.get(desired.address, ""),
         spec_name=situation.options.spec_name,
     )
     return decide(decision)

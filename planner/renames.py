@@ -25,7 +25,7 @@ def rename_suggestions(
         match = new.pop(_without_identity(change.before, change), None)
         if match:
             yield Diagnostic(
-                f"{match} has the same objects as {change.address}, which would be destroyed",
+                f"has the same objects as {change.address}, which would be destroyed",
                 subject=match,
                 hint=f"if it was only renamed, add `moved: [{{from: {_quoted(change.address)}, to: {_quoted(match)}}}]`",
                 severity="warning",

@@ -208,7 +208,7 @@ def test_the_golden_plans_hold_every_action_and_reason(tmp_path: Path, kind: str
         "lost": "lost: Removed", "timed-out": "timed out: DeadlineExceeded", "cancelled": "cancelled",
         "quiet": "`rerun: never`", "forced": "requested by --rerun", "done": "succeeded, nothing changed",
         "always": "`rerun: always`", "running": "running as wanted", "interrupted": "did not start it",
-        "adopted": "interrupted apply created it", "destroyed-before": "destroyed before",
+        "adopted": "interrupted apply created it", "destroyed-before": "destroyed or forgotten before",
         "removed": "removed from spec.yaml", "forgotten": "listed in `removed`",
     }  # fmt: skip
     assert {address: word for address, word in words.items() if word not in reasons[address]} == {}

@@ -59,10 +59,34 @@ def _document(record: Recorded) -> dict[str, object]:
 
 
 def move(state: Path, old: str, new: str, lock_timeout: str) -> None:
-    """Rename an address."""
+    """Rename an address; the name of a matrix renames all its cells.
+
+    Raises:
+        InvalidInput: ``new`` is none, nothing is recorded at ``old``, or something is at ``new``.
+    """
+    _check_address(new)
+    output = Output()
     with _writing(state, lock_timeout) as store:
-        store.move(old, new)
-    Output().note(f"{old} is now {new}")
+        records = store.records()
+        cells = [a for a in records if a.startswith(f"{old}[")] if old not in records and "[" not in new else []
+        for address in cells or [old]:
+            store.move(address, new + address[len(old) :])
+            output.note(f"{address} is now {new + address[len(old) :]}")
+
+
+def _check_address(address: str) -> None:
+    import re
+
+    from flowplan.planner.matrix import parse_address
+    from flowplan.schemas.spec import NAME_PATTERN
+
+    try:
+        sound = re.search(NAME_PATTERN, parse_address(address)[0])
+    except ValueError:
+        sound = None
+    if not sound:
+        hint = "write a run's name, or one cell such as 'backfill[day=2026-11-01]'"
+        raise InvalidInput(f'"{address}" is not an address', hint=hint)
 
 
 def remove(state: Path, addresses: Sequence[str], lock_timeout: str) -> None:

@@ -364,6 +364,26 @@ def test_state_mv_renames_without_a_spec(project: Project) -> None:
     assert {e["address"] for e in project.events()} == {"new"}
     project.ok("state", "mv", "old", "other", code=7)
     project.ok("state", "mv", "new", "new", code=7)
+    for name in ("a b", "a[", "[x=1]", ".x", ""):
+        assert "is not an address" in project.ok("state", "mv", "new", name, code=7).err
+
+
+def test_a_plan_knows_where_state_mv_took_a_run(project: Project) -> None:
+    moving(project, lambda text: text)
+    project.ok("state", "mv", "old", "new")
+    reasons = {c["address"]: c["reasons"] for c in project.plan()["changes"]}
+    assert reasons["old"] == ["not in the state any more, its run was moved to new"]
+    project.ok("state", "mv", "new", "old")
+    assert project.actions() == {"old": "no-op"}
+
+
+def test_state_mv_of_a_matrix_moves_its_cells(project: Project) -> None:
+    spec = "flowplan: 1\nproject: demo\nruns:\n  a: {provider: process, command: ['true'], matrix: {x: [1, 2]}}\n"
+    project.write(spec)
+    project.ok("apply", "--yes")
+    project.ok("state", "mv", "a", "b")
+    project.write(spec.replace("  a:", "  b:"))
+    assert project.actions() == {"b[x=1]": "no-op", "b[x=2]": "no-op"}
 
 
 def test_removed_forgets_and_leaves_the_run_alone(project: Project) -> None:
