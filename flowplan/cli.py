@@ -50,9 +50,7 @@ AllowInterrupt = Annotated[
 Refresh = Annotated[bool, Option("--refresh/--no-refresh", help="Ask the engines first.")]
 Preflight = Annotated[bool, Option("--preflight/--no-preflight", help="Look for what apply would trip over.")]
 Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask for approval.")]
-LockTimeout = Annotated[
-    str, Option("--lock-timeout", metavar="TIME", help="Wait for the state's lock: 90s, 10m.")
-]
+LockTimeout = Annotated[str, Option("--lock-timeout", metavar="TIME", help="Wait for the state's lock: 90s, 10m.")]
 Parallelism = Annotated[int, Option("--parallelism", min=1, max=1000, help="Engine calls at the same time.")]
 Detach = Annotated[bool, Option("--detach", "-d", help="Return once everything that can start has started.")]
 WaitTimeout = Annotated[
@@ -63,9 +61,7 @@ PlanFormat = Annotated[str, Option("--format", metavar="text|json|markdown", hel
 Full = Annotated[bool, Option("--full", help="Show unchanged fields and runs too.")]
 Context = Annotated[int, Option("--context", min=0, metavar="N", help="Unchanged lines around changed ones.")]
 Explain = Annotated[bool, Option("--explain", help="Show where each field was written.")]
-JsonInto = Annotated[
-    Path | None, Option("--json-into", metavar="FILE", help="Write the JSON form to a file as well.")
-]
+JsonInto = Annotated[Path | None, Option("--json-into", metavar="FILE", help="Write the JSON form to a file as well.")]
 SummaryFile = Annotated[
     Path | None, Option("--summary-file", metavar="FILE", help="Append the Markdown form (CI job summaries).")
 ]
@@ -114,15 +110,11 @@ def plan(
     check: Annotated[
         Path | None, Option("--check", metavar="PLAN", help="Is this plan still what would be done?")
     ] = None,
-    max_age: Annotated[
-        str | None, Option("--max-age", metavar="TIME", help="Refuse to apply the plan later.")
-    ] = None,
+    max_age: Annotated[str | None, Option("--max-age", metavar="TIME", help="Refuse to apply the plan later.")] = None,
     format: PlanFormat = "text",
     json_into: JsonInto = None,
     summary_file: SummaryFile = None,
-    detailed_exitcode: Annotated[
-        bool, Option("--detailed-exitcode", help="Exit 2 when there are changes.")
-    ] = False,
+    detailed_exitcode: Annotated[bool, Option("--detailed-exitcode", help="Exit 2 when there are changes.")] = False,
     explain: Explain = False,
     full: Full = False,
     context: Context = 0,
@@ -342,9 +334,7 @@ def state_rm(
 def state_import(
     address: Annotated[str, Argument(metavar="ADDR")],
     object_id: Annotated[str, Argument(metavar="ID", help="Container id, namespace/job or pid.")],
-    spec: Annotated[
-        Path | None, Option("--spec", metavar="SPEC", help="The spec; default flowplan.yaml.")
-    ] = None,
+    spec: Annotated[Path | None, Option("--spec", metavar="SPEC", help="The spec; default flowplan.yaml.")] = None,
     state: State = STATE,
     var: Var = None,
     var_file: VarFile = None,
@@ -428,7 +418,7 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except UnicodeEncodeError as error:
-        return complain(f"{error.object!r} is not text in the encoding of this locale", 7)
+        return complain(f"something given is not text in {error.encoding}: {error.reason}", 7)
     except Exception as error:  # noqa: BLE001 - the last resort: a defect is told in a sentence too
         return _defect(error)
 
@@ -451,8 +441,8 @@ def _defect(error: Exception) -> int:
 
 def complain(text: str, code: int, prefix: str = "error: ") -> int:
     """Print an error for the user and return the exit code."""
-    from flowplan.output import Output, harmless
+    from flowplan.output import Output, harmless, without_secrets
 
-    lines = text.splitlines() or [""]
+    lines = without_secrets(text).splitlines() or [""]
     Output().note("\n".join([prefix + harmless(lines[0]), *(harmless(line) for line in lines[1:])]))
     return code

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from flowplan.engines import Engines
-from flowplan.providers.protocol import LogLine
+from flowplan.providers.protocol import CUT, LogLine
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError
 from flowplan.schemas.runs import Observed, Recorded
 from flowplan.schemas.secrets import Redactor, tokens_in
@@ -174,10 +175,11 @@ class LogStreams:
         try:
             provider = self._engines.provider(record.provider)
             learn_secrets(self._engines, record, self._redactor)
+            text_of = Redacting(self._redactor)
             for line in provider.logs(record, follow=True, tail=None, stop=self._stop):
                 if self._stop.is_set():
                     return
-                self._show(record.address, line)
+                self._show(record.address, line._replace(text=text_of(line)))
         except FlowplanError as error:
             # Output that cannot be streamed is no fault of the run: it goes on, its tail is stored at its end.
             self._show(record.address, LogLine(f"(output is not streamed: {error})", "stderr"))
@@ -206,6 +208,42 @@ class LogStreams:
         self._stop.set()
 
 
+class Redacting:
+    """The redacted text of one line after another of a run's output; secrets in lines that come in pieces are found."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._rest: dict[str, str] = {}
+
+    def __call__(self, line: LogLine) -> str:
+        """What may be shown of a line now."""
+        text = self._rest.pop(line.stream, "") + line.text
+        if line.goes_on:
+            shown, self._rest[line.stream] = self._redactor.split(text)
+            return shown
+        if text.endswith(CUT):
+            return self._redactor.split(text.removesuffix(CUT))[0] + CUT
+        return self._redactor(text)
+
+
+def without_secrets_of_runs(
+    engines: Engines, record: Recorded | None, seen: Observed, redactor: Redactor, known: Iterable[str] = ()
+) -> Observed:
+    """What an engine says of a run, without secrets: a message may quote an argument that this flowplan was not told.
+
+    Args:
+        known: tokens of the secrets that the redactor knows.
+    """
+    if not seen.message:
+        return seen
+    if record is not None and seen.message != record.message and tokens_in(record.objects) - set(known):
+        try:
+            learn_secrets(engines, record, redactor)
+        except FlowplanError:
+            return replace(seen, message="")  # better no word than one too many
+    return replace(seen, message=redactor(seen.message))
+
+
 def learn_secrets(engines: Engines, record: Recorded, redactor: Redactor) -> None:
     """Teach the redactor the secrets that a run was given, which this flowplan may not have been told."""
     if tokens_in(record.objects):
@@ -217,7 +255,8 @@ def tail_of(engines: Engines, record: Recorded, redactor: Redactor, lines: int =
     try:
         learn_secrets(engines, record, redactor)
         provider = engines.provider(record.provider)
-        return redactor("\n".join(line.text for line in provider.logs(record, follow=False, tail=lines)))
+        text_of = Redacting(redactor)
+        return redactor("\n".join(map(text_of, provider.logs(record, follow=False, tail=lines))))
     except FlowplanError:
         # The end of the run is what matters; that its output is gone is told by `flowplan logs`.
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flowplan import __version__
 from flowplan.engines import Engines, ManifestsByType, read_spec
 from flowplan.given import Given, given_strings, policies_of, variables_of
+from flowplan.output import concealed
 from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, effective, forgotten
 from flowplan.resolve import lookup, resolve, warnings_of
@@ -17,12 +18,16 @@ from flowplan.schemas.errors import PlanStale, Refused
 from flowplan.schemas.plan_documents import plan_digest
 from flowplan.schemas.plans import Action, Change, Finding, Plan
 from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Status
-from flowplan.schemas.secrets import Redactor, SecretSource, tokens_in
+from flowplan.schemas.secrets import Parts, Redactor, SecretSource, token, tokens_in
 from flowplan.schemas.sources import Diagnostic
 from flowplan.state.store import Store, new_identity
 
 if TYPE_CHECKING:
     from flowplan.planner.policies import Rule
+
+
+MOST_FINGERPRINTS = 1000
+"""Of variables inside secrets, that a state keeps; the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,8 @@ class Gathered:
     """A plan with what it was made from, ready to be shown or carried out.
 
     Attributes:
-        secrets: token -> value, in memory only.
+        secrets: token -> value, in memory only; also of variables that are only parts of secrets.
+        fingerprints: of those parts.
         observed: what the engines said; the plan rests on it, and apply records it first.
     """
 
@@ -52,6 +58,7 @@ class Gathered:
     redactor: Redactor
     secrets: dict[str, str]
     observed: Sequence[Observed] = ()
+    fingerprints: frozenset[str] = frozenset()
 
     def close(self) -> None:
         """Release the state and the engines."""
@@ -64,28 +71,37 @@ def runs_directory(state_path: Path) -> Path:
     return state_path.absolute().with_suffix(".runs")
 
 
-def gather_spec(request: Request, spec_path: Path) -> Gathered:
+def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = lambda: None) -> Gathered:
     """Plan a spec.
+
+    Args:
+        sound: called once the spec is known to have no fault, before the state is made, and before it and the engines
+            are asked what there is; a writer takes the lock then.
 
     Raises:
         InvalidInput, StateError, Refused, ProviderError: as the parts say.
     """
     from flowplan.planner.expand import expand
     from flowplan.planner.sealing import Sealer
+    from flowplan.planner.variables import value_text
 
     loaded = read_spec(spec_path)
     variables = variables_of(loaded.spec, request.given, loaded.sources)
-    store = Store.open(request.state_path) if Store.exists(request.state_path) else None
-    lineage, key = (store.lineage, store.key) if store else new_identity()
-    sealer = Sealer(key, lambda source: lookup(source, loaded.directory))
+    redactor = concealed(Redactor(value_text(v.value) for v in variables.by_name.values() if v.sensitive))
+    lineage, key = _identity(request.state_path)
+    sealer = Sealer(key, lambda source: _learnt(lookup(source, loaded.directory), redactor))
     expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=lineage)
-    if store is None:  # only now: a spec with faults makes no state
-        store = Store.open(request.state_path, create=True, born=(lineage, key))
-    if store.lineage != lineage:  # another flowplan has just made one
+    rules = policies_of(request.policies, loaded)
+    sound()
+    store = Store.open(request.state_path, create=True, born=(lineage, key))  # a spec with faults makes no state
+    if (store.lineage, store.key) != (lineage, key):  # another flowplan has just made or replaced it
         store.close()
-        return gather_spec(request, spec_path)
+        return gather_spec(request, spec_path, sound)
     _check_project(store, expansion.project)
-    redactor = Redactor(sealer.values.values())
+    parts = _parts(sealer.secrets, variables.values, key)
+    shown_variables = variables.document(sealer)
+    secrets = {**parts, **sealer.values}
+    redactor.add(secrets.values())
     entries = {**store.recall("providers"), **expansion.providers}
     engines = _engines(entries, store, request.state_path, loaded.directory, sealer.values)
     options = request.options._replace(
@@ -93,8 +109,7 @@ def gather_spec(request: Request, spec_path: Path) -> Gathered:
         removed=tuple(loaded.spec.removed),
         spec_name=spec_path.name,
     )
-    rules = policies_of(request.policies, loaded)
-    decided = _decide(store, engines, expansion.desired, replace(request, options=options), rules)
+    decided = _decide(store, engines, expansion.desired, replace(request, options=options), rules, redactor)
     needed = _secrets_in(decided.changes, sealer.secrets, expansion.providers)
     absent = {shown: source for shown, source in needed.items() if shown not in sealer.values}
     plan = Plan(
@@ -105,7 +120,7 @@ def gather_spec(request: Request, spec_path: Path) -> Gathered:
         spec_path=str(spec_path),
         spec_digest=loaded.digest,
         changes=decided.changes,
-        variables=variables.document(sealer),
+        variables=shown_variables,
         providers=dict(expansion.providers),
         targets=decided.targets,
         secrets=needed,
@@ -114,7 +129,19 @@ def gather_spec(request: Request, spec_path: Path) -> Gathered:
         refreshed=request.refresh,
         flowplan_version=__version__,
     )
-    return Gathered(_sealed(plan), store, engines, redactor, dict(sealer.values), decided.observed)
+    marks = _marks(parts)
+    return Gathered(_sealed(plan), store, engines, redactor, secrets, decided.observed, marks)
+
+
+def _identity(state: Path) -> tuple[str, bytes]:
+    """Lineage and key of the state, or those that it will have."""
+    if not Store.exists(state):
+        return new_identity()
+    store = Store.open(state)
+    try:
+        return store.lineage, store.key
+    finally:
+        store.close()
 
 
 def gather_destroy(request: Request) -> Gathered:
@@ -125,8 +152,9 @@ def gather_destroy(request: Request) -> Gathered:
     sources = {t: SecretSource(**s) for t, s in store.recall("provider_secrets").items()}
     directory = Path(store.recall("spec").get("directory", "."))
     secrets = _provider_secrets(sources, directory, store.key)
+    redactor = concealed(Redactor(secrets.values(), inside=_recorded_parts(store)))
     engines = _engines(entries, store, request.state_path, directory, secrets)
-    decided = _decide(store, engines, (), replace(request, options=options))
+    decided = _decide(store, engines, (), replace(request, options=options), (), redactor)
     plan = Plan(
         project=store.project or "",
         digest="",
@@ -142,7 +170,7 @@ def gather_destroy(request: Request) -> Gathered:
         refreshed=request.refresh,
         flowplan_version=__version__,
     )
-    return Gathered(_sealed(plan), store, engines, Redactor(secrets.values()), secrets, decided.observed)
+    return Gathered(_sealed(plan), store, engines, redactor, secrets, decided.observed)
 
 
 def gather_plan(request: Request, reviewed: Plan) -> Gathered:
@@ -158,7 +186,9 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
             hint="give the right one with --state, or plan again",
         )
     directory = Path(reviewed.spec_path).absolute().parent
-    secrets = _resolve_plan(reviewed, request.given, directory, store.key)
+    secrets, parts = _resolve_plan(reviewed, request.given, directory, store.key)
+    secrets = {**parts, **secrets}
+    redactor = concealed(Redactor(secrets.values(), inside=_recorded_parts(store)))
     entries = {**store.recall("providers"), **reviewed.providers}
     engines = _engines(entries, store, request.state_path, directory, secrets)
     options = request.options._replace(
@@ -170,9 +200,33 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
         spec_name=Path(reviewed.spec_path).name,
     )
     desired = desired_runs(reviewed)
-    decided = _decide(store, engines, desired, replace(request, options=options))
+    decided = _decide(store, engines, desired, replace(request, options=options), (), redactor)
     plan = replace(reviewed, changes=decided.changes, serial=store.serial, targets=decided.targets)
-    return Gathered(_sealed(plan), store, engines, Redactor(secrets.values()), secrets, decided.observed)
+    return Gathered(_sealed(plan), store, engines, redactor, secrets, decided.observed, _marks(parts))
+
+
+def _learnt(value: str | None, redactor: Redactor) -> str | None:
+    """A secret that was just fetched: whatever goes wrong from now on, it is not told."""
+    if value is not None:
+        redactor.add([value])
+    return value
+
+
+def _parts(sources: Mapping[str, SecretSource], values: Mapping[str, Any], key: bytes) -> dict[str, str]:
+    """Token -> value of the variables inside longer secret strings."""
+    from flowplan.planner.sealing import pieces
+
+    longer = [s for s in sources.values() if s.kind == "template"]
+    found = {(piece, source.variables) for source in longer for piece in pieces(source, values)}
+    return {token(SecretSource("template", "", names), key, piece): piece for piece, names in found}
+
+
+def _marks(parts: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(shown.rstrip(")").rpartition(" ")[2] for shown in parts)
+
+
+def _recorded_parts(store: Store) -> Parts:
+    return Parts(store.key, store.recall("fingerprints"))
 
 
 def _check_project(store: Store, project: str) -> None:
@@ -191,17 +245,24 @@ def _sealed(plan: Plan) -> Plan:
     return replace(plan, digest=plan_digest(plan.changes))
 
 
-def _resolve_plan(reviewed: Plan, given: Given, directory: Path, key: bytes) -> dict[str, str]:
+def _resolve_plan(reviewed: Plan, given: Given, directory: Path, key: bytes) -> tuple[dict[str, str], dict[str, str]]:
     from flowplan.planner.sealing import evaluate_template
 
     values = given_strings(given)
+    concealed(Redactor(values[name] for name in _sensitive(reviewed) if name in values))
 
     def template(source: SecretSource) -> str | None:
         known = {name: values.get(name) for name in source.variables}
         return evaluate_template(source, known) if None not in known.values() else None
 
     changes = reviewed.changes
-    return resolve(reviewed.secrets, directory=directory, key=key, known={}, template=template, changes=changes)
+    secrets = resolve(reviewed.secrets, directory=directory, key=key, known={}, template=template, changes=changes)
+    return secrets, _parts(reviewed.secrets, values, key)
+
+
+def _sensitive(plan: Plan) -> set[str]:
+    """The names of the sensitive variables that a plan rests on."""
+    return {name for source in plan.secrets.values() for name in source.variables}
 
 
 def _provider_secrets(sources: Mapping[str, SecretSource], directory: Path, key: bytes) -> dict[str, str]:
@@ -234,7 +295,12 @@ class _Decided(NamedTuple):
 
 
 def _decide(
-    store: Store, engines: Engines, desired: Sequence[Desired], request: Request, rules: Sequence[Rule] = ()
+    store: Store,
+    engines: Engines,
+    desired: Sequence[Desired],
+    request: Request,
+    rules: Sequence[Rule],
+    redactor: Redactor,
 ) -> _Decided:
     records = store.records()
     observed, unknown = observe(store, engines, records) if request.refresh else ({}, [])
@@ -252,7 +318,7 @@ def _decide(
     decided = make_changes(situation)
     changes = decided.changes
     if request.refresh and request.preflight:
-        changes = _preflighted(store, engines, changes)
+        changes = _preflighted(store, engines, changes, redactor)
     if rules:
         from flowplan.planner.policies import checked
 
@@ -296,7 +362,7 @@ def observe(
     return seen, unknown
 
 
-def _preflighted(store: Store, engines: Engines, changes: tuple[Change, ...]) -> tuple[Change, ...]:
+def _preflighted(store: Store, engines: Engines, changes: tuple[Change, ...], redactor: Redactor) -> tuple[Change, ...]:
     """The changes with what apply would trip over, asked of each engine in bulk."""
     from flowplan.providers.protocol import Order
 
@@ -310,14 +376,26 @@ def _preflighted(store: Store, engines: Engines, changes: tuple[Change, ...]) ->
     for name, batch in orders.items():
         engines.target(name)
         for finding in engines.provider(name).preflight(batch):
-            found.setdefault(finding.address, []).append(finding)
+            told = finding._replace(message=redactor(finding.message), hint=redactor(finding.hint))
+            found.setdefault(finding.address, []).append(told)
     return tuple(replace(c, preflight=tuple(found[c.address])) if c.address in found else c for c in changes)
 
 
 def remember_connections(
-    store: Store, providers: Mapping[str, Any], secrets: Mapping[str, SecretSource], directory: Path
+    store: Store,
+    providers: Mapping[str, Any],
+    secrets: Mapping[str, SecretSource],
+    directory: Path,
+    fingerprints: Iterable[str] = (),
 ) -> None:
-    """Keep what later commands need to reach the engines without the spec; of secrets only where they come from."""
+    """Keep what later commands need to reach the engines without the spec; of secrets only where they come from.
+
+    Args:
+        fingerprints: of variables inside longer secrets, so that later commands find them in what runs print.
+    """
+    known = store.recall("fingerprints")
+    if new := {mark: True for mark in sorted(fingerprints) if mark not in known}:
+        store.remember("fingerprints", dict(list({**known, **new}.items())[-MOST_FINGERPRINTS:]))
     used = tokens_in(dict(providers))
     kept = {t: asdict(s) for t, s in secrets.items() if t in used}
     store.remember("providers", {**store.recall("providers"), **providers})
@@ -331,5 +409,6 @@ def engines_of(store: Store, state_path: Path) -> tuple[Engines, Redactor]:
     directory = Path(store.recall("spec").get("directory", "."))
     found = {t: lookup(s, directory) for t, s in sources.items()}
     secrets = {t: v for t, v in found.items() if v is not None}
+    redactor = concealed(Redactor(secrets.values(), inside=_recorded_parts(store)))
     engines = _engines(store.recall("providers"), store, state_path, directory, secrets)
-    return engines, Redactor(secrets.values())
+    return engines, redactor

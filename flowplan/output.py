@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 
@@ -32,9 +33,16 @@ class Output:
         """One line for people on stderr."""
         self._write(sys.stderr, text)
 
-    def document(self, value: Any) -> None:
-        """A JSON document on stdout."""
-        self.data(json.dumps(value, indent=2, ensure_ascii=False))
+    def document(self, value: Any, indent: int | None = 2) -> None:
+        """A JSON document on stdout; on one line without ``indent``."""
+        self._put(sys.stdout, harmless_json(json.dumps(self.redactor.tree(value), indent=indent, ensure_ascii=False)))
+
+    def json_text(self, text: str) -> None:
+        """JSON on stdout as it is written, unless there is something to redact in it."""
+        if self.redactor(text) == text:
+            self._put(sys.stdout, text)
+        else:
+            self.document(json.loads(text))
 
     def lines(self, lines: Iterable[str]) -> None:
         """Many lines of data, as they come."""
@@ -42,18 +50,72 @@ class Output:
             self.data(line)
 
     def _write(self, stream: IO[str], text: str) -> None:
+        self._put(stream, self.redactor(text))
+
+    def _put(self, stream: IO[str], text: str) -> None:
         with self._lock:
             try:
-                stream.write(self.redactor(text) + "\n")
+                stream.write(text + "\n")
                 stream.flush()
             except BrokenPipeError:
                 silence(stream)
             except UnicodeEncodeError:
-                stream.write(encodable(self.redactor(text), stream) + "\n")
+                stream.write(encodable(text, stream) + "\n")
                 stream.flush()
             except OSError as error:
                 silence(stream)
                 _lost.append(error.strerror or type(error).__name__)
+
+
+BURST = 1 << 16
+"""Characters that are written at once at the latest."""
+MOMENT = 0.05
+"""Seconds that a line waits at most for others to be written with it."""
+
+
+class Bursts:
+    """Data that comes line by line, and quickly: what comes within a moment is written at once. Safe for one writer."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._lines: list[str] = []
+        self._size = 0
+        self._lock = threading.Lock()
+        self._some = threading.Event()
+        self._closed = False
+        threading.Thread(target=self._flush_late, daemon=True).start()
+
+    def data(self, text: str) -> None:
+        """One line of data."""
+        with self._lock:
+            self._lines.append(text)
+            self._size += len(text)
+            if self._size >= BURST:
+                self._flush()
+        if not self._some.is_set():
+            self._some.set()
+
+    def __enter__(self) -> Bursts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed = True
+        self._some.set()
+        with self._lock:
+            self._flush()
+
+    def _flush_late(self) -> None:
+        while not self._closed:
+            self._some.wait()
+            time.sleep(MOMENT)
+            self._some.clear()
+            with self._lock:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._lines:
+            lines, self._lines, self._size = self._lines, [], 0
+            self._output.data("\n".join(lines))
 
 
 _lost: list[str] = []
@@ -78,11 +140,50 @@ def silence(stream: IO[str]) -> None:
     os.close(nowhere)
 
 
+def reader_gone(stream: IO[str]) -> threading.Event:
+    """An event that is set when nobody reads a stream any more (`| head`), be there more to write or not."""
+    import select
+
+    gone, poll = threading.Event(), select.poll()
+    poll.register(stream.fileno(), 0)  # only what is always told: an error, or that the other end hung up
+
+    def look() -> None:
+        poll.poll()
+        gone.set()
+
+    threading.Thread(target=look, daemon=True).start()
+    return gone
+
+
 def harmless(text: str) -> str:
     """``text`` without characters that a terminal would obey: controls are shown as ``\\x1b``."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def harmless_json(text: str) -> str:
+    """The same JSON, with what a terminal would obey written as escapes."""
+    if text.isascii():
+        return text.replace("\x7f", "\\u007f")
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+_concealing: list[Redactor] = []
+
+
+def concealed(redactor: Redactor) -> Redactor:
+    """From now on errors pass this redactor too, wherever they come from; gives it back."""
+    _concealing.append(redactor)
+    del _concealing[:-8]
+    return redactor
+
+
+def without_secrets(text: str) -> str:
+    """``text`` without any secret that this command has learnt so far."""
+    for redactor in _concealing:
+        text = redactor(text)
+    return text
 
 
 class Sink:
@@ -98,21 +199,21 @@ class Sink:
 
     def log(self, address: str, line: LogLine) -> None:
         """A line of a run's output."""
-        self.output.data(f"{address} | {harmless(line.text)}")
+        self.output.data(f"{address} | {harmless(self.redactor(line.text))}")
 
     def note(self, text: str) -> None:
         """A remark for people."""
-        self.output.note(harmless(text))
+        self.output.note(harmless(self.redactor(text)))
 
 
 class JsonSink(Sink):
     """The same as JSON: one event a line on stdout; the output of runs and remarks go to stderr."""
 
     def event(self, event: Event, record: Recorded | None) -> None:
-        self.output.data(json.dumps(event.document(), ensure_ascii=False))
+        self.output.document(event.document(), indent=None)
 
     def log(self, address: str, line: LogLine) -> None:
-        self.output.note(f"{address} | {harmless(line.text)}")
+        self.output.note(f"{address} | {harmless(self.redactor(line.text))}")
 
 
 def event_line(event: Event, record: Recorded | None) -> str:
@@ -130,18 +231,3 @@ def event_line(event: Event, record: Recorded | None) -> str:
     if event.message and event.message not in (event.reason, f"exit code {record.exit_code if record else None}"):
         text += f": {event.message}"
     return harmless(text)
-def reader_gone(stream: IO[str]) -> threading.Event:
-    """An event that is set when nobody reads a stream any more (`| head`), be there more to write or not."""
-    import select
-
-    gone, poll = threading.Event(), select.poll()
-    poll.register(stream.fileno(), 0)  # only what is always told: an error, or that the other end hung up
-
-    def look() -> None:
-        poll.poll()
-        gone.set()
-
-    threading.Thread(target=look, daemon=True).start()
-    return gone
-
-

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 from flowplan.engines import Engines
-from flowplan.following import tail_of
+from flowplan.following import tail_of, without_secrets_of_runs
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Observed, Recorded, Status
 from flowplan.schemas.secrets import Redactor
@@ -18,7 +17,9 @@ WORKERS = 10
 
 def record_observed(store: Store, engines: Engines, seen: Sequence[Observed], redactor: Redactor) -> list[Event]:
     """Record a bulk look at the engines; for every run that ended, the tail of its output too."""
-    events = store.observe([replace(one, message=redactor(one.message)) for one in seen])
+    known = {record.run_id: record for record in store.records().values()}
+    told = [without_secrets_of_runs(engines, known.get(one.run_id), one, redactor) for one in seen]
+    events = store.observe(told)
     ended = [e.run_id for e in events if Status(e.status).final and e.status != Status.LOST]
     records = [record for run_id in ended for record in store.attempts(run_id=run_id)]
     if records:

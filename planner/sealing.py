@@ -81,6 +81,16 @@ def evaluate_template(source: SecretSource, values: Mapping[str, Any]) -> str:
     return _PIECE.sub(lambda match: _filled(match.group(0), values), source.value)
 
 
+def pieces(source: SecretSource, values: Mapping[str, Any]) -> list[str]:
+    """What each sensitive variable puts into the string of a template: a secret by itself, wherever it appears.
+
+    Raises:
+        InvalidInput: as ``evaluate_template``.
+    """
+    found = (match.group(0) for match in _PIECE.finditer(source.value))
+    return [_filled(piece, values) for piece in found if piece.startswith("${var.")]
+
+
 def _filled(piece: str, values: Mapping[str, Any]) -> str:
     if piece == "$${":
         return "${"

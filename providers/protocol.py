@@ -50,12 +50,20 @@ class Order:
     fresh: bool = False
 
 
+CUT = "... [truncated]"
+"""Ends a line that is too long to be passed on whole."""
+
+
 class LogLine(NamedTuple):
-    """One line of a run's output, without its newline. ``stream`` is ``stdout`` or ``stderr``."""
+    """One line of a run's output, without its newline. ``stream`` is ``stdout`` or ``stderr``.
+
+    A very long line ends with ``CUT``, or comes in pieces of which all but the last one say that it ``goes_on``.
+    """
 
     text: str
     stream: str = "stdout"
     at: str | None = None
+    goes_on: bool = False
 
 
 IMPORTED = "imported"

@@ -10,7 +10,7 @@ import time
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from flowplan.schemas.secrets import Redactor
@@ -113,6 +113,7 @@ def test_several_threads() -> None:
 @given(st.text(min_size=4, max_size=20), st.text(max_size=20), st.text(max_size=20))
 @settings(deadline=None, max_examples=150)
 def test_no_secret_gets_through(secret: str, before: str, after: str) -> None:
+    assume(secret.strip())
     redactor = Redactor([secret])
     text = redactor(f"{before}\n{secret}\n{after}")
     assert secret not in text.replace("(sensitive)", "\0") or secret in "(sensitive)"

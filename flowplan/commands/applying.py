@@ -94,11 +94,13 @@ def _apply_spec(path: Path, request: Request, how: How) -> int:
     from flowplan.schemas.plan_documents import write_plan
 
     lock = WriterLock(request.state_path, "apply")
-    if how.yes:
-        _prepare(path, request)
-        lock.acquire(how.lock_timeout)
+
+    def sound() -> None:  # a broken spec is refused before the state or its lock is made
+        if how.yes and not lock.held:
+            lock.acquire(how.lock_timeout)
+
     try:
-        gathered = gather_spec(request, path)
+        gathered = gather_spec(request, path, sound)
     except BaseException:
         lock.release()
         raise
@@ -118,13 +120,6 @@ def _apply_spec(path: Path, request: Request, how: How) -> int:
     if not how.yes:
         return _again_under_lock(gathered.plan, gathered, request, how, lock)
     return _carry_out(gathered.plan, gathered, how, lock)
-
-
-def _prepare(path: Path, request: Request) -> None:
-    """Refuse a broken spec before the state or its lock is made."""
-    from flowplan.checking import check_spec
-
-    check_spec(path, request.given)
 
 
 def _again_under_lock(reviewed: Plan, before: Gathered, request: Request, how: How, lock: WriterLock) -> int:
@@ -285,7 +280,7 @@ def _carry_out(plan: Plan, gathered: Gathered, how: How, lock: WriterLock) -> in
         gathered.store.claim_project(plan.project)
         if plan.mode != "destroy":
             directory = Path(plan.spec_path or SPEC).absolute().parent
-            remember_connections(gathered.store, plan.providers, plan.secrets, directory)
+            remember_connections(gathered.store, plan.providers, plan.secrets, directory, gathered.fingerprints)
         outcome = _run(plan, gathered, how, lock)
         return _report(outcome, gathered, how)
     finally:

@@ -156,7 +156,7 @@ def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stde
     if shown.summary:
         _append(shown.summary, _markdown(plan, command))
     if shown.format == "json":
-        output.data(plan_json(plan).rstrip("\n"))
+        output.json_text(plan_json(plan).rstrip("\n"))
     elif shown.format == "markdown":
         output.data(_markdown(plan, command).rstrip("\n"))
     else:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from flowplan.commands.arguments import check_format
-from flowplan.following import undisputed
+from flowplan.following import Redacting, undisputed
 from flowplan.gather import engines_of, observe
-from flowplan.output import Output, harmless, reader_gone
+from flowplan.output import Bursts, Output, harmless, reader_gone
 from flowplan.planner.plan import names
 from flowplan.refreshing import record_observed
 from flowplan.schemas.errors import InvalidInput, ProviderError
@@ -131,7 +131,8 @@ def events(state: Path, address: str | None, after: int, format: str) -> None:
             raise unknown_address(address, {r.address for r in store.attempts()})
     found = store.events(address, after=after)
     if format == "json":
-        output.lines(json.dumps(event.document(), ensure_ascii=False) for event in found)
+        for event in found:
+            output.document(event.document(), indent=None)
     else:
         from flowplan.render.tables import event_lines
 
@@ -179,15 +180,18 @@ def _attempt(store: Store, address: str, attempt: int | None) -> Recorded:
 
 def _stream(provider: Any, record: Recorded, follow: bool, tail: int | None, output: Output, format: str) -> int:
     output.redactor.add(provider.secret_values(record))
+    text_of = Redacting(output.redactor)
     count = 0
     stop = reader_gone(sys.stdout) if follow else None
-    for line in provider.logs(record, follow=follow, tail=tail, stop=stop):
-        count += 1
-        if format == "json":
-            output.data(json.dumps({"at": line.at, "stream": line.stream, "text": output.redactor(line.text)}))
-        else:
-            output.data(harmless(line.text) if sys.stdout.isatty() else line.text)
+    with Bursts(output) as bursts:
+        for line in provider.logs(record, follow=follow, tail=tail, stop=stop):
+            count += 1
+            bursts.data(_shown(text_of(line), line.stream, line.at, format))
     return count
+
+
+def _shown(text: str, stream: str, at: str | None, format: str) -> str:
+    return json.dumps({"at": at, "stream": stream, "text": text}) if format == "json" else harmless(text)
 
 
 def _stored(store: Store, record: Recorded, tail: int | None, output: Output, format: str) -> bool:
@@ -195,6 +199,5 @@ def _stored(store: Store, record: Recorded, tail: int | None, output: Output, fo
     text = record.output_tail or store.tails([record.run_id]).get(record.run_id, "")
     lines = text.splitlines()
     for line in lines[len(lines) - tail :] if tail is not None and tail < len(lines) else lines:
-        shown = json.dumps({"at": None, "stream": "stdout", "text": line}) if format == "json" else line
-        output.data(harmless(shown) if sys.stdout.isatty() else shown)
+        output.data(_shown(line, "stdout", None, format))
     return bool(lines)

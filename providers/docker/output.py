@@ -93,7 +93,7 @@ class _Reader:
             yield self._line(stream, bytes(pending[:cut]))
             del pending[: cut + 1]
         while len(pending) >= LINE_LIMIT:
-            yield self._line(stream, bytes(pending[:LINE_LIMIT]))
+            yield self._line(stream, bytes(pending[:LINE_LIMIT]))._replace(goes_on=True)
             del pending[:LINE_LIMIT]
 
     def _line(self, stream: str, data: bytes) -> LogLine:

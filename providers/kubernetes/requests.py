@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from flowplan.providers.kubernetes.connection import Endpoint
 from flowplan.providers.kubernetes.refusals import refusal
+from flowplan.providers.protocol import CUT
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.runs import Json
 
@@ -311,7 +312,7 @@ def body_lines(response: BaseHTTPResponse, limit: int = 1 << 20) -> Iterator[tup
         while (end := chunk.find(b"\n", start)) >= 0:
             rest += chunk[start:end]
             start = end + 1
-            yield bytes(rest) + (CUT if dropped else b""), True
+            yield bytes(rest) + (CUT.encode() if dropped else b""), True
             rest.clear()
             dropped = False
         rest += chunk[start:]
@@ -319,10 +320,7 @@ def body_lines(response: BaseHTTPResponse, limit: int = 1 << 20) -> Iterator[tup
             dropped = True
             del rest[limit:]
     if rest:
-        yield bytes(rest) + (CUT if dropped else b""), False
-
-
-CUT = b"... [truncated]"
+        yield bytes(rest) + (CUT.encode() if dropped else b""), False
 
 
 def hang_up(response: BaseHTTPResponse) -> None:

@@ -31,7 +31,7 @@ from flowplan.schemas.errors import ProviderError, Refused, StartFailed
 from flowplan.schemas.faults import point
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Objects, Observed, Recorded, Target
-from flowplan.schemas.secrets import reveal, tokens_in
+from flowplan.schemas.secrets import Redactor, forms_of, reveal, tokens_in
 
 DEFAULT_GRACE = 30.0
 START_PATIENCE = 30.0
@@ -252,17 +252,21 @@ def _await_record(files: RunFiles, started: Mapping[str, Any]) -> None:
 
 def _request(order: Order) -> dict[str, Any]:
     process = order.objects["Process"]
+    argv, env = reveal(process["argv"], order.secrets), _environment(order)
     used = tokens_in(process["env"]) | tokens_in(process["argv"])
+    own = (order.secrets.get(token, "") for token in used)
+    hidden = forms_of(redaction.known_to([*argv, *env.values()], own, order.secrets.values()))
     return {
         "id": order.identity.run_id,
         "address": order.identity.address,
-        "argv": reveal(process["argv"], order.secrets),
+        "argv": argv,
         "cwd": process["cwd"],
-        "env": _environment(order),
+        "env": env,
         "timeout": process.get("timeout"),
         "retries": process.get("retries", 0),
         "grace": process.get("grace_period", DEFAULT_GRACE),
-        "redact": sorted({form for token in used for form in redaction.forms(order.secrets.get(token, ""))}),
+        "redact": sorted(hidden.anywhere),
+        "redact_words": sorted(hidden.words),
     }
 
 
@@ -289,10 +293,8 @@ def _place(order: Order) -> tuple[str, str | None, str]:
 
 
 def _concealed(text: str, order: Order) -> str:
-    """``text`` with tokens in place of secret values."""
-    for token, value in order.secrets.items():
-        text = text.replace(value, token) if value else text
-    return text
+    """``text`` without secret values."""
+    return Redactor(order.secrets.values())(text)
 
 
 def _start_failed(order: Order, files: RunFiles, failure: Mapping[str, Any]) -> StartFailed:

@@ -1,29 +1,26 @@
-"""Secret values of a run: in what forms they may appear in its output, and how a live run tells them."""
+"""Secret values of a run: which of them it may print, and how a live run tells them."""
 
 from __future__ import annotations
 
-import base64
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 from flowplan.schemas.secrets import TOKEN
 
-_SHORTEST = 4
-"""Characters below which only the value itself is looked for: its encodings would be found everywhere."""
+_TELLING = 4
+"""Characters that a value must have to be found inside others: shorter ones are everywhere."""
 
 
-def forms(value: str) -> set[str]:
-    """The literal texts by which a secret may appear: itself, in JSON, base64 and URLs."""
-    if len(value) < _SHORTEST:
-        return {value} - {""}
-    data = value.encode("utf-8", "surrogateescape")
-    encoded = {base64.b64encode(data).decode().rstrip("="), base64.urlsafe_b64encode(data).decode().rstrip("=")}
-    in_json = {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    in_urls = {quote(data), quote(data, safe=""), quote_plus(data)}
-    return {value} | encoded | in_json | in_urls
+def known_to(given: Iterable[str], used: Iterable[str], secrets: Iterable[str]) -> set[str]:
+    """The secrets that a run may print: those that it uses, and those inside what it is given (an inherited variable).
+
+    Args:
+        given: its arguments and the values of its environment; used: the secrets behind its own tokens.
+        secrets: all that this flowplan knows.
+    """
+    everything = "\0".join(given)
+    return {*used, *(value for value in secrets if len(value) >= _TELLING and value in everything)}
 
 
 def values_behind_tokens(recorded: Mapping[str, Any], live: Mapping[str, str]) -> list[str]:

@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHUNK = 65536
+HEAD = 4
+"""Bytes by which secrets are found; shorter ones are words."""
+LONGEST_WORD = 16
+"""Bytes of a shorter one, at most: 3 characters."""
+HIDDEN = b"(sensitive)"
+MOST_KNOWN = 64
 MOST_CHUNKS = 16
 """More than a pipe can hold."""
 OURS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ)
@@ -112,41 +118,101 @@ def _fault(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Secrets:
+    """The texts by which secrets may appear, found by their first bytes: a thousand of them cost no more than one.
+
+    Args:
+        forms: looked for everywhere; at least 4 characters each.
+        words: looked for where they stand as words of their own.
+    """
+
+    def __init__(self, forms: list[str], words: list[str]) -> None:
+        self.table: dict[bytes, list[bytes]] = {}
+        for form in sorted({os.fsencode(form) for form in forms}, key=len, reverse=True):
+            self.table.setdefault(form[:HEAD], []).append(form)
+        self.starts = {head[:size] for head in self.table for size in range(1, HEAD)}
+        known = sorted(map(os.fsencode, words), key=len, reverse=True)
+        alone = rb"(?<![\w\x80-\xff])(?:" + b"|".join(map(re.escape, known)) + rb")(?![\w\x80-\xff])"
+        self.words = re.compile(alone) if known else None
+        self.word_starts = {word[:size] for word in known for size in range(1, len(word) + 1)}
+
+
 class Redaction:
     """Replaces secrets in a stream of bytes, also when they arrive in pieces."""
 
-    def __init__(self, forms: list[str]) -> None:
-        self.forms = sorted({os.fsencode(form) for form in forms if form}, key=len, reverse=True)
-        self.pattern = re.compile(b"|".join(map(re.escape, self.forms)))
+    def __init__(self, secrets: Secrets) -> None:
+        self.secrets = secrets
         self.held = b""
+        self.word = b""
+        self.before = b""
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes, *, last: bool = False) -> bytes:
         """The part of everything fed so far that can be shown now; what may be the start of a secret is held back."""
-        data = self.held + data
-        end = len(data) - self._possible_start(data)
-        for match in self.pattern.finditer(data):
-            if match.start() < end < match.end():
-                end = match.start()
-        self.held = data[end:]
-        return self._hide(data[:end])
+        data, table = self.held + data, self.secrets.table
+        shown, end = [], 0
+        hold = len(data)
+        for start in [i for i in range(len(data) - HEAD + 1) if data[i : i + HEAD] in table]:
+            if start < end:
+                continue
+            size = self._size_at(data, start, last)
+            if size < 0:
+                hold = start
+                break
+            if size:
+                shown += [data[end:start], HIDDEN]
+                end = start + size
+        if hold == len(data) and not last:
+            hold -= next(
+                (n for n in range(min(HEAD - 1, len(data) - end), 0, -1) if data[-n:] in self.secrets.starts), 0
+            )
+        self.held = data[hold:]
+        return self._without_words(b"".join([*shown, data[end:hold]]), last)
+
+    def _size_at(self, data: bytes, start: int, last: bool) -> int:
+        """Length of the secret at a place, 0 for none, -1 when it depends on what follows."""
+        for form in self.secrets.table[data[start : start + HEAD]]:
+            if data.startswith(form, start):
+                return len(form)
+            if not last and len(data) - start < len(form) and form.startswith(data[start:]):
+                return -1
+        return 0
 
     def rest(self) -> bytes:
         """What was held back, at the end of the stream."""
-        held, self.held = self.held, b""
-        return self._hide(held)
+        return self.feed(b"", last=True)
 
-    def _hide(self, data: bytes) -> bytes:
-        return self.pattern.sub(b"(sensitive)", data)
+    def _without_words(self, data: bytes, last: bool) -> bytes:
+        """Without words that are secrets; one that begins at the end, or that may go on, is held back."""
+        if self.secrets.words is None:
+            return data
+        start, data = len(self.before), self.before + self.word + data
+        sizes = range(len(data) - start, 0, -1) if len(data) - start < LONGEST_WORD else range(LONGEST_WORD, 0, -1)
+        end = len(data) if last else len(data) - next((n for n in sizes if data[-n:] in self.secrets.word_starts), 0)
+        shown, told = [], start
+        for found in self.secrets.words.finditer(data, start):
+            if found.end() > end:
+                end = min(end, found.start())
+                break
+            shown += [data[told : found.start()], HIDDEN]
+            told = found.end()
+        shown.append(data[told:end])
+        self.word, self.before = data[end:], data[:end][-1:]
+        return b"".join(shown)
 
-    def _possible_start(self, data: bytes) -> int:
-        """Length of the longest end of ``data`` that is a proper beginning of a secret."""
-        longest = 0
-        for form in self.forms:
-            for size in range(min(len(form) - 1, len(data)), longest, -1):
-                if data.endswith(form[:size]):
-                    longest = size
-                    break
-        return longest
+
+_known: dict[tuple[str, ...], Secrets] = {}
+
+
+def _secrets(forms: list[str], words: list[str]) -> Secrets | None:
+    """What to look for in a run's output; runs with the same secrets share it."""
+    if not forms and not words:
+        return None
+    key = (*forms, "", *words)
+    if key not in _known:
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        _known[key] = Secrets(forms, words)
+    return _known[key]
 
 
 class Run:
@@ -161,7 +227,7 @@ class Run:
         self.timeout: float | None = request.get("timeout")
         self.grace: float = request.get("grace", 30.0)
         self.retries: int = request.get("retries", 0)
-        self.forms: list[str] = request.get("redact", [])
+        self.secrets = _secrets(request.get("redact", []), request.get("redact_words", []))
         self.pid = 0
         self.code = 0
         self.executions = 0
@@ -418,13 +484,13 @@ class Supervisor:
         files = [
             os.open(run.path(name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) for name in ("stdout", "stderr")
         ]
-        if not run.forms:
+        if run.secrets is None:
             return [], files
         readers, writers = [], []
         for file in files:
             reader, writer = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(reader, False)
-            run.pipes[reader] = (file, Redaction(run.forms))
+            run.pipes[reader] = (file, Redaction(run.secrets))
             readers.append(reader)
             writers.append(writer)
         return readers, writers
