@@ -6,10 +6,10 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class OwnDocker:
     """
 
     def __init__(self, *options: str) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="fpd-"))  # short: a Unix socket's path has an end
+        self.directory = Path(tempfile.mkdtemp(prefix="fpd-"))  # short: the path of a Unix socket has an end
         self.host = f"unix://{self.directory}/sock"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -46,11 +46,14 @@ class OwnDocker:
 
     def start(self) -> None:
         """Start it, and return when it answers."""
-        (self.directory / "pid").unlink(missing_ok=True)
+        self._end_stragglers("containerd")
+        for stale in ("pid", "exec/containerd/containerd.pid"):  # a zombie that nobody reaps would count as alive
+            (self.directory / stale).unlink(missing_ok=True)
         self._process = subprocess.Popen(
             [
-                # In a network namespace of its own: with --bridge=none it would take docker0 away from its neighbour.
-                "unshare", "--net", "dockerd", "--host", self.host, "--data-root", str(self.directory / "data"),
+                # In a network namespace of its own: a dockerd with --bridge=none takes docker0 away from its neighbour.
+                "unshare", "--net",
+                "dockerd", "--host", self.host, "--data-root", str(self.directory / "data"),
                 "--exec-root", str(self.directory / "exec"), "--pidfile", str(self.directory / "pid"),
                 "--bridge=none", "--iptables=false", "--ip6tables=false", "--shutdown-timeout=10", *self._options,
             ],
@@ -61,8 +64,11 @@ class OwnDocker:
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
             raise RuntimeError(f"dockerd ended: {(self.directory / 'log').read_text()[-2000:]}")
-        with contextlib.suppress(docker.errors.DockerException, OSError), self.api() as api:
-            return bool(api.ping())
+        with contextlib.suppress(docker.errors.DockerException, OSError):
+            with socket.socket(socket.AF_UNIX) as knock:  # the client leaves a socket open when nobody is there
+                knock.connect(f"{self.directory}/sock")
+            with self.api() as api:
+                return bool(api.ping())
         return False
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -77,7 +83,7 @@ class OwnDocker:
             self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
@@ -89,45 +95,56 @@ class OwnDocker:
                     api.remove_container(container["Id"], force=True, v=True)
         self.stop()
         self._log.close()
-        self._end_stragglers()
+        self._end_stragglers("")
         for line in reversed(Path("/proc/mounts").read_text().splitlines()):
             if line.split()[1].startswith(f"{self.directory}/"):
                 subprocess.run(["umount", "-l", line.split()[1]], check=False, capture_output=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _end_stragglers(self) -> None:
-        """containerd and its shims outlive a dockerd that was killed; they name our directory."""
+    def _end_stragglers(self, program: str) -> None:
+        """containerd and its shims may outlive a dockerd that was killed; their arguments name our directory."""
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
-                if f"{self.directory}/exec".encode() in entry.read_bytes():
+                words = entry.read_bytes().split(b"\0")
+                named = any(f"{self.directory}/".encode() in word for word in words)
+                if named and (not program or words[0].endswith(program.encode())):
                     os.kill(int(entry.parent.name), signal.SIGKILL)
 
     # -- what a person sees
 
-    def api(self) -> Any:
-        """A client; to be used as a context manager."""
-        return contextlib.closing(docker.APIClient(base_url=self.host, version="1.41", timeout=30))
+    @contextlib.contextmanager
+    def api(self) -> Iterator[Any]:
+        """A client of its own."""
+        client = docker.APIClient(base_url=self.host, version="1.41", timeout=30)
+        try:
+            yield client
+        finally:
+            client.close()
 
     def load(self, archive: bytes) -> None:
         with self.api() as api:
             for _ in api.load_image(archive):
                 pass
 
-    def containers(self, address: str = "") -> list[dict[str, Any]]:
-        """All containers, or those of an address, inspected."""
-        wanted = {"label": f"dev.flowplan.address={address}"} if address else {}
+    def containers(self) -> dict[str, list[dict[str, Any]]]:
+        """Address -> its containers, whatever their state, inspected."""
+        found: dict[str, list[dict[str, Any]]] = {}
         with self.api() as api:
-            return [api.inspect_container(c["Id"]) for c in api.containers(all=True, filters=wanted)]
+            for listed in api.containers(all=True):
+                address = listed["Labels"].get("dev.flowplan.address", "")
+                with contextlib.suppress(docker.errors.NotFound):  # it has just gone
+                    found.setdefault(address, []).append(api.inspect_container(listed["Id"]))
+        return found
 
-    def starts(self, address: str = "") -> Sequence[dict[str, Any]]:
-        """Every container that was ever started for an address, by the daemon's own events since its start."""
-        return [c for c in self.containers(address) if not c["State"]["StartedAt"].startswith("0001")]
+    def running(self) -> set[str]:
+        """The addresses of which a container runs."""
+        return {a for a, some in self.containers().items() if any(c["State"]["Running"] for c in some)}
 
 
 def busybox() -> bytes:
     """The image as the shared Engine saves it."""
-    with contextlib.closing(docker.APIClient(version="auto")) as api:
-        return b"".join(api.get_image(IMAGE))
-
-
-__all__ = ["IMAGE", "OwnDocker", "busybox", "missing", "time"]
+    client = docker.APIClient(version="auto")
+    try:
+        return b"".join(client.get_image(IMAGE))
+    finally:
+        client.close()
