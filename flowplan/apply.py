@@ -338,13 +338,13 @@ class Runner:
             return None
         if record.status.live and need not in self.outcome.errors:
             return ""
+        if need in self.given_up:
+            return f"{need}, which it needs, is not followed any more"
         return f"{need}, which it needs, {'could not start' if record.status.live else _ended(record)}"
 
     def _skip(self, address: str, why: str) -> None:
         self.outcome.skipped[address] = why
         self._done(self.waiting.pop(address))
-        if need in self.given_up:
-            return f"{need}, which it needs, is not followed any more"
         self.sink.note(f"{address}: skipped: {why}")
 
     def _done(self, step: Step) -> None:
@@ -547,11 +547,11 @@ class Runner:
             self.store.applied(
                 change.run_id, objects=change.after or {}, settings=change.settings, plan_digest=self.plan.digest
             )
-        record = self.store.record(change.address)
-        if record:
-            self._keep(record)
-            if record.status.live:
-                self._follow([record])
+            if record := self.store.record(change.address):
+                self._keep(record)
+        record = self.records.get(change.address)
+        if record and record.status.live:
+            self._follow([record])
         self._finished(step)
 
     def _settle_error(self, step: Step, done: jobs.Done, record: Recorded | None) -> None:
@@ -585,11 +585,6 @@ class Runner:
         self.schedule.wake(address)
         self.sink.note(f"error: {error if error.address else f'{address}: {error}'}")
 
-    def _refreshed(self, address: str) -> None:
-        record, former = self.store.record(address), self.records.get(address)
-        if record:
-            self._keep(record)
-        else:
     def _give_up(self, provider: str, error: FlowplanError) -> None:
         """The engine refuses to be watched: its runs go on without us, and are neither lost nor well."""
         addresses = [a for a, r in self.live.items() if r.provider == provider and a in self.followed]
@@ -600,9 +595,24 @@ class Runner:
             self.outcome.errors.setdefault(address, error)
             self.schedule.wake(address)
 
-            self._drop(address)
-        if former and (record is None or record.run_id != former.run_id):
-            self._taken_over(former, record)
+    def _refreshed(self, address: str) -> None:
+        self._refresh([address])
+
+    def _refresh(self, addresses: Iterable[str]) -> None:
+        """Take from the state what became of the runs at these addresses."""
+        before = {a: self.records.get(a) for a in addresses}
+        if self.lock.held:
+            now = self.store.progressed({a: former for a, former in before.items() if former})
+        else:
+            now = {a: record for a in before if (record := self.store.record(a))}
+        for address, former in before.items():
+            record = now.get(address)
+            if record:
+                self._keep(record)
+            else:
+                self._drop(address)
+            if former and (record is None or record.run_id != former.run_id):
+                self._taken_over(former, record)
 
     def _taken_over(self, former: Recorded, record: Recorded | None) -> None:
         """Another flowplan destroyed a run that is followed, or started its next attempt, which is followed then."""
@@ -640,8 +650,7 @@ class Runner:
         if not known:
             return
         events = self.store.observe(known)
-        for one in known:
-            self._refreshed(self.by_run[one.run_id])
+        self._refresh([self.by_run[one.run_id] for one in known])
         self._tell(events)
         for event in events:
             record = self.records.get(event.address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,6 +76,11 @@ def encode_progress(progress: Progress) -> str:
 def decode_progress(status: str, present: int, outcome: str | None, text: str) -> Progress:
     """The progress in a row; raises one of UNREADABLE."""
     return Progress(status=Status(status), present=bool(present), outcome=outcome or "", **json.loads(text))
+
+
+def progressed(record: Recorded, progress: Progress) -> Recorded:
+    """The record with this progress."""
+    return replace(record, **{name: getattr(progress, name) for name in ("status", "present", *_PROGRESS)})
 
 
 def encode_settings(settings: Settings) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.events import Event
@@ -18,9 +18,6 @@ from flowplan.schemas.runs import Objects, Observed, Recorded, Settings, Status
 from flowplan.state import files, journal, migrations, rows, transitions
 from flowplan.state.reading import Reading
 from flowplan.state.transitions import Progress
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
 
 FORGOTTEN = "Forgotten"
 """The reason of an attempt that is not managed any more and whose object was left alone."""
@@ -36,7 +33,6 @@ class Store(Reading):
         super().__init__(path, connection)
         self.read_only = read_only
         self._file = files.identity(path)
-        self._database: Database | None = None
 
     @classmethod
     def open(
@@ -126,10 +122,13 @@ class Store(Reading):
 
         Run ids that the state does not know are ignored. Writes nothing, and waits for nobody, when nothing is new.
         """
-        if not self._advanced(seen)[0]:
+        version = self._version()
+        changed, drafts = self._advanced(seen)
+        if not changed:
             return []
         with self._changing("observe") as db:
-            changed, drafts = self._advanced(seen)
+            if self._version() != version:  # somebody else has written since
+                changed, drafts = self._advanced(seen)
             journal.save(db, changed)
             return journal.append(db, drafts)
 
@@ -299,19 +298,19 @@ class Store(Reading):
         if self.read_only:
             raise StateError(f"the state {self.path} is open for reading only")
         point(f"state:{what}:before")
-        with files.explained(self.path):
-            self._database = self._database or migrations.database(self._connection)
-            with self._database.atomic():
-                db = self._connection
-                db.execute("UPDATE meta SET serial = serial WHERE 0")
-                before = db.total_changes
-                yield db
-                if db.total_changes != before:
-                    db.execute("UPDATE meta SET serial = serial + 1")
-                if files.identity(self.path) != self._file:
-                    raise StateError(f"the state {self.path} has vanished or was replaced", hint=files.REBUILD)
-                point(f"state:{what}:written")
+        with files.explained(self.path), _transaction(self._connection) as db:
+            before = db.total_changes
+            yield db
+            if db.total_changes != before:
+                db.execute("UPDATE meta SET serial = serial + 1")
+            if files.identity(self.path) != self._file:
+                raise StateError(f"the state {self.path} has vanished or was replaced", hint=files.REBUILD)
+            point(f"state:{what}:written")
         point(f"state:{what}:after")
+
+    def _version(self) -> int:
+        """Another one when another connection has changed the state."""
+        return int(self._one("PRAGMA data_version")[0])
 
     def _known(self, run_id: str) -> tuple[str, int, Progress]:
         try:
@@ -364,6 +363,18 @@ class Store(Reading):
                 drafts.append(journal.Draft(address, run_id, attempt, Status.DESTROYED, reason, message))
         journal.save(db, {run_id: p for run_id, p in after.items() if p != known[run_id][2]})
         return journal.append(db, drafts)
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All or nothing, durable at its end, with the write lock from its beginning."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        db.rollback()  # nothing happens where the error has undone the transaction already
+        raise
 
 
 def new_identity() -> tuple[str, bytes]:

@@ -40,18 +40,23 @@ def pods_of(api: Api, job: Json) -> list[Any]:
 
 def manifest(order: Order, namespace: str) -> Json:
     """The Job as it is posted, secrets still as tokens: identity labels are completed where they are missing."""
-    job = copy.deepcopy(order.objects["Job"])
-    identity = order.identity
-    meta = job.setdefault("metadata", {})
+    job, identity = dict(order.objects["Job"]), order.identity
+    meta = _own(job, "metadata")
     meta.setdefault("name", order.name)
     meta.setdefault("namespace", namespace)
     labels = {RUN_ID: identity.run_id, LINEAGE: identity.lineage}
-    template = job.setdefault("spec", {}).setdefault("template", {})
-    for part in (meta, template.setdefault("metadata", {})):
+    for part in (meta, _own(_own(_own(job, "spec"), "template"), "metadata")):
         part["labels"] = {**labels, **(part.get("labels") or {})}
     notes = {ADDRESS: identity.address, ATTEMPT: str(identity.attempt)}
     meta["annotations"] = {**notes, **(meta.get("annotations") or {})}
     return job
+
+
+def _own(parent: dict[str, Any], key: str) -> dict[str, Any]:
+    """A copy of the mapping at ``key``, in its place, so that the original stays as it is."""
+    parent[key] = dict(parent.get(key) or {})
+    mine: dict[str, Any] = parent[key]
+    return mine
 
 
 def create(api: Api, order: Order, namespace: str) -> Json:
