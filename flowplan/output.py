@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from flowplan.schemas.secrets import Redactor
 
@@ -95,7 +95,7 @@ class Bursts:
         if not self._some.is_set():
             self._some.set()
 
-    def __enter__(self) -> Bursts:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

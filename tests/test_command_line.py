@@ -95,7 +95,9 @@ def test_what_is_clear_means_the_same_to_typer(
     name, values = by_typer(line.split())
     defaults = _defaults(call.function)
     assert call.function.__name__ == name
-    assert {**defaults, **call.values} == {name: value or defaults[name] if value in ((), []) else value for name, value in values.items()}
+    assert {**defaults, **call.values} == {
+        name: value or defaults[name] if value in ((), []) else value for name, value in values.items()
+    }
 
 
 def _defaults(function: Any) -> dict[str, Any]:
