@@ -13,7 +13,7 @@ from typing import Any
 from flowplan import interruption, jobs
 from flowplan.clock import seconds_since, timestamp
 from flowplan.engines import Engines
-from flowplan.following import LogStreams, Watches, last_seen, tail_of, undisputed
+from flowplan.following import LogStreams, Watches, last_seen, tail_of, undisputed, without_secrets_of_runs
 from flowplan.output import Sink
 from flowplan.schedule import Schedule, Step, steps_of
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed, StateLocked
@@ -23,6 +23,8 @@ from flowplan.schemas.runs import Observed, Recorded, Status
 from flowplan.state.lock import WriterLock, others_write
 from flowplan.state.store import Store
 
+BIRTHS_EVERY = 0.5
+"""Seconds between looks whether another flowplan has started what it was about to start."""
 TICK = 0.2
 """Seconds between looks at time limits and signals."""
 
@@ -44,9 +46,9 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
     live: list[str] = field(default_factory=list)
     ended: int = 0
-    unanswered: list[str] = field(default_factory=list)
     timed_out: bool = False
     interrupted: bool = False
 
@@ -105,6 +107,8 @@ class Runner:
         self.limited: dict[str, Recorded] = {}
         self.groups: dict[str, set[str]] = {}
         self.limits_due = 0.0
+        self.unborn: set[str] = set()
+        self.births_due = 0.0
         for record in store.records().values():
             self._keep(record)
         self.intended_before = {r.run_id for r in self.records.values() if r.status is Status.CREATING}
@@ -121,11 +125,11 @@ class Runner:
         self.catching_up = True
         self.expired: dict[str, tuple[str, str]] = {}
         self.stopping: set[str] = set()
+        self.given_up: set[str] = set()
         self.disputed: list[Observed] = []
         self.said_locked = False
         self.lock_was_away = False
         self.pool: ThreadPoolExecutor
-        self.given_up: set[str] = set()
 
     def run(self) -> Outcome:
         """Carry out every step whose needs are met, follow the runs to their end, and return what came of it.
@@ -143,10 +147,11 @@ class Runner:
                 self._observed(self.observed)
                 self.catching_up = False
                 self._clear_away()
-                self._follow([r for a, r in self.records.items() if a in self.followed and r.status.live])
+                self._follow_open()
                 while self._unfinished():
                     self._absorb(self._messages())
                     self._enforce_limits()
+                    self._follow_births()
             finally:
                 self.watches.close()
                 self.lock.release()
@@ -633,6 +638,39 @@ class Runner:
             if record.status in (Status.PENDING, Status.RUNNING):
                 self._show_output(record)
 
+    def _follow_open(self) -> None:
+        """Follow what is open already.
+
+        A look at what is only being started says nothing: what it does not find may be there when that is recorded.
+        """
+        others = not self.lock.held and others_write(self.lock.path)
+        for address, record in self.records.items():
+            if address not in self.followed or not record.status.live:
+                continue
+            if record.status is not Status.CREATING:
+                self._follow([record])
+            elif others:
+                self.unborn.add(address)
+            elif address not in self.waiting:
+                self._follow([record])
+
+    def _follow_births(self) -> None:
+        """Follow what another flowplan was starting once it has started, or once nobody is at it any more."""
+        now = time.monotonic()
+        if not self.unborn or now < self.births_due:
+            return
+        self.births_due = now + BIRTHS_EVERY
+        others, records = others_write(self.lock.path), self.store.records()
+        for address in sorted(self.unborn):
+            record = records.get(address)
+            if others and record and record.status is Status.CREATING:
+                continue
+            self.unborn.discard(address)
+            known = self.records.get(address)
+            self._refreshed(address)
+            if record and record.status.live and known and known.run_id == record.run_id:
+                self._follow([record])
+
     def _show_output(self, record: Recorded) -> None:
         """Stream a run's output; also of one that ended before anybody looked."""
         if self.options.stream and record.settings.stream_output and not self.options.detach:
@@ -646,7 +684,9 @@ class Runner:
         told = [s for s in told if not self._removed_before(s)]
         if not self.lock.held:
             told, self.disputed = undisputed(told, self.lock.path)
-        known = [replace(s, message=redactor(s.message)) for s in told]
+        records = [self.records.get(self.by_run[s.run_id]) for s in told]
+        pairs = zip(records, told, strict=True)
+        known = [without_secrets_of_runs(self.engines, r, s, redactor, self.secrets) for r, s in pairs]
         if not known:
             return
         events = self.store.observe(known)
