@@ -19,7 +19,7 @@ from flowplan.render.differences import shown
 from flowplan.render.objects import object_lines, place
 from flowplan.render.plan_text import plan_text
 from flowplan.render.signs import SIGNS, duration, harmless
-from flowplan.render.tables import event_lines, state_list, status_table
+from flowplan.render.tables import event_lines, status_table, table
 from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import ABSENT, Action, FieldChange, Finding, Plan, RunFacts
 from flowplan.schemas.runs import Settings
@@ -341,10 +341,22 @@ def test_status_tables_fit_and_line_up() -> None:
     assert head.index("STATUS") == rows[0].index("failed") == rows[1].index("running")
 
 
+def test_a_narrow_table_leaves_a_message_that_can_be_read() -> None:
+    run = RUN | {
+        "reason": "CreateContainerConfigError",
+        "message": "container main: secret hub not found in namespace ml",
+    }
+    lines = status_table([run], now=NOW, width=80)
+    assert all(len(line) <= 80 for line in lines) and "container main: sec..." in lines[1]
+    assert status_table([run], now=NOW)[1].endswith(
+        "CreateContainerConfigError  137   2 (3 tries)  3m 20s  " + run["message"]
+    )
+
+
 def test_nobody_knows_is_left_empty() -> None:
     head, row = status_table([{"address": "a", "status": "lost", "exit_code": None, "attempt": 1}])
     assert "EXIT" not in head and row.split() == ["a", "lost", "1"]
-    assert status_table([]) == ["No runs."] and state_list([]) == ["The state is empty."]
+    assert status_table([]) == ["No runs."]
 
 
 def test_tables_are_painted_and_harmless() -> None:
@@ -353,7 +365,7 @@ def test_tables_are_painted_and_harmless() -> None:
 
 
 def test_wide_characters_line_up() -> None:
-    _, one, two = state_list([{"address": "日本", "status": "x"}, {"address": "abcd", "status": "y"}])
+    _, one, two = table(["A", "B"], [["日本", "x"], ["abcd", "y"]])
     assert one.index("x") + 2 == two.index("y")
 
 

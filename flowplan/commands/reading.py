@@ -115,9 +115,8 @@ def _status_text(document: Mapping[str, Any], output: Output) -> None:
     from flowplan.render.tables import status_table
     from flowplan.terminal import use_colour, width
 
-    output.lines(
-        status_table(document["runs"], width=width(sys.stdout), colour=use_colour(sys.stdout), now=datetime.now(UTC))
-    )
+    columns = width(sys.stdout) if sys.stdout.isatty() else None
+    output.lines(status_table(document["runs"], width=columns, colour=use_colour(sys.stdout), now=datetime.now(UTC)))
 
 
 def events(state: Path, address: str | None, after: int, format: str) -> None:

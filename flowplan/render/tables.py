@@ -20,14 +20,15 @@ _COLOUR_OF = {
     "cancelled": "yellow",
     "destroyed": "dim",
 }
+_READABLE = 24
 _SMALLEST = 8
 Document = Mapping[str, Json]
 
 
 def status_table(
-    runs: Sequence[Document], *, now: datetime | None = None, width: int = 120, colour: bool = False
+    runs: Sequence[Document], *, now: datetime | None = None, width: int | None = None, colour: bool = False
 ) -> list[str]:
-    """The status of runs, one a line, cut to ``width`` columns.
+    """The status of runs, one a line, cut to ``width`` columns; nothing is cut without it.
 
     Args:
         runs: run objects of a status document.
@@ -90,16 +91,8 @@ def event_lines(events: Iterable[Document], *, colour: bool = False) -> Iterator
         yield event_line(event, address_width=min(widest, 40), colour=colour)
 
 
-def state_list(runs: Sequence[Document], *, width: int = 120) -> list[str]:
-    """The runs of a state: address, status, attempt, provider, and the object's name on the engine."""
-    if not runs:
-        return ["The state is empty."]
-    keys = ("address", "status", "attempt", "provider", "name")
-    return table([key.upper() for key in keys], [tuple(_text(run, key) for key in keys) for run in runs], width=width)
-
-
 def table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 120, colours: Sequence[str] = ()
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None, colours: Sequence[str] = ()
 ) -> list[str]:
     """Aligned columns, at most ``width`` wide; empty columns are left out and the last one is cut first.
 
@@ -108,18 +101,22 @@ def table(
     """
     used = [n for n in range(len(heads)) if any(row[n] for row in rows)] or [0]
     lines = [[heads[n] for n in used], *([harmless(row[n]) for n in used] for row in rows)]
-    widths = _fitted([max(_columns(line[n]) for line in lines) for n in range(len(used))], width)
+    widths = [max(_columns(line[n]) for line in lines) for n in range(len(used))]
+    if width is not None:
+        widths = _fitted(widths, width)
     texts = ["  ".join(map(_cell, line, widths)).rstrip() for line in lines]
     painted = [paint(text, colour, bool(colour)) for text, colour in zip(texts[1:], colours, strict=False)]
     return [texts[0], *painted, *texts[1 + len(painted) :]]
 
 
 def _fitted(widths: list[int], width: int) -> list[int]:
-    """Column widths whose sum fits: the last column gives way first, then the widest."""
+    """Column widths whose sum fits: the last column gives way as far as it can be read, then the widest, then all."""
     spare = width - sum(widths) - 2 * (len(widths) - 1)
-    for number in [len(widths) - 1, *sorted(range(len(widths) - 1), key=lambda n: -widths[n])]:
+    last, others = len(widths) - 1, sorted(range(len(widths) - 1), key=lambda n: -widths[n])
+    readable = [(last, _READABLE), *((n, _READABLE // 2) for n in others)]
+    for number, smallest in [*readable, *((n, _SMALLEST) for n in [last, *others])]:
         if spare < 0:
-            less = min(-spare, max(0, widths[number] - _SMALLEST))
+            less = min(-spare, max(0, widths[number] - smallest))
             widths[number] -= less
             spare += less
     return widths
