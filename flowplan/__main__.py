@@ -16,7 +16,9 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is known how to be interrupted well: at once
     from flowplan import interruption
+    from flowplan.schemas import limits
 
+    limits.leave_no_core()
     interruption.install()
     _open_closed_streams()
     code = 0

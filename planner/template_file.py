@@ -70,7 +70,8 @@ def load_template(template: Json | Document, file: str) -> Template:
     if known and known[0] is template and known[1] == file:
         return known[2]
     parsed = _loaded(template, file)
-    faults = [*_undeclared(parsed), *_schema_faults(parsed)]
+    sound = isinstance(parsed.properties, Mapping)
+    faults = [*(_undeclared(parsed) if sound else ()), *_schema_faults(parsed)]
     if faults:
         raise InvalidInput(faults)
     if len(_known) > 32:

@@ -126,7 +126,8 @@ class _Resolution:
         content = document.value if isinstance(document, Document) else document
         sources = document.sources if isinstance(document, Document) else SourceMap(file)
         if not isinstance(content, Mapping):
-            message = f"a file of variables must hold a mapping, not {kind_of(content)}"
+            kind = "a list" if isinstance(content, list) else "a single value"  # which may be a secret
+            message = f"a file of variables must hold a mapping, not {kind}"
             self.faults.append(Diagnostic(message, Position(file, 1, 1)))
             return
         for name, value in content.items():

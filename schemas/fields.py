@@ -124,6 +124,11 @@ def _filled(value: Any) -> str:
     return "must not be empty" if value == "" else _text(value)
 
 
+def _password(value: Any) -> str:
+    """As ``_filled``, but the value is not told."""
+    return _filled(value) if isinstance(value, str) else "must be a string; write it in quotes"
+
+
 def _flag(value: Any) -> str:
     return "" if isinstance(value, bool) else f"must be true or false, not {kind_of(value)}"
 
@@ -217,6 +222,7 @@ _SIZE_WORDS = "a size such as 512m, 1.5g or 16Gi"
 
 Text = Annotated[str, Checked(_text, TEXT_SCHEMA)]
 Filled = Annotated[str, Checked(_filled, FILLED_SCHEMA)]
+Password = Annotated[str, Checked(_password, FILLED_SCHEMA)]
 Plain = Annotated[str, Checked(_filled, FILLED_SCHEMA, expression=False)]
 Expression = Annotated[str, Checked(_never, EXPRESSION_SCHEMA)]
 Flag = Annotated[bool, Checked(_flag, {"type": "boolean"})]

@@ -97,7 +97,7 @@ class RegistryCredentials(Part):
     """A login at an image registry, used only while pulling."""
 
     username: f.Filled = Field(description="User name.")
-    password: Annotated[Any, f.OneOf(f.Filled, mapping=SecretReference)] = Field(
+    password: Annotated[Any, f.OneOf(f.Password, mapping=SecretReference)] = Field(
         description="Password: a string, from_env or from_file."
     )
     registry_url: f.Filled | None = Field(None, description="Address of the registry; default: that of the image.")

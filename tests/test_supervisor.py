@@ -629,9 +629,10 @@ def test_a_stream_in_pieces_is_redacted_like_a_whole_text(
         shown += redaction.feed(data[at : at + size])
         at += size
     whole = Redaction(Secrets(list(known.anywhere), list(known.words)))
-    assert shown + redaction.feed(data[at:]) + redaction.rest() == whole.feed(data) + whole.rest()
+    shown += redaction.feed(data[at:]) + redaction.rest()
+    assert shown == whole.feed(data) + whole.rest()
     if not known.words:
-        assert (shown + redaction.rest()).decode("utf-8", "replace") == Redactor(secrets)(data.decode())
+        assert shown.decode() == Redactor(secrets)(data.decode())
 
 
 def test_short_secrets_are_words_of_their_own() -> None:

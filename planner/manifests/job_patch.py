@@ -74,7 +74,7 @@ def _malformed(operation: Any) -> str:
     if not isinstance(operation, Mapping):
         return "an operation must be a mapping with op and path"
     name = operation.get("op")
-    if name not in _OPERATIONS:
+    if not isinstance(name, str) or name not in _OPERATIONS:
         if name is None:
             return "op is missing; it must be one of add, remove, replace, move, copy, test"
         hint = did_you_mean(str(name), _OPERATIONS)

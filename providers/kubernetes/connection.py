@@ -6,7 +6,6 @@ import base64
 import hashlib
 import os
 import ssl
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -45,8 +44,20 @@ class Credentials:
         with self._lock:
             expired = self._expiry is not None and datetime.now(UTC) >= self._expiry
             if self._header is None or expired or (renew and self.refreshable):
-                self._header, self._expiry = self.fetch()
+                header, self._expiry = self.fetch()
+                self._header = _sendable(header)
             return self._header
+
+
+def _sendable(header: str) -> str:
+    """A header as it is; what no header can hold is refused here, where it is not quoted."""
+    if header and not (header.isascii() and header.isprintable()):
+        raise ProviderError(
+            "the token of the kubeconfig's user holds characters that no token has",
+            hint="a line break, a space or a letter that is not ASCII",
+            reason="BadKubeconfig",
+        )
+    return header
 
 
 @dataclass(frozen=True)
@@ -120,8 +131,12 @@ def _from_kubeconfig(settings: Mapping[str, Any], base: Path) -> Endpoint:
     cluster = kubeconfig.entry(document, "clusters", context.get("cluster") or "", source)
     user = kubeconfig.entry(document, "users", context["user"], source) if context.get("user") else {}
     server = str(cluster.get("server") or "").rstrip("/")
-    if not server.startswith(("http://", "https://")):
+    if not _is_url(server):
         raise ProviderError(f'{source}: cluster "{context.get("cluster")}" has no server URL', reason="BadKubeconfig")
+    if cluster.get("proxy-url") and not _is_url(cluster["proxy-url"]):
+        raise ProviderError(
+            f'{source}: cluster "{context.get("cluster")}": proxy-url is no URL', reason="BadKubeconfig"
+        )
     authority = _pem(cluster, "certificate-authority", source)
     verify = not cluster.get("insecure-skip-tls-verify")
     tls = _trust(authority, verify=verify) if server.startswith("https://") else None
@@ -137,6 +152,17 @@ def _from_kubeconfig(settings: Mapping[str, Any], base: Path) -> Endpoint:
         cluster_id=settings.get("cluster_id") or "",
         fallback_id=_hash(server, authority),
     )
+
+
+def _is_url(text: str) -> bool:
+    """True for an http or https URL of a host."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _hash(server: str, authority: str) -> str:
@@ -181,18 +207,23 @@ def _no_trust() -> ssl.SSLContext:
 
 
 def _present(tls: ssl.SSLContext | None, certificate: str, key: str, source: str) -> None:
-    """Load a client certificate; the ssl module reads it from a file only, which is gone before this returns."""
+    """Load a client certificate; the ssl module reads it from a file only, so it gets one that is on no disk."""
     if not tls or not certificate:
         return
-    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # created 0600
+    with os.fdopen(os.memfd_create("client-certificate"), "w", encoding="utf-8") as file:
         file.write(f"{certificate}\n{key}\n")
         file.flush()
         try:
-            tls.load_cert_chain(file.name)
-        except ssl.SSLError as error:
+            tls.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password=_no_password)
+        except (ssl.SSLError, ValueError) as error:
             raise ProviderError(
                 f"{source}: the client certificate is not valid: {error}", reason="BadKubeconfig"
             ) from None
+
+
+def _no_password() -> str:
+    """Without this, OpenSSL would ask on the terminal."""
+    raise ValueError("its key is encrypted")
 
 
 def _credentials(
@@ -222,8 +253,9 @@ def _credentials(
 def _token_file(path: Path) -> tuple[str, datetime | None]:
     try:
         return f"Bearer {path.read_text(encoding='utf-8').strip()}", datetime.now(UTC) + _TOKEN_LIFE
-    except OSError as error:
-        raise ProviderError(f"the token file {path} cannot be read: {error.strerror}", reason="Unauthorized") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise ProviderError(f"the token file {path} cannot be read: {why}", reason="Unauthorized") from None
 
 
 def _from_plugin(
@@ -237,18 +269,26 @@ def _from_plugin(
     command = config.get("command", "")
     try:
         status = ExecProvider(ConfigNode("exec", dict(config)), "", ConfigNode("cluster", dict(cluster))).run()  # type: ignore[no-untyped-call]
+        header, expiry = f"Bearer {status['token']}" if status.get("token") else "", _expiry(status)
+        certificate, key = status.get("clientCertificateData") or "", status.get("clientKeyData") or ""
     except (ConfigException, OSError) as error:
         text = " ".join(str(error).split())
         hint = config.get("installHint") or "run it by hand to see what it needs"
         raise ProviderError(
             f'{source}: the credential plugin "{command}" failed: {text}', hint=hint, reason="Unauthorized"
         ) from None
-    _present(tls, status.get("clientCertificateData") or "", status.get("clientKeyData") or "", source)
-    header = f"Bearer {status['token']}" if status.get("token") else ""
-    return header, _expiry(status.get("expirationTimestamp"))
+    except (ValueError, TypeError, KeyError, AttributeError):  # what it said may be a secret
+        raise ProviderError(
+            f'{source}: the credential plugin "{command}" failed, or its answer is none',
+            hint=config.get("installHint") or "run it by hand to see what it needs",
+            reason="Unauthorized",
+        ) from None
+    _present(tls, certificate, key, source)
+    return header, expiry
 
 
-def _expiry(text: str | None) -> datetime | None:
+def _expiry(status: Mapping[str, Any]) -> datetime | None:
+    text = status.get("expirationTimestamp")
     return datetime.fromisoformat(text) - _EXPIRY_MARGIN if text else None
 
 

@@ -11,6 +11,12 @@ from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.sources import did_you_mean
 
 _LISTS = ("clusters", "contexts", "users")
+_TEXTS = (
+    "server", "certificate-authority", "certificate-authority-data", "proxy-url", "tls-server-name", "cluster", "user",
+    "namespace", "token", "tokenFile", "client-certificate", "client-certificate-data", "client-key", "client-key-data",
+    "username", "password",
+)  # fmt: skip
+_MAPPINGS = ("exec", "auth-provider")
 _PATHS = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
 DEFAULT = "~/.kube/config"
 
@@ -56,6 +62,12 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = str(error).splitlines()[0]
         raise ProviderError(f"the kubeconfig {path} is not YAML: {where}", reason="BadKubeconfig") from None
+    except (
+        ValueError,
+        TypeError,
+        RecursionError,
+    ):  # a date that does not exist, a list as a key, lists in lists in ...
+        raise ProviderError(f"the kubeconfig {path} is not YAML that can be read", reason="BadKubeconfig") from None
 
 
 def _checked(document: Any, name: str) -> dict[str, Any]:
@@ -67,7 +79,26 @@ def _checked(document: Any, name: str) -> dict[str, Any]:
             raise ProviderError(
                 f"{name} is not a kubeconfig: {key} must be a list of entries with a name", reason="BadKubeconfig"
             )
+        for one in entries:
+            _check_entry(one, key.removesuffix("s"), name)
+    if not isinstance(document.get("current-context") or "", str):
+        raise ProviderError(f"{name} is not a kubeconfig: current-context must be a string", reason="BadKubeconfig")
     return document
+
+
+def _check_entry(one: Mapping[str, Any], part: str, name: str) -> None:
+    """Refuse values of other types; they may be secrets, so only their keys are told."""
+    content = one.get(part) or {}
+    wrong = [] if isinstance(content, dict) else [f"{part} must be a mapping"]
+    for key in _TEXTS if not wrong else ():
+        if not isinstance(content.get(key) or "", str):
+            wrong.append(f"{key} must be a string")
+    for key in _MAPPINGS if isinstance(content, dict) else ():
+        if not isinstance(content.get(key) or {}, dict):
+            wrong.append(f"{key} must be a mapping")
+    if wrong:
+        message = f'{name} is not a kubeconfig: {part} "{one["name"]}": {wrong[0]}'
+        raise ProviderError(message, reason="BadKubeconfig")
 
 
 def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from flowplan.providers.process.watching import watch
 from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, Order
 from flowplan.schemas.errors import ProviderError, Refused, StartFailed
 from flowplan.schemas.faults import point
+from flowplan.schemas.limits import core_before
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Objects, Observed, Recorded, Target
 from flowplan.schemas.secrets import Redactor, forms_of, reveal, tokens_in
@@ -265,6 +266,7 @@ def _request(order: Order) -> dict[str, Any]:
         "timeout": process.get("timeout"),
         "retries": process.get("retries", 0),
         "grace": process.get("grace_period", DEFAULT_GRACE),
+        "core": core_before(),
         "redact": sorted(hidden.anywhere),
         "redact_words": sorted(hidden.words),
     }

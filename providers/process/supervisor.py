@@ -227,6 +227,7 @@ class Run:
         self.timeout: float | None = request.get("timeout")
         self.grace: float = request.get("grace", 30.0)
         self.retries: int = request.get("retries", 0)
+        self.core: int | None = request.get("core")
         self.secrets = _secrets(request.get("redact", []), request.get("redact_words", []))
         self.pid = 0
         self.code = 0
@@ -274,6 +275,8 @@ class Child:
         for number in OURS:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_NOFILE, self.supervisor.limits)
+        if self.run.core is not None:
+            resource.setrlimit(resource.RLIMIT_CORE, (self.run.core, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
     def _write_identity(self) -> None:
         _fault("child:before_started")
