@@ -44,10 +44,13 @@ def docker_label_key(key: str) -> str:
 
 
 def kubernetes_label_key(key: str) -> str:
-    """A legal label key; one with nothing legal in it is passed on so that the API server complains (K16)."""
+    """A legal label key; one with nothing legal in it is passed on so that the API server complains (K16).
+
+    The prefix is a domain, which Kubernetes wants in lower case; the name keeps its case.
+    """
     prefix, slash, name = key.partition("/") if "/" in key else ("", "", key)
     name = _slug(name, _LABEL_NAME, 63).strip("_-.")
-    prefix = _slug(prefix, _LABEL_PREFIX, 253).strip("_-.")
+    prefix = _slug(prefix, _LABEL_PREFIX, 253).strip("_-.").lower()
     if not name or (slash and not prefix):
         return key
     return f"{prefix}/{name}" if prefix else name

@@ -123,6 +123,13 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
 
 
+def test_a_kubeconfig_that_is_not_yaml_is_told_with_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.write_text("apiVersion: v1\nclusters: [\n")
+    with pytest.raises(ProviderError, match=r"is not YAML: .* \(line 3, column 1\)"):
+        endpoint({"kubeconfig": str(path)}, tmp_path)
+
+
 def test_inside_a_pod_the_service_account_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     account(tmp_path, monkeypatch)
     made = endpoint({}, tmp_path)

@@ -318,6 +318,10 @@ def test_grace_period_is_sent_only_when_it_is_not_the_default() -> None:
     assert pod_of(run_of(grace_period="2m"))["terminationGracePeriodSeconds"] == 120
 
 
+def test_half_a_gpu_is_none() -> None:
+    assert '"0.5" is not a number of GPUs: write a whole number' in faults_of(run_of(resources={"gpu": 0.5}))
+
+
 def test_resources_become_requests_and_limits_as_written() -> None:
     resources = container_of(run_of(resources={"cpu": "500m", "memory": "16Gi", "gpu": 2}))["resources"]
     assert resources["requests"] == {"cpu": "500m", "memory": "16Gi"}

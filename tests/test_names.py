@@ -102,6 +102,7 @@ def test_docker_label_keys_as_d16(key: str, label: str) -> None:
         ("a.b/c/d", "a.b/c-d"),
         ("--x--", "x"),
         ("a.b/Größe", "a.b/Grosse"),
+        ("Äcme.DEV/Team", "acme.dev/Team"),
         ("...", "..."),
         ("k" * 70, "k" * 63),
     ],

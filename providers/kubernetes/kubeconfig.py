@@ -60,8 +60,10 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ProviderError(f"the kubeconfig {path} cannot be read: {error}", reason="BadKubeconfig") from None
     except yaml.YAMLError as error:
-        where = str(error).splitlines()[0]
-        raise ProviderError(f"the kubeconfig {path} is not YAML: {where}", reason="BadKubeconfig") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ProviderError(f"the kubeconfig {path} is not YAML: {what}{where}", reason="BadKubeconfig") from None
     except (
         ValueError,
         TypeError,
