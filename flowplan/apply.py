@@ -6,14 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from flowplan import interruption, jobs
+from flowplan import jobs
 from flowplan.clock import seconds_since, timestamp
 from flowplan.engines import Engines
 from flowplan.following import LogStreams, Watches, last_seen, tail_of, undisputed, without_secrets_of_runs
+from flowplan.ledger import Ledger, group_key
+from flowplan.outcome import Options, Outcome
 from flowplan.output import Sink
 from flowplan.schedule import Schedule, Step, steps_of
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed, StateLocked
@@ -27,54 +29,6 @@ BIRTHS_EVERY = 0.5
 """Seconds between looks whether another flowplan has started what it was about to start."""
 TICK = 0.2
 """Seconds between looks at time limits and signals."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What came of an apply.
-
-    Attributes:
-        carried_out: number of changes by action; failed: address -> how its run ended, when not well;
-        errors: engine errors by address; skipped: address -> why it did not start; left_out: protected runs;
-        waiting: what could not start yet (detached or interrupted); unanswered: what was asked for without an answer, so
-        that nobody knows whether it started; ended: runs that were followed to their end.
-    """
-
-    carried_out: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    errors: dict[str, FlowplanError] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    waiting: list[str] = field(default_factory=list)
-    unanswered: list[str] = field(default_factory=list)
-    live: list[str] = field(default_factory=list)
-    ended: int = 0
-    timed_out: bool = False
-    interrupted: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of design 9."""
-        if self.interrupted:
-            return interruption.code()
-        if self.errors:
-            return max(e.exit_code for e in self.errors.values())
-        if self.left_out:
-            return 6
-        if self.failed or self.skipped:
-            return 3
-        return 8 if self.timed_out else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to carry a plan out; times in seconds, ``wait_timeout`` None is without limit."""
-
-    parallelism: int = 10
-    detach: bool = False
-    wait_timeout: float | None = None
-    lock_timeout: float = 0.0
-    stream: bool = True
 
 
 class Runner:
@@ -101,19 +55,14 @@ class Runner:
         self.steps = steps_of(plan.changes)
         self.schedule = Schedule(self.steps)
         self.waiting = self.schedule.waiting
-        self.records: dict[str, Recorded] = {}
-        self.by_run: dict[str, str] = {}
-        self.live: dict[str, Recorded] = {}
-        self.limited: dict[str, Recorded] = {}
-        self.groups: dict[str, set[str]] = {}
+        self.ledger = Ledger(self.schedule)
         self.limits_due = 0.0
-        self.unborn: set[str] = set()
         self.births_due = 0.0
         for record in store.records().values():
-            self._keep(record)
-        self.intended_before = {r.run_id for r in self.records.values() if r.status is Status.CREATING}
+            self.ledger.keep(record)
+        self.intended_before = self.ledger.creating()
         wanted = {c.address for c in plan.changes} | {n for s in self.waiting.values() for n in s.change.settings.needs}
-        self.followed = (wanted & self.records.keys()) | set(follow)
+        self.followed = (wanted & self.ledger.records.keys()) | set(follow)
         self.watches = Watches(engines, self.inbox)
         self.logs = LogStreams(engines, sink.log, sink.redactor)
         self.working = 0
@@ -159,33 +108,6 @@ class Runner:
         self._sum_up()
         return self.outcome
 
-    def _keep(self, record: Recorded) -> None:
-        """The record of an address is this one from now on; what waited for it may go on."""
-        address = record.address
-        if address in self.live and not record.status.live:
-            self._not_live(address)
-        self.records[address] = record
-        self.by_run[record.run_id] = address
-        if record.status.live:
-            self.live[address] = record
-            self.groups.setdefault(record.settings.group, set()).add(address)
-            if record.settings.start_timeout is not None or record.settings.timeout is not None:
-                self.limited[address] = record
-        self.schedule.wake(address)
-
-    def _not_live(self, address: str) -> None:
-        group = self.live.pop(address).settings.group
-        self.limited.pop(address, None)
-        self.groups[group].discard(address)
-        self.schedule.wake_one(_group_key(group))
-
-    def _drop(self, address: str) -> None:
-        """There is no record at an address any more."""
-        self.records.pop(address, None)
-        if address in self.live:
-            self._not_live(address)
-        self.schedule.wake(address)
-
     def _with_tails(self, records: Sequence[Recorded]) -> list[Recorded]:
         """The records with the stored end of their output, so that it is not fetched again before a removal."""
         tails = self.store.tails([r.run_id for r in records]) if records else {}
@@ -212,7 +134,7 @@ class Runner:
 
     def _anything_left(self) -> bool:
         followed = self.followed - self.given_up
-        return bool(self.waiting) or any(a in followed and not self._unborn(r) for a, r in self.live.items())
+        return bool(self.waiting) or any(a in followed and not self._unborn(r) for a, r in self.ledger.live.items())
 
     def _unborn(self, record: Recorded) -> bool:
         """An intent that nobody carries out now: the next apply finds out what became of it, and goes on from there."""
@@ -304,8 +226,8 @@ class Runner:
                 self._skip(step.change.address, verdict)
             else:
                 self.schedule.set_aside(step, until)
-            if until != _group_key(group):  # it may have been woken as the one of its group that has room
-                self.schedule.wake_one(_group_key(group))
+            if until != group_key(group):  # it may have been woken as the one of its group that has room
+                self.schedule.wake_one(group_key(group))
         return ready
 
     def _verdict(self, step: Step, starting: dict[str, int]) -> tuple[str, str]:
@@ -321,12 +243,16 @@ class Runner:
             if blocked is not None:
                 return blocked, need
             step.met += 1
-        if settings.replace == "after_finish" and change.action is Action.REPLACE and change.address in self.live:
+        if (
+            settings.replace == "after_finish"
+            and change.action is Action.REPLACE
+            and change.address in self.ledger.live
+        ):
             return "", change.address
         if settings.max_parallel is not None:
-            live = sum(1 for address in self.groups.get(settings.group, ()) if address not in self.waiting)
+            live = sum(1 for address in self.ledger.groups.get(settings.group, ()) if address not in self.waiting)
             if live + starting.get(settings.group, 0) >= settings.max_parallel:
-                return "", _group_key(settings.group)
+                return "", group_key(settings.group)
         return "go", ""
 
     def _need(self, need: str) -> str | None:
@@ -336,7 +262,7 @@ class Runner:
         step = self.steps.get(need)
         if step and step.state != "done":
             return ""
-        record = self.records.get(need)
+        record = self.ledger.records.get(need)
         if record is None:
             return f"{need}, which it needs, has never run"
         if record.status is Status.SUCCEEDED:
@@ -379,7 +305,7 @@ class Runner:
         left = []
         for step in ready:
             address = step.change.address
-            record, ours = self.store.record(address), self.records.get(address)
+            record, ours = self.store.record(address), self.ledger.records.get(address)
             if (record.run_id if record else None) == (ours.run_id if ours else None):
                 left.append(step)
             else:
@@ -392,7 +318,7 @@ class Runner:
         items = []
         for step in starting:
             change = step.change
-            old = self.records.get(change.address)
+            old = self.ledger.records.get(change.address)
             if old and old.present and old.run_id != change.run_id:
                 self.former.setdefault(change.address, []).extend(self._with_tails([old]))
             items.append(self._intended(change))
@@ -400,7 +326,7 @@ class Runner:
             return
         self._tell(self.store.intend(items, plan_digest=self.plan.digest))
         for item in items:
-            self._keep(item)
+            self.ledger.keep(item)
             self.followed.add(item.address)
             self.outcome.failed.pop(item.address, None)
 
@@ -423,7 +349,7 @@ class Runner:
     def _hand_out(self, step: Step) -> None:
         change = self.waiting.pop(step.change.address).change
         step.state = "working"
-        record = self.records.get(change.address)
+        record = self.ledger.records.get(change.address)
         if change.action is Action.DESTROY:
             attempts = self._attempts(change.address, record)
             self._stop(attempts)
@@ -432,7 +358,7 @@ class Runner:
             fields = () if self.plan.mode == "refresh_only" else change.fields
             self._submit(jobs.update, self.engines, record, self._order(change), fields)
         elif change.action.starts or change.action is Action.ADOPT:
-            if change.address not in self.records:
+            if change.address not in self.ledger.records:
                 self._adopt_unknown(change)
             former = self.former.pop(change.address, [])
             self._stop(former)
@@ -456,7 +382,7 @@ class Runner:
     def _adopt_unknown(self, change: Change) -> None:
         record = self._intended(change)
         self._tell(self.store.intend([record], plan_digest=self.plan.digest))
-        self._keep(record)
+        self.ledger.keep(record)
         self.followed.add(change.address)
 
     def _attempts(self, address: str, record: Recorded | None) -> list[Recorded]:
@@ -466,7 +392,7 @@ class Runner:
         return [*self.former.pop(address, []), *self._with_tails(newest)]
 
     def _order(self, change: Change) -> Any:
-        record = self.records.get(change.address)
+        record = self.ledger.records.get(change.address)
         return jobs.order_of(
             change,
             project=self.plan.project,
@@ -495,9 +421,9 @@ class Runner:
             if change.moved_from:
                 self.store.move(change.moved_from, change.address)
                 record = self.store.record(change.address)
-                self._drop(change.moved_from)
+                self.ledger.drop(change.moved_from)
                 if record:
-                    self._keep(record)
+                    self.ledger.keep(record)
                 self.store.note_plan(self.plan.digest, [change.address])
                 self.sink.note(f"{change.moved_from} is now {change.address}")
                 if change.action is Action.NO_OP:
@@ -505,7 +431,7 @@ class Runner:
 
     def _forget(self, step: Step) -> None:
         self._tell(self.store.forget([step.change.address], plan_digest=self.plan.digest))
-        self._drop(step.change.address)
+        self.ledger.drop(step.change.address)
         self._finished(step)
 
     def _finished(self, step: Step) -> None:
@@ -530,7 +456,7 @@ class Runner:
 
     def _settle(self, done: jobs.Done) -> None:
         step = self.steps.get(done.address)
-        record = self.records.get(done.address)
+        record = self.ledger.records.get(done.address)
         if step is None or step.state != "working":
             self._settle_expired(done, record)
         elif done.error:
@@ -543,7 +469,7 @@ class Runner:
     def _destroyed(self, step: Step, done: jobs.Done) -> None:
         run_ids = {r.run_id for r in done.removed} | {step.change.run_id}
         self._tell(self.store.destroyed(sorted(run_ids), plan_digest=self.plan.digest))
-        self._drop(step.change.address)
+        self.ledger.drop(step.change.address)
         self._finished(step)
 
     def _applied(self, step: Step) -> None:
@@ -553,8 +479,8 @@ class Runner:
                 change.run_id, objects=change.after or {}, settings=change.settings, plan_digest=self.plan.digest
             )
             if record := self.store.record(change.address):
-                self._keep(record)
-        record = self.records.get(change.address)
+                self.ledger.keep(record)
+        record = self.ledger.records.get(change.address)
         if record and record.status.live:
             self._follow([record])
         self._finished(step)
@@ -592,7 +518,7 @@ class Runner:
 
     def _give_up(self, provider: str, error: FlowplanError) -> None:
         """The engine refuses to be watched: its runs go on without us, and are neither lost nor well."""
-        addresses = [a for a, r in self.live.items() if r.provider == provider and a in self.followed]
+        addresses = [a for a, r in self.ledger.live.items() if r.provider == provider and a in self.followed]
         if addresses:
             self.sink.note(f"error: {error}; its runs are not followed any more")
         for address in addresses:
@@ -605,7 +531,7 @@ class Runner:
 
     def _refresh(self, addresses: Iterable[str]) -> None:
         """Take from the state what became of the runs at these addresses."""
-        before = {a: self.records.get(a) for a in addresses}
+        before = {a: self.ledger.records.get(a) for a in addresses}
         if self.lock.held:
             now = self.store.progressed({a: former for a, former in before.items() if former})
         else:
@@ -613,9 +539,9 @@ class Runner:
         for address, former in before.items():
             record = now.get(address)
             if record:
-                self._keep(record)
+                self.ledger.keep(record)
             else:
-                self._drop(address)
+                self.ledger.drop(address)
             if former and (record is None or record.run_id != former.run_id):
                 self._taken_over(former, record)
 
@@ -644,29 +570,29 @@ class Runner:
         A look at what is only being started says nothing: what it does not find may be there when that is recorded.
         """
         others = not self.lock.held and others_write(self.lock.path)
-        for address, record in self.records.items():
+        for address, record in self.ledger.records.items():
             if address not in self.followed or not record.status.live:
                 continue
             if record.status is not Status.CREATING:
                 self._follow([record])
             elif others:
-                self.unborn.add(address)
+                self.ledger.unborn.add(address)
             elif address not in self.waiting:
                 self._follow([record])
 
     def _follow_births(self) -> None:
         """Follow what another flowplan was starting once it has started, or once nobody is at it any more."""
         now = time.monotonic()
-        if not self.unborn or now < self.births_due:
+        if not self.ledger.unborn or now < self.births_due:
             return
         self.births_due = now + BIRTHS_EVERY
         others, records = others_write(self.lock.path), self.store.records()
-        for address in sorted(self.unborn):
+        for address in sorted(self.ledger.unborn):
             record = records.get(address)
             if others and record and record.status is Status.CREATING:
                 continue
-            self.unborn.discard(address)
-            known = self.records.get(address)
+            self.ledger.unborn.discard(address)
+            known = self.ledger.records.get(address)
             self._refreshed(address)
             if record and record.status.live and known and known.run_id == record.run_id:
                 self._follow([record])
@@ -680,26 +606,28 @@ class Runner:
         """Store what the engines said; a run that ended gives its last output."""
         redactor = self.sink.redactor
         # What is being stopped goes away because of us: its end is told by what stopped it.
-        told = [s for s in seen if s.run_id in self.by_run and s.run_id not in self.stopping]
+        told = [s for s in seen if s.run_id in self.ledger.by_run and s.run_id not in self.stopping]
         told = [s for s in told if not self._removed_before(s)]
         if not self.lock.held:
             told, self.disputed = undisputed(told, self.lock.path)
-        records = [self.records.get(self.by_run[s.run_id]) for s in told]
+        records = [self.ledger.records.get(self.ledger.by_run[s.run_id]) for s in told]
         pairs = zip(records, told, strict=True)
         known = [without_secrets_of_runs(self.engines, r, s, redactor, self.secrets) for r, s in pairs]
         if not known:
             return
         events = self.store.observe(known)
-        self._refresh([self.by_run[one.run_id] for one in known])
+        self._refresh([self.ledger.by_run[one.run_id] for one in known])
         self._tell(events)
         for event in events:
-            record = self.records.get(event.address)
+            record = self.ledger.records.get(event.address)
             if record and record.run_id == event.run_id and record.status.final and event.status == record.status:
                 self._ended(record)
 
     def _removed_before(self, seen: Observed) -> bool:
         """What is to be destroyed and is gone was removed by a destroy that was interrupted: it is not lost."""
-        return not seen.exists and seen.status in (None, Status.LOST) and self._destroying(self.by_run[seen.run_id])
+        return (
+            not seen.exists and seen.status in (None, Status.LOST) and self._destroying(self.ledger.by_run[seen.run_id])
+        )
 
     def _destroying(self, address: str) -> bool:
         step = self.steps.get(address)
@@ -735,8 +663,8 @@ class Runner:
         now = time.monotonic()
         if now < self.limits_due:
             return
-        self.limits_due = now + TICK * (1 + len(self.limited) / 1000)
-        for record in [r for a, r in self.limited.items() if a in self.followed]:
+        self.limits_due = now + TICK * (1 + len(self.ledger.limited) / 1000)
+        for record in [r for a, r in self.ledger.limited.items() if a in self.followed]:
             limit, since, reason = _limit(record)
             passed = seconds_since(since)
             if limit is None or passed is None or passed <= limit or record.run_id in self.expired:
@@ -767,10 +695,10 @@ class Runner:
 
     def _tell(self, events: Iterable[Event]) -> None:
         for event in events:
-            self.sink.event(event, self.records.get(event.address))
+            self.sink.event(event, self.ledger.records.get(event.address))
 
     def _sum_up(self) -> None:
-        followed = [r for a, r in self.records.items() if a in self.live and a in self.followed]
+        followed = [r for a, r in self.ledger.records.items() if a in self.ledger.live and a in self.followed]
         self.outcome.live = [r.address for r in followed if not self._unborn(r)]
         unborn = [r.address for r in followed if self._unborn(r)]
         self.outcome.unanswered = [a for a in unborn if a in self.outcome.errors]
@@ -782,11 +710,6 @@ def _ended(record: Recorded) -> str:
     code = f" (exit code {record.exit_code})" if record.exit_code is not None else ""
     reason = f": {record.reason}" if record.reason else ""
     return f"{str(record.status).replace('_', ' ')}{code}{reason}"
-
-
-def _group_key(group: str) -> str:
-    """What steps wait for that may not start while so many of their group run; no address is like it."""
-    return f"\0{group}"
 
 
 def _limit(record: Recorded) -> tuple[float | None, str | None, str]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from flowplan.apply import Options, Runner
+from flowplan.apply import Runner
 from flowplan.engines import Engines
+from flowplan.outcome import Options
 from flowplan.output import Output, Sink
 from flowplan.providers.protocol import LogLine, Order
 from flowplan.schedule import Schedule, Step, steps_of

@@ -26,7 +26,7 @@ from flowplan.terminal import approved, can_ask, can_draw
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowplan.apply import Outcome
+    from flowplan.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +289,8 @@ def _carry_out(plan: Plan, gathered: Gathered, how: How, lock: WriterLock) -> in
 
 
 def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Sequence[str] = ()) -> Outcome:
-    from flowplan.apply import Options, Runner
+    from flowplan.apply import Runner
+    from flowplan.outcome import Options
 
     output = Output(gathered.redactor)
     detach = how.detach or plan.mode == "refresh_only"  # which only records: there is nothing of its own to follow

@@ -1,0 +1,56 @@
+"""How a plan is to be carried out, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flowplan import interruption
+from flowplan.schemas.errors import FlowplanError
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of an apply.
+
+    Attributes:
+        carried_out: number of changes by action; failed: address -> how its run ended, when not well;
+        errors: engine errors by address; skipped: address -> why it did not start; left_out: protected runs;
+        waiting: what could not start yet (detached or interrupted); unanswered: what was asked for without an answer, so
+        that nobody knows whether it started; ended: runs that were followed to their end.
+    """
+
+    carried_out: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, FlowplanError] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
+    live: list[str] = field(default_factory=list)
+    ended: int = 0
+    timed_out: bool = False
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of design 9."""
+        if self.interrupted:
+            return interruption.code()
+        if self.errors:
+            return max(e.exit_code for e in self.errors.values())
+        if self.left_out:
+            return 6
+        if self.failed or self.skipped:
+            return 3
+        return 8 if self.timed_out else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to carry a plan out; times in seconds, ``wait_timeout`` None is without limit."""
+
+    parallelism: int = 10
+    detach: bool = False
+    wait_timeout: float | None = None
+    lock_timeout: float = 0.0
+    stream: bool = True
