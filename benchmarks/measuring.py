@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 FLOWPLAN = str(Path(sys.executable).with_name("flowplan"))
+"""The command that was installed beside this interpreter."""
 PYTHON = sys.executable
+SCALE = float(os.environ.get("FLOWPLAN_BENCH_SCALE", "1"))
+"""What the numbers of runs and repetitions are multiplied by: less than 1 only to see that the rows still work."""
+
+
+def scaled(number: int) -> int:
+    """A number of runs or repetitions, at this scale; at least 2."""
+    return max(2, round(number * SCALE))
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Result:
     Attributes:
         value, bar: in ``unit``; the row meets its bar when ``value <= bar``.
         ours, theirs: medians of the wall clock in seconds; cpu: the same of processor time.
-        note: what else was measured, in words.
+        runs: of how many measurements of ours it is the median; note: what else was measured, in words.
     """
 
     what: str

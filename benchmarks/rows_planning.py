@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
+from itertools import count
 from pathlib import Path
 
 import specs
-from measuring import FLOWPLAN, Failed, Result, Sample, compared, need, run
+from measuring import FLOWPLAN, Failed, Result, Sample, compared, need, run, scaled
 from rows_starting import applied, unchanged
 
 RUNS = 5
-MATRIX = specs.matrix(1000, specs.PROCESS)
+RUNS_OF_10000 = 3
+FEW, MANY = scaled(1000), scaled(10_000)
+EVENTS = scaled(1_000_000)
+MATRIX = specs.matrix(FEW, specs.PROCESS)
 
 
 def _terraform(directory: Path, *, applied: bool) -> str:
@@ -24,14 +27,14 @@ def _terraform(directory: Path, *, applied: bool) -> str:
 
 
 def plan_1000(scratch: Path) -> Result:
-    theirs = specs.terraform(scratch / "terraform-1000", specs.terraform_matrix(1000))
+    theirs = specs.terraform(scratch / "terraform-1000", specs.terraform_matrix(FEW))
     terraform = _terraform(theirs, applied=True)
     with applied(specs.write(scratch / "process-1000", MATRIX), "--no-stream") as ours:
-        _expect(ours, "succeeded", 1000)
+        _expect(ours, "succeeded", FEW)
         unchanged(ours)
         return compared(
-            "plan, 1,000 process runs, no change",
-            "terraform plan, 1,000 terraform_data",
+            f"plan, {FEW:,} process runs, no change",
+            "terraform plan, as many terraform_data",
             0.35,
             lambda: run([FLOWPLAN, "plan"], ours),
             lambda: run([terraform, "plan", "-input=false"], theirs),
@@ -40,30 +43,30 @@ def plan_1000(scratch: Path) -> Result:
 
 
 def plan_10000(scratch: Path) -> Result:
-    many = specs.write(scratch / "process-10000", specs.matrix(10_000, specs.PROCESS))
+    many = specs.write(scratch / "process-10000", specs.matrix(MANY, specs.PROCESS))
     few = specs.write(scratch / "process-1000-again", MATRIX)
     with applied(many, "--no-stream"), applied(few, "--no-stream"):
-        _expect(many, "succeeded", 10_000)
+        _expect(many, "succeeded", MANY)
         unchanged(many)
         result = compared(
-            "plan, 10,000 process runs, no change",
-            "flowplan plan, 1,000",
+            f"plan, {MANY:,} process runs, no change",
+            f"flowplan plan, {FEW:,}",
             11,
             lambda: run([FLOWPLAN, "plan"], many),
             lambda: run([FLOWPLAN, "plan"], few),
-            RUNS,
+            RUNS_OF_10000,
         )
     result.note = f"peak memory {result.details['peak_mib']:.0f} MiB (at most 500)"
     return result
 
 
 def first_plan_1000(scratch: Path) -> Result:
-    ours = specs.write(scratch / "different", specs.different_runs(1000))
-    theirs = specs.terraform(scratch / "terraform-different", specs.different_resources(1000))
+    ours = specs.write(scratch / "different", specs.different_runs(FEW))
+    theirs = specs.terraform(scratch / "terraform-different", specs.different_resources(FEW))
     terraform = _terraform(theirs, applied=False)
     shell = f"{terraform} plan -input=false -out=p > plan.txt && {terraform} show -json p > plan.json"
     return compared(
-        "first plan of 1,000 different runs, text and JSON",
+        f"first plan of {FEW:,} different runs, text and JSON",
         "terraform plan -out, and show -json",
         1.0,
         lambda: run([FLOWPLAN, "plan", "--json-into", "plan.json"], ours, output=ours / "plan.txt"),
@@ -73,27 +76,28 @@ def first_plan_1000(scratch: Path) -> Result:
 
 
 def apply_1000(scratch: Path) -> Result:
-    ours = specs.write(scratch / "apply-1000", MATRIX)
-    theirs = specs.terraform(scratch / "terraform-apply", specs.terraform_matrix(1000))
+    theirs = specs.terraform(scratch / "terraform-apply", specs.terraform_matrix(FEW))
     terraform = _terraform(theirs, applied=False)
+    rounds = count()
 
     def apply() -> Sample:
-        shutil.rmtree(ours / ".flowplan", ignore_errors=True)
+        # A directory of its own for each round, and nothing is deleted: ext4 is slow to make files after that.
+        ours = specs.write(scratch / f"apply-{next(rounds)}", MATRIX)
         sample = run([FLOWPLAN, "apply", "flowplan.yaml", "--yes"], ours)
-        _expect(ours, "succeeded", 1000)
+        _expect(ours, "succeeded", FEW)
         return sample
 
     def terraform_apply() -> Sample:
         (theirs / "terraform.tfstate").unlink(missing_ok=True)
         told = theirs / "stdout.txt"
         sample = run([terraform, "apply", "-auto-approve", "-input=false"], theirs, output=told)
-        if "Resources: 1000 added" not in told.read_text():
-            raise Failed("terraform did not create 1,000 resources")
+        if f"Resources: {FEW} added" not in told.read_text():
+            raise Failed(f"terraform did not create {FEW} resources")
         return sample
 
     return compared(
-        "apply, 1,000 process runs of true",
-        "terraform apply, 1,000 terraform_data",
+        f"apply, {FEW:,} process runs of true",
+        "terraform apply, as many terraform_data",
         0.25,
         apply,
         terraform_apply,
@@ -117,8 +121,8 @@ def history(scratch: Path) -> Result:
     short, long = (specs.write(scratch / name, runs) for name in ("history-1000", "history-1000000"))
     with applied(short), applied(long):
         newest = {
-            directory: _grow(directory / ".flowplan/state.db", count)
-            for directory, count in ((short, 1000), (long, 1_000_000))
+            directory: _grow(directory / ".flowplan/state.db", number)
+            for directory, number in ((short, FEW), (long, EVENTS))
         }
         found = []
         for command in (["plan"], ["status"], ["events"]):
@@ -131,7 +135,7 @@ def history(scratch: Path) -> Result:
             found.append(compared(command[0], "", 1.5, lambda m=measured: m(long), lambda m=measured: m(short), RUNS))
     worst = max(found, key=lambda result: result.value)
     worst.note = ", ".join(f"{r.what} {r.value:.2f}x" for r in found)
-    worst.what, worst.against = "plan, status, newest events; 1,000,000 events", "the same with 1,000 events"
+    worst.what, worst.against = f"plan, status, newest events; {EVENTS:,} events", f"the same with {FEW:,} events"
     return worst
 
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import specs
-from measuring import FLOWPLAN, PYTHON, Result, compared, run
+from measuring import FLOWPLAN, PYTHON, Result, compared, run, scaled
 
-RUNS = 21
+RUNS = scaled(21)
 NOTHING = [PYTHON, "-c", "pass"]
 
 
@@ -40,7 +40,7 @@ def plan_process(scratch: Path) -> Result:
 def plan_docker(scratch: Path) -> Result:
     specs.docker()
     runs = f'  a: {{provider: docker, image: "{specs.IMAGE}", command: ["true"]}}\n'
-    with applied(specs.write(scratch / "one-container", runs)) as directory:
+    with applied(specs.write(scratch / "one-container", runs, f"bench-{uuid.uuid4().hex[:8]}")) as directory:
         unchanged(directory)
         return _against_nothing("plan, 1 docker run, no change", ["plan"], 24, directory)
 

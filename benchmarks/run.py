@@ -1,7 +1,8 @@
 """Measures flowplan side by side with what people would use instead: `python benchmarks/run.py [ROW...]`.
 
-Every row makes what it needs and removes it again, and can be measured alone. A row whose engine or rival is not here is
-skipped, and says so. Prints a table, and writes benchmarks/results/<time>.json.
+What is measured is this tree as users have it: installed with pip into a new environment. Every row makes what it needs
+and removes it again, proves that the work was done, and can be measured alone. A row whose engine or rival is not here
+is skipped, and says so. Prints a table, and writes benchmarks/results/<time>.json.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,23 +53,53 @@ PAGE = HERE.parent / "docs" / "performance.md"
 
 
 def main() -> int:
-    """Measure the rows that were named, or all; 1 when one of them failed or missed its bar."""
+    """Install this tree and measure it; 1 when a row failed or missed its bar."""
     options = _options()
+    return _measure(options) if options.installed else _measure_installed(sys.argv[1:])
+
+
+def _measure_installed(arguments: list[str]) -> int:
+    """Run this file again in a new environment with the tree installed, its modules compiled."""
+    print("installing this tree into a new environment ...", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="flowplan-bench-") as name:
+        directory = Path(name)
+        shutil.copytree(HERE.parent, directory / "tree", ignore=_not_installed)
+        python = directory / "environment/bin/python"
+        subprocess.run([sys.executable, "-m", "venv", directory / "environment"], check=True)
+        pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+        subprocess.run([*pip, directory / "tree"], check=True)
+        return subprocess.run([python, __file__, "--installed", *arguments], check=False).returncode
+
+
+def _not_installed(directory: str, names: list[str]) -> set[str]:
+    """What ``pip install`` has no use for; the links for editors lead back to what is copied anyway."""
+    left = {"__pycache__", "build", "dist", "tests", "docs", "examples", "benchmarks"}
+    return {
+        n for n in names if n in left or n.startswith(".") or n.endswith(".egg-info") or Path(directory, n).is_symlink()
+    }
+
+
+def _measure(options: argparse.Namespace) -> int:
+    """Measure the rows that were named, or all."""
     results: list[Result] = []
     problems: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="flowplan-bench-") as scratch:
         for name in options.rows or ROWS:
             results += _measured(name, Path(scratch) / name, problems)
     document = {"machine": machine(), "results": [r.document() for r in results], "not_measured": problems}
-    _write(document)
+    _write(document, options.into)
     if options.write_docs:
         PAGE.write_text(page(document), encoding="utf-8")
+    for name, why in problems.items():
+        print(f"NOT MEASURED {name}: {why}", file=sys.stderr)
     return 1 if any(not r.met for r in results) or any(p.startswith("failed") for p in problems.values()) else 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default all")
+    parser.add_argument("--installed", action="store_true", help="measure the flowplan beside this interpreter")
+    parser.add_argument("--into", type=Path, metavar="FILE", help="write the JSON here; default benchmarks/results/")
     parser.add_argument("--write-docs", action="store_true", help="write docs/performance.md from these figures")
     options = parser.parse_args()
     if unknown := set(options.rows) - ROWS.keys():
@@ -82,7 +114,7 @@ def _measured(name: str, scratch: Path, problems: dict[str, str]) -> list[Result
         found = ROWS[name](scratch)
     except Skipped as why:
         problems[name] = f"skipped: {why}"
-    except (Failed, AssertionError) as why:
+    except (Failed, AssertionError, subprocess.SubprocessError) as why:
         problems[name] = f"failed: {why}"
     else:
         results = found if isinstance(found, list) else [found]
@@ -97,8 +129,9 @@ def line(result: Result) -> str:
     """One row of the table for people."""
     mark = "ok  " if result.met else "MISS"
     times = f"{_seconds(result.ours)} : {_seconds(result.theirs)}" if result.ours is not None else ""
-    head = f"{mark} {result.what:<52} {result.value:8.2f}{result.unit:<3} bar {result.bar:g}{result.unit}"
-    return f"{head:<84} {times:<20} {result.against}" + (f"; {result.note}" if result.note else "")
+    head = f"{mark} {result.what:<62} {result.value:8.2f}{result.unit:<3} bar {result.bar:g}{result.unit}"
+    note = f"; {result.note}" if result.note else ""
+    return f"{head:<94} {times:<20} {result.against} (n={result.runs}){note}"
 
 
 def _seconds(value: float | None) -> str:
@@ -133,12 +166,11 @@ def _first_line(command: list[str]) -> str:
     return (done.stdout.splitlines() or [""])[0]
 
 
-def _write(document: dict[str, Any]) -> None:
-    directory = HERE / "results"
-    directory.mkdir(exist_ok=True)
-    path = directory / time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime())
+def _write(document: dict[str, Any], into: Path | None) -> None:
+    path = into or HERE / "results" / time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime())
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    print(f"written to {path.relative_to(HERE.parent)}", file=sys.stderr)
+    print(f"written to {path}", file=sys.stderr)
 
 
 def page(document: dict[str, Any]) -> str:
