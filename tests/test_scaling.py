@@ -79,7 +79,7 @@ def change(lineage: str, address: str, action: Action = Action.CREATE, **setting
 
 
 class World:
-    """A state and an engine of wood; statements of SQLite and verdicts about steps are counted."""
+    """A state and an engine of wood; statements of SQLite and looks at steps are counted."""
 
     def __init__(self, directory: Path, engine: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
         self.store = Store.open(directory / "state.db", create=True)
@@ -88,13 +88,14 @@ class World:
         self._lock = WriterLock(directory / "state.db", "apply")
         self._engines = Engines({}, lineage=self.store.lineage, runs_dir=directory, spec_dir=directory)
         self._engines._providers["process"] = engine  # type: ignore[assignment]
-        verdict = Runner._verdict
+        take = Schedule.next
 
-        def counted(runner: Runner, *arguments: Any) -> tuple[str, str]:
-            self.counts["verdicts"] += runner.store is self.store
-            return verdict(runner, *arguments)
+        def counted(schedule: Schedule) -> Step | None:
+            step = take(schedule)
+            self.counts["looks"] += step is not None
+            return step
 
-        monkeypatch.setattr(Runner, "_verdict", counted)
+        monkeypatch.setattr(Schedule, "next", counted)
         self.store._connection.set_trace_callback(lambda statement: self.counts.update(["statements"]))
 
     def apply(self, changes: Sequence[Change]) -> Runner:
@@ -146,7 +147,7 @@ def test_cells_that_wait_for_their_turn_are_not_looked_at_again_and_again(worlds
     world = worlds()
     world.apply(cells(world, 300, max_parallel=limit))
     assert len(world.engine.created) == 300
-    assert world.counts["verdicts"] <= 4 * 300
+    assert world.counts["looks"] <= 4 * 300
 
 
 def test_runs_that_wait_for_needs_are_looked_at_once_for_each_of_them_at_most(worlds: Any) -> None:
@@ -157,7 +158,7 @@ def test_runs_that_wait_for_needs_are_looked_at_once_for_each_of_them_at_most(wo
     world.apply([*(change(lineage, f"last[n={n}]", needs=needs) for n in range(40)), *first])
     assert len(world.engine.created) == 80
     assert set(world.engine.created[:40]) == set(needs)
-    assert world.counts["verdicts"] <= 40 * 40 + 2 * 80
+    assert world.counts["looks"] <= 40 * 40 + 2 * 80
 
 
 def test_a_long_chain_is_started_link_by_link(worlds: Any) -> None:
@@ -166,7 +167,7 @@ def test_a_long_chain_is_started_link_by_link(worlds: Any) -> None:
     chain = [change(lineage, f"r{n}", needs=(f"r{n + 1}",) if n < 199 else ()) for n in range(200)]
     world.apply(chain)
     assert world.engine.created == [f"r{n}" for n in reversed(range(200))]
-    assert world.counts["verdicts"] <= 3 * 200
+    assert world.counts["looks"] <= 3 * 200
 
 
 def test_what_needs_a_failed_run_is_skipped_to_the_end_of_the_chain(worlds: Any) -> None:
