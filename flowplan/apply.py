@@ -14,6 +14,7 @@ from flowplan import jobs
 from flowplan.clock import seconds_since, timestamp
 from flowplan.engines import Engines
 from flowplan.following import LogStreams, Watches, last_seen, tail_of, undisputed, without_secrets_of_runs
+from flowplan.gate import Gate, how_it_ended
 from flowplan.ledger import Ledger, group_key
 from flowplan.outcome import Options, Outcome
 from flowplan.output import Sink
@@ -56,6 +57,7 @@ class Runner:
         self.schedule = Schedule(self.steps)
         self.waiting = self.schedule.waiting
         self.ledger = Ledger(self.schedule)
+        self.gate = Gate(self.steps, self.waiting, self.ledger, self.outcome)
         self.limits_due = 0.0
         self.births_due = 0.0
         for record in store.records().values():
@@ -74,7 +76,6 @@ class Runner:
         self.catching_up = True
         self.expired: dict[str, tuple[str, str]] = {}
         self.stopping: set[str] = set()
-        self.given_up: set[str] = set()
         self.disputed: list[Observed] = []
         self.said_locked = False
         self.lock_was_away = False
@@ -133,7 +134,7 @@ class Runner:
         return self._anything_left()
 
     def _anything_left(self) -> bool:
-        followed = self.followed - self.given_up
+        followed = self.followed - self.gate.given_up
         return bool(self.waiting) or any(a in followed and not self._unborn(r) for a, r in self.ledger.live.items())
 
     def _unborn(self, record: Recorded) -> bool:
@@ -216,7 +217,7 @@ class Runner:
         ready: list[Step] = []
         starting: dict[str, int] = {}
         while len(ready) < room and (step := self.schedule.next()):
-            verdict, until = self._verdict(step, starting)
+            verdict, until = self.gate.verdict(step, starting)
             group = step.change.settings.group
             if verdict == "go":
                 ready.append(step)
@@ -229,49 +230,6 @@ class Runner:
             if until != group_key(group):  # it may have been woken as the one of its group that has room
                 self.schedule.wake_one(group_key(group))
         return ready
-
-    def _verdict(self, step: Step, starting: dict[str, int]) -> tuple[str, str]:
-        """``go``, "" for not yet and what has to change first, or why it will never start."""
-        change, settings = step.change, step.change.settings
-        for address in step.after:
-            if address in self.steps and self.steps[address].state != "done":
-                return "", address
-        if not change.action.starts:
-            return "go", ""
-        for need in settings.needs[step.met :]:
-            blocked = self._need(need)
-            if blocked is not None:
-                return blocked, need
-            step.met += 1
-        if (
-            settings.replace == "after_finish"
-            and change.action is Action.REPLACE
-            and change.address in self.ledger.live
-        ):
-            return "", change.address
-        if settings.max_parallel is not None:
-            live = sum(1 for address in self.ledger.groups.get(settings.group, ()) if address not in self.waiting)
-            if live + starting.get(settings.group, 0) >= settings.max_parallel:
-                return "", group_key(settings.group)
-        return "go", ""
-
-    def _need(self, need: str) -> str | None:
-        """None when the needed run has succeeded; "" while it may; else why it never will."""
-        if need in self.outcome.skipped:
-            return f"{need}, which it needs, did not start"
-        step = self.steps.get(need)
-        if step and step.state != "done":
-            return ""
-        record = self.ledger.records.get(need)
-        if record is None:
-            return f"{need}, which it needs, has never run"
-        if record.status is Status.SUCCEEDED:
-            return None
-        if record.status.live and need not in self.outcome.errors:
-            return ""
-        if need in self.given_up:
-            return f"{need}, which it needs, is not followed any more"
-        return f"{need}, which it needs, {'could not start' if record.status.live else _ended(record)}"
 
     def _skip(self, address: str, why: str) -> None:
         self.outcome.skipped[address] = why
@@ -522,7 +480,7 @@ class Runner:
         if addresses:
             self.sink.note(f"error: {error}; its runs are not followed any more")
         for address in addresses:
-            self.given_up.add(address)
+            self.gate.given_up.add(address)
             self.outcome.errors.setdefault(address, error)
             self.schedule.wake(address)
 
@@ -641,7 +599,7 @@ class Runner:
             and record.address in self.followed
             and not self._destroying(record.address)
         ):
-            self.outcome.failed[record.address] = _ended(record)
+            self.outcome.failed[record.address] = how_it_ended(record)
         if record.status is not Status.LOST:
             if not self.catching_up:
                 self._show_output(record)
@@ -703,13 +661,6 @@ class Runner:
         unborn = [r.address for r in followed if self._unborn(r)]
         self.outcome.unanswered = [a for a in unborn if a in self.outcome.errors]
         self.outcome.waiting = [*self.waiting, *(a for a in unborn if a not in self.outcome.errors)]
-
-
-def _ended(record: Recorded) -> str:
-    """How a run ended, in words."""
-    code = f" (exit code {record.exit_code})" if record.exit_code is not None else ""
-    reason = f": {record.reason}" if record.reason else ""
-    return f"{str(record.status).replace('_', ' ')}{code}{reason}"
 
 
 def _limit(record: Recorded) -> tuple[float | None, str | None, str]:
