@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import http.client
+import os
 import re
 import socket
 import ssl
@@ -56,9 +58,10 @@ class FaultyProxy:
     Args:
         upstream: ``unix:///path``, ``http://host:port`` or ``https://host:port`` (nobody's certificate is checked).
         listen: path of the Unix socket to make; None for a port.
+        network_of: a process in whose network namespace the port is; 0 for our own.
     """
 
-    def __init__(self, upstream: str, listen: Path | None = None) -> None:
+    def __init__(self, upstream: str, listen: Path | None = None, *, network_of: int = 0) -> None:
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.released = threading.Event()
@@ -79,7 +82,8 @@ class FaultyProxy:
                 proxy._open.discard(self.request)
 
         self._server: _UnixServer | _TcpServer
-        self._server = _UnixServer(str(listen), Handler) if listen else _TcpServer(("127.0.0.1", 0), Handler)
+        with _in_network_of(network_of):
+            self._server = _UnixServer(str(listen), Handler) if listen else _TcpServer(("127.0.0.1", 0), Handler)
         self.host = f"unix://{listen}" if listen else f"tcp://127.0.0.1:{self._server.server_address[1]}"
         self.url = self.host.replace("tcp:", "http:")
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -130,6 +134,21 @@ class FaultyProxy:
             trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
             return http.client.HTTPSConnection(str(parts.hostname), parts.port, context=trust)
         return http.client.HTTPConnection(str(parts.hostname), parts.port)
+
+
+@contextlib.contextmanager
+def _in_network_of(process: int) -> Iterator[None]:
+    """Make sockets in the network namespace of another process; of this thread alone."""
+    if not process:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open() as ours, Path(f"/proc/{process}/ns/net").open() as theirs:
+        assert libc.setns(theirs.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
+        try:
+            yield
+        finally:
+            assert libc.setns(ours.fileno(), 0) == 0
 
 
 class _UnixServer(ThreadingMixIn, UnixStreamServer):

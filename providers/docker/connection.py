@@ -127,13 +127,14 @@ class Engine:
 
     def _asked(self, path: str, params: Mapping[str, Any]) -> Any:
         try:
-            return self.request("GET", path, params=params).json()
+            answer = self.request("GET", path, params=params)
         except Refusal as error:
             if error.status < 500:
                 raise
             raise EngineUnreachable(error.message, hint=error.hint, reason=error.reason) from None
-        except ValueError:
-            raise self.unreachable(ValueError("it does not answer like a Docker Engine")) from None
+        with contextlib.suppress(ValueError):
+            return answer.json()
+        raise self.unreachable(OSError("it does not answer like a Docker Engine"))
 
     def knock(self) -> None:
         """See that the Engine still takes new connections: one that shuts down goes on answering on old ones.
@@ -368,10 +369,12 @@ def _version(answer: requests.Response) -> str:
     """The version of the API that the Engine speaks."""
     if answer.status_code >= 400:
         raise OSError(f"HTTP {answer.status_code}: {_words(answer)}")
-    try:
-        return str(answer.json()["ApiVersion"])
-    except (ValueError, KeyError, TypeError):
-        raise OSError("it does not answer like a Docker Engine") from None
+    version = None
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        version = answer.json()["ApiVersion"]
+    if version is None:  # raised outside: what went wrong with the text is no cause for people
+        raise OSError("it does not answer like a Docker Engine")
+    return str(version)
 
 
 def _wait_for_ever(answer: requests.Response) -> None:

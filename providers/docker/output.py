@@ -171,7 +171,7 @@ class Output:
                 if data:
                     heard = time.monotonic()
                     yield from self._reader.feed(data)
-                elif time.monotonic() - heard > SILENCE:
+                elif time.monotonic() - heard > min(SILENCE, self._engine.timeout):
                     if not self._runs():  # the rest of its output did not come this way
                         raise ConnectionError("the output ended without a word")
                     heard = time.monotonic()

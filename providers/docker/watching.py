@@ -18,7 +18,8 @@ from flowplan.schemas.runs import Observed, Recorded, Status
 TICK = 0.9
 """Seconds after which None is handed out when nothing happened."""
 SILENCE = 45.0
-"""Seconds without any event after which the connection is no longer trusted and everything is looked at again."""
+"""Seconds without any event after which the connection is no longer trusted and everything is looked at again; less
+where answers are to come sooner."""
 PATIENCE = 1.5
 """Seconds that the events of a container that is gone may still take to tell its exit code (D40)."""
 
@@ -100,8 +101,8 @@ class Watch:
 
     def _follow(self, stream: Stream, stop: threading.Event) -> Iterator[Observed | None]:
         """Events until all have ended, ``stop``, or silence; returning means: look again."""
-        text, heard = b"", time.monotonic()
-        while self._waiting and not stop.is_set() and time.monotonic() - heard < SILENCE:
+        text, heard, silence = b"", time.monotonic(), min(SILENCE, self._engine.timeout)
+        while self._waiting and not stop.is_set() and time.monotonic() - heard < silence:
             data = stream.poll(0.2 if self._missing or self._killed else TICK)
             if data is None:
                 raise ConnectionError("the stream of events ended")

@@ -25,7 +25,8 @@ def missing() -> str:
     """Why no Engine can be started here, "" when one can."""
     if os.geteuid() != 0:
         return "only root can start a second dockerd"
-    return "" if shutil.which("dockerd") else "there is no dockerd to start"
+    absent = [program for program in ("dockerd", "unshare", "nsenter", "ip") if not shutil.which(program)]
+    return f"a second dockerd needs {', '.join(absent)}" if absent else ""
 
 
 class OwnDocker:
@@ -40,6 +41,8 @@ class OwnDocker:
         self.host = f"unix://{self.directory}/sock"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        # A network namespace of its own: a dockerd with --bridge=none takes docker0 away from its neighbour.
+        self._network = subprocess.Popen(["unshare", "--net", "sh", "-c", "ip link set lo up; exec sleep infinity"])
         self._log = (self.directory / "log").open("ab")
 
     # -- the daemon
@@ -51,15 +54,19 @@ class OwnDocker:
             (self.directory / stale).unlink(missing_ok=True)
         self._process = subprocess.Popen(
             [
-                # In a network namespace of its own: a dockerd with --bridge=none takes docker0 away from its neighbour.
-                "unshare", "--net",
-                "dockerd", "--host", self.host, "--data-root", str(self.directory / "data"),
+                "nsenter", f"--net=/proc/{self.network()}/ns/net", "dockerd", "--host", self.host, "--data-root", str(self.directory / "data"),
                 "--exec-root", str(self.directory / "exec"), "--pidfile", str(self.directory / "pid"),
                 "--bridge=none", "--iptables=false", "--ip6tables=false", "--shutdown-timeout=10", *self._options,
             ],
             stdout=self._log, stderr=self._log, start_new_session=True,
         )  # fmt: skip
         until(self._answers, PATIENCE)
+
+    def network(self) -> int:
+        """A process in its network namespace, in which 127.0.0.1 is not that of the machine."""
+        name = Path(f"/proc/{self._network.pid}/comm")
+        until(lambda: name.read_text().strip() == "sleep")
+        return self._network.pid
 
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
@@ -96,6 +103,8 @@ class OwnDocker:
         self.stop()
         self._log.close()
         self._end_stragglers("")
+        self._network.kill()
+        self._network.wait()
         for line in reversed(Path("/proc/mounts").read_text().splitlines()):
             if line.split()[1].startswith(f"{self.directory}/"):
                 subprocess.run(["umount", "-l", line.split()[1]], check=False, capture_output=True)
