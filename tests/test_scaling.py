@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 
 from flowplan.apply import Runner
 from flowplan.engines import Engines
+from flowplan.gather import Gathered, Request, gather_spec
 from flowplan.outcome import Options
 from flowplan.output import Output, Sink
 from flowplan.providers.protocol import LogLine, Order
+from flowplan.render.plan_text import plan_text
 from flowplan.schedule import Schedule, Step, steps_of
+from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, Target, run_id
 from flowplan.state.lock import WriterLock
@@ -209,3 +213,147 @@ def test_the_schedule_keeps_the_order_of_the_plan() -> None:
     assert schedule.next() is taken[0]
     schedule.wake("x")
     assert [schedule.next() for _ in range(4)] == taken[1:]
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions written in Python are called."""
+    count = 0
+
+    def probe(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(probe)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def grows_linearly(work: Callable[[int], int]) -> None:
+    """Assert that twice as many cost no more than twice as much for each further one, whatever the beginning costs."""
+    work(10)  # what is done once for all
+    few, some, many = work(40), work(80), work(160)
+    assert (many - some) / 80 <= 1.1 * (some - few) / 40
+
+
+def spec_of(directory: Path, runs: str) -> Path:
+    directory.mkdir(parents=True)
+    path = directory / "flowplan.yaml"
+    path.write_text(f"flowplan: 1\nproject: p\nruns:\n{runs}")
+    return path
+
+
+def gathered(spec: Path) -> Gathered:
+    return gather_spec(Request(spec.parent / ".flowplan/state.db"), spec)
+
+
+def shown(found: Gathered) -> None:
+    assert plan_json(found.plan)
+    assert list(plan_text(found.plan, colour=False))
+
+
+KINDS = {
+    "process": '{{provider: process, command: [echo, "{n}"], env: {{N: "{n}"}}, needs: {needs}}}',
+    "docker": '{{provider: docker, image: busybox:1.35, command: [echo, "{n}"], labels: {{n: "{n}"}}}}',
+    "kubernetes": '{{provider: kubernetes, image: busybox:1.35, command: [echo, "{n}"], kubernetes: {{namespace: x}}}}',
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_costs_the_same_for_each_further_run(tmp_path: Path, kind: str) -> None:
+    def planned(number: int) -> int:
+        lines = [f"  r{n}: " + KINDS[kind].format(n=n, needs=[f"r{n - 1}"] if n else []) for n in range(number)]
+        spec = spec_of(tmp_path / str(number), "\n".join(lines))
+
+        def work() -> None:
+            request = Request(spec.parent / ".flowplan/state.db", refresh=False)
+            found = gather_spec(request, spec)
+            assert len(found.plan.changes) == number
+            shown(found)
+            found.close()
+
+        return calls(work)
+
+    grows_linearly(planned)
+
+
+def test_a_plan_of_what_is_there_costs_the_same_for_each_further_cell(tmp_path: Path) -> None:
+    def planned(number: int) -> int:
+        cells = f'  c: {{provider: process, command: ["true"], matrix: {{n: {{from: 1, to: {number}}}}}}}'
+        spec = spec_of(tmp_path / str(number), cells)
+        recorded(gathered(spec))
+
+        def work() -> None:
+            found = gathered(spec)
+            assert {c.action for c in found.plan.changes} == {Action.NO_OP}
+            shown(found)
+            found.close()
+
+        return calls(work)
+
+    grows_linearly(planned)
+
+
+def test_a_plan_costs_the_same_for_each_further_field(tmp_path: Path) -> None:
+    def planned(number: int) -> int:
+        env = ", ".join(f'V{n}: "{n}"' for n in range(number))
+        spec = spec_of(tmp_path / str(number), f'  r: {{provider: process, command: ["true"], env: {{{env}}}}}')
+
+        def work() -> None:
+            found = gathered(spec)
+            shown(found)
+            found.close()
+
+        return calls(work)
+
+    grows_linearly(planned)
+
+
+def recorded(found: Gathered) -> None:
+    """Everything that a plan would start, as if it had succeeded."""
+    target = found.engines.target("process").document()
+    items = [
+        Recorded(
+            c.address,
+            c.provider,
+            c.type,
+            target,
+            c.attempt,
+            c.run_id,
+            c.name,
+            c.after or {},
+            c.settings,
+            Status.CREATING,
+        )
+        for c in found.plan.changes
+    ]
+    found.store.claim_project("p")
+    found.store.intend(items)
+    found.store.observe([Observed(item.run_id, status=Status.SUCCEEDED, exit_code=0) for item in items])
+    found.close()
+
+
+def test_no_question_to_the_state_looks_through_the_history(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path / "p", '  r: {provider: process, command: ["true"], matrix: {n: {from: 1, to: 3}}}')
+    recorded(gathered(spec))
+    store = Store.open(spec.parent / ".flowplan/state.db")
+    asked: list[str] = []
+    store._connection.set_trace_callback(asked.append)
+    address = next(iter(store.records()))
+    store.record(address), store.attempts(address), store.leftovers(), store.tails([]), store.last_seq()
+    store.history([address]), store.plan_progress("x"), store.run_ids()
+    for whose in (None, "r", address):
+        list(store.events(whose, after=store.last_seq() - 1))
+    store.observe([Observed(store.records()[address].run_id, status=Status.SUCCEEDED, message="again")])
+    store._connection.set_trace_callback(None)
+    steps = [
+        step
+        for statement in asked
+        if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
+        for *_, step in store._connection.execute(f"EXPLAIN QUERY PLAN {statement}")
+    ]
+    store.close()
+    assert len(asked) > 12
+    assert not [step for step in steps if "SCAN events" in step]
