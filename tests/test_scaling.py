@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +16,9 @@ from flowplan.engines import Engines
 from flowplan.gather import Gathered, Request, gather_spec
 from flowplan.outcome import Options
 from flowplan.output import Output, Sink
+from flowplan.providers.kubernetes.observing import observe
+from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID
+from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import LogLine, Order
 from flowplan.render.plan_text import plan_text
 from flowplan.schedule import Schedule, Step, steps_of
@@ -357,3 +360,45 @@ def test_no_question_to_the_state_looks_through_the_history(tmp_path: Path) -> N
     store.close()
     assert len(asked) > 12
     assert not [step for step in steps if "SCAN events" in step]
+
+
+class Lists:
+    """An API server of wood: it lists Jobs without pods, and counts how often it is asked."""
+
+    def __init__(self, records: Sequence[Recorded], lineage: str) -> None:
+        self.asked: list[str] = []
+        self._jobs = [
+            {
+                "metadata": {
+                    "name": r.name,
+                    "namespace": "x",
+                    "uid": r.run_id,
+                    "labels": {RUN_ID: r.run_id, LINEAGE: lineage},
+                    "creationTimestamp": "2026-01-01T00:00:00Z",
+                },
+                "spec": r.objects["Job"]["spec"],
+                "status": {},
+            }
+            for r in records
+        ]
+
+    def items(self, path: str, **query: Any) -> list[Any]:
+        self.asked.append(path)
+        return self._jobs if path.endswith("/jobs") else []
+
+    def pages(self, path: str, **query: Any) -> Iterator[tuple[list[Any], str]]:
+        yield self.items(path), ""
+
+
+@pytest.mark.parametrize("number", [1, 700])
+def test_all_jobs_of_a_namespace_are_observed_with_a_few_lists(number: int) -> None:
+    lineage = "00000000-0000-4000-8000-000000000000"
+    job = {"Job": {"metadata": {"namespace": "x"}, "spec": {"template": {"spec": {"containers": [{}]}}}}}
+    records = [
+        Recorded(a, "kubernetes", "kubernetes", {}, 1, run_id(lineage, a, 1), a, job, Settings(), Status.PENDING)
+        for a in (f"r{n}" for n in range(number))
+    ]
+    api = Lists(records, lineage)
+    seen = observe(cast(Api, api), records, lineage, "x", "cluster")
+    assert [one.run_id for one in seen] == [record.run_id for record in records]
+    assert len(api.asked) == len(set(api.asked)) == 3  # Jobs, pods, and events for what waits without a reason
