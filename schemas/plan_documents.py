@@ -13,6 +13,7 @@ from typing import Any
 
 from flowplan.schemas.errors import FlowplanError, InvalidInput
 from flowplan.schemas.faults import point
+from flowplan.schemas.places import make_private, refuse_foreign
 from flowplan.schemas.plans import ABSENT, FORMAT_VERSION, Action, Change, FieldChange, Finding, Plan, RunFacts
 from flowplan.schemas.runs import Json, Settings
 from flowplan.schemas.secrets import SecretSource
@@ -111,26 +112,32 @@ def plan_json(plan: Plan) -> str:
 def write_plan(plan: Plan, path: Path) -> None:
     """Write a plan file atomically, readable by its owner only; a device or a pipe is written to, never replaced.
 
+    A symbolic link to a file is replaced itself.
+
     Raises:
         FlowplanError: the file cannot be written.
+        Refused: another user prepared the place.
     """
     text = plan_json(plan)
+    refuse_foreign(path)
     temporary = ""
     try:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="ascii")
             return
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(text)
         point("file:plan:before")
         Path(temporary).replace(path)
+        temporary = ""
         point("file:plan:after")
     except OSError as error:
+        raise FlowplanError(f"the plan cannot be written to {path}: {error.strerror}") from error
+    finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise FlowplanError(f"the plan cannot be written to {path}: {error.strerror}") from error
 
 
 def _head_document(plan: Plan) -> dict[str, Json]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flowplan.schemas.errors import StateError
 from flowplan.schemas.faults import point
+from flowplan.schemas.places import make_private, refuse_foreign
 
 BUSY_SECONDS = 30.0
 """How long a statement waits for another process's transaction."""
@@ -20,6 +21,9 @@ REBUILD = (
     "restore a copy of it, or move it away and run `flowplan state rebuild`, which finds the live objects by label"
 )
 MISSING = "`flowplan plan` makes one; --state or FLOWPLAN_STATE names another file"
+
+PARTS = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a database."""
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -77,9 +81,10 @@ def identity(path: Path) -> tuple[int, int] | None:
 def check(path: Path, *, read_only: bool) -> None:
     """Raise StateError unless ``path`` is a regular file that may be read, and written unless ``read_only``.
 
-    Writing never goes through a symbolic link. The file is only looked at, never opened here: closing a second
+    Writing never goes through a symbolic link, and what another user may have prepared is not even read. The file is only looked at, never opened here: closing a second
     descriptor would drop the locks that SQLite holds on the file in this process.
     """
+    refuse_foreign(path, PARTS)
     try:
         found = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -131,7 +136,8 @@ def make(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     """
     import tempfile
 
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
+    refuse_foreign(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
     os.close(descriptor)
     draft = Path(name)
@@ -144,7 +150,7 @@ def make(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
         _publish(draft, path)
         point("file:state:after")
     finally:
-        for leftover in (draft, Path(f"{name}-wal"), Path(f"{name}-shm"), Path(f"{name}-journal")):
+        for leftover in (draft, *(Path(f"{name}{part}") for part in PARTS)):
             leftover.unlink(missing_ok=True)
     sync_directory(path.parent)
 

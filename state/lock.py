@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from flowplan.schemas.errors import Refused, StateError, StateLocked
 from flowplan.schemas.faults import point
+from flowplan.schemas.places import make_private, refuse_foreign
 from flowplan.state.rows import now
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def _lock_file(path: Path) -> Path:
 def _os_lock(path: Path) -> UnixFileLock:
     from filelock import UnixFileLock
 
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
+    refuse_foreign(_lock_file(path))
     # Taken in one thread and given back in another: the lock is the process's.
     return UnixFileLock(str(_lock_file(path)), mode=0o600, thread_local=False)
 

@@ -50,6 +50,13 @@ def seconds(option: str, text: str | None) -> float | None:
 
 
 def last_plan(state: Path) -> Path:
-    """Where the last plan of a state is kept: beside it, ``plan.json`` for ``state.db``."""
-    name = "plan.json" if state.name == "state.db" else f"{state.stem}.plan.json"
-    return state.parent / name
+    """Where the last plan of a state is kept: beside it, ``plan.json`` for ``state.db``.
+
+    Raises:
+        Refused: another user may have put it there.
+    """
+    from flowplan.schemas.places import refuse_foreign
+
+    place = state.parent / ("plan.json" if state.name == "state.db" else f"{state.stem}.plan.json")
+    refuse_foreign(place)
+    return place

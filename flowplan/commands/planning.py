@@ -190,6 +190,9 @@ def _markdown(plan: Plan, command: str) -> str:
 
 
 def _append(path: Path, text: str) -> None:
+    from flowplan.schemas.places import refuse_foreign
+
+    refuse_foreign(path)
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)

@@ -30,6 +30,7 @@ from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, Order
 from flowplan.schemas.errors import ProviderError, Refused, StartFailed
 from flowplan.schemas.faults import point
 from flowplan.schemas.limits import core_before
+from flowplan.schemas.places import refuse_foreign
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Objects, Observed, Recorded, Target
 from flowplan.schemas.secrets import Redactor, forms_of, reveal, tokens_in
@@ -44,12 +45,14 @@ class ProcessProvider:
 
     Raises:
         ProviderError: this is not a Linux host with /proc.
+        Refused: another user prepared the directory of those files.
     """
 
     def __init__(self, context: Context) -> None:
         require_linux()
         self._lineage = context.lineage
         self._runs_dir = context.runs_dir.absolute()
+        refuse_foreign(self._runs_dir)
         self._supervision = Supervision(self._runs_dir)
 
     def target(self) -> Target:

@@ -18,6 +18,7 @@ from flowplan.providers.process.supervisor import write_json
 from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.faults import point
+from flowplan.schemas.places import make_private
 from flowplan.schemas.runs import Identity, Observed, Recorded, Status
 
 CLAIM_PATIENCE = 30.0
@@ -49,8 +50,7 @@ class RunFiles(NamedTuple):
 
     def open(self, identity: Identity, name: str) -> None:
         """Make the directory and say whose it is; no secrets are in it."""
-        for directory in (self.directory.parent, self.directory):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self.directory)
         point("process:directory:after")
         if not self.has("run.json"):
             whose = {key: getattr(identity, key) for key in ("project", "lineage", "address", "attempt")}

@@ -1,0 +1,75 @@
+"""Places that flowplan writes to: directories that are private, and nothing that another user put into a shared one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowplan.schemas.errors import Refused
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory, and those above it that are missing, of mode 0700 whatever the umask.
+
+    Raises:
+        OSError: it cannot be made.
+        Refused: another user prepared the place.
+    """
+    refuse_foreign(directory)
+    if directory.is_dir():
+        return
+    make_private(directory.parent)
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:  # somebody was faster: perhaps another flowplan, perhaps not
+        refuse_foreign(directory)
+
+
+def refuse_foreign(path: Path, parts: Sequence[str] = ()) -> None:
+    """Refuse a path that another user may have prepared.
+
+    Where everybody may write, as in /tmp, only what belongs to you, to root or to the owner of that directory is used:
+    the kernel's own rule for symbolic links there. It counts for the path and for every directory on the way to it.
+
+    Args:
+        parts: endings of the names of files beside it that are looked at too.
+
+    Raises:
+        Refused: somebody else made a part of the path.
+    """
+    whole = path.absolute()
+    real = whole.resolve()
+    for entry in {whole, real}:
+        _refuse(str(entry), *(f"{entry}{part}" for part in parts))
+        for directory in entry.parents[:-1]:
+            _refuse(str(directory))
+
+
+def _refuse(*entries: str) -> None:
+    """Look at entries of one directory."""
+    try:
+        around = os.stat(os.path.dirname(entries[0]))  # noqa: PTH116, PTH120 - half the time of pathlib, at each start
+    except OSError:
+        return  # what is not there, or may not be looked at, is told when it is opened
+    if not around.st_mode & stat.S_IWOTH:
+        return
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            owner = os.lstat(entry).st_uid
+            if owner not in (os.geteuid(), 0, around.st_uid):
+                raise Refused(
+                    f"{entry} belongs to {_user(owner)}, in a directory where everybody may write; it is not used",
+                    hint="work in a directory of your own, or name another place",
+                )
+
+
+def _user(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
