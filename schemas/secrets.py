@@ -126,7 +126,8 @@ class Redactor:
     """Replaces secret values, in all the forms they may take in a text, by ``(sensitive)``.
 
     Known forms are the value itself, JSON-, URL- and shell-escaped, base64 (both alphabets, at each of the three offsets
-    it may have inside a longer encoded text), and each line of at least 6 characters of a value of several lines.
+    it may have inside a longer encoded text; broken into lines of 64 or 76), and each line of at least 6 characters of a
+    value of several lines.
     Values of 2 or 3 characters are replaced only where they stand as words of their own, a single character never: a
     secret ``1`` would destroy every number of the output and hide nothing. May be used by several threads at once.
     """
@@ -199,6 +200,8 @@ def forms_of(values: Iterable[str]) -> Forms:
 REDACTED = "(sensitive)"
 _SHORT = 4
 _LINE = 6
+_WIDTHS = (64, 76)
+"""Where programs break the lines of base64."""
 _MANY = 400
 """Forms of which no expression is compiled any more: that of a key ring of 1 MB would take a minute."""
 
@@ -274,6 +277,9 @@ def _encoded(data: bytes) -> set[str]:
         last = (len(data) + offset) * 8 // 6
         middle = text[first:last]
         found |= {middle, middle.translate(str.maketrans("+/", "-_"))}
+    whole = base64.b64encode(data).decode()
+    for width in _WIDTHS if len(whole) > min(_WIDTHS) else ():
+        found |= {whole[at : at + width] for at in range(0, len(whole), width) if len(whole) - at >= _LINE}
     return {form for form in found if len(form) >= _SHORT}
 
 
