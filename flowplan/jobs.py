@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flowplan.engines import Engines
-from flowplan.following import tail_of
-from flowplan.providers.protocol import Order
+from flowplan.following import Redacting, tail_of
+from flowplan.providers.protocol import LogLine, Order
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.faults import point
 from flowplan.schemas.plans import Change, FieldChange
 from flowplan.schemas.runs import Identity, Observed, Recorded
 from flowplan.schemas.secrets import Redactor
+
+_LAST_LINES = 100
+_PATIENCE = 0.5
+"""Seconds that the last output of a run may take to arrive once the run is gone."""
 
 
 @dataclass(slots=True)
@@ -91,12 +98,41 @@ def destroy(engines: Engines, redactor: Redactor, address: str, attempts: Sequen
 def _remove(engines: Engines, redactor: Redactor, done: Done) -> None:
     for record in done.attempts:
         engines.check_target(record.provider, record.target, record.address)
-        if not record.output_tail and (tail := tail_of(engines, record, redactor)):
+        tail = record.output_tail or tail_of(engines, record, redactor, _LAST_LINES)
+        with _listening(engines, record) as heard:
+            point("engine:delete:before")
+            engines.provider(record.provider).delete(record, record.settings.grace_period)
+            point("engine:delete:after")
+        tail = "" if record.output_tail else redactor("\n".join(map(Redacting(redactor), heard.copy()))) or tail
+        if tail:
             done.tails[record.run_id] = tail
-        point("engine:delete:before")
-        engines.provider(record.provider).delete(record, record.settings.grace_period)
-        point("engine:delete:after")
         done.removed.append(record)
+
+
+@contextmanager
+def _listening(engines: Engines, record: Recorded) -> Iterator[deque[LogLine]]:
+    """The end of the output of a live run, with what it says between TERM and its end; complete afterwards."""
+    heard: deque[LogLine] = deque(maxlen=_LAST_LINES)
+    stop = threading.Event()
+    if record.status.final:
+        yield heard
+        return
+
+    def listen() -> None:
+        try:
+            for line in engines.provider(record.provider).logs(record, follow=True, tail=_LAST_LINES, stop=stop):
+                heard.append(line)
+        except FlowplanError:
+            return  # the end of the run is what matters; what was heard until now is kept
+
+    listener = threading.Thread(target=listen, name=f"last words of {record.address}", daemon=True)
+    listener.start()
+    try:
+        yield heard
+        listener.join(_PATIENCE)
+    finally:
+        stop.set()
+        listener.join(_PATIENCE)
 
 
 def expire(engines: Engines, redactor: Redactor, record: Recorded) -> Done:

@@ -574,6 +574,16 @@ def test_destroy_stops_and_leaves_nothing(project: Project, engine: Engine) -> N
     assert [e["status"] for e in project.events("hello")][-2:] == ["cancelled", "destroyed"]
 
 
+def test_what_a_container_says_after_term_is_in_its_stored_output(project: Project, engine: Engine) -> None:
+    body = "trap 'echo saving; sleep 0.5; echo saved; exit' TERM; echo up; while true; do sleep 0.1; done"
+    engine.spec(f'  hello: {{provider: docker, image: "{IMAGE}", command: [sh, -c, "{body}"]}}\n')
+    project.ok("apply", "--yes", "--detach")
+    until(lambda: "up" in project.ok("logs", "hello").out)
+    project.ok("destroy", "--yes")
+    assert engine.ours() == []
+    assert project.ok("logs", "hello").out == "up\nsaving\nsaved\n"
+
+
 def test_logs_of_a_running_container(project: Project, engine: Engine) -> None:
     engine.spec(run("[sh, -c, 'seq 1 500; echo problem >&2; sleep 600']", QUICK))
     project.ok("apply", "--yes", "--detach")
