@@ -13,6 +13,7 @@ from flowplan.given import Given, given_strings, policies_of, variables_of
 from flowplan.output import concealed
 from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, effective, forgotten
+from flowplan.progress import shown, stage
 from flowplan.resolve import lookup, resolve, warnings_of
 from flowplan.schemas.errors import PlanStale, Refused
 from flowplan.schemas.plan_documents import plan_digest
@@ -71,6 +72,7 @@ def runs_directory(state_path: Path) -> Path:
     return state_path.absolute().with_suffix(".runs")
 
 
+@shown()
 def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = lambda: None) -> Gathered:
     """Plan a spec.
 
@@ -85,6 +87,7 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
     from flowplan.planner.sealing import Sealer
     from flowplan.planner.variables import value_text
 
+    stage(f"reading {spec_path.name}")
     loaded = read_spec(spec_path)
     variables = variables_of(loaded.spec, request.given, loaded.sources)
     redactor = concealed(Redactor(value_text(v.value) for v in variables.by_name.values() if v.sensitive))
@@ -92,6 +95,7 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
     sealer = Sealer(key, lambda source: _learnt(lookup(source, loaded.directory), redactor))
     expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=lineage)
     rules = policies_of(request.policies, loaded)
+    stage("waiting for the state")
     sound()
     store = Store.open(request.state_path, create=True, born=(lineage, key))  # a spec with faults makes no state
     if (store.lineage, store.key) != (lineage, key):  # another flowplan has just made or replaced it
@@ -144,6 +148,7 @@ def _identity(state: Path) -> tuple[str, bytes]:
         store.close()
 
 
+@shown()
 def gather_destroy(request: Request) -> Gathered:
     """Plan the destruction of everything recorded; needs no spec."""
     store = Store.open(request.state_path)
@@ -173,6 +178,7 @@ def gather_destroy(request: Request) -> Gathered:
     return Gathered(_sealed(plan), store, engines, redactor, secrets, decided.observed)
 
 
+@shown()
 def gather_plan(request: Request, reviewed: Plan) -> Gathered:
     """Plan again what a saved plan wants: its objects, today's state and engines. Reads no spec.
 
@@ -302,8 +308,12 @@ def _decide(
     rules: Sequence[Rule],
     redactor: Redactor,
 ) -> _Decided:
+    stage("reading the state")
     records = store.records()
+    if request.refresh:
+        stage(f"asking the engines about {len(records):,} runs")
     observed, unknown = observe(store, engines, records) if request.refresh else ({}, [])
+    stage(f"comparing {max(len(desired), len(records)):,} runs")
     situation = Situation(
         lineage=store.lineage,
         desired=desired,
@@ -318,6 +328,7 @@ def _decide(
     decided = make_changes(situation)
     changes = decided.changes
     if request.refresh and request.preflight:
+        stage("looking for what apply would trip over")
         changes = _preflighted(store, engines, changes, redactor)
     if rules:
         from flowplan.planner.policies import checked

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from flowplan import progress
 from flowplan.commands.arguments import SPEC, STATE, check_format, last_plan, seconds
 from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gather_spec
 from flowplan.given import Given
@@ -83,9 +84,11 @@ def plan(
     gathered = gather(spec, request)
     try:
         plan = _expiring(gathered.plan, max_age)
-        write_plan(plan, last_plan(request.state_path))
-        if out:
-            write_plan(plan, out)
+        progress.stage("writing the plan")
+        with progress.shown():
+            write_plan(plan, last_plan(request.state_path))
+            if out:
+                write_plan(plan, out)
         show_plan(plan, Output(gathered.redactor), shown, apply_command(out, request.state_path))
         return _verdict(plan, detailed)
     finally:
