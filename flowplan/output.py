@@ -30,7 +30,11 @@ class Output:
         self._write(sys.stdout, text)
 
     def note(self, text: str) -> None:
-        """One line for people on stderr."""
+        """What people are told on stderr, a line or more, made harmless."""
+        self._write(sys.stderr, "\n".join(map(harmless, self.redactor(text).split("\n"))))
+
+    def drawn(self, text: str) -> None:
+        """A line on stderr that is harmless already, and may have colours."""
         self._write(sys.stderr, text)
 
     def document(self, value: Any, indent: int | None = 2) -> None:
@@ -199,7 +203,7 @@ class Sink:
 
     def log(self, address: str, line: LogLine) -> None:
         """A line of a run's output."""
-        self.output.data(f"{address} | {harmless(self.redactor(line.text))}")
+        self.output.data(harmless(f"{address} | {self.redactor(line.text)}"))
 
     def note(self, text: str) -> None:
         """A remark for people."""
@@ -213,7 +217,7 @@ class JsonSink(Sink):
         self.output.document(event.document(), indent=None)
 
     def log(self, address: str, line: LogLine) -> None:
-        self.output.note(f"{address} | {harmless(self.redactor(line.text))}")
+        self.output.note(harmless(f"{address} | {self.redactor(line.text)}"))
 
 
 def event_line(event: Event, record: Recorded | None) -> str:

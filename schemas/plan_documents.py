@@ -275,7 +275,8 @@ def read_plan(path: Path) -> Plan:
     try:
         text = path.read_text("utf-8")
     except OSError as error:
-        raise InvalidInput(f"{path}: the plan cannot be read: {error.strerror}") from error
+        hint = "make one with `flowplan plan`" if isinstance(error, FileNotFoundError) else ""
+        raise InvalidInput(f"{path}: the plan cannot be read: {error.strerror}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path}: not a plan file: it is not text") from error
     try:
@@ -362,6 +363,21 @@ def _words(document: Json, key: str) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _texts(document: Json, key: str) -> dict[str, str]:
+    texts: dict[str, str] = _take(document, key, dict, {})
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise _Broken(f"{key} must hold strings")
+    return texts
+
+
+def _history(document: dict[str, Json]) -> dict[str, Json]:
+    _words(document, "last")
+    seconds = _take(document, "durations", list, [])
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in seconds):
+        raise _Broken("durations must hold numbers")
+    return document
+
+
 def _text(document: Json, key: str) -> str:
     text: str = _take(document, key, str, "")
     return text
@@ -413,8 +429,8 @@ def _change(document: Json) -> Change:
         skipped=_text(document, "skipped"),
         moved_from=_text(document, "moved_from"),
         live=_text(document, "live"),
-        history=_take(document, "history", dict, {}),
-        origins=_take(document, "origins", dict, {}),
+        history=_history(_take(document, "history", dict, {})),
+        origins=_texts(document, "origins"),
     )
 
 
@@ -474,7 +490,7 @@ def _settings(document: Json) -> Settings:
         protect=_text(document, "protect"),
         ignore_changes=_words(document, "ignore_changes"),
         description=_text(document, "description"),
-        triggers=_take(document, "triggers", dict, {}),
+        triggers=_texts(document, "triggers"),
     )
 
 

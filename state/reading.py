@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded
 from flowplan.state import files, rows
+from flowplan.state.shapes import noted, parsed
 from flowplan.state.transitions import Progress
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class Reading:
     def recall(self, name: str) -> dict[str, Any]:
         """The document kept by ``remember``; {} when there is none."""
         found = self._all("SELECT document FROM notes WHERE name = ?", name)
-        documents: list[dict[str, Any]] = self._decoded(lambda row: json.loads(row[0]), found)
+        documents = self._decoded(lambda row: noted(name, parsed(row[0])), found)
         return documents[0] if documents else {}
 
     def last_seq(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Objects, Recorded, Settings, Status
+from flowplan.state.shapes import checked, parsed
 from flowplan.state.transitions import Progress, progress_of
 
 TAIL_BYTES = 64 * 1024
@@ -75,7 +76,7 @@ def encode_progress(progress: Progress) -> str:
 
 def decode_progress(status: str, present: int, outcome: str | None, text: str) -> Progress:
     """The progress in a row; raises one of UNREADABLE."""
-    return Progress(status=Status(status), present=bool(present), outcome=outcome or "", **json.loads(text))
+    return Progress(status=Status(status), present=bool(present), outcome=outcome or "", **checked(parsed(text)))
 
 
 def progressed(record: Recorded, progress: Progress) -> Recorded:
@@ -91,7 +92,7 @@ def encode_settings(settings: Settings) -> dict[str, Any]:
 
 def decode_settings(plain: Mapping[str, Any]) -> Settings:
     """Settings from plain JSON; raises one of UNREADABLE."""
-    return Settings(**{**plain, **{name: tuple(plain.get(name, ())) for name in _TUPLES}})
+    return Settings(**{**checked(plain), **{name: tuple(plain.get(name, ())) for name in _TUPLES}})
 
 
 def encode_applied(record: Recorded) -> str:
@@ -108,13 +109,13 @@ def encode_applied(record: Recorded) -> str:
 
 def moved(text: str, born_as: str) -> str:
     """The JSON of what was applied, remembering the address that names and labels were made of."""
-    document = json.loads(text)
+    document = parsed(text)
     return dumps({**document, "born_as": document.get("born_as") or born_as})
 
 
 def reapplied(text: str, objects: Objects, settings: Settings) -> str:
     """The JSON of what was applied, with other objects and settings."""
-    return dumps({**json.loads(text), "objects": objects, "settings": encode_settings(settings)})
+    return dumps({**parsed(text), "objects": objects, "settings": encode_settings(settings)})
 
 
 def encode(record: Recorded) -> Row:
@@ -135,7 +136,7 @@ def encode(record: Recorded) -> Row:
 def decode(row: Row) -> Recorded:
     """The record in a row of COLUMNS (and the tail, when it was asked for); raises one of UNREADABLE."""
     run_id, address, attempt, status, present, _outcome, progress, applied = row[:8]
-    plain = json.loads(applied)
+    plain = dict(checked(parsed(applied)))
     plain["settings"] = decode_settings(plain["settings"])
     return Recorded(
         run_id=run_id,
@@ -144,7 +145,7 @@ def decode(row: Row) -> Recorded:
         status=Status(status),
         present=bool(present),
         output_tail=row[8] or "" if len(row) > 8 else "",
-        **{"name": "", **json.loads(progress)},
+        **{"name": "", **checked(parsed(progress))},
         **plain,
     )
 

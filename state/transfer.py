@@ -12,6 +12,7 @@ from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.state import rows
+from flowplan.state.shapes import checked
 
 if TYPE_CHECKING:
     from flowplan.state.store import Store
@@ -115,7 +116,7 @@ def _replace(db: sqlite3.Connection, document: Mapping[str, Any]) -> None:
     db.executemany("INSERT INTO records (address, run_id) VALUES (?, ?)", document["records"])
     db.executemany("INSERT INTO counters VALUES (?, ?)", list(document["counters"].items()))
     db.executemany("INSERT INTO notes VALUES (?, ?)", list(document.get("notes", {}).items()))
-    events = [Event(**plain) for plain in document["events"]]
+    events = [Event(**checked(plain)) for plain in document["events"]]
     db.executemany(
         f"INSERT INTO events ({rows.EVENT_COLUMNS}, run) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(*rows.event_row(event), rows.run_of(event.address)) for event in events],
@@ -139,4 +140,5 @@ def _plain(record: Recorded) -> dict[str, Any]:
 
 
 def _recorded(plain: Mapping[str, Any]) -> Recorded:
-    return Recorded(**{**plain, "status": Status(plain["status"]), "settings": rows.decode_settings(plain["settings"])})
+    settings = rows.decode_settings(plain["settings"])
+    return Recorded(**{**checked(plain), "status": Status(plain["status"]), "settings": settings})

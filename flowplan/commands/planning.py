@@ -171,7 +171,7 @@ def _show_text(plan: Plan, output: Output, shown: Shown, command: str, *, to_std
     from flowplan.terminal import use_colour, width
 
     stream = sys.stderr if to_stderr else sys.stdout
-    say = output.note if to_stderr else output.data
+    say = output.drawn if to_stderr else output.data
     lines = plan_text(
         plan,
         colour=use_colour(stream),

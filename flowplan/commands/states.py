@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,10 +10,11 @@ from pathlib import Path
 from flowplan.commands.arguments import SPEC, check_format, seconds
 from flowplan.commands.reading import chosen, opened, unknown_address
 from flowplan.given import Given
-from flowplan.output import Output
+from flowplan.output import Output, harmless
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Recorded, Settings
 from flowplan.state.lock import WriterLock, break_lock
+from flowplan.state.shapes import parsed
 from flowplan.state.store import Store
 
 
@@ -40,7 +40,7 @@ def list_(state: Path, format: str) -> None:
     if format == "json":
         output.document(list(records))
     else:
-        output.lines(records)
+        output.lines(map(harmless, records))
     store.close()
 
 
@@ -107,7 +107,7 @@ def pull(state: Path, with_key: bool) -> None:
 def push(state: Path, file: Path, lock_timeout: str) -> None:
     """Replace the state by a pulled one."""
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = parsed(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidInput(f"cannot read {file}: {error.strerror}") from error
     except ValueError as error:
