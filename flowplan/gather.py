@@ -111,7 +111,7 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
     options = request.options._replace(
         moved=tuple((m.from_, m.to) for m in loaded.spec.moved),
         removed=tuple(loaded.spec.removed),
-        spec_name=spec_path.name,
+        spec_name=loaded.path.name,
     )
     decided = _decide(store, engines, expansion.desired, replace(request, options=options), rules, redactor)
     needed = _secrets_in(decided.changes, sealer.secrets, expansion.providers)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -17,6 +19,8 @@ from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, dotted
 
+DEFAULT_SPEC = "flowplan.yaml"
+_FIRST_STEPS = "name your spec, or write a first one with `flowplan init`"
 MAX_BYTES = 10_000_000
 MAX_DEPTH = 100
 MAX_NODES = 1_000_000
@@ -160,7 +164,7 @@ _Composer = _composer()
 
 
 def read_text(path: FilePath, shown: str = "") -> str:
-    """The text of a file of at most 10 MB.
+    """The text of a file of at most 10 MB; that of the standard input for ``-``.
 
     Args:
         shown: how the user wrote the path; default ``path``.
@@ -169,15 +173,18 @@ def read_text(path: FilePath, shown: str = "") -> str:
         InvalidInput: missing, a directory, not readable, too big, or not UTF-8.
     """
     name = shown or str(path)
+    if name == "-":
+        return _decoded(_standard_input(), "<stdin>")
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
             raise _fault(name, f"is bigger than {MAX_BYTES // 1_000_000} MB")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise _fault(name, "there is no such file") from None
+        raise _fault(name, "there is no such file", _FIRST_STEPS if name == DEFAULT_SPEC else "") from None
     except IsADirectoryError:
-        raise _fault(name, "is a directory, not a file") from None
+        inside = path / DEFAULT_SPEC
+        raise _fault(name, "is a directory, not a file", f"write {inside}" if inside.is_file() else "") from None
     except PermissionError:
         raise _fault(name, "may not be read by this user (permission denied)") from None
     except (OSError, ValueError) as error:
@@ -198,8 +205,14 @@ def _decoded(data: bytes, name: str) -> str:
         raise InvalidInput([Diagnostic(message, Position(name, line, column))]) from None
 
 
-def _fault(name: str, message: str) -> InvalidInput:
-    return InvalidInput([Diagnostic(message, subject=name)])
+@lru_cache(maxsize=1)
+def _standard_input() -> bytes:
+    """Read once, for a spec may be looked at twice."""
+    return sys.stdin.buffer.read(MAX_BYTES + 1)
+
+
+def _fault(name: str, message: str, hint: str = "") -> InvalidInput:
+    return InvalidInput([Diagnostic(message, subject=name, hint=hint)])
 
 
 def parse(text: str, file: str) -> Document:

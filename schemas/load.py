@@ -24,7 +24,7 @@ class LoadedSpec(NamedTuple):
     """A spec that is well formed, with everything it names.
 
     Attributes:
-        path: as the user gave it; directory: absolute, where the files it names are looked up.
+        path: as the user gave it, ``<stdin>`` for ``-``; directory: absolute, where the files it names are looked up.
         digest: ``sha256:...`` of the text of the spec and of every file it names.
         tree: the document as plain JSON; numbers keep their source text (schemas.documents.scalar_text).
         files: path as written in the spec -> its document.
@@ -43,12 +43,14 @@ def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) ->
     """Reads and checks a spec: syntax, types, then the files it names.
 
     Args:
+        path: of the spec; ``-`` is the standard input, and files that it names are looked up in the working directory.
         provider_types: installed provider types beyond the built-in ones -> model of their block in a run, or None.
 
     Raises:
         InvalidInput: every fault at once.
     """
     text = read_text(path)
+    path = FilePath("<stdin>") if str(path) == "-" else path
     document = parse(text, str(path))
     faults: list[Diagnostic] = []
     spec = _checked(document, provider_types, faults)

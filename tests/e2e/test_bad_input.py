@@ -128,9 +128,28 @@ def test_a_spec_that_is_no_file(project: Project, name: str) -> None:
         assert name in refused(project, command, name)
 
 
+def test_a_spec_on_the_standard_input(project: Project) -> None:
+    def given(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        options: Any = {"capture_output": True, "text": True, "timeout": 60, "check": False}
+        return subprocess.run([FLOWPLAN, *arguments, "-"], input=text, cwd=project.directory, **options)
+
+    (project.directory / "motto").write_text("beside nothing")
+    spec = HELLO.replace("echo, hello world", "cat, motto")
+    applied = given(spec, "apply", "--yes")
+    assert (applied.returncode, applied.stdout) == (0, "hello | beside nothing\n")
+    wrong = given(spec.replace("command", "comand"), "validate")
+    assert wrong.returncode == 7 and wrong.stderr.startswith("error: <stdin>:")
+
+
 def test_without_a_spec(project: Project) -> None:
     for command in (["validate"], ["plan"], ["apply"], ["apply", "--yes"]):
-        assert "flowplan.yaml: there is no such file" in refused(project, *command)
+        assert "flowplan.yaml: there is no such file; name your spec, or" in refused(project, *command)
+    (project.directory / "sub").mkdir()
+    (project.directory / "sub" / "flowplan.yaml").write_text(HELLO)
+    assert "write sub/flowplan.yaml" in refused(project, "plan", "sub")
+    (project.directory / "sub" / "flowplan.yaml").unlink()
+    (project.directory / "sub").rmdir()
+    assert "make one with `flowplan plan`" in refused(project, "show")
     for command in (["status"], ["events"], ["logs", "a"], ["watch"], ["state", "list"]):
         assert "there is no state" in refused(project, *command, code=1)
     assert list(project.directory.iterdir()) == []
