@@ -130,8 +130,8 @@ def test_a_spec_that_is_no_file(project: Project, name: str) -> None:
 
 def test_a_spec_on_the_standard_input(project: Project) -> None:
     def given(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        options: Any = {"capture_output": True, "text": True, "timeout": 60, "check": False}
-        return subprocess.run([FLOWPLAN, *arguments, "-"], input=text, cwd=project.directory, **options)
+        options: Any = {"capture_output": True, "text": True, "timeout": 60, "cwd": project.directory}
+        return subprocess.run([FLOWPLAN, *arguments, "-"], input=text, check=False, **options)
 
     (project.directory / "motto").write_text("beside nothing")
     spec = HELLO.replace("echo, hello world", "cat, motto")
