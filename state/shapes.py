@@ -67,8 +67,8 @@ def checked(plain: Mapping[str, Any]) -> Mapping[str, Any]:
         if value.__class__ not in kinds:
             raise ValueError(f"{name} is {type(value).__name__}")
         if name in _OF_TEXTS:
-            texts = list(value.values() if value.__class__ is dict else value)
-            if not all(isinstance(text, str) for text in texts):
+            held: Any = value
+            if not all(isinstance(text, str) for text in (held.values() if isinstance(held, dict) else held)):
                 raise ValueError(f"{name} holds something else than text")
     return plain
 
