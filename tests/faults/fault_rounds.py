@@ -318,10 +318,13 @@ def _random_project(world: World, chance: random.Random, runs: int, rounds: int,
 
 
 def _kill_until_through(world: World, chance: random.Random, rounds: int, tally: Tally, *arguments: str) -> None:
+    begun = time.monotonic()
+    world.ok("plan")
+    longest = 4 * (time.monotonic() - begun)  # a loaded machine takes longer to get anywhere
     for _ in range(min(40, rounds - tally.rounds)):
         tally.rounds += 1
         process = world.start(*arguments)
-        time.sleep(chance.uniform(0.05, 0.6))
+        time.sleep(chance.uniform(0.02, longest))
         process.kill()
         process.communicate()
         tally.killed += process.returncode == -9
