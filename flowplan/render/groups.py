@@ -202,7 +202,8 @@ def verdict(plan: Plan) -> str:
     left_out = sum(1 for c in plan.changes if c.skipped)
     moved = done.pop(Action.NO_OP, 0)
     unchanged = sum(1 for c in plan.changes if not is_shown(c))
-    counts = [f"{done[action]} {words}" for action, words in COUNTED.items() if done[action]]
+    words_of = COUNTED | {Action.UPDATE: "to record"} if plan.mode == "refresh_only" else COUNTED
+    counts = [f"{done[action]} {words}" for action, words in words_of.items() if done[action]]
     counts += [f"{moved} moved"] if moved else []
     rest = [f"{unchanged} unchanged"] if unchanged else []
     rest += [f"{left_out} left out"] if left_out else []
@@ -215,6 +216,13 @@ def verdict(plan: Plan) -> str:
 def _title(plan: Plan) -> str:
     words = {"destroy": "Plan to destroy", "refresh_only": "Changed outside of flowplan in"}
     return f"{words.get(plan.mode, 'Plan for')} {harmless(plan.project)}"
+
+
+def only_records(plan: Plan) -> str:
+    """What applying a plan does that only looked for changes; "" for any other plan, and where there is none."""
+    if plan.mode != "refresh_only" or not any(map(is_shown, plan.changes)):
+        return ""
+    return "Applying this plan records what is there now; nothing on an engine is touched."
 
 
 def _nothing(plan: Plan, unchanged: int, left_out: int) -> str:

@@ -117,6 +117,8 @@ def _warnings(plan: Plan) -> Iterator[str]:
         yield f"Leaves out {counted(skipped, 'run')}: protected."
     if groups.problems(plan):
         yield f"Apply would fail: {counted(groups.problems(plan), 'problem')} found beforehand."
+    if groups.only_records(plan):
+        yield groups.only_records(plan)
     if not plan.refreshed:
         yield "Planned offline: no engine was asked what runs now."
 

@@ -92,6 +92,8 @@ def _dangers(plan: Plan, style: _Style) -> Iterator[str]:
     errors = groups.problems(plan)
     if errors:
         yield style.paint(f"! Apply would fail: {counted(errors, 'problem')} found beforehand, see below.", "red")
+    if groups.only_records(plan):
+        yield from _wrapped(groups.only_records(plan), "", style)
     if not plan.refreshed:
         yield "! Planned offline: no engine was asked what runs now."
 

@@ -562,7 +562,8 @@ def test_drift_is_told_apart_from_status_and_can_be_recorded_or_undone(project: 
     memory = next(f for f in change["fields"] if f["path"].endswith("/Memory"))
     assert memory["drift"] and (memory["recorded"], memory["after"]) == (64 << 20, 80 << 20)
     for form in ("text", "markdown"):
-        assert "Memory" in project.ok("plan", "--refresh-only", "--format", form).out
+        told = project.ok("plan", "--refresh-only", "--format", form).out
+        assert "Memory" in told and "1 to record" in told and "nothing on an engine is touched" in told
     [back] = project.plan()["changes"]
     assert back["action"] == "update" and any("on the engine" in r for r in back["reasons"])
     project.ok("apply", "--yes", "--detach", "drift.json")
