@@ -28,6 +28,8 @@ from flowplan.state.store import Store
 
 BIRTHS_EVERY = 0.5
 """Seconds between looks whether another flowplan has started what it was about to start."""
+WAITING_TOGETHER = 4
+"""How many times as many runs as ``--parallelism`` says are destroyed at once: they wait for their grace periods."""
 TICK = 0.2
 """Seconds between looks at time limits and signals."""
 
@@ -80,6 +82,9 @@ class Runner:
         self.said_locked = False
         self.lock_was_away = False
         self.pool: ThreadPoolExecutor
+        self.at_once = options.parallelism
+        if plan.mode == "destroy" and options.parallelism > 1:
+            self.at_once *= WAITING_TOGETHER
 
     def run(self) -> Outcome:
         """Carry out every step whose needs are met, follow the runs to their end, and return what came of it.
@@ -91,7 +96,7 @@ class Runner:
         if self.waiting and not self.lock.held:
             self.lock.acquire(self.options.lock_timeout)
         self.deadline = time.monotonic() + self.options.wait_timeout if self.options.wait_timeout is not None else None
-        with ThreadPoolExecutor(self.options.parallelism, thread_name_prefix="apply") as self.pool:
+        with ThreadPoolExecutor(self.at_once, thread_name_prefix="apply") as self.pool:
             try:
                 self._move()
                 self._observed(self.observed)
@@ -213,7 +218,7 @@ class Runner:
 
     def _ready(self) -> list[Step]:
         """Take what can be done now; what cannot is set aside until what holds it back changes."""
-        room = self.options.parallelism - self.working
+        room = self.at_once - self.working
         ready: list[Step] = []
         starting: dict[str, int] = {}
         while len(ready) < room and (step := self.schedule.next()):

@@ -111,19 +111,22 @@ class Changer:
             if found["State"].get("Running") or found["State"].get("Restarting"):
                 self._tolerant("POST", f"{path}/stop", grace, t=math.ceil(grace))
                 point("docker:stop:after")
-            self._tolerant("DELETE", path, v=1, force=1)
+            removed = self._tolerant("DELETE", path, v=1, force=1)
             point("docker:delete:after")
         except Refusal as error:
             raise ProviderError(error.message, address=record.address, reason=error.reason) from None
-        self._await_gone(path, record)
+        if not removed:
+            self._await_gone(path, record)
 
-    def _tolerant(self, method: str, path: str, extra: float = 0.0, **params: Any) -> None:
-        """A request for which "gone", "stopped already" and "being removed" are success."""
+    def _tolerant(self, method: str, path: str, extra: float = 0.0, **params: Any) -> bool:
+        """A request for which "gone", "stopped already" and "being removed" are success; False for these."""
         try:
             self._engine.request(method, path, params=params, extra=extra)
         except Refusal as error:
             if error.status not in (304, 404, 409):
                 raise
+            return False
+        return True
 
     def _await_gone(self, path: str, record: Recorded) -> None:
         deadline, pause = time.monotonic() + self._engine.timeout, 0.02
