@@ -6,7 +6,9 @@ order in which they appear; reading afterwards yields all of stdout, then all of
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ LONGEST_LINE = 1 << 20
 """Bytes after which a line without an end is passed on all the same."""
 INTERVAL = 0.1
 """Seconds between two looks for more."""
+VANISHED = 2.0
+"""Seconds between two looks whether a run is over that left no record of its end: they read several files."""
 
 
 class _Stream:
@@ -24,7 +28,12 @@ class _Stream:
 
     def __init__(self, path: Path, position: int = 0) -> None:
         self.path, self.name, self.position = path, path.name, position
+        self._file = str(path)
         self._rest = b""
+
+    def grown(self) -> bool:
+        """Whether there is more than was read."""
+        return _size(self._file) > self.position
 
     def lines(self, *, final: bool = False) -> Iterator[LogLine]:
         """The complete lines that are new; with ``final`` also what follows the last newline."""
@@ -65,15 +74,27 @@ def read(
             stream.position = start_of_tail(stream.path, tail)
         over = not follow or ended()
         yield from _last([list(stream.lines(final=over)) for stream in streams], tail)
+    record, due = str(directory / "exit.json"), 0.0
     while follow and not stop.is_set():
-        over = ended()
+        over = False
+        if (now := time.monotonic()) >= due or _size(record) >= 0:
+            over, due = ended(), now + VANISHED
         for stream in streams:
-            yield from stream.lines(final=over)
+            if over or stream.grown():
+                yield from stream.lines(final=over)
         if over or stop.wait(INTERVAL):
             return
     if not follow:
         for stream in streams:
             yield from stream.lines(final=True)
+
+
+def _size(path: str) -> int:
+    """Bytes in a file, -1 where there is none."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - many runs are looked at ten times a second
+    except OSError:
+        return -1
 
 
 def _last(lines: list[list[LogLine]], count: int) -> list[LogLine]:
