@@ -41,7 +41,8 @@ class Result:
     Attributes:
         value, bar: in ``unit``; the row meets its bar when ``value <= bar``.
         ours, theirs: medians of the wall clock in seconds; cpu: the same of processor time.
-        runs: of how many measurements of ours it is the median; note: what else was measured, in words.
+        runs: of how many measurements of ours it is the median; note: what else was measured, in words;
+            row: the name by which it is measured alone.
     """
 
     what: str
@@ -54,6 +55,7 @@ class Result:
     cpu: tuple[float, float] | None = None
     runs: int = 0
     note: str = ""
+    row: str = ""
     details: dict[str, Any] = field(default_factory=dict)
 
     @property

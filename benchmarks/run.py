@@ -26,6 +26,7 @@ import rows_memory
 import rows_planning
 import rows_starting
 from measuring import FLOWPLAN, Failed, Result, Skipped, environment
+from page import PAGE, page, seconds
 
 Row = Callable[[Path], Result | list[Result]]
 ROWS: dict[str, Row] = {
@@ -49,7 +50,6 @@ ROWS: dict[str, Row] = {
     "history": rows_planning.history,
 }
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
 
 
 def main() -> int:
@@ -119,6 +119,7 @@ def _measured(name: str, scratch: Path, problems: dict[str, str]) -> list[Result
     else:
         results = found if isinstance(found, list) else [found]
         for result in results:
+            result.row = name
             print(line(result), flush=True)
         return results
     print(f"{name}: {problems[name]}", flush=True)
@@ -128,14 +129,10 @@ def _measured(name: str, scratch: Path, problems: dict[str, str]) -> list[Result
 def line(result: Result) -> str:
     """One row of the table for people."""
     mark = "ok  " if result.met else "MISS"
-    times = f"{_seconds(result.ours)} : {_seconds(result.theirs)}" if result.ours is not None else ""
+    times = f"{seconds(result.ours)} : {seconds(result.theirs)}" if result.ours is not None else ""
     head = f"{mark} {result.what:<62} {result.value:8.2f}{result.unit:<3} bar {result.bar:g}{result.unit}"
     note = f"; {result.note}" if result.note else ""
     return f"{head:<94} {times:<20} {result.against} (n={result.runs}){note}"
-
-
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
 def machine() -> dict[str, Any]:
@@ -171,35 +168,6 @@ def _write(document: dict[str, Any], into: Path | None) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(f"written to {path}", file=sys.stderr)
-
-
-def page(document: dict[str, Any]) -> str:
-    """The page of the docs: the table, and how to get it again."""
-    rows = "\n".join(_page_row(result) for result in document["results"])
-    left_out = "".join(f"\nNot measured: {name} ({why}).\n" for name, why in document["not_measured"].items())
-    where = "\n".join(f"- {name}: {value}" for name, value in document["machine"].items())
-    return f"""# Performance
-
-What flowplan adds to the time of an engine, and how it grows: measured side by side, in turn, with what one would use
-instead. The figures are ratios of medians of one session of `make bench`, which writes this page with `--write-docs`.
-Nothing that a test checks depends on a clock; that the work grows with the runs and not faster is what
-`tests/test_scaling.py` counts.
-
-| what | against | measured | bar | medians |
-|---|---|---|---|---|
-{rows}
-{left_out}
-Measured with:
-
-{where}
-"""
-
-
-def _page_row(result: dict[str, Any]) -> str:
-    times = f"{_seconds(result['ours'])} : {_seconds(result['theirs'])}" if result["ours"] is not None else ""
-    note = f" ({result['note']})" if result["note"] else ""
-    measured = f"{result['value']:.2f}{result['unit']}" + ("" if result["met"] else " (missed)")
-    return f"| {result['what'].strip()}{note} | {result['against']} | {measured} | {result['bar']:g}{result['unit']} | {times} |"
 
 
 if __name__ == "__main__":
