@@ -25,7 +25,7 @@ def command(*words: str) -> Callable[[Declared], Declared]:
     return declare
 
 
-Spec = Annotated[Path | None, Argument(metavar="SPEC", help="The spec; default flowplan.yaml.")]
+Spec = Annotated[Path | None, Argument(metavar="SPEC", help="The spec; default flowplan.yaml; - is stdin.")]
 State = Annotated[
     Path,
     Option("--state", envvar="FLOWPLAN_STATE", metavar="FILE", help="The state; default .flowplan/state.db."),
@@ -37,7 +37,10 @@ VarFile = Annotated[
 ]
 Target = Annotated[
     list[str] | None,
-    Option("--target", metavar="ADDR", help="Only these runs (address, run name or glob) and what they need."),
+    Option("--target", metavar="ADDR", help="Only these runs (name, address or glob) and what they need. Repeatable."),
+]
+OnlyTarget = Annotated[
+    list[str] | None, Option("--target", metavar="ADDR", help="Only these runs (name, address or glob). Repeatable.")
 ]
 Exclude = Annotated[list[str] | None, Option("--exclude", metavar="ADDR", help="Not these runs. Repeatable.")]
 Rerun = Annotated[
@@ -51,7 +54,9 @@ Refresh = Annotated[bool, Option("--refresh/--no-refresh", help="Ask the engines
 Preflight = Annotated[bool, Option("--preflight/--no-preflight", help="Look for what apply would trip over.")]
 Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask for approval.")]
 LockTimeout = Annotated[str, Option("--lock-timeout", metavar="TIME", help="Wait for the state's lock: 90s, 10m.")]
-Parallelism = Annotated[int, Option("--parallelism", min=1, max=1000, help="Engine calls at the same time.")]
+Parallelism = Annotated[
+    int, Option("--parallelism", min=1, max=1000, metavar="N", help="Engine calls at the same time.")
+]
 Detach = Annotated[bool, Option("--detach", "-d", help="Return once everything that can start has started.")]
 WaitTimeout = Annotated[
     str | None, Option("--wait-timeout", metavar="TIME", help="Stop following after this time; runs go on.")
@@ -66,7 +71,7 @@ SummaryFile = Annotated[
     Path | None, Option("--summary-file", metavar="FILE", help="Append the Markdown form (CI job summaries).")
 ]
 Policy = Annotated[
-    list[Path] | None, Option("--policy", metavar="FILE", help="Policies that the objects must satisfy.")
+    list[Path] | None, Option("--policy", metavar="FILE", help="Policies that the objects must satisfy. Repeatable.")
 ]
 
 STATE = Path(".flowplan/state.db")
@@ -136,7 +141,8 @@ def plan(
 @command()
 def apply(
     what: Annotated[
-        Path | None, Argument(metavar="PLAN|SPEC", help="A saved plan or a spec; default the last plan.")
+        Path | None,
+        Argument(metavar="PLAN|SPEC", help="A saved plan or a spec; default the last plan, else flowplan.yaml."),
     ] = None,
     state: State = STATE,
     var: Var = None,
@@ -183,7 +189,7 @@ def apply(
 def destroy(
     spec: Spec = None,
     state: State = STATE,
-    target: Target = None,
+    target: OnlyTarget = None,
     exclude: Exclude = None,
     allow_interrupt: AllowInterrupt = None,
     yes: Yes = False,
@@ -245,7 +251,7 @@ def logs(
     ] = None,
     format: Format = "text",
 ) -> None:
-    """The output of a run; of one whose object is gone, the stored end of it."""
+    """The output of a run, or the stored end of it."""
     from flowplan.commands import reading
 
     reading.logs(state, address, follow, tail, attempt, format)
@@ -298,7 +304,7 @@ def state_list(state: State = STATE, format: Format = "text") -> None:
 
 
 @command("state", "show")
-def state_show(address: Annotated[str, Argument(metavar="ADDR")], state: State = STATE) -> None:
+def state_show(address: Annotated[str, Argument(metavar="ADDR", help="The run.")], state: State = STATE) -> None:
     """Everything recorded about a run, as JSON."""
     from flowplan.commands import states
 
@@ -307,8 +313,8 @@ def state_show(address: Annotated[str, Argument(metavar="ADDR")], state: State =
 
 @command("state", "mv")
 def state_mv(
-    old: Annotated[str, Argument(metavar="FROM")],
-    new: Annotated[str, Argument(metavar="TO")],
+    old: Annotated[str, Argument(metavar="FROM", help="An address, or a run with all its cells.")],
+    new: Annotated[str, Argument(metavar="TO", help="What it is called from now on.")],
     state: State = STATE,
     lock_timeout: LockTimeout = "0",
 ) -> None:
@@ -320,7 +326,7 @@ def state_mv(
 
 @command("state", "rm")
 def state_rm(
-    address: Annotated[list[str], Argument(metavar="ADDR")],
+    address: Annotated[list[str], Argument(metavar="ADDR", help="The runs.")],
     state: State = STATE,
     lock_timeout: LockTimeout = "0",
 ) -> None:
@@ -332,7 +338,7 @@ def state_rm(
 
 @command("state", "import")
 def state_import(
-    address: Annotated[str, Argument(metavar="ADDR")],
+    address: Annotated[str, Argument(metavar="ADDR", help="The run that it becomes.")],
     object_id: Annotated[str, Argument(metavar="ID", help="Container id, namespace/job or pid.")],
     spec: Annotated[Path | None, Option("--spec", metavar="SPEC", help="The spec; default flowplan.yaml.")] = None,
     state: State = STATE,
@@ -363,7 +369,7 @@ def state_push(
     state: State = STATE,
     lock_timeout: LockTimeout = "0",
 ) -> None:
-    """Replace the state by a pulled one of the same lineage that is not older."""
+    """Replace the state by a pulled one that is not older."""
     from flowplan.commands import states
 
     states.push(state, file, lock_timeout)
@@ -380,7 +386,7 @@ def state_rebuild(
     ] = "",
     lock_timeout: LockTimeout = "0",
 ) -> None:
-    """Make records again from the labels of what is on the engines, when the state was lost."""
+    """Make a lost state again from the labels on the engines."""
     from flowplan.commands import arguments, states
 
     states.rebuild(state, spec, arguments.given(var, var_file), lineage, lock_timeout)
