@@ -75,8 +75,10 @@ def waiting_cause(job: Object, pods: Sequence[Object], events: Iterable[Object] 
         events: core/v1 Events; those of other objects are ignored.
     """
     ours = relevant(events, job, pods)
+    if suspended := _suspended(job):  # whatever became of the pods that it had
+        return suspended
     if not pods:
-        return _suspended(job) or _from_events(ours)
+        return _from_events(ours)
     pod = pods[-1]
     found = _waiting(pod) or _unschedulable(pod) or _evicted(pod)
     if found is None:

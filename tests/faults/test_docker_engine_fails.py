@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import threading
 import time
 import uuid
 from collections import Counter
@@ -16,6 +14,7 @@ import docker
 import docker.errors
 import pytest
 from faulty_proxy import FaultyProxy
+from following import Following
 from own_docker import IMAGE, OwnDocker, busybox, missing
 from projects import Project, until
 
@@ -67,39 +66,6 @@ class World:
 
     def await_told(self, wanted: dict[str, str]) -> None:
         until(lambda: wanted.items() <= self.told().items())
-
-
-class Following:
-    """An apply in the background, whose words can be waited for."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self._out: list[str] = []
-        self._err: list[str] = []
-        pairs = ((process.stdout, self._out), (process.stderr, self._err))
-        self._readers = [threading.Thread(target=self._read, args=pair, daemon=True) for pair in pairs]
-        for reader in self._readers:
-            reader.start()
-
-    def _read(self, stream: Any, lines: list[str]) -> None:
-        with stream:
-            lines.extend(iter(stream.readline, ""))
-
-    def said(self, words: str) -> str:
-        """All that it said, once it has said these words."""
-        until(lambda: words in "".join(self._err))
-        return "".join(self._err)
-
-    def end(self, code: int, *, interrupt: bool = False) -> tuple[str, str]:
-        """Its stdout and stderr once it has ended."""
-        if interrupt:
-            self.process.send_signal(signal.SIGINT)
-        self.process.wait(60)
-        for reader in self._readers:
-            reader.join(10)
-        err = "".join(self._err)
-        assert self.process.returncode == code, err
-        return "".join(self._out), err
 
 
 @pytest.fixture(scope="module")
