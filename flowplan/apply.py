@@ -24,12 +24,15 @@ from flowplan.schemas.events import Event
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Status
 from flowplan.state.lock import WriterLock, others_write
+from flowplan.state.rows import progressed
 from flowplan.state.store import Store
 
 BIRTHS_EVERY = 0.5
 """Seconds between looks whether another flowplan has started what it was about to start."""
 WAITING_TOGETHER = 4
 """How many times as many runs as ``--parallelism`` says are destroyed at once: they wait for their grace periods."""
+AHEAD = 2
+"""How many steps are handed out for each worker, whose intents are written together."""
 TICK = 0.2
 """Seconds between looks at time limits and signals."""
 
@@ -218,7 +221,8 @@ class Runner:
 
     def _ready(self) -> list[Step]:
         """Take what can be done now; what cannot is set aside until what holds it back changes."""
-        room = self.at_once - self.working
+        # One more for each worker than it can do at once, so that none waits while the state is written.
+        room = AHEAD * self.at_once - self.working
         ready: list[Step] = []
         starting: dict[str, int] = {}
         while len(ready) < room and (step := self.schedule.next()):
@@ -271,10 +275,23 @@ class Runner:
             record, ours = self.store.record(address), self.ledger.records.get(address)
             if (record.run_id if record else None) == (ours.run_id if ours else None):
                 left.append(step)
+            elif record and record.run_id == step.change.run_id and record.objects == step.change.after:
+                self._started_elsewhere(step, record)
             else:
                 self._done(self.waiting.pop(address))
                 self._error(address, ProviderError("another apply changed this run meanwhile; it was left alone"))
         return left
+
+    def _started_elsewhere(self, step: Step, record: Recorded) -> None:
+        """Another flowplan, which wanted the same, was faster: its attempt is the one that is followed."""
+        self.sink.note(f"{record.address}: started by another flowplan")
+        self.ledger.keep(record)
+        self.followed.add(record.address)
+        self._done(self.waiting.pop(record.address))
+        if record.status.live:
+            self._follow([record])
+        elif record.status is not Status.SUCCEEDED:
+            self.outcome.failed[record.address] = how_it_ended(record)
 
     def _intend(self, starting: Sequence[Step]) -> None:
         """Commit the intents before any engine is called (write-ahead)."""
@@ -490,23 +507,14 @@ class Runner:
             self.schedule.wake(address)
 
     def _refreshed(self, address: str) -> None:
-        self._refresh([address])
-
-    def _refresh(self, addresses: Iterable[str]) -> None:
-        """Take from the state what became of the runs at these addresses."""
-        before = {a: self.ledger.records.get(a) for a in addresses}
-        if self.lock.held:
-            now = self.store.progressed({a: former for a, former in before.items() if former})
+        """Take from the state what became of the run at an address."""
+        record, former = self.store.record(address), self.ledger.records.get(address)
+        if record:
+            self.ledger.keep(record)
         else:
-            now = {a: record for a in before if (record := self.store.record(a))}
-        for address, former in before.items():
-            record = now.get(address)
-            if record:
-                self.ledger.keep(record)
-            else:
-                self.ledger.drop(address)
-            if former and (record is None or record.run_id != former.run_id):
-                self._taken_over(former, record)
+            self.ledger.drop(address)
+        if former and (record is None or record.run_id != former.run_id):
+            self._taken_over(former, record)
 
     def _taken_over(self, former: Recorded, record: Recorded | None) -> None:
         """Another flowplan destroyed a run that is followed, or started its next attempt, which is followed then."""
@@ -578,8 +586,13 @@ class Runner:
         known = [without_secrets_of_runs(self.engines, r, s, redactor, self.secrets) for r, s in pairs]
         if not known:
             return
-        events = self.store.observe(known)
-        self._refresh([self.ledger.by_run[one.run_id] for one in known])
+        events, changed = self.store.advance(known)
+        for address in dict.fromkeys(self.ledger.by_run[one.run_id] for one in known):
+            record = self.ledger.records.get(address)
+            if record is None or not self.lock.held:
+                self._refreshed(address)
+            elif record.run_id in changed:  # nobody else writes while the lock is ours
+                self.ledger.keep(progressed(record, changed[record.run_id]))
         self._tell(events)
         for event in events:
             record = self.ledger.records.get(event.address)

@@ -3,6 +3,7 @@
 FlowplanError                exit 1
 ├── InvalidInput             exit 7   spec, variable, template, manifest or option; holds every fault found
 ├── StateError               exit 1   the state cannot be read or written, is damaged or too new
+│   ├── StateFull            exit 1   its disk has no room, or fails; what was committed is kept
 │   └── StateLocked          exit 5   another flowplan holds the writer's lock
 ├── PlanStale                exit 4   what would happen now is not what was reviewed
 ├── Refused                  exit 6   protected run, wrong target, policy
@@ -58,6 +59,10 @@ class InvalidInput(FlowplanError):
 
 class StateError(FlowplanError):
     """The state cannot be read or written, is damaged, or was written by a newer flowplan."""
+
+
+class StateFull(StateError):
+    """The disk of the state has no room, or reports an error; what was committed is kept."""
 
 
 class StateLocked(StateError):

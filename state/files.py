@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flowplan.schemas.errors import StateError
+from flowplan.schemas.errors import StateError, StateFull
 from flowplan.schemas.faults import point
 from flowplan.schemas.places import make_private, refuse_foreign
 
@@ -29,25 +29,33 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system raise into a StateError that names the file and the way back."""
+def explained(path: Path, *, new: bool = False) -> Iterator[None]:
+    """Turn what SQLite and the file system raise into a StateError that names the file and the way back.
+
+    Args:
+        new: the file is only being made.
+    """
     try:
         yield
     except sqlite3.Error as error:
-        raise explain(path, error) from error
+        raise explain(path, error, new=new) from error
     except OSError as error:
         raise StateError(f"the state {path} cannot be used: {error.strerror or error}") from error
 
 
-def explain(path: Path, error: sqlite3.Error) -> StateError:
+def explain(path: Path, error: sqlite3.Error, *, new: bool = False) -> StateError:
     """The StateError for an error of SQLite, told by its code."""
     name = getattr(error, "sqlite_errorname", None) or ""
-    if identity(path) is None:
+    if not new and identity(path) is None:
         return StateError(f"the state {path} has vanished", hint=REBUILD)
     for prefix, (what, hint) in _CAUSES.items():
         if name.startswith(prefix):
-            return StateError(f"the state {path} {what}", hint=hint)
-    return StateError(f"the state {path} cannot be used: {error}")
+            kind = StateFull if prefix in _FULL else StateError
+            return kind(f"the state {path} {what}", hint=hint)
+    if not name and isinstance(error, sqlite3.OperationalError):  # Python's own, with the bytes in its message
+        return damaged(path, "a text in it cannot be read")
+    # Nothing is wrong with the statements of this package, so it is the file that does not fit them.
+    return StateError(f"the state {path} cannot be used: {error}", hint=REBUILD)
 
 
 _CAUSES = {
@@ -62,6 +70,7 @@ _CAUSES = {
         "check the disk and run the same command again; what was committed is kept",
     ),
 }
+_FULL = ("SQLITE_FULL", "SQLITE_IOERR")
 
 
 def damaged(path: Path, what: str) -> StateError:
@@ -81,8 +90,9 @@ def identity(path: Path) -> tuple[int, int] | None:
 def check(path: Path, *, read_only: bool) -> None:
     """Raise StateError unless ``path`` is a regular file that may be read, and written unless ``read_only``.
 
-    Writing never goes through a symbolic link, and what another user may have prepared is not even read. The file is only looked at, never opened here: closing a second
-    descriptor would drop the locks that SQLite holds on the file in this process.
+    Writing never goes through a symbolic link, and what another user may have prepared is not even read. The file is
+    only looked at, never opened here: closing a second descriptor would drop the locks that SQLite holds on the file in
+    this process.
     """
     refuse_foreign(path, PARTS)
     try:
@@ -92,6 +102,8 @@ def check(path: Path, *, read_only: bool) -> None:
     if stat.S_ISLNK(found.st_mode):
         if not read_only:
             raise StateError(f"the state {path} is a symbolic link", hint="name the file itself with --state")
+        if identity(path) is None:
+            raise StateError(f"the state {path} is a symbolic link that leads nowhere", hint=MISSING)
         found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise StateError(f"the state {path} is not a regular file", hint="--state names another file")

@@ -48,9 +48,10 @@ class Store(Reading):
                 ``read_only``; the message says the way back.
         """
         path = Path(path)
-        with files.explained(path):
-            if create and not os.path.lexists(path):
+        if create and not os.path.lexists(path):
+            with files.explained(path, new=True):
                 files.make(path, partial(_empty, *(born or new_identity())))
+        with files.explained(path):
             files.check(path, read_only=read_only)
             connection = files.connect(path, read_only=read_only)
             try:
@@ -122,15 +123,19 @@ class Store(Reading):
 
         Run ids that the state does not know are ignored. Writes nothing, and waits for nobody, when nothing is new.
         """
+        return self.advance(seen)[0]
+
+    def advance(self, seen: Sequence[Observed]) -> tuple[list[Event], dict[str, Progress]]:
+        """As ``observe``; returns also what has changed, by run id."""
         version = self._version()
         changed, drafts = self._advanced(seen)
         if not changed:
-            return []
+            return [], {}
         with self._changing("observe") as db:
             if self._version() != version:  # somebody else has written since
                 changed, drafts = self._advanced(seen)
             journal.save(db, changed)
-            return journal.append(db, drafts)
+            return journal.append(db, drafts), changed
 
     def finish(
         self,
@@ -387,13 +392,14 @@ def new_identity() -> tuple[str, bytes]:
 
 def _empty(lineage: str, key: bytes, connection: sqlite3.Connection) -> None:
     db = migrations.database(connection)
-    db.execute("PRAGMA journal_mode = WAL")
     with db.atomic():
         migrations.run_steps(db, migrations.STEPS)
         connection.execute(
             "INSERT INTO meta (id, lineage, key, serial, created_at) VALUES (1, ?, ?, 0, ?)",
             (lineage, key, rows.now()),
         )
+    # Only now: a log that cannot be copied into the file, because the disk is full, must not be left out of it.
+    db.execute("PRAGMA journal_mode = WAL")
 
 
 def _intent(item: Recorded, known: tuple[str, int, Progress] | None, plan_digest: str) -> Recorded:

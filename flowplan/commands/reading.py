@@ -16,7 +16,7 @@ from flowplan.gather import engines_of, observe
 from flowplan.output import Bursts, Output, harmless, reader_gone
 from flowplan.planner.plan import names
 from flowplan.refreshing import record_observed
-from flowplan.schemas.errors import InvalidInput, ProviderError
+from flowplan.schemas.errors import InvalidInput, ProviderError, StateFull
 from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded
 from flowplan.schemas.sources import did_you_mean
@@ -24,9 +24,14 @@ from flowplan.state.store import Store
 
 
 def opened(state: Path) -> Store:
-    """The state, for reading; it must be there, and need not be writable."""
+    """The state, for reading; it must be there, and need not be writable, nor its disk have any room."""
     writable = os.access(state, os.W_OK) and os.access(state.parent, os.W_OK)
-    return Store.open(state, read_only=Store.exists(state) and not writable)
+    if not Store.exists(state) or writable:
+        try:
+            return Store.open(state)
+        except StateFull:
+            pass
+    return Store.open(state, read_only=True)
 
 
 def chosen(records: Mapping[str, Recorded], addresses: Sequence[str]) -> dict[str, Recorded]:
