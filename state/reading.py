@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,21 +64,6 @@ class Reading:
             address,
         )
         return next(iter(self._decoded(rows.decode, found)), None)
-
-    def progressed(self, known: Mapping[str, Recorded]) -> dict[str, Recorded]:
-        """The newest attempts at these addresses; where it is still the given one, only its progress is read anew.
-
-        For who holds the writer's lock, so that nobody else changes the objects and settings of the given ones.
-        """
-        found = self._all(
-            "SELECT r.address, r.run_id, a.status, a.present, a.outcome, a.progress FROM records r"
-            " JOIN attempts a USING (run_id) WHERE r.address IN (SELECT value FROM json_each(?))",
-            _ids(known),
-        )
-        progress = self._decoded(lambda row: (row[0], row[1], rows.decode_progress(*row[2:])), found)
-        newest = {a: rows.progressed(known[a], p) for a, run_id, p in progress if run_id == known[a].run_id}
-        others = {a: self.record(a) for a, _, _ in progress if a not in newest}
-        return {**newest, **{a: record for a, record in others.items() if record}}
 
     def attempts(self, address: str | None = None, *, run_id: str | None = None) -> list[Recorded]:
         """Every attempt ever, the destroyed ones too, oldest first."""
