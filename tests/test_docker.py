@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -448,6 +449,23 @@ def test_wrong_settings_are_errors_for_people(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("DOCKER_CLIENT_TIMEOUT", "soon")
     with pytest.raises(ProviderError, match="not a timeout"):
         connect(Context(str(uuid.uuid4()), tmp_path)).target()
+
+
+@pytest.mark.parametrize(
+    ("host", "hint"),
+    [
+        ("ftp://nowhere", "write unix:///path, tcp://host:port or ssh://user@host"),
+        pytest.param(
+            "ssh://nowhere",
+            "pip install 'docker[ssh]'",
+            marks=pytest.mark.skipif(bool(find_spec("paramiko")), reason="paramiko is there"),
+        ),
+    ],
+)
+def test_a_host_that_cannot_be_used_is_told_with_what_to_write(tmp_path: Path, host: str, hint: str) -> None:
+    with pytest.raises(EngineUnreachable) as caught:
+        connect(Context(str(uuid.uuid4()), tmp_path, {"host": host})).target()
+    assert hint in caught.value.hint and "NameError" not in str(caught.value) and "not defined" not in str(caught.value)
 
 
 def test_contexts_of_the_docker_cli_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:

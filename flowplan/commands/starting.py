@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from flowplan.output import Output
@@ -58,7 +59,8 @@ def init(directory: Path, provider: str) -> None:
         raise InvalidInput(f"{path} exists already") from None
     except OSError as error:
         raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
-    Output().note(f"Wrote {path}. Next: `flowplan plan`, then `flowplan apply`.")
+    enter = "" if directory.resolve() == Path.cwd() else f"`cd {shlex.quote(str(directory))}`, "
+    Output().note(f"Wrote {path}. Next: {enter}`flowplan plan`, then `flowplan apply`.")
 
 
 def _project(name: str) -> str:

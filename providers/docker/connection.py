@@ -424,7 +424,11 @@ def _cause(error: BaseException) -> tuple[str, str]:
         return _SILENT
     if any(isinstance(link, requests.exceptions.SSLError) for link in chain):
         return "the TLS handshake failed", "check DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
+    if any(isinstance(link, NameError) for link in chain):  # how docker-py finds out that paramiko is missing
+        return "ssh:// needs the package paramiko", "python -m pip install 'docker[ssh]'"
     last = str(chain[-1]).strip().splitlines()
+    if last and last[0].startswith("Invalid bind address"):
+        return last[0][:200], "write unix:///path, tcp://host:port or ssh://user@host"
     return (last[0][:200] if last else type(chain[-1]).__name__), "check that the Engine runs"
 
 
