@@ -438,6 +438,12 @@ def _defect(error: Exception) -> int:
     where = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, OSError) and where.name in ("write", "echo"):  # the help, written by typer
         return complain(f"the output could not be written: {error.strerror}", 1)
+    if isinstance(error, RuntimeError) and where.name == "start" and Path(where.filename).name == "threading.py":
+        return complain(
+            "no further thread can be started: the process table of this host, or this user's part of it (ulimit -u), "
+            "is full; what was started goes on, and the next apply goes on from there",
+            1,
+        )
     text = f"this is a defect of flowplan: {type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
     if os.environ.get("FLOWPLAN_DEBUG"):
         frames = traceback.extract_tb(error.__traceback__)

@@ -95,6 +95,9 @@ class Watches:
                     self._inbox.put(("refused", (provider, error)))
                     return
                 stop.wait(2.0)
+            except RuntimeError as error:  # no further thread: told where nobody overhears it
+                self._inbox.put(("defect", error))
+                return
 
     def _heard(self, provider: str, news: Observed | FlowplanError | None) -> None:
         """Pass on what is new; a trouble once, and once that it is over."""
@@ -180,7 +183,7 @@ class LogStreams:
                 if self._stop.is_set():
                     return
                 self._show(record.address, line._replace(text=text_of(line)))
-        except FlowplanError as error:
+        except (FlowplanError, RuntimeError) as error:  # RuntimeError: no further thread to read it with
             # Output that cannot be streamed is no fault of the run: it goes on, its tail is stored at its end.
             self._show(record.address, LogLine(f"(output is not streamed: {error})", "stderr"))
 

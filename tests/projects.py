@@ -34,10 +34,11 @@ class Result:
 
 @dataclass
 class Project:
-    """A directory with a spec, and flowplan to run in it."""
+    """A directory with a spec, and flowplan to run in it; ``before`` is what stands before it (prlimit, setpriv...)."""
 
     directory: Path
     env: dict[str, str] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
 
     def write(self, text: str, name: str = "flowplan.yaml") -> Path:
         path = self.directory / name
@@ -46,7 +47,7 @@ class Project:
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [FLOWPLAN, *arguments],
+            [*self.before, FLOWPLAN, *arguments],
             cwd=self.directory,
             env={**os.environ, **self.env},
             stdin=subprocess.DEVNULL,
@@ -58,7 +59,7 @@ class Project:
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = PATIENCE) -> Result:
         done = subprocess.run(
-            [FLOWPLAN, *arguments],
+            [*self.before, FLOWPLAN, *arguments],
             check=False,
             cwd=self.directory,
             env={**os.environ, **self.env, **(env or {})},

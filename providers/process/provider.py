@@ -24,7 +24,7 @@ from flowplan.providers.process.procfs import (
     this_boot,
 )
 from flowplan.providers.process.runfiles import RunFiles, identity_of, look, refuse_elsewhere
-from flowplan.providers.process.supervision import Supervision
+from flowplan.providers.process.supervision import Supervision, full
 from flowplan.providers.process.watching import watch
 from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, Order
 from flowplan.schemas.errors import ProviderError, Refused, StartFailed
@@ -190,6 +190,8 @@ class ProcessProvider:
             time.sleep(0.02)
         if state == "stopped":
             raise ProviderError("this attempt was stopped or removed; it is not started again", reason="Stopped")
+        if state == "full":
+            raise full()
         if state not in ("started", "failed"):
             raise ProviderError(state, reason="SupervisorRefused")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -13,6 +14,7 @@ from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any
 
+from flowplan.providers.process.supervisor import FULL, NO_ROOM
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.faults import point
 
@@ -140,6 +142,20 @@ def _spawn(runs_dir: Path) -> subprocess.Popen[bytes]:
         finally:
             os.close(log)
     except OSError as error:
-        raise ProviderError(f"the supervisor of the processes cannot be started: {error}") from error
-    process.wait()  # it forks and lives on as nobody's child
+        raise full() if error.errno in FULL else _unstarted(error) from error
+    if process.wait() == NO_ROOM:  # it forks and lives on as nobody's child
+        raise full()
     return process
+
+
+def _unstarted(error: OSError) -> ProviderError:
+    return ProviderError(f"the supervisor of the processes cannot be started: {error}")
+
+
+def full() -> ProviderError:
+    """The host gives no further process: nothing was started."""
+    return ProviderError(
+        f"no further process can be started on this host: {os.strerror(errno.EAGAIN)}",
+        hint="its process table, or this user's part of it (ulimit -u), is full: end some, then apply again",
+        reason="ProcessTableFull",
+    )

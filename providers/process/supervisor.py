@@ -52,6 +52,10 @@ OURS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIG
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
 DEFAULT_PATH = "/bin:/usr/bin"
 _REASONS = {"chdir": "WorkingDirectoryMissing", "search": "ExecutableNotFound"}
+FULL = frozenset({errno.EAGAIN, errno.ENOMEM})
+"""What fork says when the host gives no further process."""
+NO_ROOM = 11
+"""The exit code of a supervisor that could not even leave its caller."""
 
 
 def now() -> str:
@@ -441,13 +445,17 @@ class Supervisor:
     # -- starting
 
     def _start(self, run: Run) -> str:
-        """Fork the run if nobody ever did: ``starting``; else ``busy``, ``started``, ``stopped``, ``refused: ...``."""
+        """Fork the run if nobody ever did: ``starting``; else ``busy``, ``started``, ``stopped``, ``refused: ...``, or
+        ``full`` where the host gives no further process."""
         try:
             claim = os.open(run.path("claim"), os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             return f"refused: {run.directory}: {error.strerror}"
         try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return "busy"
             if run.has("stop"):
                 return "stopped"
             if run.executions == 0 and (run.has("started.json") or run.has("exit.json")):
@@ -458,7 +466,7 @@ class Supervisor:
         except BlockingIOError:
             return "busy"
         except OSError as error:
-            return f"refused: {error.strerror}"
+            return "full" if error.errno in FULL else f"refused: {error.strerror}"
         finally:
             os.close(claim)
 
@@ -616,8 +624,8 @@ class Supervisor:
         if run.id not in self.runs:
             return
         state = self._start(run)
-        if state == "busy":
-            self._retry_later(run, 0.05)
+        if state in ("busy", "full"):
+            self._retry_later(run, 0.05 if state == "busy" else 1.0)
         elif state != "starting":
             self._finish(run)
 
@@ -716,8 +724,11 @@ def _raise_limit() -> tuple[int, int]:
 
 def main(runs_dir: str) -> None:
     """Leave the caller's terminal, session and process tree, then serve."""
-    if os.fork():
-        os._exit(0)
+    try:
+        if os.fork():
+            os._exit(0)
+    except OSError as error:
+        os._exit(NO_ROOM if error.errno in FULL else 1)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
