@@ -51,12 +51,12 @@ OURS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIG
 """Signals that we, or whoever started us, may treat in a way that a program does not expect."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
 DEFAULT_PATH = "/bin:/usr/bin"
-_REASONS = {"chdir": "WorkingDirectoryMissing", "search": "ExecutableNotFound"}
 FULL = frozenset({errno.EAGAIN, errno.ENOMEM})
 """What fork says when the host gives no further process."""
 NO_ROOM = 11
 """The exit code of a supervisor that could not even leave its caller."""
 
+_REASONS = {"chdir": "WorkingDirectoryMissing", "search": "ExecutableNotFound"}
 
 def now() -> str:
     """This moment: RFC 3339, UTC, microseconds."""
@@ -463,8 +463,6 @@ class Supervisor:
             _fault("supervisor:after_claim")
             self._fork(run)
             return "starting"
-        except BlockingIOError:
-            return "busy"
         except OSError as error:
             return "full" if error.errno in FULL else f"refused: {error.strerror}"
         finally:
