@@ -273,6 +273,8 @@ class _Expander:
                 self._guarded(group, key, partial(run_fields.split_command, key=key))
         trees = {k: compiled(v, (k,), self._wrong_in(group)) for k, v in group.fields.items()}
         self._placements(group, trees)
+        if trees.get("max_parallel") is not None and "matrix" not in trees and "max_parallel" in tree["runs"][name]:
+            self.report.warn(("runs", name, "max_parallel"), "does nothing: the run has no matrix")
         group.cells = self._cells(group, trees.pop("matrix", None))
         for key, node in trees.items():
             if isinstance(node, Leaf | Branch):

@@ -438,6 +438,12 @@ def test_a_block_of_another_provider_is_ignored_with_a_warning(world: World) -> 
     assert "is ignored" in expansion.diagnostics[0].message
 
 
+def test_max_parallel_of_a_single_run_is_warned_about(world: World) -> None:
+    text = "defaults: {max_parallel: 2}\nruns:\n  a: {provider: docker, max_parallel: 3}\n  b: {provider: docker}\n"
+    [warning] = world.expand(text).diagnostics
+    assert str(warning).endswith("runs.a.max_parallel: does nothing: the run has no matrix")
+
+
 def test_only_checking(world: World) -> None:
     assert world.expand(one("image: x"), lineage="", only_check=True).desired == ()
 
