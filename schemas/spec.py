@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from types import ModuleType, SimpleNamespace
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model, model_validator
 from pydantic_core import core_schema
@@ -17,6 +19,7 @@ from flowplan.schemas import fields as f
 SCHEMA_ID = "https://flowplan.dev/schemas/spec-1.json"
 SCHEMA_FILE = Path(__file__).with_name("spec.schema.json")
 NO_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
+PLUGIN_LOADER = "pydantic.plugin._loader"
 BUILT_IN_TYPES = ("process", "docker", "kubernetes")
 
 NAME_PATTERN = f"^[A-Za-z0-9_{f.BEYOND_ASCII}][A-Za-z0-9_.{f.BEYOND_ASCII}-]*$"
@@ -395,11 +398,16 @@ def _extended(blocks: tuple[tuple[str, type[BaseModel] | None], ...]) -> type[Sp
 @contextmanager
 def without_plugins() -> Iterator[None]:
     """No plugins of pydantic, which other packages bring, in a validator that is built meanwhile; nobody inherits it."""
-    former = os.environ.get(NO_PLUGINS)
+    former, loader = os.environ.get(NO_PLUGINS), sys.modules.get(PLUGIN_LOADER)
     os.environ[NO_PLUGINS] = "__all__"
+    # Loading what would look for them takes longer than the rest: it reads the metadata of packages.
+    sys.modules[PLUGIN_LOADER] = cast("ModuleType", SimpleNamespace(get_plugins=lambda: ()))
     try:
         yield
     finally:
+        sys.modules.pop(PLUGIN_LOADER)
+        if loader is not None:
+            sys.modules[PLUGIN_LOADER] = loader
         if former is None:
             del os.environ[NO_PLUGINS]
         else:
