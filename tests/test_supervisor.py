@@ -465,13 +465,19 @@ def test_a_bad_working_directory(host: Host, make: str | None, word: str) -> Non
     assert (error.exit_code_of_run, error.reason) == (127, "WorkingDirectoryMissing")
 
 
-def test_a_script_without_its_interpreter(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [("#!/no/such/interpreter", "/no/such/interpreter, does not exist"), ("#!/bin/sh\r", "the line ends of Windows")],
+)
+def test_a_script_whose_interpreter_is_not_there(host: Host, first: str, words: str) -> None:
     script = host.home / "tool"
-    script.write_text("#!/no/such/interpreter\n")
+    script.write_text(f"{first}\n")
     script.chmod(0o755)
+    order = host.order("./tool")
+    assert [words in finding.message for finding in host.provider.preflight([order])] == [True]
     with pytest.raises(StartFailed) as failure:
-        host.provider.create(host.order("./tool"))
-    assert "tool" in str(failure.value)
+        host.provider.create(order)
+    assert words in str(failure.value)
     assert failure.value.exit_code_of_run == 127
 
 

@@ -25,8 +25,9 @@ def find_problem(name: str, path: str | None, cwd: str) -> Problem | None:
     if not os.access(cwd, os.X_OK):
         return Problem("working_dir", f'working directory "{cwd}" may not be entered by this user')
     files = [Path(cwd) / file for file in candidates(name, path)]
-    if any(file.is_file() and os.access(file, os.X_OK) for file in files):
-        return None
+    program = next((file for file in files if file.is_file() and os.access(file, os.X_OK)), None)
+    if program:
+        return _interpreter_problem(program, cwd)
     found = next((file for file in files if file.exists()), None)
     if found:
         what = "is a directory" if found.is_dir() else "is not executable"
@@ -39,3 +40,20 @@ def find_problem(name: str, path: str | None, cwd: str) -> Problem | None:
     return Problem(
         "executable", f'executable "{name}" was not found in PATH ({places})', "give its full path, or set PATH"
     )
+
+
+def _interpreter_problem(script: Path, cwd: str) -> Problem | None:
+    """A script whose ``#!`` names nothing; the kernel says of it that the script itself does not exist."""
+    try:
+        with script.open("rb") as file:
+            first = file.read(256).partition(b"\n")[0]
+    except OSError:
+        return None  # who may execute a file may not always read it
+    words = first[2:].split(maxsplit=1) if first.startswith(b"#!") else []
+    if words and first.endswith(b"\r"):
+        return Problem("executable", f'"{script}" has the line ends of Windows', "save it with those of Unix")
+    interpreter = os.fsdecode(words[0]) if words else ""
+    if not interpreter or (Path(cwd) / interpreter).exists():
+        return None
+    what = f'the interpreter of "{script}", {interpreter}, does not exist'
+    return Problem("executable", what, "correct its first line")
