@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from flowplan.schemas.sources import Position
@@ -53,6 +54,7 @@ def digest(value: Json) -> str:
     return "sha256:" + hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+@lru_cache(maxsize=1024)
 def run_id(lineage: str, address: str, attempt: int) -> str:
     """The run id: UUIDv5 of (state lineage, address, attempt), design 2."""
     return str(uuid.uuid5(uuid.UUID(lineage), f"{address}#{attempt}"))
