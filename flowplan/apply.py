@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from flowplan import jobs
-from flowplan.clock import seconds_since, timestamp
+from flowplan.clock import SteadyClock, seconds_between, timestamp
 from flowplan.engines import Engines
 from flowplan.following import LogStreams, Watches, last_seen, tail_of, undisputed, without_secrets_of_runs
 from flowplan.gate import Gate, how_it_ended
@@ -63,6 +63,7 @@ class Runner:
         self.waiting = self.schedule.waiting
         self.ledger = Ledger(self.schedule)
         self.gate = Gate(self.steps, self.waiting, self.ledger, self.outcome)
+        self.clock = SteadyClock()
         self.limits_due = 0.0
         self.births_due = 0.0
         for record in store.records().values():
@@ -323,7 +324,7 @@ class Runner:
             settings=change.settings,
             status=Status.CREATING,
             plan_digest=self.plan.digest,
-            created_at=timestamp(),
+            created_at=timestamp(self.clock.now()),
         )
 
     def _hand_out(self, step: Step) -> None:
@@ -430,7 +431,11 @@ class Runner:
         self.stopping -= {r.run_id for r in done.attempts if r.run_id not in gone}
         for record in done.removed:
             if record.status.live and record.run_id not in self.expired:
-                self._tell(self.store.finish(record.run_id, Status.CANCELLED, reason="Stopped", present=False))
+                end = self._engine_time(record)
+                stopped = self.store.finish(
+                    record.run_id, Status.CANCELLED, reason="Stopped", finished_at=end, present=False
+                )
+                self._tell(stopped)
         if done.removed:
             self.store.absent([r.run_id for r in done.removed])
 
@@ -642,7 +647,9 @@ class Runner:
         self.limits_due = now + TICK * (1 + len(self.ledger.limited) / 1000)
         for record in [r for a, r in self.ledger.limited.items() if a in self.followed]:
             limit, since, reason = _limit(record)
-            passed = seconds_since(since)
+            # When it was created we know by our clock, when it began to run by the engine's.
+            pending = record.status is Status.PENDING
+            passed = seconds_between(since, self.clock.now() if pending else self.engines.now(record.provider))
             if limit is None or passed is None or passed <= limit or record.run_id in self.expired:
                 continue
             word = "DeadlineExceeded" if record.status is Status.RUNNING else ""
@@ -664,10 +671,18 @@ class Runner:
         why = done.before or Observed(record.run_id)
         word = word or why.reason or record.reason or "StartTimeout"
         message += f": {why.message or record.message}" if why.message or record.message else ""
-        self._tell(self.store.finish(record.run_id, Status.TIMED_OUT, reason=word, message=message, present=False))
+        end = self._engine_time(record)
+        ended = self.store.finish(
+            record.run_id, Status.TIMED_OUT, reason=word, message=message, finished_at=end, present=False
+        )
+        self._tell(ended)
         self._refreshed(record.address)
         self.watches.ended(record)
         self.outcome.failed[record.address] = f"timed out: {message}"
+
+    def _engine_time(self, record: Recorded) -> str:
+        """The time now by the clock that told when the run began."""
+        return timestamp(self.engines.now(record.provider) or self.clock.now())
 
     def _tell(self, events: Iterable[Event]) -> None:
         for event in events:

@@ -1,8 +1,9 @@
-"""The time now, as every document writes it."""
+"""The time now, as every document writes it, and a clock that nobody can set."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 
 
 def timestamp(moment: datetime | None = None) -> str:
@@ -10,8 +11,19 @@ def timestamp(moment: datetime | None = None) -> str:
     return (moment or datetime.now(UTC)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def seconds_since(text: str | None) -> float | None:
-    """Seconds from an RFC 3339 time to now; None for None."""
-    if not text:
+def seconds_between(text: str | None, now: datetime | None) -> float | None:
+    """Seconds from an RFC 3339 time to ``now``; None where one is unknown."""
+    if not text or now is None:
         return None
-    return (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
+    return (now - datetime.fromisoformat(text)).total_seconds()
+
+
+class SteadyClock:
+    """This computer's time as it was when this was made, running on whatever its clock is set to meanwhile."""
+
+    def __init__(self) -> None:
+        self._from, self._since = datetime.now(UTC), time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def now(self) -> datetime:
+        """The time by it."""
+        return self._from + timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME) - self._since)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from flowplan.clock import SteadyClock
 from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.runs import Target
 from flowplan.schemas.secrets import reveal
@@ -123,6 +125,7 @@ class Engines:
         self._providers: dict[str, Provider] = {}
         self._targets: dict[str, Target] = {}
         self._lock = threading.Lock()
+        self._clock = SteadyClock()
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries or name in BUILT_IN
@@ -147,6 +150,13 @@ class Engines:
         if name not in self._targets:
             self._targets[name] = self.provider(name).target()
         return self._targets[name]
+
+    def now(self, name: str) -> datetime | None:
+        """The time by the clock of the engine behind an entry, without asking it; None while nobody knows."""
+        from flowplan.providers.protocol import Timekeeper
+
+        provider = self._providers.get(name)
+        return provider.now() if isinstance(provider, Timekeeper) else self._clock.now()
 
     def targets(self) -> dict[str, Target]:
         """The identities that were asked for."""

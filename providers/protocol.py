@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
@@ -92,6 +93,14 @@ class Found:
 
 News = Observed | ProviderError | None
 """What a watch yields: something new of a run, the engine's refusal or silence while it lasts, or nothing."""
+
+
+@runtime_checkable
+class Timekeeper(Protocol):
+    """What a provider may offer as well: its engine's own time. Without it this computer's time is taken for it."""
+
+    def now(self) -> datetime | None:
+        """The engine's time without asking it; None while nobody knows."""
 
 
 class Provider(Protocol):

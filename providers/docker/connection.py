@@ -19,6 +19,7 @@ import docker.utils
 import requests
 import urllib3
 
+from flowplan.providers.clocks import EngineClock
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -75,6 +76,7 @@ class Engine:
         self._version = ""
         self._broken = False
         self._info: dict[str, Any] | None = None
+        self.clock = EngineClock()
         self.endpoint = "the Docker Engine"
 
     @property
@@ -263,6 +265,7 @@ class Engine:
             )
             answer = client.request("GET", f"{client.base_url}/version", timeout=self.timeout)
             self._version = _version(answer)
+            self.clock.hear(answer.headers.get("Date"))
         except (docker.errors.DockerException, *_BROKEN) as error:
             if client is not None:
                 client.close()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -43,6 +44,10 @@ class DockerProvider:
         """The Engine by its id; the label is its endpoint and name."""
         info = self._engine.info()
         return Target("docker", str(info["ID"]), f"{self._engine.endpoint} ({info.get('Name', '')})")
+
+    def now(self) -> datetime | None:
+        """The time by the Engine's clock; None before it has answered."""
+        return self._engine.clock.now()
 
     def observe(self, records: Sequence[Recorded]) -> list[Observed]:
         """One list, and an inspect for every container whose end or drift the list cannot tell."""

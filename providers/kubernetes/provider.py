@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from flowplan.providers import polling
 from flowplan.providers.kubernetes import finding, jobs, logs, observing, preflight, watching
@@ -42,6 +43,10 @@ class KubernetesProvider:
             if error.reason != "Forbidden":
                 raise
         return endpoint.fallback_id
+
+    def now(self) -> datetime | None:
+        """The time by the API server's clock; None before it has answered."""
+        return self._api.clock.now()
 
     def observe(self, records: Sequence[Recorded]) -> list[Observed]:
         return observing.observe(self._api, records, self._lineage, self._namespace, self.target().id)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from flowplan.providers.clocks import EngineClock
 from flowplan.providers.kubernetes.connection import Endpoint
 from flowplan.providers.kubernetes.refusals import refusal
 from flowplan.providers.protocol import CUT
@@ -46,6 +47,7 @@ class Api:
         self._read = _READ
         self._prefix = urlsplit(endpoint.server).path
         self._pool: HTTPConnectionPool | None = None
+        self.clock = EngineClock()
         self._lock = threading.Lock()
 
     def impatient(self) -> Api:
@@ -174,6 +176,7 @@ class Api:
                 if response.status != 401 or renew or not self.endpoint.credentials.refreshable:
                     break
                 response.drain_conn()
+            self.clock.hear(response.headers.get("Date"))
             return response
         except (HTTPError, OSError) as error:
             raise unreachable(self.endpoint, error) from None
