@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
 import json
 import random
@@ -254,6 +255,8 @@ def _innermost(error: BaseException) -> BaseException:
     from urllib3.exceptions import NewConnectionError, TimeoutError
 
     inner = error.__cause__ or error.__context__
+    if isinstance(inner, builtins.TimeoutError) and inner.errno is None:  # ours, not the network's
+        return OSError(0, _SILENT)
     if isinstance(inner, OSError) and not isinstance(inner, TimeoutError):
         return _innermost(inner)
     if isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError):

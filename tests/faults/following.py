@@ -7,7 +7,14 @@ import subprocess
 import threading
 from typing import Any
 
-from projects import until
+from projects import Project, until
+
+
+def watched(project: Project, words: str) -> str:
+    """What `watch` says until it has said these words, and is interrupted."""
+    following = Following(project.start("watch"))
+    following.said(words)
+    return following.end(130, interrupt=True)[1]
 
 
 class Following:

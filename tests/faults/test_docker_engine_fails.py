@@ -14,7 +14,7 @@ import docker
 import docker.errors
 import pytest
 from faulty_proxy import FaultyProxy
-from following import Following
+from following import Following, watched
 from own_docker import IMAGE, OwnDocker, busybox, missing
 from projects import Project, until
 
@@ -245,23 +245,23 @@ def test_every_command_says_which_engine_does_not_answer(
     project = world.project
     world.spec(f"a: {{command: {LONG}}}")
     project.ok("apply", "--yes", "--detach")
-    env, address = {"DOCKER_CLIENT_TIMEOUT": "0.5"}, proxy.host
+    before, address = dict(project.env), proxy.host
+    project.env["DOCKER_CLIENT_TIMEOUT"] = "0.5"
     if what == "gone":
         address = f"unix://{project.directory}/nowhere"
-        env["DOCKER_HOST"] = address
+        project.env["DOCKER_HOST"] = address
     else:
         proxy.play(what, body=b"<html>hello</html>") if what == "say" else proxy.play(what)
     for command in (("plan",), ("apply", "--yes", "flowplan.yaml"), ("destroy", "--yes"), ("logs", "a")):
-        failed = project.ok(*command, code=1, env=env)
+        failed = project.ok(*command, code=1)
         assert words in failed.err and address in failed.err and "(" in failed.err, "what, where, what to do"
         assert failed.err.count("\n") == 1
-    status = project.ok("status", env=env)
+    status = project.ok("status")
     assert "running" in status.out and words in status.err and address in status.err
-    begun = time.monotonic()
-    watched = project.ok("watch", "--wait-timeout", "2s", code=8, env=env)
-    assert time.monotonic() - begun < 10
-    assert watched.err.count(words) == 1 and address in watched.err, "told once"
+    err = watched(project, words)
+    assert err.count(words) == 1 and address in err, "told once"
     proxy.heal()
+    project.env |= before
     assert project.statuses() == {"a": "running"} and len(project.events()) == 2
 
 
