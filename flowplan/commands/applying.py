@@ -325,13 +325,25 @@ def _sink(output: Output, how: How) -> Iterator[Sink]:
         yield Sink(output)
 
 
+_DONE = {
+    "adopt": "adopted",
+    "create": "created",
+    "destroy": "destroyed",
+    "forget": "forgotten",
+    "move": "moved",
+    "replace": "replaced",
+    "rerun": "started again",
+    "update": "updated in place",
+}
+
+
 def _report(outcome: Outcome, gathered: Gathered, how: How) -> int:
     """The last words: what was done, what failed, how to come back."""
     output = Output(gathered.redactor)
     if how.format == "json":
         return outcome.exit_code
     if outcome.carried_out:
-        done = ", ".join(f"{n} {action}" for action, n in sorted(outcome.carried_out.items()))
+        done = ", ".join(f"{n} {_DONE.get(action, action)}" for action, n in sorted(outcome.carried_out.items()))
         output.note(f"Applied: {done}.")
     for address, why in outcome.left_out.items():
         output.note(f"left out: {address}: {why}")

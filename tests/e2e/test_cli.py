@@ -286,7 +286,7 @@ def test_a_rename_is_suggested_and_moved_does_it(applied: Project) -> None:
     assert "moved: [{from: slow, to: w}]" in applied.ok("plan").out.replace("\n  ", " ")
     applied.write(renamed + "moved: [{from: slow, to: w}]\n")
     assert applied.actions()["w"] == "no-op"
-    assert "Applied: 1 move." in applied.ok("apply", "--yes", "--detach", "flowplan.yaml").err
+    assert "Applied: 1 moved." in applied.ok("apply", "--yes", "--detach", "flowplan.yaml").err
     assert applied.statuses()["w"] == "running"
     applied.ok("plan", "--detailed-exitcode")
 
