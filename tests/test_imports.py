@@ -48,6 +48,7 @@ def test_validating_loads_no_state_no_decisions_and_no_renderer(directory: Path)
     parts = ("flowplan.state", "flowplan.render", "flowplan.providers", "flowplan.gather", "flowplan.apply")
     found = loaded(directory, "validate")
     assert not [m for m in found if m.startswith(parts)]
+    assert not found & {"typer", "pydantic.plugin._loader", "importlib.metadata", "email", "jsonschema"}
     assert not found & {"flowplan.planner.decide", "flowplan.planner.template", "sqlite3", "concurrent.futures"}
 
 
@@ -57,6 +58,31 @@ def test_planning_loads_nothing_that_only_applying_needs(directory: Path) -> Non
     assert "flowplan.planner.decide" in found
     assert not found & {"flowplan.apply", "flowplan.jobs", "flowplan.following", "flowplan.commands.applying"}
     assert not found & {"filelock", "sqlite_utils", "flowplan.state.transfer", "flowplan.planner.template"}
+    assert not found & {"typer", "concurrent.futures", "logging", "email", "rich", "docker", "kubernetes", "urllib3"}
+
+
+@pytest.mark.parametrize("command", ["status", "events", "show", "logs a", "state list", "destroy --yes"])
+def test_no_command_on_processes_loads_what_other_engines_need(directory: Path, command: str) -> None:
+    loaded(directory, "apply", "--yes")
+    found = loaded(directory, *command.split())
+    assert not found & {"typer", "sqlite_utils", "rich", "docker", "kubernetes", "urllib3", "jsonschema"}
+    assert not found & {"pydantic", "yaml"}
+
+
+@pytest.mark.docker
+def test_a_plan_of_containers_loads_no_client_of_kubernetes(directory: Path) -> None:
+    (directory / "flowplan.yaml").write_text(SPEC.replace("process", "docker, image: busybox:1.35"))
+    found = loaded(directory, "plan")
+    assert "docker" in found
+    assert not found & {"kubernetes", "flowplan.providers.kubernetes", "paramiko", "jsonschema", "typer"}
+
+
+@pytest.mark.kubernetes
+def test_a_plan_of_jobs_loads_urllib3_and_not_the_client_package(directory: Path) -> None:
+    (directory / "flowplan.yaml").write_text(SPEC.replace("process", "kubernetes, image: busybox:1.35"))
+    found = loaded(directory, "plan")
+    assert "urllib3" in found
+    assert not found & {"kubernetes", "docker", "requests", "jsonschema", "typer", "flowplan.providers.kubernetes.logs"}
 
 
 def test_no_plugins_of_pydantic_are_looked_for_and_no_child_hears_of_it(directory: Path) -> None:

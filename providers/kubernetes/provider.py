@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from flowplan.providers import polling
-from flowplan.providers.kubernetes import finding, jobs, logs, observing, preflight, watching
+from flowplan.providers.kubernetes import finding, jobs, observing
 from flowplan.providers.kubernetes.dropping import noted
 from flowplan.providers.kubernetes.reading import LINEAGE, label, observed
 from flowplan.providers.kubernetes.requests import Api
@@ -64,6 +64,8 @@ class KubernetesProvider:
         return finding.job(self._api, object_id, self._namespace, self.target().id)
 
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:
+        from flowplan.providers.kubernetes import preflight
+
         return preflight.check(self._api, orders, self._namespace)
 
     def create(self, order: Order) -> Observed:
@@ -86,12 +88,16 @@ class KubernetesProvider:
         return polling.watch(records, stop, self._stream, self.observe)
 
     def _stream(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
+        from flowplan.providers.kubernetes import watching
+
         return watching.watch(self._api, records, self._lineage, self._namespace, self.target().id, stop)
 
     def logs(
         self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None
     ) -> Iterator[LogLine]:
         namespace = observing.namespace_of(record, self._namespace)
+        from flowplan.providers.kubernetes import logs
+
         return logs.lines(self._api, record, namespace, follow=follow, tail=tail, stop=stop or threading.Event())
 
     def secret_values(self, record: Recorded) -> list[str]:
