@@ -231,7 +231,7 @@ class _Expander:
             self.used[named] = self.entries.get(named, {"type": named})
             return str(named)
         known = [*self.entries, *BUILT_IN_TYPES]
-        hint = did_you_mean(str(named), known) or f"known: {', '.join(dict.fromkeys(known))}"
+        hint = did_you_mean(str(named), known) or f"known: {', '.join(list(dict.fromkeys(known))[:20])}"
         self.report.fault(path, f'unknown provider "{named}"', hint)
         return None
 

@@ -148,7 +148,7 @@ class Scope(NamedTuple):
         names = self._names(reference)
         first, *rest = reference.steps
         if first not in names:
-            known = ", ".join(sorted(names)) or "none"
+            known = ", ".join(sorted(names)[:20]) or "none"
             hint = did_you_mean(str(first), names) or f"known: {known}"
             raise ExpressionError(f"{reference.text}: {_WHAT[reference.namespace]} {first} is not known", hint)
         value = names[str(first)]

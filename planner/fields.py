@@ -18,6 +18,12 @@ from flowplan.schemas.sources import Path, SourceMap
 REFERENCE_KINDS = ("from_env", "from_file", "secret_key_ref", "config_map_key_ref")
 BLOCKS_WITH_NULLS = ("variables", "matrix")
 TEXT_FIELDS = ("description", "image", "name", "working_dir")
+MOST_ARGUMENTS = 100_000
+"""More than any system takes."""
+MOST_NAMES = 5_000
+"""Labels, annotations or triggers of a run."""
+LONGEST_COMMAND = 200_000
+"""Characters of a command that is split: that takes a microsecond for each."""
 TEXT_MAPS = ("labels", "annotations", "triggers")
 
 
@@ -63,6 +69,8 @@ def split_command(value: Any, key: str) -> Any:
     """
     if not isinstance(value, str):
         return value
+    if len(value) > LONGEST_COMMAND:
+        raise FieldError(f"is longer than {LONGEST_COMMAND:,} characters; write a list", (key,))
     try:
         whole = "${" in value and (template := expressions.parse(value)) is not None and template.whole is not None
         return value if whole else shlex.split(value)
@@ -81,6 +89,8 @@ def command(value: Any, key: str) -> list[str]:
         return [item.replace("$${", "${") for item in value]
     if not isinstance(value, list):
         raise FieldError(f"must be a list or a string, not {kind_of(value)}", (key,))
+    if len(value) > MOST_ARGUMENTS:
+        raise FieldError(f"has {len(value):,} arguments, more than {MOST_ARGUMENTS:,}", (key,))
     return [_text(item, (key, index)) for index, item in enumerate(value)]
 
 
@@ -94,6 +104,8 @@ def text_map(value: Any, key: str) -> dict[str, str]:
     """Labels, annotations and triggers: scalars as text, without those that are null."""
     if not isinstance(value, dict):
         raise FieldError(f"must be a mapping, not {kind_of(value)}", (key,))
+    if len(value) > MOST_NAMES:
+        raise FieldError(f"has {len(value):,} entries, more than {MOST_NAMES:,}", (key,))
     return {name: _text(item, (key, name)) for name, item in value.items() if item is not None}
 
 

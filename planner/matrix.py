@@ -17,6 +17,8 @@ from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import did_you_mean
 
 MAX_CELLS = 100_000
+MAX_WORK = 2_000_000
+"""Cells that all entries of ``include`` together may look at and change."""
 _BARE = re.compile(r"[^\s,=\[\]\"\x00-\x1f\x7f]+")
 _PAIR = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)=(\"(?:[^\"\\]|\\.)*\"|[^\s,=\[\]\"]+)(?:,|$)")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -146,9 +148,12 @@ def _decimal(value: Json, name: str) -> Decimal:
 def _count(distance: Decimal | int, step: Decimal | int) -> int:
     if step == 0:
         raise ValueError("the step of a range must not be 0")
-    if distance / step < 0:
+    if distance and (distance < 0) != (step < 0):
         raise ValueError("the range has no values: its step leads away from its end")
-    count = int(distance // step) + 1
+    try:
+        count = int(distance // step) + 1
+    except ArithmeticError:
+        raise ValueError(f"the range has more than {MAX_CELLS:,} values") from None
     if count > MAX_CELLS:
         raise ValueError(f"the range has {count:,} values, more than {MAX_CELLS:,}")
     return count
@@ -179,27 +184,39 @@ def _days(step: Any) -> int:
     return int(seconds // 86400)
 
 
-def _same(one: Json, other: Json) -> bool:
-    return scalar_text(one) == scalar_text(other)
+def _indexed(found: Sequence[MatrixCell], names: tuple[str, ...]) -> dict[tuple[str, ...], list[MatrixCell]]:
+    """The cells by their values of some axes, as texts."""
+    index: dict[tuple[str, ...], list[MatrixCell]] = {}
+    for cell in found:
+        index.setdefault(tuple(scalar_text(cell.values[name]) for name in names), []).append(cell)
+    return index
 
 
 def _excluded(made: list[dict[str, Json]], entries: Sequence[Cell], axes: Mapping[str, Any]) -> list[dict[str, Json]]:
+    unwanted: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
     for index, entry in enumerate(entries):
         for name in entry:
             if name not in axes:
                 raise MatrixError("the matrix has no such axis", ("exclude", index, name), did_you_mean(name, axes))
-        wanted = {name: scalar_text(value) for name, value in entry.items()}
-        made = [cell for cell in made if any(scalar_text(cell[name]) != text for name, text in wanted.items())]
+        unwanted.setdefault(tuple(entry), set()).add(tuple(map(scalar_text, entry.values())))
+    for names, texts in unwanted.items():
+        made = [cell for cell in made if tuple(scalar_text(cell[name]) for name in names) not in texts]
     return made
 
 
 def _included(found: Sequence[MatrixCell], entries: Sequence[Cell], shown: tuple[str, ...]) -> Iterator[MatrixCell]:
     """New cells; values for existing cells are put into these."""
+    indexes: dict[tuple[str, ...], dict[tuple[str, ...], list[MatrixCell]]] = {}
+    work = 0
     for entry in entries:
-        own = [name for name in shown if name in entry]
-        matching = (
-            [cell for cell in found if all(_same(cell.values[name], entry[name]) for name in own)] if shown else []
-        )
+        own = tuple(name for name in shown if name in entry)
+        if shown and own not in indexes:
+            indexes[own] = _indexed(found, own)
+            work += len(found)
+        matching = indexes[own].get(tuple(scalar_text(entry[name]) for name in own), []) if shown else []
+        work += len(matching)
+        if work > MAX_WORK:
+            raise MatrixError("changes too many cells too often", ("include",), "put these values into an axis")
         for cell in matching:
             cell.values.update({k: v for k, v in entry.items() if k not in shown})  # type: ignore[attr-defined]
         if not matching:

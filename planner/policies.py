@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowplan.planner.pointers import escape
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.patience import patience
 from flowplan.schemas.plans import Action, Change, Finding
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, did_you_mean
@@ -274,8 +275,12 @@ def _broken(rule: Rule, validator: Any, objects: Json) -> Iterator[tuple[str, st
     from referencing.exceptions import Unresolvable
 
     try:
-        for error in sorted(validator.iter_errors(objects), key=lambda e: [str(part) for part in e.absolute_path]):
+        with patience(f"policy {rule.name}"):
+            errors = sorted(validator.iter_errors(objects), key=lambda e: [str(part) for part in e.absolute_path])
+        for error in errors:
             yield from _words(error)
+    except RecursionError:
+        raise InvalidInput(f"policy {rule.name}: its schema refers to itself without end") from None
     except Unresolvable as error:
         raise InvalidInput(
             f"policy {rule.name}: its schema refers to {error.ref}, which is not in it",

@@ -16,6 +16,7 @@ from flowplan.planner.template_file import PLACEHOLDER, Template, foreign, load_
 from flowplan.schemas.documents import Document, scalar_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import kind_of
+from flowplan.schemas.patience import patience
 from flowplan.schemas.quantities import duration
 from flowplan.schemas.runs import Json, Origin
 from flowplan.schemas.secrets import tokens_in
@@ -188,9 +189,13 @@ def _schema_violations(
     kept = {k: v for k, v in values.items() if v is not None or k in required or k not in with_default}
     registry: referencing.Registry[Any] = referencing.Registry()
     try:
-        for error in Draft202012Validator(schema, registry=registry).iter_errors(kept):
+        with patience(f"{template.file or 'the template'}: its schema"):
+            errors = list(Draft202012Validator(schema, registry=registry).iter_errors(kept))
+        for error in errors:
             if not tokens_in(error.instance) or isinstance(error.instance, Mapping):
                 yield _violation(error, origins)
+    except RecursionError:
+        yield template.fault("refers to itself without end", "variables")
     except referencing.exceptions.Unresolvable as error:
         yield template.fault(f'"{error.ref}" is not in the template', "variables")
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flowplan.planner.fields import LONGEST_COMMAND
 from flowplan.planner.images import PULL_POLICIES
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.runs import Json
@@ -117,6 +118,9 @@ def _command(value: Json, path: Path, faults: list[Fault]) -> Json:
         return [scalar_text(part) for part in value]
     if not isinstance(value, str):
         faults.append((path, "a command must be a string or a list", ""))
+        return None
+    if len(value) > LONGEST_COMMAND:
+        faults.append((path, f"a command of more than {LONGEST_COMMAND:,} characters", "write a list"))
         return None
     try:
         return shlex.split(value)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flowplan.schemas.documents import Document, number, parse, scalar_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import kind_of
+from flowplan.schemas.patience import patience
 from flowplan.schemas.runs import Json
 from flowplan.schemas.secrets import SecretSource
 from flowplan.schemas.sources import Diagnostic, Position, SourceMap, did_you_mean
@@ -174,7 +175,7 @@ class _Resolution:
             words = f"must be one of {known}, not {kind_of(offer.value)}"
             self._fault(name, offer, "must be one of its enum" if declared.sensitive else words)
             return False
-        if declared.pattern is not None and not _matches(declared.pattern, value_text(offer.value)):
+        if declared.pattern is not None and not _matches(name, declared.pattern, value_text(offer.value)):
             shown = "" if declared.sensitive else f", {kind_of(offer.value)} does not"
             self._fault(name, offer, f"must match the pattern {declared.pattern}{shown}")
             return False
@@ -198,8 +199,9 @@ class _Resolution:
 _WRONG: Any = object()
 
 
-def _matches(pattern: str, text: str) -> bool:
-    return re.fullmatch(pattern, text) is not None
+def _matches(name: str, pattern: str, text: str) -> bool:
+    with patience(f"var.{name}: its pattern"):
+        return re.fullmatch(pattern, text) is not None
 
 
 def _bool(text: str) -> bool:

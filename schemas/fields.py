@@ -15,7 +15,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
 from flowplan.schemas.documents import scalar_text
-from flowplan.schemas.quantities import DURATION_PATTERN, QUANTITY_PATTERN, SIZE_PATTERN
+from flowplan.schemas.quantities import DURATION_PATTERN, LONGEST, QUANTITY_PATTERN, SIZE_PATTERN
 from flowplan.schemas.sources import did_you_mean
 
 BEYOND_ASCII = "\u00a1-\uffff"
@@ -170,6 +170,8 @@ def _measure(pattern: str, words: str, lowest: float = 0) -> Check:
     def check(value: Any) -> str:
         if _number(value):
             return "" if lowest <= value < float("inf") else f"must be {words}, not {kind_of(value)}"
+        if isinstance(value, str) and len(value) > LONGEST:
+            return f"must be {words}, not {kind_of(value)}"
         return matches(value)
 
     return check

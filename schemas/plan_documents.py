@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from flowplan.schemas.sources import Diagnostic, Position
 
 _MISSING: Any = object()
 _SHOWN_FAULTS = 10
+MOST_FAULTS = 100
 _ACTIONS = {action.value: action for action in Action}
 
 
@@ -337,10 +339,11 @@ def schema(kind: str) -> dict[str, Json]:
 
 
 def schema_faults(document: Json, kind: str) -> list[str]:
-    """What makes ``document`` no valid ``plan``, ``event`` or ``status``; [] when it is one."""
+    """What makes ``document`` no valid ``plan``, ``event`` or ``status``, as far as it matters; [] when it is one."""
     from jsonschema import Draft202012Validator
 
-    errors = sorted(Draft202012Validator(schema(kind)).iter_errors(document), key=lambda e: [str(p) for p in e.path])
+    found = islice(Draft202012Validator(schema(kind)).iter_errors(document), MOST_FAULTS)
+    errors = sorted(found, key=lambda e: [str(p) for p in e.path])
     return [f"/{'/'.join(str(part) for part in error.absolute_path)}: {error.message[:200]}" for error in errors]
 
 

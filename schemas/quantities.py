@@ -15,6 +15,9 @@ SIZE_PATTERN = r"^[0-9]+(?:\.[0-9]+)?(?:[bB]|[kKmMgG][bB]?)?$"
 QUANTITY_PATTERN = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,3})?$"
 """Kubernetes quantities (A10)."""
 
+LONGEST = 100
+"""Characters of any of them; numbers of a million digits would take a while."""
+
 _DURATION = re.compile(DURATION_PATTERN)
 _SIZE = re.compile(SIZE_PATTERN)
 _QUANTITY = re.compile(QUANTITY_PATTERN)
@@ -36,7 +39,7 @@ def duration(value: str | float) -> float:
             raise ValueError(f"must be a duration of zero or more, not {value}")
         return float(value)
     text = str(value).strip()
-    if not _DURATION.search(text):
+    if len(text) > LONGEST or not _DURATION.search(text):
         raise ValueError(f'must be a duration such as 90, 90s, 15m or 2h30m, not "{value}"')
     return sum(float(amount) * _SECONDS[unit] for amount, unit in _PARTS.findall(text))
 
@@ -52,11 +55,11 @@ def size(value: str | float) -> int:
             raise ValueError(f"must be a size of zero or more, not {value}")
         return int(value)
     text = str(value).strip()
-    if _SIZE.search(text):
+    if len(text) <= LONGEST and _SIZE.search(text):
         digits = text.rstrip("bBkKmMgG")
         unit = text[len(digits) :].lower()
         return int(Decimal(digits) * _SIZE_FACTOR["b" if unit == "b" else unit.removesuffix("b")])
-    if _QUANTITY.search(text):
+    if len(text) <= LONGEST and _QUANTITY.search(text):
         amount = quantity(text)
         if amount >= 0:
             return int(amount)
@@ -70,7 +73,7 @@ def quantity(value: str | float) -> Decimal:
         ValueError: it is not one (``4gi``).
     """
     text = str(getattr(value, "text", value)).strip()
-    if not _QUANTITY.search(text):
+    if len(text) > LONGEST or not _QUANTITY.search(text):
         raise ValueError(f'must be a quantity such as 500m, 2 or 16Gi, not "{value}"')
     if text[-1] == "i":
         return Decimal(text[:-2]) * Decimal(1024) ** _BINARY[text[-2:]]

@@ -67,6 +67,12 @@ class Diagnostic(NamedTuple):
         return f"{where}{subject}{self.message}{hint}"
 
 
+LONGEST_WORD = 80
+MOST_COMPARISONS = 30_000
+"""After which nothing is suggested any more: in a file with thousands of wrong names it would take minutes."""
+_comparisons = 0
+
+
 def dotted(path: Path) -> str:
     """``("runs", "train", "command", 0)`` as people write it: ``runs.train.command[0]``."""
     text = ""
@@ -77,5 +83,10 @@ def dotted(path: Path) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``did you mean "timeout"?`` for the nearest other word that is known, or "" when none is near."""
-    near = difflib.get_close_matches(word, [other for other in known if other != word], n=1, cutoff=0.6)
+    global _comparisons
+    if len(word) > LONGEST_WORD or _comparisons > MOST_COMPARISONS:
+        return ""
+    others = [other for other in known if other != word and len(other) <= LONGEST_WORD]
+    _comparisons += len(others)
+    near = difflib.get_close_matches(word, others, n=1, cutoff=0.6)
     return f'did you mean "{near[0]}"?' if near else ""

@@ -79,7 +79,10 @@ def parsed(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is none, or holds a number that JSON does not know.
     """
-    found = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    try:
+        found = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if isinstance(found, dict):
         return found
     raise ValueError("no object")

@@ -169,7 +169,8 @@ def _resources(draft: Draft) -> None:
 def _amount(name: str, value: Any) -> str:
     text = scalar_text(value)
     if name != "memory":
-        if quantity(text) % 1 and name == "gpu":
+        amount = quantity(text)
+        if name == "gpu" and amount != amount.to_integral_value():
             raise ValueError(f'"{text}" is not a number of GPUs: write a whole number')
         return text
     size = memory(value)

@@ -11,6 +11,8 @@ from flowplan.schemas.documents import Document
 from flowplan.schemas.runs import Json, Origin, canonical
 from flowplan.schemas.sources import Diagnostic, did_you_mean, dotted
 
+MOST_OPERATIONS = 2_000
+MOST_VALUES, DEEPEST = 100_000, 100
 _OPERATIONS = {
     "add": ("value",),
     "remove": (),
@@ -35,11 +37,17 @@ def customize(draft: Draft) -> None:
         message = f"customizations must be a list of JSON Patch operations, not {kind_of(operations)}"
         draft.fault(message, "kubernetes", "customizations", hint="- {op: add, path: /spec/..., value: ...}")
         return
+    if len(operations) > MOST_OPERATIONS:
+        message = f"has {len(operations):,} operations, more than {MOST_OPERATIONS:,}"
+        draft.fault(message, "kubernetes", "customizations", hint="write a manifest")
+        return
     for index, operation in enumerate(operations):
         origin = _origin(draft, wanted, document, index)
         problem = _malformed(operation) or _apply(draft, operation, origin)
         if problem:
             draft.faults.append(_fault(draft, index, operation, origin, problem))
+    if not draft.faults and (problem := _too_big(draft.job)):
+        draft.fault(problem, "kubernetes", "customizations")
 
 
 def _operations(draft: Draft, wanted: Any) -> tuple[Any, Document | None]:
@@ -94,6 +102,8 @@ def _apply(draft: Draft, operation: Mapping[str, Any], origin: Origin) -> str:
     import jsonpointer
 
     path = _resolved(draft.job, operation["path"])
+    if operation["op"] == "copy" and (problem := _too_big(draft.job)):  # each copy may double it
+        return problem
     try:
         patched = jsonpatch.JsonPatch([copied(operation)]).apply(draft.job, in_place=True)
     except jsonpatch.JsonPatchTestFailed as error:
@@ -118,6 +128,18 @@ def _in_words(job: Json, operation: Mapping[str, Any], error: str) -> str:
     if present == str(wanted) and present == operation["path"]:
         return error
     return f"{wanted} is not in the manifest; {present or 'the top'} is the nearest that is"
+
+
+def _too_big(value: Json) -> str:
+    """What is too much of a manifest, or ""."""
+    level, count, depth = [value], 0, 0
+    while level:
+        count, depth = count + len(level), depth + 1
+        if count > MOST_VALUES or depth > DEEPEST:
+            return f"the manifest has more than {MOST_VALUES:,} values, or more than {DEEPEST} levels"
+        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
+        level = [one for members in inner for one in members]
+    return ""
 
 
 def _present(value: Json, path: str) -> str:
