@@ -13,7 +13,7 @@ from projects import Project, until
 def watched(project: Project, words: str) -> str:
     """What `watch` says until it has said these words, and is interrupted."""
     following = Following(project.start("watch"))
-    following.said(words)
+    following.said(words, 150)
     return following.end(130, interrupt=True)[1]
 
 
@@ -33,9 +33,9 @@ class Following:
         with stream:
             lines.extend(iter(stream.readline, ""))
 
-    def said(self, words: str) -> str:
+    def said(self, words: str, patience: float = 60.0) -> str:
         """All that it said, once it has said these words."""
-        until(lambda: words in "".join(self._err))
+        until(lambda: words in "".join(self._err), patience)
         return "".join(self._err)
 
     def end(self, code: int, *, interrupt: bool = False) -> tuple[str, str]:

@@ -234,8 +234,8 @@ def test_a_daemon_that_hangs_is_told_in_time_and_waited_for(world: World, own: O
         ("gone", "no such socket"),
         ("hang", "no answer in time"),
         ("answer", "HTTP 500: a fault is played"),
-        ("reset", "does not answer"),
-        ("say", "does not answer like a Docker Engine"),
+        pytest.param("reset", "does not answer", marks=slow),
+        pytest.param("say", "does not answer like a Docker Engine", marks=slow),
     ],
 )
 def test_every_command_says_which_engine_does_not_answer(
@@ -269,7 +269,7 @@ def test_every_command_says_which_engine_does_not_answer(
 
 
 @pytest.mark.parametrize("call", ["/containers/create", "/start"])
-@pytest.mark.parametrize("what", ["answer", "hide", "reset", "lose", "hang"])
+@pytest.mark.parametrize("what", ["hide", "lose", "hang", *(pytest.param(w, marks=slow) for w in ("answer", "reset"))])
 def test_a_start_that_goes_wrong_is_found_again_and_started_once(
     shared: tuple[World, FaultyProxy], call: str, what: str
 ) -> None:
@@ -291,7 +291,7 @@ def test_a_start_that_goes_wrong_is_found_again_and_started_once(
     assert not any(e["status"] == "lost" for e in world.project.events())
 
 
-@pytest.mark.parametrize("what", ["answer", "hide", "reset", "lose", "hang"])
+@pytest.mark.parametrize("what", ["hide", "lose", *(pytest.param(w, marks=slow) for w in ("answer", "reset", "hang"))])
 @pytest.mark.parametrize("call", ["POST .*/stop", "DELETE .*/containers/"])
 def test_a_removal_that_goes_wrong_is_done_by_the_next_destroy(
     shared: tuple[World, FaultyProxy], call: str, what: str
@@ -371,7 +371,8 @@ def test_a_container_that_somebody_pauses_and_renames(shared: tuple[World, Fault
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "reason"), [("stop", 9, "Error"), ("kill", 137, "SIGKILL"), ("restart", 9, "Error")]
+    ("how", "code", "reason"),
+    [("stop", 9, "Error"), pytest.param("kill", 137, "SIGKILL", marks=slow), ("restart", 9, "Error")],
 )
 def test_a_container_that_somebody_stops(shared: tuple[World, FaultyProxy], how: str, code: int, reason: str) -> None:
     """Stopped by hand is an end, with retries as without; the next apply runs it again as another attempt."""
@@ -449,8 +450,8 @@ def registry(own: OwnDocker) -> Iterator[FaultyProxy]:
     [
         ("cut", "/blobs/", "EOF"),
         ("hang", "/blobs/", "start_timeout of 2s passed while pulling"),
-        ("answer", "/manifests/", "500"),
-        ("gone", "", "connection refused"),
+        pytest.param("answer", "/manifests/", "500", marks=slow),
+        pytest.param("reset", "", "EOF", marks=slow),
     ],
 )
 def test_a_registry_that_stops_in_a_pull(
@@ -465,11 +466,7 @@ def test_a_registry_that_stops_in_a_pull(
     volume = f'volumes: ["{world.host}:/host"], '
     path_of_spec = world.project.directory / "flowplan.yaml"
     path_of_spec.write_text(path_of_spec.read_text().replace(login, volume + login))
-    if what == "gone":
-        registry.play("reset")
-        words = "EOF"
-    else:
-        registry.play(what, "GET", path, after=100_000)
+    registry.play(what, "GET", path, after=100_000)
     failed = world.project.ok("apply", "--yes", "--detach", code=3)
     assert words in failed.err and reference in failed.err and LOGIN["password"] not in failed.err
     run = world.project.status()["a"]
@@ -487,7 +484,7 @@ def test_a_registry_that_stops_in_a_pull(
 
 @own_engine
 @pytest.mark.registry
-@pytest.mark.parametrize("how", ["stopped", "frozen", "cut"])
+@pytest.mark.parametrize("how", ["stopped", pytest.param("frozen", marks=slow), "cut"])
 def test_an_engine_that_stops_in_a_pull(
     world: World, own: OwnDocker, registry: FaultyProxy, pushed: str, how: str
 ) -> None:

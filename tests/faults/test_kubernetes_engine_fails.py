@@ -129,7 +129,9 @@ def world(api: Api, tmp_path: Path) -> Iterator[World]:
     [
         ("answer", {"status": 503, "body": b"no upstream"}, "does not answer: HTTP 503: no upstream"),
         pytest.param("reset", {}, "does not answer: ", marks=slow),
-        ("say", {"body": b"<html>log in first</html>"}, "does not answer like a Kubernetes API server"),
+        pytest.param(
+            "say", {"body": b"<html>log in first</html>"}, "does not answer like a Kubernetes API server", marks=slow
+        ),
         pytest.param("answer", status(401, "Unauthorized", "Unauthorized"), "wrong or expired", marks=slow),
         pytest.param("answer", FAILING, "HTTP 500: etcdserver: request timed out", marks=slow),
         pytest.param("answer", status(429, "TooManyRequests"), "HTTP 429: a fault is played", marks=slow),
