@@ -162,6 +162,7 @@ class _Expander:
             self.groups[name] = self._group(name)
         for group in self.groups.values():
             self._address(group)
+        self._check_moves()
         desired: list[Desired] = []
         for group in self.groups.values():
             if group.broken:
@@ -357,6 +358,23 @@ class _Expander:
                 group.broken = True
             self.known_addresses.add(address)
             group.addresses.append(address)
+
+    def _check_moves(self) -> None:
+        """A mistaken ``moved`` would destroy a run under its new name, a mistaken ``removed`` would do nothing."""
+        moved = self.loaded.spec.moved
+        for index, move in enumerate(moved):
+            if move.from_ in self.known_addresses:
+                hint = "take the run or this entry away"
+                self.report.fault(("moved", index, "from"), f'"{move.from_}" is still a run of this spec', hint)
+            broken = (group := self.groups.get(move.to.partition("[")[0])) is not None and group.broken
+            if not broken and self._needed(move.to) is None and move.to not in {other.from_ for other in moved}:
+                known = [*self.groups, *self._addresses_like(move.to)]
+                hint = did_you_mean(move.to, known) or f"known: {', '.join(list(self.groups)[:10])}"
+                self.report.fault(("moved", index, "to"), f'unknown run "{move.to}"', hint)
+        for index, address in enumerate(self.loaded.spec.removed):
+            if address in self.known_addresses or address in self.groups:
+                hint = "take the run or this entry away"
+                self.report.fault(("removed", index), f'"{address}" is still a run of this spec', hint)
 
     # its cells
 

@@ -343,6 +343,21 @@ def test_unknown_needs(world: World, need: str) -> None:
 # secrets
 
 
+def test_moved_and_removed_have_to_fit_the_runs(world: World) -> None:
+    head = "moved: [{from: old, to: a}, {from: x, to: y}, {from: y, to: 'm[x=1]'}, {from: n, to: m}]\nremoved: [gone]\n"
+    runs = "runs:\n  a: {provider: docker}\n  m: {provider: docker, matrix: {x: [1]}}\n"
+    assert len(world.runs(head + runs)) == 2
+    wrong = "moved: [{from: a, to: b}, {from: q, to: mm}, {from: r, to: 'm[x=2]'}]\nremoved: [a, m]\n"
+    assert [fault.partition(": ")[2] for fault in world.faults(wrong + runs)] == [
+        'moved[0].from: "a" is still a run of this spec; take the run or this entry away',
+        'moved[0].to: unknown run "b"; known: a, m',
+        'moved[1].to: unknown run "mm"; did you mean "m"?',
+        'moved[2].to: unknown run "m[x=2]"; did you mean "m[x=1]"?',
+        'removed[0]: "a" is still a run of this spec; take the run or this entry away',
+        'removed[1]: "m" is still a run of this spec; take the run or this entry away',
+    ]
+
+
 def test_references_become_tokens(world: World) -> None:
     expansion = world.expand(
         one(
