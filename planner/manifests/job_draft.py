@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from flowplan.planner.manifests import ResolvedRun
@@ -18,6 +19,7 @@ FIRST: Path = (*POD, "containers", 0)
 """The first container, the only one that the run's fields change."""
 
 
+@lru_cache(maxsize=4096)  # the same few paths for every run
 def pointer(path: Path) -> str:
     """The JSON Pointer into the objects of a path in the Job: ``/Job/spec/template``."""
     return "/Job" + "".join(f"/{escape(part)}" for part in path)

@@ -22,13 +22,28 @@ KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 RUN_ID_LABELS = ("identifier", "flow_run_id", "prefect.io/identifier", "prefect.io/flow_run_id")
 """Label keys that are filled with the run id where the user's manifest has them (J5)."""
 
+KEPT = 1000
+"""How many checked manifests are kept until they are rendered."""
+
+_checked: dict[int, tuple[ResolvedRun, Draft]] = {}
 _DEFAULT = Origin("default")
 _UNUSED = ("docker", "process")
 
 
 def check(run: ResolvedRun) -> list[Diagnostic]:
     """Every fault of the run's manifest, fields and customizations."""
-    return layered(run).faults
+    draft = layered(run)
+    if not draft.faults:
+        while len(_checked) >= KEPT:
+            del _checked[next(iter(_checked))]
+        _checked[id(run)] = run, draft
+    return draft.faults
+
+
+def _draft_of(run: ResolvedRun) -> Draft:
+    """The manifest that ``check`` has just made of this very run, to be finished by its only owner; else a new one."""
+    checked = _checked.pop(id(run), None)
+    return checked[1] if checked and checked[0] is run else layered(run)
 
 
 def render(run: ResolvedRun, identity: Identity) -> Rendered:
@@ -37,7 +52,7 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
     Raises:
         InvalidInput: with every fault, when ``check`` finds any.
     """
-    draft = layered(run)
+    draft = _draft_of(run)
     if draft.faults:
         raise InvalidInput(draft.faults)
     name = _identify(draft, identity)
