@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -32,6 +33,16 @@ def can_ask() -> bool:
 
 def approved(question: str) -> bool:
     """Ask on the terminal; only ``yes`` is a yes."""
-    sys.stderr.write(f"{question}\n  Only 'yes' is accepted: ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip() == "yes"
+    answered = False
+    try:
+        sys.stderr.write(f"{question}\n  Only 'yes' is accepted: ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+        answered = answer.endswith("\n")
+        return answer.strip() == "yes"
+    except (OSError, UnicodeDecodeError):
+        return False  # the terminal was closed, or this is no text
+    finally:
+        if not answered:
+            with contextlib.suppress(OSError):
+                sys.stderr.write("\n")
