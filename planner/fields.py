@@ -218,6 +218,7 @@ class Origins(Mapping[Path, Origin]):
         self._name = name
         self._provenance = provenance
         self._known: dict[Path, Origin | None] = {}
+        self._all: tuple[Path, ...] | None = None
 
     def source_path(self, path: Path) -> Path | None:
         """The path in the spec of a path inside the run; None when the spec does not hold just this."""
@@ -256,10 +257,12 @@ class Origins(Mapping[Path, Origin]):
         return f" ({', '.join(notes)})" if notes else ""
 
     def __iter__(self) -> Iterator[Path]:
-        (_, run), (_, defaults) = self._layers
-        for path in _paths(merged(defaults, run), ()):
-            if self.source_path(path) is not None:
-                yield path
+        """All cells of a run go through them, so they are found once."""
+        if self._all is None:
+            (_, run), (_, defaults) = self._layers
+            paths = _paths(merged(defaults, run), ())
+            self._all = tuple(path for path in paths if self.source_path(path) is not None)
+        return iter(self._all)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
