@@ -112,7 +112,7 @@ def jobs(scratch: Path) -> list[Result]:
     """200 Jobs without pods, and 10 that end while they are watched."""
     with namespace() as name:
         runs = specs.matrix(JOBS, specs.job(name))
-        ending = specs.job(name, parallelism=1, command='["sh", "-c", "sleep 3${each.n}"]')
+        ending = specs.job(name, parallelism=1, command='["sh", "-c", "sleep $((40 + ${each.n}))"]')
         directory = specs.write(
             scratch / "following-jobs", runs + specs.matrix(ENDING_JOBS, ending).replace("  cell:", "  ending:")
         )
