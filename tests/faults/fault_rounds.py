@@ -320,7 +320,7 @@ def _random_project(world: World, chance: random.Random, runs: int, rounds: int,
 def _kill_until_through(world: World, chance: random.Random, rounds: int, tally: Tally, *arguments: str) -> None:
     begun = time.monotonic()
     world.ok("plan")
-    longest = 4 * (time.monotonic() - begun)  # a loaded machine takes longer to get anywhere
+    longest = 1.5 * (time.monotonic() - begun)  # a loaded machine takes longer to get anywhere
     for _ in range(min(40, rounds - tally.rounds)):
         tally.rounds += 1
         process = world.start(*arguments)
