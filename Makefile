@@ -33,6 +33,9 @@ faults: $(VENV)/dev ## Kill flowplan at every named point, on every engine, and 
 	$(BIN)/python tests/faults/fault_rounds.py --providers process --random 600 --write-docs
 	$(BIN)/python tests/faults/fault_rounds.py --providers docker --random 60 --write-docs
 
+nightly: $(VENV)/dev ## Tens of thousands of hostile inputs, which takes half an hour
+	FLOWPLAN_EXAMPLES=nightly $(BIN)/pytest -n 2 tests/test_hostile_input.py tests/test_big_input.py
+
 bench: $(BIN)/flowplan ## Measure flowplan side by side with what one would use instead; ROWS="name ..." for some
 	$(BIN)/python benchmarks/run.py $(ROWS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -223,7 +224,7 @@ class _Expander:
         if named is None:
             if len(self.entries) == 1:
                 return next(iter(self.entries))
-            names = ", ".join(self.entries) or ", ".join(BUILT_IN_TYPES)
+            names = ", ".join(islice(self.entries, 20)) or ", ".join(BUILT_IN_TYPES)
             self.report.fault(("runs", group.name), "names no provider", f"write provider: one of {names}", key=True)
             return None
         if named in self.entries:
@@ -231,8 +232,8 @@ class _Expander:
         if named in BUILT_IN_TYPES:
             self.used[named] = self.entries.get(named, {"type": named})
             return str(named)
-        known = [*self.entries, *BUILT_IN_TYPES]
-        hint = did_you_mean(str(named), known) or f"known: {', '.join(list(dict.fromkeys(known))[:20])}"
+        near = did_you_mean(str(named), chain(self.entries, BUILT_IN_TYPES))
+        hint = near or f"known: {', '.join(dict.fromkeys(islice(chain(self.entries, BUILT_IN_TYPES), 20)))}"
         self.report.fault(path, f'unknown provider "{named}"', hint)
         return None
 
@@ -431,8 +432,8 @@ class _Expander:
         for index, need in enumerate(wanted):
             addresses = self._needed(str(need))
             if addresses is None:
-                known = [*self.groups, *self._addresses_like(str(need))]
-                hint = did_you_mean(str(need), known) or f"known: {', '.join(list(self.groups)[:10])}"
+                near = did_you_mean(str(need), chain(self.groups, self._addresses_like(str(need))))
+                hint = near or f"known: {', '.join(islice(self.groups, 10))}"
                 self.report.fault(self._source(group, ("needs", index)), f'unknown run "{need}"', hint)
                 all_known = False
             else:

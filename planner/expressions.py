@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from flowplan.schemas.documents import scalar_text
@@ -148,7 +149,7 @@ class Scope(NamedTuple):
         names = self._names(reference)
         first, *rest = reference.steps
         if first not in names:
-            known = ", ".join(sorted(names)[:20]) or "none"
+            known = ", ".join(sorted(islice(names, 20))) or "none"
             hint = did_you_mean(str(first), names) or f"known: {known}"
             raise ExpressionError(f"{reference.text}: {_WHAT[reference.namespace]} {first} is not known", hint)
         value = names[str(first)]

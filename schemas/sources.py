@@ -68,7 +68,7 @@ class Diagnostic(NamedTuple):
 
 
 LONGEST_WORD = 80
-MOST_COMPARISONS = 30_000
+MOST_COMPARISONS = 10_000
 """After which nothing is suggested any more: in a file with thousands of wrong names it would take minutes."""
 _comparisons = 0
 

@@ -20,6 +20,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """With FLOWPLAN_REQUIRE_ENGINES=1, as in continuous integration, no engine may be missing."""
     if os.environ.get("FLOWPLAN_REQUIRE_ENGINES") == "1" and (why := without_engine(list(ENGINES))):
         raise pytest.UsageError(f"FLOWPLAN_REQUIRE_ENGINES=1, but the suite {why}")
+    if os.environ.get("FLOWPLAN_EXAMPLES"):  # `make nightly`
+        from hypothesis import settings
+
+        settings.register_profile("nightly", max_examples=10_000, deadline=None)
+        settings.load_profile(os.environ["FLOWPLAN_EXAMPLES"])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

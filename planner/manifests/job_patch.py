@@ -12,7 +12,7 @@ from flowplan.schemas.runs import Json, Origin, canonical
 from flowplan.schemas.sources import Diagnostic, did_you_mean, dotted
 
 MOST_OPERATIONS = 2_000
-MOST_VALUES, DEEPEST = 100_000, 100
+MOST_VALUES, DEEPEST = 50_000, 100
 _OPERATIONS = {
     "add": ("value",),
     "remove": (),

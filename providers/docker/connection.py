@@ -40,6 +40,12 @@ _AWAY = frozenset({502, 503, 504})
 """Answers of a proxy in front of an Engine that is not there."""
 
 
+_MISSHAPEN = (ValueError, KeyError, TypeError, AttributeError)
+"""What the client package raises for a configuration of other types; the configuration may hold secrets."""
+_NO_CONFIGURATION = "the configuration of the docker CLI is not what it must be"
+_CONFIGURATION = "look at config.json and contexts/ in ~/.docker, or where DOCKER_CONFIG says"
+
+
 class Refusal(ProviderError):
     """The Engine answered with an error.
 
@@ -256,13 +262,7 @@ class Engine:
         client: docker.APIClient | None = None
         try:
             _probe(self.endpoint)
-            client = docker.APIClient(
-                version=SPOKEN,
-                timeout=math.ceil(self.timeout),
-                max_pool_size=POOL_SIZE,
-                use_ssh_client=shell,
-                **arguments,
-            )
+            client = self._made(use_ssh_client=shell, **arguments)
             answer = client.request("GET", f"{client.base_url}/version", timeout=self.timeout)
             self._version = _version(answer)
             self.clock.hear(answer.headers.get("Date"))
@@ -271,6 +271,15 @@ class Engine:
                 client.close()
             raise self.unreachable(error) from None
         return client
+
+    def _made(self, **arguments: Any) -> docker.APIClient:
+        """The client, which reads the configuration of the docker CLI."""
+        try:
+            return docker.APIClient(
+                version=SPOKEN, timeout=math.ceil(self.timeout), max_pool_size=POOL_SIZE, **arguments
+            )
+        except _MISSHAPEN:
+            raise ProviderError(_NO_CONFIGURATION, hint=_CONFIGURATION) from None
 
     def _arguments(self) -> dict[str, Any]:
         """``base_url`` and ``tls`` for the client."""
@@ -285,6 +294,8 @@ class Engine:
             return self._from_context(str(name) if name else None)
         except (docker.errors.DockerException, OSError) as error:
             raise ProviderError(f"the settings of the Docker connection are wrong: {error}") from None
+        except _MISSHAPEN:
+            raise ProviderError(_NO_CONFIGURATION, hint=_CONFIGURATION) from None
 
     def _from_context(self, name: str | None) -> dict[str, Any]:
         context = docker.context.ContextAPI.get_context(name)
