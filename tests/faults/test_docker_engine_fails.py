@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import tarfile
 import time
 import uuid
 from collections import Counter
@@ -41,7 +43,7 @@ class World:
     def __init__(self, project: Project, host: str) -> None:
         self.project = project
         self.name = f"fails-{uuid.uuid4().hex[:8]}"
-        project.env |= {"DOCKER_HOST": host, "DOCKER_CLIENT_TIMEOUT": "3"}
+        project.env |= {"DOCKER_HOST": host, "DOCKER_CLIENT_TIMEOUT": "30"}
         self.host = project.directory / "host"
         self.host.mkdir()
 
@@ -206,6 +208,7 @@ def test_a_daemon_that_goes_away_in_the_middle_of_a_destroy(world: World, own: O
 @own_engine
 def test_a_daemon_that_hangs_is_told_in_time_and_waited_for(world: World, own: OwnDocker) -> None:
     world.spec(f"""a: {{command: [sh, -c, "{NOTED}echo one; sleep 4; echo two; exit 3"]}}""")
+    world.project.env["DOCKER_CLIENT_TIMEOUT"] = "3"
     following = world.follow()
     world.await_told({"a": "running"})
     own.freeze()
@@ -214,7 +217,7 @@ def test_a_daemon_that_hangs_is_told_in_time_and_waited_for(world: World, own: O
     ):  # fmt: skip
         begun = time.monotonic()
         said = world.project.ok(*command, code=code).err
-        assert time.monotonic() - begun < 12
+        assert time.monotonic() - begun < 20
         assert "no answer in time" in said and own.host in said
     assert "no answer in time" in following.said("does not answer")
     own.thaw()
@@ -277,7 +280,8 @@ def test_a_start_that_goes_wrong_is_found_again_and_started_once(
     world.spec(f"a: {{command: {LONG}}}")
     fault = proxy.play(what, "POST", call, times=1)
     failed = what in ("answer", "hide")  # the Engine said so itself
-    result = world.project.ok("apply", "--yes", "--detach", code=3 if failed else 1)
+    soon = {"DOCKER_CLIENT_TIMEOUT": "3"} if what == "hang" else {}
+    result = world.project.ok("apply", "--yes", "--detach", code=3 if failed else 1, env=soon)
     assert (fault.hits == 1 and proxy.host in result.err) or failed
     if failed:
         assert ours(world) == [] and "a fault is played" in result.err
@@ -301,7 +305,8 @@ def test_a_removal_that_goes_wrong_is_done_by_the_next_destroy(
     world.project.ok("apply", "--yes", "--detach")
     method, _, path = call.partition(" ")
     proxy.play(what, method, path, times=1)
-    failed = world.project.ok("destroy", "--yes", code=1)
+    soon = {"DOCKER_CLIENT_TIMEOUT": "3"} if what == "hang" else {}
+    failed = world.project.ok("destroy", "--yes", code=1, env=soon)
     assert proxy.host in failed.err and failed.err.count("error: a: ") == 1
     world.project.ok("destroy", "--yes")
     assert ours(world) == []
@@ -366,7 +371,8 @@ def test_a_container_that_somebody_pauses_and_renames(shared: tuple[World, Fault
     api.unpause(the_container(world))
     api.close()
     following.end(3)
-    assert [e["status"] for e in world.project.events()] == ["creating", "running", "running", "running", "failed"]
+    told = [e["status"] for e in world.project.events()]
+    assert (told[:3], told[-1], set(told[3:-1]) - {"running"}) == (["creating", "running", "running"], "failed", set())
     assert (world.project.status()["a"]["exit_code"], set(world.starts().values())) == (3, {1})
 
 
@@ -424,8 +430,16 @@ def pushed() -> Iterator[str]:
     """``repository:tag`` in the registry of an image that only a pull brings."""
     registry, name = os.environ.get("REGISTRY", ""), f"faults/{uuid.uuid4().hex[:8]}"
     api = docker.APIClient(version="auto")
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as archive:  # a layer that no Engine has
+        for path, data in (("Dockerfile", f"FROM {IMAGE}\nCOPY blob /blob\n".encode()), ("blob", os.urandom(1 << 20))):
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    context.seek(0)
     try:
-        api.tag(IMAGE, f"{registry}/{name}", "1")
+        for _ in api.build(fileobj=context, custom_context=True, tag=f"{registry}/{name}:1", rm=True):
+            pass
         answer = api.push(f"{registry}/{name}", "1", auth_config=LOGIN)
         assert "errorDetail" not in answer, answer
         yield f"{name}:1"
@@ -499,6 +513,8 @@ def test_an_engine_that_stops_in_a_pull(
         proxy.play("cut", "POST", "/images/create", after=10)
     else:
         registry.play("hang", "GET", "/blobs/")
+    if how == "frozen":
+        world.project.env["DOCKER_CLIENT_TIMEOUT"] = "3"
     applying = world.follow("apply", "--yes", "--detach", "flowplan.yaml")
     if how != "cut":
         until(lambda: registry.count("GET", "/blobs/"))
@@ -509,6 +525,7 @@ def test_an_engine_that_stops_in_a_pull(
     proxy.heal()
     own.start() if how == "stopped" else own.thaw()
     assert world.told() == {"a": "creating"}
+    world.project.env["DOCKER_CLIENT_TIMEOUT"] = "30"
     world.project.ok("apply", "--yes", "--detach", "flowplan.yaml")
     until(lambda: world.starts())
     assert world.project.status()["a"]["attempt"] == 1 and set(world.starts().values()) == {1}
