@@ -14,12 +14,9 @@ from urllib.parse import quote
 from flowplan.providers import polling
 from flowplan.providers.docker import facts
 from flowplan.providers.docker.changes import Changer
-from flowplan.providers.docker.checks import Checks
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.creation import Creator
-from flowplan.providers.docker.output import Output
 from flowplan.providers.docker.pulling import Images
-from flowplan.providers.docker.watching import Watch
 from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, News, Order
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
@@ -123,6 +120,8 @@ class DockerProvider:
         )
 
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:
+        from flowplan.providers.docker.checks import Checks
+
         return Checks(self._engine, self._images, self._lineage).findings(orders)
 
     def create(self, order: Order) -> Observed:
@@ -138,11 +137,15 @@ class DockerProvider:
         return polling.watch(records, stop, self._stream, self.observe)
 
     def _stream(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
+        from flowplan.providers.docker.watching import Watch
+
         return Watch(self._engine, self._lineage, records, self.observe).changes(stop)
 
     def logs(
         self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None
     ) -> Iterator[LogLine]:
+        from flowplan.providers.docker.output import Output
+
         container = str(record.handle.get("id") or record.name)
         tty = record.objects.get("Container", {}).get("Config", {}).get("Tty", False)
         return Output(self._engine, container, tty=bool(tty)).lines(tail, follow, stop)
