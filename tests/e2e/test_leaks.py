@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import re
+import resource
+import signal
 import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -16,7 +20,7 @@ from typing import Self
 from urllib.parse import quote, quote_plus
 
 import pytest
-from conftest import Project, Result, until
+from conftest import FLOWPLAN, Project, Result, until
 
 KEY = (
     "-----BEGIN KEY-----\n"
@@ -277,3 +281,101 @@ def namespace() -> Iterator[Namespace]:
     made = Namespace()
     yield made
     made.remove()
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+SECRET = "c4n4ry-in-an-error"
+BARE = "flowplan: 1\nproject: leaks\nvariables: {s: {VARIABLE}}\nruns: {a: {provider: process, command: [x], env: {A: '${var.s}'}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "file"),
+    [
+        ("sensitive: true, type: number", f"s: {SECRET}"),
+        ("sensitive: true, type: bool", f"s: {SECRET}"),
+        ("sensitive: true, type: list", f"s: {SECRET}"),
+        ("sensitive: true, type: map", f"s: [{SECRET}]"),
+        ("sensitive: true, pattern: '[a-z]+'", f"s: {SECRET}"),
+        ("sensitive: true, enum: [a, b]", f"s: {SECRET}"),
+        (f"sensitive: true, type: number, default: {SECRET}", "{}"),
+        (f"sensitive: true, enum: [{SECRET}], default: x", "{}"),
+        ("sensitive: true", SECRET),
+        ("sensitive: true", f"[{SECRET}]"),
+        ("sensitive: true", f"s: {SECRET}\ns: {SECRET}"),
+        ("sensitive: true", f's: "{SECRET}'),
+        ("sensitive: true, type: map", f"s: {{a: {SECRET}}}"),
+    ],
+)
+def test_a_faulty_variable_is_not_quoted(project: Project, variable: str, file: str) -> None:
+    project.write(BARE.replace("VARIABLE", variable))
+    project.write(file, "vars.yaml")
+    for command in (["validate"], ["plan"], ["apply", "--yes", "flowplan.yaml"]):
+        told = project.ok(*command, "--var-file", "vars.yaml", code=7)
+        assert SECRET not in told.out + told.err and told.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        "{provider: docker, image: x, docker: {registry_credentials: {username: u, password: 918273645546372819}}}",
+        "{provider: docker, image: x, docker: {registry_credentials: {username: u, password: [918273645546372819]}}}",
+    ],
+)
+def test_a_faulty_password_is_not_quoted(project: Project, runs: str) -> None:
+    project.write(f"flowplan: 1\nproject: leaks\nruns: {{a: {runs}}}\n")
+    assert "918273645546372819" not in project.ok("validate", code=7).err
+
+
+@pytest.mark.parametrize("token", [SECRET + "\\n", SECRET + "ü", SECRET + "\\u20ac"])
+def test_a_token_that_cannot_be_sent_is_not_quoted(project: Project, token: str) -> None:
+    contexts = "contexts: [{name: c, context: {cluster: c, user: u}}], current-context: c"
+    users = f'users: [{{name: u, user: {{token: "{token}"}}}}]'
+    config = (
+        f'{{apiVersion: v1, clusters: [{{name: c, cluster: {{server: "http://127.0.0.1:1"}}}}], {contexts}, {users}}}'
+    )
+    project.write(
+        f"flowplan: 1\nproject: leaks\nproviders: {{k: {{type: kubernetes, kubeconfig: {config}}}}}\nruns: {{a: {{provider: k, image: x}}}}\n"
+    )
+    told = project.ok("plan", code=1)
+    assert "characters that no token has" in told.err and SECRET not in told.out + told.err
+
+
+def test_a_defect_shows_no_values(project: Project) -> None:
+    """Whatever is raised wherever, only its kind and its place are told, with FLOWPLAN_DEBUG too."""
+    project.write(BARE.replace("VARIABLE", "sensitive: true"))
+    program = (
+        "import sys, flowplan.gather as gather\n"
+        f"def broken(*given, **more): raise ZeroDivisionError('{SECRET}')\n"
+        "gather._decide = broken\nsys.argv[1:] = ['plan']\nfrom flowplan.__main__ import main\nmain()\n"
+    )
+    environment = {**os.environ, "FLOWPLAN_DEBUG": "1", "FLOWPLAN_VAR_s": SECRET}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=project.directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and SECRET not in done.stdout + done.stderr
+
+
+def test_no_core_file_holds_a_secret(project: Project) -> None:
+    """flowplan and its supervisor leave none; a run may, as before."""
+    script = 'grep -h "core file" /proc/self/limits /proc/$(sed "s/.*supervisor\\": {\\"pid\\": //; s/,.*//" .flowplan/state.runs/*/started.json)/limits; sleep 60'
+    project.write(
+        f"flowplan: 1\nproject: leaks\nruns: {{a: {{provider: process, command: [sh, -c, {json.dumps(script)}], env: {{A: {{from_env: IN}}}}}}}}\n"
+    )
+    with_cores = ["sh", "-c", 'ulimit -Sc "$(ulimit -Hc)"; exec "$@"', "sh", FLOWPLAN, "apply", "--yes"]
+    applying = subprocess.Popen(
+        with_cores, cwd=project.directory, env={**os.environ, "IN": SECRET}, stdout=subprocess.PIPE, text=True
+    )
+    assert applying.stdout
+    of_the_run, of_the_supervisor = (applying.stdout.readline().split()[6] for _ in range(2))
+    own = Path(f"/proc/{applying.pid}/limits").read_text()
+    applying.send_signal(signal.SIGINT)
+    applying.communicate()
+    most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    assert of_the_run == ("unlimited" if most == resource.RLIM_INFINITY else str(most))
+    assert int(of_the_supervisor) <= 1 and re.search(r"core file size +[01] ", own)
