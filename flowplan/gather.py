@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from flowplan.planner.policies import Rule
 
 
+_ABOUT_UPDATES = frozenset({"permission", "dry-run", "memory", "cpu", "network"})
+"""Checks of a preflight that concern objects that are there already."""
+
 MOST_FINGERPRINTS = 1000
 """Of variables inside secrets, that a state keeps; the newest."""
 
@@ -327,7 +330,7 @@ def _decide(
     )
     decided = make_changes(situation)
     changes = decided.changes
-    if request.refresh and request.preflight:
+    if request.refresh and request.preflight and request.options.mode == "normal":
         stage("looking for what apply would trip over")
         changes = _preflighted(store, engines, changes, redactor)
     if rules:
@@ -379,17 +382,25 @@ def _preflighted(store: Store, engines: Engines, changes: tuple[Change, ...], re
 
     orders: dict[str, list[Order]] = {}
     for change in changes:
-        if (change.action.starts or change.action is Action.ADOPT) and not change.skipped:
+        if (change.action.starts or change.action in (Action.ADOPT, Action.UPDATE)) and not change.skipped:
             identity = Identity(store.project or "", store.lineage, change.address, change.attempt)
             order = Order(identity, change.name, change.after or {}, change.settings)
             orders.setdefault(change.provider, []).append(order)
     found: dict[str, list[Finding]] = {}
+    updated = {change.address for change in changes if change.action is Action.UPDATE}
     for name, batch in orders.items():
         engines.target(name)
         for finding in engines.provider(name).preflight(batch):
+            if finding.address in updated and not _hinders_updates(finding):
+                continue
             told = finding._replace(message=redactor(finding.message), hint=redactor(finding.hint))
             found.setdefault(finding.address, []).append(told)
     return tuple(replace(c, preflight=tuple(found[c.address])) if c.address in found else c for c in changes)
+
+
+def _hinders_updates(finding: Finding) -> bool:
+    """What a live object trips over when it is changed; an image or a name it has already, a quota counts it already."""
+    return finding.check in _ABOUT_UPDATES and finding.severity == "error" and "quota" not in finding.message
 
 
 def remember_connections(

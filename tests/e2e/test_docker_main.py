@@ -584,6 +584,20 @@ def test_what_a_container_says_after_term_is_in_its_stored_output(project: Proje
     assert project.ok("logs", "hello").out == "up\nsaving\nsaved\n"
 
 
+def test_a_change_that_the_engine_would_refuse_is_told_at_plan_time(project: Project, engine: Engine) -> None:
+    text = engine.spec(f'  hello: {{provider: docker, image: "{IMAGE}", command: [sleep, "600"], grace_period: 1s}}\n')
+    limited = text.replace("grace_period", "resources: {memory: 64Mi}, grace_period")
+    project.write(limited)
+    project.ok("apply", "--yes", "--detach")
+    project.write(limited.replace("64Mi", "5Mi"))
+    [change] = project.plan()["changes"]
+    assert change["action"] == "update"
+    assert [(f["severity"], f["check"]) for f in change["preflight"]] == [("error", "memory")]
+    project.write(limited.replace("64Mi", "65Mi"))
+    [change] = project.plan()["changes"]
+    assert (change["action"], change["preflight"]) == ("update", [])
+
+
 def test_logs_of_a_running_container(project: Project, engine: Engine) -> None:
     engine.spec(run("[sh, -c, 'seq 1 500; echo problem >&2; sleep 600']", QUICK))
     project.ok("apply", "--yes", "--detach")
