@@ -20,9 +20,11 @@ Files of a run, in ``RUNS_DIR/<run id>/``: ``claim``, ``started.json``, ``exit.j
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _thread
 import errno
 import fcntl
+import gc
 import heapq
 import json
 import os
@@ -47,16 +49,18 @@ HIDDEN = b"(sensitive)"
 MOST_KNOWN = 64
 MOST_CHUNKS = 16
 """More than a pipe can hold."""
-OURS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ)
+OURS = tuple(int(signal.Signals[f"SIG{name}"]) for name in ("HUP", "INT", "QUIT", "TERM", "CHLD", "PIPE", "XFSZ"))
 """Signals that we, or whoever started us, may treat in a way that a program does not expect."""
+FAULT = os.environ.get("FLOWPLAN_FAULT")
+"""The point at which a test wants an end."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
 DEFAULT_PATH = "/bin:/usr/bin"
 FULL = frozenset({errno.EAGAIN, errno.ENOMEM})
 """What fork says when the host gives no further process."""
 NO_ROOM = 11
 """The exit code of a supervisor that could not even leave its caller."""
-
 _REASONS = {"chdir": "WorkingDirectoryMissing", "search": "ExecutableNotFound"}
+
 
 def now() -> str:
     """This moment: RFC 3339, UTC, microseconds."""
@@ -85,12 +89,24 @@ def stat_of(pid: int) -> tuple[str, int, int] | None:
     return fields[0].decode(), int(fields[3]), int(fields[19])
 
 
+def _own_start_time() -> int:
+    fd = os.open("/proc/self/stat", os.O_RDONLY)
+    try:
+        return int(os.read(fd, CHUNK).rpartition(b")")[2].split()[19])
+    finally:
+        os.close(fd)
+
+
 def write_json(path: str, document: dict[str, Any], *, durable: bool = False) -> None:
     """Write a file of mode 0600 so that readers see all of it or nothing."""
+    _write_whole(path, json.dumps(document).encode(), durable=durable)
+
+
+def _write_whole(path: str, content: bytes, *, durable: bool) -> None:
     temporary = f"{path}.{_thread.get_native_id()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(fd, json.dumps(document).encode())
+        os.write(fd, content)
         if durable:
             os.fsync(fd)
     finally:
@@ -118,7 +134,7 @@ def candidates(name: str, path: str | None) -> list[str]:
 
 def _fault(point: str) -> None:
     """Die here, for the tests of what happens then."""
-    if os.environ.get("FLOWPLAN_FAULT") == point:
+    if point == FAULT:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -252,10 +268,18 @@ class Run:
 
 
 class Child:
-    """What happens between fork and exec, in the process that becomes the run."""
+    """What happens between fork and exec, in the process that becomes the run.
+
+    It is made before the fork, with all that can be prepared: whatever the child touches is a page of memory to copy,
+    which is most of what starting a run costs.
+    """
 
     def __init__(self, run: Run, supervisor: Supervisor, errors: int, streams: list[int]) -> None:
         self.run, self.supervisor, self.errors, self.streams = run, supervisor, errors, streams
+        self.files = candidates(run.argv[0], run.env.get("PATH")) if run.argv else []
+        self.record = run.path("started.json")
+        known = {**supervisor.identity, "started_at": rfc3339(run.first_start), "executions": run.executions}
+        self.identity = json.dumps(known)[1:].encode()
 
     def become(self) -> None:
         """Never returns: this process becomes the program, or says why not and ends."""
@@ -277,26 +301,15 @@ class Child:
         os.setsid()
         signal.set_wakeup_fd(-1)
         for number in OURS:
-            signal.signal(number, signal.SIG_DFL)
+            _signal.signal(number, 0)  # SIG_DFL
         resource.setrlimit(resource.RLIMIT_NOFILE, self.supervisor.limits)
         if self.run.core is not None:
             resource.setrlimit(resource.RLIMIT_CORE, (self.run.core, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
     def _write_identity(self) -> None:
         _fault("child:before_started")
-        found = stat_of(os.getpid())
-        assert found
-        write_json(
-            self.run.path("started.json"),
-            {
-                "pid": os.getpid(),
-                "start_time": found[2],
-                **self.supervisor.identity,
-                "started_at": rfc3339(self.run.first_start),
-                "executions": self.run.executions,
-            },
-            durable=True,
-        )
+        start = b'{"pid": %d, "start_time": %d, ' % (os.getpid(), _own_start_time())
+        _write_whole(self.record, start + self.identity, durable=True)
 
     def _wire(self) -> None:
         null = os.open(os.devnull, os.O_RDONLY)
@@ -312,8 +325,9 @@ class Child:
     def _execute(self) -> None:
         """Try every place of the run's own PATH; the most telling error is reported."""
         stage, worst = "search", errno.ENOENT
-        for file in candidates(self.run.argv[0], self.run.env.get("PATH")):
+        for file in self.files:
             try:
+                os.stat(file)  # noqa: PTH116 - a place without it is passed by without making up an environment first
                 os.execve(file, self.run.argv, self.run.env)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENOTDIR) or os.access(file, os.F_OK):
@@ -475,9 +489,10 @@ class Supervisor:
         run.first_start = run.first_start or time.time_ns()
         run.clock = run.clock or time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
+            child = Child(run, self, report, writers)
             run.pid = os.fork()
             if run.pid == 0:
-                Child(run, self, report, writers).become()
+                child.become()
         except OSError:
             run.executions -= 1
             _close(errors, *readers, *(file for file, _ in run.pipes.values()))
@@ -730,6 +745,7 @@ def main(runs_dir: str) -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
+    gc.freeze()  # what a collection does not look at stays shared with the children
     Supervisor(runs_dir).serve()
 
 
