@@ -247,6 +247,13 @@ def test_a_failed_start_leaves_nothing(engine: Engine, fields: dict[str, Any], c
     assert engine.ours() == []
 
 
+def test_a_device_that_the_host_does_not_have_is_told_with_what_that_means(engine: Engine) -> None:
+    order = engine.order("bad", ["true"], docker={"create_options": {"devices": ["/dev/nosuch:/dev/nosuch"]}})
+    with pytest.raises(StartFailed) as caught:
+        engine.provider.create(order)
+    assert caught.value.hint == "the device is not on the Engine's host"
+
+
 def test_the_engine_shows_what_was_planned(engine: Engine) -> None:
     order = engine.order(
         "full",

@@ -191,8 +191,16 @@ def _told(error: ProviderError, order: Order, code: int | None) -> StartFailed:
     for value in sorted(order.secrets.values(), key=len, reverse=True):
         message = message.replace(value, "(sensitive)") if value else message
     address = order.identity.address
-    return StartFailed(message, hint=error.hint, address=address, reason=error.reason, exit_code_of_run=code)
+    hint = error.hint or next((advice for words, advice in _ADVICE if words in message), "")
+    return StartFailed(message, hint=hint, address=address, reason=error.reason, exit_code_of_run=code)
 
+
+_ADVICE = (
+    ("could not select device driver", "the Engine has no driver for GPUs: install the NVIDIA container toolkit there"),
+    ("port is already allocated", "another container or program of the Engine's host uses the port"),
+    ("error gathering device information", "the device is not on the Engine's host"),
+)
+"""Sentences of the Engine that need another one."""
 
 _WRAPPING = re.compile(
     r"^(?:failed to create shim(?: task)?|OCI runtime create failed|runc create failed|container_linux\.go:\d+"
