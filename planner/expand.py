@@ -100,6 +100,10 @@ class _Report:
         self.add(Diagnostic(message, position, dotted(path), hint))
 
     def add(self, fault: Diagnostic) -> None:
+        """Take in a fault or warning; one in a file that the spec names is shown with the path that leads there."""
+        named = self.loaded.files.get(fault.position.file) if fault.position else None
+        if fault.position and named:
+            fault = fault._replace(position=fault.position._replace(file=named.sources.file))
         if fault.severity == "error":
             self.faults.setdefault((fault.subject, fault.message), fault)
         else:

@@ -141,6 +141,16 @@ def test_a_spec_on_the_standard_input(project: Project) -> None:
     assert wrong.returncode == 7 and wrong.stderr.startswith("error: <stdin>:")
 
 
+def test_faults_of_a_file_that_the_spec_names_lead_there_from_where_the_user_is(project: Project) -> None:
+    (project.directory / "sub").mkdir()
+    (project.directory / "sub" / "job.yaml").write_text("apiVersion: batch/v1\nkind: CronJob\n")
+    run = "  a: {provider: kubernetes, image: x, kubernetes: {job: job.yaml}}\n"
+    (project.directory / "sub" / "flowplan.yaml").write_text(HEAD + run)
+    assert refused(project, "validate", "sub/flowplan.yaml").startswith(
+        "error: sub/job.yaml:2:1: runs.a: /kind: must be"
+    )
+
+
 def test_without_a_spec(project: Project) -> None:
     for command in (["validate"], ["plan"], ["apply"], ["apply", "--yes"]):
         assert "flowplan.yaml: there is no such file; name your spec, or" in refused(project, *command)
