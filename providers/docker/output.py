@@ -98,7 +98,7 @@ class _Reader:
 
     def _line(self, stream: str, data: bytes) -> LogLine:
         stamp = self._at.get(stream)
-        at = f"{stamp[:19].decode()}.{stamp[20:26].rstrip(b'Z').decode():0<6}Z" if stamp else None
+        at = _at(stamp) if stamp else None
         return LogLine(data.removesuffix(b"\r").decode("utf-8", "replace"), stream, at)
 
     def rest(self) -> Iterator[LogLine]:
@@ -107,6 +107,13 @@ class _Reader:
             if pending:
                 yield self._line(stream, bytes(pending))
                 pending.clear()
+
+
+def _at(stamp: bytes) -> str:
+    """A time of the Engine, which has nine digits or those of them that are not zero, with six."""
+    if len(stamp) == 30:
+        return f"{stamp[:26].decode()}Z"
+    return f"{stamp[:19].decode()}.{stamp[20:26].rstrip(b'Z').decode():0<6}Z"
 
 
 class Output:
