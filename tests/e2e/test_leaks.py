@@ -33,6 +33,7 @@ CANARIES = {
     "UNICODE": "c4n4ry-pässwörd-日本",
     "KEY": KEY.removesuffix("\n"),
     "PART": "c4n4ry-part-9f3e",
+    "FROM_TEMPLATE": "c4n4ry-given-71",
     "ITEM": "c4n4ry-item-11",
     "FIELD": "c4n4ry-field:22",
     "SHORT": "q7z",
@@ -41,12 +42,13 @@ GIVEN = {
     "IN_PLAIN": CANARIES["PLAIN"],
     "IN_UNICODE": CANARIES["UNICODE"],
     "IN_SHORT": CANARIES["SHORT"],
+    "FLOWPLAN_VAR_given": CANARIES["FROM_TEMPLATE"],
     "FLOWPLAN_VAR_items": json.dumps([CANARIES["ITEM"]]),
 }
 INPUTS = {"flowplan.yaml", "key.pem", "quoted.txt", "vars.yaml", "job.json"}
 SCRIPT = r"""
 encoded() { base64 | tr -d '\n'; echo; }
-for name in PLAIN QUOTED UNICODE KEY PART ITEM FIELD SHORT; do
+for name in PLAIN QUOTED UNICODE KEY PART FROM_TEMPLATE ITEM FIELD SHORT; do
   if [ $name = PART ]; then v=${URL#*:*:}; v=${v%@*}; else eval "v=\${$name}"; fi
   printf '%s\n' "$v"; printf 'user:%s.\n' "$v" >&2; printf '%s' "$v" | base64
   for before in '' u us user: ; do printf '%s%s@host' "$before" "$v" | encoded; done
@@ -68,6 +70,7 @@ flowplan: 1
 project: PROJECT
 variables:
   part: {type: string, sensitive: true}
+  given: {type: string, sensitive: true}
   items: {type: list, sensitive: true}
   fields: {type: map, sensitive: true}
 runs:
@@ -75,7 +78,7 @@ runs:
     provider: ENGINE
     command: COMMAND
     template: job.json
-    variables: {given: "${var.part}"}
+    variables: {given: "${var.given}"}
     env:
       PLAIN: {from_env: IN_PLAIN}
       UNICODE: {from_env: IN_UNICODE}
