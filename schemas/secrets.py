@@ -200,6 +200,8 @@ def forms_of(values: Iterable[str]) -> Forms:
 REDACTED = "(sensitive)"
 _SHORT = 4
 _LINE = 6
+_SIMPLE = re.compile(r"[A-Za-z0-9_.-]+")
+"""Texts that are written the same in JSON, URLs and shells."""
 _WIDTHS = (64, 76)
 """Where programs break the lines of base64."""
 _MANY = 400
@@ -250,6 +252,9 @@ def _forms(value: str) -> frozenset[str]:
     whole = {value, value.strip()} | {line for line in lines if len(line) >= _LINE}
     forms = set(whole)
     for text in whole:
+        if _SIMPLE.fullmatch(text):
+            forms |= _encoded(text.encode())
+            continue
         forms |= {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1]}
         forms |= {text.replace("'", "'\"'\"'"), text.replace("'", "'\\''"), text.replace("\n", "\r\n")}
         data = text.encode("utf-8", "surrogateescape" if _from_bytes(text) else "replace")

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from flowplan.schemas.secrets import Redactor
+from flowplan.following import Redacting
+from flowplan.providers.protocol import CUT, LogLine
+from flowplan.schemas.secrets import Parts, Redactor, fingerprint
 
 SECRET = 'p@ss "w/ö+rd\\'
 
@@ -128,3 +130,64 @@ def test_no_secret_gets_through(secret: str, before: str, after: str) -> None:
 def test_many_secrets_at_once(secrets: set[str], text: str) -> None:
     found = Redactor(secrets)(text)
     assert not any(secret in piece for piece in found.split("(sensitive)") for secret in secrets)
+
+
+@given(
+    st.sets(st.text('ab1é"\n+', min_size=2, max_size=8), min_size=1, max_size=4),
+    st.lists(st.text('ab1é"\n+ ', max_size=9), max_size=6),
+)
+@settings(deadline=None, max_examples=200)
+def test_many_forms_are_found_as_few_are(secrets: set[str], texts: list[str]) -> None:
+    text = "".join(part + secret for part, secret in zip(texts, [*secrets] * 6, strict=False))
+    few = Redactor(secrets)(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowplan.schemas.secrets._MANY", 0)
+        many = Redactor(secrets)(text)
+    assert many.count("(sensitive)") == few.count("(sensitive)")
+    assert not any(
+        secret in piece
+        for piece in many.split("(sensitive)")
+        for secret in secrets
+        if len(secret) > 3 and secret.strip()
+    )
+
+
+def test_a_big_key_ring_is_redacted_soon() -> None:
+    ring = "\n".join(f"{number * 7919:064x}" for number in range(2_000))
+    start = time.process_time()
+    redacted = Redactor([ring])(f"line {7919 * 1321:064x} end\n" * 100)
+    assert redacted == "line (sensitive) end\n" * 100
+    assert time.process_time() - start < 5
+
+
+def test_parts_of_a_secret_are_found_by_their_fingerprints() -> None:
+    parts = Parts(b"key", [fingerprint(b"key", "hunter2")])
+    redactor = Redactor(inside=parts)
+    redactor.add(["https://user:hunter2@host"])
+    assert redactor("it is hunter2, not hunter3") == "it is (sensitive), not hunter3"
+    redactor.add(["x" * 1000 + "hunter2"])
+    assert redactor("hunter2") == "(sensitive)"
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8))
+def test_a_line_in_pieces_shows_no_secret(sizes: list[int]) -> None:
+    line = "begin hunter2-hunter2 middle hunter2-hunter2 end, hunter2-hunter2"
+    text_of, shown, at = Redacting(Redactor(["hunter2-hunter2"])), "", 0
+    for size in sizes:
+        shown += text_of(LogLine(line[at : at + size], goes_on=True))
+        at += size
+    assert shown + text_of(LogLine(line[at:])) == "begin (sensitive) middle (sensitive) end, (sensitive)"
+
+
+def test_a_line_that_is_cut_shows_no_beginning_of_a_secret() -> None:
+    shown = Redacting(Redactor(["hunter2-hunter2"]))(LogLine("x" * 50 + "hunter2-hun" + CUT))
+    assert shown.endswith(CUT) and set(shown.removesuffix(CUT)) == {"x"}
+
+
+def test_redacted_json_is_json() -> None:
+    redactor = Redactor(["true", "null", '": "'])
+    assert redactor.tree({"a": True, "b": None, "true": ["null", 1]}) == {
+        "a": True,
+        "b": None,
+        "(sensitive)": ["(sensitive)", 1],
+    }
