@@ -257,7 +257,7 @@ HEAD = (
 
 def row(t: Tally) -> str:
     """A tally's line of the table."""
-    figures = (len(t.names), t.rounds, t.killed, t.lost, t.repeated, t.orphans, t.leaks, len(t.faults))
+    figures = (len(t.names) or "-", t.rounds, t.killed, t.lost, t.repeated, t.orphans, t.leaks, len(t.faults))
     return f"| {t.provider} | {t.command} | " + " | ".join(str(n) for n in figures) + " |"
 
 
