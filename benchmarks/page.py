@@ -16,7 +16,7 @@ LIMITS = {
     "plan-1000": "rendering and comparing each run in Python",
     "plan-10000": "as for 1,000 runs; it is linear",
     "first-plan": "one pass over the YAML, and writing the plan",
-    "apply-1000": "one fork, two synced files and several small ones for each run, in the supervisor and the run itself",
+    "apply-1000": "for each run a fork (pages of memory to copy), an exec, and six small files, one of them synced",
     "containers": "the Engine",
     "jobs": "applying: the API server, and importing; destroying: the API server",
     "refresh-jobs": "the API server's answer and parsing it",
