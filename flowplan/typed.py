@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Annotated, Any, cast
@@ -76,6 +77,9 @@ def _words(declared: Any) -> Any:
 
 def run(commands: Sequence[Command], words: Sequence[str], complain: Callable[..., int]) -> int:
     """Carry out a command line, or tell what is wrong with it; returns its exit code."""
+    if len(words) == 2 and words[0] in ("--show-completion", "--install-completion"):
+        # typer takes a shell's name only where it is told not to guess the shell, which a script or make is not.
+        os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
     try:
         line = typer.main.get_command(application(_needed(commands, words)))
         result = line.main(args=list(words), prog_name="flowplan", standalone_mode=False)

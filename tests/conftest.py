@@ -27,6 +27,12 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile(os.environ["FLOWPLAN_EXAMPLES"])
 
 
+@pytest.fixture(autouse=True)
+def _as_many_suggestions_as_a_command_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command stops suggesting after very many comparisons; all tests of a worker share one process."""
+    monkeypatch.setattr("flowplan.schemas.sources._comparisons", 0)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if why := without_engine([name for name in ENGINES if item.get_closest_marker(name)]):
         pytest.skip(why)
