@@ -117,7 +117,7 @@ def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
 def clear(project: Project) -> None:
     """Destroy whatever a project still runs, and end the processes that it wrote down in ``pids``."""
     if (project.directory / ".flowplan" / "state.db").exists():
-        project.run("destroy", "--yes", "--allow-interrupt", "*")
+        project.run("destroy", "--yes", "--allow-interrupt", "*", timeout=3 * PATIENCE)  # a busy kubelet takes its time
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         for pid in (project.directory / "pids").read_text().split():
             os.kill(int(pid), signal.SIGKILL)
