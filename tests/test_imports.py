@@ -9,6 +9,19 @@ from pathlib import Path
 
 import pytest
 
+HEAVY = {
+    "docker",
+    "kubernetes",
+    "kubernetes_validate",
+    "deepdiff",
+    "rich",
+    "jsonschema",
+    "jsonpatch",
+    "requests",
+    "urllib3",
+    "asyncio",
+    "numpy",
+}
 PROBE = """
 import sys
 from flowplan.__main__ import main
@@ -21,6 +34,7 @@ finally:
     print("\\nLOADED", *sorted(sys.modules))
 """
 SPEC = 'flowplan: 1\nproject: p\nruns:\n  a: {provider: process, command: ["true"]}\n'
+ON = "flowplan: 1\nproject: p\nruns:\n  a: {provider: %s, image: busybox:1.35, command: [echo, a]}\n"
 
 
 def loaded(directory: Path, *arguments: str) -> set[str]:
@@ -101,3 +115,41 @@ def test_building_one_command_keeps_suggestions(directory: Path, wrong: str) -> 
     )
     assert done.returncode == 7
     assert "Did you mean" in done.stderr
+
+
+def test_the_version_loads_nothing(directory: Path) -> None:
+    assert not loaded(directory, "--version") & (HEAVY | {"typer", "pydantic", "yaml", "sqlite3", "sqlite_utils"})
+
+
+def test_validating_loads_no_client_and_no_renderer(directory: Path) -> None:
+    assert not loaded(directory, "validate") & (HEAVY | {"sqlite_utils"})
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+def test_planning_processes_loads_no_client_and_no_renderer(directory: Path, again: bool) -> None:
+    if again:
+        loaded(directory, "plan")
+    assert not loaded(directory, "plan") & HEAVY
+
+
+def test_a_whole_life_of_a_process_loads_no_client(directory: Path) -> None:
+    for command in (["apply", "--yes"], ["status"], ["events"], ["logs", "a"], ["destroy", "--yes"]):
+        assert not loaded(directory, *command) & {"docker", "kubernetes", "kubernetes_validate", "deepdiff"}, command
+
+
+@pytest.mark.parametrize("provider", ["docker", "kubernetes"])
+def test_planning_offline_loads_no_client(tmp_path: Path, provider: str) -> None:
+    (tmp_path / "flowplan.yaml").write_text(ON % provider)
+    assert not loaded(tmp_path, "plan", "--no-refresh") & {"docker", "kubernetes", "deepdiff", "rich"}
+
+
+@pytest.mark.docker
+def test_planning_containers_loads_no_kubernetes(tmp_path: Path) -> None:
+    (tmp_path / "flowplan.yaml").write_text(ON % "docker")
+    assert not loaded(tmp_path, "plan") & {"kubernetes", "kubernetes_validate", "deepdiff", "rich"}
+
+
+@pytest.mark.kubernetes
+def test_planning_jobs_loads_no_docker(tmp_path: Path) -> None:
+    (tmp_path / "flowplan.yaml").write_text(ON % "kubernetes")
+    assert not loaded(tmp_path, "plan") & {"docker", "deepdiff", "rich"}

@@ -1,4 +1,4 @@
-"""The shape of the house: what each command may load, how modules are named, and what must not be in the repository."""
+"""The shape of the house: how modules are named, and what must not be in the repository."""
 
 from __future__ import annotations
 
@@ -13,90 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("planner", "providers", "state", "schemas")
-HEAVY = {
-    "docker",
-    "kubernetes",
-    "kubernetes_validate",
-    "deepdiff",
-    "rich",
-    "jsonschema",
-    "jsonpatch",
-    "requests",
-    "urllib3",
-    "asyncio",
-    "numpy",
-}
-PROBE = """
-import sys
-from flowplan.__main__ import main
-sys.argv = ["flowplan", *sys.argv[1:]]
-try:
-    main()
-except SystemExit as end:
-    assert not end.code, end.code
-finally:
-    print("\\nLOADED", *sorted({name.partition(".")[0] for name in sys.modules}))
-"""
-SPEC = "flowplan: 1\nproject: p\nruns:\n  a: {provider: %s, image: busybox:1.35, command: [echo, a]}\n"
-
-
-def loaded(directory: Path, *arguments: str) -> set[str]:
-    """The top-level modules in memory after a command."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, *arguments],
-        check=False,
-        cwd=directory,
-        env={**os.environ, "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return set(done.stdout.rpartition("LOADED ")[2].split())
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    (tmp_path / "flowplan.yaml").write_text(SPEC % "process")
-    return tmp_path
-
-
-def test_the_version_loads_nothing(directory: Path) -> None:
-    assert not loaded(directory, "--version") & (HEAVY | {"typer", "pydantic", "yaml", "sqlite3", "sqlite_utils"})
-
-
-def test_validating_loads_no_client_and_no_renderer(directory: Path) -> None:
-    assert not loaded(directory, "validate") & (HEAVY | {"sqlite_utils"})
-
-
-@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
-def test_planning_processes_loads_no_client_and_no_renderer(directory: Path, again: bool) -> None:
-    if again:
-        loaded(directory, "plan")
-    assert not loaded(directory, "plan") & HEAVY
-
-
-def test_a_whole_life_of_a_process_loads_no_client(directory: Path) -> None:
-    for command in (["apply", "--yes"], ["status"], ["events"], ["logs", "a"], ["destroy", "--yes"]):
-        assert not loaded(directory, *command) & {"docker", "kubernetes", "kubernetes_validate", "deepdiff"}, command
-
-
-@pytest.mark.parametrize("provider", ["docker", "kubernetes"])
-def test_planning_offline_loads_no_client(tmp_path: Path, provider: str) -> None:
-    (tmp_path / "flowplan.yaml").write_text(SPEC % provider)
-    assert not loaded(tmp_path, "plan", "--no-refresh") & {"docker", "kubernetes", "deepdiff", "rich"}
-
-
-@pytest.mark.docker
-def test_planning_containers_loads_no_kubernetes(tmp_path: Path) -> None:
-    (tmp_path / "flowplan.yaml").write_text(SPEC % "docker")
-    assert not loaded(tmp_path, "plan") & {"kubernetes", "kubernetes_validate", "deepdiff", "rich"}
-
-
-@pytest.mark.kubernetes
-def test_planning_jobs_loads_no_docker(tmp_path: Path) -> None:
-    (tmp_path / "flowplan.yaml").write_text(SPEC % "kubernetes")
-    assert not loaded(tmp_path, "plan") & {"docker", "deepdiff", "rich"}
 
 
 def tracked() -> list[Path]:
