@@ -32,7 +32,13 @@ BIRTHS_EVERY = 0.5
 WAITING_TOGETHER = 4
 """How many times as many runs as ``--parallelism`` says are destroyed at once: they wait for their grace periods."""
 AHEAD = 2
-"""How many steps are handed out for each worker, whose intents are written together."""
+"""How many steps are handed out for each worker, at least: one to do and one to go on with."""
+LEAD = 0.1
+"""Seconds of work that are handed out where steps take less: their intents are written together."""
+GATHER = 0.01
+"""Seconds in which further answers are waited for while all workers have enough to do: they are written together."""
+SHOWN_WITHIN = 5.0
+"""Seconds after which the end of a run's output is stored, though not all of it has been shown."""
 TICK = 0.2
 """Seconds between looks at time limits and signals."""
 
@@ -72,8 +78,10 @@ class Runner:
         wanted = {c.address for c in plan.changes} | {n for s in self.waiting.values() for n in s.change.settings.needs}
         self.followed = (wanted & self.ledger.records.keys()) | set(follow)
         self.watches = Watches(engines, self.inbox)
-        self.logs = LogStreams(engines, sink.log, sink.redactor)
+        self.logs = LogStreams(engines, self.inbox, sink.log, sink.redactor)
+        self.untold: dict[str, tuple[Recorded, float]] = {}
         self.working = 0
+        self.answered, self.began = 0, time.monotonic()
         self.former: dict[str, list[Recorded]] = {}
         for record in self._with_tails(store.leftovers()):
             if record.status is not Status.DESTROYED:  # what was forgotten is left alone
@@ -111,6 +119,7 @@ class Runner:
                     self._absorb(self._messages())
                     self._enforce_limits()
                     self._follow_births()
+                    self._hurry_tails()
             finally:
                 self.watches.close()
                 self.lock.release()
@@ -134,7 +143,7 @@ class Runner:
             self.outcome.timed_out = self._anything_left()
             return False
         self._dispatch()
-        self.watches.refresh()
+        self.watches.refresh(complete=not (self.working or self.waiting))
         if self.working:
             return True
         if self.options.detach:
@@ -157,6 +166,8 @@ class Runner:
         messages = []
         try:
             messages.append(self.inbox.get(timeout=TICK))
+            if self.working > AHEAD * self.at_once:
+                time.sleep(GATHER)
             while len(messages) < 1000:
                 messages.append(self.inbox.get_nowait())
         except Empty:
@@ -170,6 +181,7 @@ class Runner:
         seen: list[Observed] = [*self.disputed, *(m for kind, m in messages if kind == "seen")]
         self.disputed = []
         self.working -= len(done) + len(cleared)
+        self.answered += len(done)
         for one in [*done, *cleared]:
             self._settle_removed(one)
         self._observed(last_seen([*(d.seen for d in done if d.seen), *seen]))
@@ -183,6 +195,8 @@ class Runner:
                 raise message
             if kind == "tail":
                 self._store_tail(*message)
+            elif kind == "shown":
+                self._fetch_tail(message)
             elif kind == "trouble":
                 self.sink.note(f"warning: {message[1]}; what runs there goes on, and is followed when it answers again")
             elif kind == "well":
@@ -222,8 +236,7 @@ class Runner:
 
     def _ready(self) -> list[Step]:
         """Take what can be done now; what cannot is set aside until what holds it back changes."""
-        # One more for each worker than it can do at once, so that none waits while the state is written.
-        room = AHEAD * self.at_once - self.working
+        room = self._enough() - self.working
         ready: list[Step] = []
         starting: dict[str, int] = {}
         while len(ready) < room and (step := self.schedule.next()):
@@ -240,6 +253,11 @@ class Runner:
             if until != group_key(group):  # it may have been woken as the one of its group that has room
                 self.schedule.wake_one(group_key(group))
         return ready
+
+    def _enough(self) -> int:
+        """How many jobs the workers shall have, so that none waits while the state is written."""
+        pace = self.answered / (time.monotonic() - self.began)
+        return self.at_once + max((AHEAD - 1) * self.at_once, int(pace * LEAD))
 
     def _skip(self, address: str, why: str) -> None:
         self.outcome.skipped[address] = why
@@ -627,11 +645,24 @@ class Runner:
             if not self.catching_up:
                 self._show_output(record)
             self.working += 1
-            self._in_background("tail", self._fetch_tail, record)
+            self.untold[record.run_id] = record, time.monotonic() + SHOWN_WITHIN
+            if not self.logs.showing(record.run_id):
+                self._fetch_tail(record.run_id)
 
-    def _fetch_tail(self, record: Recorded) -> tuple[str, str]:
-        self.logs.wait(record.run_id, 5.0)
+    def _fetch_tail(self, run_id: str) -> None:
+        """Read the end of the output of a run that is over, once all of it has been shown."""
+        record, _ = self.untold.pop(run_id, (None, 0.0))
+        if record:
+            self._in_background("tail", self._tail_of, record)
+
+    def _tail_of(self, record: Recorded) -> tuple[str, str]:
         return record.run_id, tail_of(self.engines, record, self.sink.redactor)
+
+    def _hurry_tails(self) -> None:
+        """Wait no longer for outputs that take their time."""
+        now = time.monotonic()
+        for run_id in [run_id for run_id, (_, until) in self.untold.items() if until < now]:
+            self._fetch_tail(run_id)
 
     def _store_tail(self, run_id: str, text: str) -> None:
         self.working -= 1

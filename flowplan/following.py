@@ -19,13 +19,14 @@ from flowplan.state.lock import others_write
 
 Seen = tuple[str, Any]
 """A message for the main loop: ("seen", Observed), ("trouble", (provider, FlowplanError)) when an engine cannot be asked
-any more, ("well", provider) when it can again, ("refused", (provider, FlowplanError)) when it is not followed any more."""
+any more, ("well", provider) when it can again, ("refused", (provider, FlowplanError)) when it is not followed any more,
+("shown", run id) when the output of a run has been shown to its end."""
 
 REFUSED = 30.0
 """Seconds during which an engine may refuse to be watched (a token that is renewed, a server that starts) before its
 runs are followed no more. One that does not answer is waited for."""
 
-RESTART_EVERY = 0.5
+RESTART_EVERY = 0.1
 """Seconds between restarts of a watch that has to take in further runs."""
 RESTART_EACH = 0.005
 """Seconds that are added for each run it has: a restart looks at all of them, and must not do so for each new one."""
@@ -61,11 +62,12 @@ class Watches:
         """Forget a run that needs no watching any more."""
         self._live.get(record.provider, {}).pop(record.run_id, None)
 
-    def refresh(self) -> None:
-        """Start or restart the watches that have further runs to take in, not too often."""
+    def refresh(self, *, complete: bool = False) -> None:
+        """Start or restart the watches that have further runs to take in: not too often, unless these are the last."""
         now = time.monotonic()
         for provider in list(self._stale):
-            if now - self._started.get(provider, 0.0) >= RESTART_EVERY + RESTART_EACH * self._watched.get(provider, 0):
+            pause = RESTART_EVERY + RESTART_EACH * self._watched.get(provider, 0)
+            if complete or now - self._started.get(provider, 0.0) >= pause:
                 self._restart(provider)
                 self._stale.discard(provider)
 
@@ -123,9 +125,16 @@ class LogStreams:
     """Readers of the output of live runs, at most ``limit`` at once; the rest start as others end."""
 
     def __init__(
-        self, engines: Engines, show: Callable[[str, LogLine], None], redactor: Redactor, *, limit: int = 64
+        self,
+        engines: Engines,
+        inbox: SimpleQueue[Seen],
+        show: Callable[[str, LogLine], None],
+        redactor: Redactor,
+        *,
+        limit: int = 64,
     ) -> None:
         self._engines = engines
+        self._inbox = inbox
         self._show = show
         self._redactor = redactor
         self._limit = limit
@@ -173,6 +182,7 @@ class LogStreams:
                 self._stream(record)
             finally:
                 self._ended[record.run_id].set()
+                self._inbox.put(("shown", record.run_id))
 
     def _stream(self, record: Recorded) -> None:
         try:
@@ -187,14 +197,17 @@ class LogStreams:
             # Output that cannot be streamed is no fault of the run: it goes on, its tail is stored at its end.
             self._show(record.address, LogLine(f"(output is not streamed: {error})", "stderr"))
 
-    def wait(self, run_id: str, timeout: float) -> None:
-        """Wait until the output of a run that is over has been shown; not while others keep all readers busy."""
+    def showing(self, run_id: str) -> bool:
+        """True while the output of a run that is over is still to be shown, which ("shown", run id) will tell.
+
+        Not when others keep all readers busy.
+        """
         ended = self._ended.get(run_id)
         if ended is None:
-            return
+            return False
         self._over.add(run_id)
-        if run_id in self._reading or self._readers < self._limit or self._idle:
-            ended.wait(timeout)
+        read = run_id in self._reading or self._readers < self._limit or bool(self._idle)
+        return read and not ended.is_set()
 
     def forget(self, run_id: str) -> None:
         """Drop what is known of an output that has been shown."""

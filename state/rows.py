@@ -63,9 +63,12 @@ def tail(text: str) -> str:
     return data[-TAIL_BYTES:].decode("utf-8", "ignore")
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
 def dumps(value: Any) -> str:
     """JSON in ASCII, so that any text goes through SQLite."""
-    return json.dumps(value, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def encode_progress(progress: Progress) -> str:

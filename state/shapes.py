@@ -80,7 +80,7 @@ def parsed(text: str) -> dict[str, Any]:
         ValueError: it is none, or holds a number that JSON does not know.
     """
     try:
-        found = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        found = _DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if isinstance(found, dict):
@@ -95,6 +95,9 @@ def _no_number(text: str) -> float:
 def _finite(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else _no_number(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 
 
 def noted(name: str, document: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from flowplan.providers.process import output
 from flowplan.providers.process.exits import meaning
 from flowplan.providers.process.provider import ProcessProvider
 from flowplan.providers.process.redaction import known_to, values_behind_tokens
+from flowplan.providers.process.runfiles import RunFiles
 from flowplan.providers.process.supervisor import Redaction, Secrets, stat_of
 from flowplan.providers.protocol import Context, Order
 from flowplan.schemas.errors import FlowplanError, ProviderError, Refused, StartFailed
@@ -114,8 +115,14 @@ class Host:
         return self.runs / record.run_id / name
 
     def started(self, record: Recorded) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.file(record, "started.json").read_text())
+        found = RunFiles(self.file(record, ""), record.run_id).started()
+        assert found
         return found
+
+    def forge(self, record: Recorded, **identity: Any) -> None:
+        """Make the process of a run another one."""
+        line = json.dumps({**self.started(record), **identity}) + "\n"
+        self.file(record, "started.json").write_text(line)
 
     def text(self, record: Recorded) -> str:
         return "\n".join(line.text for line in self.provider.logs(record, follow=False, tail=None))
@@ -123,9 +130,9 @@ class Host:
     def clean(self) -> None:
         self.provider.close()
         for path in self.runs.glob("*/started.json"):
-            pid = json.loads(path.read_text())["pid"]
-            if alive(pid):
-                os.killpg(pid, signal.SIGKILL)
+            started = RunFiles(path.parent, "").started()
+            if started and alive(started["pid"]):
+                os.killpg(started["pid"], signal.SIGKILL)
 
 
 @pytest.fixture
@@ -249,11 +256,24 @@ def test_without_its_supervisor_a_run_goes_on_but_its_end_is_unknown(host: Host)
 def test_a_removed_directory_harms_no_other_run(host: Host) -> None:
     gone = host.start(host.order("sleep", "0.3"))
     other = host.start(host.order("sleep", "0.6", attempt=2))
-    for name in ("claim", "run.json", "started.json", "stdout", "stderr"):
+    for name in ("run.json", "started.json", "stdout", "stderr"):
         host.file(gone, name).unlink()
     host.file(gone, "").rmdir()
     assert host.look(gone).status is Status.RUNNING  # the handle still finds it
     assert host.end(other).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("broken_off", ["", '{"pid": 1, "start'])
+def test_a_start_that_was_not_recorded_was_none(host: Host, broken_off: str) -> None:
+    """A child writes its line before it becomes the program: with a part of it, or nothing, the program never ran."""
+    order = host.sh("echo x >> marks")
+    directory = host.runs / order.identity.run_id
+    directory.mkdir(parents=True)
+    (directory / "started.json").write_text(broken_off)
+    assert not host.look(host.record(order)).exists
+    assert host.run(order).status is Status.SUCCEEDED
+    assert host.run(order).status is Status.SUCCEEDED
+    assert (host.home / "marks").read_text() == "x\n"
 
 
 # -- limits, retries, groups
@@ -345,11 +365,11 @@ def test_a_reused_pid_is_never_signalled(host: Host) -> None:
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
         record = host.start(host.order("true"))
         host.end(record)
-        forged = {**host.started(record), "pid": stranger.pid}
-        host.file(record, "started.json").write_text(json.dumps(forged))
+        host.forge(record, pid=stranger.pid)
+        supervisor = host.started(record)["supervisor"]["pid"]
         host.file(record, "exit.json").unlink()
-        os.kill(forged["supervisor"]["pid"], signal.SIGKILL)
-        until(lambda: not alive(forged["supervisor"]["pid"]), "the end of the supervisor")
+        os.kill(supervisor, signal.SIGKILL)
+        until(lambda: not alive(supervisor), "the end of the supervisor")
         assert not host.look(record).exists
         host.provider.delete(record, 0.1)
         assert alive(stranger.pid)
@@ -371,7 +391,7 @@ def test_another_host_is_refused(host: Host) -> None:
 
 def test_another_pid_namespace_is_refused(host: Host) -> None:
     record = host.start(host.order("sleep", "60"))
-    host.file(record, "started.json").write_text(json.dumps({**host.started(record), "pid_namespace": "pid:[1]"}))
+    host.forge(record, pid_namespace="pid:[1]")
     with pytest.raises(Refused, match="different host"):
         host.provider.delete(record, 0.1)
     assert alive(record.handle["pid"])
@@ -382,8 +402,7 @@ def test_after_a_restart_of_the_host_nothing_is_signalled_and_the_history_stays(
     ended = host.start(host.sh("exit 3", attempt=2))
     host.end(ended)
     for record in (lost, ended):
-        document = {**host.started(record), "boot_id": "00000000-0000-0000-0000-000000000000"}
-        host.file(record, "started.json").write_text(json.dumps(document))
+        host.forge(record, boot_id="00000000-0000-0000-0000-000000000000")
     assert host.look(ended).exit_code == 3
     seen = host.look(lost)
     assert not seen.exists

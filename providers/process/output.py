@@ -47,6 +47,8 @@ class _Stream:
             yield self._take_rest()
 
     def _blocks(self) -> Iterator[bytes]:
+        if not self.grown():
+            return
         try:
             with self.path.open("rb") as file:
                 file.seek(self.position)
@@ -107,6 +109,8 @@ def _last(lines: list[list[LogLine]], count: int) -> list[LogLine]:
 
 def start_of_tail(path: Path, count: int) -> int:
     """Where the last ``count`` lines of a file start; reads no more of it than they take."""
+    if not _size(str(path)) > 0:
+        return 0
     try:
         with path.open("rb") as file:
             position = file.seek(0, 2)

@@ -174,7 +174,7 @@ class ProcessProvider:
             files.open(order.identity, order.name)
         except OSError as error:
             raise ProviderError(f"{files.directory} cannot be written: {error.strerror}") from error
-        if not files.has("started.json") and not files.has("exit.json"):
+        if not files.started() and not files.has("exit.json"):
             self._start(files, order)
         failure = (files.read("exit.json") or {}).get("failure")
         if failure:

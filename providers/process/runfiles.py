@@ -7,14 +7,14 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowplan.providers.process.exits import meaning
 from flowplan.providers.process.procfs import alive, host_id, pid_namespace, this_boot
-from flowplan.providers.process.supervisor import write_json
+from flowplan.providers.process.supervisor import CHUNK, last_line, write_json
 from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.faults import point
@@ -37,24 +37,32 @@ class RunFiles(NamedTuple):
         Raises:
             ProviderError: it is there and cannot be read.
         """
-        try:
-            content = json.loads((self.directory / name).read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError) as error:
-            raise ProviderError(f"{self.directory / name} cannot be read: {error}") from error
-        return content if isinstance(content, dict) else None
+        return _document(self.path(name))
+
+    def started(self) -> dict[str, Any] | None:
+        """The process of the newest execution, None when none was ever started.
+
+        Raises:
+            ProviderError: as ``read``.
+        """
+        return _document(self.path("started.json"), last_line)
 
     def has(self, name: str) -> bool:
-        return (self.directory / name).exists()
+        return os.path.exists(self.path(name))  # noqa: PTH110 - a thousand runs are looked at again and again
+
+    def path(self, name: str) -> str:
+        return f"{self.directory}/{name}"
 
     def open(self, identity: Identity, name: str) -> None:
         """Make the directory and say whose it is; no secrets are in it."""
-        make_private(self.directory)
+        try:
+            os.mkdir(self.directory, 0o700)  # noqa: PTH102 - the place of all runs is known to be ours
+        except (FileNotFoundError, FileExistsError):
+            make_private(self.directory)
         point("process:directory:after")
         if not self.has("run.json"):
             whose = {key: getattr(identity, key) for key in ("project", "lineage", "address", "attempt")}
-            write_json(str(self.directory / "run.json"), {**whose, "name": name, "host_id": host_id()})
+            write_json(self.path("run.json"), {**whose, "name": name, "host_id": host_id()})
             point("process:identity:after")
 
     def mark(self, name: str) -> None:
@@ -68,7 +76,7 @@ class RunFiles(NamedTuple):
         Raises:
             ProviderError: it stays taken.
         """
-        fd = os.open(self.directory / "claim", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(self.path("started.json"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + CLAIM_PATIENCE
             while not _locked(fd):
@@ -82,13 +90,29 @@ class RunFiles(NamedTuple):
     def starting(self) -> bool:
         """True while somebody is between claiming the run and starting it."""
         try:
-            fd = os.open(self.directory / "claim", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.path("started.json"), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return False
         try:
             return not _locked(fd, fcntl.LOCK_SH)
         finally:
             os.close(fd)
+
+
+def _document(path: str, part: Callable[[bytes], bytes] = bytes) -> dict[str, Any] | None:
+    """The JSON object in (a part of) a file; None where there is no file, or no such part."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = part(os.read(fd, CHUNK))
+        finally:
+            os.close(fd)
+        content = json.loads(text) if text or part is bytes else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise ProviderError(f"{path} cannot be read: {error}") from error
+    return content if isinstance(content, dict) else None
 
 
 def _locked(fd: int, how: int = fcntl.LOCK_EX) -> bool:
@@ -101,7 +125,7 @@ def _locked(fd: int, how: int = fcntl.LOCK_EX) -> bool:
 
 def identity_of(files: RunFiles, record: Recorded | None) -> dict[str, Any] | None:
     """The process of the attempt: as recorded on start, else from the state's handle; None when it never started."""
-    started = files.read("started.json")
+    started = files.started()
     if started is None and record and record.handle.get("pid"):
         return dict(record.handle)
     return started
@@ -128,7 +152,7 @@ def look(files: RunFiles, record: Recorded | None) -> Observed:
 
 
 def _never_started(files: RunFiles, record: Recorded | None) -> Observed:
-    if files.has("started.json") or files.has("exit.json"):
+    if files.started() or files.has("exit.json"):
         return look(files, record)  # it was started between two looks
     if files.has("stop"):
         return _absent(files, "it was stopped before it was started", Status.LOST)

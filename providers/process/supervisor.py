@@ -7,20 +7,23 @@ ends, the pipes close, and the supervisor goes on until its last run is recorded
 
 How a run is started exactly once, whoever is killed whenever:
 
-1. The supervisor takes an exclusive flock on ``claim`` in the run's directory. If ``started.json`` exists, it stops.
-2. It forks. The child shares the lock, becomes a session of its own, and writes its identity to ``started.json``
-   durably; then it becomes the program. The claim is close-on-exec: exec or death releases it.
+1. The supervisor makes ``started.json`` in the run's directory and takes an exclusive flock on it, the claim. If there
+   is a line in it, it stops.
+2. It forks. The child shares the lock, becomes a session of its own, and writes its identity durably, as one line of
+   that file; then it becomes the program. The file is close-on-exec: exec or death releases the claim.
 
-Hence, with the claim free, ``started.json`` says whether the program was started. Without it, nobody did and nobody
-will; with it, it is never started again.
+Hence, with the claim free, ``started.json`` says whether the program was started. Without a line in it, nobody did and
+nobody will; with one, it is never started again. Retries add lines; the last one counts.
 
-Files of a run, in ``RUNS_DIR/<run id>/``: ``claim``, ``started.json``, ``exit.json``, ``stdout``, ``stderr``, and
-``stop``, by which flowplan forbids every further start. ``RUNS_DIR/journal`` gets one line per start and end.
+Files of a run, in ``RUNS_DIR/<run id>/``: ``started.json``, ``exit.json``, ``stdout``, ``stderr``, and ``stop``, by which
+flowplan forbids every further start. ``RUNS_DIR/journal`` gets one line per start and end.
+
+A fork marks every page of memory to be copied when next written to, by the child or by the supervisor, and that is most
+of what starting a run costs. Hence what can be done for several runs together, or before the fork, is.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import _thread
 import errno
 import fcntl
@@ -49,8 +52,9 @@ HIDDEN = b"(sensitive)"
 MOST_KNOWN = 64
 MOST_CHUNKS = 16
 """More than a pipe can hold."""
-OURS = tuple(int(signal.Signals[f"SIG{name}"]) for name in ("HUP", "INT", "QUIT", "TERM", "CHLD", "PIPE", "XFSZ"))
-"""Signals that we, or whoever started us, may treat in a way that a program does not expect."""
+OURS = tuple(signal.Signals[f"SIG{name}"] for name in ("HUP", "INT", "QUIT", "TERM", "CHLD", "PIPE", "XFSZ"))
+"""Signals that we, or whoever started us, may treat in a way that a program does not expect. They get handlers that do
+nothing, which exec takes away: what is ignored would stay so in the program."""
 FAULT = os.environ.get("FLOWPLAN_FAULT")
 """The point at which a test wants an end."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
@@ -89,39 +93,57 @@ def stat_of(pid: int) -> tuple[str, int, int] | None:
     return fields[0].decode(), int(fields[3]), int(fields[19])
 
 
-def _own_start_time() -> int:
+def _own_start_time() -> bytes:
+    """As in ``stat_of``; without a context manager and the like, for a child that has to copy what it touches."""
     fd = os.open("/proc/self/stat", os.O_RDONLY)
-    try:
-        return int(os.read(fd, CHUNK).rpartition(b")")[2].split()[19])
-    finally:
-        os.close(fd)
+    fields = os.read(fd, CHUNK)
+    os.close(fd)
+    return fields[fields.rindex(b")") :].split(b" ", 21)[20]
 
 
-def write_json(path: str, document: dict[str, Any], *, durable: bool = False) -> None:
+def write_json(path: str, document: dict[str, Any]) -> None:
     """Write a file of mode 0600 so that readers see all of it or nothing."""
-    _write_whole(path, json.dumps(document).encode(), durable=durable)
-
-
-def _write_whole(path: str, content: bytes, *, durable: bool) -> None:
     temporary = f"{path}.{_thread.get_native_id()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(fd, content)
-        if durable:
-            os.fsync(fd)
+        _write(fd, json.dumps(document).encode())
     finally:
         os.close(fd)
     os.rename(temporary, path)  # noqa: PTH104
-    if durable:
-        _sync_directory(os.path.dirname(path))  # noqa: PTH120
 
 
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _has_line(fd: int) -> bool:
+    return b"\n" in os.pread(fd, CHUNK, 0)
+
+
+def _is_missing(file: str) -> bool:
+    """True when there is no such file; what cannot be told is for the child to find out."""
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        os.stat(file)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def _look_up(runs: list[Run]) -> None:
+    """Find the files that the commands of runs may mean; those that want the same share the answer.
+
+    A place without it is passed by without making up an environment first. Relative ones count from the run's directory.
+    """
+    found: dict[tuple[str, str | None], list[str]] = {}
+    for run in runs:
+        wanted = (run.argv[0], run.env.get("PATH")) if run.argv else ("", "")
+        if wanted not in found:
+            named = candidates(*wanted) if run.argv else []
+            found[wanted] = [file for file in named if file[0] != "/" or not _is_missing(file)]
+        run.files = found[wanted]
+
+
+def last_line(content: bytes) -> bytes:
+    """The last line that is complete, b"" when there is none."""
+    return content[: content.rfind(b"\n") + 1].rstrip(b"\n").rpartition(b"\n")[2]
 
 
 def candidates(name: str, path: str | None) -> list[str]:
@@ -249,6 +271,7 @@ class Run:
         self.retries: int = request.get("retries", 0)
         self.core: int | None = request.get("core")
         self.secrets = _secrets(request.get("redact", []), request.get("redact_words", []))
+        self.files: list[str] = []
         self.pid = 0
         self.code = 0
         self.executions = 0
@@ -266,28 +289,40 @@ class Run:
     def has(self, name: str) -> bool:
         return os.access(self.path(name), os.F_OK)
 
+    def started(self) -> bool:
+        """True when a child of it has written its line: without one it was killed before it became the run."""
+        try:
+            fd = os.open(self.path("started.json"), os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            return _has_line(fd)
+        finally:
+            os.close(fd)
+
 
 class Child:
-    """What happens between fork and exec, in the process that becomes the run.
+    """What happens between fork and exec, in the process that becomes the run."""
 
-    It is made before the fork, with all that can be prepared: whatever the child touches is a page of memory to copy,
-    which is most of what starting a run costs.
-    """
-
-    def __init__(self, run: Run, supervisor: Supervisor, errors: int, streams: list[int]) -> None:
-        self.run, self.supervisor, self.errors, self.streams = run, supervisor, errors, streams
-        self.files = candidates(run.argv[0], run.env.get("PATH")) if run.argv else []
-        self.record = run.path("started.json")
-        known = {**supervisor.identity, "started_at": rfc3339(run.first_start), "executions": run.executions}
-        self.identity = json.dumps(known)[1:].encode()
+    def __init__(self, run: Run, supervisor: Supervisor, claim: int, errors: int, streams: list[int]) -> None:
+        self.run, self.claim, self.errors = run, claim, errors
+        self.wires = ((supervisor.null, 0), (streams[0], 1), (streams[1], 2))
+        self.limits = supervisor.limits if supervisor.limits[0] != supervisor.limits[1] else None
+        self.identity = b'"started_at": "%b", "executions": %d, %b\n' % (
+            rfc3339(run.first_start).encode(),
+            run.executions,
+            supervisor.identity,
+        )
 
     def become(self) -> None:
         """Never returns: this process becomes the program, or says why not and ends."""
         try:
-            self._detach()
+            os.setsid()
             self._write_identity()
             _fault("child:after_started")
-            self._wire()
+            self._limit()
+            for fd, target in self.wires:
+                os.dup2(fd, target)
             self._enter()
             self._execute()
         except OSError as error:
@@ -297,24 +332,24 @@ class Child:
         finally:
             os._exit(127)
 
-    def _detach(self) -> None:
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        for number in OURS:
-            _signal.signal(number, 0)  # SIG_DFL
-        resource.setrlimit(resource.RLIMIT_NOFILE, self.supervisor.limits)
+    def _write_identity(self) -> None:
+        """One line of the claimed file: with it the run counts as started, so all of it has to be there, or nothing."""
+        _fault("child:before_started")
+        line = b'{"pid": %d, "start_time": %b, %b' % (os.getpid(), _own_start_time(), self.identity)
+        written = os.write(self.claim, line)
+        if written < len(line):
+            os.ftruncate(self.claim, os.fstat(self.claim).st_size - written)
+            raise OSError(errno.ENOSPC, "")
+        os.fsync(self.claim)
+        directory = os.open(self.run.directory, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+
+    def _limit(self) -> None:
+        if self.limits:
+            resource.setrlimit(resource.RLIMIT_NOFILE, self.limits)
         if self.run.core is not None:
             resource.setrlimit(resource.RLIMIT_CORE, (self.run.core, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
-    def _write_identity(self) -> None:
-        _fault("child:before_started")
-        start = b'{"pid": %d, "start_time": %d, ' % (os.getpid(), _own_start_time())
-        _write_whole(self.record, start + self.identity, durable=True)
-
-    def _wire(self) -> None:
-        null = os.open(os.devnull, os.O_RDONLY)
-        for fd, target in ((null, 0), (self.streams[0], 1), (self.streams[1], 2)):
-            os.dup2(fd, target, inheritable=True)
 
     def _enter(self) -> None:
         try:
@@ -325,9 +360,8 @@ class Child:
     def _execute(self) -> None:
         """Try every place of the run's own PATH; the most telling error is reported."""
         stage, worst = "search", errno.ENOENT
-        for file in self.files:
+        for file in self.run.files:
             try:
-                os.stat(file)  # noqa: PTH116 - a place without it is passed by without making up an environment first
                 os.execve(file, self.run.argv, self.run.env)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENOTDIR) or os.access(file, os.F_OK):
@@ -353,23 +387,25 @@ class Supervisor:
         self.connected = True
         self.sequence = 0
         self.limits = _raise_limit()
+        self.null = os.open(os.devnull, os.O_RDWR)
         self.journal = os.open(f"{runs_dir}/journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self.identity = self._who_am_i()
 
-    def _who_am_i(self) -> dict[str, Any]:
+    def _who_am_i(self) -> bytes:
+        """What the identities of all runs have in common: the end of a JSON object."""
         found = stat_of(os.getpid())
         assert found
-        return {
+        known = {
             "boot_id": boot_id(),
             "host": os.uname().nodename,
             "pid_namespace": os.readlink("/proc/self/ns/pid"),  # noqa: PTH115
             "supervisor": {"pid": os.getpid(), "start_time": found[2]},
         }
+        return json.dumps(known)[1:].encode()
 
     def serve(self) -> None:
         """Until flowplan is gone and every run is recorded."""
         wakeup, alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
         self._listen(wakeup, lambda: self._children_ended(wakeup))
         os.set_blocking(0, False)
@@ -414,17 +450,14 @@ class Supervisor:
             self._hang_up()
             return
         *lines, self.inbox = (self.inbox + data).split(b"\n")
-        for line in lines:
-            self._request(json.loads(line))
+        self._requested([json.loads(line) for line in lines])
 
     def _hang_up(self) -> None:
         self._forget(0)
         if 1 in self.handlers:
             self._forget(1)
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        os.dup2(null, 1)
-        os.close(null)
+        os.dup2(self.null, 0)
+        os.dup2(self.null, 1)
         self.connected, self.outbox = False, b""
 
     def _reply(self, run: Run, **answer: Any) -> None:
@@ -447,14 +480,23 @@ class Supervisor:
         elif waiting and not self.outbox:
             self._forget(1)
 
-    def _request(self, request: dict[str, Any]) -> None:
-        run = Run(request, f"{self.runs_dir}/{request['id']}")
+    def _requested(self, requests: list[dict[str, Any]]) -> None:
+        runs = [Run(request, f"{self.runs_dir}/{request['id']}") for request in requests]
+        _look_up(runs)
+        states = [self._request(run) for run in runs]  # one fork after the other, see above
+        for run, state in zip(runs, states, strict=True):
+            if state == "starting":
+                self._adopt(run)
+            else:
+                self._reply(run, state=state)
+
+    def _request(self, run: Run) -> str:
         if run.id in self.runs:
-            self._reply(run, state="started")
-            return
+            return "started"
         state = self._start(run)
-        if state != "starting":
-            self._reply(run, state=state)
+        if state == "starting":
+            self.runs[run.id] = run
+        return state
 
     # -- starting
 
@@ -462,7 +504,7 @@ class Supervisor:
         """Fork the run if nobody ever did: ``starting``; else ``busy``, ``started``, ``stopped``, ``refused: ...``, or
         ``full`` where the host gives no further process."""
         try:
-            claim = os.open(run.path("claim"), os.O_RDWR | os.O_CREAT, 0o600)
+            claim = os.open(run.path("started.json"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             return f"refused: {run.directory}: {error.strerror}"
         try:
@@ -472,61 +514,60 @@ class Supervisor:
                 return "busy"
             if run.has("stop"):
                 return "stopped"
-            if run.executions == 0 and (run.has("started.json") or run.has("exit.json")):
+            if run.executions == 0 and (_has_line(claim) or run.has("exit.json")):
                 return "started"
+            if run.executions == 0:
+                os.ftruncate(claim, 0)  # a line that was broken off by a full disk and a kill
             _fault("supervisor:after_claim")
-            self._fork(run)
+            self._fork(run, claim)
             return "starting"
         except OSError as error:
             return "full" if error.errno in FULL else f"refused: {error.strerror}"
         finally:
             os.close(claim)
 
-    def _fork(self, run: Run) -> None:
-        errors, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        readers, writers = self._streams(run)
+    def _fork(self, run: Run, claim: int) -> None:
+        run.errors, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        writers = self._streams(run)
         run.executions += 1
         run.first_start = run.first_start or time.time_ns()
         run.clock = run.clock or time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
-            child = Child(run, self, report, writers)
+            child = Child(run, self, claim, report, writers)
             run.pid = os.fork()
             if run.pid == 0:
                 child.become()
         except OSError:
             run.executions -= 1
-            _close(errors, *readers, *(file for file, _ in run.pipes.values()))
+            errors, run.errors = run.errors, -1
+            _close(errors, *run.pipes, *(file for file, _ in run.pipes.values()))
             run.pipes.clear()
             raise
         finally:
             _close(report, *writers)
         _fault("supervisor:after_fork")
-        self._adopt(run, errors, readers)
 
-    def _streams(self, run: Run) -> tuple[list[int], list[int]]:
+    def _streams(self, run: Run) -> list[int]:
         """Where the run writes: its files, or pipes to us when secrets must be taken out first."""
         files = [
             os.open(run.path(name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) for name in ("stdout", "stderr")
         ]
         if run.secrets is None:
-            return [], files
-        readers, writers = [], []
+            return files
+        writers = []
         for file in files:
             reader, writer = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(reader, False)
             run.pipes[reader] = (file, Redaction(run.secrets))
-            readers.append(reader)
             writers.append(writer)
-        return readers, writers
+        return writers
 
-    def _adopt(self, run: Run, errors: int, readers: list[int]) -> None:
-        self.runs[run.id] = run
+    def _adopt(self, run: Run) -> None:
         self.by_pid[run.pid] = run
         if run.executions > run.retries:
             run.argv, run.env = [], {}  # a thousand environments are megabytes, and it will not be started again
-        run.errors = errors
-        self._listen(errors, lambda: self._began(run))
-        for reader in readers:
+        self._listen(run.errors, lambda: self._began(run))
+        for reader in run.pipes:
             self._listen(reader, lambda fd=reader: self._output(run, fd))  # type: ignore[misc]
         if run.timeout is not None and run.executions == 1:
             self._after(run.timeout, lambda: self._time_out(run))
@@ -544,7 +585,7 @@ class Supervisor:
         run.errors = -1
         if said:
             run.failure = json.loads(said)
-        elif run.has("started.json"):  # without it, the child was killed before it became a run
+        elif run.started():  # else the child was killed before it became a run
             self._journal("start", run)
             self._reply(run, state="started")
 
@@ -557,13 +598,13 @@ class Supervisor:
             return
         if data:
             file, redaction = run.pipes[fd]
-            _write_all(file, redaction.feed(data))
+            _write_output(file, redaction.feed(data))
         else:
             self._close_output(run, fd)
 
     def _close_output(self, run: Run, fd: int) -> None:
         file, redaction = run.pipes.pop(fd)
-        _write_all(file, redaction.rest())
+        _write_output(file, redaction.rest())
         self._forget(fd)
         os.close(fd)
         os.close(file)
@@ -614,7 +655,7 @@ class Supervisor:
         run.pid, run.code = 0, os.waitstatus_to_exitcode(code)
         self._began(run)
         self._drain(run)
-        if not run.failure and not run.has("started.json"):
+        if not run.failure and not run.started():
             self._give_up(run)
         elif self._deserves_retry(run):
             self._retry_later(run, min(FIRST_BACKOFF * 2 ** (run.executions - 1), LONGEST_BACKOFF))
@@ -636,10 +677,13 @@ class Supervisor:
     def _retry(self, run: Run) -> None:
         if run.id not in self.runs:
             return
+        _look_up([run])
         state = self._start(run)
-        if state in ("busy", "full"):
+        if state == "starting":
+            self._adopt(run)
+        elif state in ("busy", "full"):
             self._retry_later(run, 0.05 if state == "busy" else 1.0)
-        elif state != "starting":
+        else:
             self._finish(run)
 
     def _finish(self, run: Run) -> None:
@@ -720,10 +764,14 @@ def _close(*fds: int) -> None:
         os.close(fd)
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _write_output(fd: int, data: bytes) -> None:
     try:
-        while data:
-            data = data[os.write(fd, data) :]
+        _write(fd, data)
     except OSError:
         return  # a full disk loses output, never the run
 
@@ -742,8 +790,8 @@ def main(runs_dir: str) -> None:
             os._exit(0)
     except OSError as error:
         os._exit(NO_ROOM if error.errno in FULL else 1)
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for number in OURS:
+        signal.signal(number, lambda *_: None)
     os.chdir("/")
     gc.freeze()  # what a collection does not look at stays shared with the children
     Supervisor(runs_dir).serve()

@@ -28,7 +28,7 @@ def case(tmp_path: Path) -> Case:
     runs_dir = tmp_path / "runs"
 
     def started() -> list[dict[str, object]]:
-        found = (RunFiles(path.parent, "").read("started.json") for path in runs_dir.glob("*/started.json"))
+        found = (RunFiles(path.parent, "").started() for path in runs_dir.glob("*/started.json"))
         return [one for one in found if one]
 
     def vanish(record: Recorded) -> None:
