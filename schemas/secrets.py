@@ -93,7 +93,7 @@ def _collect(value: Any, found: set[str]) -> None:
     if isinstance(value, str):
         if "(sensitive " in value:
             found.update(m.group(0) for m in TOKEN.finditer(value))
-    elif isinstance(value, Mapping):
+    elif isinstance(value, (dict, Mapping)):  # dict first: asking an abstract class takes longer than all the rest
         for key, child in value.items():
             _collect(key, found)
             _collect(child, found)
@@ -108,7 +108,7 @@ def reveal(value: Any, values: Mapping[str, str]) -> Any:
         if "(sensitive " not in value:
             return value
         return TOKEN.sub(lambda m: values.get(m.group(0), m.group(0)), value)
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):
         return {k: reveal(v, values) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [reveal(v, values) for v in value]

@@ -19,6 +19,8 @@ def dropped(posted: Any, returned: Any, at: str = "") -> Iterator[str]:
 
     Empty values are left out by servers and mean nothing.
     """
+    if posted == returned:
+        return
     if isinstance(posted, Mapping):
         there = returned if isinstance(returned, Mapping) else {}
         for key, value in posted.items():

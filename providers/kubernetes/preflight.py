@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -200,15 +199,18 @@ def _dry_runs(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[_W
 
 def _shape(job: Json) -> str:
     """What the server's answer depends on: not the identity, the arguments and the values of variables."""
-    shape = copy.deepcopy(job)
-    for meta in (shape["metadata"], shape["spec"]["template"].get("metadata") or {}):
-        for key in ("name", "labels", "annotations"):
-            meta[key] = sorted(meta.get(key) or {}) if key != "name" else ""
-    for container in (shape["spec"]["template"].get("spec") or {}).get("containers") or []:
-        container.pop("args", None)
-        container.pop("command", None)
-        container["env"] = [e.get("valueFrom") for e in container.get("env") or []]
-    return digest(shape)
+    template = job["spec"]["template"]
+    pod = dict(template.get("spec") or {})
+    pod["containers"] = [
+        {**c, "args": None, "command": None, "env": [e.get("valueFrom") for e in c.get("env") or []]}
+        for c in pod.get("containers") or []
+    ]
+    template = {**template, "metadata": _nameless(template.get("metadata") or {}), "spec": pod}
+    return digest({**job, "metadata": _nameless(job["metadata"]), "spec": {**job["spec"], "template": template}})
+
+
+def _nameless(meta: Json) -> Json:
+    return {**meta, "name": "", **{key: sorted(meta.get(key) or {}) for key in ("labels", "annotations")}}
 
 
 def _dry_run(api: Api, one: _Wanted, with_pods: bool) -> Iterator[Finding]:
