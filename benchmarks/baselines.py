@@ -25,6 +25,21 @@ def create_containers(count: str, label: str) -> None:
         list(pool.map(create, range(int(count))))
 
 
+def stop_containers(label: str) -> None:
+    """The docker package, with a thread for each container: stop with a grace period of 1 s, and remove."""
+    import docker
+
+    client = docker.from_env(max_pool_size=100)
+    found = client.containers.list(filters={"label": f"bench={label}"})
+
+    def remove(container: Any) -> None:
+        container.stop(timeout=1)
+        container.remove(v=True)
+
+    with ThreadPoolExecutor(len(found)) as pool:
+        list(pool.map(remove, found))
+
+
 def post_jobs(file: str) -> None:
     """One POST for each manifest, over one pool of connections, with nothing around."""
     import json
@@ -49,4 +64,5 @@ def post_jobs(file: str) -> None:
 
 
 if __name__ == "__main__":
-    {"create-containers": create_containers, "post-jobs": post_jobs}[sys.argv[1]](*sys.argv[2:])
+    doing = {"create-containers": create_containers, "stop-containers": stop_containers, "post-jobs": post_jobs}
+    doing[sys.argv[1]](*sys.argv[2:])

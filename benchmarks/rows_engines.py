@@ -25,6 +25,7 @@ OUTPUT = scaled(100_000_000)
 APPLY = [FLOWPLAN, "apply", "flowplan.yaml", "--yes", "--detach"]
 """With the spec: without one, apply would carry out the last plan, which is done after the first round."""
 DESTROY = [FLOWPLAN, "destroy", "--yes"]
+STOP = [PYTHON, BASELINES, "stop-containers"]
 
 
 def containers(scratch: Path) -> list[Result]:
@@ -32,23 +33,40 @@ def containers(scratch: Path) -> list[Result]:
     specs.docker()
     project = f"bench-{uuid.uuid4().hex[:8]}"
     directory = specs.write(scratch / "containers", specs.matrix(CONTAINERS, specs.CONTAINER), project)
-    created, removed = ([], []), ([], [])
+    created, removed, stopped = ([], []), ([], []), []
     for _ in range(RUNS):
         created[0].append(run(APPLY, directory))
         _expect_running(f"dev.flowplan.project={project}", CONTAINERS)
         removed[0].append(run(DESTROY, directory))
         _expect_running(f"dev.flowplan.project={project}", 0)
-        label = f"bench-{uuid.uuid4().hex[:8]}"
-        try:
-            created[1].append(run([PYTHON, BASELINES, "create-containers", str(CONTAINERS), label], directory))
-            _expect_running(f"bench={label}", CONTAINERS)
-        finally:
-            removed[1].append(_remove_all(label, directory))
-        _expect_running(f"bench={label}", 0)
+        theirs = _with_the_package(directory, lambda label: _remove_all(label, directory))
+        created[1].append(theirs[0])
+        removed[1].append(theirs[1])
+        stopped.append(_with_the_package(directory, lambda label: run([*STOP, label], directory))[1])
     return [
         ratio(f"apply --detach, {CONTAINERS} containers", "docker package, 10 threads", 1.15, *created),
-        ratio(f"destroy, {CONTAINERS} containers", "docker rm -f, 10 threads", 1.3, *removed),
+        ratio(f"destroy, {CONTAINERS} containers, grace 1 s", "docker rm -f, 10 threads, no grace", 1.3, *removed),
+        ratio(
+            f"destroy, {CONTAINERS} containers, grace 1 s",
+            "docker package, same grace, 40 threads",
+            1.3,
+            removed[0],
+            stopped,
+        ),
     ]
+
+
+def _with_the_package(directory: Path, remove: Callable[[str], Sample]) -> tuple[Sample, Sample]:
+    """Containers that flowplan does not know: how long they took to create, and to remove."""
+    label = f"bench-{uuid.uuid4().hex[:8]}"
+    try:
+        created = run([PYTHON, BASELINES, "create-containers", str(CONTAINERS), label], directory)
+        _expect_running(f"bench={label}", CONTAINERS)
+        removed = remove(label)
+        _expect_running(f"bench={label}", 0)
+    finally:
+        _remove_all(label, directory)
+    return created, removed
 
 
 def _expect_running(label: str, count: int) -> None:
