@@ -276,6 +276,13 @@ def test_a_start_that_was_not_recorded_was_none(host: Host, broken_off: str) -> 
     assert (host.home / "marks").read_text() == "x\n"
 
 
+def test_the_newest_of_many_executions_counts(host: Host) -> None:
+    record = host.start(host.order("true"))
+    lines = "".join(json.dumps({**host.started(record), "executions": n}) + "\n" for n in range(1, 1001))
+    host.file(record, "started.json").write_text(lines + '{"pid": 1, "exec')
+    assert host.started(record)["executions"] == 1000
+
+
 # -- limits, retries, groups
 
 

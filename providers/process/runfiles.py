@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from flowplan.providers.process.exits import meaning
 from flowplan.providers.process.procfs import alive, host_id, pid_namespace, this_boot
-from flowplan.providers.process.supervisor import CHUNK, last_line, write_json
+from flowplan.providers.process.supervisor import last_line, write_json
 from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.faults import point
@@ -104,7 +104,7 @@ def _document(path: str, part: Callable[[bytes], bytes] = bytes) -> dict[str, An
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            text = part(os.read(fd, CHUNK))
+            text = part(os.read(fd, os.fstat(fd).st_size + 1))
         finally:
             os.close(fd)
         content = json.loads(text) if text or part is bytes else None

@@ -528,11 +528,13 @@ class Supervisor:
 
     def _fork(self, run: Run, claim: int) -> None:
         run.errors, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        writers = self._streams(run)
+        writers: list[int] = []
         run.executions += 1
         run.first_start = run.first_start or time.time_ns()
         run.clock = run.clock or time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
+            for name in ("stdout", "stderr"):
+                writers.append(self._stream(run, name))
             child = Child(run, self, claim, report, writers)
             run.pid = os.fork()
             if run.pid == 0:
@@ -547,20 +549,19 @@ class Supervisor:
             _close(report, *writers)
         _fault("supervisor:after_fork")
 
-    def _streams(self, run: Run) -> list[int]:
-        """Where the run writes: its files, or pipes to us when secrets must be taken out first."""
-        files = [
-            os.open(run.path(name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) for name in ("stdout", "stderr")
-        ]
+    def _stream(self, run: Run, name: str) -> int:
+        """Where the run writes: its file, or a pipe to us when secrets must be taken out first."""
+        file = os.open(run.path(name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         if run.secrets is None:
-            return files
-        writers = []
-        for file in files:
+            return file
+        try:
             reader, writer = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(reader, False)
-            run.pipes[reader] = (file, Redaction(run.secrets))
-            writers.append(writer)
-        return writers
+        except OSError:
+            os.close(file)
+            raise
+        os.set_blocking(reader, False)
+        run.pipes[reader] = (file, Redaction(run.secrets))
+        return writer
 
     def _adopt(self, run: Run) -> None:
         self.by_pid[run.pid] = run
@@ -627,7 +628,8 @@ class Supervisor:
         if not run.pid:
             self._finish(run)
             return
-        _signal_group(run.pid, signal.SIGTERM)
+        # Before it has become the program it would not hear of a gentle end: its handlers are still ours.
+        _signal_group(run.pid, signal.SIGTERM if run.errors < 0 else signal.SIGKILL)
         self._after(run.grace, lambda: self._kill(run))
 
     def _kill(self, run: Run) -> None:
