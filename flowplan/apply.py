@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from flowplan import jobs
-from flowplan.clock import SteadyClock, seconds_between, timestamp
+from flowplan.clock import SteadyClock, timestamp
 from flowplan.engines import Engines
-from flowplan.following import LogStreams, Watches, last_seen, tail_of, undisputed, without_secrets_of_runs
+from flowplan.following import LogStreams, Watches, last_seen, undisputed, without_secrets_of_runs
 from flowplan.gate import Gate, how_it_ended
 from flowplan.ledger import Ledger, group_key
 from flowplan.outcome import Options, Outcome
@@ -26,21 +24,18 @@ from flowplan.schemas.runs import Observed, Recorded, Status
 from flowplan.state.lock import WriterLock, others_write
 from flowplan.state.rows import progressed
 from flowplan.state.store import Store
+from flowplan.tails import Tails
+from flowplan.time_limits import TimeLimits
+from flowplan.workers import Message, Workers
 
 BIRTHS_EVERY = 0.5
 """Seconds between looks whether another flowplan has started what it was about to start."""
 WAITING_TOGETHER = 4
 """How many times as many runs as ``--parallelism`` says are destroyed at once: they wait for their grace periods."""
-AHEAD = 2
-"""How many steps are handed out for each worker, at least: one to do and one to go on with."""
-LEAD = 0.1
-"""Seconds of work that are handed out where steps take less: their intents are written together."""
-GATHER = 0.01
-"""Seconds in which further answers are waited for while all workers have enough to do: they are written together."""
-SHOWN_WITHIN = 5.0
-"""Seconds after which the end of a run's output is stored, though not all of it has been shown."""
 TICK = 0.2
 """Seconds between looks at time limits and signals."""
+ANSWERS = ("done", "cleared", "tail")
+"""The messages of workers; the others come from those who listen to engines."""
 
 
 class Runner:
@@ -63,40 +58,34 @@ class Runner:
         self.plan, self.store, self.engines, self.lock, self.sink = plan, store, engines, lock, sink
         self.options, self.secrets, self.interrupted = options, secrets, interrupted
         self.outcome = Outcome(left_out={c.address: c.skipped for c in plan.changes if c.skipped})
-        self.inbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        together = WAITING_TOGETHER if plan.mode == "destroy" and options.parallelism > 1 else 1
+        self.workers = Workers(options.parallelism * together)
         self.steps = steps_of(plan.changes)
         self.schedule = Schedule(self.steps)
         self.waiting = self.schedule.waiting
         self.ledger = Ledger(self.schedule)
         self.gate = Gate(self.steps, self.waiting, self.ledger, self.outcome)
         self.clock = SteadyClock()
-        self.limits_due = 0.0
+        self.limits = TimeLimits(self.ledger, engines, self.clock)
         self.births_due = 0.0
         for record in store.records().values():
             self.ledger.keep(record)
         self.intended_before = self.ledger.creating()
         wanted = {c.address for c in plan.changes} | {n for s in self.waiting.values() for n in s.change.settings.needs}
         self.followed = (wanted & self.ledger.records.keys()) | set(follow)
-        self.watches = Watches(engines, self.inbox)
-        self.logs = LogStreams(engines, self.inbox, sink.log, sink.redactor)
-        self.untold: dict[str, tuple[Recorded, float]] = {}
-        self.working = 0
-        self.answered, self.began = 0, time.monotonic()
+        self.watches = Watches(engines, self.workers.inbox)
+        self.logs = LogStreams(engines, self.workers.inbox, sink.log, sink.redactor)
+        self.tails = Tails(engines, self.logs, self.workers, sink.redactor)
         self.former: dict[str, list[Recorded]] = {}
         for record in self._with_tails(store.leftovers()):
             if record.status is not Status.DESTROYED:  # what was forgotten is left alone
                 self.former.setdefault(record.address, []).append(record)
         self.observed = observed
         self.catching_up = True
-        self.expired: dict[str, tuple[str, str]] = {}
         self.stopping: set[str] = set()
         self.disputed: list[Observed] = []
         self.said_locked = False
         self.lock_was_away = False
-        self.pool: ThreadPoolExecutor
-        self.at_once = options.parallelism
-        if plan.mode == "destroy" and options.parallelism > 1:
-            self.at_once *= WAITING_TOGETHER
 
     def run(self) -> Outcome:
         """Carry out every step whose needs are met, follow the runs to their end, and return what came of it.
@@ -108,7 +97,7 @@ class Runner:
         if self.waiting and not self.lock.held:
             self.lock.acquire(self.options.lock_timeout)
         self.deadline = time.monotonic() + self.options.wait_timeout if self.options.wait_timeout is not None else None
-        with ThreadPoolExecutor(self.at_once, thread_name_prefix="apply") as self.pool:
+        with self.workers.working():
             try:
                 self._move()
                 self._observed(self.observed)
@@ -116,10 +105,10 @@ class Runner:
                 self._clear_away()
                 self._follow_open()
                 while self._unfinished():
-                    self._absorb(self._messages())
+                    self._absorb(self.workers.messages(TICK))
                     self._enforce_limits()
                     self._follow_births()
-                    self._hurry_tails()
+                    self.tails.hurry()
             finally:
                 self.watches.close()
                 self.lock.release()
@@ -138,18 +127,21 @@ class Runner:
         """Dispatch what can start; False when there is nothing left to do or to wait for."""
         if self.interrupted.is_set():
             self.outcome.interrupted = True
-            return self.working > 0
-        if self.deadline is not None and time.monotonic() > self.deadline and not self.working:
+            return self._working()
+        if self.deadline is not None and time.monotonic() > self.deadline and not self._working():
             self.outcome.timed_out = self._anything_left()
             return False
         self._dispatch()
-        self.watches.refresh(complete=not (self.working or self.waiting))
-        if self.working:
+        self.watches.refresh(complete=not (self.workers.busy or self.waiting))
+        if self._working():
             return True
         if self.options.detach:
             return False
         self.lock.release()
         return self._anything_left()
+
+    def _working(self) -> bool:
+        return bool(self.workers.busy or self.tails)
 
     def _anything_left(self) -> bool:
         followed = self.followed - self.gate.given_up
@@ -161,27 +153,13 @@ class Runner:
             return False
         return record.address in self.outcome.errors or not (record.present or others_write(self.lock.path))
 
-    def _messages(self) -> list[tuple[str, Any]]:
-        """Everything that workers and watches said, waiting a tick for the first word."""
-        messages = []
-        try:
-            messages.append(self.inbox.get(timeout=TICK))
-            if self.working > AHEAD * self.at_once:
-                time.sleep(GATHER)
-            while len(messages) < 1000:
-                messages.append(self.inbox.get_nowait())
-        except Empty:
-            pass
-        return messages
-
-    def _absorb(self, messages: Sequence[tuple[str, Any]]) -> None:
+    def _absorb(self, messages: Sequence[Message]) -> None:
         """Commit what was said, in one transaction for each kind."""
         done: list[jobs.Done] = [m for kind, m in messages if kind == "done"]
         cleared: list[jobs.Done] = [m for kind, m in messages if kind == "cleared"]
         seen: list[Observed] = [*self.disputed, *(m for kind, m in messages if kind == "seen")]
         self.disputed = []
-        self.working -= len(done) + len(cleared)
-        self.answered += len(done)
+        self.workers.answered(sum(1 for kind, _ in messages if kind in ANSWERS))
         for one in [*done, *cleared]:
             self._settle_removed(one)
         self._observed(last_seen([*(d.seen for d in done if d.seen), *seen]))
@@ -196,27 +174,13 @@ class Runner:
             if kind == "tail":
                 self._store_tail(*message)
             elif kind == "shown":
-                self._fetch_tail(message)
+                self.tails.shown(message)
             elif kind == "trouble":
                 self.sink.note(f"warning: {message[1]}; what runs there goes on, and is followed when it answers again")
             elif kind == "well":
                 self.sink.note(f"provider {message} answers again")
             elif kind == "refused":
                 self._give_up(*message)
-
-    def _submit(self, job: Callable[..., jobs.Done], *args: Any, **options: Any) -> None:
-        self.working += 1
-
-        self._in_background("done", job, *args, **options)
-
-    def _in_background(self, kind: str, work: Callable[..., Any], *args: Any, **options: Any) -> None:
-        """Call ``work`` in a worker; its result, or a defect, comes back through the inbox."""
-
-        def report(future: Future[Any]) -> None:
-            defect = future.exception()
-            self.inbox.put(("defect", defect) if defect else (kind, future.result()))
-
-        self.pool.submit(work, *args, **options).add_done_callback(report)
 
     # -- starting -----------------------------------------------------------------------------------------------
 
@@ -236,7 +200,7 @@ class Runner:
 
     def _ready(self) -> list[Step]:
         """Take what can be done now; what cannot is set aside until what holds it back changes."""
-        room = self._enough() - self.working
+        room = self.workers.room()
         ready: list[Step] = []
         starting: dict[str, int] = {}
         while len(ready) < room and (step := self.schedule.next()):
@@ -253,11 +217,6 @@ class Runner:
             if until != group_key(group):  # it may have been woken as the one of its group that has room
                 self.schedule.wake_one(group_key(group))
         return ready
-
-    def _enough(self) -> int:
-        """How many jobs the workers shall have, so that none waits while the state is written."""
-        pace = self.answered / (time.monotonic() - self.began)
-        return self.at_once + max((AHEAD - 1) * self.at_once, int(pace * LEAD))
 
     def _skip(self, address: str, why: str) -> None:
         self.outcome.skipped[address] = why
@@ -352,17 +311,18 @@ class Runner:
         if change.action is Action.DESTROY:
             attempts = self._attempts(change.address, record)
             self._stop(attempts)
-            self._submit(jobs.destroy, self.engines, self.sink.redactor, change.address, attempts)
+            self.workers.submit("done", jobs.destroy, self.engines, self.sink.redactor, change.address, attempts)
         elif change.action is Action.UPDATE and record:
             fields = () if self.plan.mode == "refresh_only" else change.fields
-            self._submit(jobs.update, self.engines, record, self._order(change), fields)
+            self.workers.submit("done", jobs.update, self.engines, record, self._order(change), fields)
         elif change.action.starts or change.action is Action.ADOPT:
             if change.address not in self.ledger.records:
                 self._adopt_unknown(change)
             former = self.former.pop(change.address, [])
             self._stop(former)
             first = change.settings.replace == "start_first" and change.action is Action.REPLACE
-            self._submit(
+            self.workers.submit(
+                "done",
                 jobs.start,
                 self.engines,
                 self.sink.redactor,
@@ -411,8 +371,7 @@ class Runner:
                 continue
             attempts = self.former.pop(address)
             self._stop(attempts)
-            self.working += 1
-            self._in_background("cleared", jobs.destroy, self.engines, self.sink.redactor, address, attempts)
+            self.workers.submit("cleared", jobs.destroy, self.engines, self.sink.redactor, address, attempts)
 
     def _move(self) -> None:
         for step in list(self.waiting.values()):
@@ -448,7 +407,7 @@ class Runner:
         gone = {r.run_id for r in done.removed}
         self.stopping -= {r.run_id for r in done.attempts if r.run_id not in gone}
         for record in done.removed:
-            if record.status.live and record.run_id not in self.expired:
+            if record.status.live and not self.limits.expired(record.run_id):
                 end = self._engine_time(record)
                 stopped = self.store.finish(
                     record.run_id, Status.CANCELLED, reason="Stopped", finished_at=end, present=False
@@ -644,67 +603,32 @@ class Runner:
         if record.status is not Status.LOST:
             if not self.catching_up:
                 self._show_output(record)
-            self.working += 1
-            self.untold[record.run_id] = record, time.monotonic() + SHOWN_WITHIN
-            if not self.logs.showing(record.run_id):
-                self._fetch_tail(record.run_id)
-
-    def _fetch_tail(self, run_id: str) -> None:
-        """Read the end of the output of a run that is over, once all of it has been shown."""
-        record, _ = self.untold.pop(run_id, (None, 0.0))
-        if record:
-            self._in_background("tail", self._tail_of, record)
-
-    def _tail_of(self, record: Recorded) -> tuple[str, str]:
-        return record.run_id, tail_of(self.engines, record, self.sink.redactor)
-
-    def _hurry_tails(self) -> None:
-        """Wait no longer for outputs that take their time."""
-        now = time.monotonic()
-        for run_id in [run_id for run_id, (_, until) in self.untold.items() if until < now]:
-            self._fetch_tail(run_id)
+            self.tails.ended(record)
 
     def _store_tail(self, run_id: str, text: str) -> None:
-        self.working -= 1
         self.logs.forget(run_id)
         if text:
             self.store.set_tail(run_id, text)
 
     def _enforce_limits(self) -> None:
-        """Limits that an engine does not keep: ``start_timeout``, and ``timeout`` of containers."""
-        now = time.monotonic()
-        if now < self.limits_due:
-            return
-        self.limits_due = now + TICK * (1 + len(self.ledger.limited) / 1000)
-        for record in [r for a, r in self.ledger.limited.items() if a in self.followed]:
-            limit, since, reason = _limit(record)
-            # When it was created we know by our clock, when it began to run by the engine's.
-            pending = record.status is Status.PENDING
-            passed = seconds_between(since, self.clock.now() if pending else self.engines.now(record.provider))
-            if limit is None or passed is None or passed <= limit or record.run_id in self.expired:
-                continue
-            word = "DeadlineExceeded" if record.status is Status.RUNNING else ""
-            self.expired[record.run_id] = (word, f"{reason} of {limit:g}s passed")
+        for record, told in self.limits.passed(self.followed):
             self._stop([record])
-            self.sink.note(f"{record.address}: {reason} of {limit:g}s passed, stopping it")
-            self._submit(jobs.expire, self.engines, self.sink.redactor, record)
+            self.sink.note(f"{record.address}: {told}, stopping it")
+            self.workers.submit("done", jobs.expire, self.engines, self.sink.redactor, record)
 
     def _settle_expired(self, done: jobs.Done, record: Recorded | None) -> None:
         """The object is gone first, then the end is reported: it can never start after all (L2)."""
-        if record is None or record.run_id not in self.expired:
+        if record is None or not self.limits.expired(record.run_id):
             return
-        word, message = self.expired[record.run_id]
-        if not done.removed:  # the engine refused, or the run had just moved on
-            del self.expired[record.run_id]
+        if not done.removed:
+            self.limits.spare(record.run_id)
             if done.error:
                 self._error(record.address, done.error)
             return
-        why = done.before or Observed(record.run_id)
-        word = word or why.reason or record.reason or "StartTimeout"
-        message += f": {why.message or record.message}" if why.message or record.message else ""
+        reason, message = self.limits.verdict(record, done.before or Observed(record.run_id))
         end = self._engine_time(record)
         ended = self.store.finish(
-            record.run_id, Status.TIMED_OUT, reason=word, message=message, finished_at=end, present=False
+            record.run_id, Status.TIMED_OUT, reason=reason, message=message, finished_at=end, present=False
         )
         self._tell(ended)
         self._refreshed(record.address)
@@ -725,13 +649,3 @@ class Runner:
         unborn = [r.address for r in followed if self._unborn(r)]
         self.outcome.unanswered = [a for a in unborn if a in self.outcome.errors]
         self.outcome.waiting = [*self.waiting, *(a for a in unborn if a not in self.outcome.errors)]
-
-
-def _limit(record: Recorded) -> tuple[float | None, str | None, str]:
-    """The limit that flowplan keeps for a run in its status: (seconds, since when, its name)."""
-    settings = record.settings
-    if record.status is Status.PENDING:
-        return settings.start_timeout, record.created_at, "start_timeout"
-    if record.status is Status.RUNNING and record.type == "docker":
-        return settings.timeout, record.started_at, "timeout"
-    return None, None, ""
