@@ -13,6 +13,8 @@ $(BIN)/flowplan: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@# Where Python may not write bytecode (PYTHONDONTWRITEBYTECODE), each command would compile all modules again.
+	@$(BIN)/python -m compileall -q flowplan planner providers schemas state
 	@touch $@
 
 $(VENV)/dev: $(BIN)/flowplan
