@@ -512,11 +512,13 @@ def test_the_plan_says_each_verb_that_a_role_lacks(api: Api, tmp_path: Path) -> 
 def test_a_cluster_that_is_away_for_a_while_changes_no_status(project: Project, api: Api) -> None:
     there = urlsplit(server())
     proxy = CuttableProxy(str(there.hostname), there.port or 443)
-    runs = "  a: {provider: far, command: [sh, -c, 'echo one; sleep 6; echo two'], matrix: {n: [1, 2, 3]}}"
+    runs = "  a: {provider: far, command: [sh, -c, 'echo one; sleep 9; echo two'], matrix: {n: [1, 2, 3]}}"
     token = admin_token()
     project.write(spec(runs, idle=False, providers=inline(f"https://127.0.0.1:{proxy.port}", token)))
+    project.ok("plan")  # so that there is a state to ask
     process = project.start("apply", "--yes", "flowplan.yaml")
-    until(lambda: sum(running_pods(api, "demo-a-n-")) >= 3 or process.poll() is not None, 120)
+    seen = ["running"] * 3
+    until(lambda: sorted(s["status"] for s in project.status("--no-refresh").values()) == seen or process.poll(), 120)
     proxy.mode = "refuse"
     proxy.cut()
     time.sleep(8)
