@@ -30,10 +30,10 @@ test: $(VENV)/dev check ## All checks and tests; engines are found by DOCKER_HOS
 	@# Two workers share one engine and two cores: what fails there has to fail alone as well to count.
 	$(BIN)/pytest -n 2 --dist loadgroup || $(BIN)/pytest --last-failed --last-failed-no-failures none
 
-faults: $(VENV)/dev ## Kill flowplan at every named point, on every engine, and write the table of docs/reliability.md (about an hour)
+faults: $(VENV)/dev ## Kill flowplan at every named point, on every engine, and write the table of docs/reliability.md (about two hours)
 	$(BIN)/python tests/faults/fault_rounds.py --providers process docker kubernetes --passings 2 --write-docs
 	$(BIN)/python tests/faults/fault_rounds.py --providers process --random 600 --write-docs
-	$(BIN)/python tests/faults/fault_rounds.py --providers docker --random 60 --write-docs
+	$(BIN)/python tests/faults/fault_rounds.py --providers docker kubernetes --random 60 --write-docs
 
 nightly: $(VENV)/dev ## Tens of thousands of hostile inputs, which takes half an hour
 	FLOWPLAN_EXAMPLES=nightly $(BIN)/pytest -n 2 tests/test_hostile_input.py tests/test_big_input.py

@@ -33,7 +33,6 @@ _SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u(
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,99})")
 _BASED = re.compile(r"0o[0-7]{1,99}|0x[0-9a-fA-F]{1,99}")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_SPECIAL_FLOAT = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
 _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NUMBER_STARTS = frozenset("0123456789+-.")
@@ -75,14 +74,13 @@ def scalar_text(value: Json) -> str:
 def number(text: str) -> int | float | None:
     """The number that a plain scalar is in YAML 1.2 core, keeping its text; None when it is not one.
 
-    Numbers with a leading zero (``010``, ``007.5``) are not numbers: YAML versions disagree about them.
+    Numbers with a leading zero (``010``, ``007.5``) are not numbers: YAML versions disagree about them. Nor are those
+    that JSON cannot hold, which all objects become: ``.inf``, ``.nan``, ``1e999``.
     """
     if _INT.fullmatch(text):
         return _kept_int(text, int(text))
     if _BASED.fullmatch(text):
         return _kept_int(text, int(text, 0))
-    if text.lower() in _SPECIAL_FLOAT and text.lstrip("+-") in (".inf", ".Inf", ".INF", ".nan", ".NaN", ".NAN"):
-        return _kept_float(text, _SPECIAL_FLOAT[text.lower()])
     if _FLOAT.fullmatch(text) and not math.isinf(float(text)):
         return _kept_float(text, float(text))
     return None

@@ -97,6 +97,10 @@ def test_an_unknown_context_lists_those_that_exist(tmp_path: Path) -> None:
         ({**config(), "clusters": []}, 'no cluster "one"'),
         ({**config(), "users": []}, 'no user "me"'),
         ({**config(), "clusters": [{"name": "one", "cluster": {}}]}, "no server URL"),
+        (
+            {**config(), "clusters": [{"name": config(), "cluster": {}}]},
+            "clusters must be a list of entries with a name$",
+        ),
     ],
 )
 def test_what_is_not_usable_is_said_in_one_line(tmp_path: Path, given: Any, words: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import resource
 import time
@@ -56,8 +55,10 @@ def faults(text: str) -> list[str]:
         ("1.5", 1.5),
         (".5", 0.5),
         ("1e3", 1000.0),
-        (".inf", math.inf),
-        ("-.inf", -math.inf),
+        (".inf", ".inf"),
+        ("-.inf", "-.inf"),
+        (".nan", ".nan"),
+        ("1e999", "1e999"),
         ("'5'", "5"),
         ("!!str 5", "5"),
         ("!!int 5", 5),
@@ -68,10 +69,6 @@ def faults(text: str) -> list[str]:
 def test_scalars_of_yaml_1_2(written: str, meant: object) -> None:
     found = value(f"a: {written}\n")["a"]  # type: ignore[index]
     assert found == meant and isinstance(found, bool) == isinstance(meant, bool)
-
-
-def test_nan() -> None:
-    assert math.isnan(value("a: .nan")["a"])  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,9 @@ def _checked(document: Any, name: str) -> dict[str, Any]:
         raise ProviderError(f"{name} is not a kubeconfig: it is not a mapping", reason="BadKubeconfig")
     for key in _LISTS:
         entries = document.get(key) or []
-        if not isinstance(entries, list) or not all(isinstance(e, dict) and "name" in e for e in entries):
+        if not isinstance(entries, list) or not all(
+            isinstance(e, dict) and isinstance(e.get("name"), str) for e in entries
+        ):
             raise ProviderError(
                 f"{name} is not a kubeconfig: {key} must be a list of entries with a name", reason="BadKubeconfig"
             )
@@ -122,7 +124,7 @@ def _merge(documents: list[dict[str, Any]]) -> dict[str, Any]:
         named: dict[str, Any] = {}
         for document in documents:
             for entry in document.get(key) or []:
-                named.setdefault(str(entry["name"]), entry)
+                named.setdefault(entry["name"], entry)
         merged[key] = list(named.values())
     merged["current-context"] = next((d["current-context"] for d in documents if d.get("current-context")), "")
     return merged
@@ -130,7 +132,7 @@ def _merge(documents: list[dict[str, Any]]) -> dict[str, Any]:
 
 def names(document: Mapping[str, Any], key: str) -> list[str]:
     """The names of all ``contexts``, ``clusters`` or ``users``."""
-    return [str(entry["name"]) for entry in document[key]]
+    return [entry["name"] for entry in document[key]]
 
 
 def entry(document: Mapping[str, Any], key: str, name: str, source: str) -> dict[str, Any]:
