@@ -167,9 +167,10 @@ def _manifest(value: Json, path: Path, faults: list[Fault]) -> Json:
         faults.append((path, "a Job manifest must be a mapping", ""))
         return value
     spec = value.get("spec")
-    pod = ((spec or {}).get("template") or {}).get("spec") if isinstance(spec, dict) else None
+    template = spec.get("template") if isinstance(spec, dict) else None
+    pod = template.get("spec") if isinstance(template, dict) else None
     if not isinstance(spec, dict) or not isinstance(pod, dict):
-        return value
+        return value  # what is wrong with it is told when it is checked as a Job
     for name in ("parallelism", "completions"):
         if name in pod:
             spec.setdefault(name, pod.pop(name))

@@ -362,3 +362,9 @@ def test_tokens_stand_for_values_of_any_form() -> None:
     token = "(sensitive var.token 0123456789abcdef)"
     run = apply_template(run_of("process", variables={"a": token}), wanted, "t")
     assert run.fields["env"] == {"T": token}
+
+
+@pytest.mark.parametrize("spec", [{"template": True}, {"template": ["x"]}, {"template": {"spec": 3}}, [], None])
+def test_a_manifest_that_is_no_job_is_left_to_the_check_of_jobs(spec: Any) -> None:
+    fields = run_fields("kubernetes", {"job_manifest": {"kind": "Job", "spec": spec}})
+    assert fields["kubernetes"]["job"]["spec"] == spec
