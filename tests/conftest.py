@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from projects import Project, clear, copy_case, until
 
 ENGINES = {"docker": "DOCKER_HOST", "kubernetes": "KUBECONFIG", "registry": "REGISTRY"}
 """Marker -> the environment variable that says where the engine is."""
@@ -31,6 +35,50 @@ def pytest_configure(config: pytest.Config) -> None:
 def _as_many_suggestions_as_a_command_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command stops suggesting after very many comparisons; all tests of a worker share one process."""
     monkeypatch.setattr("flowplan.schemas.sources._comparisons", 0)
+
+
+@pytest.fixture
+def case_project(tmp_path: Path) -> Iterator[Callable[..., Project]]:
+    """Return a function that makes the project of a case; whatever the projects still run afterwards is destroyed.
+
+    ::
+
+        @pytest.mark.docker
+        def test_the_size_of_shared_memory(case_project: Callable[..., Project]) -> None:
+            project = case_project("09-mount-options")        # a copy of tests/cases/09-mount-options
+            result = project.run("plan", "flowplan.yaml")     # result.code, result.out, result.err, result.json
+            assert result.code == 7 and "9:14: runs.a.docker" in result.err
+            project.ok("apply", "--yes", code=3)              # the same, and the exit code is checked
+
+    ``case_project("20-big-variable", {"ha-x": namespace})`` replaces texts of the YAML files, here by the namespace of
+    the fixture ``namespace``. ``project.name`` is the unique name of the project, ``project.env`` holds variables for
+    its commands, and ``projects.py`` has the rest: plans, statuses, events as JSON, and ``until`` for waiting.
+    """
+    made: list[Project] = []
+
+    def make(case: str, replace: dict[str, str] | None = None) -> Project:
+        made.append(copy_case(case, tmp_path / f"{len(made)}-{case}", replace))
+        return made[-1]
+
+    yield make
+    for project in made:
+        clear(project)
+
+
+@pytest.fixture(scope="session")
+def namespace() -> Iterator[str]:
+    """Make a namespace on the cluster of KUBECONFIG, and return its name; it is removed at the end of the session."""
+    from flowplan.providers.kubernetes.connection import endpoint
+    from flowplan.providers.kubernetes.jobs import core_path
+    from flowplan.providers.kubernetes.requests import Api
+
+    name = f"fp-cases-{uuid.uuid4().hex[:8]}"
+    api = Api(endpoint({}, Path("/")))
+    api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
+    until(lambda: api.find(core_path(name, "serviceaccounts", "default")))  # no pod can be created before
+    yield name
+    api.call("DELETE", f"/api/v1/namespaces/{name}")
+    api.close()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

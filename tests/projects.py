@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 FLOWPLAN = str(Path(sys.executable).with_name("flowplan"))
+CASES = Path(__file__).with_name("cases")
+"""Inputs that were once handled wrongly, one directory for each."""
 PATIENCE = 60.0
 """Seconds that a command may take before the test fails."""
 
@@ -39,6 +44,12 @@ class Project:
     directory: Path
     env: dict[str, str] = field(default_factory=dict)
     before: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the project, as the spec says it."""
+        [name] = re.findall(r"(?m)^project: *([^\s#]+)", (self.directory / "flowplan.yaml").read_text(encoding="utf-8"))
+        return str(name)
 
     def write(self, text: str, name: str = "flowplan.yaml") -> Path:
         path = self.directory / name
@@ -101,6 +112,21 @@ class Project:
     def await_status(self, address: str, status: str) -> dict[str, Any]:
         """Wait until a run has a status."""
         return until(lambda: (run := self.status().get(address)) and run["status"] == status and run)
+
+
+def copy_case(case: str, directory: Path, replace: Mapping[str, str] | None = None) -> Project:
+    """Copy ``tests/cases/CASE`` into ``directory`` as a project whose name no other test has.
+
+    Args:
+        replace: further texts to replace in the YAML files, such as a namespace that the test has made.
+    """
+    shutil.copytree(CASES / case, directory, dirs_exist_ok=True)
+    for path in directory.rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        for old, new in (replace or {}).items():
+            text = text.replace(old, new)
+        path.write_text(re.sub(r"(?m)^(project: *[^\s#]+)", rf"\1-{uuid.uuid4().hex[:8]}", text), encoding="utf-8")
+    return Project(directory, {"NO_COLOR": "1"})
 
 
 def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
