@@ -1,4 +1,4 @@
-"""Write what is generated: the spec's JSON Schema, the pages of the spec and the commands, and the outputs in pages.
+"""Write what is generated: the spec's JSON Schema, the Job API, the pages of the spec and the commands, outputs in pages.
 
 python docs/generate.py                  everything
 python docs/generate.py docs/state.md    the outputs of these pages only
@@ -202,9 +202,11 @@ def _worth_telling(default: Any, said: str) -> bool:
 
 def generated() -> dict[Path, str]:
     """Path -> text of every generated file."""
+    from flowplan.schemas import distill_job_api
     from flowplan.schemas.spec import json_schema, schema_text
 
     return {
+        distill_job_api.FILE: distill_job_api.text(),
         ROOT / "schemas" / "spec.schema.json": schema_text(),
         ROOT / "docs" / "spec.md": spec_page(json_schema()),
         ROOT / "docs" / "commands.md": commands_page(),

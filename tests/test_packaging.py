@@ -85,7 +85,7 @@ def test_the_wheel_holds_every_file(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"flowplan/schemas/{kind}.schema.json" for kind in SCHEMAS} <= names
-    assert "flowplan/py.typed" in names
+    assert {"flowplan/py.typed", "flowplan/schemas/job_api.json"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     wanted = {
         f"{package.replace('.', '/')}/{file.name}"

@@ -1,25 +1,21 @@
 """A Job manifest against the API's own schema, offline: wrong types, misplaced fields, quantities that are none.
 
-The schema is that of the newest Kubernetes which the package kubernetes-validate ships. Its data file is read without
-importing the package (65 ms) and walked directly: one pass that knows where a misplaced field belongs and compares
-quantities by their grammar, which a JSON Schema validator cannot. The models of the kubernetes package take 200 ms to
-import and drop what they do not know.
+The schema is that of the newest Kubernetes that is known (``schemas/job_api.json``). It is walked directly: one pass
+that knows where a misplaced field belongs and compares quantities by their grammar, which a JSON Schema validator
+cannot. The models of the kubernetes package take 200 ms to import and drop what they do not know.
 """
 
 from __future__ import annotations
 
 import difflib
-import functools
-import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowplan.planner.manifests.job_draft import POD, value_at
 from flowplan.planner.pointers import escape
-from flowplan.schemas.errors import FlowplanError
+from flowplan.schemas.job_api import JOB, definitions, versions
 from flowplan.schemas.quantities import quantity
 from flowplan.schemas.runs import Json, canonical
 
@@ -34,7 +30,6 @@ class Problem(NamedTuple):
 
 
 _API = "io.k8s.api."
-_JOB = _API + "batch.v1.Job"
 _QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
 _INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"
 _METADATA = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
@@ -44,7 +39,7 @@ _PLACES = {
     _API + "core.v1.Container": "/spec/template/spec/containers/0",
     _API + "core.v1.PodTemplateSpec": "/spec/template",
     _METADATA: "/metadata",
-    _JOB: "",
+    JOB: "",
 }
 """Where the fields of the types that people mix up belong; nearest guess first."""
 
@@ -83,31 +78,13 @@ def problems(job: Mapping[str, Json], text: str = "") -> tuple[Problem, ...]:
     if found is None:
         if len(_known) >= 1024:
             _known.clear()
-        found = _known[text] = (*_value(job, _JOB, ""), *_names(job))
+        found = _known[text] = (*_value(job, JOB, ""), *_names(job))
     return found
 
 
-@functools.cache
 def version() -> str:
-    """The version of Kubernetes whose schema is used, such as ``1.37``."""
-    return re.sub(r"^v(\d+\.\d+).*", r"\1", _directory().name)
-
-
-@functools.cache
-def _directory() -> Path:
-    spec = importlib.util.find_spec("kubernetes_validate")
-    places = [Path(p) / "kubernetes-json-schema" for p in (spec.submodule_search_locations or [])] if spec else []
-    found = [d for place in places for d in place.glob("v*-local")]
-    if not found:
-        raise FlowplanError("the schemas of the Kubernetes API are missing", hint="reinstall flowplan's dependencies")
-    return max(found, key=lambda d: [int(n) for n in re.findall(r"\d+", d.name)])
-
-
-@functools.cache
-def _definitions() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((_directory() / "_definitions.json").read_text(encoding="utf-8"))
-    definitions: dict[str, Any] = document["$defs"]
-    return definitions
+    """Return the version of Kubernetes whose schema is used, such as ``1.37``."""
+    return versions()[-1]
 
 
 def _value(value: Json, name: str, pointer: str) -> Iterator[Problem]:
@@ -118,17 +95,16 @@ def _value(value: Json, name: str, pointer: str) -> Iterator[Problem]:
         if isinstance(value, bool) or not isinstance(value, int | str):
             yield Problem(pointer, f"must be an integer or a string, not {_shown(value)}")
     else:
-        yield from _by_schema(value, _definitions()[name], pointer, name)
+        yield from _by_schema(value, definitions()[name], pointer, name)
 
 
 def _by_schema(value: Any, schema: Mapping[str, Any], pointer: str, name: str) -> Iterator[Problem]:
     reference = schema.get("$ref")
     if reference:
         if value is not None:
-            yield from _value(value, reference.rpartition("/")[2], pointer)
+            yield from _value(value, reference, pointer)
         return
     kind = schema.get("type", "object")
-    kind = kind if isinstance(kind, str) else kind[0]
     if not _is(kind, value):
         yield Problem(pointer, f"must be {_ARTICLES[kind]}, not {_shown(value)}", _quoting(kind, value))
     elif kind == "object":
@@ -174,7 +150,7 @@ def _unknown(key: str, properties: Mapping[str, Any], pointer: str, name: str) -
         return Problem(pointer, "unknown field", f'did you mean "{near}"?')
     if name in _PLACES:
         for other, place in _PLACES.items():
-            if other != name and key in _definitions()[other]["properties"]:
+            if other != name and key in definitions()[other]["properties"]:
                 return Problem(pointer, "this field does not belong here", f'did you mean "{place}/{key}"?')
     return Problem(pointer, f"not known to Kubernetes {version()}; sent as it is", severity="warning")
 
