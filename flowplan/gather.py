@@ -368,7 +368,7 @@ def observe(
     for name, live in by_provider.items():
         for record in live[:1] or [r for r in records.values() if r.provider == name][:1]:
             engines.check_target(name, record.target, record.address)
-        for one in engines.provider(name).observe(live) if live or engines.type_of(name) != "process" else []:
+        for one in engines.provider(name).observe(live):
             if one.run_id in known:
                 seen[one.run_id] = one
             elif one.exists:

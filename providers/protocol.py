@@ -24,12 +24,14 @@ class Context:
         settings: the provider entry of the spec (docker ``host``; kubernetes ``kubeconfig``, ``context``...), with
             secret values filled in and paths made absolute; {} for the defaults.
         spec_dir: directory of the spec, absolute.
+        project: of the spec, or of the state; "" while it is not known. Its objects of other lineages are told by ``observe``.
     """
 
     lineage: str
     runs_dir: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
     spec_dir: Path = Path()
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)

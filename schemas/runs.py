@@ -203,6 +203,7 @@ class Observed:
             flowplan set; extra fields are ignored by the comparison), or None when the provider cannot read it.
         managers: JSON Pointer -> who changed it last, where the engine knows (managedFields).
         at: the engine's time of this fact (RFC 3339 UTC), or None.
+        lineage: of the state that made the object, where that is another one than ours; "" for our own.
     """
 
     run_id: str
@@ -222,6 +223,7 @@ class Observed:
     at: str | None = None
     live: Objects | None = None
     managers: Mapping[str, str] = field(default_factory=dict)
+    lineage: str = ""
 
 
 class Target(NamedTuple):

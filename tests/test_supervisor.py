@@ -736,3 +736,29 @@ def test_bytes_that_are_no_text_and_lines_without_end(tmp_path: Path, monkeypatc
 )
 def test_what_exit_codes_mean(code: int, words: str) -> None:
     assert words in meaning(code)
+
+
+# -- marks
+
+
+def test_a_live_process_is_found_without_its_files(host: Host) -> None:
+    record = host.start(host.order("sleep", "60"))
+    for path in sorted(host.file(record, "").rglob("*")):
+        path.unlink()
+    host.file(record, "").rmdir()
+    (seen,) = [one for one in host.provider.observe([]) if one.run_id == record.run_id]
+    assert (seen.status, seen.address, seen.attempt, seen.lineage) == (Status.RUNNING, "r", 1, "")
+    assert seen.handle["pid"] == record.handle["pid"]
+    (found,) = [one for one in host.provider.find("test") if one.seen.run_id == record.run_id]
+    assert found.lineage == host.lineage
+    host.provider.delete(replace(record, handle=seen.handle), 1)
+    assert not alive(record.handle["pid"])
+
+
+def test_a_live_process_of_the_same_project_and_another_lineage_is_told(host: Host) -> None:
+    record = host.start(host.order("sleep", "60"))
+    other = ProcessProvider(Context(str(uuid.uuid4()), host.home / "other" / "runs", project="test"))
+    (seen,) = [one for one in other.observe([]) if one.run_id == record.run_id]
+    assert (seen.lineage, seen.address) == (host.lineage, "r")
+    strange = ProcessProvider(Context(str(uuid.uuid4()), host.home / "other" / "runs", project="different"))
+    assert not [one for one in strange.observe([]) if one.run_id == record.run_id]

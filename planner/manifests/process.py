@@ -16,6 +16,9 @@ from flowplan.schemas.sources import Diagnostic, Path, dotted
 KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 """Settings that are part of the objects: the supervisor keeps them."""
 
+RESERVED = frozenset(f"FLOWPLAN_{name}" for name in ("RUN_ID", "PROJECT", "LINEAGE", "ADDRESS", "ATTEMPT", "NONCE"))
+"""Variables that every process of a run is given."""
+
 DEFAULT_GRACE = 30.0
 """Seconds between TERM and KILL when the run does not say."""
 
@@ -52,6 +55,8 @@ def _env_faults(run: ResolvedRun, name: str, value: Json) -> list[Diagnostic]:
         kind = next((k for k in _REFERENCES if k in value), "this reference")
         hint = "use from_env or from_file"
         return [_fault(run, path, f"{kind} is resolved by Kubernetes only; a process cannot use it", hint)]
+    if name in RESERVED:
+        return [_fault(run, path, f"{name} is set by flowplan, which knows the run's processes by it")]
     if not name or "=" in name or "\0" in name:
         return [_fault(run, path, "not a name that an environment can hold", 'it must not be empty or hold "=" or NUL')]
     if isinstance(value, str) and "\0" in value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from flowplan.providers.process import marks
 from flowplan.providers.process.procfs import environment, host_id, host_name, started_at, this_boot
 from flowplan.providers.process.runfiles import RunFiles, look
 from flowplan.providers.process.supervisor import stat_of
@@ -15,7 +16,7 @@ from flowplan.schemas.runs import Observed, Status
 
 def of_project(runs_dir: Path, project: str) -> list[Found]:
     """Every attempt of the project, of whatever lineage, that runs or whose end is known."""
-    found = []
+    found, running = [], {one.run_id: one for one in marks.leaders(marks.scan()) if one.project == project}
     for path in runs_dir.glob("*/run.json"):
         files = RunFiles(path.parent, path.parent.name)
         whose = files.read("run.json") or {}
@@ -23,7 +24,27 @@ def of_project(runs_dir: Path, project: str) -> list[Found]:
             seen = look(files, None)
             if seen.exists and not (files.read("exit.json") or {}).get("failure"):
                 found.append(Found(seen, project, str(whose.get("lineage", "")), bare={"Process": {}}))
+            running.pop(seen.run_id, None)
+    found += [Found(live(one, ""), project, one.lineage, bare={"Process": {}}) for one in running.values()]
     return sorted(found, key=lambda one: (one.seen.address, one.seen.attempt))
+
+
+def live(one: marks.Marked, lineage: str) -> Observed:
+    """A run that is known by the marks of its processes alone; ``lineage`` is ours."""
+    started = started_at(one.start_time)
+    handle = {"pid": one.pid, "start_time": one.start_time, "boot_id": this_boot(), "host": host_name()}
+    return Observed(
+        one.run_id,
+        address=one.address,
+        attempt=one.attempt,
+        status=Status.RUNNING,
+        attempts=1,
+        handle=handle,
+        infrastructure_id=f"{host_name()}:{one.pid}",
+        started_at=started,
+        at=started,
+        lineage="" if one.lineage == lineage else one.lineage,
+    )
 
 
 def process(object_id: str) -> Found:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flowplan.providers.process import finding, output, redaction
+from flowplan.providers.process import finding, marks, output, redaction
 from flowplan.providers.process.lookup import Problem, find_problem
 from flowplan.providers.process.procfs import (
     alive,
@@ -50,7 +50,7 @@ class ProcessProvider:
 
     def __init__(self, context: Context) -> None:
         require_linux()
-        self._lineage = context.lineage
+        self._lineage, self._project = context.lineage, context.project
         self._runs_dir = context.runs_dir.absolute()
         refuse_foreign(self._runs_dir)
         self._supervision = Supervision(self._runs_dir)
@@ -66,12 +66,19 @@ class ProcessProvider:
     # -- reading
 
     def observe(self, records: Sequence[Recorded]) -> list[Observed]:
-        """What is true of every record, and of every attempt of our lineage that no record names.
+        """What is true of every record, and of every attempt that no record names: of our lineage those whose files are here
+        and those that run, of other lineages of the project those that run.
 
         Raises:
             Refused: a record is of another host.
         """
-        return [self._look(record) for record in records] + self._unknown({record.run_id for record in records})
+        seen = [self._look(record) for record in records] + self._unknown({record.run_id for record in records})
+        known = {one.run_id for one in seen}
+        marked = [one for one in marks.leaders(marks.scan()) if one.run_id not in known]
+        return seen + [finding.live(one, self._lineage) for one in marked if self._concerns(one)]
+
+    def _concerns(self, one: marks.Marked) -> bool:
+        return one.lineage == self._lineage or (self._project != "" and one.project == self._project)
 
     def _look(self, record: Recorded) -> Observed:
         self._refuse_other_host(record)
@@ -290,7 +297,7 @@ def _environment(order: Order) -> dict[str, str]:
             env.pop(name, None)
         else:
             env[name] = value
-    return env
+    return env | marks.variables(order.identity)
 
 
 def _place(order: Order) -> tuple[str, str | None, str]:

@@ -1,0 +1,78 @@
+"""The marks by which a process and all that it starts are known: variables of the environment, which children inherit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from flowplan.providers.process.supervisor import stat_of
+from flowplan.schemas.runs import Identity
+
+RUN_ID = "FLOWPLAN_RUN_ID"
+PROJECT = "FLOWPLAN_PROJECT"
+LINEAGE = "FLOWPLAN_LINEAGE"
+ADDRESS = "FLOWPLAN_ADDRESS"
+ATTEMPT = "FLOWPLAN_ATTEMPT"
+MARKS = (RUN_ID, PROJECT, LINEAGE, ADDRESS, ATTEMPT)
+
+
+class Marked(NamedTuple):
+    """A live process that carries the marks of a run."""
+
+    pid: int
+    start_time: int
+    session: int
+    run_id: str
+    project: str
+    lineage: str
+    address: str
+    attempt: int
+
+
+def variables(identity: Identity) -> dict[str, str]:
+    """Return the variables that every process of an attempt is given."""
+    known = (identity.run_id, identity.project, identity.lineage, identity.address, str(identity.attempt))
+    return dict(zip(MARKS, known, strict=True))
+
+
+def scan() -> list[Marked]:
+    """Look once at every process of this user (of all users when this one is root), and return those that are marked."""
+    user = os.geteuid()
+    names = [name for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
+    found = (_marked(name) for name in names if user == 0 or _owner(name) == user)
+    return [one for one in found if one]
+
+
+def leaders(processes: Iterable[Marked]) -> Iterator[Marked]:
+    """Return one process of each run: the one that leads its session, else the oldest."""
+    runs: dict[str, list[Marked]] = {}
+    for one in processes:
+        runs.setdefault(one.run_id, []).append(one)
+    for members in runs.values():
+        yield min(members, key=lambda one: (one.pid != one.session, one.start_time, one.pid))
+
+
+def _owner(pid: str) -> int:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - there may be thousands
+    except OSError:
+        return -1
+
+
+def _marked(pid: str) -> Marked | None:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
+            environ = file.read()
+    except OSError:
+        return None
+    if RUN_ID.encode() not in environ:
+        return None
+    known: dict[str, Any] = dict(os.fsdecode(entry).partition("=")[::2] for entry in environ.split(b"\0"))
+    stat = stat_of(int(pid))
+    if RUN_ID not in known or stat is None or stat[0] in "ZX":
+        return None
+    run_id, project, lineage, address, attempt = (known.get(name, "") for name in MARKS)
+    return Marked(
+        int(pid), stat[2], stat[1], run_id, project, lineage, address, int(attempt) if attempt.isdigit() else 0
+    )
