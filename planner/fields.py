@@ -76,9 +76,9 @@ def split_command(value: Any, key: str) -> Any:
         return value if whole else shlex.split(value)
     except expressions.ExpressionError:
         return [value]
-    except ValueError as error:
+    except ValueError:
         raise FieldError(
-            f"cannot be split like a shell would: {str(error)[:1].lower()}{str(error)[1:]}", (key,)
+            "cannot be split like a shell would: a quote or a backslash at its end is not closed", (key,)
         ) from None
 
 

@@ -36,6 +36,8 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+
 _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NUMBER_STARTS = frozenset("0123456789+-.")
+_QUOTED_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'', re.DOTALL)
+_NESTED = f"is nested deeper than {MAX_DEPTH} levels"
 
 _PLAIN, _QUOTED, _SEQ, _MAP = "plain", "quoted", "seq", "map"
 _STANDARD = "tag:yaml.org,2002:"
@@ -121,7 +123,7 @@ class _Limits:
         self._depth += 1
         self._count += 1
         if self._depth > MAX_DEPTH or self._count > MAX_NODES:
-            what = f"is nested deeper than {MAX_DEPTH} levels" if self._depth > MAX_DEPTH else "has too many values"
+            what = _NESTED if self._depth > MAX_DEPTH else "has too many values"
             mark = parent.start_mark if parent is not None else None
             raise yaml.MarkedYAMLError(problem=what, problem_mark=mark)
 
@@ -271,7 +273,9 @@ def _compose(text: str, file: str) -> tuple[Any, int]:
         if _SURROGATES.search(text):
             return _compose(_SURROGATES.sub(_joined, text), file)
         raise InvalidInput([_syntax_fault(error, text, file)]) from None
-    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
+    except RecursionError:
+        raise InvalidInput([Diagnostic(f"is not YAML: {_NESTED}", Position(file, 1, 1))]) from None
+    except (yaml.YAMLError, UnicodeError) as error:
         raise InvalidInput([Diagnostic(f"is not YAML: {error}", Position(file, 1, 1))]) from None
     if node.tag == _PLAIN and node.value == "":
         raise InvalidInput([Diagnostic("the file is empty", Position(file, 1, 1))])
@@ -290,9 +294,18 @@ def _syntax_fault(error: yaml.MarkedYAMLError, text: str, file: str) -> Diagnost
     if mark and tab >= 0:
         message = "is not YAML: a tab indents this line"
         return Diagnostic(message, Position(file, mark.line + 1, tab + 1), hint="use spaces")
-    hint = 'put a value that holds ": " in quotes' if error.problem and "mapping values" in error.problem else ""
-    words = ", ".join(part for part in (error.context, error.problem) if part)
+    words, hint = ", ".join(part for part in (error.context, error.problem) if part), ""
+    if mark and _flow_depth(text[: mark.index]) > MAX_DEPTH:  # the parser has a limit of its own
+        words = _NESTED
+    elif mark and re.match(r":(?:\s|$)", text[mark.index :][:2]) and ": " in text[: mark.index].rpartition("\n")[2]:
+        words, hint = 'a second ": " in this line', 'put a value that holds ": " in quotes'
     return Diagnostic(f"is not YAML: {words}", _at(mark, file) if mark else Position(file, 1, 1), hint=hint)
+
+
+def _flow_depth(text: str) -> int:
+    """Return how many brackets and braces are open at the end of a text."""
+    plain = _QUOTED_TEXT.sub("", text)
+    return sum(plain.count(sign) for sign in "[{") - sum(plain.count(sign) for sign in "]}")
 
 
 def _tab_that_indents(text: str, line: int) -> int:

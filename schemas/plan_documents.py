@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowplan.schemas.errors import FlowplanError, InvalidInput
 from flowplan.schemas.faults import point
@@ -19,6 +19,9 @@ from flowplan.schemas.plans import ABSENT, FORMAT_VERSION, Action, Change, Field
 from flowplan.schemas.runs import Json, Settings
 from flowplan.schemas.secrets import SecretSource
 from flowplan.schemas.sources import Diagnostic, Position
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
 
 _MISSING: Any = object()
 _SHOWN_FAULTS = 10
@@ -344,7 +347,19 @@ def schema_faults(document: Json, kind: str) -> list[str]:
 
     found = islice(Draft202012Validator(schema(kind)).iter_errors(document), MOST_FAULTS)
     errors = sorted(found, key=lambda e: [str(p) for p in e.path])
-    return [f"/{'/'.join(str(part) for part in error.absolute_path)}: {error.message[:200]}" for error in errors]
+    return list(dict.fromkeys(f"/{'/'.join(map(str, error.absolute_path))}: {_in_words(error)}" for error in errors))
+
+
+def _in_words(error: ValidationError) -> str:
+    """Return what a part must be; in the library's words for the rarer rules."""
+    from flowplan.schemas.fields import kind_of
+
+    wanted: Any = error.validator_value
+    if error.validator == "required" and isinstance(error.instance, dict):
+        return f"must have {', '.join(name for name in wanted if name not in error.instance)}"
+    if error.validator == "type":
+        return f"must be {wanted if isinstance(wanted, str) else ' or '.join(wanted)}, not {kind_of(error.instance)}"
+    return error.message[:200]
 
 
 def _take(document: Json, key: str, kind: type | tuple[type, ...], default: Any = _MISSING) -> Any:

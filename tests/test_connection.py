@@ -253,9 +253,7 @@ def test_a_dead_server_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     document = config()
     document["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
     api = Api(endpoint({"kubeconfig": document}, tmp_path))
-    with pytest.raises(
-        EngineUnreachable, match=r"https://127.0.0.1:1 \(context blue\) does not answer: Connection refused"
-    ):
+    with pytest.raises(EngineUnreachable, match=r"https://127.0.0.1:1 \(context blue\) does not answer: "):
         api.get("/version")
 
 

@@ -130,7 +130,10 @@ def test_aliases_are_copies() -> None:
         ("a: b: c\n", "f.yaml:1:5: is not YAML"),
         ("\ta: 1", "f.yaml:1:1: is not YAML: a tab indents this line; use spaces"),
         ("a:\n  \t- b\n", "f.yaml:2:3: is not YAML: a tab indents this line; use spaces"),
-        ("a: echo x: y\n", 'in this context; put a value that holds ": " in quotes'),
+        (
+            "a: echo x: y\n",
+            'f.yaml:1:10: is not YAML: a second ": " in this line; put a value that holds ": " in quotes',
+        ),
         ("a: !!python/object/apply:os.system [x]\n", "f.yaml:1:4: a: has the unknown YAML tag !!python"),
         ("a: !env X\n", "f.yaml:1:4: a: has the unknown YAML tag !env"),
         ("a: !!timestamp 2026-01-01\n", "f.yaml:1:4: a: has the unknown YAML tag !!timestamp"),
@@ -144,12 +147,18 @@ def test_aliases_are_copies() -> None:
         ("{{ name }}: x", "f.yaml:1:1: a key must be a string"),
         ("<<: 3", "f.yaml:1:5: << must be given a mapping"),
         ("[" * 5000, "is nested deeper than 100 levels"),
+        ("a: " + "{b: " * 5000, "is nested deeper than 100 levels"),
         ("- " * 200 + "x", "is nested deeper than 100 levels"),
     ],
 )
 def test_refused(text: str, where: str) -> None:
     (fault,) = faults(text)
     assert where in fault
+
+
+def test_brackets_in_quotes_are_no_levels() -> None:
+    (fault,) = faults('a: ["' + "[" * 500 + '"')
+    assert "is not YAML" in fault and "nested" not in fault
 
 
 def test_every_duplicate_key_is_told() -> None:

@@ -438,7 +438,7 @@ runs:
         "runs.d.env.A",
         "runs.d.labels.x",
     ]
-    assert "cannot be split like a shell would: no closing quotation" in found[3]
+    assert "cannot be split like a shell would: a quote or" in found[3]
 
 
 def test_faults_of_the_provider_are_told_once(world: World) -> None:

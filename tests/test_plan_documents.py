@@ -180,9 +180,9 @@ def test_a_newer_minor_version_is_read_and_a_newer_major_refused() -> None:
         ("[]", "no format_version"),
         ("3", "no format_version"),
         ('{"format_version": 1}', "no format_version"),
-        ('{"format_version": "1.0"}', "'changes' is a required property"),
-        ('{"format_version": "1.0", "changes": [3]}', "3 is not of type 'object'"),
-        ('{"format_version": "1.0", "changes": {}}', "{} is not of type 'array'"),
+        ('{"format_version": "1.0"}', "/: must have project, digest,"),
+        ('{"format_version": "1.0", "changes": [3]}', "/changes/0: must be object, not the number 3"),
+        ('{"format_version": "1.0", "changes": {}}', "/changes: must be array, not a mapping"),
         ("[" * 100_000, "not a plan file"),
     ],
 )
@@ -196,7 +196,7 @@ def test_broken_files_are_explained(tmp_path: Path, text: str, said: str) -> Non
 
 def test_missing_and_binary_files_are_explained(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"\xff\xfe")
-    for name, said in (("a", "No such file"), ("b", "not text")):
+    for name, said in (("a", "cannot be read"), ("b", "not text")):
         with pytest.raises(InvalidInput, match=said):
             read_plan(tmp_path / name)
 
