@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from flowplan.planner.diff import changed_fields, drifted_fields, patched, settings_fields
-from flowplan.planner.manifests import IN_PLACE, Manifests
+from flowplan.planner.manifests import IN_PLACE, Manifests, content_labels, content_of
 from flowplan.planner.reasons import changed_sentence, current, facts_of, how_it_ended
-from flowplan.schemas.plans import Action, Change, FieldChange, RunFacts
-from flowplan.schemas.runs import Desired, Observed, Recorded, Rendered, Status, Target, digest
+from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, RunFacts
+from flowplan.schemas.runs import Desired, Objects, Observed, Recorded, Rendered, Status, Target, digest
 
 
 class Decision(NamedTuple):
@@ -110,8 +110,16 @@ def _comparison(case: Decision, record: Recorded) -> Change:
     if action is Action.NO_OP:
         change = replace(change, after=record.objects, name=record.name, run_id=record.run_id, fields=())
     elif not action.starts:
-        change = replace(change, name=record.name, run_id=record.run_id)
+        after = _as_created(rendered.objects, record, case.manifests)
+        change = replace(change, after=after, name=record.name, run_id=record.run_id)
     return _guarded(change, status, case)
+
+
+def _as_created(objects: Objects, record: Recorded, manifests: Manifests) -> Objects:
+    """Return ``objects`` with the recorded content label: an update in place leaves the label of the creation."""
+    label = content_of(record.objects, manifests) or ABSENT
+    places = [place for place in content_labels(manifests) if place.split("/")[1] in objects]
+    return patched(objects, [FieldChange(place, ABSENT, label, IN_PLACE, "") for place in places])
 
 
 def _fields(case: Decision, record: Recorded, status: Status, wanted: Rendered) -> tuple[FieldChange, ...]:

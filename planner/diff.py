@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_labels
 from flowplan.planner.pointers import escape, unescape
 from flowplan.schemas.plans import ABSENT, FieldChange
 from flowplan.schemas.runs import Json, Objects, Origin, Settings
@@ -66,6 +66,7 @@ def changed_fields(
     """
     if before == after:
         return ()
+    ignore = (*ignore, *content_labels(manifests))
     found = []
     for path, old, new in differences(before, after):
         if _ignored(path, ignore) or manifests.equal(path, old, new):
@@ -98,6 +99,7 @@ def drifted_fields(
     ignore: Sequence[str] = (),
 ) -> tuple[FieldChange, ...]:
     """Fields that flowplan set and somebody else changed on the engine; what flowplan did not set is not compared (A4)."""
+    ignore = (*ignore, *content_labels(manifests))
     found = []
     for path, applied, now in _owned_differences(manifests.comparable(recorded), live):
         if _ignored(path, ignore) or TOKEN.search(str(applied)) or manifests.equal(path, applied, now):

@@ -9,7 +9,7 @@ from flowplan.schemas.plans import Action, Change
 from flowplan.schemas.runs import Desired, Json, Recorded, canonical
 from flowplan.schemas.sources import Diagnostic
 
-_LABEL = re.compile(r"(flowplan\.dev/|dev\.flowplan\.)(address|run-id|attempt)$")
+_LABEL = re.compile(r"(flowplan\.dev/|dev\.flowplan\.)(address|run-id|attempt|content)$")
 
 
 def rename_suggestions(

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from flowplan.schemas.errors import ProviderError
+from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Identity, Objects, Observed, Recorded, Settings, Target
 
@@ -55,6 +55,15 @@ class Order:
 
 CUT = "... [truncated]"
 """Ends a line that is too long to be passed on whole."""
+
+
+def of_other_content(what: str, address: str) -> Refused:
+    """Return the refusal to adopt an object that has an attempt's run id and was made of other content."""
+    return Refused(
+        f"{what} has the identity of this attempt, but is of other content; it was left alone",
+        hint="the state is older than the engine, or a copy: `flowplan state rebuild` records what is there",
+        address=address,
+    )
 
 
 class LogLine(NamedTuple):
@@ -125,9 +134,13 @@ class Provider(Protocol):
         """What ``create`` would trip over, in bulk, without changing anything."""
 
     def create(self, order: Order) -> Observed:
-        """Create and start the attempt. Idempotent: an object that carries this run id already is adopted (and started
-        if it never was), never created twice. When a step fails nothing is left behind and StartFailed is raised.
-        A foreign object of the same name gets a bounded number of ``-1``, ``-2`` suffixes, or an error.
+        """Create and start the attempt. Idempotent: an object that carries this run id and the content label of
+        ``order`` is adopted (and started if it never was), never created twice. When a step fails nothing is left behind
+        and StartFailed is raised. A foreign object of the same name gets a bounded number of ``-1``, ``-2`` suffixes, or
+        an error.
+
+        Raises:
+            Refused: an object has this run id and another content label; it is left alone (``of_other_content``).
         """
 
     def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:

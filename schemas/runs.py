@@ -203,7 +203,10 @@ class Observed:
             flowplan set; extra fields are ignored by the comparison), or None when the provider cannot read it.
         managers: JSON Pointer -> who changed it last, where the engine knows (managedFields).
         at: the engine's time of this fact (RFC 3339 UTC), or None.
+        content: the content label that the object was created with, "" where the engine does not tell.
         lineage: of the state that made the object, where that is another one than ours; "" for our own.
+        created_at: when the object was created by the engine's clock, or None.
+        created_from: who created it and where the state lies, ``user@host:path``, "" when nobody knows.
     """
 
     run_id: str
@@ -223,7 +226,10 @@ class Observed:
     at: str | None = None
     live: Objects | None = None
     managers: Mapping[str, str] = field(default_factory=dict)
+    content: str = ""
     lineage: str = ""
+    created_at: str | None = None
+    created_from: str = ""
 
 
 class Target(NamedTuple):

@@ -161,6 +161,7 @@ def test_a_customization_may_name_the_job() -> None:
 
 def test_identity_is_on_job_and_pods() -> None:
     job = job_of(run_of())
+    assert job["metadata"]["labels"].pop("flowplan.dev/content")
     for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
         assert metadata["labels"] == {
             "app.kubernetes.io/managed-by": "flowplan",

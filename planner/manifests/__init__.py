@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
+from flowplan.planner.pointers import unescape
+from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered, digest
 from flowplan.schemas.sources import Diagnostic, Path
 
 
@@ -56,6 +57,42 @@ class Effect(NamedTuple):
 IN_PLACE = "in_place"
 REPLACE = "replace"
 
+CONTENT = "flowplan.dev/content"
+"""The label that says what an object is: a digest of the rendered objects without it. With the run id it tells whether an
+object on an engine is what this state asked for."""
+
+
+def with_content(objects: Objects, places: Sequence[str]) -> Objects:
+    """Set the content label of freshly rendered objects at each of ``places`` (JSON Pointers) that they have room for."""
+    value = digest(objects).removeprefix("sha256:")[:40]
+    for place in places:
+        labels, key = _labels_at(objects, place)
+        if labels is not None:
+            labels[key] = value
+    return objects
+
+
+def content_of(objects: Objects, manifests: Manifests) -> str:
+    """Return the content label that objects carry; "" for those of a provider, or of an older flowplan, without one."""
+    for place in content_labels(manifests):
+        labels, key = _labels_at(objects, place)
+        if labels is not None and key in labels:
+            return str(labels[key])
+    return ""
+
+
+def content_labels(manifests: Manifests) -> tuple[str, ...]:
+    """Return the places of the content label in the objects of a provider, as JSON Pointers."""
+    return getattr(manifests, "CONTENT_LABELS", ())
+
+
+def _labels_at(objects: Objects, place: str) -> tuple[dict[str, Json] | None, str]:
+    *parents, key = [unescape(part) for part in place.split("/")[1:]]
+    labels: Json = objects
+    for parent in parents:
+        labels = labels.get(parent) if isinstance(labels, dict) else None
+    return (labels if isinstance(labels, dict) else None), key
+
 
 class Manifests(Protocol):
     """What a provider type knows without an engine. Implementations are modules with these functions."""
@@ -75,3 +112,5 @@ class Manifests(Protocol):
 
     def equal(self, path: str, one: Json, other: Json) -> bool:
         """True when two values of the field mean the same to the engine (``1000m`` and ``1``: A10)."""
+
+    # CONTENT_LABELS: tuple[str, ...] says where ``render`` sets the content label, see ``with_content``.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowplan.planner.images import PULL_POLICIES, parse_image
-from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, with_content
 from flowplan.planner.manifests.docker_options import place_option
 from flowplan.planner.manifests.docker_values import docker_size, hosts, nano_cpus, parse_volume, portable_size
 from flowplan.planner.names import docker_label_key, docker_run_name
@@ -40,6 +40,8 @@ UPDATABLE = frozenset(
     ]
 )
 """The HostConfig fields that ``docker update`` changes on a live container."""
+
+CONTENT_LABELS = ("/Container/Config/Labels/dev.flowplan.content",)
 
 _REMOVABLE = frozenset({"PidsLimit", "RestartPolicy"})
 _UNORDERED = frozenset({"Env", "Binds", "ExtraHosts", "CapAdd", "CapDrop", "SecurityOpt", "GroupAdd", "Networks"})
@@ -104,9 +106,8 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
         del container["Config"][unset]
     order = ("Name", "PullPolicy", "Registry", "Platform", "Networks", "Config")
     container = {key: container[key] for key in order if key in container}
-    return Rendered(
-        {"Container": container}, name, identity.run_id, identity.attempt, build.origins, tuple(build.warnings)
-    )
+    objects = with_content({"Container": container}, CONTENT_LABELS)
+    return Rendered(objects, name, identity.run_id, identity.attempt, build.origins, tuple(build.warnings))
 
 
 def effect(path: str, before: Json, after: Json) -> Effect:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, with_content
 from flowplan.planner.manifests.job_draft import Draft
 from flowplan.planner.manifests.job_layers import layered
 from flowplan.planner.names import kubernetes_label_value, kubernetes_run_name
@@ -18,6 +18,8 @@ from flowplan.schemas.sources import Diagnostic
 
 KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 """Settings that the Job itself carries: activeDeadlineSeconds, terminationGracePeriodSeconds."""
+
+CONTENT_LABELS = tuple(f"/{kind}/metadata/labels/flowplan.dev~1content" for kind in ("Job", "Secret"))
 
 RUN_ID_LABELS = ("identifier", "flow_run_id", "prefect.io/identifier", "prefect.io/flow_run_id")
 """Label keys that are filled with the run id where the user's manifest has them (J5)."""
@@ -65,7 +67,7 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
             draft.origins[f"/Secret/stringData/{escape(key)}"] = draft.origin_at("/Job" + place)
     unused = [f"the {block} block is not used by the kubernetes provider" for block in _UNUSED if run.fields.get(block)]
     return Rendered(
-        objects=objects,
+        objects=with_content(objects, CONTENT_LABELS),
         name=name,
         run_id=identity.run_id,
         attempt=identity.attempt,

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from flowplan.planner.manifests import REPLACE, Effect, ResolvedRun
+from flowplan.planner.manifests import REPLACE, Effect, ResolvedRun, with_content
 from flowplan.planner.names import docker_run_name
 from flowplan.schemas.quantities import duration
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
@@ -18,6 +18,8 @@ KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 
 RESERVED = frozenset(f"FLOWPLAN_{name}" for name in ("RUN_ID", "PROJECT", "LINEAGE", "ADDRESS", "ATTEMPT", "NONCE"))
 """Variables that every process of a run is given."""
+
+CONTENT_LABELS = ("/Process/labels/flowplan.dev~1content",)
 
 DEFAULT_GRACE = 30.0
 """Seconds between TERM and KILL when the run does not say."""
@@ -78,7 +80,7 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
         **_behaviour(run),
     }
     return Rendered(
-        objects={"Process": process},
+        objects=with_content({"Process": process}, CONTENT_LABELS),
         name=docker_run_name(identity, run.fields.get("name")),
         run_id=identity.run_id,
         attempt=identity.attempt,

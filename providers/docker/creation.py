@@ -9,14 +9,11 @@ from typing import Any
 from flowplan.providers.docker import facts
 from flowplan.providers.docker.connection import Engine, Refusal
 from flowplan.providers.docker.pulling import Images
-from flowplan.providers.protocol import Order
+from flowplan.providers.protocol import Order, of_other_content
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
 from flowplan.schemas.faults import point
 from flowplan.schemas.runs import Identity, Observed, Status
 from flowplan.schemas.secrets import reveal
-
-SUFFIXES = 5
-"""How many names are tried after the wanted one when foreign containers hold them."""
 
 
 class Creator:
@@ -58,8 +55,8 @@ class Creator:
     def _create(self, identity: Identity, container: Mapping[str, Any], limit: float | None) -> Observed:
         if container["PullPolicy"] == "Always":
             self._images.pull(container, limit=limit)
-        for number in range(SUFFIXES + 1):
-            name = container["Name"] + (f"-{number}" if number else "")
+        for suffix in ("", *facts.SUFFIXES):
+            name = container["Name"] + suffix
             try:
                 answer, created = self._post(container, name, limit)
             except Refusal as error:
@@ -71,7 +68,7 @@ class Creator:
                 continue
             return self._finish(identity, container, answer["Id"], name, created)
         raise ProviderError(
-            f'the name "{container["Name"]}" and {SUFFIXES} numbered ones belong to other containers',
+            f'the name "{container["Name"]}" and {len(facts.SUFFIXES)} numbered ones belong to other containers',
             hint="set another name, or remove them",
             reason="Conflict",
         )
@@ -171,10 +168,18 @@ class Creator:
                 raise EngineUnreachable(error.message, hint=error.hint, reason=error.reason) from None
 
     def _adopt(self, identity: Identity, container: Mapping[str, Any], name: str) -> Observed | None:
-        """The container of this name or id when it is this very attempt, started if it never was; None for a foreign one."""
+        """Return the container of this name or id when it is this very attempt, started if it never was; None for a foreign
+        one.
+
+        Raises:
+            Refused: it is this attempt made of other content.
+        """
         found = self._engine.find(f"/containers/{name}/json")
-        if found is None or (found["Config"].get("Labels") or {}).get(facts.RUN_ID) != identity.run_id:
+        labels = (found["Config"].get("Labels") or {}) if found else {}
+        if found is None or labels.get(facts.RUN_ID) != identity.run_id:
             return None
+        if labels.get(facts.CONTENT) != (container["Config"].get("Labels") or {}).get(facts.CONTENT):
+            raise of_other_content(f'the container "{found["Name"].lstrip("/")}"', identity.address)
         if found["State"].get("Status") != "created" or facts.engine_time(found["State"].get("StartedAt")):
             return facts.from_inspect(found, self._engine.base_url)
         connected = (found.get("NetworkSettings") or {}).get("Networks") or {}

@@ -18,6 +18,10 @@ RUN_ID = "dev.flowplan.run-id"
 LINEAGE = "dev.flowplan.lineage"
 ADDRESS = "dev.flowplan.address"
 ATTEMPT = "dev.flowplan.attempt"
+CONTENT = "dev.flowplan.content"
+
+SUFFIXES = tuple(f"-{number}" for number in range(1, 6))
+"""What is put after the wanted name when foreign containers hold it, in the order in which they are tried."""
 
 _SIGNALS = {129: "SIGHUP", 130: "SIGINT", 131: "SIGQUIT", 132: "SIGILL", 134: "SIGABRT", 135: "SIGBUS"} | {
     136: "SIGFPE", 137: "SIGKILL", 139: "SIGSEGV", 141: "SIGPIPE", 143: "SIGTERM",
@@ -97,6 +101,8 @@ def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | Non
         finished_at=finished,
         at=finished or started or created,
         live=live_of(found, record),
+        content=labels.get(CONTENT, ""),
+        created_at=created,
     )
 
 
@@ -141,7 +147,7 @@ def from_list(item: Mapping[str, Any], base_url: str, record: Recorded) -> Obser
     final = word not in _STATES
     live: Objects | None = None
     if not final:
-        live = {"Container": {"Name": _own_name(item), "Networks": _networks(item, record)}}
+        live = {"Container": {"Name": _wanted_name(_own_name(item), record), "Networks": _networks(item, record)}}
     return Observed(
         run_id=record.run_id,
         address=record.address,
@@ -157,6 +163,7 @@ def from_list(item: Mapping[str, Any], base_url: str, record: Recorded) -> Obser
         started_at=record.started_at,
         finished_at=record.finished_at if final else None,
         live=live,
+        content=item["Labels"].get(CONTENT, ""),
     )
 
 
@@ -175,8 +182,8 @@ def live_of(found: Mapping[str, Any], record: Recorded | None) -> Objects:
         wanted = record.objects.get("Container", {}).get("Config", {}).get("HostConfig", {})
         host = {key: host.get(key) for key in wanted}
     name = str(found.get("Name", "")).lstrip("/")
-    if record is not None and record.handle.get(IMPORTED):
-        name = str(record.objects.get("Container", {}).get("Name", name))
+    if record is not None:
+        name = _wanted_name(name, record)
     return {"Container": {"Name": name, "Networks": _networks(found, record), "Config": {"HostConfig": host}}}
 
 
@@ -185,6 +192,14 @@ def _networks(found: Mapping[str, Any], record: Recorded | None) -> list[str]:
     live = list((found.get("NetworkSettings") or {}).get("Networks") or {})
     wanted = record.objects.get("Container", {}).get("Networks", []) if record else []
     return [name for name in wanted if name in live] + [name for name in live if name not in wanted]
+
+
+def _wanted_name(name: str, record: Recorded) -> str:
+    """Return the recorded name for a container that is called otherwise for a reason: it was imported, or a foreign one
+    held its name when it was created."""
+    wanted = str(record.objects.get("Container", {}).get("Name", name))
+    numbered = name.startswith(wanted) and name[len(wanted) :] in SUFFIXES
+    return wanted if numbered or record.handle.get(IMPORTED) else name
 
 
 def _own_name(item: Mapping[str, Any]) -> str:

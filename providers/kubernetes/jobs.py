@@ -8,17 +8,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flowplan.providers.kubernetes.reading import ADDRESS, ATTEMPT, LINEAGE, RUN_ID, has_ended, label
+from flowplan.providers.kubernetes.reading import ADDRESS, ATTEMPT, CONTENT, LINEAGE, RUN_ID, has_ended, label
 from flowplan.providers.kubernetes.requests import MANAGER, Api
-from flowplan.providers.protocol import Order
-from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
+from flowplan.providers.protocol import Order, of_other_content
+from flowplan.schemas.errors import EngineUnreachable, ProviderError, Refused, StartFailed
 from flowplan.schemas.faults import point
 from flowplan.schemas.plans import ABSENT, FieldChange
 from flowplan.schemas.runs import Json, Recorded
 from flowplan.schemas.secrets import reveal
 
 SUFFIXES = 5
-"""How many other names are tried when a foreign Job has ours."""
+"""How many other names are tried when a foreign object has ours."""
 
 _NAME_LIMIT = 63
 _PATIENCE = 120.0
@@ -60,41 +60,83 @@ def _own(parent: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def create(api: Api, order: Order, namespace: str) -> Json:
-    """The live Job of this order: created, or adopted when it carries our run id already.
+    """Return the live Job of this order: created, or adopted when it carries our run id and content already.
 
     Raises:
         StartFailed: the server refused, and nothing of the attempt is left.
+        Refused: an object of the attempt is there, of other content; it is left alone.
         EngineUnreachable: the server did not answer; the Job may or may not exist under its name.
     """
     job = manifest(order, namespace)
     namespace = job["metadata"]["namespace"]
     secret = order.objects.get("Secret")
-    made = False
+    held, made = "", False
     try:
-        made = _ensure_secret(api, secret, order, namespace) if secret else False
+        live = None if order.fresh else _earlier(api, job, order)
+        if secret and live is None:
+            held, made = _ensure_secret(api, secret, order, namespace)
+            job = reading_secret(job, secret, held)
+        elif secret:
+            held = str(
+                ((find_secret(api, secret, namespace, order.identity.run_id) or {}).get("metadata") or {}).get(
+                    "name", ""
+                )
+            )
         point("kubernetes:secret:after")
-        live = _post(api, reveal(job, order.secrets), order)
+        live = live or _post(api, reveal(job, order.secrets), order)
         point("kubernetes:job:after")
     except EngineUnreachable:
         raise
-    except ProviderError as error:
-        if made and secret:
-            _drop(api, core_path(namespace, "secrets", secret["metadata"]["name"]))
+    except (ProviderError, Refused) as error:
+        if made:
+            _drop(api, core_path(namespace, "secrets", held))
+        if isinstance(error, Refused):
+            raise
         raise StartFailed(error.message, hint=error.hint, address=order.identity.address, reason=error.reason) from None
-    if secret:
-        _give(api, namespace, secret["metadata"]["name"], live)
+    if held:
+        _give(api, namespace, held, live)
         point("kubernetes:owner:after")
     return live
+
+
+def names_of(wanted: str) -> list[str]:
+    """Return the names that an object may get: the wanted one, and those tried when others hold it."""
+    return [wanted, *(f"{wanted[: _NAME_LIMIT - 2]}-{number}" for number in range(1, SUFFIXES + 1))]
+
+
+def reading_secret(job: Json, secret: Json, name: str) -> Json:
+    """Return the Job with its references to the run's own Secret leading to ``name``."""
+    keys, names = secret["stringData"].keys(), names_of(secret["metadata"]["name"])
+
+    def led(value: Json) -> Json:
+        if isinstance(value, Mapping):
+            if value.get("key") in keys and value.get("name") in names:
+                return {**value, "name": name}
+            return {key: led(child) for key, child in value.items()}
+        return [led(child) for child in value] if isinstance(value, list) else value
+
+    return led(job)
+
+
+def find_secret(api: Api, secret: Json, namespace: str, run_id: str) -> Json | None:
+    """Return the live Secret of an attempt, whatever name it got."""
+    for name in names_of(secret["metadata"]["name"]):
+        there = api.find(core_path(namespace, "secrets", name))
+        if there is None or label(there, RUN_ID) == run_id:
+            return there
+    return None
+
+
+def _refuse_other_content(there: Json, wanted: Json, order: Order) -> None:
+    if label(there, CONTENT) != label(wanted, CONTENT):
+        kind, meta = wanted["kind"], there["metadata"]
+        raise of_other_content(f'the {kind} "{meta["namespace"]}/{meta["name"]}"', order.identity.address)
 
 
 def _post(api: Api, job: Json, order: Order) -> Json:
     """POST under our name; a Job of somebody else there is passed with at most SUFFIXES other names."""
     namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
-    earlier = None if order.fresh else _earlier(api, namespace, order)
-    if earlier is not None:
-        return earlier
-    for number in range(SUFFIXES + 1):
-        tried = name if not number else f"{name[: _NAME_LIMIT - 2]}-{number}"
+    for tried in names_of(name):
         body = {**job, "metadata": {**job["metadata"], "name": tried}}
         try:
             return api.call("POST", jobs_path(namespace), {"fieldManager": MANAGER}, body)
@@ -103,6 +145,7 @@ def _post(api: Api, job: Json, order: Order) -> Json:
                 raise
         there = api.find(jobs_path(namespace, tried))
         if there is not None and label(there, RUN_ID) == order.identity.run_id:
+            _refuse_other_content(there, job, order)
             return there
     raise ProviderError(
         f'a Job "{name}" that is not ours exists in namespace "{namespace}", and so do {name}-1 to -{SUFFIXES}',
@@ -111,16 +154,25 @@ def _post(api: Api, job: Json, order: Order) -> Json:
     )
 
 
-def _earlier(api: Api, namespace: str, order: Order) -> Json | None:
-    """The Job that carries this run id already, whatever its name."""
-    found = api.items(jobs_path(namespace), labelSelector=f"{RUN_ID}={order.identity.run_id}")
+def _earlier(api: Api, job: Json, order: Order) -> Json | None:
+    """Return the Job that carries this run id already, whatever its name."""
+    path = jobs_path(job["metadata"]["namespace"])
+    found = api.items(path, labelSelector=f"{RUN_ID}={order.identity.run_id}")
+    if not found:
+        return None
+    _refuse_other_content(found[0], job, order)
     # The items of a list come without apiVersion and kind.
-    return {"apiVersion": "batch/v1", "kind": "Job", **found[0]} if found else None
+    return {"apiVersion": "batch/v1", "kind": "Job", **found[0]}
 
 
-def _ensure_secret(api: Api, secret: Json, order: Order, namespace: str) -> bool:
-    """Create the run's Secret, or fill ours again; False when it existed before this order. Values are revealed here
-    only."""
+def _ensure_secret(api: Api, secret: Json, order: Order, namespace: str) -> tuple[str, bool]:
+    """Create the run's Secret under its name or, where that is taken, a numbered one; or fill ours again.
+
+    Values are revealed here only.
+
+    Returns:
+        The name, and False when the Secret existed before this order.
+    """
     body = copy.deepcopy(secret)
     meta = body.setdefault("metadata", {})
     meta.setdefault("namespace", namespace)
@@ -129,22 +181,26 @@ def _ensure_secret(api: Api, secret: Json, order: Order, namespace: str) -> bool
     body.setdefault("apiVersion", "v1")
     body.setdefault("kind", "Secret")
     body = reveal(body, order.secrets)
-    try:
-        api.call("POST", core_path(namespace, "secrets"), {"fieldManager": MANAGER}, body)
-        return True
-    except ProviderError as error:
-        if error.reason != "AlreadyExists":
-            raise
-    path = core_path(namespace, "secrets", meta["name"])
-    there = api.find(path)
-    if there is None or label(there, RUN_ID) != identity.run_id:
-        raise ProviderError(
-            f'a Secret "{meta["name"]}" that is not ours exists in namespace "{namespace}"',
-            hint="delete it, or give the run another name",
-            reason="AlreadyExists",
-        )
-    _patch(api, path, {"stringData": body.get("stringData") or {}})
-    return order.fresh  # then it is what a request made whose answer was lost
+    wanted = meta["name"]
+    for name in names_of(wanted):
+        body["metadata"]["name"] = name
+        try:
+            api.call("POST", core_path(namespace, "secrets"), {"fieldManager": MANAGER}, body)
+            return name, True
+        except ProviderError as error:
+            if error.reason != "AlreadyExists":
+                raise
+        path = core_path(namespace, "secrets", name)
+        there = api.find(path)
+        if there is not None and label(there, RUN_ID) == identity.run_id:
+            _refuse_other_content(there, body, order)
+            _patch(api, path, {"stringData": body.get("stringData") or {}})
+            return name, order.fresh  # then it is what a request made whose answer was lost
+    raise ProviderError(
+        f'a Secret "{wanted}" that is not ours exists in namespace "{namespace}", and so do {wanted}-1 to -{SUFFIXES}',
+        hint="set another name, or delete the old Secrets",
+        reason="AlreadyExists",
+    )
 
 
 def _give(api: Api, namespace: str, name: str, job: Json) -> None:
@@ -215,10 +271,10 @@ def delete(api: Api, record: Recorded, grace: float, namespace: str, lineage: st
     point("kubernetes:delete:gone")
     secret = record.objects.get("Secret")
     if secret:
-        path = core_path(namespace, "secrets", secret["metadata"]["name"])
-        there = api.find(path)
+        there = find_secret(api, secret, namespace, record.run_id)
         if there is not None and label(there, LINEAGE) == lineage:
-            _drop(api, path, there["metadata"]["uid"])
+            meta = there["metadata"]
+            _drop(api, core_path(namespace, "secrets", meta["name"]), meta["uid"])
 
 
 def _ours(api: Api, record: Recorded, namespace: str, lineage: str) -> list[Json]:

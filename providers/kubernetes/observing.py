@@ -10,7 +10,7 @@ from typing import Any
 
 from flowplan.providers.kubernetes.dropping import as_if_kept
 from flowplan.providers.kubernetes.finding import taken_over
-from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of
+from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of, reading_secret
 from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID, has_ended, label, observed, owner
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import IMPORTED
@@ -156,12 +156,17 @@ def kept_running(seen: Observed, before: Status | None) -> Observed:
 
 
 def _by_its_name(seen: Observed, record: Recorded) -> Observed:
-    """A Job that got a suffix, because a foreign one had its name, is no other Job for that: it carries our run id."""
+    """A Job that got a suffix, because a foreign one had its name, is no other Job for that: it carries our run id. Nor
+    is one whose Secret got a suffix."""
     wanted = ((record.objects.get("Job") or {}).get("metadata") or {}).get("name")
-    if not seen.live or not wanted or seen.name == wanted:
+    if not seen.live or not wanted:
         return seen
     job = seen.live["Job"]
-    return replace(seen, live={**seen.live, "Job": {**job, "metadata": {**job["metadata"], "name": wanted}}})
+    if seen.name != wanted:
+        job = {**job, "metadata": {**job["metadata"], "name": wanted}}
+    if secret := record.objects.get("Secret"):
+        job = reading_secret(job, secret, secret["metadata"]["name"])
+    return replace(seen, live={**seen.live, "Job": job})
 
 
 def absent(record: Recorded, end: Observed | None = None) -> Observed:

@@ -104,8 +104,8 @@ class KubernetesProvider:
         secret = record.objects.get("Secret")
         if not secret:
             return []
-        path = jobs.core_path(observing.namespace_of(record, self._namespace), "secrets", secret["metadata"]["name"])
-        there = self._api.find(path)
+        namespace = observing.namespace_of(record, self._namespace)
+        there = jobs.find_secret(self._api, secret, namespace, record.run_id)
         if there is None or label(there, LINEAGE) != self._lineage:
             return []
         return [base64.b64decode(value).decode("utf-8", "replace") for value in (there.get("data") or {}).values()]

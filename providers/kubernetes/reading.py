@@ -22,6 +22,7 @@ RUN_ID = "flowplan.dev/run-id"
 LINEAGE = "flowplan.dev/lineage"
 ADDRESS = "flowplan.dev/address"
 ATTEMPT = "flowplan.dev/attempt"
+CONTENT = "flowplan.dev/content"
 
 
 def label(item: Object, key: str) -> str:
@@ -135,6 +136,8 @@ def _base(job: Object, pods: Sequence[Object], cluster: str, **facts: Any) -> Ob
         name=meta["name"],
         live={"Job": comparable(job)},
         managers=managers(job),
+        content=label(job, CONTENT),
+        created_at=meta.get("creationTimestamp"),
         **facts,
     )
 

@@ -174,11 +174,12 @@ class ProcessProvider:
 
         Raises:
             StartFailed: executable or working directory are missing, or not usable.
+            Refused: it was started with other content.
             ProviderError: the attempt was removed, or the supervisor cannot work.
         """
         files = self._files(order.identity.run_id)
         try:
-            files.open(order.identity, order.name)
+            files.open(order.identity, order.name, order.objects)
         except OSError as error:
             raise ProviderError(f"{files.directory} cannot be written: {error.strerror}") from error
         if not files.started() and not files.has("exit.json"):

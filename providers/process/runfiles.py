@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 from flowplan.providers.process.exits import meaning
 from flowplan.providers.process.procfs import alive, host_id, pid_namespace, this_boot
 from flowplan.providers.process.supervisor import last_line, write_json
-from flowplan.providers.protocol import IMPORTED
+from flowplan.providers.protocol import IMPORTED, of_other_content
 from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.faults import point
 from flowplan.schemas.places import make_private
-from flowplan.schemas.runs import Identity, Observed, Recorded, Status
+from flowplan.schemas.runs import Identity, Objects, Observed, Recorded, Status
+
+CONTENT = "flowplan.dev/content"
 
 CLAIM_PATIENCE = 30.0
 """Seconds to wait while somebody is between claiming a run and starting it."""
@@ -53,16 +55,25 @@ class RunFiles(NamedTuple):
     def path(self, name: str) -> str:
         return f"{self.directory}/{name}"
 
-    def open(self, identity: Identity, name: str) -> None:
-        """Make the directory and say whose it is; no secrets are in it."""
+    def open(self, identity: Identity, name: str, objects: Objects) -> None:
+        """Make the directory and write down whose it is and what will run; ``objects`` hold tokens instead of secrets.
+
+        Raises:
+            Refused: the attempt was started with other content.
+        """
         try:
             os.mkdir(self.directory, 0o700)  # noqa: PTH102 - the place of all runs is known to be ours
         except (FileNotFoundError, FileExistsError):
             make_private(self.directory)
         point("process:directory:after")
-        if not self.has("run.json"):
+        content = objects["Process"].get("labels", {}).get(CONTENT, "")
+        before = self.read("run.json")
+        if before is not None and before.get("content", "") != content and (self.started() or self.has("exit.json")):
+            raise of_other_content(f"the process of run {self.run_id}", identity.address)
+        if before is None or before.get("content", "") != content:  # an intent that was changed before its start
             whose = {key: getattr(identity, key) for key in ("project", "lineage", "address", "attempt")}
-            write_json(self.path("run.json"), {**whose, "name": name, "host_id": host_id()})
+            start = {"name": name, "host_id": host_id(), "content": content, "objects": objects}
+            write_json(self.path("run.json"), {**whose, **start})
             point("process:identity:after")
 
     def mark(self, name: str) -> None:
@@ -190,7 +201,9 @@ def _absent(files: RunFiles, message: str, status: Status | None = None) -> Obse
 def _observed(
     files: RunFiles, record: Recorded | None, started: Mapping[str, Any] | None, ended: Mapping[str, Any] | None
 ) -> Observed:
-    known = {"address": record.address, "attempt": record.attempt, "name": record.name} if record else _whose(files)
+    known = _whose(files) if record is None or record.status is Status.CREATING else {}
+    if record:
+        known |= {"address": record.address, "attempt": record.attempt, "name": record.name}
     facts: dict[str, Any] = {"status": Status.RUNNING if started else Status.PENDING}
     if started:
         handle = {key: started[key] for key in ("pid", "start_time", "boot_id", "host", IMPORTED) if key in started}
@@ -208,7 +221,7 @@ def _observed(
 
 def _whose(files: RunFiles) -> dict[str, Any]:
     found = files.read("run.json") or {}
-    return {key: found[key] for key in ("address", "attempt", "name") if key in found}
+    return {key: found[key] for key in ("address", "attempt", "name", "content") if key in found}
 
 
 def _ending(ended: Mapping[str, Any]) -> dict[str, Any]:

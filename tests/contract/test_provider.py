@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from case import Case
 
+from flowplan.planner.manifests import content_of
 from flowplan.providers.protocol import LogLine, Order, Provider
-from flowplan.schemas.errors import ProviderError, StartFailed
+from flowplan.schemas.errors import ProviderError, Refused, StartFailed
 from flowplan.schemas.runs import Observed, Recorded, Status
 
 WAIT = ["sleep", "300"]
@@ -128,6 +129,18 @@ def test_another_flowplan_adopts_too(case: Case, provider: Provider) -> None:
         assert dict(other.create(order).handle) == dict(first.handle)
     finally:
         other.close()
+
+
+def test_the_same_attempt_of_other_content_is_not_adopted(case: Case, provider: Provider) -> None:
+    """A state that is older than the engine, or a copy, counts to the same attempt again."""
+    order = case.order("one", WAIT)
+    first = provider.create(order)
+    with pytest.raises(Refused, match="other content") as refusal:
+        provider.create(case.order("one", ["echo", "never"]))
+    assert refusal.value.address == "one" and "state rebuild" in refusal.value.hint
+    [seen] = provider.observe([case.record_of(provider, order)])
+    assert seen.status is not None and seen.status.live and dict(seen.handle) == dict(first.handle)
+    assert seen.content == content_of(order.objects, case.manifests) != ""
 
 
 def test_creating_again_after_the_end_does_not_run_it_again(case: Case, provider: Provider) -> None:

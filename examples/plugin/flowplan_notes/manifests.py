@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from flowplan.planner.manifests import REPLACE, Effect, ResolvedRun
+from flowplan.planner.manifests import REPLACE, Effect, ResolvedRun, with_content
 from flowplan.schemas.runs import Identity, Json, Objects, Rendered
 from flowplan.schemas.sources import Diagnostic
+
+CONTENT_LABELS = ("/Note/labels/flowplan.dev~1content",)
+"""Where the label stands that says what a note is."""
 
 
 def check(run: ResolvedRun) -> list[Diagnostic]:
@@ -16,9 +19,9 @@ def check(run: ResolvedRun) -> list[Diagnostic]:
 def render(run: ResolvedRun, identity: Identity) -> Rendered:
     """The object of one attempt; its name and the run id follow from the identity alone."""
     name = f"{identity.address}-{identity.attempt}"
-    note = {"name": name, "text": run.fields["notes"]["text"]}
+    note = {"name": name, "text": run.fields["notes"]["text"], "labels": {}}
     origins = {"/Note/text": run.origin("notes", "text")}
-    return Rendered({"Note": note}, name, identity.run_id, identity.attempt, origins)
+    return Rendered(with_content({"Note": note}, CONTENT_LABELS), name, identity.run_id, identity.attempt, origins)
 
 
 def effect(path: str, before: Json, after: Json) -> Effect:

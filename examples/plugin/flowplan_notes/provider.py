@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowplan.providers.protocol import Context, LogLine, Order
+from flowplan.providers.protocol import Context, LogLine, Order, of_other_content
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Observed, Recorded, Status, Target
@@ -44,6 +44,8 @@ class Notes:
     def create(self, order: Order) -> Observed:
         known = {"run_id": order.identity.run_id, "lineage": order.identity.lineage}
         note = {**order.objects["Note"], **known, "address": order.identity.address, "attempt": order.identity.attempt}
+        if any(n["run_id"] == note["run_id"] and n["labels"] != note["labels"] for n in self._ours()):
+            raise of_other_content(f"the note {order.name}", order.identity.address)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             draft = self._file(order.name).with_suffix(".new")
@@ -99,5 +101,6 @@ def _observed(note: dict[str, Any]) -> Observed:
         attempts=1,
         name=note["name"],
         infrastructure_id=note["name"],
-        live={"Note": {"name": note["name"], "text": note["text"]}},
+        live={"Note": {"name": note["name"], "text": note["text"], "labels": note["labels"]}},
+        content=note["labels"].get("flowplan.dev/content", ""),
     )
