@@ -3,22 +3,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help install demo test faults bench check docs clean
+# The versions that everything was tested with; with PINS= the newest ones are installed.
+PINS := constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PINS:%=--constraint %)
+
+.PHONY: help install demo engines test newest constraints faults nightly bench check docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
 
-$(BIN)/flowplan: pyproject.toml
+$(BIN)/flowplan: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flowplan needs Python 3.11 or later: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(INSTALL) --upgrade "pip>=25.3"
+	$(INSTALL) $(PINS:%=--build-constraint %) --editable .
 	@# Where Python may not write bytecode (PYTHONDONTWRITEBYTECODE), each command would compile all modules again.
 	@$(BIN)/python -m compileall -q flowplan planner providers schemas state
 	@touch $@
 
 $(VENV)/dev: $(BIN)/flowplan
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	$(INSTALL) --group dev
 	@touch $@
 
 install: $(BIN)/flowplan ## Install flowplan into .venv
@@ -26,9 +30,23 @@ install: $(BIN)/flowplan ## Install flowplan into .venv
 demo: $(BIN)/flowplan ## Plan, apply, plan again and destroy a spec of local processes, in a temporary directory
 	@sh examples/demo.sh $(CURDIR)/$(BIN)/flowplan $(CURDIR)/examples/01-process.yaml
 
-test: $(VENV)/dev check ## All checks and tests; engines are found by DOCKER_HOST, KUBECONFIG and REGISTRY
+engines: $(VENV)/dev ## Say which engines tests find, and what is skipped for want of one
+	@$(BIN)/python tests/engines.py
+
+test: engines check ## All checks and tests; engines are found by DOCKER_HOST, KUBECONFIG and REGISTRY
 	@# Two workers share one engine and two cores: what fails there has to fail alone as well to count.
 	$(BIN)/pytest -n 2 --dist loadgroup || $(BIN)/pytest --last-failed --last-failed-no-failures none
+
+newest: ## All checks and tests with the newest versions of all dependencies, in .venv-newest
+	rm -rf .venv-newest
+	FLOWPLAN_VERSIONS=newest $(MAKE) VENV=.venv-newest PINS= test
+
+constraints: ## Write constraints.txt: the newest versions of all dependencies, which tests then have to pass
+	rm -rf .venv-newest
+	$(MAKE) VENV=.venv-newest PINS= .venv-newest/dev
+	{ echo "# Written by make constraints: every distribution of .venv, direct and indirect, runtime and dev."; \
+	  .venv-newest/bin/python -m pip --disable-pip-version-check freeze --all --exclude-editable; } > constraints.new
+	mv constraints.new constraints.txt
 
 faults: $(VENV)/dev ## Kill flowplan at every named point, on every engine, and write the table of docs/reliability.md (about two hours)
 	$(BIN)/python tests/faults/fault_rounds.py --providers process docker kubernetes --passings 2 --write-docs
@@ -51,4 +69,4 @@ docs: $(VENV)/dev ## Write the spec's schema, the generated pages, and the outpu
 	$(BIN)/python docs/generate.py
 
 clean: ## Remove what was built
-	rm -rf $(VENV) build dist *.egg-info examples/plugin/build examples/plugin/*.egg-info
+	rm -rf $(VENV) .venv-newest build dist *.egg-info examples/plugin/build examples/plugin/*.egg-info

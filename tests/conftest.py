@@ -8,16 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from engines import ENGINES, without_engine
 from projects import Project, clear, copy_case, until
-
-ENGINES = {"docker": "DOCKER_HOST", "kubernetes": "KUBECONFIG", "registry": "REGISTRY"}
-"""Marker -> the environment variable that says where the engine is."""
-
-
-def without_engine(needed: list[str]) -> str:
-    """Why tests that need these engines cannot run here; "" when they can."""
-    missing = [f"{name} ({ENGINES[name]} is not set)" for name in needed if not os.environ.get(ENGINES[name])]
-    return f"needs {' and '.join(missing)}" if missing else ""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -202,9 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._say(fault)
         upstream = self.proxy.connect()
         try:
-            headers = {k: v for k, v in self.headers.items() if k.lower() not in ("connection", "host")}
-            upstream.request(self.command, self.path, body, {**headers, "Connection": "close"})
-            answer = upstream.getresponse()
+            answer = self._asked(upstream, body)
             if fault.what in ("hide", "lose"):
                 answer.read()
                 return self._say(fault) if fault.what == "hide" else self._reset()
@@ -213,6 +211,18 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.close()
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _play
+
+    def _asked(self, upstream: http.client.HTTPConnection, body: bytes) -> http.client.HTTPResponse:
+        """Ask the engine the same: a header may come more than once."""
+        upstream.putrequest(self.command, self.path, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            if name.lower() not in ("connection", "host", "content-length", "transfer-encoding"):
+                upstream.putheader(name, value)
+        if body or self.command in ("POST", "PUT", "PATCH"):
+            upstream.putheader("Content-Length", str(len(body)))
+        upstream.putheader("Connection", "close")
+        upstream.endheaders(body)
+        return upstream.getresponse()
 
     def _read(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):

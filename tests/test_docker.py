@@ -18,6 +18,7 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
+from engines import connected, docker_api
 
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests import docker as manifests
@@ -42,7 +43,7 @@ class Engine:
         self.lineage = str(uuid.uuid4())
         self.context = Context(self.lineage, path)
         self.provider: Provider = connect(self.context)
-        self.raw = docker.APIClient(version="auto")
+        self.raw = docker_api()
         self.networks: list[str] = []
 
     def order(self, address: str, command: list[str], *, attempt: int = 1, secrets: Any = None, **fields: Any) -> Order:
@@ -553,8 +554,7 @@ class Proxy:
                 near, _ = self._server.accept()
             except OSError:
                 return
-            far = socket.socket(socket.AF_UNIX)
-            far.connect("/var/run/docker.sock")
+            far = connected(os.environ["DOCKER_HOST"])
             self._sockets += [near, far]
             for one, other in ((near, far), (far, near)):
                 threading.Thread(target=self._pass, args=(one, other), daemon=True).start()

@@ -136,7 +136,7 @@ def engine() -> Iterator[Any]:
     """A client of the Docker Engine."""
     import docker
 
-    client = docker.DockerClient(base_url=os.environ["DOCKER_HOST"])
+    client = docker.DockerClient.from_env()
     try:
         yield client
     finally:

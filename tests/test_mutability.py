@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import docker_api
 
 from flowplan.planner.diff import changed_fields
 from flowplan.planner.manifests import ResolvedRun
@@ -130,11 +131,10 @@ class Engine:
     """One live container of the base fields, on which every change is tried."""
 
     def __init__(self, directory: Path) -> None:
-        import docker
 
         from flowplan.providers.docker import connect
 
-        self.api = docker.APIClient(version="auto")
+        self.api = docker_api()
         self.networks = [f"mutability-{uuid.uuid4().hex[:6]}-{n}" for n in (1, 2)]
         for name in self.networks:
             self.api.create_network(name)

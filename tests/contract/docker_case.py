@@ -9,6 +9,7 @@ from typing import cast
 import docker
 import docker.errors
 from case import Case
+from engines import docker_api
 
 from flowplan.planner.manifests import Manifests
 from flowplan.planner.manifests import docker as docker_manifests
@@ -20,8 +21,7 @@ from flowplan.schemas.runs import Recorded
 def available() -> str | None:
     """Why the engine cannot be used here; None when it can."""
     try:
-        client = docker.DockerClient.from_env(timeout=5)
-        client.close()
+        docker_api().close()
     except docker.errors.DockerException as error:
         return f"no Docker Engine: {error}"
     return None
@@ -31,16 +31,16 @@ def case(tmp_path: Path) -> Case:
     lineage = str(uuid.uuid4())
 
     def vanish(record: Recorded) -> None:
-        client = docker.DockerClient.from_env()
-        client.api.remove_container(record.handle["id"], force=True)
-        client.close()
+        api = docker_api()
+        api.remove_container(record.handle["id"], force=True)
+        api.close()
 
     def cleanup() -> None:
-        client = docker.DockerClient.from_env()
+        api = docker_api()
         wanted = {"label": f"dev.flowplan.lineage={lineage}"}
-        for found in client.api.containers(all=True, filters=wanted):
-            client.api.remove_container(found["Id"], force=True, v=True)
-        client.close()
+        for found in api.containers(all=True, filters=wanted):
+            api.remove_container(found["Id"], force=True, v=True)
+        api.close()
 
     made = Case(
         type="docker",

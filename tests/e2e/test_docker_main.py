@@ -19,6 +19,7 @@ import docker
 import docker.errors
 import pytest
 from conftest import FLOWPLAN, Project, until
+from engines import docker_api
 
 pytestmark = pytest.mark.docker
 
@@ -30,7 +31,7 @@ class Engine:
     """What a person sees on the Engine of the containers of one project."""
 
     def __init__(self, project: Project) -> None:
-        self.api = docker.APIClient(version="auto")
+        self.api = docker_api()
         self.project = project
         self.name = f"e2e-{uuid.uuid4().hex[:8]}"
 
@@ -640,7 +641,7 @@ def test_an_engine_that_goes_away_makes_no_run_lost(project: Project, engine: En
 
 
 def test_two_provider_entries(project: Project, engine: Engine) -> None:
-    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    host = os.environ["DOCKER_HOST"]
     head = f"providers:\n  docker: {{host: '{host}'}}\n  other: {{type: docker, host: '{host}'}}\n"
     engine.spec(
         run("[echo, one]", name="one") + run("[echo, two]", name="two").replace("provider: docker", "provider: other"),

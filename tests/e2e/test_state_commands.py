@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Project, until
+from engines import docker_api
 
 SECRET = "c4n4ry-value-of-import"
 COLLECTED = 180.0
@@ -83,10 +84,9 @@ class Containers(Hands):
     effect = "update"
 
     def __init__(self, project: Project) -> None:
-        import docker
 
         super().__init__(project)
-        self.api = docker.APIClient(version="auto")
+        self.api = docker_api()
 
     def start(self, **env: str) -> str:
         host = self.api.create_host_config(mem_limit="64m", memswap_limit="128m")

@@ -15,6 +15,7 @@ from typing import Any
 
 import docker
 import docker.errors
+from engines import docker_api
 from projects import until
 
 IMAGE = "busybox:1.35"
@@ -124,7 +125,7 @@ class OwnDocker:
     @contextlib.contextmanager
     def api(self) -> Iterator[Any]:
         """A client of its own."""
-        client = docker.APIClient(base_url=self.host, version="1.41", timeout=30)
+        client = docker_api(self.host)
         try:
             yield client
         finally:
@@ -152,7 +153,7 @@ class OwnDocker:
 
 def busybox() -> bytes:
     """The image as the shared Engine saves it."""
-    client = docker.APIClient(version="auto")
+    client = docker_api()
     try:
         return b"".join(client.get_image(IMAGE))
     finally:

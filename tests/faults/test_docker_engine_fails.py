@@ -12,9 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import docker
-import docker.errors
 import pytest
+from engines import docker_api
 from faulty_proxy import FaultyProxy
 from following import Following, watched
 from own_docker import IMAGE, OwnDocker, busybox, missing
@@ -107,7 +106,7 @@ def shared(project: Project) -> Iterator[tuple[World, FaultyProxy]]:
 
 def ours(world: World) -> list[dict[str, Any]]:
     """The containers of the world's project on the shared Engine."""
-    api = docker.APIClient(version="auto")
+    api = docker_api()
     try:
         wanted = {"label": f"dev.flowplan.project={world.name}"}
         return [api.inspect_container(c["Id"]) for c in api.containers(all=True, filters=wanted)]
@@ -362,7 +361,7 @@ def test_a_container_that_somebody_pauses_and_renames(shared: tuple[World, Fault
     world.spec(f'a: {{command: [sh, -c, "{NOTED}sleep 2; exit 3"]}}')
     following = world.follow()
     world.await_told({"a": "running"})
-    api = docker.APIClient(version="auto")
+    api = docker_api()
     api.pause(the_container(world))
     until(lambda: world.project.status("--no-refresh")["a"]["reason"] == "Paused")
     api.rename(the_container(world), f"{world.name}-other")
@@ -390,7 +389,7 @@ def test_a_container_that_somebody_stops(shared: tuple[World, FaultyProxy], how:
     following = world.follow()
     world.await_told({"a": "running", "r": "running"})
     until(lambda: sum(world.starts().values()) == 2)
-    api = docker.APIClient(version="auto")
+    api = docker_api()
     for one in ours(world):
         getattr(api, how)(one["Id"])
     if how == "restart":  # for the Engine it goes on, under the same id
@@ -407,7 +406,7 @@ def test_a_container_that_somebody_stops(shared: tuple[World, FaultyProxy], how:
 
 def test_a_tag_that_is_moved_to_another_image_changes_no_container(shared: tuple[World, FaultyProxy]) -> None:
     world, _ = shared
-    api = docker.APIClient(version="auto")
+    api = docker_api()
     mine = f"{world.name}:1"
     api.tag(IMAGE, world.name, "1")
     try:
@@ -432,7 +431,7 @@ LOGIN = {"username": "robot", "password": "robot-password"}
 def pushed() -> Iterator[str]:
     """``repository:tag`` in the registry of an image that only a pull brings."""
     registry, name = os.environ.get("REGISTRY", ""), f"faults/{uuid.uuid4().hex[:8]}"
-    api = docker.APIClient(version="auto")
+    api = docker_api()
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as archive:  # a layer that no Engine has
         for path, data in (("Dockerfile", f"FROM {IMAGE}\nCOPY blob /blob\n".encode()), ("blob", os.urandom(1 << 20))):

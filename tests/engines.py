@@ -1,0 +1,93 @@
+"""The engines that tests use: where they are, and how a test speaks with one as a person would.
+
+python tests/engines.py     say which engines there are, and what is skipped without them
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+ENGINES = {"docker": "DOCKER_HOST", "kubernetes": "KUBECONFIG", "registry": "REGISTRY"}
+"""Marker of tests -> the environment variable that says where the engine is."""
+
+
+def without_engine(needed: list[str]) -> str:
+    """Return why tests that need these engines cannot run here; "" when they can."""
+    missing = [f"{name} ({ENGINES[name]} is not set)" for name in needed if not os.environ.get(ENGINES[name])]
+    return f"needs {' and '.join(missing)}" if missing else ""
+
+
+def docker_api(host: str = "") -> Any:
+    """Return a client of docker-py for an Engine, by default that of DOCKER_HOST; it speaks the Engine's own version."""
+    import docker
+    from docker.utils import kwargs_from_env
+
+    settings = {"base_url": host} if host else kwargs_from_env()
+    return docker.APIClient(version="auto", timeout=30, **settings)
+
+
+def connected(host: str) -> socket.socket:
+    """Return a socket that is connected to ``unix:///path`` or ``tcp://host:port``."""
+    parts = urlsplit(host)
+    if parts.scheme != "unix":
+        return socket.create_connection((str(parts.hostname), int(parts.port or 0)))
+    near = socket.socket(socket.AF_UNIX)
+    near.connect(parts.path)
+    return near
+
+
+def _docker_version() -> str:
+    api = docker_api()
+    found = api.version()
+    api.close()
+    return f"Docker Engine {found['Version']} (API {found['ApiVersion']})"
+
+
+def _kubernetes_version() -> str:
+    from flowplan.providers.kubernetes.connection import endpoint
+    from flowplan.providers.kubernetes.requests import Api
+
+    api = Api(endpoint({}, Path("/")))
+    found = api.get("/version")
+    api.close()
+    return f"Kubernetes {found['gitVersion']}"
+
+
+def _registry_version() -> str:
+    import urllib3
+
+    answer = urllib3.request("GET", f"http://{os.environ['REGISTRY']}/v2/", timeout=10, retries=False)
+    return f"a registry ({answer.headers.get('Docker-Distribution-Api-Version', f'HTTP {answer.status}')})"
+
+
+_VERSIONS: dict[str, Callable[[], str]] = {
+    "docker": _docker_version,
+    "kubernetes": _kubernetes_version,
+    "registry": _registry_version,
+}
+
+
+def tell() -> bool:
+    """Print every engine with its version, or what is skipped without it; return False when one does not answer."""
+    silent = []
+    for name, variable in ENGINES.items():
+        where = os.environ.get(variable)
+        if not where:
+            print(f"{name}: {variable} is not set, so tests that need it are skipped")
+            continue
+        try:
+            print(f"{name}: {_VERSIONS[name]()} at {where} ({variable})")
+        except Exception as error:  # noqa: BLE001 - whatever keeps an engine from answering is told, and ends the run
+            silent.append(name)
+            print(f"{name}: nothing usable answers at {where}; unset {variable} to skip its tests: {error}")
+    return not silent
+
+
+if __name__ == "__main__":
+    sys.exit(0 if tell() else 1)
