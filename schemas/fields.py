@@ -236,4 +236,7 @@ Duration = Annotated[Any, _measured(DURATION_PATTERN, "a duration such as 90, 90
 Size = Annotated[Any, _measured(_ANY_SIZE, _SIZE_WORDS)]
 SwapSize = Annotated[Any, _measured(f"^-1$|{_ANY_SIZE}", f"{_SIZE_WORDS}, or -1", lowest=-1)]
 Quantity = Annotated[Any, _measured(QUANTITY_PATTERN.replace("[+-]?", "", 1), "a quantity such as 500m or 2")]
+Gpus = Annotated[
+    Any, _measured(f"^all$|{QUANTITY_PATTERN.replace('[+-]?', '', 1)}", "a number of GPUs such as 2, or all")
+]
 Protect = Annotated[Any, Checked(_protect, {"enum": ["active", "always", False]})]

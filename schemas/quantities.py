@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from decimal import Decimal
@@ -9,8 +10,8 @@ from decimal import Decimal
 DURATION_PATTERN = r"^(?:[0-9]+(?:\.[0-9]+)?|(?=[0-9])(?:[0-9]+(?:\.[0-9]+)?d)?(?:[0-9]+(?:\.[0-9]+)?h)?(?:[0-9]+(?:\.[0-9]+)?m)?(?:[0-9]+(?:\.[0-9]+)?s)?)$"
 """``90``, ``90s``, ``15m``, ``2h30m``, ``1d``, ``1.5h``; the same expression in Python and in the JSON Schema."""
 
-SIZE_PATTERN = r"^[0-9]+(?:\.[0-9]+)?(?:[bB]|[kKmMgG][bB]?)?$"
-"""Docker sizes (D19)."""
+SIZE_PATTERN = r"^[0-9]+(?:\.[0-9]+)?(?:[bB]|[kKmMgG](?:[iI]?[bB])?)?$"
+"""Docker sizes (D19): powers of 1024, small and capital letters alike."""
 
 QUANTITY_PATTERN = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,3})?$"
 """Kubernetes quantities (A10)."""
@@ -24,6 +25,9 @@ _QUANTITY = re.compile(QUANTITY_PATTERN)
 _PARTS = re.compile(r"([0-9.]+)([dhms]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE_FACTOR = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+_DOCKER_PARTS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h|d)")
+_DOCKER_DURATION = re.compile(f"(?:{_DOCKER_PARTS.pattern})+")
+_NANOSECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, **{k: v * 10**9 for k, v in _SECONDS.items() if k}}
 _SI = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 
@@ -45,7 +49,9 @@ def duration(value: str | float) -> float:
 
 
 def size(value: str | float) -> int:
-    """Bytes of a Docker size (D19): ``128m``, ``1.5g``, ``100000b``, a plain number; Kubernetes' ``16Gi`` too.
+    """Bytes of a size as a field of Docker's means it (D19): ``128m``, ``1.5g``, ``100000b``, a plain number.
+
+    Kubernetes quantities (``16Gi``, ``1e9``) are read too; ``k``, ``m`` and ``G`` are Docker's powers of 1024 here.
 
     Raises:
         ValueError: it is neither.
@@ -56,14 +62,37 @@ def size(value: str | float) -> int:
         return int(value)
     text = str(value).strip()
     if len(text) <= LONGEST and _SIZE.search(text):
-        digits = text.rstrip("bBkKmMgG")
-        unit = text[len(digits) :].lower()
-        return int(Decimal(digits) * _SIZE_FACTOR["b" if unit == "b" else unit.removesuffix("b")])
+        digits = text.rstrip("bBiIkKmMgG")
+        return int(Decimal(digits) * _SIZE_FACTOR[text[len(digits) :].lower()[:1]])
     if len(text) <= LONGEST and _QUANTITY.search(text):
         amount = quantity(text)
         if amount >= 0:
             return int(amount)
     raise ValueError(f'must be a size such as 512m, 1.5g or 16Gi, not "{value}"')
+
+
+def nanoseconds(value: str) -> int:
+    """Nanoseconds of a duration as Docker writes it: ``30s``, ``1m30s``, ``500ms``.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    text = str(value).strip()
+    if len(text) > LONGEST or not _DOCKER_DURATION.fullmatch(text):
+        raise ValueError(f'must be a duration such as 30s, 1m30s or 500ms, not "{value}"')
+    return int(sum(Decimal(amount) * _NANOSECONDS[unit] for amount, unit in _DOCKER_PARTS.findall(text)))
+
+
+def cpus(value: str | float) -> int:
+    """Billionths of a CPU: ``4``, ``0.5``, ``500m`` (A10).
+
+    Raises:
+        ValueError: it is no number of CPUs above zero.
+    """
+    with contextlib.suppress(ValueError):
+        if (amount := int(quantity(value) * 10**9)) > 0:
+            return amount
+    raise ValueError(f'"{value}" is not a number of CPUs: write 2, 0.5 or 500m')
 
 
 def quantity(value: str | float) -> Decimal:

@@ -93,7 +93,7 @@ class Resources(Part):
 
     cpu: f.Quantity | None = Field(None, description="CPUs: 2, 0.5 or 500m.")
     memory: f.Size | None = Field(None, description="Memory: 512Mi, 16Gi or 2g.")
-    gpu: f.Quantity | None = Field(None, description="Number of GPUs.")
+    gpu: f.Gpus | None = Field(None, description="Number of GPUs; all where the engine can (Docker).")
 
 
 class RegistryCredentials(Part):

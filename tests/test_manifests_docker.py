@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowplan.planner.manifests import ResolvedRun, docker
-from flowplan.planner.manifests.docker_values import docker_size, nano_cpus, parse_volume, portable_size
+from flowplan.planner.manifests.docker_values import parse_volume
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.runs import Identity, Origin
@@ -163,37 +163,21 @@ def test_bad_volumes_are_faults_with_their_place(text: str) -> None:
     assert fault.startswith("runs.extract.docker.volumes[1]: ")
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        (5, 5),
-        ("100000b", 100000),
-        ("1000k", 1024000),
-        ("128m", 134217728),
-        ("1g", 1 << 30),
-        ("1.5g", 1610612736),
-        ("512M", 512 << 20),
-        ("1gb", 1 << 30),
-        ("1GiB", 1 << 30),
-        ("77", 77),
-    ],
-)
-def test_sizes_as_d19(text: Any, size: int) -> None:
-    assert docker_size(text) == size
+def test_sizes_are_of_one_grammar_and_compare_by_value() -> None:
+    """A field of Docker's means powers of 1024; ``resources`` means what Kubernetes does, wherever that makes sense."""
+    for text in ("1e9", ".5Gi", "16Mi", "1G", "2g", "512m", 5_000_000):
+        host(resources={"memory": text})
+        host(docker={"mem_limit": text})
+        host(docker={"create_options": {"shm_size": text}})
+    assert host(resources={"memory": "1e9"})["Memory"] == host(resources={"memory": "1G"})["Memory"] == 10**9
+    assert host(resources={"memory": ".5Gi"})["Memory"] == host(docker={"mem_limit": "512m"})["Memory"] == 512 << 20
+    assert host(docker={"mem_limit": "1G"})["Memory"] == host(docker={"mem_limit": "1GiB"})["Memory"] == 1 << 30
 
 
-@pytest.mark.parametrize("text", ["1t", "x", "", "-1", "g", True, "1 2"])
-def test_bad_sizes(text: Any) -> None:
-    with pytest.raises(ValueError, match="not a size"):
-        docker_size(text)
-
-
-def test_portable_sizes_and_cpus() -> None:
-    assert portable_size("1Gi") == portable_size("1024Mi") == 1 << 30
-    assert (portable_size("1G"), portable_size("2g"), portable_size("512m")) == (10**9, 2 << 30, 512 << 20)
-    assert nano_cpus("1000m") == nano_cpus(1) == nano_cpus("1.0")
-    with pytest.raises(ValueError, match="CPUs"):
-        nano_cpus("0")
+def test_cpus_and_gpus() -> None:
+    assert host(resources={"cpu": "1000m"}) == host(resources={"cpu": 1}) == host(resources={"cpu": "1.0"})
+    assert host(resources={"gpu": "all"})["DeviceRequests"] == [{"Driver": "", "Count": -1, "Capabilities": [["gpu"]]}]
+    assert "DeviceRequests" not in host(resources={"gpu": 0})
 
 
 @pytest.mark.parametrize(
@@ -209,8 +193,9 @@ def test_portable_sizes_and_cpus() -> None:
         ({"labels": {"flowplan.dev/run-id": "x"}}, "labels.flowplan.dev/run-id", "own keys"),
         ({"resources": {"cpu": "many"}}, "resources.cpu", "CPUs"),
         ({"resources": {"gpu": "some"}}, "resources.gpu", "GPUs"),
-        ({"resources": {"memory": "4gx"}}, "resources.memory", "size"),
+        ({"resources": {"memory": "4gx"}}, "resources.memory", "amount of memory"),
         ({"resources": {"memory": "4g"}, "docker": {"mem_limit": "4g"}}, "docker.mem_limit", "both set"),
+        ({"resources": {"gpu": "1.5"}}, "resources.gpu", "GPUs"),
         ({"docker": {"mem_limit": "1t"}}, "docker.mem_limit", "size"),
         ({"docker": {"memswap_limit": "1g"}}, "docker.memswap_limit", "needs mem_limit"),
         ({"docker": {"memswap_limit": "1g", "mem_limit": "2g"}}, "docker.memswap_limit", "below"),
@@ -221,7 +206,16 @@ def test_portable_sizes_and_cpus() -> None:
         ({"docker": {"volumes": ["/a:/x", "/b:/x"]}}, "docker.volumes[1]", "twice"),
         ({"docker": {"registry_credentials": {"username": "u"}}}, "docker.registry_credentials", "password is missing"),
         ({"docker": {"create_options": {"shm_siz": 1}}}, "docker.create_options.shm_siz", 'did you mean "shm_size"'),
-        ({"docker": {"create_options": {"HostConfig": {"Bind": []}}}}, "docker.create_options.HostConfig", "unknown"),
+        (
+            {"docker": {"create_options": {"HostConfig": {"Bind": []}}}},
+            "docker.create_options.HostConfig.Bind",
+            "unknown",
+        ),
+        (
+            {"docker": {"create_options": {"HostConfig": {"Memory": 1}}}},
+            "docker.create_options.HostConfig.Memory",
+            "use docker.mem_limit",
+        ),
         ({"docker": {"create_options": {"Image": "x"}}}, "docker.create_options.Image", "use image"),
         ({"docker": {"create_options": {"mem_limit": 1}}}, "docker.create_options.mem_limit", "use docker.mem_limit"),
         ({"docker": {"create_options": {"tty": "yes"}}}, "docker.create_options.tty", "true or false"),
@@ -250,36 +244,6 @@ def test_all_faults_at_once_with_positions() -> None:
     found = docker.check(run(origins, image="a:", docker={"mem_limit": "x", "volumes": ["y"]}))
     assert len(found) == 3
     assert str(found[0]).startswith("spec.yaml:7:12: ")
-
-
-def test_create_options_in_both_spellings() -> None:
-    engine = host(docker={"create_options": {"HostConfig": {"ShmSize": "64m", "CapAdd": ["SYS_PTRACE"]}}})
-    package = host(docker={"create_options": {"shm_size": "64m", "cap_add": ["SYS_PTRACE"]}})
-    assert engine == package
-    assert package["ShmSize"] == 64 << 20
-    options = {
-        "devices": ["/dev/null:/dev/x:r"],
-        "ulimits": [{"name": "nofile", "soft": 1, "hard": 2}],
-        "ports": {80: 8080},
-    }
-    found = container(docker={"create_options": {**options, "tmpfs": ["/run:size=1m"], "stop_timeout": 3}})["Config"]
-    assert found["HostConfig"]["Devices"] == [
-        {"PathOnHost": "/dev/null", "PathInContainer": "/dev/x", "CgroupPermissions": "r"}
-    ]
-    assert found["HostConfig"]["Ulimits"] == [{"Name": "nofile", "Soft": 1, "Hard": 2}]
-    assert found["HostConfig"]["Tmpfs"] == {"/run": "size=1m"}
-    assert (found["ExposedPorts"], found["HostConfig"]["PortBindings"]) == (
-        {"80/tcp": {}},
-        {"80/tcp": [{"HostPort": "8080"}]},
-    )
-    assert found["StopTimeout"] == 3
-
-
-def test_endpoint_settings_of_the_first_network() -> None:
-    options = {"NetworkingConfig": {"EndpointsConfig": {"one": {"Aliases": ["x"]}}}}
-    found = container(docker={"networks": ["one"], "create_options": options})
-    assert found["Config"]["NetworkingConfig"] == options["NetworkingConfig"]
-    assert faults(docker={"create_options": options})
 
 
 def test_origins_reach_the_leaves() -> None:

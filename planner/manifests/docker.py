@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from flowplan.planner.images import PULL_POLICIES, parse_image
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, with_content
-from flowplan.planner.manifests.docker_options import place_option
-from flowplan.planner.manifests.docker_values import docker_size, hosts, nano_cpus, parse_volume, portable_size
+from flowplan.planner.manifests.docker_options import Options
+from flowplan.planner.manifests.docker_values import hosts, parse_volume
 from flowplan.planner.names import docker_label_key, docker_run_name
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import ABSENT
+from flowplan.schemas.quantities import cpus, memory, quantity, size
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.sources import Diagnostic, Path, dotted
 
@@ -47,6 +49,7 @@ _REMOVABLE = frozenset({"PidsLimit", "RestartPolicy"})
 _UNORDERED = frozenset({"Env", "Binds", "ExtraHosts", "CapAdd", "CapDrop", "SecurityOpt", "GroupAdd", "Networks"})
 _GATEWAY_HOST = "host.docker.internal"
 _HOST = ("Config", "HostConfig")
+_ENDPOINTS = ("Config", "NetworkingConfig", "EndpointsConfig")
 
 
 @dataclass
@@ -270,20 +273,20 @@ def _identify(build: _Build, identity: Identity) -> None:
 
 def _resources(build: _Build) -> None:
     resources = build.run.fields.get("resources") or {}
-    memory, limit = resources.get("memory"), build.docker("mem_limit")
-    if memory is not None and limit is not None:
+    wanted, limit = resources.get("memory"), build.docker("mem_limit")
+    if wanted is not None and limit is not None:
         build.fault(("docker", "mem_limit"), "mem_limit and resources.memory are both set", "keep one of them")
-    size: int | None = None
+    amount: int | None = None
     if limit is not None:
-        size = build.attempt(("docker", "mem_limit"), lambda: docker_size(limit))
-        build.put((*_HOST, "Memory"), size, "docker", "mem_limit")
-    elif memory is not None:
-        size = build.attempt(("resources", "memory"), lambda: portable_size(memory))
-        build.put((*_HOST, "Memory"), size, "resources", "memory")
-    _swap(build, size)
+        amount = build.attempt(("docker", "mem_limit"), lambda: size(limit))
+        build.put((*_HOST, "Memory"), amount, "docker", "mem_limit")
+    elif wanted is not None:
+        amount = build.attempt(("resources", "memory"), lambda: memory(wanted))
+        build.put((*_HOST, "Memory"), amount, "resources", "memory")
+    _swap(build, amount)
     if resources.get("cpu") is not None:
-        cpus = build.attempt(("resources", "cpu"), lambda: nano_cpus(resources["cpu"]))
-        build.put((*_HOST, "NanoCpus"), cpus, "resources", "cpu")
+        amount = build.attempt(("resources", "cpu"), lambda: cpus(resources["cpu"]))
+        build.put((*_HOST, "NanoCpus"), amount, "resources", "cpu")
     if resources.get("gpu") is not None:
         _gpu(build, resources["gpu"])
 
@@ -294,7 +297,7 @@ def _swap(build: _Build, memory: int | None) -> None:
     if limit is None:
         return
     path = ("docker", "memswap_limit")
-    swap = build.attempt(path, lambda: docker_size(limit, unlimited=True))
+    swap = -1 if str(limit) == "-1" else build.attempt(path, lambda: size(limit))
     if swap is not None and swap > 0 and memory is None:
         build.fault(path, "memswap_limit needs mem_limit", "it is the sum of memory and swap")
     elif swap is not None and memory is not None and 0 < swap < memory:
@@ -303,12 +306,15 @@ def _swap(build: _Build, memory: int | None) -> None:
 
 
 def _gpu(build: _Build, wanted: Json) -> None:
-    text = str(wanted)
-    if text != "all" and not (text.isdigit() and not isinstance(wanted, bool)):
+    """``--gpus`` of the docker command: a number of devices, or -1 for all."""
+    try:
+        count = Decimal(-1) if wanted == "all" else quantity(wanted)
+    except ValueError:
+        count = Decimal("NaN")
+    if not count.is_finite() or count != count.to_integral_value():
         build.fault(("resources", "gpu"), f'"{wanted}" is not a number of GPUs', 'write a whole number or "all"')
-    elif text != "0":
-        count = -1 if text == "all" else int(text)
-        request = {"Driver": "", "Count": count, "Capabilities": [["gpu"]]}
+    elif count:
+        request = {"Driver": "", "Count": int(count), "Capabilities": [["gpu"]]}
         build.put((*_HOST, "DeviceRequests"), [request], "resources", "gpu")
 
 
@@ -377,16 +383,21 @@ def _switches(build: _Build) -> None:
 
 
 def _options(build: _Build) -> None:
-    for name, value in (build.docker("create_options") or {}).items():
-        path = ("docker", "create_options", name)
-        for place, item in build.attempt(path, lambda n=name, v=value: place_option(n, v)) or ():  # type: ignore[misc]
-            _option(build, place, item, path)
+    base: Path = ("docker", "create_options")
+    options = Options(build.docker("create_options") or {}, build.run.spec_dir)
+    for fault in options.faults:
+        build.fault((*base, *fault.path), fault.message, fault.hint)
+    for place, (value, path) in options.placed.items():
+        if place[:-1] == _ENDPOINTS:
+            _endpoint(build, place, value, (*base, *path))
+        else:
+            _option(build, place, value, (*base, *path))
+    for inner, path in options.origins.items():
+        pointer = "/Container/" + "/".join(_escaped(str(key)) for key in inner)
+        build.origins.setdefault(pointer, build.run.origin(*base, *path))
 
 
 def _option(build: _Build, place: tuple[str, ...], value: Json, path: Path) -> None:
-    if place[-1] == "NetworkingConfig":
-        _endpoints(build, value, path)
-        return
     pointer = "/Container/" + "/".join(place)
     if pointer in build.origins:
         build.fault(path, f"{place[-1]} is set twice", "another field or option sets it too")
@@ -396,14 +407,14 @@ def _option(build: _Build, place: tuple[str, ...], value: Json, path: Path) -> N
     build.put(place, value, *path)
 
 
-def _endpoints(build: _Build, value: Json, path: Path) -> None:
-    """The Engine takes settings of an endpoint only for the network that the container is created in."""
-    endpoints = value.get("EndpointsConfig") or {}
-    first = build.container["Networks"][:1]
-    if list(endpoints) != first or not isinstance(endpoints[first[0]], Mapping):
-        build.fault(path, "EndpointsConfig may hold the first of docker.networks only", "list the network there")
+def _endpoint(build: _Build, place: tuple[str, ...], value: Json, path: Path) -> None:
+    """The settings of the container's end in one of its networks; without networks it is in the default one."""
+    host = build.container["Config"]["HostConfig"]
+    networks = build.container["Networks"] or [str(host.get("NetworkMode", "bridge"))]
+    if place[-1] not in networks:
+        build.fault(path, f"the run does not join the network {place[-1]}", "list it in docker.networks")
         return
-    build.put(("Config", "NetworkingConfig", "EndpointsConfig", first[0]), dict(endpoints[first[0]]), *path)
+    build.put(place, value, *path)
 
 
 def _escaped(key: str) -> str:

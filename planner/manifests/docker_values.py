@@ -1,20 +1,15 @@
-"""Values that Docker users write as text: sizes, CPUs, volumes and hosts (D17-D20, D33)."""
+"""Values that Docker users write as text: volumes and hosts (D18, D33)."""
 
 from __future__ import annotations
 
 import posixpath
 import re
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
-NANO = 1_000_000_000
-_DOCKER_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:(b)|([kmg])i?b?)?", re.IGNORECASE)
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?")
-_DOCKER_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_QUANTITY_UNITS = {f"{unit}i": 1 << (10 * power) for power, unit in enumerate("KMGTPE", 1)} | {
-    unit: 1000**power for power, unit in enumerate("kMGTPE", 1)
-}
+OPTIONS = {"bind": "BindOptions", "volume": "VolumeOptions", "image": "ImageOptions", "tmpfs": "TmpfsOptions"}
+"""Type of a mount -> the options that only such mounts have."""
+
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\[^\\]+\\")
 _OPTION_GROUPS = (
@@ -24,50 +19,6 @@ _OPTION_GROUPS = (
     ("consistent", "cached", "delegated", "default"),
     ("shared", "rshared", "slave", "rslave", "private", "rprivate"),
 )
-
-
-def docker_size(value: Any, *, unlimited: bool = False) -> int:
-    """Bytes of a Docker size: a number, or ``512m``, ``1.5g``, ``100000b`` (D19); ``-1`` where ``unlimited`` is legal.
-
-    Raises:
-        ValueError: with the reason, for anything else.
-    """
-    text = str(value).strip()
-    if unlimited and text == "-1":
-        return -1
-    match = _DOCKER_SIZE.fullmatch(text)
-    if isinstance(value, bool) or not match:
-        raise ValueError(f'"{value}" is not a size: write bytes, or a number with b, k, m or g')
-    return int(Decimal(match[1]) * _DOCKER_UNITS.get((match[3] or "").lower(), 1))
-
-
-def portable_size(value: Any) -> int:
-    """Bytes of a Kubernetes quantity (``16Gi``, ``1G`` = 10^9), else of a Docker size (``2g`` = 2^31, ``512m``); A10.
-
-    Raises:
-        ValueError: with the reason, for anything else.
-    """
-    match = _QUANTITY.fullmatch(str(value).strip())
-    if isinstance(value, bool) or not match:
-        return docker_size(value)
-    return int(Decimal(match[1]) * _QUANTITY_UNITS.get(match[2] or "", 1))
-
-
-def nano_cpus(value: Any) -> int:
-    """Billionths of a CPU: ``4``, ``0.5``, ``500m`` (A10).
-
-    Raises:
-        ValueError: with the reason, for anything else.
-    """
-    text = str(value).strip()
-    milli = text.endswith("m")
-    try:
-        amount = Decimal(text[:-1] if milli else text) * (NANO // 1000 if milli else NANO)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if isinstance(value, bool) or not amount.is_finite() or amount <= 0:
-        raise ValueError(f'"{value}" is not a number of CPUs: write 2, 0.5 or 500m')
-    return int(amount)
 
 
 class Volume(NamedTuple):

@@ -168,6 +168,8 @@ def _resources(draft: Draft) -> None:
 
 def _amount(name: str, value: Any) -> str:
     text = scalar_text(value)
+    if name == "gpu" and text == "all":
+        raise ValueError('Kubernetes cannot give "all" GPUs of a node: write a whole number')
     if name != "memory":
         amount = quantity(text)
         if name == "gpu" and amount != amount.to_integral_value():

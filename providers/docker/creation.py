@@ -109,8 +109,15 @@ class Creator:
         return answer.json(), facts.header_seconds(answer.headers.get("Date"))
 
     def _body(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Engines before 20.10 do not know ``host-gateway`` (D34): the entry is left out there."""
+        """The body of the create call, with the first network alone: Engines before 25 take no more.
+
+        Engines before 20.10 do not know ``host-gateway`` (D34): the entry is left out there.
+        """
         host = config.get("HostConfig") or {}
+        ends = _ends(config)
+        if len(ends) > 1:
+            first = host["NetworkMode"]
+            config = {**config, "NetworkingConfig": {"EndpointsConfig": {first: ends[first]}}}
         if not host.get("ExtraHosts") or self._engine.api_at_least("1.41"):
             return config
         kept = [entry for entry in host["ExtraHosts"] if not entry.endswith(":host-gateway")]
@@ -122,7 +129,7 @@ class Creator:
         """Connect and start what was just created; on a refusal take it away again."""
         try:
             for network in container["Networks"][1:]:
-                self._connect(found, network)
+                self._connect(found, network, _ends(container["Config"]).get(network))
                 point("docker:connect:after")
             point("docker:start:before")
             self._engine.post(f"/containers/{found}/start")
@@ -144,15 +151,19 @@ class Creator:
             name=name,
         )
 
-    def _connect(self, found: str, network: str) -> None:
-        self._engine.post(f"/networks/{network}/connect", {"Container": found})
+    def _connect(self, found: str, network: str, settings: Mapping[str, Any] | None) -> None:
+        body = {"Container": found, **({"EndpointConfig": settings} if settings else {})}
+        self._engine.post(f"/networks/{network}/connect", body)
 
     def _start_failure(self, found: str, error: ProviderError) -> ProviderError:
-        """The refusal to start as 126, 127 or 125, which the Engine notes in the container (E6)."""
-        state = (self._engine.find(f"/containers/{found}/json") or {}).get("State", {})
-        code = state.get("ExitCode") if state.get("ExitCode") in (126, 127) else 125
-        reason = {126: "NotExecutable", 127: "CommandNotFound"}.get(code, "StartFailed")
+        """The refusal to start as 126 or 127, which the Engine notes in the container (E6), where it is about the command.
+
+        The Engine notes them for every error of the runtime that ends alike: a sysctl that is not there is one.
+        """
         words = error.words if isinstance(error, Refusal) else error.message
+        state = (self._engine.find(f"/containers/{found}/json") or {}).get("State", {}) if _EXEC.search(words) else {}
+        code = int(state.get("ExitCode") or 0) if state.get("ExitCode") in (126, 127) else 125
+        reason = {126: "NotExecutable", 127: "CommandNotFound"}.get(code, "StartFailed")
         return StartFailed(_engine_words(words), reason=reason, exit_code_of_run=code)
 
     def remove(self, found: str) -> None:
@@ -190,6 +201,11 @@ class Creator:
         return facts.from_inspect(again, self._engine.base_url)
 
 
+def _ends(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of the container's ends in its networks, by network."""
+    return (config.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
+
+
 def _told(error: ProviderError, order: Order, code: int | None) -> StartFailed:
     """The failure with the run's address, and without any of its secrets."""
     message = error.message
@@ -206,6 +222,9 @@ _ADVICE = (
     ("error gathering device information", "the device is not on the Engine's host"),
 )
 """Sentences of the Engine that need another one."""
+
+_EXEC = re.compile(r"\bexec(?:: | [\"/])")
+"""How a runtime begins what it says about the command itself."""
 
 _WRAPPING = re.compile(
     r"^(?:failed to create shim(?: task)?|OCI runtime create failed|runc create failed|container_linux\.go:\d+"
