@@ -10,11 +10,19 @@ from flowplan.schemas.runs import Identity
 
 DOCKER_NAME_LIMIT = 250
 KUBERNETES_NAME_LIMIT = 45
+LABEL_LIMIT = 63
+"""Of the values and the names of labels, and of a Job's name, which the labels of its pods hold."""
 
 _DOCKER_NAME = r"[^a-zA-Z0-9_.-]+"
 _KUBERNETES_NAME = r"[^a-zA-Z0-9-]+"
 _LABEL_PREFIX = r"[^a-zA-Z0-9.-]+"
 _LABEL_NAME = r"[^a-zA-Z0-9_.-]+"
+
+_DOMAIN = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
+_LEGAL_DOMAIN = re.compile(_DOMAIN)
+_LEGAL_DOCKER_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_LEGAL_LABEL_KEY = re.compile(rf"(?:(?=[^/]{{1,253}}/){_DOMAIN}/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{{0,61}}[A-Za-z0-9])?")
+_LEGAL_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 
 
 def docker_name(text: str, limit: int = DOCKER_NAME_LIMIT) -> str:
@@ -27,13 +35,37 @@ def kubernetes_name(text: str, limit: int = KUBERNETES_NAME_LIMIT) -> str:
     return _slug(text, _KUBERNETES_NAME, limit).lower()
 
 
+def is_docker_name(text: str) -> bool:
+    """True for a container name that Docker accepts, which is used as it is."""
+    return len(text) <= DOCKER_NAME_LIMIT and bool(_LEGAL_DOCKER_NAME.fullmatch(text))
+
+
+def is_kubernetes_name(text: str) -> bool:
+    """True for a Job name that Kubernetes accepts, which is used as it is; its pods carry it in a label."""
+    return len(text) <= LABEL_LIMIT and bool(_LEGAL_DOMAIN.fullmatch(text))
+
+
+def is_label_key(text: str) -> bool:
+    """True for a legal key of a Kubernetes label or annotation."""
+    return bool(_LEGAL_LABEL_KEY.fullmatch(text))
+
+
+def is_label_value(text: str) -> bool:
+    """True for a legal value of a Kubernetes label."""
+    return bool(_LEGAL_LABEL_VALUE.fullmatch(text))
+
+
 def docker_run_name(identity: Identity, given: str | None = None) -> str:
-    """The container's name: ``given`` made legal, else ``slug(project-address)-attempt`` (design 4, D14)."""
+    """The container's name: ``given``, made legal where it is not, else ``slug(project-address)-attempt`` (D14)."""
+    if given and is_docker_name(given):
+        return _numbered(given, identity.attempt, DOCKER_NAME_LIMIT)
     return _run_name(identity, given, docker_name, DOCKER_NAME_LIMIT)
 
 
 def kubernetes_run_name(identity: Identity, given: str | None = None) -> str:
-    """The Job's name: ``given`` made legal, else ``slug(project-address)-attempt`` (design 4, K14)."""
+    """The Job's name: ``given``, made legal where it is not, else ``slug(project-address)-attempt`` (K14)."""
+    if given and is_kubernetes_name(given):
+        return _numbered(given, identity.attempt, LABEL_LIMIT)
     return _run_name(identity, given, kubernetes_name, KUBERNETES_NAME_LIMIT)
 
 
@@ -44,10 +76,12 @@ def docker_label_key(key: str) -> str:
 
 
 def kubernetes_label_key(key: str) -> str:
-    """A legal label key; one with nothing legal in it is passed on so that the API server complains (K16).
+    """A legal label key is itself; one with nothing legal in it is passed on so that the API server complains (K16).
 
     The prefix is a domain, which Kubernetes wants in lower case; the name keeps its case.
     """
+    if is_label_key(key):
+        return key
     prefix, slash, name = key.partition("/") if "/" in key else ("", "", key)
     name = _slug(name, _LABEL_NAME, 63).strip("_-.")
     prefix = _slug(prefix, _LABEL_PREFIX, 253).strip("_-.").lower()
@@ -57,7 +91,9 @@ def kubernetes_label_key(key: str) -> str:
 
 
 def kubernetes_label_value(value: str) -> str:
-    """A legal label value; "" stays "", one with nothing legal in it is passed on (K17)."""
+    """A legal label value is itself; one with nothing legal in it is passed on (K17)."""
+    if is_label_value(value):
+        return value
     return _slug(value, _LABEL_NAME, 63).strip("_-.") or value
 
 
@@ -70,6 +106,12 @@ def _run_name(identity: Identity, given: str | None, slug: Callable[[str, int], 
     base = base or slug(source, 10_000) or "run"
     suffix = f"-{identity.attempt}"
     return _shortened(base, given or source, limit - max(0, len(suffix) - 2)) + suffix
+
+
+def _numbered(name: str, attempt: int, limit: int) -> str:
+    """A legal name, with the number of every attempt but the first: the ended object may still hold the name."""
+    suffix = f"-{attempt}" if attempt > 1 else ""
+    return _shortened(name, name, limit - len(suffix)) + suffix
 
 
 def _shortened(slug: str, source: str, limit: int) -> str:

@@ -113,6 +113,36 @@ def _plain(text: str) -> Json:
     return text
 
 
+_KUBECTL_WORDS = {
+    **_WORDS,
+    **{word: True for name in ("y", "yes", "on") for word in (name, name.title(), name.upper())},
+}
+_KUBECTL_WORDS |= {word: False for name in ("n", "no", "off") for word in (name, name.title(), name.upper())}
+_KUBECTL_INT = re.compile(
+    r"([-+]?)(?:0[xX]([0-9a-fA-F]{1,99})|0[bB]([01]{1,99})|0[oO]?([0-7]{1,99})|(0|[1-9][0-9]{0,99}))"
+)
+_KUBECTL_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+
+
+def _kubectl_plain(text: str) -> Json:
+    """A plain scalar as kubectl reads it, which takes the booleans and the numbers of YAML 1.1 (``0400`` is 256).
+
+    As there, ``1_000`` is 1000, ``08`` and ``2.0`` are whole numbers, and times and ``1:30`` are text.
+    """
+    if text in _KUBECTL_WORDS:
+        return _KUBECTL_WORDS[text]
+    if text[0] not in _NUMBER_STARTS:
+        return text
+    digits = text.replace("_", "")
+    if found := _KUBECTL_INT.fullmatch(digits):
+        sign, *written = found.groups()
+        base, part = next((b, w) for b, w in zip((16, 2, 8, 10), written, strict=True) if w is not None)
+        return _kept_int(text, int(sign + part, base))
+    if _KUBECTL_FLOAT.fullmatch(digits) and not math.isinf(value := float(digits)):
+        return _kept_int(text, int(value)) if value.is_integer() and abs(value) < 1e21 else _kept_float(text, value)
+    return text
+
+
 class _Limits:
     """Replaces PyYAML's resolver: says only whether a scalar was plain, and stops endless documents early."""
 
@@ -215,8 +245,11 @@ def _fault(name: str, message: str, hint: str = "") -> InvalidInput:
     return InvalidInput([Diagnostic(message, subject=name, hint=hint)])
 
 
-def parse(text: str, file: str) -> Document:
-    """Reads exactly one YAML 1.2 core document (JSON is one too).
+def parse(text: str, file: str, *, as_kubectl: bool = False) -> Document:
+    """Reads exactly one YAML 1.2 core document (JSON is one too); documents without content beside it do not count.
+
+    Args:
+        as_kubectl: read plain scalars as kubectl does, and take whole numbers for keys.
 
     Raises:
         InvalidInput: every duplicate or non-string key and unknown tag; or the first syntax error; an empty file, a second
@@ -229,7 +262,7 @@ def parse(text: str, file: str) -> Document:
         raise InvalidInput([Diagnostic(f"holds the control character U+{ord(bad.group()):04X}", position)])
     with _no_collection():
         node, count = _compose(text, file)
-        conversion = _Conversion(file, count + MAX_ALIASED)
+        conversion = _Conversion(file, count + MAX_ALIASED, as_kubectl)
         value = conversion.convert(node, (), 0)
     if conversion.faults:
         raise InvalidInput(sorted(conversion.faults, key=_by_position))
@@ -259,16 +292,11 @@ def _position_of(text: str, offset: int, file: str) -> Position:
 
 
 def _compose(text: str, file: str) -> tuple[Any, int]:
+    nodes = []
     try:
         composer = _Composer(text)
-        if not composer.check_node():
-            raise InvalidInput([Diagnostic("the file is empty", Position(file, 1, 1))])
-        node = composer.get_node()
-        count = composer._count
-        if composer.check_node():
-            second = composer.get_node()
-            where = _at(second.start_mark, file)
-            raise InvalidInput([Diagnostic("holds more than one YAML document", where, hint="split the file at ---")])
+        while composer.check_node():
+            nodes.append(composer.get_node())
     except yaml.MarkedYAMLError as error:
         if _SURROGATES.search(text):
             return _compose(_SURROGATES.sub(_joined, text), file)
@@ -277,9 +305,23 @@ def _compose(text: str, file: str) -> tuple[Any, int]:
         raise InvalidInput([Diagnostic(f"is not YAML: {_NESTED}", Position(file, 1, 1))]) from None
     except (yaml.YAMLError, UnicodeError) as error:
         raise InvalidInput([Diagnostic(f"is not YAML: {error}", Position(file, 1, 1))]) from None
-    if node.tag == _PLAIN and node.value == "":
+    held = [node for node in nodes if not (node.tag == _PLAIN and node.value in ("", "~", "null"))]
+    if not held:
         raise InvalidInput([Diagnostic("the file is empty", Position(file, 1, 1))])
-    return node, count
+    if len(held) > 1:
+        message = f"holds {len(held)} YAML documents: {', '.join(map(_title, held[:5]))}"
+        raise InvalidInput([Diagnostic(message, _at(held[1].start_mark, file), hint="give each a file of its own")])
+    return held[0], composer._count
+
+
+def _title(node: Any) -> str:
+    """``Job "sync" (line 3)``, as far as a document says what it is."""
+    value = _Conversion("", MAX_ALIASED).convert(node, (), 0)
+    kind = value.get("kind") if isinstance(value, dict) else None
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    told = f'{kind or "one"} "{name}"' if name else str(kind or "one")
+    return f"{told} (line {node.start_mark.line + 1})"
 
 
 def _joined(pair: re.Match[str]) -> str:
@@ -325,6 +367,7 @@ class _Conversion:
 
     file: str
     budget: int
+    as_kubectl: bool = False
     faults: list[Diagnostic] = field(default_factory=list)
     merged: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
@@ -354,7 +397,7 @@ class _Conversion:
         if "\0" in text:
             self.fault(node, path, "holds a NUL character")
         if tag == _PLAIN:
-            return _plain(text)
+            return _kubectl_plain(text) if self.as_kubectl else _plain(text)
         if tag == _QUOTED:
             return text
         return self._tagged(node, path, text)
@@ -363,7 +406,7 @@ class _Conversion:
         name = node.tag.removeprefix(_STANDARD) if node.tag.startswith(_STANDARD) else ""
         if name == "str":
             return text
-        value = _plain(text)
+        value = _kubectl_plain(text) if self.as_kubectl else _plain(text)
         wanted = {"int": int, "float": (int, float), "bool": bool, "null": type(None)}.get(name)
         if wanted is None:
             self._unknown_tag(node, path)
@@ -408,6 +451,8 @@ class _Conversion:
             self.fault(node, path, "a key must be a string", "quote text that starts with { or [")
             return None
         key = self._scalar(node, path)
+        if self.as_kubectl and type(key) is int:
+            return str(key)
         if not isinstance(key, str):
             self.fault(node, path, "a key must be a string", f'write "{node.value}" in quotes')
             return None

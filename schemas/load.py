@@ -263,7 +263,7 @@ def _named_files(
         target = directory / FilePath(name).expanduser()
         try:
             texts[name] = read_text(target, name)
-            files[name] = parse(texts[name], str(target))
+            files[name] = parse(texts[name], str(target), as_kubectl=path[-1] in ("job", "customizations"))
         except InvalidInput as error:
             failed.add(name)
             for fault in error.diagnostics:

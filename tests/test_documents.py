@@ -125,7 +125,7 @@ def test_aliases_are_copies() -> None:
         ("", "f.yaml:1:1: the file is empty"),
         ("# only a comment\n", "f.yaml:1:1: the file is empty"),
         ("---\n", "f.yaml:1:1: the file is empty"),
-        ("---\na: 1\n---\nb: 2\n", "f.yaml:4:1: holds more than one YAML document"),
+        ("---\na: 1\n---\nb: 2\n", "f.yaml:4:1: holds 2 YAML documents: one (line 2), one (line 4)"),
         ("a: [1\n", "f.yaml:2:1: is not YAML"),
         ("a: b: c\n", "f.yaml:1:5: is not YAML"),
         ("\ta: 1", "f.yaml:1:1: is not YAML: a tab indents this line; use spaces"),
@@ -301,3 +301,48 @@ def test_json_is_read_as_it_is(tree: object) -> None:
     text = json.dumps(tree)
     if text not in ("null",):
         assert value(text) == tree
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0400", 256),
+        ("0755", 493),
+        ("-010", -8),
+        ("0o400", 256),
+        ("0b101", 5),
+        ("0x1F", 31),
+        ("1_000", 1000),
+        ("08", 8),
+        ("2.0", 2),
+        ("1e3", 1000),
+        ("1.5", 1.5),
+        (".5", 0.5),
+        ("yes", True),
+        ("On", True),
+        ("y", True),
+        ("NO", False),
+        ("off", False),
+        ("yEs", "yEs"),
+        ("1:30", "1:30"),
+        ("2026-11-01", "2026-11-01"),
+        (".inf", ".inf"),
+        ("0o9", "0o9"),
+        ("_1", "_1"),
+        ('"0400"', "0400"),
+        ("!!str 0400", "0400"),
+    ],
+)
+def test_manifests_are_read_as_kubectl_reads_them(text: str, value: object) -> None:
+    found = parse(f"a: {text}\n", "f.yaml", as_kubectl=True).value["a"]
+    assert found == value and isinstance(found, bool) == isinstance(value, bool)
+
+
+def test_whole_numbers_are_keys_of_a_manifest() -> None:
+    assert parse("1: x\n", "f.yaml", as_kubectl=True).value == {"1": "x"}
+    with pytest.raises(InvalidInput, match='write "on" in quotes'):
+        parse("on: x\n", "f.yaml", as_kubectl=True)
+
+
+def test_documents_without_content_do_not_count() -> None:
+    assert parse("# head\n---\na: 1\n---\n# the end\n---\n", "f.yaml").value == {"a": 1}

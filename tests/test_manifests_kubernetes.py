@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowplan.planner.manifests import ResolvedRun, job_check, kubernetes
-from flowplan.schemas.documents import Document, parse
+from flowplan.schemas.documents import parse
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.runs import Identity, Origin
@@ -441,7 +441,7 @@ def test_customizations_from_a_file() -> None:
         ({"op": "add", "path": "/spec/template/spec/containers/9", "value": {}}, "customizations[0]"),
         ({"op": "add", "path": "/spec/backoffLimit/x", "value": 1}, "customizations[0]"),
         ({"op": "replace", "path": "", "value": []}, "cannot become something else"),
-        ({"op": "replace", "path": "/spec", "value": None}, "/spec: must be a mapping, not null"),
+        ({"op": "replace", "path": "/spec", "value": 1}, "/spec: must be a mapping, not a number"),
         ({"op": "replace", "path": "/kind", "value": "Pod"}, "must be Job"),
         ("add", "must be a mapping"),
     ],
@@ -468,14 +468,13 @@ def test_every_failing_operation_is_told() -> None:
 def test_all_faults_of_a_manifest_in_one_message() -> None:
     containers = [{"name": "Bad Name", "resources": {"limits": {"memory": "4gi"}}, "imagepullpolicy": "x"}]
     pod = {"parallelism": 1, "restartPolicy": "Always", "containers": containers}
-    job = {"apiVersion": "v1", "kind": "CronJob", "spec": {"template": {"spec": pod}, "backoffLimit": "3"}}
+    job = {"apiVersion": "v1", "kind": "Job", "spec": {"template": {"spec": pod}, "backoffLimit": "3"}}
     run = with_job(job, image="a:b:c", labels={"--": "x"})
     with pytest.raises(InvalidInput) as error:
         kubernetes.render(run, IDENTITY)
     told = str(error.value)
     for part in (
         "/apiVersion: must be batch/v1",
-        '/kind: must be Job, not "CronJob"',
         "/spec/template/spec/restartPolicy: must be Never or OnFailure",
         '/spec/template/spec/parallelism: this field does not belong here; did you mean "/spec/parallelism"?',
         '/spec/template/spec/containers/0/resources/limits/memory: "4gi" is not a quantity; did you mean "4Gi"?',
@@ -493,13 +492,11 @@ def test_all_faults_of_a_manifest_in_one_message() -> None:
     ("job", "message"),
     [
         ([], "a Job manifest must be a mapping, not a list"),
-        ({"metadata": None}, "/metadata: must be a mapping, not null"),
-        ({"metadata": {"labels": None}}, "/metadata/labels: must be a mapping, not null"),
-        ({"spec": None}, "/spec: must be a mapping, not null"),
+        ({"metadata": 1}, "/metadata: must be a mapping, not a number"),
+        ({"metadata": {"labels": []}}, "/metadata/labels: must be a mapping, not a list"),
         ({"spec": []}, "/spec: must be a mapping, not a list"),
         ({"spec": {"template": "x"}}, "/spec/template: must be a mapping, not a string"),
         ({"spec": {"template": {"spec": {"containers": []}}}}, "must hold at least one container"),
-        ({"spec": {"template": {"spec": {"containers": None}}}}, "must be a list of containers, not null"),
         ({"spec": {"template": {"spec": {"containers": {}}}}}, "must be a list of containers, not a mapping"),
         ({"spec": {"template": {"spec": {"containers": ["x"]}}}}, "a container must be a mapping"),
         ({"spec": {"template": {"spec": {"restartPolicy": "always"}}}}, "must be Never or OnFailure"),
@@ -538,12 +535,120 @@ def test_faults_of_a_manifest_file_have_their_place() -> None:
     assert faults_of(run).startswith("job.yaml:4:7: runs.train: /spec/template/spec/restartPolicy: must be Never")
 
 
-def test_a_manifest_of_another_kind() -> None:
-    run = run_of(
-        files={"pod.yaml": Document({"kind": "Pod", "apiVersion": "v1"}, parse("a: 1", "x").sources)},
-        kubernetes={"job": "pod.yaml"},
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("kind: Deployment", '/kind: must be Job, not "Deployment"; write a Job, a CronJob or a Pod'),
+        ("kind: job", '/kind: must be Job, not "job"; did you mean "Job"?'),
+        (
+            "{kind: List, items: [{kind: Job, metadata: {name: a}}, {kind: Secret, metadata: {name: b}}]}",
+            '/kind: must be Job, not "List"; it holds Job a, Secret b; give the Job a file of its own',
+        ),
+        ("kind: CronJob", "/kind: the CronJob has no /spec/jobTemplate/spec; write a Job, or fill it in"),
+        ("{kind: Pod, apiVersion: apps/v1, spec: {}}", '/apiVersion: must be v1, not "apps/v1"'),
+    ],
+)
+def test_a_manifest_that_holds_no_job_is_one_fault(text: str, fault: str) -> None:
+    run = run_of(files={"x.yaml": parse(text, "x.yaml")}, kubernetes={"job": "x.yaml"}, image=None)
+    assert faults_of(run).startswith("x.yaml:1:") and faults_of(run).endswith(f"runs.train: {fault}")
+
+
+def test_a_pod_is_the_template_of_a_job() -> None:
+    text = """
+apiVersion: v1
+kind: Pod
+metadata: {name: sync, namespace: ml, labels: {team: a}, annotations: {note: x}}
+spec:
+  restartPolicy: OnFailure
+  containers: [{name: c, image: "sync:1"}]
+"""
+    run = run_of(files={"pod.yaml": parse(text, "pod.yaml")}, kubernetes={"job": "pod.yaml"}, image=None)
+    rendered = kubernetes.render(run, IDENTITY)
+    job = rendered.objects["Job"]
+    assert rendered.warnings == ("pod.yaml is a Pod: it is taken as the spec.template of a Job",)
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    assert (job["metadata"]["name"], job["metadata"]["namespace"]) == ("sync", "ml")
+    assert job["spec"]["template"]["metadata"]["labels"]["team"] == "a" and "team" not in job["metadata"]["labels"]
+    assert job["spec"]["template"]["spec"]["containers"] == [
+        {"name": "c", "image": "sync:1", "imagePullPolicy": "IfNotPresent"}
+    ]
+    assert rendered.origins["/Job/spec/template/spec/restartPolicy"].text == "pod.yaml:6"
+
+
+@pytest.mark.parametrize(
+    ("spec", "operations", "expected"),
+    [
+        ({"backoffLimitPerIndex": 1}, [], None),
+        ({"successPolicy": {"rules": [{"succeededCount": 1}]}}, [], None),
+        ({"backoffLimitPerIndex": 1, "backoffLimit": 3}, [], 3),
+        ({}, [{"op": "add", "path": "/spec/backoffLimitPerIndex", "value": 1}], None),
+        ({}, [{"op": "remove", "path": "/spec/backoffLimit"}], None),
+        ({}, [{"op": "test", "path": "/spec/backoffLimit", "value": 0}], 0),
+        ({"podFailurePolicy": {"rules": []}}, [], 0),
+    ],
+)
+def test_no_default_where_the_servers_depends_on_other_fields(
+    spec: dict[str, Any], operations: list[Any], expected: int | None
+) -> None:
+    wanted = {"spec": {"completionMode": "Indexed", "completions": 2, **spec}}
+    assert job_of(with_job(wanted, *operations))["spec"].get("backoffLimit") == expected
+    if not operations:
+        assert job_of(with_job(wanted, retries=2))["spec"]["backoffLimit"] == 2
+
+
+def test_a_grace_period_beats_that_of_the_manifest() -> None:
+    job = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 120}}}}
+    assert pod_of(with_job(job))["terminationGracePeriodSeconds"] == 120
+    assert pod_of(with_job(job, grace_period=30))["terminationGracePeriodSeconds"] == 30
+
+
+def test_sections_that_are_null_are_as_if_left_out() -> None:
+    job = {"metadata": {"labels": None}, "spec": {"template": {"metadata": None, "spec": {"restartPolicy": None}}}}
+    assert pod_of(with_job(job))["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize(
+    ("labels", "fault"),
+    [
+        ({"team": "a b"}, '/metadata/labels/team: "a b" is not a legal value of a label; "a-b" would be'),
+        ({"a b": "x"}, '/metadata/labels/a b: "a b" is not a legal key'),
+        ({"Example.com/x": "x"}, '/metadata/labels/Example.com~1x: "Example.com/x" is not a legal key'),
+        ({"long": "x" * 64}, "is not a legal value of a label"),
+    ],
+)
+def test_illegal_labels_of_a_manifest_are_faults(labels: dict[str, str], fault: str) -> None:
+    assert fault in faults_of(with_job({"metadata": {"labels": labels}}))
+    patch = {"op": "add", "path": "/spec/template/metadata/labels", "value": labels}
+    assert fault.replace("/metadata", "/spec/template/metadata", 1) in faults_of(
+        run_of(kubernetes={"customizations": [patch]})
     )
-    assert 'must be Job, not "Pod"' in faults_of(run)
+
+
+LEGAL = st.from_regex(r"\A[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
+
+
+@given(LEGAL, LEGAL, st.text(max_size=20))
+def test_legal_labels_and_annotations_arrive_as_written(key: str, value: str, note: str) -> None:
+    rendered = kubernetes.render(run_of(labels={key: value}, annotations={key: note}), IDENTITY)
+    for meta in (rendered.objects["Job"]["metadata"], rendered.objects["Job"]["spec"]["template"]["metadata"]):
+        assert meta["labels"][key] == value and meta["annotations"][key] == note
+    assert rendered.warnings == ()
+
+
+@given(st.from_regex(r"\A[a-z0-9]([a-z0-9-]{0,60}[a-z0-9])?\Z"))
+def test_a_legal_name_arrives_as_written(name: str) -> None:
+    rendered = kubernetes.render(run_of(name=name), IDENTITY)
+    assert (rendered.name, rendered.warnings) == (name, ())
+    second = kubernetes.render(run_of(name=name), IDENTITY._replace(attempt=2))
+    assert len(second.name) <= 63 and second.name.endswith("-2")
+
+
+def test_what_is_rewritten_is_told() -> None:
+    run = run_of(name="My Run", labels={"a b": "x y", "ok": "_x"}, annotations={"c d": "e f"})
+    rendered = kubernetes.render(run, IDENTITY)
+    told = "\n".join(rendered.warnings)
+    for part in ('"My Run"', 'key "a b" of labels', '"x y"', '"_x"', 'key "c d" of annotations'):
+        assert part in told
 
 
 def test_newer_fields_are_let_through_with_a_note() -> None:

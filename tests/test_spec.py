@@ -266,7 +266,7 @@ def test_files_that_a_spec_names(tmp_path: Path) -> None:
 def test_two_documents_in_a_named_file(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("kind: Job\n---\nkind: Job\n")
     (fault,) = faults(tmp_path, run("{kubernetes: {job: job.yaml}}"))
-    assert "job.yaml:3:1: holds more than one YAML document" in fault
+    assert "job.yaml:3:1: holds 2 YAML documents: Job (line 1), Job (line 3)" in fault
 
 
 def test_the_tree_keeps_source_text(tmp_path: Path) -> None:

@@ -180,7 +180,11 @@ def _quantity(value: Json, pointer: str) -> Iterator[Problem]:
 def _quoting(kind: str, value: Json) -> str:
     if kind == "string" and isinstance(value, int | float):
         return f'write "{str(value).lower() if isinstance(value, bool) else getattr(value, "text", value)}" in quotes'
-    return "write it without quotes" if kind in ("integer", "number") and str(value).lstrip("-").isdigit() else ""
+    if kind not in ("integer", "number") or not str(value).lstrip("-").isdigit():
+        return ""
+    if re.fullmatch("0[0-7]+", str(value)):
+        return f"write {int(str(value), 8)}, or 0o{str(value).lstrip('0') or 0}"
+    return "write it without quotes"
 
 
 def _shown(value: Json) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flowplan.planner.images import pull_policy
 from flowplan.planner.manifests.job_draft import FIRST, POD, Draft, copied, pointer
-from flowplan.planner.names import kubernetes_label_key, kubernetes_label_value
+from flowplan.planner.names import is_label_key, is_label_value, kubernetes_label_key, kubernetes_label_value
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.quantities import duration, memory, quantity
@@ -19,10 +19,6 @@ from flowplan.schemas.sources import Path
 DEFAULT_GRACE = 30
 """Seconds; also what Kubernetes uses when nothing is said."""
 
-_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
-_LABEL_KEY = re.compile(
-    r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.IGNORECASE
-)
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _ENV_REFERENCES = {"secret_key_ref": "secretKeyRef", "config_map_key_ref": "configMapKeyRef"}
 _METADATA: tuple[Path, ...] = (("metadata",), ("spec", "template", "metadata"))
@@ -39,6 +35,7 @@ def _metadata(draft: Draft) -> None:
     fields, block = draft.run.fields, draft.block
     if fields.get("name"):
         draft.put(("metadata", "name"), fields["name"], "name")
+    _foreign_namespace(draft)
     if block.get("namespace"):
         draft.put(("metadata", "namespace"), block["namespace"], "kubernetes", "namespace")
     default_namespace(draft)
@@ -54,21 +51,40 @@ def default_namespace(draft: Draft) -> None:
         draft.job["metadata"]["namespace"] = draft.run.connection.get("namespace") or "default"
 
 
+def _foreign_namespace(draft: Draft) -> None:
+    """Say that a manifest's own namespace counts, where the provider names another one."""
+    written, wanted = draft.job["metadata"].get("namespace"), draft.run.connection.get("namespace")
+    if wanted and written and written != wanted and not draft.block.get("namespace"):
+        where = draft.origin_at("/Job/metadata/namespace").text
+        draft.warnings.append(
+            f'the namespace is "{written}" of the manifest ({where}), not "{wanted}" of the provider {draft.run.provider}'
+        )
+
+
 def _label(draft: Draft, key: str, value: Json) -> None:
-    text = None if value is None else kubernetes_label_value(scalar_text(value))
-    if not _LABEL_KEY.fullmatch(kubernetes_label_key(key)):
-        draft.fault(f'"{key}" has nothing that a label key may hold', "labels", key, hint="use letters, digits, - _ .")
-    elif text is not None and not _LABEL_VALUE.fullmatch(text):
+    written = None if value is None else scalar_text(value)
+    text = None if written is None else kubernetes_label_value(written)
+    if text is not None and not is_label_value(text):
         draft.fault(
             f'"{text}" has nothing that a label value may hold', "labels", key, hint="use letters, digits, - _ ."
         )
-    else:
-        _everywhere(draft, "labels", key, text)
+        return
+    if written != text:
+        draft.warnings.append(f'the value "{written}" of the label {key} is not legal on Kubernetes: "{text}" is sent')
+    _everywhere(draft, "labels", key, text)
 
 
 def _everywhere(draft: Draft, kind: str, key: str, value: str | None) -> None:
     """A label or annotation of the Job and of its pods; None removes the manifest's."""
     legal = kubernetes_label_key(key)
+    if not is_label_key(legal):
+        what = kind.removesuffix("s")
+        draft.fault(
+            f'"{key}" has nothing that the key of a {what} may hold', kind, key, hint="use letters, digits, - _ ."
+        )
+        return
+    if legal != key:
+        draft.warnings.append(f'the key "{key}" of {kind} is not legal on Kubernetes: "{legal}" is sent')
     for place in _METADATA:
         if value is None:
             draft.at((*place, kind)).pop(legal, None)
@@ -97,7 +113,8 @@ def _pod_fields(draft: Draft) -> None:
     if block.get("image_pull_secrets"):
         _pull_secrets(draft, block["image_pull_secrets"])
     grace = fields.get("grace_period")
-    if grace is not None and duration(grace) != DEFAULT_GRACE:
+    own = draft.job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds")
+    if grace is not None and duration(grace) != (DEFAULT_GRACE if own is None else own):
         draft.put((*POD, "terminationGracePeriodSeconds"), math.ceil(duration(grace)), "grace_period")
 
 

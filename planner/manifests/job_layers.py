@@ -19,11 +19,14 @@ from flowplan.planner.manifests.job_draft import (
     value_at,
 )
 from flowplan.planner.manifests.job_fields import default_namespace, default_policy, run_layer
+from flowplan.planner.manifests.job_kinds import as_job
 from flowplan.planner.manifests.job_patch import customize
 from flowplan.planner.manifests.job_secrets import LEAK, hide_secrets, leaks
+from flowplan.planner.names import is_label_key, is_label_value, kubernetes_label_value
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json, Origin, canonical
+from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Path
 
 CONTAINER_NAME = "main"
@@ -40,19 +43,27 @@ _SECTIONS: tuple[Path, ...] = (
     ("spec", "template", "metadata", "annotations"),
     POD,
 )
+_OWN_BACKOFF = ("backoffLimitPerIndex", "successPolicy")
+"""Fields of a Job with which the API has another default for ``backoffLimit``, or with which 0 defeats them."""
+
+_LABELLED = tuple(path for path in _SECTIONS if path[-1] in ("labels", "annotations"))
+
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def layered(run: ResolvedRun) -> Draft:
     """All layers of a run's Job but its identity; ``faults`` holds everything that is wrong with it."""
     draft = Draft(run)
-    _manifest(draft)
+    if not _manifest(draft):
+        return draft
     if _sections(draft):
+        _default_backoff(draft)
         run_layer(draft)
         before = draft.container.get("image")
         customize(draft)
         if _sections(draft):
             default_namespace(draft)
+            _engine_backoff(draft)
             if draft.policy_is_default and draft.container.get("image") != before:
                 draft.container.pop("imagePullPolicy", None)
                 default_policy(draft)
@@ -60,11 +71,11 @@ def layered(run: ResolvedRun) -> Draft:
     return draft
 
 
-def _manifest(draft: Draft) -> None:
-    """The user's manifest: inline, or the content of the file that ``kubernetes.job`` names (J1)."""
+def _manifest(draft: Draft) -> bool:
+    """The user's manifest: inline, or the content of the file that ``kubernetes.job`` names (J1); False for no Job."""
     wanted = draft.block.get("job")
     if wanted is None:
-        return
+        return True
     draft.custom = True
     if isinstance(wanted, str):
         wanted = _manifest_file(draft, wanted)
@@ -75,8 +86,9 @@ def _manifest(draft: Draft) -> None:
                 draft.origins[pointer(path[2:])] = origin
     if not isinstance(wanted, Mapping):
         draft.fault(f"a Job manifest must be a mapping, not {kind_of(wanted)}", "kubernetes", "job")
-        return
+        return False
     draft.job = copied(wanted)
+    return as_job(draft)
 
 
 def _manifest_file(draft: Draft, name: str) -> Json:
@@ -121,16 +133,29 @@ def _sections(draft: Draft) -> bool:
     if isinstance(pod, dict):
         _fill(draft, pod, POD, "restartPolicy", "Never")
         _containers(draft, pod)
-    if isinstance(job.get("spec"), dict):
-        _fill(draft, job["spec"], ("spec",), "backoffLimit", 0)
     if isinstance(job.get("metadata"), dict):
         job["metadata"].setdefault("name", "")
     return len(draft.faults) == faults
 
 
+def _default_backoff(draft: Draft) -> None:
+    """Without a word of the user's nothing is tried again, unless the API's default depends on other fields."""
+    spec = draft.job["spec"]
+    if "backoffLimit" not in spec and not any(spec.get(key) is not None for key in _OWN_BACKOFF):
+        _fill(draft, spec, ("spec",), "backoffLimit", 0)
+
+
+def _engine_backoff(draft: Draft) -> None:
+    """Take our default away again, where customizations brought a field that the API's default depends on."""
+    spec = draft.job["spec"]
+    ours = spec.get("backoffLimit") == 0 and draft.origin_at("/Job/spec/backoffLimit").text == "default"
+    if ours and any(spec.get(key) is not None for key in _OWN_BACKOFF):
+        del spec["backoffLimit"]
+
+
 def _fill(draft: Draft, section: dict[str, Json], path: Path, key: str, value: Json) -> None:
     """Fill in a default that the manifest goes without; the section's own origin is not the value's."""
-    if key not in section:
+    if section.get(key) is None:
         section[key] = value
         if draft.custom:
             draft.origins[pointer((*path, key))] = Origin("default")
@@ -140,7 +165,9 @@ def _section(draft: Draft, path: Path) -> None:
     parent = value_at(draft.job, path[:-1])
     if not isinstance(parent, dict):
         return
-    section = parent.setdefault(path[-1], {})
+    if parent.get(path[-1]) is None:  # to the API server null is the same as nothing
+        parent[path[-1]] = {}
+    section = parent[path[-1]]
     if not isinstance(section, dict):
         draft.fault_at(pointer(path), f"must be a mapping, not {kind_of(section)}", "leave it out, or fill it in")
 
@@ -164,7 +191,7 @@ def _containers(draft: Draft, pod: dict[str, Json]) -> None:
 def _last_checks(draft: Draft) -> None:
     """What only the whole manifest shows, as far as it is one, and the secrets' way out of it."""
     job = draft.job
-    for key, value in (("apiVersion", "batch/v1"), ("kind", "Job")):
+    for key, value in (("apiVersion", "batch/v1"), ("kind", "Job")):  # customizations may have changed them
         if job.get(key) != value:
             draft.fault_at(f"/Job/{key}", f"must be {value}, not {scalar_shown(job.get(key))}")
     container, pod, metadata = value_at(job, FIRST), value_at(job, POD), job.get("metadata")
@@ -177,6 +204,9 @@ def _last_checks(draft: Draft) -> None:
         draft.fault_at(pointer((*POD, "restartPolicy")), f"must be Never or OnFailure for a Job, not {shown}")
     if isinstance(metadata, dict) and metadata.get("namespace"):
         _namespace_faults(draft, metadata["namespace"])
+    if draft.custom:
+        for labelled in _LABELLED:
+            _label_faults(draft, labelled)
     text = canonical(job)
     if draft.custom:
         _schema_faults(draft, text)
@@ -184,6 +214,19 @@ def _last_checks(draft: Draft) -> None:
         draft.secrets = hide_secrets(job)
         for path in leaks(job):
             draft.fault_at("/Job" + path, LEAK, "give it in env, entrypoint or command")
+
+
+def _label_faults(draft: Draft, path: Path) -> None:
+    """Illegal labels and annotations of a manifest or of customizations; those of the run's fields are legal by now."""
+    held = value_at(draft.job, path)
+    for key, value in held.items() if isinstance(held, dict) else ():
+        if not is_label_key(key):
+            hint = "letters, digits, - _ and . only, at most 63, with a domain and / before them if you like"
+            draft.fault_at(pointer((*path, key)), f'"{key}" is not a legal key', hint)
+        elif path[-1] == "labels" and isinstance(value, str) and not is_label_value(value) and not tokens_in(value):
+            legal = kubernetes_label_value(value)
+            hint = f'"{legal}" would be' if is_label_value(legal) else ""
+            draft.fault_at(pointer((*path, key)), f'"{value}" is not a legal value of a label', hint)
 
 
 def _namespace_faults(draft: Draft, namespace: Json) -> None:

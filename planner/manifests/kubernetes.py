@@ -9,7 +9,7 @@ from typing import Any
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, with_content
 from flowplan.planner.manifests.job_draft import Draft
 from flowplan.planner.manifests.job_layers import layered
-from flowplan.planner.names import kubernetes_label_value, kubernetes_run_name
+from flowplan.planner.names import is_kubernetes_name, kubernetes_label_value, kubernetes_run_name
 from flowplan.planner.pointers import escape
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.quantities import quantity
@@ -84,6 +84,8 @@ def _identify(draft: Draft, identity: Identity) -> str:
     """
     metadata = draft.job["metadata"]
     given = str(metadata.get("name") or "")
+    if given and not is_kubernetes_name(given):
+        draft.warnings.append(f'"{given}" is not a legal name of a Job: a legal one is made of it')
     if given and given != draft.run.fields.get("name"):
         cell = identity.address.partition("[")[2].rstrip("]")
         given = f"{given}-{cell}" if cell else given
