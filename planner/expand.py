@@ -20,10 +20,11 @@ from flowplan.planner.manifests import Manifests, ResolvedRun
 from flowplan.planner.order import BREAK_IT, first_cycle
 from flowplan.planner.sealing import Sealer
 from flowplan.planner.variables import Variables
-from flowplan.schemas.documents import scalar_text
+from flowplan.schemas.documents import Document, scalar_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.load import LoadedSpec, faults_in
 from flowplan.schemas.runs import Desired, Identity, Rendered, Settings, run_id
+from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic, Path, Position, did_you_mean, dotted
 from flowplan.schemas.spec import BUILT_IN_TYPES, json_schema, without_plugins
 
@@ -132,6 +133,7 @@ class _Group:
     by_values: dict[frozenset[tuple[str, str]], str] = field(default_factory=dict)
     static: dict[str, Any] = field(default_factory=dict)
     dynamic: dict[str, Leaf | Branch] = field(default_factory=dict)
+    files: dict[str, Leaf | Branch] = field(default_factory=dict)
     late: bool = False
     settings: Settings | None = None
     needs: tuple[str, ...] | None = None
@@ -161,6 +163,7 @@ class _Expander:
         self.groups: dict[str, _Group] = {}
         self.known_addresses: set[str] = set()
         self.spec_dir = str(loaded.directory)
+        self.file_trees: dict[str, Any] = {}
 
     def run(self) -> tuple[Desired, ...]:
         for name in self.loaded.tree["runs"]:
@@ -266,6 +269,32 @@ class _Expander:
         subject = source if source[0] == "defaults" else ("runs", group.name, *path)
         self.report.add(Diagnostic(message, self.loaded.sources.value(source), dotted(subject), hint))
 
+    def wrong_in_file(self, name: str, base: Path = ()) -> Callable[[Path, ExpressionError], None]:
+        """Tell of a wrong expression at its place in a file that the spec names."""
+        sources = self.loaded.files[name].sources
+
+        def wrong(path: Path, error: ExpressionError) -> None:
+            place = base + path
+            self.report.add(Diagnostic(error.message, sources.value(place), dotted(place), error.hint))
+
+        return wrong
+
+    def file_tree(self, name: str) -> Any:
+        """The content of a file that the spec names, compiled once for all cells of all runs."""
+        if name not in self.file_trees:
+            self.file_trees[name] = compiled(self.loaded.files[name].value, (), self.wrong_in_file(name))
+        return self.file_trees[name]
+
+    def trees_of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The files with expressions that a run's template, manifest and customizations are: name -> compiled content."""
+        block = fields.get("kubernetes")
+        named = [
+            fields.get("template"),
+            *((block.get("job"), block.get("customizations")) if isinstance(block, dict) else ()),
+        ]
+        trees = {name: self.file_tree(name) for name in named if isinstance(name, str) and name in self.loaded.files}
+        return {name: tree for name, tree in trees.items() if isinstance(tree, Leaf | Branch)}
+
     def _evaluator(self, scope: Scope, base: Path) -> Evaluator:
         return Evaluator(scope, self.sensitive, self.sealer, self._wrong(base))
 
@@ -287,7 +316,9 @@ class _Expander:
                 group.dynamic[key] = node
             else:
                 group.static[key] = node
-        late = (r for node in trees.values() for leaf in leaves(node) for r in leaf.template.references)
+        group.files = self.trees_of(group.fields)
+        nodes = chain(trees.values(), group.files.values())
+        late = (r for node in nodes for leaf in leaves(node) for r in leaf.template.references)
         group.late = any(r.namespace == "run" and r.steps[0] in ("id", "attempt") for r in late)
         for key in tuple(group.static):
             self.normalise(group, key, group.static)
@@ -495,6 +526,9 @@ class _CellRun:
         if provider is None:
             return None
         connection = expander.used[provider]
+        files = self._evaluated_files(attempt, address or self.address)
+        if files is None:
+            return None
         run = ResolvedRun(
             address=self.address,
             group=group.name,
@@ -504,27 +538,56 @@ class _CellRun:
             fields=self._own_blocks(values, str(connection["type"])),
             connection=connection,
             spec_dir=expander.spec_dir,
-            files=expander.loaded.files,
+            files=files,
             origins=group.origins,
         )
-        return self._filled(run) if "template" in values or "variables" in values else run
+        return (
+            self._filled(run, attempt, address or self.address)
+            if "template" in values or "variables" in values
+            else run
+        )
 
-    def _filled(self, run: ResolvedRun) -> ResolvedRun | None:
+    def _evaluated_files(self, attempt: int, address: str) -> Mapping[str, Document] | None:
+        """The files that the spec names, with the expressions in the run's own evaluated for this cell."""
+        expander, own = self.expander, {}
+        for name, tree in self.group.files.items():
+            if name == self.group.fields.get("template"):
+                continue  # its placeholders are filled first: what they bring along is text
+            scope = self._scope(attempt, address)
+            evaluator = Evaluator(scope, expander.sensitive, expander.sealer, expander.wrong_in_file(name))
+            own[name] = expander.loaded.files[name]._replace(value=evaluator.build(tree))
+            if evaluator.failed:
+                return None
+        return {**expander.loaded.files, **own} if own else expander.loaded.files
+
+    def _filled(self, run: ResolvedRun, attempt: int, address: str) -> ResolvedRun | None:
         """The run with what its base job template says, checked like fields of the run, or None (T1-T18)."""
-        from flowplan.planner.template import apply_template
+        from flowplan.planner.template import apply_template, as_written
 
         name = run.fields.get("template")
         if name is None:
             self.expander._fault_in(self.group, ("variables",), "are given, but there is no template")
             return None
+        scope, expander = self._scope(attempt, address), self.expander
+        evaluator = Evaluator(scope, expander.sensitive, expander.sealer, expander.wrong_in_file(name))
+
+        def evaluate(value: Any, path: Path) -> Any:
+            return evaluator.build(compiled(value, path, expander.wrong_in_file(name)))
+
         try:
-            filled = apply_template(run, run.files[name], name)
+            filled = apply_template(run, run.files[name], name, evaluate if name in self.group.files else as_written)
         except InvalidInput as error:
             for fault in error.diagnostics:
                 self.expander.report.add(fault if fault.position else self.expander._placed(self.group, fault))
             return None
+        if evaluator.failed:
+            return None
         values = dict(filled.fields)
         given = [key for key, value in values.items() if value != run.fields.get(key)]
+        for key in FORBIDDEN:
+            if key in given and tokens_in(values[key]):
+                self.expander._fault_in(self.group, (key,), "cannot hide a sensitive value", "it would be shown")
+                return None
         sound = self._typed({k: values[k] for k in given if k not in _NORMALISED}, filled)
         if not sound or not all(self.expander.normalise(self.group, key, values) for key in given):
             return None
@@ -590,7 +653,7 @@ class _CellRun:
     @staticmethod
     def _varies(group: _Group) -> bool:
         """What a template gives may differ by cell, settings too."""
-        return "template" in group.fields and bool(group.dynamic)
+        return "template" in group.fields and bool(group.dynamic or group.files)
 
     def settings(self, run: ResolvedRun) -> Settings | None:
         """What flowplan does with the run; shared by all cells where nothing in it differs."""

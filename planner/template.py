@@ -6,8 +6,9 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from flowplan.planner.manifests import ResolvedRun
@@ -48,19 +49,31 @@ _FED = frozenset(
 """Fields of a run that are the values of variables of the same name."""
 
 
-def apply_template(run: ResolvedRun, template: Json | Document, file: str) -> ResolvedRun:
+Evaluate = Callable[[Any, Path], Any]
+"""Evaluates the expressions in a value of a template, given with its path in the file."""
+
+
+def as_written(value: Any, path: Path) -> Any:
+    """Return a value that holds no expressions as it is."""
+    return value
+
+
+def apply_template(
+    run: ResolvedRun, template: Json | Document, file: str, evaluate: Evaluate = as_written
+) -> ResolvedRun:
     """The run with what its template gives merged under its own fields; ``template`` and ``variables`` are used up.
 
     Args:
         template: content of the file, or the Document when positions are wanted.
         file: its path as written in the spec.
+        evaluate: what makes of the template's own expressions their values; what fills its placeholders is text.
 
     Raises:
         InvalidInput: every fault of the template, of the variables given to it and of what it makes of the run.
     """
     parsed = load_template(template, file)
-    values, origins = _values(run, parsed)
-    configuration, places = _Filling(parsed, values, origins).fill()
+    values, origins = _values(run, parsed, evaluate)
+    configuration, places = _Filling(parsed, values, origins, evaluate).fill()
     problems = list(_unfillable(configuration, parsed))
     if problems:
         raise InvalidInput(problems)
@@ -85,14 +98,16 @@ def fill(template: Json, values: Mapping[str, Json]) -> dict[str, Json]:
     faults = list(_value_faults(parsed, values, {}))
     if faults:
         raise InvalidInput(faults)
-    return _Filling(parsed, {**_defaults(parsed, values), **values}, {}).fill()[0]
+    return _Filling(parsed, {**_defaults(parsed, values), **values}, {}, as_written).fill()[0]
 
 
-def _values(run: ResolvedRun, template: Template) -> tuple[dict[str, Json], dict[str, Origin]]:
+def _values(run: ResolvedRun, template: Template, evaluate: Evaluate) -> tuple[dict[str, Json], dict[str, Origin]]:
     """The variables' values, and where each was written: defaults, the run's fields, its ``variables``."""
     given: Mapping[str, Any] = run.fields.get("variables") or {}
     fed = dict(_fed(run, template))
     faults = list(_twice(run, given, fed))
+    for name in _namespaces(template) - given.keys() - fed.keys() if run.connection.get("namespace") else ():
+        fed[name] = run.connection["namespace"], Origin(f"provider {run.provider}")
     values: dict[str, Json] = {key: value for key, (value, _) in fed.items()}
     origins = {key: origin for key, (_, origin) in fed.items()}
     for key, value in given.items():
@@ -106,11 +121,21 @@ def _values(run: ResolvedRun, template: Template) -> tuple[dict[str, Json], dict
         raise InvalidInput([_in_run(run, fault) for fault in faults])
     defaults = _defaults(template, values)
     for key in defaults:
-        origins.setdefault(key, template.origin("variables", "properties", key, "default"))
-    if "env" in defaults and isinstance(defaults["env"], Mapping):
-        own = run.fields.get("env") or {}
-        values["env"] = {k: v for k, v in defaults["env"].items() if k not in own} | (values.get("env") or {})
+        place: Path = ("variables", "properties", key, "default")
+        origins.setdefault(key, template.origin(*place))
+        defaults[key] = evaluate(defaults[key], place)
+    for key in _MERGED:
+        if isinstance(defaults.get(key), Mapping):
+            own = run.fields.get(key) or {}
+            values[key] = {k: v for k, v in defaults[key].items() if k not in own} | (values.get(key) or {})
     return {**defaults, **values}, origins
+
+
+def _namespaces(template: Template) -> set[str]:
+    """The variables that name the namespace: the provider's beats their defaults."""
+    written = template.configuration.get("namespace")
+    filled = PLACEHOLDER.fullmatch(written) if isinstance(written, str) else None
+    return {filled.group(1) if filled else "namespace", "namespace"} & template.properties.keys()
 
 
 def _in_run(run: ResolvedRun, fault: Diagnostic) -> Diagnostic:
@@ -154,7 +179,7 @@ def _defaults(template: Template, values: Mapping[str, Json]) -> dict[str, Json]
     """Defaults that are not null (T13), of variables that nobody gave a value."""
     properties = template.properties.items()
     found = {k: p["default"] for k, p in properties if isinstance(p, Mapping) and p.get("default") is not None}
-    return {key: value for key, value in found.items() if key not in values or key == "env"}
+    return {key: value for key, value in found.items() if key not in values or key in _MERGED}
 
 
 def _value_faults(
@@ -235,6 +260,7 @@ class _Filling:
     template: Template
     values: Mapping[str, Json]
     origins: Mapping[str, Origin]
+    evaluate: Evaluate
     places: dict[Path, Origin] = field(default_factory=dict)
 
     def fill(self) -> tuple[dict[str, Json], dict[Path, Origin]]:
@@ -263,14 +289,17 @@ class _Filling:
     def _text(self, text: str, source: Path, path: Path) -> Json:
         self.places[path] = self.template.origin(*source)
         if "{{" not in text:
-            return text
+            return self.evaluate(text, source)
         whole = PLACEHOLDER.fullmatch(text)
         if whole:
             value = _looked_up(self.values, whole.group(1))
             if value is not _MISSING:
                 self.places[path] = self.origins.get(root_of(whole.group(1)), self.places[path])
             return _copy(value)
-        return PLACEHOLDER.sub(lambda match: _inline(_looked_up(self.values, match.group(1))), text)
+        pieces = PLACEHOLDER.split(text)  # every other one is the name of a placeholder
+        own = (self.evaluate(piece, source) for piece in pieces[::2])
+        filled = (_looked_up(self.values, name) for name in pieces[1::2])
+        return "".join(_inline(piece) for pair in zip_longest(own, filled, fillvalue="") for piece in pair)
 
 
 def _copy(value: Json) -> Json:
@@ -328,7 +357,7 @@ def _merged(run: ResolvedRun, given: dict[str, Json], places: Mapping[Path, Orig
     for key in (*_MERGED, run.type):
         if isinstance(given.get(key), Mapping) and isinstance(own.get(key), Mapping):
             fields[key] = {**given[key], **own[key]}
-    return replace(run, fields=fields, origins=_origins(run, fields, given, places, template))
+    return replace(run, fields=fields, origins=_origins(run, fields, given, places, template), template=template.file)
 
 
 def _origins(

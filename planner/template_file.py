@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -71,7 +72,9 @@ def load_template(template: Json | Document, file: str) -> Template:
         return known[2]
     parsed = _loaded(template, file)
     sound = isinstance(parsed.properties, Mapping)
-    faults = [*(_undeclared(parsed) if sound else ()), *_schema_faults(parsed)]
+    misplaced = list(_misplaced(parsed))
+    faults = [*misplaced, *(_undeclared(parsed) if sound and not misplaced else ())]
+    faults += [] if misplaced else _schema_faults(parsed)
     if faults:
         raise InvalidInput(faults)
     if len(_known) > 32:
@@ -94,9 +97,50 @@ def _loaded(template: Json | Document, file: str) -> Template:
             faults.append(bare.fault(f"{key} is missing", hint=hint))
         elif not isinstance(content[key], Mapping):
             faults.append(bare.fault("must be a mapping", key))
+    faults += [bare.fault("unknown field", key, hint=_where(key)) for key in content if key not in _TOP]
     if faults:
         raise InvalidInput(faults)
     return Template(content["job_configuration"], content["variables"], file, sources)
+
+
+_TOP = ("job_configuration", "variables")
+_WORDS = """$anchor $comment $defs $dynamicAnchor $dynamicRef $id $ref $schema additionalItems additionalProperties allOf anyOf
+    const contains contentEncoding contentMediaType contentSchema default definitions dependencies dependentRequired
+    dependentSchemas deprecated description else enum example examples exclusiveMaximum exclusiveMinimum format if items
+    maxContains maxItems maxLength maxProperties maximum minContains minItems minLength minProperties minimum multipleOf
+    not nullable oneOf pattern patternProperties prefixItems properties propertyNames readOnly required then title type
+    unevaluatedItems unevaluatedProperties uniqueItems writeOnly"""
+_KEYWORDS = frozenset(_WORDS.split())
+"""What a JSON Schema may say; Prefect adds words of its own, which are let through."""
+
+
+def _where(key: str) -> str:
+    if near := did_you_mean(key, _TOP):
+        return near
+    return "it belongs into variables" if key in _KEYWORDS else "settings belong into job_configuration"
+
+
+def _misplaced(template: Template) -> Iterator[Diagnostic]:
+    """Keywords that mean nothing where they are: variables beside ``properties``, slips, ``required: true``."""
+    for key, value in template.schema.items():
+        if key in _KEYWORDS:
+            continue
+        near = _slip(key)
+        if near or isinstance(value, Mapping):
+            hint = f'did you mean "{near}"?' if near else f"write variables.properties.{key}"
+            yield template.fault("a variable must stand under properties", "variables", key, hint=hint)
+    properties = template.schema.get("properties")
+    for name, declared in properties.items() if isinstance(properties, Mapping) else ():
+        for key, value in declared.items() if isinstance(declared, Mapping) else ():
+            place = ("variables", "properties", name, key)
+            if key == "required" and isinstance(value, bool):
+                yield template.fault("says nothing here", *place, hint=f"write variables.required: [{name}]")
+            elif key not in _KEYWORDS and (near := _slip(key)):
+                yield template.fault("unknown keyword", *place, hint=f'did you mean "{near}"?')
+
+
+def _slip(key: str) -> str:
+    return next(iter(difflib.get_close_matches(key, _KEYWORDS, n=1, cutoff=0.75)), "")
 
 
 def _strings(value: Json, path: Path = ()) -> Iterator[tuple[Path, str]]:

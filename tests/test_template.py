@@ -368,3 +368,53 @@ def test_tokens_stand_for_values_of_any_form() -> None:
 def test_a_manifest_that_is_no_job_is_left_to_the_check_of_jobs(spec: Any) -> None:
     fields = run_fields("kubernetes", {"job_manifest": {"kind": "Job", "spec": spec}})
     assert fields["kubernetes"]["job"]["spec"] == spec
+
+
+@pytest.mark.parametrize(
+    ("variables", "fault"),
+    [
+        ("{properties: {}, image: {type: string}}", "variables.image: a variable must stand under properties"),
+        ("{propertys: {}}", 'variables.propertys: a variable must stand under properties; did you mean "properties"?'),
+        ("{properties: {a: {defualt: x}}}", 'variables.properties.a.defualt: unknown keyword; did you mean "default"?'),
+        (
+            "{properties: {a: {type: string, required: true}}}",
+            "variables.properties.a.required: says nothing here; write variables.required: [a]",
+        ),
+        ("{properties: {}}\nrequired: [a]", "required: unknown field; it belongs into variables"),
+        ("{properties: {}}\nimage: x", "image: unknown field; settings belong into job_configuration"),
+    ],
+)
+def test_misplaced_keywords_are_faults(variables: str, fault: str) -> None:
+    text = f"job_configuration: {{command: x}}\nvariables: {variables}\n"
+    with pytest.raises(InvalidInput) as error:
+        apply_template(run_of("process"), parse(text, "t.yaml"), "t.yaml")
+    (told,) = (str(one) for one in error.value.diagnostics)
+    assert told.startswith("t.yaml:") and told.endswith(fault)
+
+
+def test_words_of_prefect_in_a_schema_are_let_through() -> None:
+    declared = {"type": "string", "enumNames": [], "secret_fields": [], "block_type_slug": "x", "placeholder": "y"}
+    wanted = {"job_configuration": {"command": "x"}, "variables": {"properties": {"a": declared}}}
+    assert apply_template(run_of("process"), wanted, "t").fields["command"] == ["x"]
+
+
+def test_labels_of_a_template_stay_beside_those_of_the_run() -> None:
+    declared = {"labels": {"type": "object", "default": {"team": "data", "tier": "low"}}}
+    wanted = {"job_configuration": {"labels": "{{ labels }}"}, "variables": {"properties": declared}}
+    run = apply_template(run_of("kubernetes", image="a:1", labels={"tier": "high"}), wanted, "t")
+    assert run.fields["labels"] == {"team": "data", "tier": "high"}
+
+
+def test_what_fills_a_placeholder_is_text() -> None:
+    wanted = {
+        "job_configuration": {"command": "{{ a }} ${var.x}"},
+        "variables": {"properties": {"a": {"type": "string"}}},
+    }
+    told: list[str] = []
+
+    def evaluate(value: str, path: object) -> str:
+        told.append(value)
+        return value.replace("${var.x}", "{{ a }}")
+
+    run = apply_template(run_of("process", variables={"a": "${var.y}"}), wanted, "t", evaluate)
+    assert run.fields["command"] == ["${var.y}", "{{", "a", "}}"] and told == ["", " ${var.x}"]

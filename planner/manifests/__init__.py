@@ -25,6 +25,7 @@ class ResolvedRun:
             (the planner reads no file; the loader did).
         origin_of: path inside ``fields`` -> Origin.
         position_of: path inside ``fields`` -> Diagnostic position.
+        template: the base job template that fields came from, as written in the spec; "" without one.
     """
 
     address: str
@@ -37,6 +38,7 @@ class ResolvedRun:
     spec_dir: str = ""
     files: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[Path, Origin] = field(default_factory=dict)
+    template: str = ""
 
     def origin(self, *path: str | int) -> Origin:
         """Where the value at ``path`` inside ``fields`` was written; its nearest ancestor's, else ``default``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -101,14 +101,6 @@ class Draft:
                 return found
             path = path.rpartition("/")[0]
         return Origin("default")
-
-
-def paths_of(value: Json, path: Path = ()) -> Iterator[Path]:
-    """The paths of a value and of everything in it."""
-    yield path
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in items:
-        yield from paths_of(child, (*path, key))
 
 
 def copied(value: Json) -> Json:

@@ -52,12 +52,16 @@ def default_namespace(draft: Draft) -> None:
 
 
 def _foreign_namespace(draft: Draft) -> None:
-    """Say that a manifest's own namespace counts, where the provider names another one."""
+    """Say that the namespace of a manifest or of a template counts, where the provider names another one."""
     written, wanted = draft.job["metadata"].get("namespace"), draft.run.connection.get("namespace")
-    if wanted and written and written != wanted and not draft.block.get("namespace"):
-        where = draft.origin_at("/Job/metadata/namespace").text
+    where = draft.origin_at("/Job/metadata/namespace")
+    if draft.block.get("namespace"):
+        written, where = draft.block["namespace"], draft.run.origin("kubernetes", "namespace")
+        if not draft.run.template or where.file != draft.run.template:
+            return  # the run itself says so
+    if wanted and written and written != wanted:
         draft.warnings.append(
-            f'the namespace is "{written}" of the manifest ({where}), not "{wanted}" of the provider {draft.run.provider}'
+            f'the namespace is "{written}" ({where.text}), not "{wanted}" of the provider {draft.run.provider}'
         )
 
 

@@ -13,7 +13,6 @@ from flowplan.planner.manifests.job_draft import (
     Draft,
     copied,
     kind_of,
-    paths_of,
     pointer,
     scalar_shown,
     value_at,
@@ -27,7 +26,7 @@ from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json, Origin, canonical
 from flowplan.schemas.secrets import tokens_in
-from flowplan.schemas.sources import Path
+from flowplan.schemas.sources import Path, SourceMap
 
 CONTAINER_NAME = "main"
 """Name of the container of a run without a manifest of its own."""
@@ -100,18 +99,19 @@ def _manifest_file(draft: Draft, name: str) -> Json:
     return content
 
 
-_known_documents: dict[int, tuple[Document, dict[str, Origin]]] = {}
+_known_documents: dict[int, tuple[SourceMap, dict[str, Origin]]] = {}
 
 
 def _document_origins(document: Document, file: str) -> dict[str, Origin]:
     """The origin of every value of a file, named as in the spec; worked out once for a file that many runs share."""
-    known = _known_documents.get(id(document))
-    if known is None or known[0] is not document:
-        places = {p: document.sources.key(p) for p in paths_of(document.value)}
-        origins = {pointer(p): Origin(f"{file}:{at.line}", file, at.line, at.column) for p, at in places.items()}
+    sources = document.sources
+    known = _known_documents.get(id(sources))
+    if known is None or known[0] is not sources:
+        places = sources.keys.items()
+        origins = {pointer(p): Origin(f"{file}:{at.line}", file, at.line, at.column) for p, at in places}
         if len(_known_documents) > 64:
             _known_documents.clear()
-        known = _known_documents[id(document)] = (document, origins)
+        known = _known_documents[id(sources)] = (sources, origins)
     return known[1]
 
 
