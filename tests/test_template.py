@@ -373,7 +373,10 @@ def test_a_manifest_that_is_no_job_is_left_to_the_check_of_jobs(spec: Any) -> No
 @pytest.mark.parametrize(
     ("variables", "fault"),
     [
-        ("{properties: {}, image: {type: string}}", "variables.image: a variable must stand under properties"),
+        (
+            "{properties: {}, image: {type: string}}",
+            "variables.image: a variable must stand under properties; write variables.properties.image",
+        ),
         ("{propertys: {}}", 'variables.propertys: a variable must stand under properties; did you mean "properties"?'),
         ("{properties: {a: {defualt: x}}}", 'variables.properties.a.defualt: unknown keyword; did you mean "default"?'),
         (
