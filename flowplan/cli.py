@@ -278,11 +278,11 @@ def show(
     full: Full = False,
     context: Context = 0,
     explain: Explain = False,
-) -> None:
-    """Show a saved plan."""
+) -> int:
+    """Show a saved plan, and whether it is genuine."""
     from flowplan.commands import planning
 
-    planning.show(plan, state, planning.Shown(format, full=full, context=context, explain=explain))
+    return planning.show(plan, state, planning.Shown(format, full=full, context=context, explain=explain))
 
 
 @command()

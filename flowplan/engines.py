@@ -162,19 +162,22 @@ class Engines:
         """The identities that were asked for."""
         return dict(self._targets)
 
-    def check_target(self, name: str, recorded: Mapping[str, str], address: str) -> None:
-        """Refuse an engine that is not the one the record was made on (D41, W15, P8).
+    def check_target(self, name: str, known: Mapping[str, str], address: str = "", *, planned: bool = False) -> None:
+        """Refuse an engine that is not the one that a record was made on, or that a plan was made for.
 
         Raises:
             Refused: the identities differ.
         """
         now = self.target(name)
-        if recorded and recorded.get("id") not in (None, "", now.id):
+        if known and known.get("id") not in (None, "", now.id):
+            hint = "point the provider at the engine of the run, or give the new engine an entry of its own under `providers:`"
             raise Refused(
-                f"provider {name} is now {now.label or now.id}, but the run was started on "
-                f"{recorded.get('label') or recorded.get('id')}, which is another {_engine_word(now.type)}",
-                hint="point the provider at the engine of the run, or give the new engine an entry of its own under "
-                "`providers:`",
+                f"provider {name} is now {now.label or now.id}, but "
+                f"{'the plan was made for' if planned else 'the run was started on'} "
+                f"{known.get('label') or known.get('id')}, which is another {_engine_word(now.type)}",
+                hint="nothing was done; point the provider at that engine, or plan and review again"
+                if planned
+                else hint,
                 address=address,
             )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowplan import __version__
+from flowplan.clock import timestamp
 from flowplan.engines import Engines, ManifestsByType, read_spec
 from flowplan.given import Given, given_strings, policies_of, variables_of
 from flowplan.output import concealed
@@ -53,6 +54,7 @@ class Gathered:
     Attributes:
         secrets: token -> value, in memory only; also of variables that are only parts of secrets.
         fingerprints: of those parts.
+        spec_dir: what relative paths of secrets and connections start from.
         observed: what the engines said; the plan rests on it, and apply records it first.
     """
 
@@ -63,6 +65,7 @@ class Gathered:
     secrets: dict[str, str]
     observed: Sequence[Observed] = ()
     fingerprints: frozenset[str] = frozenset()
+    spec_dir: Path = Path()
 
     def close(self) -> None:
         """Release the state and the engines."""
@@ -124,7 +127,7 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
         digest="",
         lineage=store.lineage,
         serial=store.serial,
-        spec_path=str(spec_path),
+        spec_path=_portable(spec_path, request.state_path),
         spec_digest=loaded.digest,
         changes=decided.changes,
         variables=shown_variables,
@@ -135,9 +138,32 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
         mode=options.mode,
         refreshed=request.refresh,
         flowplan_version=__version__,
+        made_at=timestamp(),
     )
     marks = _marks(parts)
-    return Gathered(_sealed(plan), store, engines, redactor, secrets, decided.observed, marks)
+    return Gathered(_digested(plan), store, engines, redactor, secrets, decided.observed, marks, loaded.directory)
+
+
+def _portable(spec_path: Path, state_path: Path) -> str:
+    """Return how a plan names its spec: relative to its project, so that the plan is the same in another checkout."""
+    if spec_path == Path("-"):
+        return "-"
+    spec = spec_path.parent.resolve() / spec_path.name
+    base = next((base for base in _bases(state_path) if spec.is_relative_to(base)), None)
+    return str(spec.relative_to(base) if base else spec)
+
+
+def _bases(state_path: Path) -> list[Path]:
+    """Return the directories that a plan's path of a spec may be relative to: that of the state's project, and this."""
+    place = state_path.parent.resolve()
+    return [*([place.parent] if place.name == ".flowplan" else []), Path.cwd()]
+
+
+def _spec_directory(plan: Plan, store: Store, state_path: Path) -> Path:
+    if not plan.spec_path:
+        return Path(store.recall("spec").get("directory", "."))
+    places = [base / plan.spec_path for base in _bases(state_path)]
+    return next((place for place in places if place.exists()), places[-1]).parent
 
 
 def _identity(state: Path) -> tuple[str, bytes]:
@@ -160,6 +186,7 @@ def gather_destroy(request: Request) -> Gathered:
     sources = {t: SecretSource(**s) for t, s in store.recall("provider_secrets").items()}
     directory = Path(store.recall("spec").get("directory", "."))
     secrets = _provider_secrets(sources, directory, store.key)
+    needed = tokens_in(entries)
     redactor = concealed(Redactor(secrets.values(), inside=_recorded_parts(store)))
     engines = _engines(entries, store, request.state_path, directory, secrets)
     decided = _decide(store, engines, (), replace(request, options=options), (), redactor)
@@ -173,12 +200,14 @@ def gather_destroy(request: Request) -> Gathered:
         changes=decided.changes,
         providers=entries,
         targets=decided.targets,
+        secrets={shown: source for shown, source in sorted(sources.items()) if shown in needed},
         diagnostics=decided.diagnostics,
         mode="destroy",
         refreshed=request.refresh,
         flowplan_version=__version__,
+        made_at=timestamp(),
     )
-    return Gathered(_sealed(plan), store, engines, redactor, secrets, decided.observed)
+    return Gathered(_digested(plan), store, engines, redactor, secrets, decided.observed, spec_dir=directory)
 
 
 @shown()
@@ -187,6 +216,7 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
 
     Raises:
         PlanStale: the plan belongs to another state, or a secret is not the reviewed one.
+        Refused: an engine is not the one that the plan was made for.
     """
     store = Store.open(request.state_path)
     if store.lineage != reviewed.lineage:
@@ -194,12 +224,14 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
             f"the plan was made for another state (lineage {reviewed.lineage}, this one is {store.lineage})",
             hint="give the right one with --state, or plan again",
         )
-    directory = Path(reviewed.spec_path).absolute().parent
+    directory = _spec_directory(reviewed, store, request.state_path)
     secrets, parts = _resolve_plan(reviewed, request.given, directory, store.key)
     secrets = {**parts, **secrets}
     redactor = concealed(Redactor(secrets.values(), inside=_recorded_parts(store)))
     entries = {**store.recall("providers"), **reviewed.providers}
     engines = _engines(entries, store, request.state_path, directory, secrets)
+    if request.refresh:
+        same_engines(engines, reviewed)
     options = request.options._replace(
         mode=reviewed.mode,
         removed=forgotten(reviewed),
@@ -211,7 +243,17 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
     desired = desired_runs(reviewed)
     decided = _decide(store, engines, desired, replace(request, options=options), (), redactor)
     plan = replace(reviewed, changes=decided.changes, serial=store.serial, targets=decided.targets)
-    return Gathered(_sealed(plan), store, engines, redactor, secrets, decided.observed, _marks(parts))
+    return Gathered(_digested(plan), store, engines, redactor, secrets, decided.observed, _marks(parts), directory)
+
+
+def same_engines(engines: Engines, reviewed: Plan) -> None:
+    """Refuse engines that are not those that a plan was made for.
+
+    Raises:
+        Refused: what is done would be done elsewhere than reviewed.
+    """
+    for name, target in reviewed.targets.items():
+        engines.check_target(name, target, planned=True)
 
 
 def _learnt(value: str | None, redactor: Redactor) -> str | None:
@@ -250,8 +292,8 @@ def _forced(reviewed: Plan) -> tuple[str, ...]:
     return tuple(c.address for c in reviewed.changes if "requested by --rerun" in c.reasons)
 
 
-def _sealed(plan: Plan) -> Plan:
-    return replace(plan, digest=plan_digest(plan.changes))
+def _digested(plan: Plan) -> Plan:
+    return replace(plan, digest=plan_digest(plan))
 
 
 def _resolve_plan(reviewed: Plan, given: Given, directory: Path, key: bytes) -> tuple[dict[str, str], dict[str, str]]:
@@ -330,6 +372,9 @@ def _decide(
     )
     decided = make_changes(situation)
     changes = decided.changes
+    if request.refresh:
+        for name in {change.provider for change in changes if effective(change)}:
+            engines.target(name)  # so that the plan says where it would be carried out
     if request.refresh and request.preflight and request.options.mode == "normal":
         stage("looking for what apply would trip over")
         changes = _preflighted(store, engines, changes, redactor)

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 from flowplan.gather import Gathered
 from flowplan.planner.replay import deviations, effective
 from flowplan.schemas.errors import PlanStale
+from flowplan.schemas.plan_documents import read_plan, unsealed
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Status
+from flowplan.state.store import Store
+
+
+def sealed_plan(path: Path, state_path: Path) -> Plan:
+    """Read a plan file that was made with this state. Nothing that the plan says is acted upon before.
+
+    Raises:
+        InvalidInput, StateError: there is no such plan or state.
+        PlanStale: the plan was edited, forged, or made with another state.
+    """
+    file = read_plan(path)
+    store = Store.open(state_path)
+    try:
+        fault = unsealed(file, path, store.lineage, store.key)
+    finally:
+        store.close()
+    if fault:
+        raise PlanStale(
+            fault, hint="make it with this state, by `flowplan plan --out FILE`, or name its own with --state"
+        )
+    return file.plan
 
 
 def check_reviewed(reviewed: Plan, gathered: Gathered) -> Plan:

@@ -1,18 +1,19 @@
-"""Plans as JSON documents (format 1.0): written, read back, digested, and checked for edits."""
+"""Plans as JSON documents (format 1.0): written, read back, digested and sealed."""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flowplan.schemas.errors import FlowplanError, InvalidInput
+from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
 from flowplan.schemas.faults import point
 from flowplan.schemas.places import make_private, refuse_foreign
 from flowplan.schemas.plans import ABSENT, FORMAT_VERSION, Action, Change, FieldChange, Finding, Plan, RunFacts
@@ -47,7 +48,7 @@ def carried_out(change: Change) -> bool:
 
 
 def change_digest(change: Change) -> str:
-    """``sha256:<64 hex>`` over what carrying out ``change`` would do (design 6); nothing about when or where."""
+    """Return ``sha256:<64 hex>`` over what carrying out ``change`` does and what that rests on; nothing about when."""
     gone = change.action in (Action.DESTROY, Action.FORGET)
     settings = _settings_document(change.settings)
     for silent in ("description", "stream_output"):
@@ -55,75 +56,102 @@ def change_digest(change: Change) -> str:
     meaning = {
         "address": change.address,
         "provider": change.provider,
+        "type": change.type,
         "action": change.action.value,
+        "name": change.name,
+        "run_id": change.run_id,
         "objects": change.before if gone else change.after,
         "attempt": change.attempt,
         "live": change.live,
         "moved_from": change.moved_from,
         "settings": settings,
     }
-    return "sha256:" + hashlib.sha256(_canonical(meaning).encode()).hexdigest()
+    return _sha256(_canonical(meaning))
 
 
-def plan_digest(changes: Iterable[Change]) -> str:
-    """The digest of a plan: ``sha256:<64 hex>`` over the digests of all changes that apply would carry out."""
-    lines = sorted(f"{change.address} {change_digest(change)}" for change in changes if carried_out(change))
-    return "sha256:" + hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+def plan_digest(plan: Plan) -> str:
+    """Return ``sha256:<64 hex>`` over all that applying ``plan`` does and where: its changes, engines and sources.
+
+    Changes that are left out or do nothing take no part, nor do remarks, labels of engines and times.
+    """
+    meaning = {
+        "mode": plan.mode,
+        "lineage": plan.lineage,
+        "spec": [plan.spec_path, plan.spec_digest],
+        "providers": dict(plan.providers),
+        "targets": {name: [target.get("type"), target.get("id")] for name, target in plan.targets.items()},
+        "secrets": {token: _secret_document(source) for token, source in plan.secrets.items()},
+        "changes": sorted([change.address, change_digest(change)] for change in plan.changes if carried_out(change)),
+    }
+    return _sha256(_canonical(meaning))
 
 
-def _integrity(head: Mapping[str, Json], changes: Iterable[str]) -> str:
-    """A digest over the whole document: its canonical head, then each change's canonical line."""
-    whole = hashlib.sha256(_canonical({k: v for k, v in head.items() if k not in ("integrity", "changes")}).encode())
-    for line in changes:
-        whole.update(b"\n" + line.encode())
-    return "sha256:" + whole.hexdigest()
-
-
-def document_integrity(document: Mapping[str, Json]) -> str:
-    """What the ``integrity`` of a plan document must be."""
-    return _integrity(document, map(_canonical, document["changes"]))
+def _sha256(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 # --- Plan -> JSON ----------------------------------------------------------------------------------------------------
 
 
 def plan_document(plan: Plan) -> dict[str, Json]:
-    """The JSON document of a plan (``plan.schema.json``), with the ``integrity`` digest that shows later edits."""
-    head = _head_document(plan)
-    document = head | {"changes": [change_document(change) for change in plan.changes]}
-    return document | {"integrity": document_integrity(document)}
+    """Return the JSON document of a plan (``plan.schema.json``), as it is printed: without its time and seal."""
+    return _head_document(plan) | {"changes": [change_document(change) for change in plan.changes]}
 
 
 def plan_json(plan: Plan) -> str:
-    """The text of a plan file: deterministic, one change a line, the same document as ``plan_document``.
+    """Return the text of ``plan_document``: the same bytes for the same plan, one change a line."""
+    return _body(plan, _head_document(plan)) + "\n}\n"
 
-    Objects that are shown keep the order of their keys, so that a plan reads the same wherever it is.
+
+def sealed_json(plan: Plan, key: bytes) -> str:
+    """Return the text of a plan file: the printed one with ``made_at``, and ``seal`` as its last line.
+
+    Args:
+        key: of the state that the plan was made with.
     """
+    body = _body(plan, _head_document(plan) | {"made_at": plan.made_at})
+    return body + _SEAL + _seal_line(body, key)
+
+
+def _body(plan: Plan, head: Mapping[str, Json]) -> str:
+    """Objects that are shown keep the order of their keys, so that a plan reads the same wherever it is."""
     try:
-        canonical, lines = [], []
-        for change in plan.changes:
-            document = change_document(change)
-            canonical.append(_canonical(document))
-            shown = change.action is not Action.NO_OP
-            lines.append(json.dumps(document, separators=(",", ":"), allow_nan=False) if shown else canonical[-1])
-        head = _head_document(plan)
-        head["integrity"] = _integrity(head, canonical)
+        lines = [_line(change) for change in plan.changes]
     except ValueError as error:
         raise InvalidInput(f"the plan cannot be written as JSON: {error}") from error
     keys = "".join(f" {json.dumps(key)}: {json.dumps(value, sort_keys=True)},\n" for key, value in head.items())
-    return "{\n" + keys + ' "changes": [\n' + ",\n".join(lines) + "\n]}\n"
+    return "{\n" + keys + ' "changes": [\n' + ",\n".join(lines) + "\n]"
 
 
-def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan file atomically, readable by its owner only; a device or a pipe is written to, never replaced.
+def _line(change: Change) -> str:
+    document = change_document(change)
+    if change.action is Action.NO_OP:
+        return _canonical(document)
+    return json.dumps(document, separators=(",", ":"), allow_nan=False)
+
+
+_SEAL = ',\n "seal": '
+
+
+def _seal_line(body: str, key: bytes) -> str:
+    """Return the end of a plan file whose text up to the seal is ``body``: a MAC over its very bytes."""
+    sealing = hmac.digest(key, b"flowplan: seal of a plan", "sha256")
+    return f'"hmac-sha256:{hmac.new(sealing, body.encode(), "sha256").hexdigest()}"\n}}\n'
+
+
+def write_plan(plan: Plan, path: Path, key: bytes) -> None:
+    """Write a sealed plan file atomically, readable by its owner only; a device or a pipe is written to, never replaced.
 
     A symbolic link to a file is replaced itself.
+
+    Args:
+        key: of the state that the plan was made with.
 
     Raises:
         FlowplanError: the file cannot be written.
         Refused: another user prepared the place.
     """
-    text = plan_json(plan)
+    text = sealed_json(plan, key)
     refuse_foreign(path)
     temporary = ""
     try:
@@ -271,14 +299,22 @@ def _diagnostic_document(remark: Diagnostic | str) -> Json:
 # --- JSON -> Plan ----------------------------------------------------------------------------------------------------
 
 
-def read_plan(path: Path) -> Plan:
-    """Read a plan file.
+class PlanFile(NamedTuple):
+    """A plan file: its plan, and its text, which the seal is about."""
+
+    plan: Plan
+    text: str
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Read a plan file. Whether it is what it says to be only ``unsealed`` can tell.
 
     Raises:
-        InvalidInput: it cannot be read, is not JSON, of an unknown format, damaged or edited.
+        InvalidInput: it cannot be read, is not JSON, of an unknown format, or damaged.
+        PlanStale: it is not what its digest says.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_bytes().decode()
     except OSError as error:
         hint = "make one with `flowplan plan`" if isinstance(error, FileNotFoundError) else ""
         raise InvalidInput(f"{path}: the plan cannot be read: {error.strerror}", hint=hint) from error
@@ -290,31 +326,44 @@ def read_plan(path: Path) -> Plan:
         raise InvalidInput(f"{path}: not a plan file: not JSON: {error}") from error
     except RecursionError as error:
         raise InvalidInput(f"{path}: not a plan file: nested too deeply") from error
-    return parse_plan(document, str(path))
+    return PlanFile(parse_plan(document, str(path)), text)
 
 
 def parse_plan(document: Json, file: str) -> Plan:
-    """The plan of a document: the exact inverse of ``plan_document``.
+    """Return the plan of a document: the exact inverse of ``plan_document``.
 
     Args:
         file: the file's name, for messages.
 
     Raises:
-        InvalidInput: an unknown format, a broken document, or one that was edited after it was made.
+        InvalidInput: an unknown format or a broken document.
+        PlanStale: it is not what its digest says.
     """
     _check_version(document, file)
     try:
-        _take(document, "changes", list)
-        untouched = document.get("integrity") == document_integrity(document)
         plan = _plan(document)
+        genuine = plan_digest(plan) == plan.digest
     except (_Broken, ValueError) as error:
         raise InvalidInput(_faults(document, file, str(error))) from error
-    if not untouched or plan_digest(plan.changes) != plan.digest:
-        raise InvalidInput(
-            f"{file}: the plan was edited or damaged after it was made, so nobody can say what was reviewed",
-            hint="make it again with `flowplan plan --out FILE`",
-        )
+    if not genuine:
+        raise PlanStale(f"{file}: {_EDITED}", hint=_AGAIN)
     return plan
+
+
+_EDITED = "the plan was edited or damaged after it was made, so nobody can say what was reviewed"
+_AGAIN = "make it again with `flowplan plan --out FILE`"
+
+
+def unsealed(file: PlanFile, path: Path, lineage: str, key: bytes) -> str:
+    """Return why a plan file was not made with the state of this ``lineage`` and ``key``; "" when it was."""
+    if file.plan.lineage != lineage:
+        return f"{path}: the plan was made for another state (lineage {file.plan.lineage}, this one is {lineage})"
+    body, _, end = file.text.rpartition(_SEAL)
+    if not body:
+        return f"{path}: the plan has no seal: it is what was printed, or made by another version of flowplan"
+    if not hmac.compare_digest(end.encode(), _seal_line(body, key).encode()):
+        return f"{path}: {_EDITED}"
+    return ""
 
 
 def _check_version(document: Json, file: str) -> None:
@@ -388,6 +437,17 @@ def _texts(document: Json, key: str) -> dict[str, str]:
     return texts
 
 
+def _entries(document: Json, key: str) -> dict[str, dict[str, Json]]:
+    """Return what a plan says of each provider entry: a mapping that has a type."""
+    entries: dict[str, dict[str, Json]] = _take(document, key, dict, {})
+    for name, entry in entries.items():
+        try:
+            _take(entry, "type", str)
+        except _Broken as error:
+            raise _Broken(f"{key}.{name}: {error}") from error
+    return entries
+
+
 def _history(document: dict[str, Json]) -> dict[str, Json]:
     _words(document, "last")
     seconds = _take(document, "durations", list, [])
@@ -412,14 +472,15 @@ def _plan(document: Json) -> Plan:
         spec_digest=_text(spec, "digest"),
         changes=tuple(map(_change, _take(document, "changes", list))),
         variables=_take(document, "variables", dict, {}),
-        providers=_take(document, "providers", dict, {}),
-        targets=_take(document, "targets", dict, {}),
+        providers=_entries(document, "providers"),
+        targets=_entries(document, "targets"),
         secrets={token: _secret(source) for token, source in _take(document, "secrets", dict, {}).items()},
         diagnostics=tuple(map(_diagnostic, _take(document, "diagnostics", list, ()))),
         mode=_take(document, "mode", str, "normal"),
         refreshed=_take(document, "refreshed", bool, True),
         flowplan_version=_text(document, "flowplan_version"),
         expires_at=_take(document, "expires_at", (str, type(None)), None),
+        made_at=_text(document, "made_at"),
     )
 
 

@@ -146,6 +146,7 @@ class Plan:
         diagnostics: warnings and remarks about the plan as a whole.
         mode: ``normal``, ``destroy`` or ``refresh_only``.
         expires_at: apply refuses the plan after this time (RFC 3339 UTC); None for never.
+        made_at: time of planning (RFC 3339 UTC); only in plan files, so that the same plan is printed the same.
     """
 
     project: str
@@ -164,3 +165,4 @@ class Plan:
     refreshed: bool = True
     flowplan_version: str = ""
     expires_at: str | None = None
+    made_at: str = ""

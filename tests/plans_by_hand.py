@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flowplan.schemas.plan_documents import plan_digest
@@ -38,13 +39,14 @@ def change(address: str, action: Action, **more: Any) -> Change:
 def plan(*changes: Change, **more: Any) -> Plan:
     facts: dict[str, Any] = {
         "project": "nightly",
-        "digest": plan_digest(changes),
+        "digest": "",
         "lineage": "6e0f4c1c-6d0f-4a52-9a3e-0d6a2d1f7c10",
         "serial": 4,
         "spec_path": "spec.yaml",
         "spec_digest": "sha256:" + "0" * 64,
     }
-    return Plan(changes=changes, **(facts | more))
+    made = Plan(changes=changes, **(facts | more))
+    return replace(made, digest=plan_digest(made))
 
 
 def image_bump(address: str, old: str = "etl:1.4", new: str = "etl:1.5", **more: Any) -> Change:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from flowplan.providers.docker.connection import Engine
 from flowplan.providers.kubernetes.connection import endpoint
 from flowplan.schemas.documents import parse
 from flowplan.schemas.errors import ProviderError
-from flowplan.schemas.plan_documents import _Broken, _plan, document_integrity, plan_digest, plan_document
+from flowplan.schemas.plan_documents import _Broken, _plan, plan_digest, plan_document, sealed_json
 from flowplan.state.store import Store
 
 SPECS = sorted(
@@ -204,11 +205,11 @@ PLANS = [plan_document(plan) for plan in (EVERYTHING,)] + [
 @hostile(0.2)
 @given(mutated(PLANS), st.booleans(), st.integers(0, 400))
 def test_plan_files(plan: Any, sealed: bool, cut: int) -> None:
-    """Truncated, of wrong types, edited, and edited by somebody who knows how plans are sealed."""
-    text = as_plan(plan, sealed)
+    """Truncated, of wrong types, edited, and edited by somebody who has the key of the state."""
     with place() as somewhere:
         somewhere.write("flowplan.yaml", "flowplan: 1\nproject: nightly\nruns: {}\n")
         somewhere.flowplan("plan", "--no-refresh")
+        text = as_plan(plan, sealed, somewhere.directory / ".flowplan" / "state.db")
         somewhere.write("plan.json", text[: -cut or None] if not sealed else text)
         for form in ("text", "json", "markdown"):
             somewhere.flowplan("show", "plan.json", "--format", form, "--explain", "--full")
@@ -216,15 +217,13 @@ def test_plan_files(plan: Any, sealed: bool, cut: int) -> None:
         somewhere.flowplan("apply", "--no-refresh", "plan.json")
 
 
-def as_plan(plan: Any, sealed: bool) -> str:
-    if sealed and isinstance(plan, dict) and isinstance(plan.get("changes"), list):
-        try:
-            plan["integrity"] = document_integrity(plan)
-            changes = _plan(plan).changes
-            plan["digest"] = plan_digest(changes)
-            plan["integrity"] = document_integrity(plan)
-        except (_Broken, ValueError, KeyError, TypeError, AttributeError):
-            return json.dumps(plan)  # it cannot be sealed
+def as_plan(plan: Any, sealed: bool, state: Path) -> str:
+    if sealed and isinstance(plan, dict):
+        with contextlib.suppress(_Broken, ValueError):  # it cannot be sealed
+            store = Store.open(state)
+            made = replace(_plan(plan), lineage=store.lineage)
+            store.close()
+            return sealed_json(replace(made, digest=plan_digest(made)), store.key)
     return json.dumps(plan)
 
 

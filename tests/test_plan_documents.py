@@ -1,27 +1,32 @@
-"""Plan files: an exact round trip, deterministic bytes, and every edit noticed."""
+"""Plan files: an exact round trip, deterministic bytes, and a seal that no edit keeps."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import stat
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from flowplan.schemas.errors import FlowplanError, InvalidInput
+from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
 from flowplan.schemas.events import Event
 from flowplan.schemas.plan_documents import (
     change_digest,
-    document_integrity,
     parse_plan,
     plan_digest,
     plan_document,
     plan_json,
     read_plan,
     schema_faults,
+    sealed_json,
+    unsealed,
     write_plan,
 )
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, Finding, Plan, RunFacts
@@ -46,16 +51,18 @@ def change(address: str = "extract", action: Action = Action.CREATE, **more: Any
 def plan(*changes: Change, **more: Any) -> Plan:
     facts: dict[str, Any] = {
         "project": "nightly",
-        "digest": plan_digest(changes),
+        "digest": "",
         "lineage": LINEAGE,
         "serial": 4,
         "spec_path": "spec.yaml",
         "spec_digest": "sha256:" + "0" * 64,
         "flowplan_version": "0.1.0",
     }
-    return Plan(changes=changes, **(facts | more))
+    made = Plan(changes=changes, **(facts | more))
+    return replace(made, digest=plan_digest(made))
 
 
+KEY = b"k" * 32
 FULL = plan(
     change(
         "train",
@@ -96,7 +103,7 @@ def test_a_plan_comes_back_as_it_was() -> None:
     assert parse_plan(plan_document(FULL), "p") == FULL
 
 
-def test_the_file_holds_the_document() -> None:
+def test_the_printed_text_holds_the_document() -> None:
     assert json.loads(plan_json(FULL)) == json.loads(json.dumps(plan_document(FULL)))
 
 
@@ -118,8 +125,8 @@ def test_the_summary_counts_what_is_left_out_as_nothing() -> None:
 
 def test_files_are_private_atomic_and_the_same_bytes(tmp_path: Path) -> None:
     one, two = tmp_path / "new" / "a.json", tmp_path / "b.json"
-    write_plan(FULL, one)
-    write_plan(read_plan(one), two)
+    write_plan(FULL, one, KEY)
+    write_plan(read_plan(one).plan, two, KEY)
     assert one.read_bytes() == two.read_bytes()
     assert stat.S_IMODE(one.stat().st_mode) == 0o600
     assert [p.name for p in one.parent.iterdir()] == ["a.json"]
@@ -128,7 +135,7 @@ def test_files_are_private_atomic_and_the_same_bytes(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FlowplanError, match="cannot be written"):
-        write_plan(FULL, tmp_path / "file" / "plan.json")
+        write_plan(FULL, tmp_path / "file" / "plan.json", KEY)
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Any:
@@ -152,21 +159,78 @@ def edited(document: Any, path: tuple[Any, ...]) -> Any:
     return document
 
 
+WHAT_IT_DOES = ("changes", "providers", "targets", "secrets", "spec", "mode", "state", "digest")
+
+
 @pytest.mark.parametrize("path", [path for path, _ in leaves(plan_document(FULL))], ids=str)
-def test_any_edit_is_noticed(path: tuple[Any, ...]) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        parse_plan(edited(plan_document(FULL), path), "p.json")
-    assert "p.json" in str(caught.value)
+def test_no_edit_of_what_a_plan_does_keeps_its_digest(path: tuple[Any, ...]) -> None:
+    """What people compare is the digest; what only speaks to them is for the seal."""
+    document = plan_document(FULL)
+    told = (
+        "reasons",
+        "fields",
+        "run",
+        "warnings",
+        "preflight",
+        "history",
+        "origins",
+        "interrupts",
+        "skipped",
+        "before",
+    )
+    silent = (
+        path[0] not in WHAT_IT_DOES or "label" in path or "serial" in path or (path[0] == "changes" and path[2] in told)
+    )
+    left_out = path[:2] == ("changes", 1)
+    with contextlib.suppress(InvalidInput, PlanStale):
+        parse_plan(edited(document, path), "p.json")
+        assert silent or left_out or {"description", "stream_output"} & set(path), path
 
 
-def test_reformatting_is_no_edit() -> None:
-    text = json.dumps(json.loads(plan_json(FULL)), indent=4, sort_keys=True, ensure_ascii=True)
-    assert parse_plan(json.loads(text), "p") == FULL
+@given(st.data())
+def test_any_other_byte_breaks_the_seal(data: st.DataObject) -> None:
+    """Changed, put in, taken out, cut off or put behind: no file but the one that was written is genuine."""
+    text = sealed_json(FULL, KEY).encode()
+    at = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.binary(min_size=0, max_size=3))
+    length = data.draw(st.integers(0, 3))
+    mutated = text[:at] + other + text[at + length :]
+    if mutated != text:
+        assert not genuine(mutated)
+
+
+def genuine(text: bytes) -> bool:
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory) / "p.json"
+        place.write_bytes(text)
+        try:
+            return unsealed(read_plan(place), place, LINEAGE, KEY) == ""
+        except (InvalidInput, PlanStale):
+            return False
+
+
+def test_only_the_state_that_made_it_seals_a_plan(tmp_path: Path) -> None:
+    file = tmp_path / "p.json"
+    write_plan(FULL, file, KEY)
+    assert unsealed(read_plan(file), file, LINEAGE, KEY) == ""
+    assert "edited" in unsealed(read_plan(file), file, LINEAGE, b"other")
+    assert "another state" in unsealed(read_plan(file), file, "0" * 36, KEY)
+    file.write_text(plan_json(FULL))
+    assert "no seal" in unsealed(read_plan(file), file, LINEAGE, KEY)
+
+
+def test_the_time_of_planning_is_in_the_seal_and_in_no_printed_plan(tmp_path: Path) -> None:
+    later = replace(FULL, made_at="2026-11-02T00:00:00.000Z")
+    assert plan_json(later) == plan_json(FULL) and plan_digest(later) == plan_digest(FULL)
+    file = tmp_path / "p.json"
+    write_plan(later, file, KEY)
+    assert read_plan(file).plan.made_at == later.made_at
+    file.write_text(file.read_text().replace(later.made_at, "2026-11-03T00:00:00.000Z"))
+    assert unsealed(read_plan(file), file, LINEAGE, KEY)
 
 
 def test_a_newer_minor_version_is_read_and_a_newer_major_refused() -> None:
     newer = plan_document(FULL) | {"format_version": "1.7", "new": 1}
-    newer["integrity"] = document_integrity(newer)
     assert parse_plan(newer, "p") == FULL
     with pytest.raises(InvalidInput, match=r"format 2\.0 is unknown"):
         parse_plan(plan_document(FULL) | {"format_version": "2.0"}, "p")
@@ -208,12 +272,45 @@ def test_an_action_of_the_future_is_named() -> None:
         parse_plan(document, "p")
 
 
+def digest(*changes: Change, **more: Any) -> str:
+    return plan_digest(plan(*changes, **more))
+
+
 def test_the_digest_is_about_what_is_done() -> None:
     base = change()
     unrelated = change("other", Action.NO_OP)
     left_out = change("third", skipped="protect: active")
-    assert plan_digest([base]) == plan_digest([unrelated, left_out, base])
-    assert plan_digest([base, change("z")]) == plan_digest([change("z"), base])
+    assert digest(base) == digest(unrelated, left_out, base)
+    assert digest(base, change("z")) == digest(change("z"), base)
+
+
+ENGINE = {"type": "docker", "id": "X", "label": "unix:///a (one)"}
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"mode": "destroy"},
+        {"lineage": "1" * 36},
+        {"spec_path": "other.yaml"},
+        {"spec_digest": "sha256:" + "1" * 64},
+        {"providers": {"docker": {"type": "docker", "host": "tcp://elsewhere:2375"}}},
+        {"targets": {"docker": ENGINE | {"id": "Y"}}},
+        {"secrets": {"(sensitive env:A 0123456789abcdef)": SecretSource("from_env", "OTHER")}},
+    ],
+)
+def test_where_and_from_what_it_is_done_changes_the_digest(where: dict[str, Any]) -> None:
+    usual = {
+        "providers": {"docker": {"type": "docker"}},
+        "targets": {"docker": ENGINE},
+        "secrets": {"(sensitive env:A 0123456789abcdef)": SecretSource("from_env", "A")},
+    }
+    assert digest(change(), **usual) != digest(change(), **(usual | where))
+
+
+def test_what_people_call_an_engine_changes_no_digest() -> None:
+    other = ENGINE | {"label": "unix:///b (two)"}
+    assert digest(change(), targets={"docker": ENGINE}) == digest(change(), targets={"docker": other})
 
 
 @pytest.mark.parametrize(
@@ -239,6 +336,9 @@ def test_remarks_do_not_change_the_digest(same: dict[str, Any]) -> None:
         {"attempt": 2},
         {"live": "f"},
         {"provider": "gpu"},
+        {"type": "kubernetes"},
+        {"name": "n"},
+        {"run_id": "r"},
         {"settings": Settings(timeout=1)},
         {"settings": Settings(needs=("a",))},
     ],
@@ -253,7 +353,7 @@ def test_a_destroy_is_about_what_was_there() -> None:
 
 
 def test_a_move_that_touches_no_run_still_counts() -> None:
-    assert plan_digest([change("b", Action.NO_OP, moved_from="a")]) != plan_digest([])
+    assert digest(change("b", Action.NO_OP, moved_from="a")) != digest()
 
 
 def test_events_and_status_keep_their_schemas() -> None:

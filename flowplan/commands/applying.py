@@ -14,10 +14,18 @@ from flowplan import interruption
 from flowplan.commands.arguments import SPEC, check_format, last_plan
 from flowplan.commands.planning import Shown, show_plan
 from flowplan.commands.refusals import refuse_violations, usable
-from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gather_spec, remember_connections
+from flowplan.gather import (
+    Gathered,
+    Request,
+    gather_destroy,
+    gather_plan,
+    gather_spec,
+    remember_connections,
+    same_engines,
+)
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.plan import has_changes
-from flowplan.reviewing import check_reviewed
+from flowplan.reviewing import check_reviewed, sealed_plan
 from flowplan.schemas.errors import FlowplanError, InvalidInput
 from flowplan.schemas.plans import Plan
 from flowplan.state.lock import WriterLock
@@ -71,9 +79,7 @@ def is_plan(path: Path) -> bool:
 
 
 def _apply_plan(path: Path, request: Request, how: How) -> int:
-    from flowplan.schemas.plan_documents import read_plan
-
-    reviewed = read_plan(path)
+    reviewed = sealed_plan(path, request.state_path)
     usable(reviewed, path, request, how.max_age)
     lock = WriterLock(request.state_path, "apply")
     gathered = gather_plan(request, reviewed)
@@ -105,7 +111,7 @@ def _apply_spec(path: Path, request: Request, how: How) -> int:
         lock.release()
         raise
     try:
-        write_plan(gathered.plan, last_plan(request.state_path))
+        write_plan(gathered.plan, last_plan(request.state_path), gathered.store.key)
         refuse_violations(gathered.plan)
         _require_secrets(gathered)
         if _nothing_to_do(gathered.plan, gathered):
@@ -170,7 +176,7 @@ def _done_already(plan: Plan, gathered: Gathered, how: How) -> int:
     from flowplan.schemas.plan_documents import write_plan
 
     if how.json_into:
-        write_plan(plan, how.json_into)
+        write_plan(plan, how.json_into, gathered.store.key)
     output = Output(gathered.redactor)
     if how.format == "text":
         output.note("No changes. Everything is as the spec wants it.")
@@ -188,7 +194,7 @@ def _agreed(plan: Plan, gathered: Gathered, how: How, path: Path | None) -> bool
     from flowplan.schemas.plan_documents import write_plan
 
     if how.json_into:
-        write_plan(plan, how.json_into)
+        write_plan(plan, how.json_into, gathered.store.key)
     if not has_changes(plan.changes):
         return True
     output = Output(gathered.redactor)
@@ -277,10 +283,10 @@ def watch(state: Path, addresses: Sequence[str], how: How) -> int:
 def _carry_out(plan: Plan, gathered: Gathered, how: How, lock: WriterLock) -> int:
     """Do it, under a lock that is held already."""
     try:
+        same_engines(gathered.engines, plan)
         gathered.store.claim_project(plan.project)
         if plan.mode != "destroy":
-            directory = Path(plan.spec_path or SPEC).absolute().parent
-            remember_connections(gathered.store, plan.providers, plan.secrets, directory, gathered.fingerprints)
+            remember_connections(gathered.store, plan.providers, plan.secrets, gathered.spec_dir, gathered.fingerprints)
         outcome = _run(plan, gathered, how, lock)
         return _report(outcome, gathered, how)
     finally:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flowplan import progress
 from flowplan.commands.arguments import SPEC, STATE, check_format, last_plan, seconds
@@ -17,8 +17,11 @@ from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gath
 from flowplan.given import Given
 from flowplan.output import Output
 from flowplan.planner.plan import Options, has_changes
-from flowplan.schemas.errors import InvalidInput, PlanStale
+from flowplan.schemas.errors import InvalidInput, PlanStale, StateError
 from flowplan.schemas.plans import Plan
+
+if TYPE_CHECKING:
+    from flowplan.schemas.plan_documents import PlanFile
 
 
 class Shown(NamedTuple):
@@ -86,9 +89,9 @@ def plan(
         plan = _expiring(gathered.plan, max_age)
         progress.stage("writing the plan")
         with progress.shown():
-            write_plan(plan, last_plan(request.state_path))
-            if out:
-                write_plan(plan, out)
+            for place in (last_plan(request.state_path), out, shown.json_into):
+                if place:
+                    write_plan(plan, place, gathered.store.key)
         show_plan(plan, Output(gathered.redactor), shown, apply_command(out, request.state_path))
         return _verdict(plan, detailed)
     finally:
@@ -115,10 +118,9 @@ def compare(path: Path, request: Request) -> int:
         PlanStale: it is not; the message is the difference.
     """
     from flowplan.commands.refusals import usable
-    from flowplan.reviewing import check_reviewed
-    from flowplan.schemas.plan_documents import read_plan
+    from flowplan.reviewing import check_reviewed, sealed_plan
 
-    reviewed = read_plan(path)
+    reviewed = sealed_plan(path, request.state_path)
     usable(reviewed, path, request)
     gathered = gather_plan(request, reviewed)
     try:
@@ -129,13 +131,37 @@ def compare(path: Path, request: Request) -> int:
         gathered.close()
 
 
-def show(path: Path | None, state: Path, shown: Shown) -> None:
-    """Show a saved plan."""
+def show(path: Path | None, state: Path, shown: Shown) -> int:
+    """Show a saved plan, and say when it is not known to be genuine; 4 when it is forged or edited."""
     from flowplan.schemas.plan_documents import read_plan
+    from flowplan.schemas.sources import Diagnostic
 
     check_format(shown.format, ("text", "json", "markdown"))
-    plan = read_plan(path or last_plan(state))
+    place = path or last_plan(state)
+    file = read_plan(place)
+    plan, (fault, forged) = file.plan, _authenticity(file, place, state)
+    if fault:
+        remark = Diagnostic(fault, severity="error" if forged else "warning", hint="apply refuses it" if forged else "")
+        plan = replace(plan, diagnostics=(remark, *plan.diagnostics))
     show_plan(plan, Output(), shown, apply_command(path, state))
+    return 4 if forged else 0
+
+
+def _authenticity(file: PlanFile, path: Path, state: Path) -> tuple[str, bool]:
+    """Return why a plan is not known to be genuine, "" when it is, and whether it is known not to be."""
+    from flowplan.schemas.plan_documents import unsealed
+    from flowplan.state.store import Store
+
+    try:
+        store = Store.open(state, read_only=True)
+    except StateError as error:
+        return f"not verified, no state to check the seal with: {error.message}", False
+    try:
+        fault = unsealed(file, path, store.lineage, store.key)
+        other = file.plan.lineage != store.lineage
+    finally:
+        store.close()
+    return (f"not verified: {fault}" if other else fault), bool(fault) and not other
 
 
 def apply_command(saved: Path | None, state: Path) -> str:
@@ -147,15 +173,13 @@ def apply_command(saved: Path | None, state: Path) -> str:
 
 
 def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stderr: bool = False) -> None:
-    """Print a plan in the form that was asked for, and into the files that were asked for.
+    """Print a plan in the form that was asked for, and append it to the summary that was asked for.
 
     Args:
         command: the command that applies it; "" where it is being applied already.
     """
-    from flowplan.schemas.plan_documents import plan_json, write_plan
+    from flowplan.schemas.plan_documents import plan_json
 
-    if shown.json_into:
-        write_plan(plan, shown.json_into)
     if shown.summary:
         _append(shown.summary, _markdown(plan, command))
     if shown.format == "json":

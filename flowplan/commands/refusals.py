@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowplan.clock import timestamp
+from flowplan.clock import seconds_between, timestamp
 from flowplan.commands.arguments import SPEC
 from flowplan.gather import Request
 from flowplan.given import policies_of
@@ -26,7 +26,7 @@ def usable(reviewed: Plan, path: Path, request: Request, max_age: float | None =
     """Check that a saved plan may be carried out as it is.
 
     Args:
-        max_age: the most seconds since the file was written; None for no limit.
+        max_age: the most seconds since it was planned; None for no limit.
 
     Raises:
         InvalidInput: options or variables are given that only a new plan could heed.
@@ -35,7 +35,7 @@ def usable(reviewed: Plan, path: Path, request: Request, max_age: float | None =
     """
     _refuse_planning_options(request, path)
     _refuse_fixed_variables(request, reviewed)
-    _check_age(reviewed, path, max_age)
+    _check_age(reviewed, max_age)
     refuse_violations(reviewed, policies_of(request.policies))
 
 
@@ -60,11 +60,13 @@ def _refuse_fixed_variables(request: Request, reviewed: Plan) -> None:
         raise InvalidInput(faults)
 
 
-def _check_age(plan: Plan, path: Path, max_age: float | None) -> None:
+def _check_age(plan: Plan, max_age: float | None) -> None:
     if plan.expires_at and plan.expires_at < timestamp():
         raise PlanStale(f"the plan expired at {plan.expires_at}", hint="plan and review again")
-    if max_age is not None and (age := time.time() - path.stat().st_mtime) > max_age:
-        raise PlanStale(f"{path} is {age:.0f}s old, older than --max-age allows", hint="plan and review again")
+    age = seconds_between(plan.made_at, datetime.now(UTC))
+    if max_age is not None and (age is None or age > max_age):
+        made = f"was made {age:.0f}s ago" if age is not None else "does not say when it was made"
+        raise PlanStale(f"the plan {made}, --max-age allows {max_age:.0f}s", hint="plan and review again")
 
 
 def _checked(changes: Sequence[Change], rules: Sequence[Rule]) -> Sequence[Change]:
