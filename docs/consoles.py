@@ -42,6 +42,7 @@ _MASKS = (
     (re.compile(r"\b\d\d:\d\d:\d\d(?:\.\d+)?Z?\b"), "<time>"),
     (re.compile(r"\b(?:\d+(?:\.\d+)?(?:ms|s|m|h)\s?)+ ago\b"), "<age>"),
     (re.compile(r"\b(\d+ \w+(?:, \d+ \w+)*; )\d+\w+(?: to \d+\w+)?"), r"\1<durations>"),
+    (re.compile(r"^(- )?(on \S+:) .*"), r"\1\2 <engine>"),
     (re.compile(r"\bpid \d+\b|(?<=:)\d{2,7}(?=\"|\s|$)"), "<pid>"),
     (re.compile(r"(?<=\S) {2,}"), "  "),
 )

@@ -48,7 +48,10 @@ def is_sound(markdown: str) -> None:
     allowed = r"(</?details>|</?summary>|</?code>|<!-- flowplan:project=[\w.:/%]* digest=[\w.:/%]* -->)"
     for piece in html:
         assert set(re.findall(r"<[^>]*>", piece)) <= set(re.findall(allowed, piece)), piece
-    foreign = {"link_open", "image", "em_open", "s_open", "code_inline", "heading_open"}
+    for inline in (t for t in tokens(markdown) if t.type == "inline"):
+        spans = [c for c in inline.children or () if c.type == "code_inline"]
+        assert not spans or inline.content.startswith("on `"), inline.content
+    foreign = {"link_open", "image", "em_open", "s_open", "heading_open"}
     kinds = [t.type for t in tokens(markdown)] + [c.type for t in tokens(markdown) for c in t.children or ()]
     assert kinds.count("heading_open") == 1 and kinds.count("em_open") <= 1
     assert not (foreign - {"heading_open", "em_open"}) & set(kinds)

@@ -222,6 +222,21 @@ def _title(plan: Plan) -> str:
     return f"{words.get(plan.mode, 'Plan for')} {harmless(plan.project)}"
 
 
+def engines(plan: Plan) -> list[str]:
+    """Return a sentence for each provider entry of the plan: which engine it is, or how it is set where none was asked."""
+    names = {change.provider for change in plan.changes if is_shown(change)} | plan.targets.keys()
+    return [f"{harmless(name)}: {_engine(plan, name)}" for name in sorted(names)]
+
+
+def _engine(plan: Plan, name: str) -> str:
+    target = plan.targets.get(name)
+    if target:
+        return harmless(str(target.get("label") or target.get("id") or "unknown"))
+    entry = plan.providers.get(name, {})
+    known = [f"{key} {entry[key]}" for key in ("host", "context", "namespace") if isinstance(entry.get(key), str)]
+    return harmless(", ".join([*known, "not asked"]))
+
+
 def only_records(plan: Plan) -> str:
     """What applying a plan does that only looked for changes; "" for any other plan, and where there is none."""
     if plan.mode != "refresh_only" or not any(map(is_shown, plan.changes)):

@@ -80,6 +80,13 @@ def _code(text: str) -> str:
     return "<code>" + re.sub(r"[^\w .,:;/=()%+-]|_", lambda m: f"&#{ord(m[0])};", harmless(text)) + "</code>"
 
 
+def _span(text: str) -> str:
+    """Return one line of text as a code span that its content cannot end; not for tables, whose cells a ``|`` ends."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
 def _fenced(lines: Sequence[str], language: str) -> str:
     """A fence that its content cannot close."""
     runs = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
@@ -98,6 +105,7 @@ def _folded(title: str, body: str) -> str:
 def _head(plan: Plan) -> str:
     text = f"{marker(plan)}\n### {_entities(_cut(groups.verdict(plan)))}\n\n"
     text += "".join(f"- **{line}**\n" for line in _warnings(plan))
+    text += "".join(f"- on {_span(engine)}\n" for engine in groups.engines(plan))
     room = _LONGEST_REMARKS
     for number, remark in enumerate(plan.diagnostics):
         line = f"- {_entities(_cut(str(remark)))}\n"

@@ -58,6 +58,8 @@ def plan_text(
     style = _Style(colour, full, context, max(width, 40), explain, now)
     shown_groups = groups.grouped(plan.changes)
     yield from _verdict(plan, style)
+    for engine in groups.engines(plan):
+        yield from _wrapped(f"on {engine}", "", style)
     yield from _dangers(plan, style)
     for group in shown_groups:
         yield ""

@@ -61,6 +61,9 @@ def _sendable(header: str) -> str:
     return header
 
 
+IN_CLUSTER = "in-cluster"
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One API server as one user sees it.
@@ -116,7 +119,7 @@ def _from_service_account(settings: Mapping[str, Any]) -> Endpoint:
     namespace = own.read_text(encoding="utf-8").strip() if own.is_file() else "default"
     return Endpoint(
         server=server,
-        label="in-cluster",
+        label=IN_CLUSTER,
         namespace=settings.get("namespace") or namespace,
         credentials=Credentials(lambda: _token_file(ACCOUNT / "token"), refreshable=True),
         tls=_trust(authority, verify=True),

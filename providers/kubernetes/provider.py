@@ -9,6 +9,7 @@ from datetime import datetime
 
 from flowplan.providers import polling
 from flowplan.providers.kubernetes import finding, jobs, observing
+from flowplan.providers.kubernetes.connection import IN_CLUSTER
 from flowplan.providers.kubernetes.dropping import noted
 from flowplan.providers.kubernetes.reading import LINEAGE, label, observed
 from flowplan.providers.kubernetes.requests import Api
@@ -30,7 +31,10 @@ class KubernetesProvider:
     def target(self) -> Target:
         """The cluster: UID of ``kube-system``, the user's ``cluster_id``, or a hash of server and CA (G5)."""
         if self._target is None:
-            self._target = Target("kubernetes", self._cluster_id(), self._api.endpoint.label)
+            place = self._api.endpoint
+            context = place.label if place.label == IN_CLUSTER else f"context {place.label}"
+            label = f"{context}, namespace {place.namespace} ({place.server})"
+            self._target = Target("kubernetes", self._cluster_id(), label)
         return self._target
 
     def _cluster_id(self) -> str:

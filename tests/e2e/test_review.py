@@ -9,13 +9,17 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Project, until
 
-from flowplan.schemas.plan_documents import schema_faults
+from flowplan.clock import timestamp
+from flowplan.schemas.plan_documents import read_plan, schema_faults, write_plan
+from flowplan.state.store import Store
 
 SLEEP = """\
 flowplan: 1
@@ -172,17 +176,26 @@ runs:
     assert (project.directory / "first").read_text() == (project.directory / "then").read_text() == "ran\n"
 
 
+def resealed(project: Project, name: str, **facts: Any) -> None:
+    """Write the last plan with other facts, as flowplan itself would have."""
+    state = project.directory / ".flowplan"
+    store = Store.open(state / "state.db", read_only=True)
+    write_plan(replace(read_plan(state / "plan.json").plan, **facts), project.directory / name, store.key)
+    store.close()
+
+
 def test_an_old_plan_is_refused(project: Project) -> None:
     project.write(SLEEP)
     project.ok("plan", "--out", "short.json", "--max-age", "1s")
     project.ok("plan", "--out", "long.json", "--max-age", "1h")
-    old = time.time() - 7200
-    os.utime(project.directory / "long.json", (old, old))
+    resealed(project, "old.json", made_at=timestamp(datetime.now(UTC) - timedelta(hours=2)))
+    now = time.time()
+    os.utime(project.directory / "old.json", (now, now))
     assert json.loads((project.directory / "long.json").read_text())["expires_at"]
     time.sleep(1.2)
     for command in (["apply", "--yes", "short.json"], ["plan", "--check", "short.json"]):
         assert "expired" in project.ok(*command, code=4).err
-    assert "--max-age" in project.ok("apply", "--yes", "long.json", "--max-age", "1h", code=4).err
+    assert "--max-age" in project.ok("apply", "--yes", "old.json", "--max-age", "1h", code=4).err
     project.ok("plan", "--check", "long.json")
     project.ok("plan", "--max-age", "soon", code=7)
     assert project.status() == {}
