@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -13,8 +13,9 @@ from typing import Any
 from flowplan.engines import Engines
 from flowplan.providers.protocol import CUT, LogLine
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError
+from flowplan.schemas.redaction import Matcher, Stream
 from flowplan.schemas.runs import Observed, Recorded
-from flowplan.schemas.secrets import Redactor, tokens_in
+from flowplan.schemas.secrets import Redactor, decoded, encoded, tokens_in
 from flowplan.state.lock import others_write
 
 Seen = tuple[str, Any]
@@ -188,11 +189,11 @@ class LogStreams:
         try:
             provider = self._engines.provider(record.provider)
             learn_secrets(self._engines, record, self._redactor)
-            text_of = Redacting(self._redactor)
-            for line in provider.logs(record, follow=True, tail=None, stop=self._stop):
+            lines = provider.logs(record, follow=True, tail=None, stop=self._stop)
+            for line in redacted(lines, self._redactor):
                 if self._stop.is_set():
                     return
-                self._show(record.address, line._replace(text=text_of(line)))
+                self._show(record.address, line)
         except (FlowplanError, RuntimeError) as error:  # RuntimeError: no further thread to read it with
             # Output that cannot be streamed is no fault of the run: it goes on, its tail is stored at its end.
             self._show(record.address, LogLine(f"(output is not streamed: {error})", "stderr"))
@@ -224,22 +225,54 @@ class LogStreams:
         self._stop.set()
 
 
-class Redacting:
-    """The redacted text of one line after another of a run's output; secrets in lines that come in pieces are found."""
+def redacted(lines: Iterable[LogLine], redactor: Redactor) -> Iterator[LogLine]:
+    """The lines of a run's output without secrets, also without those that go over several lines or pieces of one.
 
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-        self._rest: dict[str, str] = {}
+    A line whose end may begin a secret waits for what follows.
+    """
+    streams: dict[str, _RedactedLines] = {}
+    for line in lines:
+        matcher = redactor.matcher
+        if matcher is None:
+            yield line
+            continue
+        yield from streams.setdefault(line.stream, _RedactedLines(matcher, line.stream)).feed(line, matcher)
+    for stream in streams.values():
+        yield from stream.rest()
 
-    def __call__(self, line: LogLine) -> str:
-        """What may be shown of a line now."""
-        text = self._rest.pop(line.stream, "") + line.text
-        if line.goes_on:
-            shown, self._rest[line.stream] = self._redactor.split(text)
-            return shown
-        if text.endswith(CUT):
-            return self._redactor.split(text.removesuffix(CUT))[0] + CUT
-        return self._redactor(text)
+
+class _RedactedLines:
+    """One stream of ``redacted``."""
+
+    def __init__(self, matcher: Matcher, name: str) -> None:
+        self._stream, self._name = Stream(matcher), name
+        self._begun = b""
+        self._at: str | None = None
+
+    def feed(self, line: LogLine, matcher: Matcher) -> Iterator[LogLine]:
+        """What can be shown after a further line."""
+        self._stream.matcher = matcher
+        cut = line.text.endswith(CUT)
+        data = self._begun + self._stream.feed(encoded(line.text.removesuffix(CUT)))
+        if cut:  # how a secret that was cut goes on will never be known
+            self._stream.drop()
+            data += CUT.encode()
+        data += b"" if line.goes_on else self._stream.feed(b"\n")
+        *whole, self._begun = data.split(b"\n")
+        at = self._at or line.at
+        for one in whole:
+            yield LogLine(decoded(one), self._name, at)
+            at = line.at
+        if line.goes_on and self._begun:
+            yield LogLine(decoded(self._begun), self._name, at, goes_on=True)
+            self._begun = b""
+        self._at = None if whole and not self._begun else at
+
+    def rest(self) -> Iterator[LogLine]:
+        """What waited for more that did not come."""
+        data = (self._begun + self._stream.flush()).removesuffix(b"\n")
+        for one in data.split(b"\n") if data else ():
+            yield LogLine(decoded(one), self._name, self._at)
 
 
 def without_secrets_of_runs(
@@ -271,11 +304,15 @@ def tail_of(engines: Engines, record: Recorded, redactor: Redactor, lines: int =
     try:
         learn_secrets(engines, record, redactor)
         provider = engines.provider(record.provider)
-        text_of = Redacting(redactor)
-        return redactor("\n".join(map(text_of, provider.logs(record, follow=False, tail=lines))))
+        return tail_text(redacted(provider.logs(record, follow=False, tail=lines), redactor))
     except FlowplanError:
         # The end of the run is what matters; that its output is gone is told by `flowplan logs`.
         return ""
+
+
+def tail_text(lines: Iterable[LogLine]) -> str:
+    """Lines as they are stored; those that came in pieces are whole."""
+    return "".join(line.text if line.goes_on else f"{line.text}\n" for line in lines).removesuffix("\n")
 
 
 def undisputed(seen: Sequence[Observed], state: Path) -> tuple[list[Observed], list[Observed]]:

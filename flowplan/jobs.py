@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flowplan.engines import Engines
-from flowplan.following import Redacting, tail_of
+from flowplan.following import redacted, tail_of, tail_text
 from flowplan.providers.protocol import LogLine, Order
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.faults import point
@@ -103,7 +103,7 @@ def _remove(engines: Engines, redactor: Redactor, done: Done) -> None:
             point("engine:delete:before")
             engines.provider(record.provider).delete(record, record.settings.grace_period)
             point("engine:delete:after")
-        tail = "" if record.output_tail else redactor("\n".join(map(Redacting(redactor), heard.copy()))) or tail
+        tail = "" if record.output_tail else tail_text(redacted(heard.copy(), redactor)) or tail
         if tail:
             done.tails[record.run_id] = tail
         done.removed.append(record)

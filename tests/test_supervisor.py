@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from flowplan.planner.manifests import ResolvedRun, process
 from flowplan.providers.process import output
@@ -27,11 +25,11 @@ from flowplan.providers.process.exits import meaning
 from flowplan.providers.process.provider import ProcessProvider
 from flowplan.providers.process.redaction import known_to, values_behind_tokens
 from flowplan.providers.process.runfiles import RunFiles
-from flowplan.providers.process.supervisor import Redaction, Secrets, stat_of
+from flowplan.providers.process.supervisor import stat_of
 from flowplan.providers.protocol import Context, Order
 from flowplan.schemas.errors import FlowplanError, ProviderError, Refused, StartFailed
 from flowplan.schemas.runs import Identity, Observed, Recorded, Settings, Status
-from flowplan.schemas.secrets import Redactor, SecretSource, forms_of, token
+from flowplan.schemas.secrets import SecretSource, token
 
 PATIENCE = 10.0
 
@@ -624,53 +622,6 @@ def test_a_secret_in_the_program_name_is_not_in_the_error(host: Host) -> None:
     with pytest.raises(StartFailed) as failure:
         host.provider.create(order)
     assert "hunter2" not in f"{failure.value} {finding}"
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_secrets_in_pieces_are_found(size: int) -> None:
-    text = "x abcd abcdefg cdeX abc abcdef cdabcdefgX end abcd"
-    redaction = Redaction(Secrets(["abcd", "abcdefg", "cdeX"], []))
-    parts = [text[at : at + size].encode() for at in range(0, len(text), size)]
-    shown = b"".join([redaction.feed(part) for part in parts] + [redaction.rest()]).decode()
-    assert shown == "x (sensitive) (sensitive) (sensitive) abc (sensitive)ef cd(sensitive)X end (sensitive)"
-
-
-def test_what_cannot_become_a_secret_is_shown_at_once() -> None:
-    redaction = Redaction(Secrets(["hunter2"], []))
-    assert redaction.feed(b"progress 10%\r") == b"progress 10%\r"
-    assert redaction.feed(b"hun") == b""
-    assert redaction.feed(b"ny") == b"hunny"
-
-
-@settings(deadline=None, max_examples=200)
-@given(
-    st.sets(
-        st.text('ab1 "\\\né+/', min_size=2, max_size=9).filter(lambda t: len(t.strip()) > 1), min_size=1, max_size=3
-    ),
-    st.lists(st.text('ab1 "\\\né+/', max_size=12), max_size=6),
-    st.lists(st.integers(1, 9), min_size=1, max_size=5),
-)
-def test_a_stream_in_pieces_is_redacted_like_a_whole_text(
-    secrets: set[str], texts: list[str], sizes: list[int]
-) -> None:
-    data = "".join(part + secret for part, secret in zip(texts, [*secrets] * 6, strict=False)).encode()
-    known = forms_of(secrets)
-    redaction = Redaction(Secrets(list(known.anywhere), list(known.words)))
-    shown, at = b"", 0
-    for size in (sizes * len(data))[: len(data)]:
-        shown += redaction.feed(data[at : at + size])
-        at += size
-    whole = Redaction(Secrets(list(known.anywhere), list(known.words)))
-    shown += redaction.feed(data[at:]) + redaction.rest()
-    assert shown == whole.feed(data) + whole.rest()
-    if not known.words:
-        assert shown.decode() == Redactor(secrets)(data.decode())
-
-
-def test_short_secrets_are_words_of_their_own() -> None:
-    redaction = Redaction(Secrets([], ["ab", "1"]))
-    shown = [redaction.feed(part) for part in (b"ab ", b"cab a", b"b abc a", b"b1 1", b" x-a", b"b")]
-    assert b"".join([*shown, redaction.rest()]) == b"(sensitive) cab (sensitive) abc ab1 (sensitive) x-(sensitive)"
 
 
 def test_a_run_may_print_what_it_inherits() -> None:

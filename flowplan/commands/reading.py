@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flowplan.commands.arguments import check_format
-from flowplan.following import Redacting, undisputed
+from flowplan.following import redacted, undisputed
 from flowplan.gather import engines_of, observe
 from flowplan.output import Bursts, Output, harmless, reader_gone
 from flowplan.planner.plan import names
@@ -184,13 +184,12 @@ def _attempt(store: Store, address: str, attempt: int | None) -> Recorded:
 
 def _stream(provider: Any, record: Recorded, follow: bool, tail: int | None, output: Output, format: str) -> int:
     output.redactor.add(provider.secret_values(record))
-    text_of = Redacting(output.redactor)
     count = 0
     stop = reader_gone(sys.stdout) if follow else None
     with Bursts(output) as bursts:
-        for line in provider.logs(record, follow=follow, tail=tail, stop=stop):
+        for line in redacted(provider.logs(record, follow=follow, tail=tail, stop=stop), output.redactor):
             count += 1
-            bursts.data(_shown(text_of(line), line.stream, line.at, format))
+            bursts.data(_shown(line.text, line.stream, line.at, format))
     return count
 
 

@@ -29,11 +29,12 @@ from flowplan.providers.process.watching import watch
 from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, Order
 from flowplan.schemas.errors import ProviderError, Refused, StartFailed
 from flowplan.schemas.faults import point
+from flowplan.schemas.forms import forms_of
 from flowplan.schemas.limits import core_before
 from flowplan.schemas.places import refuse_foreign
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Objects, Observed, Recorded, Target
-from flowplan.schemas.secrets import Redactor, forms_of, reveal, tokens_in
+from flowplan.schemas.secrets import Redactor, reveal, tokens_in
 
 DEFAULT_GRACE = 30.0
 START_PATIENCE = 30.0
@@ -280,8 +281,7 @@ def _request(order: Order) -> dict[str, Any]:
         "retries": process.get("retries", 0),
         "grace": process.get("grace_period", DEFAULT_GRACE),
         "core": core_before(),
-        "redact": sorted(hidden.anywhere),
-        "redact_words": sorted(hidden.words),
+        "redact": {kind: sorted(forms) for kind, forms in hidden._asdict().items() if forms},
     }
 
 

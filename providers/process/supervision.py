@@ -14,6 +14,9 @@ from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any
 
+import ahocorasick_rs
+
+import flowplan
 from flowplan.providers.process.supervisor import FULL, NO_ROOM
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.faults import point
@@ -125,13 +128,14 @@ class _Pipe:
 def _spawn(runs_dir: Path) -> subprocess.Popen[bytes]:
     """Start a supervisor in a session of its own, with an empty environment and nothing of ours open."""
     script = Path(__file__).with_name("supervisor.py")
+    libraries = {Path(file).parents[1] for file in (flowplan.__file__, ahocorasick_rs.__file__)}  # what redacts output
     # A fault point is for the tests of sudden ends; no other variable is of use to it.
     environment = {name: os.environ[name] for name in ("FLOWPLAN_FAULT",) if name in os.environ}
     try:
         log = os.open(runs_dir / "supervisor.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-E", str(script), str(runs_dir)],
+                [sys.executable, "-I", "-S", "-E", str(script), str(runs_dir), *map(str, libraries)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,8 +1,8 @@
 """Starts runs, outlives flowplan, keeps their time limits and records how they end.
 
 One such process serves one flowplan command, whatever the number of runs. It is started as
-``python -I -S -E supervisor.py RUNS_DIR`` and imports nothing but a few modules of the standard library, so that it
-stays small. Requests and replies are lines of JSON on its stdin and stdout; secrets travel nowhere else. When flowplan
+``python -I -S -E supervisor.py RUNS_DIR LIBRARY...`` and imports nothing but a few modules of the standard library, so
+that it stays small; where a run's output must be redacted, also what does that, from one of the libraries. Requests and replies are lines of JSON on its stdin and stdout; secrets travel nowhere else. When flowplan
 ends, the pipes close, and the supervisor goes on until its last run is recorded.
 
 How a run is started exactly once, whoever is killed whenever:
@@ -31,7 +31,6 @@ import gc
 import heapq
 import json
 import os
-import re
 import resource
 import select
 import signal
@@ -43,12 +42,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from flowplan.schemas.redaction import Matcher, Stream
+
 CHUNK = 65536
-HEAD = 4
-"""Bytes by which secrets are found; shorter ones are words."""
-LONGEST_WORD = 16
-"""Bytes of a shorter one, at most: 3 characters."""
-HIDDEN = b"(sensitive)"
+PIPE = 1 << 20
+"""Bytes that a pipe holds whose content is redacted, where the host allows it: a run seldom waits for us."""
 MOST_KNOWN = 64
 MOST_CHUNKS = 16
 """More than a pipe can hold."""
@@ -160,100 +158,20 @@ def _fault(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Secrets:
-    """The texts by which secrets may appear, found by their first bytes: a thousand of them cost no more than one.
-
-    Args:
-        forms: looked for everywhere; at least 4 characters each.
-        words: looked for where they stand as words of their own.
-    """
-
-    def __init__(self, forms: list[str], words: list[str]) -> None:
-        self.table: dict[bytes, list[bytes]] = {}
-        for form in sorted({os.fsencode(form) for form in forms}, key=len, reverse=True):
-            self.table.setdefault(form[:HEAD], []).append(form)
-        self.starts = {head[:size] for head in self.table for size in range(1, HEAD)}
-        known = sorted(map(os.fsencode, words), key=len, reverse=True)
-        alone = rb"(?<![\w\x80-\xff])(?:" + b"|".join(map(re.escape, known)) + rb")(?![\w\x80-\xff])"
-        self.words = re.compile(alone) if known else None
-        self.word_starts = {word[:size] for word in known for size in range(1, len(word) + 1)}
+_known: dict[str, Matcher] = {}
 
 
-class Redaction:
-    """Replaces secrets in a stream of bytes, also when they arrive in pieces."""
-
-    def __init__(self, secrets: Secrets) -> None:
-        self.secrets = secrets
-        self.held = b""
-        self.word = b""
-        self.before = b""
-
-    def feed(self, data: bytes, *, last: bool = False) -> bytes:
-        """The part of everything fed so far that can be shown now; what may be the start of a secret is held back."""
-        data, table = self.held + data, self.secrets.table
-        shown, end = [], 0
-        hold = len(data)
-        for start in [i for i in range(len(data) - HEAD + 1) if data[i : i + HEAD] in table]:
-            if start < end:
-                continue
-            size = self._size_at(data, start, last)
-            if size < 0:
-                hold = start
-                break
-            if size:
-                shown += [data[end:start], HIDDEN]
-                end = start + size
-        if hold == len(data) and not last:
-            hold -= next(
-                (n for n in range(min(HEAD - 1, len(data) - end), 0, -1) if data[-n:] in self.secrets.starts), 0
-            )
-        self.held = data[hold:]
-        return self._without_words(b"".join([*shown, data[end:hold]]), last)
-
-    def _size_at(self, data: bytes, start: int, last: bool) -> int:
-        """Length of the secret at a place, 0 for none, -1 when it depends on what follows."""
-        for form in self.secrets.table[data[start : start + HEAD]]:
-            if data.startswith(form, start):
-                return len(form)
-            if not last and len(data) - start < len(form) and form.startswith(data[start:]):
-                return -1
-        return 0
-
-    def rest(self) -> bytes:
-        """What was held back, at the end of the stream."""
-        return self.feed(b"", last=True)
-
-    def _without_words(self, data: bytes, last: bool) -> bytes:
-        """Without words that are secrets; one that begins at the end, or that may go on, is held back."""
-        if self.secrets.words is None:
-            return data
-        start, data = len(self.before), self.before + self.word + data
-        sizes = range(len(data) - start, 0, -1) if len(data) - start < LONGEST_WORD else range(LONGEST_WORD, 0, -1)
-        end = len(data) if last else len(data) - next((n for n in sizes if data[-n:] in self.secrets.word_starts), 0)
-        shown, told = [], start
-        for found in self.secrets.words.finditer(data, start):
-            if found.end() > end:
-                end = min(end, found.start())
-                break
-            shown += [data[told : found.start()], HIDDEN]
-            told = found.end()
-        shown.append(data[told:end])
-        self.word, self.before = data[end:], data[:end][-1:]
-        return b"".join(shown)
-
-
-_known: dict[tuple[str, ...], Secrets] = {}
-
-
-def _secrets(forms: list[str], words: list[str]) -> Secrets | None:
-    """What to look for in a run's output; runs with the same secrets share it."""
-    if not forms and not words:
+def _matcher(redact: dict[str, list[str]]) -> Matcher | None:
+    """What to look for in a run's output; runs with the same secrets share it. What it takes is loaded when needed."""
+    if not any(redact.values()):
         return None
-    key = (*forms, "", *words)
+    from flowplan.schemas.redaction import Matcher
+
+    key = json.dumps(redact)
     if key not in _known:
         if len(_known) >= MOST_KNOWN:
             _known.clear()
-        _known[key] = Secrets(forms, words)
+        _known[key] = Matcher(**{kind: map(os.fsencode, forms) for kind, forms in redact.items()})
     return _known[key]
 
 
@@ -270,7 +188,7 @@ class Run:
         self.grace: float = request.get("grace", 30.0)
         self.retries: int = request.get("retries", 0)
         self.core: int | None = request.get("core")
-        self.secrets = _secrets(request.get("redact", []), request.get("redact_words", []))
+        self.secrets = _matcher(request.get("redact", {}))
         self.files: list[str] = []
         self.pid = 0
         self.code = 0
@@ -281,7 +199,7 @@ class Run:
         self.first_start = 0
         self.clock = 0.0
         self.errors = -1
-        self.pipes: dict[int, tuple[int, Redaction]] = {}
+        self.pipes: dict[int, tuple[int, Stream]] = {}
 
     def path(self, name: str) -> str:
         return f"{self.directory}/{name}"
@@ -559,8 +477,10 @@ class Supervisor:
         except OSError:
             os.close(file)
             raise
-        os.set_blocking(reader, False)
-        run.pipes[reader] = (file, Redaction(run.secrets))
+        from flowplan.schemas.redaction import Stream
+
+        _widen(reader)
+        run.pipes[reader] = (file, Stream(run.secrets))
         return writer
 
     def _adopt(self, run: Run) -> None:
@@ -598,14 +518,14 @@ class Supervisor:
         except BlockingIOError:
             return
         if data:
-            file, redaction = run.pipes[fd]
-            _write_output(file, redaction.feed(data))
+            file, stream = run.pipes[fd]
+            _write_output(file, stream.feed(data))
         else:
             self._close_output(run, fd)
 
     def _close_output(self, run: Run, fd: int) -> None:
-        file, redaction = run.pipes.pop(fd)
-        _write_output(file, redaction.rest())
+        file, stream = run.pipes.pop(fd)
+        _write_output(file, stream.flush())
         self._forget(fd)
         os.close(fd)
         os.close(file)
@@ -771,6 +691,14 @@ def _write(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
+def _widen(reader: int) -> None:
+    os.set_blocking(reader, False)
+    try:
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE)
+    except OSError:
+        return  # this user's pipes hold as much as they may
+
+
 def _write_output(fd: int, data: bytes) -> None:
     try:
         _write(fd, data)
@@ -800,4 +728,5 @@ def main(runs_dir: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.path += sys.argv[2:]
     main(sys.argv[1])
