@@ -61,9 +61,9 @@ def _forms(value: str) -> Forms:
     lines = {row.strip() for row in rows if len(row.strip()) >= LINE} if len(rows) > 1 else set()
     whole = {value, value.strip()} if len(value) <= 4 * LONG else set()
     found, room = lines | whole, _MOST
-    for form in _written(
-        [text for text in sorted(whole | lines, key=len, reverse=True) if not _SIMPLE.fullmatch(text)]
-    ):
+    found |= {cased for text in whole if len(text) >= CASED for cased in (text.upper(), text.lower())}
+    texts = sorted(whole | lines, key=len, reverse=True)
+    for form in _written([text for text in texts if not _SIMPLE.fullmatch(text)]):
         if form not in found:
             found.add(form)
             room -= len(form)
@@ -100,8 +100,6 @@ def _once(text: str) -> Iterator[str]:
         yield _table(text, encoder)
     yield from _quoted(text)
     yield from _percent(text)
-    if len(text) >= CASED:
-        yield from (text.upper(), text.lower())
     yield as_bytes(text).decode("utf-8", "replace")
     if not text.isascii() and all(c < "\u0100" for c in text):
         latin = text.encode("latin-1")
