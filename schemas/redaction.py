@@ -168,7 +168,7 @@ class Matcher:
         first = max(0, len(data) - self._longest)
         tail = data[first:]
         found = self._find_starts.find_matches_as_indexes(tail, overlapping=True)
-        starts = [*sorted(start for _, start, _ in found), *range(max(0, len(tail) - SHORTEST), len(tail))]
+        starts = sorted({*(start for _, start, _ in found), *range(max(0, len(tail) - SHORTEST), len(tail))})
         return first + next((start for start in starts if self._may_go_on(tail[start:])), len(tail))
 
     def _may_go_on(self, end: bytes) -> bool:
