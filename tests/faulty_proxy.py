@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import http.client
+import io
 import os
 import re
 import socket
@@ -31,7 +32,9 @@ class Fault:
             the engine did it), ``reset`` (connection reset before the engine hears of it), ``lose`` (after it did it),
             ``hang`` (no answer until ``release``), ``slow`` (``seconds`` late), ``cut`` (connection reset after
             ``after`` bytes and at least ``seconds`` of the answer), ``end`` (the same, but as a proper end),
-            ``say`` (a stream that says ``body`` and ends).
+            ``say`` (a stream that says ``body`` and ends), ``clip`` (the engine does it, and of its whole answer, the
+            header counted, the first ``after`` bytes arrive before the connection is reset), ``clipend`` (the same, but
+            as a proper end). ``said`` is the answer that was clipped, for those who try each of its bytes.
         method, path: regular expressions, the path with its query; skip: matching requests that pass before;
         times: how many are hit; hits: how many were.
     """
@@ -47,6 +50,7 @@ class Fault:
     seconds: float = 0.0
     after: int = 0
     hits: int = 0
+    said: bytes = b""
 
     def matches(self, method: str, path: str) -> bool:
         return bool(re.fullmatch(self.method, method) and re.search(self.path, path))
@@ -206,6 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.what in ("hide", "lose"):
                 answer.read()
                 return self._say(fault) if fault.what == "hide" else self._reset()
+            if fault.what in ("clip", "clipend"):
+                return self._clip(answer, fault)
             self._pass_on(answer, fault)
         finally:
             upstream.close()
@@ -257,6 +263,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data if sized else b"%x\r\n%s\r\n" % (len(data), data))
         if not sized:
             self.wfile.write(b"0\r\n\r\n")
+
+    def _clip(self, answer: http.client.HTTPResponse, fault: Fault) -> None:
+        ours, self.wfile = self.wfile, io.BytesIO()
+        self._pass_on(answer, Fault("pass"))
+        fault.said, self.wfile = self.wfile.getvalue(), ours
+        self.wfile.write(fault.said[: fault.after])
+        self.wfile.flush()
+        self.close_connection = True
+        if fault.what == "clip":
+            self._reset()
 
     def _reset(self) -> None:
         self.close_connection = True
