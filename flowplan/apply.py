@@ -20,7 +20,7 @@ from flowplan.schedule import Schedule, Step, steps_of
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed, StateLocked
 from flowplan.schemas.events import Event
 from flowplan.schemas.plans import Action, Change, Plan
-from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.schemas.runs import Observed, Recorded, Status, remark
 from flowplan.state.lock import WriterLock, others_write
 from flowplan.state.rows import progressed
 from flowplan.state.store import Store
@@ -164,6 +164,8 @@ class Runner:
             self._settle_removed(one)
         self._observed(last_seen([*(d.seen for d in done if d.seen), *seen]))
         for one in done:
+            for place, words in ((one.seen and one.seen.remarks) or {}).items():
+                self.sink.note(f"warning: {one.address}: {remark(place, words)}")
             self._settle(one)
         for one in cleared:
             if one.error:

@@ -329,5 +329,9 @@ def undisputed(seen: Sequence[Observed], state: Path) -> tuple[list[Observed], l
 
 def last_seen(seen: Iterable[Observed]) -> list[Observed]:
     """Only the newest of several looks at the same attempt, in order."""
-    newest = {one.run_id: one for one in seen}
+    newest: dict[str, Observed] = {}
+    for one in seen:
+        before = newest.get(one.run_id)
+        remarks = before.remarks if before and one.remarks is None else one.remarks  # they are said once
+        newest[one.run_id] = replace(one, remarks=remarks) if remarks is not one.remarks else one
     return list(newest.values())

@@ -403,7 +403,7 @@ def observe(
     """
     by_provider: dict[str, list[Recorded]] = {}
     for record in records.values():
-        if record.status.live or record.status is Status.LOST:
+        if record.status.live or record.status is Status.LOST or record.image:  # whose tag may have moved
             by_provider.setdefault(record.provider, []).append(record)
         else:
             by_provider.setdefault(record.provider, [])

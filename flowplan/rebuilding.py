@@ -253,6 +253,7 @@ def _record(
         created_at=seen.started_at or timestamp(),
         started_at=seen.started_at,
         finished_at=seen.finished_at,
+        image=seen.image,
     )
 
 

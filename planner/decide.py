@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from flowplan.planner.diff import changed_fields, drifted_fields, patched, settings_fields
-from flowplan.planner.manifests import IN_PLACE, Manifests, content_labels, content_of
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_labels, content_of
 from flowplan.planner.reasons import changed_sentence, current, facts_of, how_it_ended
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, RunFacts
 from flowplan.schemas.runs import Desired, Objects, Observed, Recorded, Rendered, Status, Target, digest
@@ -131,7 +131,26 @@ def _fields(case: Decision, record: Recorded, status: Status, wanted: Rendered) 
     settings = settings_fields(record.settings, case.desired.settings, kept)
     if status.final:
         settings = tuple(s for s in settings if s.effect != IN_PLACE)
+        if case.desired.settings.rerun == "on_change" and (moved := moved_tag(record, case.seen)):
+            rule = f"{moved.name} means another image than the one that ran"
+            settings += (FieldChange("/Run/image", moved.ran, moved.now, REPLACE, rule),)
     return (*fields, *settings, *_drift(case, record, status, fields, ignore))
+
+
+class MovedTag(NamedTuple):
+    """A reference to an image, the id of the image that ran, and the id that it means now."""
+
+    name: str
+    ran: str
+    now: str
+
+
+def moved_tag(record: Recorded, seen: Observed | None) -> MovedTag | None:
+    """Return what has become of the tag of the image that ran; None when it still means that image, or nobody knows."""
+    image = record.image or (seen.image if seen else {})
+    if seen is None or not seen.tag_now or not image.get("id") or seen.tag_now == image["id"]:
+        return None
+    return MovedTag(image.get("name", ""), image["id"], seen.tag_now)
 
 
 def _drift(
@@ -141,6 +160,8 @@ def _drift(
     if not status.live or not case.seen or case.seen.live is None:
         return ()
     told = {f.path for f in fields}
+    left_out = tuple(place for place in record.remarks if place)  # the engine cannot have it, which is told
+    ignore = (*ignore, *left_out)
     drift = drifted_fields(record.objects, case.seen.live, case.manifests, managers=case.seen.managers, ignore=ignore)
     return tuple(f for f in drift if f.path not in told)
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from flowplan.planner.decide import Decision, decide, removal
+from flowplan.planner.decide import Decision, decide, moved_tag, removal
 from flowplan.planner.manifests import Manifests
 from flowplan.planner.namesakes import namesakes
 from flowplan.planner.order import ordered
 from flowplan.planner.renames import rename_suggestions
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import Action, Change
-from flowplan.schemas.runs import Desired, Observed, Recorded, Target, run_id
+from flowplan.schemas.runs import Desired, Observed, Recorded, Target, remark, run_id
 from flowplan.schemas.sources import Diagnostic, did_you_mean
 
 
@@ -89,6 +89,7 @@ def make_changes(situation: Situation) -> Decided:
     changes += _removals(situation, recorded, [a for a in recorded if a not in desired and a in chosen])
     remarks = [*_orphans(situation, desired, recorded), *rename_suggestions(changes, desired, recorded)]
     remarks += namesakes(changes)
+    remarks += _said_by_engines(situation, recorded, changes)
     return Decided(tuple(changes), tuple(remarks))
 
 
@@ -217,6 +218,22 @@ def _orphans(
                 hint="`flowplan state rebuild` records it, then `flowplan destroy` can remove it",
                 severity="warning",
             )
+
+
+def _said_by_engines(
+    situation: Situation, recorded: Mapping[str, Recorded], changes: Sequence[Change]
+) -> Iterable[Diagnostic]:
+    """What an engine left out of runs that stay as they are, and tags that mean other images than those that ran."""
+    for change in changes:
+        record = recorded.get(change.address)
+        if record is None or change.action not in (Action.NO_OP, Action.UPDATE):
+            continue
+        for place, words in record.remarks.items():
+            yield Diagnostic(remark(place, words), subject=change.address, severity="warning")
+        if moved := moved_tag(record, situation.observed.get(record.run_id)):
+            message = f"{moved.name} is another image now ({moved.now[:19]}) than the one that ran ({moved.ran[:19]})"
+            hint = f"`--rerun {change.address}` runs the new one, as `rerun: on_change` does"
+            yield Diagnostic(message, subject=change.address, hint=hint, severity="warning")
 
 
 def has_changes(changes: Iterable[Change]) -> bool:

@@ -369,3 +369,33 @@ def api_version(text: str) -> tuple[int, ...]:
     """``1.41`` as numbers that compare; () where it is none."""
     parts = text.split(".")
     return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else ()
+
+
+UNORDERED = frozenset({"Env", "Binds", "ExtraHosts", "CapAdd", "CapDrop", "SecurityOpt", "GroupAdd", "Networks"})
+"""Lists whose order means nothing."""
+
+_NO_LIMIT = {"PidsLimit": (0, -1), "CpuQuota": (0, -1), "MemorySwappiness": (-1,)}
+"""Numbers that mean the same as none."""
+
+
+def meaning(name: str, value: Any) -> Any:
+    """The value of a field as the Engine takes it: what it treats as not set is None."""
+    if name == "RestartPolicy" and isinstance(value, Mapping):
+        policy = str(value.get("Name") or "no"), int(value.get("MaximumRetryCount") or 0)
+        return None if policy == ("no", 0) else policy
+    if name in ("CapAdd", "CapDrop") and isinstance(value, list):
+        value = [str(one).upper().removeprefix("CAP_") for one in value]
+    if name in UNORDERED and isinstance(value, list):
+        value = sorted(map(str, value))
+    if value in _NO_LIMIT.get(name, ()):
+        return None
+    empty = not value and (name != "MemorySwappiness" or value is False)
+    return None if empty else value
+
+
+def same(name: str, asked: Any, host: Mapping[str, Any]) -> bool:
+    """True when the field ``name`` of a live HostConfig is what was asked for, by the Engine's meaning."""
+    found = host.get(name)
+    if name == "MemorySwap" and not asked and (memory := host.get("Memory")):
+        return found in (2 * memory, -1, 0, None)  # its own default
+    return bool(meaning(name, asked) == meaning(name, found))

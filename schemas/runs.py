@@ -162,6 +162,8 @@ class Recorded:
         attempts: executions the engine counted within this attempt (pods, restarts); at least 1 once started.
         present: False when the object is known to be gone from the engine (collected, destroyed, never created).
         plan_digest: digest of the plan under which this attempt was created or last changed.
+        image: what ran, where the engine says it: ``id`` of the image, ``digest`` of the registry.
+        remarks: as ``Observed.remarks``.
         born_as: the address that names and labels were made of, when the record was moved since; else "".
         Times are RFC 3339 in UTC, or None.
     """
@@ -189,6 +191,8 @@ class Recorded:
     finished_at: str | None = None
     output_tail: str = ""
     born_as: str = ""
+    image: Mapping[str, str] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,10 @@ class Observed:
         lineage: of the state that made the object, where that is another one than ours; "" for our own.
         created_at: when the object was created by the engine's clock, or None.
         created_from: who created it and where the state lies, ``user@host:path``, "" when nobody knows.
+        image: ``id`` and ``digest`` of the image that ran; {} where the engine does not say it here.
+        tag_now: id of the image that the run's reference means by now; "" where that is not known.
+        remarks: JSON Pointer into the objects -> why the engine left the field out, "" -> what it says of the object;
+            None where nothing new is said.
     """
 
     run_id: str
@@ -226,10 +234,23 @@ class Observed:
     at: str | None = None
     live: Objects | None = None
     managers: Mapping[str, str] = field(default_factory=dict)
+    image: Mapping[str, str] = field(default_factory=dict)
+    tag_now: str = ""
+    remarks: Mapping[str, str] | None = None
     content: str = ""
     lineage: str = ""
     created_at: str | None = None
     created_from: str = ""
+
+
+def remark(place: str, words: str) -> str:
+    """Say a remark of an engine in a sentence; ``place`` is a JSON Pointer into the objects, or "" for all of them."""
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in place.split("/")[2:]]
+    return (
+        f"the engine left out {'.'.join(parts).removeprefix('Config.')}: {words}"
+        if place
+        else f"the engine says: {words}"
+    )
 
 
 class Target(NamedTuple):

@@ -74,7 +74,7 @@ def dumps(value: Any) -> str:
 def encode_progress(progress: Progress) -> str:
     """The JSON of a progress, without what has its own column."""
     known = {name: getattr(progress, name) for name in _PROGRESS}
-    return dumps({k: dict(v) if k == "handle" else v for k, v in known.items() if v or v == 0})
+    return dumps({k: dict(v) if isinstance(v, Mapping) else v for k, v in known.items() if v or v == 0})
 
 
 def decode_progress(status: str, present: int, outcome: str | None, text: str) -> Progress:

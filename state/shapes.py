@@ -32,6 +32,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "finished_at": _MAYBE_TEXT,
     "output_tail": _TEXT,
     "born_as": _TEXT,
+    "image": _MAPPING,
+    "remarks": _MAPPING,
     # of settings
     "group": _TEXT,
     "needs": (list, tuple),
@@ -51,7 +53,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "at": _TEXT,
     "engine_at": _MAYBE_TEXT,
 }
-_OF_TEXTS = frozenset(["target", "needs", "ignore_changes", "triggers"])
+_OF_TEXTS = frozenset(["target", "image", "remarks", "needs", "ignore_changes", "triggers"])
 
 
 def checked(plain: Mapping[str, Any]) -> Mapping[str, Any]:

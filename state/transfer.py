@@ -135,7 +135,7 @@ def _plain(record: Recorded) -> dict[str, Any]:
         "status": str(record.status),
         "settings": rows.encode_settings(record.settings),
         "target": dict(record.target),
-        "handle": dict(record.handle),
+        **{name: dict(getattr(record, name)) for name in ("handle", "image", "remarks")},
     }
 
 

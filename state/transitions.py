@@ -35,6 +35,8 @@ class Progress:
     created_at: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
+    image: Mapping[str, str] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
 
 def progress_of(record: Recorded) -> Progress:
@@ -54,6 +56,8 @@ def progress_of(record: Recorded) -> Progress:
         created_at=record.created_at,
         started_at=record.started_at,
         finished_at=record.finished_at,
+        image=record.image,
+        remarks=record.remarks,
     )
 
 
@@ -121,10 +125,12 @@ def _filled(now: Progress, seen: Observed) -> dict[str, Any]:
     """Facts that were unknown; who and where may still change while the attempt lives."""
     live = now.status.live
     changes: dict[str, Any] = {"present": seen.exists, "attempts": max(now.attempts, seen.attempts)}
-    for key in ("handle", "infrastructure_id", "name"):
+    for key in ("handle", "infrastructure_id", "name", "image"):
         told = getattr(seen, key)
         if told and (live or not getattr(now, key)):
-            changes[key] = dict(told) if key == "handle" else told
+            changes[key] = told if isinstance(told, str) else dict(told)
+    if seen.remarks is not None:
+        changes["remarks"] = dict(seen.remarks)
     if now.started_at is None:
         changes["started_at"] = seen.started_at
     if now.status.final and now.finished_at is None:

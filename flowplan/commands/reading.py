@@ -113,6 +113,8 @@ def _run_document(record: Recorded) -> dict[str, Any]:
         "started_at": record.started_at,
         "finished_at": record.finished_at,
         "infrastructure_id": record.infrastructure_id,
+        "image": dict(record.image),
+        "remarks": dict(record.remarks),
     }
 
 

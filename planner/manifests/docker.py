@@ -16,6 +16,7 @@ from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, w
 from flowplan.planner.manifests.docker_options import Options
 from flowplan.planner.manifests.docker_values import hosts, parse_volume
 from flowplan.planner.names import docker_label_key, docker_run_name
+from flowplan.schemas.docker_api import meaning
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.quantities import cpus, memory, quantity, size
@@ -46,7 +47,6 @@ UPDATABLE = frozenset(
 CONTENT_LABELS = ("/Container/Config/Labels/dev.flowplan.content",)
 
 _REMOVABLE = frozenset({"PidsLimit", "RestartPolicy"})
-_UNORDERED = frozenset({"Env", "Binds", "ExtraHosts", "CapAdd", "CapDrop", "SecurityOpt", "GroupAdd", "Networks"})
 _GATEWAY_HOST = "host.docker.internal"
 _HOST = ("Config", "HostConfig")
 _ENDPOINTS = ("Config", "NetworkingConfig", "EndpointsConfig")
@@ -142,17 +142,10 @@ def comparable(applied: Objects) -> Objects:
 
 
 def equal(path: str, one: Json, other: Json) -> bool:
-    """True when the engine treats both values alike: lists whose order means nothing, sizes however written."""
+    """True when the engine treats both values alike: no limit however written, lists whose order means nothing."""
     name = path.rpartition("/")[2]
-    if isinstance(one, list) and isinstance(other, list) and name in _UNORDERED:
-        return sorted(map(str, one)) == sorted(map(str, other))
-    if name == "RestartPolicy" and isinstance(one, dict) and isinstance(other, dict):
-        return _policy(one) == _policy(other)
-    return bool(one == other)
-
-
-def _policy(value: Mapping[str, Json]) -> tuple[str, int]:
-    return str(value.get("Name") or "no"), int(value.get("MaximumRetryCount") or 0)
+    values = [None if value is ABSENT else value for value in (one, other)]
+    return bool(meaning(name, values[0]) == meaning(name, values[1]))
 
 
 def _update_effect(name: str, after: Json) -> Effect:

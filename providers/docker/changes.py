@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from flowplan.providers.docker import facts
 from flowplan.providers.docker.connection import Engine, Refusal
 from flowplan.providers.protocol import IMPORTED, Order
+from flowplan.schemas.docker_api import same
 from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.faults import point
 from flowplan.schemas.plans import FieldChange
 from flowplan.schemas.runs import Observed, Recorded
 
+_HOST = "/Container/Config/HostConfig/"
+
 _NO_LIMIT: dict[str, Any] = {"PidsLimit": 0, "RestartPolicy": {"Name": "no"}}
 """What docker update takes for "not set", where it takes anything."""
+
+
+def _changed(fields: Sequence[FieldChange]) -> list[str]:
+    """The names of the limits that a change is about."""
+    return sorted({change.path[len(_HOST) :].split("/")[0] for change in fields if change.path.startswith(_HOST)})
+
+
+def _has_ended(state: Mapping[str, Any]) -> bool:
+    return not (state.get("Running") or state.get("Restarting"))
 
 
 class Changer:
@@ -63,41 +78,90 @@ class Changer:
         found = self.find(record)
         if found is None:
             raise ProviderError("the container is gone", hint="plan again", address=record.address, reason="NotFound")
-        container = order.objects["Container"]
+        container, warnings = order.objects["Container"], []
         try:
-            self._resources(found, container, fields)
+            warnings = self._resources(found["Id"], container, fields)
             point("docker:resources:after")
             self._networks(found, container, fields)
             self._rename(found, container, fields)
         except Refusal as error:
             raise ProviderError(error.message, address=record.address, reason=error.reason) from None
         again = self._engine.get(f"/containers/{found['Id']}/json")
-        return facts.from_inspect(again, self._engine.base_url, record)
+        seen = facts.from_inspect(again, self._engine.base_url, record)
+        return replace(seen, remarks=self._kept_as_it_was(record, container, fields, again, warnings))
 
-    def _resources(self, found: Mapping[str, Any], container: Mapping[str, Any], fields: Sequence[FieldChange]) -> None:
-        prefix = "/Container/Config/HostConfig/"
-        names = {change.path[len(prefix) :].split("/")[0] for change in fields if change.path.startswith(prefix)}
-        if not names:
-            return
+    def _resources(self, found: str, container: Mapping[str, Any], fields: Sequence[FieldChange]) -> list[str]:
+        """Change limits and the restart policy; what the Engine says to that."""
         wanted = container["Config"].get("HostConfig", {})
-        body = {name: wanted.get(name, _NO_LIMIT.get(name)) for name in sorted(names)}
+        body = {name: wanted.get(name, _NO_LIMIT.get(name)) for name in _changed(fields)}
+        if not body:
+            return []
         if body.get("Memory") and "MemorySwap" not in wanted:
             body["MemorySwap"] = 2 * body["Memory"]  # what the Engine gives a new container (D20)
-        self._engine.post(f"/containers/{found['Id']}/update", body)
+        said: list[str] = []
+
+        def ask() -> None:
+            answer = self._engine.request("POST", f"/containers/{found}/update", body=body)
+            with contextlib.suppress(ValueError, AttributeError, TypeError):
+                said.extend(str(words) for words in answer.json().get("Warnings") or ())
+
+        def done() -> bool:
+            host = self._engine.get(f"/containers/{found}/json").get("HostConfig") or {}
+            return all(same(name, value, host) for name, value in body.items())
+
+        self._engine.certainly(ask, done)
+        return said
+
+    def _kept_as_it_was(
+        self,
+        record: Recorded,
+        container: Mapping[str, Any],
+        fields: Sequence[FieldChange],
+        again: Mapping[str, Any],
+        warnings: Sequence[str],
+    ) -> dict[str, str]:
+        """The remarks on the container after a change, by what it has now.
+
+        Raises:
+            ProviderError: the Engine answered with success and changed nothing, which it could have done.
+        """
+        wanted, host = container["Config"].get("HostConfig", {}), again.get("HostConfig") or {}
+        remarks, said = dict(record.remarks), " ".join(warnings)
+        for name in _changed(fields):
+            place = f"{_HOST}{name}"
+            known = remarks.pop(place, "")
+            if same(name, wanted.get(name), host):
+                continue
+            if not (known or said):
+                raise ProviderError(
+                    f"the Engine answered that it changed {name}, which still is {host.get(name)}",
+                    hint=f"`flowplan apply --rerun {record.address}` makes a new container with it",
+                    address=record.address,
+                )
+            remarks[place], said = said or known, ""
+        return {**remarks, **({"": said} if said else {})}
 
     def _networks(self, found: Mapping[str, Any], container: Mapping[str, Any], fields: Sequence[FieldChange]) -> None:
         if not any(change.path.startswith("/Container/Networks") for change in fields):
             return
         live, wanted = list(found["NetworkSettings"].get("Networks") or {}), container["Networks"]
-        for network in [name for name in wanted if name not in live]:
-            self._engine.post(f"/networks/{network}/connect", {"Container": found["Id"]})
-        for network in [name for name in live if name not in wanted]:
-            self._engine.post(f"/networks/{network}/disconnect", {"Container": found["Id"]})
+        steps = [(name, "connect") for name in wanted if name not in live]
+        steps += [(name, "disconnect") for name in live if name not in wanted]
+        for network, what in steps:
+            ask = partial(self._engine.post, f"/networks/{network}/{what}", {"Container": found["Id"]})
+            self._engine.certainly(ask, partial(self._is_in, found["Id"], network, what == "connect"))
+
+    def _is_in(self, found: str, network: str, wanted: bool) -> bool:
+        look = self._engine.get(f"/containers/{found}/json")
+        return (network in (look["NetworkSettings"].get("Networks") or {})) is wanted
 
     def _rename(self, found: Mapping[str, Any], container: Mapping[str, Any], fields: Sequence[FieldChange]) -> None:
-        changes = any(change.path == "/Container/Name" for change in fields)
-        if changes and found["Name"].lstrip("/") != container["Name"]:
-            self._engine.post(f"/containers/{found['Id']}/rename", name=container["Name"])
+        name, path = container["Name"], f"/containers/{found['Id']}"
+        if any(change.path == "/Container/Name" for change in fields) and found["Name"].lstrip("/") != name:
+            self._engine.certainly(
+                partial(self._engine.post, f"{path}/rename", name=name),
+                lambda: self._engine.get(f"{path}/json")["Name"].lstrip("/") == name,
+            )
 
     def delete(self, record: Recorded, grace: float) -> None:
         """Stop with ``grace`` seconds between TERM and KILL, remove with anonymous volumes, wait until it is gone."""
@@ -107,21 +171,33 @@ class Changer:
         path = f"/containers/{found['Id']}"
         try:
             if found["State"].get("Paused"):
-                self._tolerant("POST", f"{path}/unpause")
+                self._tolerant("POST", f"{path}/unpause", lambda state: not state.get("Paused"))
             if found["State"].get("Running") or found["State"].get("Restarting"):
-                self._tolerant("POST", f"{path}/stop", grace, t=math.ceil(grace))
+                self._tolerant("POST", f"{path}/stop", _has_ended, grace, t=math.ceil(grace))
                 point("docker:stop:after")
-            removed = self._tolerant("DELETE", path, v=1, force=1)
+            removed = self._tolerant("DELETE", path, lambda state: not state, v=1, force=1)
             point("docker:delete:after")
         except Refusal as error:
             raise ProviderError(error.message, address=record.address, reason=error.reason) from None
         if not removed:
             self._await_gone(path, record)
 
-    def _tolerant(self, method: str, path: str, extra: float = 0.0, **params: Any) -> bool:
-        """A request for which "gone", "stopped already" and "being removed" are success; False for these."""
+    def _tolerant(
+        self, method: str, path: str, done: Callable[[Mapping[str, Any]], bool], extra: float = 0.0, **params: Any
+    ) -> bool:
+        """A request for which "gone", "stopped already" and "being removed" are success; False for these.
+
+        Args:
+            done: tells from the container's state ({} when it is gone) whether it was done, where the answer is lost.
+        """
+        container = "/".join(path.split("/")[:3])
+
+        def looked() -> bool:
+            found = self._engine.find(f"{container}/json")
+            return found is None or done(found["State"])
+
         try:
-            self._engine.request(method, path, params=params, extra=extra)
+            self._engine.certainly(partial(self._engine.request, method, path, params=params, extra=extra), looked)
         except Refusal as error:
             if error.status not in (304, 404, 409):
                 raise

@@ -10,7 +10,9 @@ from flowplan.providers.docker import facts
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.pulling import Images
 from flowplan.providers.protocol import Order
+from flowplan.schemas.docker_api import api_version, unheard
 from flowplan.schemas.plans import Finding
+from flowplan.schemas.sources import dotted
 
 SMALLEST_MEMORY = 6 << 20
 """Bytes below which the Engine refuses a memory limit."""
@@ -111,10 +113,13 @@ class Checks:
     def _features(self, order: Order) -> Iterator[Finding]:
         host = _host(order)
         gateway = any(str(entry).endswith(":host-gateway") for entry in host.get("ExtraHosts") or [])
-        if gateway and not self._engine.api_at_least("1.41"):
+        if gateway and api_version(self._engine.api_version) < (1, 41):
             version = self._engine.info().get("ServerVersion", "")
             message = f"host.docker.internal could not be resolved: Docker Engine {version} has no host-gateway"
             yield Finding(order.identity.address, "warning", "extra_hosts", message, "needs Engine 20.10")
+        for path, why in unheard(_config(order), api_version(self._engine.api_version)):
+            message = f"{dotted(tuple(path.split('/')[1:]))} {why}; this Engine speaks {self._engine.api_version} and leaves it out"
+            yield Finding(order.identity.address, "warning", "option", message, "use another Engine, or take it out")
         runtime = host.get("Runtime")
         if runtime and runtime not in (self._engine.info().get("Runtimes") or {}):
             yield _error(order, "runtime", f"Unknown runtime specified {runtime}", "`docker info` lists the runtimes")

@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -108,9 +108,10 @@ class Engine:
         """True when the Engine's files are this machine's files, as far as one can tell."""
         return self.endpoint.startswith("unix://")
 
-    def api_at_least(self, version: str) -> bool:
-        """True when the Engine speaks this version of its API."""
-        return self.client is not None and not bool(docker.utils.version_lt(self._version, version))
+    @property
+    def api_version(self) -> str:
+        """The version of the API that the Engine speaks."""
+        return self._version if self.client is not None else ""
 
     def info(self) -> dict[str, Any]:
         """``docker info``, asked once."""
@@ -165,10 +166,22 @@ class Engine:
                 return None
             raise
 
-    def post(self, path: str, body: Any = None, *, timeout: float = 0.0, **params: Any) -> Any:
-        """The JSON answer of a POST, or None; ``timeout`` is time that the Engine may take on top of the usual."""
-        answer = self.request("POST", path, params=params, body=body, extra=timeout)
-        return answer.json() if answer.content else None
+    def post(self, path: str, body: Any = None, **params: Any) -> None:
+        """Do a POST of which only the outcome counts; whatever else is in the answer is nobody's concern."""
+        self.request("POST", path, params=params, body=body)
+
+    def certainly(self, ask: Callable[[], object], done: Callable[[], bool]) -> None:
+        """Ask for a change; where the answer is lost or an error, look whether the change was made.
+
+        Raises:
+            EngineUnreachable: nobody knows.
+            Refusal: it was not made.
+        """
+        try:
+            ask()
+        except (EngineUnreachable, Refusal):
+            if not done():
+                raise
 
     def delete(self, path: str, **params: Any) -> None:
         self.request("DELETE", path, params=params)
@@ -216,10 +229,11 @@ class Engine:
             self._broken = True
             raise self.unreachable(error) from None
         self._broken = False
-        if answer.status_code in _AWAY:
-            raise self.unreachable(OSError(f"HTTP {answer.status_code}: {_words(answer)}"))
         if answer.status_code >= 400:
-            raise Refusal(_words(answer), answer.status_code, self.endpoint)
+            words = _engine_words(answer)
+            if words is None or answer.status_code in _AWAY:  # somebody between the Engine and us
+                raise self.unreachable(OSError(f"HTTP {answer.status_code}: {words or _text(answer)}"))
+            raise Refusal(words, answer.status_code, self.endpoint)
         if stream and read_timeout is None:
             _wait_for_ever(answer)
         return answer
@@ -382,7 +396,7 @@ class Stream:
 def _version(answer: requests.Response) -> str:
     """The version of the API that the Engine speaks."""
     if answer.status_code >= 400:
-        raise OSError(f"HTTP {answer.status_code}: {_words(answer)}")
+        raise OSError(f"HTTP {answer.status_code}: {_engine_words(answer) or _text(answer)}")
     version = None
     with contextlib.suppress(ValueError, KeyError, TypeError):
         version = answer.json()["ApiVersion"]
@@ -410,13 +424,17 @@ def _probe(endpoint: str) -> None:
             return
 
 
-def _words(answer: requests.Response) -> str:
-    """The Engine's words of an error answer."""
-    try:
-        message = answer.json()["message"]
-    except (ValueError, KeyError, TypeError):
-        message = answer.text
-    return str(message).strip() or f"HTTP {answer.status_code}"
+def _engine_words(answer: requests.Response) -> str | None:
+    """The Engine's words of an error answer; None when the answer is not an Engine's."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, *_BROKEN):
+        return str(answer.json()["message"]).strip() or f"HTTP {answer.status_code}"
+    return None
+
+
+def _text(answer: requests.Response) -> str:
+    with contextlib.suppress(*_BROKEN):
+        return answer.text.strip()[:200]
+    return ""
 
 
 _SILENT = ("no answer in time", "check the network, or raise DOCKER_CLIENT_TIMEOUT")

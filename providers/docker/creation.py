@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 from flowplan.providers.docker import facts
 from flowplan.providers.docker.connection import Engine, Refusal
 from flowplan.providers.docker.pulling import Images
 from flowplan.providers.protocol import Order, of_other_content
+from flowplan.schemas.docker_api import api_version, unheard
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
 from flowplan.schemas.faults import point
 from flowplan.schemas.runs import Identity, Observed, Status
 from flowplan.schemas.secrets import reveal
+
+_CONFIG = "/Container/Config"
+"""Where the body of the create call is in the objects."""
+
+
+class Made(NamedTuple):
+    """What the create call answered: the container's id, the Engine's time in seconds, and its warnings."""
+
+    id: str
+    at: float
+    warnings: tuple[str, ...] = ()
 
 
 class Creator:
@@ -35,7 +50,7 @@ class Creator:
             earlier = None if order.fresh else self._earlier(order.identity)
             if earlier and (adopted := self._adopt(order.identity, container, earlier)):
                 return adopted
-            return self._create_cleanly(order.identity, container, order.settings.start_timeout)
+            return self._create(order.identity, container, order.settings.start_timeout)
         except EngineUnreachable:
             raise
         except StartFailed as error:
@@ -43,30 +58,22 @@ class Creator:
         except ProviderError as error:
             raise _told(error, order, 125) from None
 
-    def _create_cleanly(self, identity: Identity, container: Mapping[str, Any], limit: float | None) -> Observed:
-        """An Engine that fails while it creates may have done it nevertheless: that is taken away, it never ran."""
-        try:
-            return self._create(identity, container, limit)
-        except Refusal as error:
-            if error.status >= 500 and (left := self._earlier(identity)):
-                self.remove(left)
-            raise
-
     def _create(self, identity: Identity, container: Mapping[str, Any], limit: float | None) -> Observed:
         if container["PullPolicy"] == "Always":
             self._images.pull(container, limit=limit)
         for suffix in ("", *facts.SUFFIXES):
             name = container["Name"] + suffix
             try:
-                answer, created = self._post(container, name, limit)
-            except Refusal as error:
-                if error.status != 409:
-                    raise
-                adopted = self._adopt(identity, container, name)
-                if adopted:
+                made = self._post(container, name, limit)
+            except (EngineUnreachable, Refusal) as error:
+                taken = isinstance(error, Refusal) and error.status == 409
+                held = name if taken else self._earlier(identity)
+                if held and (adopted := self._adopt(identity, container, held)):
                     return adopted
+                if not taken:
+                    raise
                 continue
-            return self._finish(identity, container, answer["Id"], name, created)
+            return self._finish(identity, container, made, name)
         raise ProviderError(
             f'the name "{container["Name"]}" and {len(facts.SUFFIXES)} numbered ones belong to other containers',
             hint="set another name, or remove them",
@@ -79,7 +86,7 @@ class Creator:
         found = self._engine.get("/containers/json", all=1, filters=wanted)
         return str(found[0]["Id"]) if found else None
 
-    def _post(self, container: Mapping[str, Any], name: str, limit: float | None) -> tuple[dict[str, Any], float]:
+    def _post(self, container: Mapping[str, Any], name: str, limit: float | None) -> Made:
         """The create call; a missing image is pulled then, which spares a look at the images before (D4)."""
         try:
             return self._post_once(container, name)
@@ -97,7 +104,7 @@ class Creator:
         self._images.pull(container, unless_present=True, limit=limit)
         return self._post_once(container, name)
 
-    def _post_once(self, container: Mapping[str, Any], name: str) -> tuple[dict[str, Any], float]:
+    def _post_once(self, container: Mapping[str, Any], name: str) -> Made:
         parameters = {"name": name}
         if container.get("Platform"):
             parameters["platform"] = container["Platform"]
@@ -106,7 +113,11 @@ class Creator:
             "POST", "/containers/create", params=parameters, body=self._body(container["Config"])
         )
         point("docker:create:after")
-        return answer.json(), facts.header_seconds(answer.headers.get("Date"))
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            told = answer.json()
+            said = tuple(str(words) for words in told.get("Warnings") or ())
+            return Made(str(told["Id"]), facts.header_seconds(answer.headers.get("Date")), said)
+        raise self._engine.unreachable(OSError("it does not answer like a Docker Engine"))
 
     def _body(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The body of the create call, with the first network alone: Engines before 25 take no more.
@@ -118,21 +129,25 @@ class Creator:
         if len(ends) > 1:
             first = host["NetworkMode"]
             config = {**config, "NetworkingConfig": {"EndpointsConfig": {first: ends[first]}}}
-        if not host.get("ExtraHosts") or self._engine.api_at_least("1.41"):
+        if not host.get("ExtraHosts") or api_version(self._engine.api_version) >= (1, 41):
             return config
         kept = [entry for entry in host["ExtraHosts"] if not entry.endswith(":host-gateway")]
         return {**config, "HostConfig": {**host, "ExtraHosts": kept}}
 
-    def _finish(
-        self, identity: Identity, container: Mapping[str, Any], found: str, name: str, created: float
-    ) -> Observed:
+    def _finish(self, identity: Identity, container: Mapping[str, Any], made: Made, name: str) -> Observed:
         """Connect and start what was just created; on a refusal take it away again."""
+        engine, found, config = self._engine, made.id, container["Config"]
+        image = self._image(found) if config.get("HostConfig", {}).get("AutoRemove") else {}
         try:
             for network in container["Networks"][1:]:
-                self._connect(found, network, _ends(container["Config"]).get(network))
+                settings = _ends(config).get(network)
+                body = {"Container": found, **({"EndpointConfig": settings} if settings else {})}
+                engine.certainly(
+                    partial(engine.post, f"/networks/{network}/connect", body), partial(self._connected, found, network)
+                )
                 point("docker:connect:after")
             point("docker:start:before")
-            self._engine.post(f"/containers/{found}/start")
+            engine.certainly(partial(engine.post, f"/containers/{found}/start"), partial(self._started, found))
             point("docker:start:after")
         except EngineUnreachable:
             raise
@@ -146,14 +161,40 @@ class Creator:
             attempt=identity.attempt,
             status=Status.RUNNING,
             attempts=1,
-            handle=facts.handle(found, created),
-            infrastructure_id=f"{self._engine.base_url}:{found}",
+            handle=facts.handle(found, made.at),
+            infrastructure_id=f"{engine.base_url}:{found}",
             name=name,
+            remarks=self._remarks(config, made),
+            image=image,
         )
 
-    def _connect(self, found: str, network: str, settings: Mapping[str, Any] | None) -> None:
-        body = {"Container": found, **({"EndpointConfig": settings} if settings else {})}
-        self._engine.post(f"/networks/{network}/connect", body)
+    def _image(self, found: str) -> Mapping[str, str]:
+        """The image of a container that is gone as soon as it has ended, and could not be asked for it then."""
+        seen = facts.from_inspect(self._engine.get(f"/containers/{found}/json"), self._engine.base_url)
+        image = self._engine.find(f"/images/{seen.image.get('id', '')}/json")
+        return facts.Images([image] if image else []).told(seen).image
+
+    def _connected(self, found: str, network: str) -> bool:
+        look = self._engine.find(f"/containers/{found}/json") or {}
+        return network in ((look.get("NetworkSettings") or {}).get("Networks") or {})
+
+    def _started(self, found: str) -> bool:
+        state = (self._engine.find(f"/containers/{found}/json") or {}).get("State") or {}
+        return facts.engine_time(state.get("StartedAt")) is not None
+
+    def _remarks(self, config: Mapping[str, Any], made: Made) -> dict[str, str]:
+        """What the Engine left out: by its version, and by what it said, where the container shows which fields."""
+        version = self._engine.api_version
+        left_out = {
+            f"{_CONFIG}{path}": f"{why}, the Engine speaks {version}"
+            for path, why in unheard(config, api_version(version))
+        }
+        if made.warnings:
+            said = " ".join(made.warnings)
+            found = self._engine.find(f"/containers/{made.id}/json") or {}
+            seen = [p for p in facts.left_out(config, found) if not any(known.startswith(p) for known in left_out)]
+            left_out |= dict.fromkeys(seen, said) or {"": said}
+        return left_out
 
     def _start_failure(self, found: str, error: ProviderError) -> ProviderError:
         """The refusal to start as 126 or 127, which the Engine notes in the container (E6), where it is about the command.
@@ -172,8 +213,11 @@ class Creator:
         Raises:
             EngineUnreachable: the Engine fails; the container may still be there, for the next command to find.
         """
+        path = f"/containers/{found}"
         try:
-            self._engine.delete(f"/containers/{found}", v=1, force=1)
+            self._engine.certainly(
+                partial(self._engine.delete, path, v=1, force=1), lambda: self._engine.find(f"{path}/json") is None
+            )
         except Refusal as error:
             if error.status >= 500:
                 raise EngineUnreachable(error.message, hint=error.hint, reason=error.reason) from None
@@ -196,9 +240,13 @@ class Creator:
         connected = (found.get("NetworkSettings") or {}).get("Networks") or {}
         missing = [network for network in container["Networks"][1:] if network not in connected]
         rest = {**container, "Networks": [*container["Networks"][:1], *missing]}
-        self._finish(identity, rest, found["Id"], found["Name"].lstrip("/"), 0.0)
+        made = Made(found["Id"], 0.0, ())
+        self._finish(identity, rest, made, found["Name"].lstrip("/"))
         again = self._engine.find(f"/containers/{found['Id']}/json") or found
-        return facts.from_inspect(again, self._engine.base_url)
+        remarks = self._remarks(container["Config"], made)
+        seen = [p for p in facts.left_out(container["Config"], again) if not any(k.startswith(p) for k in remarks)]
+        remarks |= dict.fromkeys(seen, "the container was made without it")
+        return replace(facts.from_inspect(again, self._engine.base_url), remarks=remarks)
 
 
 def _ends(config: Mapping[str, Any]) -> Mapping[str, Any]:

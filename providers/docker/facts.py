@@ -6,11 +6,13 @@ import calendar
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from flowplan.providers.protocol import IMPORTED
+from flowplan.schemas import docker_api
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status
 
 PROJECT = "dev.flowplan.project"
@@ -101,6 +103,7 @@ def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | Non
         finished_at=finished,
         at=finished or started or created,
         live=live_of(found, record),
+        image=_image(str(found["Config"].get("Image") or ""), str(found.get("Image") or "")),
         content=labels.get(CONTENT, ""),
         created_at=created,
     )
@@ -163,6 +166,7 @@ def from_list(item: Mapping[str, Any], base_url: str, record: Recorded) -> Obser
         started_at=record.started_at,
         finished_at=record.finished_at if final else None,
         live=live,
+        image=_image(record.objects.get("Container", {}).get("Config", {}).get("Image", ""), item.get("ImageID", "")),
         content=item["Labels"].get(CONTENT, ""),
     )
 
@@ -180,11 +184,36 @@ def live_of(found: Mapping[str, Any], record: Recorded | None) -> Objects:
     host = dict(found.get("HostConfig") or {})
     if record is not None:
         wanted = record.objects.get("Container", {}).get("Config", {}).get("HostConfig", {})
-        host = {key: host.get(key) for key in wanted}
+        host = {key: value if docker_api.same(key, value, host) else host.get(key) for key, value in wanted.items()}
     name = str(found.get("Name", "")).lstrip("/")
     if record is not None:
         name = _wanted_name(name, record)
     return {"Container": {"Name": name, "Networks": _networks(found, record), "Config": {"HostConfig": host}}}
+
+
+def left_out(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """The places of a create body (in the objects) where an inspected container has something else than was asked for."""
+    host = found.get("HostConfig") or {}
+    kept = {**(found.get("Config") or {}), "HostConfig": host, "NetworkingConfig": asked.get("NetworkingConfig")}
+    paths = []
+    for name, value in asked.items():
+        if name not in ("HostConfig", "NetworkingConfig", "Env", "Labels") and not _has(kept.get(name), value, name):
+            paths.append(f"/Container/Config/{name}")
+    for name, value in (asked.get("HostConfig") or {}).items():
+        if not docker_api.same(name, value, host) and not _has(host.get(name), value, name):
+            paths.append(f"/Container/Config/HostConfig/{name}")
+    return paths
+
+
+def _has(found: Json, asked: Json, name: str = "") -> bool:
+    """True when everything that was asked for is there, whatever else is."""
+    if isinstance(asked, Mapping) and isinstance(found, Mapping):
+        return all(_has(found.get(key), value, key) for key, value in asked.items())
+    if isinstance(asked, list) and isinstance(found, list) and len(asked) == len(found):
+        if docker_api.meaning(name, asked) == docker_api.meaning(name, found):
+            return True
+        return all(_has(one, other) for one, other in zip(found, asked, strict=True))
+    return bool(docker_api.meaning(name, asked) == docker_api.meaning(name, found))
 
 
 def _networks(found: Mapping[str, Any], record: Recorded | None) -> list[str]:
@@ -214,7 +243,41 @@ def _number(text: str | None) -> int:
 
 def gone(record: Recorded) -> Observed:
     """There is no such container."""
-    return Observed(run_id=record.run_id, exists=False, address=record.address, attempt=record.attempt)
+    return Observed(
+        run_id=record.run_id, exists=False, address=record.address, attempt=record.attempt, image=record.image
+    )
+
+
+def _image(name: str, image: str) -> dict[str, str]:
+    return {"name": name, "id": image} if image else {}
+
+
+class Images:
+    """What the Engine's one list of images says: which id a tag means, and the digest of an id in a registry."""
+
+    def __init__(self, listed: Iterable[Mapping[str, Any]]) -> None:
+        self._tags: dict[str, str] = {}
+        self._digests: dict[str, list[str]] = {}
+        for image in listed:
+            self._tags |= dict.fromkeys(image.get("RepoTags") or (), str(image["Id"]))
+            self._digests[str(image["Id"])] = [str(digest) for digest in image.get("RepoDigests") or ()]
+
+    def told(self, seen: Observed) -> Observed:
+        """The same with the digest of the image that ran, and the id that its tag means now."""
+        name, image = _familiar(seen.image.get("name", "")), seen.image.get("id", "")
+        if not image:
+            return seen
+        digests = self._digests.get(image, [])
+        own = [digest for digest in digests if digest.partition("@")[0] == name.rpartition(":")[0]]
+        digest = next(iter([*own, *digests]), seen.image.get("digest", ""))
+        known = {**seen.image, **({"digest": digest} if digest else {})}
+        return replace(seen, image=known, tag_now=self._tags.get(name, ""))
+
+
+def _familiar(name: str) -> str:
+    """A reference as the Engine lists it: without Docker Hub's own names, with a tag."""
+    short = name.removeprefix("docker.io/").removeprefix("library/")
+    return short if "@" in short or ":" in short.rpartition("/")[2] else f"{short}:latest"
 
 
 def filters(**wanted: list[str]) -> str:

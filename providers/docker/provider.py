@@ -59,7 +59,11 @@ class DockerProvider:
         result = [fact if fact is not None else next(answers) for fact in seen]
         if any(facts.cut_short(record, fact) for record, fact in zip(records, result, strict=True) if fact):
             self._engine.knock()
-        return [fact for fact in [*result, *looks[len(unsure) :]] if fact is not None]
+        found = [fact for fact in [*result, *looks[len(unsure) :]] if fact is not None]
+        if not any(fact.image for fact in found):
+            return found
+        images = facts.Images(self._engine.get("/images/json"))
+        return [images.told(fact) for fact in found]
 
     def _list(self, label: str) -> list[dict[str, Any]]:
         return list(self._engine.get("/containers/json", all=1, filters=facts.filters(label=[label])))
