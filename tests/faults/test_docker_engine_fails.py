@@ -281,14 +281,14 @@ def test_a_start_that_goes_wrong_is_found_again_and_started_once(
     world, proxy = shared
     world.spec(f"a: {{command: {LONG}}}")
     fault = proxy.play(what, "POST", call, times=1)
-    failed = what in ("answer", "hide")  # the Engine said so itself
+    done, failed = what in ("hide", "lose"), what == "answer"  # the Engine is looked at, and tells that it was done
     soon = {"DOCKER_CLIENT_TIMEOUT": "3"} if what == "hang" else {}
-    result = world.project.ok("apply", "--yes", "--detach", code=3 if failed else 1, env=soon)
-    assert (fault.hits == 1 and proxy.host in result.err) or failed
+    result = world.project.ok("apply", "--yes", "--detach", code=0 if done else 3 if failed else 1, env=soon)
+    assert fault.hits == 1
     if failed:
         assert ours(world) == [] and "a fault is played" in result.err
-    else:
-        assert "whether it started is not known: a" in result.err
+    elif not done:
+        assert "whether it started is not known: a" in result.err and proxy.host in result.err
     world.project.ok("apply", "--yes", "--detach", "flowplan.yaml")
     assert world.project.status()["a"]["attempt"] == (2 if failed else 1)
     until(lambda: sum(world.starts().values()) >= 1)
@@ -299,7 +299,7 @@ def test_a_start_that_goes_wrong_is_found_again_and_started_once(
 
 @pytest.mark.parametrize("what", ["hide", "lose", *(pytest.param(w, marks=slow) for w in ("answer", "reset", "hang"))])
 @pytest.mark.parametrize("call", ["POST .*/stop", "DELETE .*/containers/"])
-def test_a_removal_that_goes_wrong_is_done_by_the_next_destroy(
+def test_a_removal_that_goes_wrong_is_done_at_the_latest_by_the_next_destroy(
     shared: tuple[World, FaultyProxy], call: str, what: str
 ) -> None:
     world, proxy = shared
@@ -308,8 +308,9 @@ def test_a_removal_that_goes_wrong_is_done_by_the_next_destroy(
     method, _, path = call.partition(" ")
     proxy.play(what, method, path, times=1)
     soon = {"DOCKER_CLIENT_TIMEOUT": "3"} if what == "hang" else {}
-    failed = world.project.ok("destroy", "--yes", code=1, env=soon)
-    assert proxy.host in failed.err and failed.err.count("error: a: ") == 1
+    done = what in ("hide", "lose")
+    first = world.project.ok("destroy", "--yes", code=0 if done else 1, env=soon)
+    assert done or (proxy.host in first.err and first.err.count("error: a: ") == 1)
     world.project.ok("destroy", "--yes")
     assert ours(world) == []
     assert [e["status"] for e in world.project.events()][-1] == "destroyed"
@@ -317,7 +318,7 @@ def test_a_removal_that_goes_wrong_is_done_by_the_next_destroy(
 
 
 @pytest.mark.parametrize("what", ["answer", "lose"])
-def test_a_change_in_place_that_goes_wrong_is_made_by_the_next_apply(
+def test_a_change_in_place_that_goes_wrong_is_made_at_the_latest_by_the_next_apply(
     shared: tuple[World, FaultyProxy], what: str
 ) -> None:
     world, proxy = shared
@@ -325,8 +326,8 @@ def test_a_change_in_place_that_goes_wrong_is_made_by_the_next_apply(
     world.project.ok("apply", "--yes", "--detach")
     world.spec(f"a: {{command: {LONG}, resources: {{memory: 64Mi}}}}")
     proxy.play(what, "POST", "/update", times=1)
-    failed = world.project.ok("apply", "--yes", "--detach", "flowplan.yaml", code=1)
-    assert proxy.host in failed.err
+    first = world.project.ok("apply", "--yes", "--detach", "flowplan.yaml", code=0 if what == "lose" else 1)
+    assert what == "lose" or proxy.host in first.err
     world.project.ok("apply", "--yes", "--detach", "flowplan.yaml")
     [found] = ours(world)
     assert found["HostConfig"]["Memory"] == 64 << 20 and set(world.starts().values()) == {1}
