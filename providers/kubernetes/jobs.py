@@ -77,26 +77,49 @@ def create(api: Api, order: Order, namespace: str) -> Json:
             held, made = _ensure_secret(api, secret, order, namespace)
             job = reading_secret(job, secret, held)
         elif secret:
-            held = str(
-                ((find_secret(api, secret, namespace, order.identity.run_id) or {}).get("metadata") or {}).get(
-                    "name", ""
-                )
-            )
+            there = find_secret(api, secret, namespace, order.identity.run_id)
+            held = str(there["metadata"]["name"]) if there else ""
         point("kubernetes:secret:after")
         live = live or _post(api, reveal(job, order.secrets), order)
         point("kubernetes:job:after")
     except EngineUnreachable:
         raise
-    except (ProviderError, Refused) as error:
+    except Refused:
         if made:
             _drop(api, core_path(namespace, "secrets", held))
-        if isinstance(error, Refused):
-            raise
-        raise StartFailed(error.message, hint=error.hint, address=order.identity.address, reason=error.reason) from None
+        raise
+    except ProviderError as error:
+        live = _accepted(api, job, order)
+        if live is None:
+            _withdraw(api, secret, namespace, order)
+            raise StartFailed(
+                error.message, hint=error.hint, address=order.identity.address, reason=error.reason
+            ) from None
     if held:
         _give(api, namespace, held, live)
         point("kubernetes:owner:after")
     return live
+
+
+def _accepted(api: Api, job: Json, order: Order) -> Json | None:
+    """Return the Job of an order that was refused, where there is one: the refusal may be that of a repetition.
+
+    Raises:
+        EngineUnreachable: nobody can say.
+    """
+    try:
+        return _earlier(api, job, order)
+    except EngineUnreachable:
+        raise
+    except ProviderError:
+        return None  # who may not list Jobs is told the refusal of the first request
+
+
+def _withdraw(api: Api, secret: Json | None, namespace: str, order: Order) -> None:
+    """Remove the Secret of an attempt that has no Job, whichever order made it."""
+    there = find_secret(api, secret, namespace, order.identity.run_id) if secret else None
+    if there is not None:
+        _drop(api, core_path(namespace, "secrets", there["metadata"]["name"]), there["metadata"]["uid"])
 
 
 def names_of(wanted: str) -> list[str]:
@@ -262,12 +285,17 @@ def _put(patch: dict[str, Any], steps: Sequence[str], value: Json) -> None:
 def delete(api: Api, record: Recorded, grace: float, namespace: str, lineage: str) -> None:
     """Stop and remove everything of the attempt, and return when it is gone; missing is success (W15, A8).
 
+    Args:
+        grace: seconds, where the Job itself does not say how many.
+
     Raises:
         ProviderError: the server refused, or the pods do not end (their node is away).
     """
     namespace = record.handle.get("namespace") or record.objects["Job"]["metadata"].get("namespace") or namespace
+    pod = ((record.objects["Job"].get("spec") or {}).get("template") or {}).get("spec") or {}
+    own = pod.get("terminationGracePeriodSeconds")
     for job in _ours(api, record, namespace, lineage):
-        _remove(api, job, grace)
+        _remove(api, job, grace if own is None else own)
     point("kubernetes:delete:gone")
     secret = record.objects.get("Secret")
     if secret:

@@ -96,13 +96,13 @@ class Api:
         content: str = "application/json",
         accept: str = "",
     ) -> Json:
-        """One request and its JSON answer. 429, 5xx and broken connections are retried with backoff: every write of
-        this provider names its object, so that a repetition finds what the first one did.
+        """One request and its JSON answer. 429, 5xx, broken connections and answers are retried with backoff: every
+        write of this provider names its object, so that a repetition finds what the first one did.
 
         Raises:
             ProviderError: the server refused; its reason and words in one line.
-            EngineUnreachable: no answer after all tries, or only errors of the server's own (429, 5xx): whether it did
-                what was asked is not known then.
+            EngineUnreachable: no answer after all tries, or only nonsense and errors of the server's own (429, 5xx):
+                whether it did what was asked is not known then.
         """
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": content} if data is not None else {}
@@ -116,14 +116,25 @@ class Api:
                     raise
                 time.sleep(_pause(attempt))
                 continue
-            if response.status < 400:
-                return _decoded(response.data, self.endpoint)
-            if response.status not in _RETRIED:
-                raise refusal(response.status, response.data, self.endpoint, method)
+            answer = _decoded(response.data)
+            if response.status < 400 and isinstance(answer, dict):
+                return answer
+            if response.status not in _RETRIED and (last or not _cut(response.data, answer, method)):
+                raise self._refusal(response, method)
             if last:
                 raise failing(self.endpoint, response.status, response.data, method)
             time.sleep(_asked(response.headers.get("Retry-After")) or _pause(attempt))
         raise AssertionError("there is at least one try")
+
+    def _refusal(self, response: BaseHTTPResponse, method: str) -> ProviderError:
+        clash = response.status == 409 and method != "GET"  # with what, only the server's own words tell
+        if response.status >= 400 and not (clash and not isinstance(_decoded(response.data), dict)):
+            return refusal(response.status, response.data, self.endpoint, method)
+        message = f"{self.endpoint.server} does not answer like a Kubernetes API server"
+        hint = "check the server URL of the kubeconfig, and proxies in between"
+        if method == "GET":
+            return ProviderError(message, hint=hint)
+        return EngineUnreachable(f"{message}; whether it did what was asked is not known", hint=hint, reason=FAILING)
 
     def stream(self, path: str, read_timeout: float, **query: Any) -> BaseHTTPResponse:
         """An open response whose body the caller reads; it must ``shutdown`` or ``release_conn`` it.
@@ -205,14 +216,19 @@ def _asked(retry_after: str | None) -> float:
     return min(float(retry_after), 10.0) if retry_after and retry_after.isdigit() else 0.0
 
 
-def _decoded(data: bytes, endpoint: Endpoint) -> Json:
+def _decoded(data: bytes) -> Json | None:
+    """Return the JSON of an answer, or None when it is none."""
     try:
         return json.loads(data)
     except ValueError:
-        raise ProviderError(
-            f"{endpoint.server} does not answer like a Kubernetes API server",
-            hint="check the server URL of the kubeconfig, and proxies in between",
-        ) from None
+        return None
+
+
+def _cut(data: bytes, answer: Json | None, method: str) -> bool:
+    """Return whether an answer is none: of a write anything that is not JSON, of a read what was broken off."""
+    if isinstance(answer, dict):
+        return False
+    return method != "GET" or not data.strip() or data.lstrip()[:1] == b"{"
 
 
 def unreachable(endpoint: Endpoint, error: BaseException) -> EngineUnreachable:
