@@ -1,16 +1,28 @@
-"""The output of a run: the right container, all its pods oldest first, resumed without loss or repetition (L4, L8, E4)."""
+"""The output of a run: the right container of all its pods, resumed without loss or repetition (L4, L8, E4)."""
 
 from __future__ import annotations
 
+import queue
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flowplan.providers.kubernetes.diagnosis import complete_condition, failed_condition
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path
-from flowplan.providers.kubernetes.reading import RUN_ID, label, main_container, oldest_first, terminated
+from flowplan.providers.kubernetes.reading import (
+    INDEX,
+    RUN_ID,
+    label,
+    main_container,
+    oldest_first,
+    pods_wanted,
+    terminated,
+)
 from flowplan.providers.kubernetes.requests import Api, body_lines, hang_up
 from flowplan.providers.protocol import LogLine
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
@@ -26,6 +38,18 @@ _FALLBACK_LINES = 500
 _POLL, _SLOWEST = 0.2, 2.0
 _LISTEN = 0.3
 _LINE_LIMIT = 256 * 1024
+_AT_ONCE = 64
+"""Pods of one Job that are followed at once; further ones are read as others end."""
+_AHEAD = 1000
+"""Lines that may have been read and not yet been taken."""
+
+_PART = 16 * 1024
+"""Bytes after which runtimes split a line; kubelets before 1.22 put another time stamp before each further part."""
+_STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)) ")
+_BROKEN_LETTERS = 12
+"""Bytes by which a part may be longer: letters that were split became replacement characters."""
+_LASTS = timedelta(seconds=60)
+"""How long the parts of one line may take to be written."""
 
 
 def lines(
@@ -57,6 +81,10 @@ class _Place:
         return True
 
 
+_Heard = LogLine | ProviderError | str
+"""A line, what went wrong, or the uid of a pod whose output has been read."""
+
+
 def _order(moment: str) -> tuple[str, str]:
     """RFC 3339 with any number of decimals, comparable: the kubelet drops trailing zeros."""
     whole, _, fraction = moment.removesuffix("Z").partition(".")
@@ -70,26 +98,47 @@ class _Reader:
         self._namespace = namespace
         self._stop = stop
         self._main = main_container(record.objects.get("Job") or {})
+        self._many, self._together = False, 1
+        self._heard: queue.Queue[_Heard] = queue.Queue(_AHEAD)
+        self._begun: set[str] = set()
+        self._reading: set[str] = set()
+        self._ended = False
+        self._left = threading.Event()
 
     def so_far(self, tail: int | None) -> Iterator[LogLine]:
         """What was printed until now, the last ``tail`` lines of it."""
-        pods = self._pods()
         if tail is not None and tail <= 0:
             return
-        collected: list[list[LogLine]] = []
-        left = tail
-        for pod in reversed(pods):  # newest first, so that a tail needs no more than it shows
-            found = self._of_pod(pod, self._main, left)
-            collected.insert(0, found)
-            if left is not None:
-                left -= len(found)
-                if left <= 0:
-                    break
-        if any(collected):
-            for some in collected:
-                yield from some
+        pods = self._pods()
+        self._note_pods(self._job())
+        if self._many:
+            lines = [line for pod in pods for line in self._of_pod(pod, self._main, tail)]
+            lines.sort(key=lambda line: _order(line.at or ""))
         else:
-            yield from self._fallback(pods, tail)
+            lines = self._newest(pods, tail)
+        yield from (lines[-tail:] if tail else lines) or self._fallback(pods, tail)
+
+    def _newest(self, pods: list[Any], tail: int | None) -> list[LogLine]:
+        """The end of the output of pods that came one after another; no pod more is asked than the tail needs."""
+        found: list[LogLine] = []
+        for pod in reversed(pods):
+            if tail is not None and len(found) >= tail:
+                break
+            found = self._of_pod(pod, self._main, None if tail is None else tail - len(found)) + found
+        return found
+
+    def _note_pods(self, job: Any) -> None:
+        """Note how many pods the Job takes, and how many of them at once: of several the lines carry their names."""
+        spec = (job or self._record.objects.get("Job") or {}).get("spec") or {}
+        wanted, parallelism = pods_wanted(spec), spec.get("parallelism")
+        self._many = wanted > 1
+        self._together = max(1, min(wanted, 1 if parallelism is None else int(parallelism), _AT_ONCE))
+
+    def _prefix(self, pod: Any) -> str:
+        if not self._many:
+            return ""
+        index = (pod["metadata"].get("annotations") or {}).get(INDEX)
+        return f"[{pod['metadata']['name'] if index is None else index}] "
 
     def _of_pod(self, pod: Any, container: str, tail: int | None) -> list[LogLine]:
         """One pod's output: the instance before a restart first, as far as the node keeps it."""
@@ -103,7 +152,7 @@ class _Reader:
         query = {"container": container, "tailLines": tail, "previous": previous or None, "timestamps": True}
         try:
             for moment, text in self._read(pod, query):
-                yield LogLine(text, at=moment or None)
+                yield LogLine(self._prefix(pod) + text, at=moment or None)
         except EngineUnreachable:
             raise
         except ProviderError as error:
@@ -129,55 +178,85 @@ class _Reader:
                     return
 
     def follow(self, tail: int | None) -> Iterator[LogLine]:
-        """Everything until the Job has ended and its last pod has been read."""
-        finished: set[str] = set()
-        pause = _POLL
-        printed = False
-        first = True
-        while not self._stop.is_set():
-            try:
-                ended = self._ended()
-                pods = [pod for pod in self._pods() if pod["metadata"]["uid"] not in finished]
-            except EngineUnreachable:
-                self._stop.wait(_SLOWEST)
-                continue
-            if first and tail is not None:
-                yield from self._older_tail(pods, tail)
-                finished |= {pod["metadata"]["uid"] for pod in pods[:-1]}
-                pods = pods[-1:]
-            for pod in pods:
-                if not _has_started(pod, self._main) and not _over(pod):
-                    continue
-                for line in self._follow_pod(pod, tail if first else None):
-                    printed = True
-                    yield line
-                finished.add(pod["metadata"]["uid"])
-                pause = _POLL
-            first = first and not finished
-            if ended:
-                if not printed:
-                    yield from self._fallback(self._pods(), tail)
-                return
-            self._stop.wait(pause)
-            pause = min(pause * 1.5, _SLOWEST)
+        """Everything of all pods as it is written, until the Job has ended and its last pod has been read."""
+        due, pause, printed = 0.0, _POLL, False
+        try:
+            while not self._stop.is_set():
+                if not self._ended and self._may_be_more() and time.monotonic() >= due:
+                    begun = len(self._begun)
+                    with suppress(EngineUnreachable):
+                        yield from self._look(tail)
+                    pause = _POLL if len(self._begun) > begun else min(pause * 1.5, _SLOWEST)
+                    due = time.monotonic() + pause
+                if self._ended and not self._reading:
+                    break
+                with suppress(queue.Empty):
+                    news = self._heard.get(timeout=_POLL)
+                    if isinstance(news, ProviderError):
+                        raise news
+                    if isinstance(news, LogLine):
+                        printed = True
+                        yield news
+                    else:
+                        self._reading.discard(news)
+                        due = 0.0
+            if not printed and not self._stop.is_set():
+                yield from self._fallback(self._pods(), tail)
+        finally:
+            self._left.set()
 
-    def _older_tail(self, pods: list[Any], tail: int) -> Iterator[LogLine]:
-        """Of pods before the newest, as many lines as the newest leaves of the tail."""
-        if len(pods) < 2:
-            return
-        left = tail - len(list(self._whole(pods[-1], self._main, tail)))
-        collected: list[LogLine] = []
-        for pod in reversed(pods[:-1]):
-            if left - len(collected) <= 0:
-                break
-            collected = self._of_pod(pod, self._main, left - len(collected)) + collected
-        yield from collected
+    def _may_be_more(self) -> bool:
+        """Whether a pod may be there that is not read yet: each look costs requests."""
+        return len(self._reading) < self._together
+
+    def _look(self, tail: int | None) -> Iterator[LogLine]:
+        """Begin to read the pods that came meanwhile; at the first time, tell the end of what older ones said."""
+        job, first = self._job(), not self._begun
+        pods = [pod for pod in self._pods() if _has_started(pod, self._main) or _over(pod)]
+        ended = job is None or bool(complete_condition(job) or failed_condition(job))
+        self._note_pods(job)
+        if first and tail is not None:
+            live = [pod for pod in pods if not _over(pod)] or pods[-1:]
+            older = [pod for pod in pods if pod not in live]
+            self._begun |= {pod["metadata"]["uid"] for pod in older}
+            yield from self._before(older, live, tail)
+        new = [pod for pod in pods if pod["metadata"]["uid"] not in self._begun]
+        for pod in new[: _AT_ONCE - len(self._reading)]:
+            self._begun.add(pod["metadata"]["uid"])
+            self._reading.add(pod["metadata"]["uid"])
+            self._listen(pod, tail if first else None)
+        self._ended = ended and all(pod["metadata"]["uid"] in self._begun for pod in pods)
+
+    def _listen(self, pod: Any, tail: int | None) -> None:
+        """Follow a pod in a thread of its own: its lines, then its uid; or what went wrong."""
+
+        def put(news: _Heard) -> None:
+            while not self._left.is_set():
+                with suppress(queue.Full):
+                    return self._heard.put(news, timeout=_LISTEN)
+
+        def listen() -> None:
+            try:
+                for line in self._follow_pod(pod, tail):
+                    put(line)
+                put(str(pod["metadata"]["uid"]))
+            except ProviderError as error:
+                put(error)
+
+        threading.Thread(target=listen, name=f"output of {pod['metadata']['name']}", daemon=True).start()
+
+    def _before(self, older: list[Any], live: list[Any], tail: int) -> list[LogLine]:
+        """Of pods that are over as many lines as those that are followed leave of the tail."""
+        if not older:
+            return []
+        left = tail - sum(len(list(self._whole(pod, self._main, tail))) for pod in live)
+        return self._newest(older, left) if left > 0 else []
 
     def _follow_pod(self, pod: Any, tail: int | None) -> Iterator[LogLine]:
         """One pod until its container has ended for good; a broken stream is opened again where it was."""
         place = _Place()
         pause = _POLL
-        while not self._stop.is_set():
+        while not (self._stop.is_set() or self._left.is_set()):
             over = _over(pod)
             query = {"container": self._main, "timestamps": True, "follow": True}
             query |= {"sinceTime": place.at} if place.at else {"tailLines": tail}
@@ -186,7 +265,7 @@ class _Reader:
                 for moment, text in self._read(pod, query):
                     if place.is_new(moment, again):
                         pause = _POLL
-                        yield LogLine(text, at=moment)
+                        yield LogLine(self._prefix(pod) + text, at=moment)
                 if over:
                     return
             except EngineUnreachable:
@@ -217,12 +296,13 @@ class _Reader:
 
         path = core_path(self._namespace, "pods", pod["metadata"]["name"]) + "/log"
         response = self._api.stream(path, _READ, **query)
-        _WAKERS.add(self._stop, response)
+        _WAKERS.add((self._stop, self._left), response)
         try:
             for line, whole in body_lines(response, _LINE_LIMIT):
-                moment, _, text = line.decode("utf-8", "replace").partition(" ")
+                stamp, _, text = line.partition(b" ")
                 if whole or _over(pod):
-                    yield moment, text.removesuffix("\r")
+                    told = without_stamps(stamp, text).decode("utf-8", "replace")
+                    yield stamp.decode("ascii", "replace"), told.removesuffix("\r")
         except (HTTPError, OSError):
             if not self._stop.is_set():
                 raise EngineUnreachable("the log stream broke") from None
@@ -238,26 +318,58 @@ class _Reader:
             self._main = str(pods[0]["spec"]["containers"][0]["name"])
         return list(pods)
 
-    def _ended(self) -> bool:
-        """True when no pod will come any more."""
+    def _job(self) -> Any:
+        """The live Job, or None when it is gone."""
         name = str(self._record.handle.get("name") or self._record.name)
         job = self._api.find(jobs_path(self._namespace, name))
-        if job is None or (label(job, RUN_ID) or self._record.run_id) != self._record.run_id:
-            return True
-        return bool(complete_condition(job) or failed_condition(job))
+        ours = job is not None and (label(job, RUN_ID) or self._record.run_id) == self._record.run_id
+        return job if ours else None
+
+
+def without_stamps(stamp: bytes, text: bytes) -> bytes:
+    """Return a line without the time stamps that a kubelet put between its parts.
+
+    Args:
+        stamp: the time before the line.
+    """
+    kept, start = [], 0
+    while len(text) - start > _PART:
+        found = _stamp_in(stamp, text, start + _PART)
+        if found is None:
+            break
+        kept.append(text[start : found.start()])
+        start = found.end()
+    return b"".join([*kept, text[start:]])
+
+
+def _stamp_in(stamp: bytes, text: bytes, place: int) -> re.Match[bytes] | None:
+    """The stamp of the part that begins here or, where letters were split, a few bytes later."""
+    for at in range(place, place + _BROKEN_LETTERS + 1):
+        found = _STAMP.match(text, at)
+        if found and (found.group(1) == stamp or (at == place and _soon_after(stamp, found.group(1)))):
+            return found
+    return None
+
+
+def _soon_after(stamp: bytes, other: bytes) -> bool:
+    try:
+        passed = datetime.fromisoformat(other.decode()) - datetime.fromisoformat(stamp.decode())
+    except ValueError:
+        return False
+    return timedelta(0) <= passed <= _LASTS
 
 
 class _Wakers:
     """Hangs up streams that are silent when their reader is asked to stop: one thread for all readers."""
 
     def __init__(self) -> None:
-        self._streams: dict[int, tuple[threading.Event, BaseHTTPResponse]] = {}
+        self._streams: dict[int, tuple[tuple[threading.Event, ...], BaseHTTPResponse]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def add(self, stop: threading.Event, response: BaseHTTPResponse) -> None:
+    def add(self, stops: tuple[threading.Event, ...], response: BaseHTTPResponse) -> None:
         with self._lock:
-            self._streams[id(response)] = (stop, response)
+            self._streams[id(response)] = (stops, response)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="logs-stop", daemon=True)
                 self._thread.start()
@@ -270,8 +382,8 @@ class _Wakers:
         while True:
             time.sleep(_LISTEN)
             with self._lock:
-                for stop, response in self._streams.values():
-                    if stop.is_set():
+                for stops, response in self._streams.values():
+                    if any(stop.is_set() for stop in stops):
                         hang_up(response)
                 if not self._streams:
                     self._thread = None

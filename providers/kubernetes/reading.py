@@ -23,6 +23,8 @@ LINEAGE = "flowplan.dev/lineage"
 ADDRESS = "flowplan.dev/address"
 ATTEMPT = "flowplan.dev/attempt"
 CONTENT = "flowplan.dev/content"
+INDEX = "batch.kubernetes.io/job-completion-index"
+"""Annotation of the pods of an Indexed Job."""
 
 
 def label(item: Object, key: str) -> str:
@@ -153,13 +155,23 @@ def comparable(job: Object) -> Json:
     }
 
 
+def pods_wanted(spec: Object) -> int:
+    """How many pods a Job takes when none fails."""
+    completions, parallelism = spec.get("completions"), spec.get("parallelism")
+    if completions is None:
+        return 1 if parallelism is None else int(parallelism)
+    return int(completions)
+
+
 def attempts(job: Object, pods: Sequence[Object]) -> int:
-    """How many executions the engine counted: pods, and restarts inside them (restartPolicy OnFailure)."""
+    """How many times the engine tried: once, and once more for every pod beyond those that the Job takes, and for every
+    restart inside a pod (restartPolicy OnFailure)."""
     main = main_container(job)
     status = job.get("status") or {}
-    counted = sum(int(status.get(key) or 0) for key in ("active", "succeeded", "failed"))
+    counted = max(sum(int(status.get(key) or 0) for key in ("active", "succeeded", "failed")), len(pods))
     restarts = sum(int((_status_of(pod, main) or {}).get("restartCount") or 0) for pod in pods)
-    return max(counted, len(pods)) + restarts
+    wanted = max(pods_wanted(job.get("spec") or {}), 1)
+    return min(counted, 1) + max(counted - wanted, 0) + restarts
 
 
 def exit_code(job: Object, pods: Sequence[Object], phase: str) -> int | None:
