@@ -554,8 +554,8 @@ class Runner:
 
     def _show_output(self, record: Recorded) -> None:
         """Stream a run's output; also of one that ended before anybody looked."""
-        if self.options.stream and record.settings.stream_output and not self.options.detach:
-            self.logs.start(record)
+        if not self.options.detach:
+            self.logs.start(record, shown=self.options.stream and record.settings.stream_output)
 
     def _observed(self, seen: Sequence[Observed]) -> None:
         """Store what the engines said; a run that ended gives its last output."""
@@ -602,9 +602,9 @@ class Runner:
             and not self._destroying(record.address)
         ):
             self.outcome.failed[record.address] = how_it_ended(record)
-        if record.status is not Status.LOST:
-            if not self.catching_up:
-                self._show_output(record)
+        if record.status is not Status.LOST and not self.catching_up:
+            self._show_output(record)
+        if record.status is not Status.LOST or self.logs.ends.heard(record.run_id):
             self.tails.ended(record)
 
     def _store_tail(self, run_id: str, text: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from flowplan.ends import Ends
 from flowplan.engines import Engines
 from flowplan.providers.protocol import CUT, LogLine
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError
@@ -139,6 +140,8 @@ class LogStreams:
         self._show = show
         self._redactor = redactor
         self._limit = limit
+        self.ends = Ends()
+        self._silent: set[str] = set()
         self._begun: set[str] = set()
         self._ended: dict[str, threading.Event] = {}
         self._reading: set[str] = set()
@@ -149,10 +152,12 @@ class LogStreams:
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
-    def start(self, record: Recorded) -> None:
-        """Stream the output of a run, once."""
+    def start(self, record: Recorded, *, shown: bool = True) -> None:
+        """Stream the output of a run, once; its end is kept also where it is not shown."""
         if record.run_id in self._begun:
             return
+        if not shown:
+            self._silent.add(record.run_id)
         self._begun.add(record.run_id)
         self._ended[record.run_id] = threading.Event()
         self._queue.put(record)
@@ -193,10 +198,14 @@ class LogStreams:
             for line in redacted(lines, self._redactor):
                 if self._stop.is_set():
                     return
-                self._show(record.address, line)
+                self.ends.hear(record.run_id, line)
+                if record.run_id not in self._silent:
+                    self._show(record.address, line)
+            self.ends.complete(record.run_id)
         except (FlowplanError, RuntimeError) as error:  # RuntimeError: no further thread to read it with
             # Output that cannot be streamed is no fault of the run: it goes on, its tail is stored at its end.
-            self._show(record.address, LogLine(f"(output is not streamed: {error})", "stderr"))
+            if record.run_id not in self._silent:
+                self._show(record.address, LogLine(f"(output is not streamed: {error})", "stderr"))
 
     def showing(self, run_id: str) -> bool:
         """True while the output of a run that is over is still to be shown, which ("shown", run id) will tell.
@@ -216,6 +225,7 @@ class LogStreams:
             del self._ended[run_id]
             self._reading.discard(run_id)
             self._over.discard(run_id)
+            self._silent.discard(run_id)
 
     def close(self) -> None:
         """Show what is left of runs that are over, for at most ``PATIENCE``, and stop all readers."""

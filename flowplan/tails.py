@@ -1,4 +1,4 @@
-"""The end of the output of runs that are over: read when all of it has been shown, and kept in the state."""
+"""The end of the output of runs that are over: as it was heard, else read when it is all there, and kept in the state."""
 
 from __future__ import annotations
 
@@ -44,4 +44,7 @@ class Tails:
             self.shown(run_id)
 
     def _read(self, record: Recorded) -> tuple[str, str]:
-        return record.run_id, tail_of(self._engines, record, self._redactor)
+        heard, complete = self._logs.ends.take(record.run_id)
+        if complete and heard:
+            return record.run_id, heard
+        return record.run_id, tail_of(self._engines, record, self._redactor) or heard

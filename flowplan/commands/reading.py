@@ -155,8 +155,8 @@ def logs(state: Path, address: str, follow: bool, tail: int | None, attempt: int
     output = Output(redactor)
     try:
         count = _stream(engines.provider(record.provider), record, follow, tail, output, format)
-        if count == 0:
-            _stored(store, record, tail, output, format)
+        if count == 0 and _stored(store, record, tail, output, format):
+            output.note("warning: this is the stored end of the output: the engine has none any more")
     except ProviderError as error:
         if not _stored(store, record, tail, output, format):
             raise

@@ -55,7 +55,11 @@ _LASTS = timedelta(seconds=60)
 def lines(
     api: Api, record: Recorded, namespace: str, *, follow: bool, tail: int | None, stop: threading.Event
 ) -> Iterator[LogLine]:
-    """As ``Provider.logs``. Nothing when the Job and its pods are gone."""
+    """As ``Provider.logs``.
+
+    Raises:
+        ProviderError: the run had pods, and they are gone.
+    """
     reader = _Reader(api, record, namespace, stop)
     if follow:
         yield from reader.follow(tail)
@@ -109,14 +113,30 @@ class _Reader:
         """What was printed until now, the last ``tail`` lines of it."""
         if tail is not None and tail <= 0:
             return
-        pods = self._pods()
-        self._note_pods(self._job())
+        job, pods = self._job(), self._pods()
+        self._note_pods(job)
+        self._refuse_gone(job, pods)
         if self._many:
             lines = [line for pod in pods for line in self._of_pod(pod, self._main, tail)]
             lines.sort(key=lambda line: _order(line.at or ""))
         else:
             lines = self._newest(pods, tail)
         yield from (lines[-tail:] if tail else lines) or self._fallback(pods, tail)
+
+    def _refuse_gone(self, job: Any, pods: list[Any]) -> None:
+        """Tell a run whose pods are gone from one that said nothing.
+
+        Raises:
+            ProviderError: it had pods, and has none any more.
+        """
+        counts = (job or {}).get("status") or {}
+        had = self._record.started_at or any(counts.get(key) for key in ("active", "succeeded", "failed"))
+        if had and not pods:
+            raise ProviderError(
+                f'the pods of Job "{self._record.name}" are gone, and their output with them',
+                hint="the end of an output is kept when flowplan follows the run",
+                reason="NotFound",
+            )
 
     def _newest(self, pods: list[Any], tail: int | None) -> list[LogLine]:
         """The end of the output of pods that came one after another; no pod more is asked than the tail needs."""
@@ -201,7 +221,9 @@ class _Reader:
                         self._reading.discard(news)
                         due = 0.0
             if not printed and not self._stop.is_set():
-                yield from self._fallback(self._pods(), tail)
+                job, pods = self._job(), self._pods()
+                self._refuse_gone(job, pods)
+                yield from self._fallback(pods, tail)
         finally:
             self._left.set()
 
