@@ -15,7 +15,7 @@ MAX_SECRET = 1 << 20
 
 
 def lookup(source: SecretSource, directory: Path, environ: Mapping[str, str] | None = None) -> str | None:
-    """The value of a ``from_env``, ``from_file`` or ``from_spec`` source on this machine; None when it is not there.
+    """The value of a ``from_env``, ``from_file``, ``env_file`` or ``from_spec`` source on this machine; None when it is not there.
 
     One newline at the end of a file is not part of the secret (as `kubectl create secret` users expect of `echo`).
     """
@@ -27,7 +27,21 @@ def lookup(source: SecretSource, directory: Path, environ: Mapping[str, str] | N
                 return file.read(MAX_SECRET).decode("utf-8", "surrogateescape").removesuffix("\n")
         except OSError:
             return None
+    if source.kind == "env_file":
+        return _in_env_file(source.value, directory)
     return _written(source.value, directory) if source.kind == "from_spec" else None
+
+
+def _in_env_file(place: str, directory: Path) -> str | None:
+    """Return the value at ``<file>#<variable>``; None when it is not there."""
+    from flowplan.schemas.documents import read_text
+    from flowplan.schemas.env_files import variables
+
+    name, _, variable = place.rpartition("#")
+    try:
+        return variables(read_text(directory / Path(name).expanduser(), name), name).get(variable)
+    except InvalidInput:
+        return None
 
 
 def _written(place: str, directory: Path) -> str | None:
@@ -108,6 +122,9 @@ def _missing(source: SecretSource) -> tuple[str, str]:
         return f"the environment variable {source.value} (from_env) is not set", "set it"
     if source.kind == "from_file":
         return f"the file {source.value} (from_file) cannot be read", "create it"
+    if source.kind == "env_file":
+        file, _, variable = source.value.rpartition("#")
+        return f"the file {file} (env_file) has no variable {variable} any more", "plan and review again"
     if source.kind == "from_spec":
         return f"{source.value.replace('#', ' at ')} holds no secret any more", "plan and review again"
     names = ", ".join(source.variables)

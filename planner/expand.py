@@ -302,6 +302,7 @@ class _Expander:
         tree = self.loaded.tree
         origins = Origins(self.loaded.sources, tree, name, self.loaded.path.name, self.provenance)
         group = _Group(name, run_fields.merged(tree.get("defaults") or {}, tree["runs"][name]), origins)
+        origins.moved = run_fields.with_env_files(group.fields, self.loaded.env_files, self.sealer)
         before = len(self.report.faults)
         for key in ("command", "entrypoint"):
             if key in group.fields:

@@ -203,11 +203,36 @@ def settings(group: str, fields: Mapping[str, Any]) -> Settings:
     return Settings(group=group, **{key: _CONVERT[key](v) if key in _CONVERT else v for key, v in given.items()})
 
 
+def with_env_files(
+    fields: dict[str, Any], files: Mapping[str, Mapping[str, SecretSource]], sealer: Sealer
+) -> dict[Path, Path]:
+    """Put the variables of ``env_file`` below those of ``env``; later files win over earlier ones.
+
+    Returns:
+        Path of each variable -> the place in ``env_file`` that it comes from.
+    """
+    named = fields.pop("env_file", None) or []
+    given = fields.get("env") or {}
+    env: dict[str, Any] = {}
+    places: dict[Path, Path] = {}
+    for index, name in enumerate([named] if isinstance(named, str) else named):
+        for variable, source in files[name].items():
+            if variable not in given:
+                env[variable] = sealer.token_for(source)
+                places["env", variable] = ("env_file",) if isinstance(named, str) else ("env_file", index)
+    if env:
+        fields["env"] = {**env, **given}
+    return places
+
+
 class Origins(Mapping[Path, Origin]):
     """Path inside a run's merged fields -> where it was written; looked up when asked, then remembered.
 
     Args:
         provenance: variable name -> where its value came from.
+
+    Attributes:
+        moved: path inside the run -> the path where the spec holds it.
     """
 
     def __init__(
@@ -217,11 +242,13 @@ class Origins(Mapping[Path, Origin]):
         self._layers = ((("runs", group), tree["runs"][group]), (("defaults",), tree.get("defaults") or {}))
         self._name = name
         self._provenance = provenance
+        self.moved: Mapping[Path, Path] = {}
         self._known: dict[Path, Origin | None] = {}
         self._all: tuple[Path, ...] | None = None
 
     def source_path(self, path: Path) -> Path | None:
         """The path in the spec of a path inside the run; None when the spec does not hold just this."""
+        path = self.moved.get(path, path)
         for base, layer in self._layers:
             found, value = _descend(layer, path)
             if found == len(path):

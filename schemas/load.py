@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from flowplan.schemas.documents import Document, parse, read_text
+from flowplan.schemas.env_files import sources
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import TAG, is_expression, kind_of
 from flowplan.schemas.runs import Json
+from flowplan.schemas.secrets import SecretSource
 from flowplan.schemas.sources import Diagnostic, Path, SourceMap, did_you_mean, dotted
 from flowplan.schemas.spec import BUILT_IN_TYPES, Spec, json_schema, spec_model, without_plugins
 
@@ -25,9 +27,11 @@ class LoadedSpec(NamedTuple):
 
     Attributes:
         path: as the user gave it, ``<stdin>`` for ``-``; directory: absolute, where the files it names are looked up.
-        digest: ``sha256:...`` of the text of the spec and of every file it names.
+        digest: ``sha256:...`` of the text of the spec and of every file it names; of files of variables only the names
+            count, for a digest of few values could be guessed.
         tree: the document as plain JSON; numbers keep their source text (schemas.documents.scalar_text).
         files: path as written in the spec -> its document.
+        env_files: path as written in the spec -> its variables, and where each value comes from.
     """
 
     path: FilePath
@@ -37,6 +41,7 @@ class LoadedSpec(NamedTuple):
     spec: Spec
     sources: SourceMap
     files: Mapping[str, Document]
+    env_files: Mapping[str, Mapping[str, SecretSource]]
 
 
 def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) -> LoadedSpec:
@@ -56,6 +61,8 @@ def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) ->
     spec = _checked(document, provider_types, faults)
     faults += _variable_faults(document)
     files, texts = _named_files(document, path.parent, faults)
+    env_files = _env_files(document, path.parent, faults)
+    names = {f"{name}#": "\n".join(sorted(variables)) for name, variables in env_files.items()}
     if spec is None:
         faults += _unknown_names(document, faults)
     if spec is None or faults:
@@ -63,11 +70,12 @@ def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) ->
     return LoadedSpec(
         path=path,
         directory=path.absolute().parent,
-        digest=_digest({str(path.name): text, **texts}),
+        digest=_digest({str(path.name): text, **texts, **names}),
         tree=document.value,
         spec=spec,
         sources=document.sources,
         files=files,
+        env_files=env_files,
     )
 
 
@@ -271,23 +279,49 @@ def _named_files(
     return files, texts
 
 
+def _env_files(
+    document: Document, directory: FilePath, faults: list[Diagnostic]
+) -> dict[str, Mapping[str, SecretSource]]:
+    """Return every file of variables that runs name; one that is faulty is told once and left empty."""
+    files: dict[str, Mapping[str, SecretSource]] = {}
+    for path, run in _runs_in(document.value):
+        named = run.get("env_file")
+        for index, name in enumerate(named if isinstance(named, list) else [named]):
+            if not isinstance(name, str) or not name or name in files:
+                continue
+            place: Path = (*path, "env_file", index) if isinstance(named, list) else (*path, "env_file")
+            files[name] = {}
+            try:
+                if is_expression(name):
+                    raise InvalidInput("the name of a file cannot hold an expression")
+                files[name] = sources(read_text(directory / FilePath(name).expanduser(), name), name)
+            except InvalidInput as error:
+                where = document.sources.value(place)
+                faults += [
+                    fault if fault.position else Diagnostic(str(fault), where, dotted(place))
+                    for fault in error.diagnostics
+                ]
+    return files
+
+
+def _runs_in(tree: Json) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield the defaults and the runs with their paths, in a document that may be ill formed."""
+    runs = tree.get("runs") if isinstance(tree, dict) else None
+    places: list[tuple[Path, Any]] = [(("defaults",), tree.get("defaults"))] if isinstance(tree, dict) else []
+    places += [(("runs", name), run) for name, run in runs.items()] if isinstance(runs, dict) else []
+    yield from ((path, run) for path, run in places if isinstance(run, dict))
+
+
 def _file_fields(tree: Json) -> Iterator[tuple[Path, str]]:
     """Paths of the fields that name a file, in a document that may be ill formed."""
-    if not isinstance(tree, dict):
-        return
-    runs = tree.get("runs")
-    places: list[tuple[Path, Any]] = [(("defaults",), tree.get("defaults"))]
-    places += [(("runs", name), run) for name, run in runs.items()] if isinstance(runs, dict) else []
-    for path, run in places:
-        if not isinstance(run, dict):
-            continue
+    for path, run in _runs_in(tree):
         if isinstance(run.get("template"), str) and run["template"]:
             yield (*path, "template"), run["template"]
         block = run.get("kubernetes")
         for field in ("job", "customizations"):
             if isinstance(block, dict) and isinstance(block.get(field), str) and block[field]:
                 yield (*path, "kubernetes", field), block[field]
-    policies = tree.get("policies")
+    policies = tree.get("policies") if isinstance(tree, dict) else None
     for index, policy in enumerate(policies if isinstance(policies, list) else ()):
         if isinstance(policy, str) and policy:
             yield ("policies", index), policy

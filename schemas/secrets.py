@@ -23,7 +23,8 @@ class SecretSource:
 
     Attributes:
         kind: ``from_env`` (``value`` is a variable of the environment of the machine that applies), ``from_file``
-            (``value`` is a path, absolute or relative to the spec's directory), ``from_spec`` (the secret is written
+            (``value`` is a path, absolute or relative to the spec's directory), ``env_file`` (``value`` is such a path,
+            ``#`` and the name of a variable in that file), ``from_spec`` (the secret is written
             out in the spec; ``value`` is the spec's name in its directory, ``#`` and a JSON Pointer) or ``template``
             (``value`` is a string with ``${var.x}`` of sensitive variables; everything else in it is filled in).
         variables: names of the sensitive variables in a template.
@@ -35,8 +36,8 @@ class SecretSource:
 
     @property
     def label(self) -> str:
-        """What a token shows of the source: ``env:NAME``, ``file:PATH``, ``spec:NAME#/a/b``, ``var.token``; no spaces or parentheses."""
-        words = {"from_env": "env", "from_file": "file", "from_spec": "spec"}
+        """What a token shows of the source: ``env:NAME``, ``file:PATH``, ``env_file:PATH#NAME``, ``spec:NAME#/a/b``, ``var.token``; no spaces or parentheses."""
+        words = {"from_env": "env", "from_file": "file", "env_file": "env_file", "from_spec": "spec"}
         shown = f"{words[self.kind]}:{self.value}" if self.kind in words else ""
         text = shown or "+".join(f"var.{name}" for name in self.variables)
         return re.sub(r"[()\s]", "_", text)

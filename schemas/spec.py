@@ -203,6 +203,9 @@ class Run(Part):
     env: dict[EnvName, Annotated[Any, f.OneOf(f.ScalarOrNull, mapping=Reference, word="a scalar")]] | None = Field(
         None, description="Environment: scalars become strings, null removes an inherited variable, or a reference."
     )
+    env_file: Annotated[Any, f.OneOf(f.Filled, items=list[f.Filled])] | None = Field(
+        None, description="Files of variables below `env`, relative to the spec; every value is a secret."
+    )
     labels: dict[f.Plain, f.ScalarOrNull] | None = Field(None, description="Labels of the object.")
     annotations: dict[f.Plain, f.ScalarOrNull] | None = Field(None, description="Annotations of the object.")
     name: f.Filled | None = Field(

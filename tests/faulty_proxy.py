@@ -86,7 +86,7 @@ class FaultyProxy:
                 proxy._open.discard(self.request)
 
         self._server: _UnixServer | _TcpServer
-        with _in_network_of(network_of):
+        with in_network_of(network_of):
             self._server = _UnixServer(str(listen), Handler) if listen else _TcpServer(("127.0.0.1", 0), Handler)
         self.host = f"unix://{listen}" if listen else f"tcp://127.0.0.1:{self._server.server_address[1]}"
         self.url = self.host.replace("tcp:", "http:")
@@ -141,8 +141,8 @@ class FaultyProxy:
 
 
 @contextlib.contextmanager
-def _in_network_of(process: int) -> Iterator[None]:
-    """Make sockets in the network namespace of another process; of this thread alone."""
+def in_network_of(process: int) -> Iterator[None]:
+    """Make sockets in the network namespace of another process (0: our own); of this thread alone."""
     if not process:
         yield
         return

@@ -19,7 +19,8 @@ import docker
 import docker.errors
 import pytest
 from conftest import FLOWPLAN, Project, until
-from engines import docker_api
+from engines import docker_api, docker_process
+from faulty_proxy import in_network_of
 
 pytestmark = pytest.mark.docker
 
@@ -321,7 +322,9 @@ def test_a_timeout_is_kept_for_containers(project: Project, engine: Engine) -> N
 
 
 def test_a_start_timeout_ends_a_pull_that_hangs(project: Project, engine: Engine) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections wait in its queue, nobody answers
+    with in_network_of(docker_process()):
+        silent = socket.create_server(("127.0.0.1", 0))  # connections wait in its queue, nobody answers
+    with silent:
         image = f"127.0.0.1:{silent.getsockname()[1]}/x/y:1"
         engine.spec(f"  hello: {{provider: docker, image: '{image}', command: [echo], start_timeout: 1s}}\n")
         before = time.monotonic()
