@@ -299,6 +299,11 @@ class Stream:
         """What was held back, at the end."""
         return self.feed(b"", last=True)
 
+    @property
+    def holds(self) -> bool:
+        """True while what was fed ends inside something that is, or may be, to be hidden."""
+        return bool(self._held or self._known or self._inside)
+
     def drop(self) -> None:
         """Forget what was held back: what follows it will never be known."""
         self._before, self._held, self._known, self._inside = b"", b"", 0, ()

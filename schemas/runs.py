@@ -215,6 +215,8 @@ class Observed:
         tag_now: id of the image that the run's reference means by now; "" where that is not known.
         remarks: JSON Pointer into the objects -> why the engine left the field out, "" -> what it says of the object;
             None where nothing new is said.
+        elsewhere: the host on which it was started, where nobody can see it from here; what is said of it then is what was
+            last known. "" otherwise.
     """
 
     run_id: str
@@ -241,6 +243,7 @@ class Observed:
     lineage: str = ""
     created_at: str | None = None
     created_from: str = ""
+    elsewhere: str = ""
 
 
 def remark(place: str, words: str) -> str:

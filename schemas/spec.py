@@ -160,6 +160,7 @@ class ProcessBlock(Part):
     inherit_env: Annotated[Any, f.OneOf(f.FlagBesideNames, items=list[f.Filled], word="true, false")] | None = Field(
         None, description="Which variables of flowplan's environment the process sees: true (default), false, names."
     )
+    log_limit: f.Size | None = Field(None, description="Bytes of output that are kept, the newest; default 64Mi.")
 
 
 AxisValues = Annotated[Any, f.OneOf(f.Expression, mapping=Range, items=list[f.Scalar], words=AXIS_WORDS)]

@@ -22,10 +22,10 @@ import pytest
 from flowplan.planner.manifests import ResolvedRun, process
 from flowplan.providers.process import output
 from flowplan.providers.process.exits import meaning
+from flowplan.providers.process.kernel import stat_of
 from flowplan.providers.process.provider import ProcessProvider
 from flowplan.providers.process.redaction import known_to, values_behind_tokens
 from flowplan.providers.process.runfiles import RunFiles
-from flowplan.providers.process.supervisor import stat_of
 from flowplan.providers.protocol import Context, Order
 from flowplan.schemas.errors import FlowplanError, ProviderError, Refused, StartFailed
 from flowplan.schemas.runs import Identity, Observed, Recorded, Settings, Status
@@ -119,8 +119,23 @@ class Host:
 
     def forge(self, record: Recorded, **identity: Any) -> None:
         """Make the process of a run another one."""
-        line = json.dumps({**self.started(record), **identity}) + "\n"
-        self.file(record, "started.json").write_text(line)
+        file = self.file(record, "started.json")
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        forged = [{**line, **identity} if "pid" in line else line for line in lines]
+        file.write_text("".join(json.dumps(line) + "\n" for line in forged))
+
+    def kill_keepers(self, record: Recorded, *which: str) -> None:
+        """Kill the supervisor of a run, or who stands by for it; both without ``which``."""
+        started = self.started(record)
+        pids = [started[name]["pid"] for name in which or ("guard", "supervisor")]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not any(map(alive, pids)), "the end of the supervisor")
+
+    def ending(self, record: Recorded) -> dict[str, Any]:
+        """How it ended, as its record says; {} before."""
+        found = RunFiles(self.file(record, ""), record.run_id).record()
+        return (found and found.end) or {}
 
     def text(self, record: Recorded) -> str:
         return "\n".join(line.text for line in self.provider.logs(record, follow=False, tail=None))
@@ -242,7 +257,7 @@ def test_a_ctrl_c_reaches_neither_run_nor_supervisor(host: Host) -> None:
 
 def test_without_its_supervisor_a_run_goes_on_but_its_end_is_unknown(host: Host) -> None:
     record = host.start(host.order("sleep", "0.6"))
-    os.kill(host.started(record)["supervisor"]["pid"], signal.SIGKILL)
+    host.kill_keepers(record)
     assert host.look(record).status is Status.RUNNING
     until(lambda: not alive(record.handle["pid"]), "the end of the run")
     seen = host.look(record)
@@ -254,8 +269,7 @@ def test_without_its_supervisor_a_run_goes_on_but_its_end_is_unknown(host: Host)
 def test_a_removed_directory_harms_no_other_run(host: Host) -> None:
     gone = host.start(host.order("sleep", "0.3"))
     other = host.start(host.order("sleep", "0.6", attempt=2))
-    for name in ("run.json", "started.json", "stdout", "stderr"):
-        host.file(gone, name).unlink()
+    host.file(gone, "started.json").unlink()
     host.file(gone, "").rmdir()
     assert host.look(gone).status is Status.RUNNING  # the handle still finds it
     assert host.end(other).status is Status.SUCCEEDED
@@ -279,6 +293,77 @@ def test_the_newest_of_many_executions_counts(host: Host) -> None:
     lines = "".join(json.dumps({**host.started(record), "executions": n}) + "\n" for n in range(1, 1001))
     host.file(record, "started.json").write_text(lines + '{"pid": 1, "exec')
     assert host.started(record)["executions"] == 1000
+
+
+# -- a supervisor that is killed
+
+
+CHATTY = 'i=0; until [ -e go ]; do sleep 0.02; done; while [ $i -lt 3000 ]; do echo "$i $PW $PW $PW $PW"; i=$((i+1)); done; exit 4'
+
+
+@pytest.mark.parametrize("which", ["supervisor", "guard"])
+@pytest.mark.parametrize("secrets", [{}, {"PW": "hunter2-hunter2"}], ids=["plain", "secret"])
+def test_who_kills_one_of_the_two_changes_nothing(host: Host, which: str, secrets: dict[str, str]) -> None:
+    record = host.start(host.order("sh", "-c", CHATTY, secrets=secrets))
+    host.kill_keepers(record, which)
+    (host.home / "go").touch()
+    seen = host.end(record)
+    assert (seen.status, seen.exit_code) == (Status.FAILED, 4)
+    lines = host.text(record).splitlines()
+    assert [line.split()[0] for line in lines] == [str(n) for n in range(3000)]
+    assert not secrets or {line.split(" ", 1)[1] for line in lines} == {
+        "(sensitive) (sensitive) (sensitive) (sensitive)"
+    }
+
+
+def test_what_was_on_its_way_when_the_supervisor_was_killed_shows_no_part_of_a_secret(host: Host) -> None:
+    script = "printf 'first\\nhunter2-'; until [ -e go ]; do sleep 0.02; done; printf 'hunter2 | rest\\nlast\\n'"
+    record = host.start(host.order("sh", "-c", script, secrets={"PW": "hunter2-hunter2"}))
+    until(lambda: host.text(record).startswith("first"), "output")
+    host.kill_keepers(record, "supervisor")
+    (host.home / "go").touch()
+    assert host.end(record).status is Status.SUCCEEDED
+    assert "hunter2" not in host.text(record)
+    assert host.text(record).splitlines() == [
+        "first",
+        "[flowplan: 15 bytes of output were not kept: the supervisor was killed]",
+        "last",
+    ]
+
+
+def test_the_time_limit_and_the_tries_are_kept_after_the_supervisor_was_killed(host: Host) -> None:
+    limited = host.start(host.order("sleep", "60", timeout=1))
+    failing = host.start(host.sh("echo x >> marks; until [ -e go ]; do sleep 0.02; done; exit 1", retries=1, attempt=2))
+    host.kill_keepers(limited, "supervisor")
+    (host.home / "go").touch()
+    assert host.end(limited).status is Status.TIMED_OUT
+    seen = host.end(failing)
+    assert (seen.status, seen.attempts) == (Status.FAILED, 2)
+    assert (host.home / "marks").read_text() == "x\nx\n"
+
+
+def test_without_both_a_run_writes_on_and_nobody_claims_to_keep_its_limit(host: Host) -> None:
+    script = "until [ -e go ]; do sleep 0.02; done; echo on; echo $PW > wrote"
+    record = host.start(host.order("sh", "-c", script, secrets={"PW": "hunter2-hunter2"}, timeout=60))
+    assert host.provider.keeps_timeout(record)
+    host.kill_keepers(record)
+    assert not host.provider.keeps_timeout(record)
+    (host.home / "go").touch()
+    until((host.home / "wrote").exists, "what the run does after it has written")
+
+
+def test_a_renamed_directory_takes_its_runs_along(host: Host) -> None:
+    record = host.start(host.sh("until [ -e go ]; do sleep 0.02; done; echo done; exit 3"))
+    host.provider.close()
+    moved = host.home / "moved"
+    (host.home / "state").rename(moved)
+    (host.home / "go").touch()
+    there = Host(host.home, host.lineage)
+    there.runs = moved / "runs"
+    there.provider = ProcessProvider(Context(host.lineage, there.runs))
+    seen = there.end(record)
+    assert (seen.status, seen.exit_code) == (Status.FAILED, 3)
+    assert there.text(record) == "done"
 
 
 # -- limits, retries, groups
@@ -318,7 +403,7 @@ def test_between_two_tries_a_run_is_not_lost_and_can_be_stopped(host: Host) -> N
     assert host.look(record).status is Status.RUNNING
     host.provider.delete(record, 1)
     assert not host.look(record).exists
-    until(lambda: host.file(record, "exit.json").exists(), "the supervisor's word")
+    until(lambda: host.ending(record), "the supervisor's word")
     assert (host.home / "marks").read_text() == "x\n"
 
 
@@ -339,14 +424,14 @@ def test_a_deleted_run_takes_its_group_along(host: Host) -> None:
     child = int(until(lambda: host.text(record), "output"))
     host.provider.delete(record, 5)
     assert not alive(child)
-    ended = json.loads(host.file(record, "exit.json").read_text())
+    ended = host.ending(record)
     assert (ended["status"], ended["reason"]) == ("cancelled", "SIGTERM")
 
 
 def test_a_deleted_run_without_supervisor_takes_its_group_along(host: Host) -> None:
     record = host.start(host.sh("trap '' TERM; sh -c 'trap \"\" TERM; echo ready; sleep 60' & wait"))
     until(lambda: host.text(record), "output")
-    os.kill(host.started(record)["supervisor"]["pid"], signal.SIGKILL)
+    host.kill_keepers(record)
     os.kill(record.handle["pid"], signal.SIGKILL)
     until(lambda: not alive(record.handle["pid"]), "the end of the leader")
     host.provider.delete(record, 0.2)
@@ -354,6 +439,68 @@ def test_a_deleted_run_without_supervisor_takes_its_group_along(host: Host) -> N
     until(
         lambda: not [p for p in rest if (s := stat_of(p)) and s[1] == record.handle["pid"] and s[0] != "Z"], "its end"
     )
+
+
+DAEMON = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        {more}
+        for fd in (0, 1, 2): os.close(fd)
+        with open("daemon", "w") as file: file.write(str(os.getpid()))
+        time.sleep(60)
+    os._exit(0)
+os.wait()
+while not os.path.exists("daemon") or not open("daemon").read(): time.sleep(0.01)
+{then}
+"""
+NAMELESS = 'os.execvpe("sh", ["sh", "-c", "printf $$ > daemon; exec sleep 60"], {"PATH": os.environ["PATH"]})'
+
+
+def daemon(host: Host) -> int:
+    path = host.home / "daemon"
+    return int(until(lambda: path.exists() and path.read_text(), "a daemon"))
+
+
+@pytest.mark.parametrize("more", ["", NAMELESS], ids=["marked", "nameless"])
+@pytest.mark.parametrize("how", ["ends", "is deleted", "times out"])
+def test_what_left_the_session_ends_with_the_run(host: Host, how: str, more: str) -> None:
+    then = "" if how == "ends" else "time.sleep(60)"
+    limit = {"timeout": 2} if how == "times out" else {}
+    record = host.start(host.order(sys.executable, "-c", DAEMON.format(more=more, then=then), **limit))
+    pid = daemon(host)
+    if how == "is deleted":
+        host.provider.delete(record, 5)
+    else:
+        host.end(record)
+    assert not alive(pid)
+
+
+def test_what_goes_on_after_everybody_was_killed_is_told_and_ended(host: Host) -> None:
+    record = host.start(host.order(sys.executable, "-c", DAEMON.format(more="", then="time.sleep(60)")))
+    pid = daemon(host)
+    host.kill_keepers(record)
+    os.kill(record.handle["pid"], signal.SIGKILL)
+    until(lambda: not alive(record.handle["pid"]), "the end of its own process")
+    seen = host.look(record)
+    assert seen.status is Status.RUNNING
+    assert f"process {pid}" in seen.message
+    host.provider.delete(record, 1)
+    assert not alive(pid)
+
+
+def test_what_cannot_be_told_whose_it_is_is_named(host: Host) -> None:
+    other = host.start(host.order("sleep", "60", attempt=2))
+    record = host.start(host.order(sys.executable, "-c", DAEMON.format(more=NAMELESS, then="")))
+    pid = daemon(host)
+    seen = host.end(record)
+    assert f"process {pid}, which it may have started, goes on" in seen.message
+    with pytest.raises(ProviderError, match=f"{pid}.*end it by hand"):
+        host.provider.delete(record, 1)
+    host.provider.delete(record, 1)
+    host.provider.delete(other, 1)
+    until(lambda: not alive(pid), "its end with the last run")
 
 
 def test_the_output_stays_after_delete(host: Host) -> None:
@@ -370,51 +517,64 @@ def test_a_reused_pid_is_never_signalled(host: Host) -> None:
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
         record = host.start(host.order("true"))
         host.end(record)
+        host.kill_keepers(record)
         host.forge(record, pid=stranger.pid)
-        supervisor = host.started(record)["supervisor"]["pid"]
-        host.file(record, "exit.json").unlink()
-        os.kill(supervisor, signal.SIGKILL)
-        until(lambda: not alive(supervisor), "the end of the supervisor")
+        *starts, _ = host.file(record, "started.json").read_text().splitlines(keepends=True)
+        host.file(record, "started.json").write_text("".join(starts))  # without its end
         assert not host.look(record).exists
         host.provider.delete(record, 0.1)
         assert alive(stranger.pid)
         stranger.kill()
 
 
-def test_another_host_is_refused(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("identity", "where"),
+    [
+        ({"boot_id": "00000000-0000-0000-0000-000000000000", "host": "mars"}, "mars"),
+        ({"pid_namespace": "pid:[1]", "host": "mars"}, "mars"),
+        ({"boot_id": "00000000-0000-0000-0000-000000000000"}, "before it was started anew"),
+    ],
+    ids=["another-host", "another-container", "restarted"],
+)
+def test_a_run_of_another_host_is_told_as_such_and_left_alone(host: Host, identity: dict[str, str], where: str) -> None:
     record = host.start(host.order("sleep", "60"))
-    foreign = replace(record, target={"type": "process", "id": "0" * 32, "label": "mars"})
-    for attempt in (
-        lambda: host.provider.delete(foreign, 0.1),
-        lambda: host.provider.observe([foreign]),
-        lambda: host.provider.logs(foreign, follow=False, tail=None),
-    ):
-        with pytest.raises(Refused, match="different host \\(mars\\)"):
-            attempt()
-    assert alive(record.handle["pid"])
-
-
-def test_another_pid_namespace_is_refused(host: Host) -> None:
-    record = host.start(host.order("sleep", "60"))
-    host.forge(record, pid_namespace="pid:[1]")
-    with pytest.raises(Refused, match="different host"):
-        host.provider.delete(record, 0.1)
-    assert alive(record.handle["pid"])
-
-
-def test_after_a_restart_of_the_host_nothing_is_signalled_and_the_history_stays(host: Host) -> None:
-    lost = host.start(host.order("sleep", "60"))
     ended = host.start(host.sh("exit 3", attempt=2))
     host.end(ended)
-    for record in (lost, ended):
-        host.forge(record, boot_id="00000000-0000-0000-0000-000000000000")
-    assert host.look(ended).exit_code == 3
-    seen = host.look(lost)
-    assert not seen.exists
-    assert "restarted" in seen.message
-    host.provider.delete(lost, 0.1)
-    assert alive(lost.handle["pid"])
-    os.killpg(lost.handle["pid"], signal.SIGKILL)
+    for one in (record, ended):
+        host.forge(one, **identity)
+    seen = host.look(record)
+    assert (seen.exists, seen.status) == (True, Status.RUNNING)
+    assert where in seen.elsewhere
+    assert "last seen 20" in seen.message
+    assert host.provider.keeps_timeout(record)
+    with pytest.raises(Refused, match="different host") as refusal:
+        host.provider.delete(record, 0.1)
+    assert "flowplan state rm r" in (refusal.value.hint or "")
+    assert alive(record.handle["pid"])
+    assert host.look(ended).exit_code == 3  # what its files tell is known everywhere
+    host.forge(record, boot_id=record.handle["boot_id"], pid_namespace=record.handle["pid_namespace"])
+
+
+def test_a_run_of_another_host_without_files_is_told_as_such(host: Host) -> None:
+    foreign = replace(host.record(host.order("true")), target={"type": "process", "id": "0" * 32, "label": "mars"})
+    assert host.look(foreign).elsewhere == "mars"
+    with pytest.raises(Refused, match=r"different host \(mars\)"):
+        host.provider.delete(foreign, 0.1)
+    with pytest.raises(Refused, match=r"different host \(mars\)"):
+        host.provider.logs(foreign, follow=False, tail=None)
+
+
+def test_equal_process_numbers_of_two_hosts_are_told_apart(host: Host) -> None:
+    record = host.start(host.order("sleep", "60"))
+    nonce = host.started(record)["nonce"]
+    host.forge(record, nonce="f" * 32)
+    with subprocess.Popen(["sleep", "0"]) as gone:
+        pass
+    for keeper in ("supervisor", "guard"):
+        host.forge(record, **{keeper: {"pid": gone.pid, "start_time": 1}})
+    assert "goes on" in host.look(record).message  # it has our marks, and is not the one that was recorded
+    host.forge(record, nonce=nonce)
+    assert host.look(record).message == ""
 
 
 def test_a_stopped_attempt_is_never_started_again(host: Host) -> None:
@@ -577,9 +737,9 @@ def test_the_end_is_told_soon(host: Host) -> None:
     record = host.start(host.order("sleep", "0.5"))
     for seen in host.provider.watch([record], threading.Event()):
         if seen and seen.finished_at:
-            ended = json.loads(host.file(record, "exit.json").read_text())["finished_at"]
+            ended = host.ending(record)["finished_at"]
             assert seen.finished_at == ended
-            late = time.time() - host.file(record, "exit.json").stat().st_mtime
+            late = time.time() - host.file(record, "started.json").stat().st_mtime
             assert late < 1.0  # 0.1 s between looks; the rest is for a busy machine
 
 
@@ -605,7 +765,7 @@ def test_no_secret_reaches_the_disk_or_the_process_list(host: Host) -> None:
     assert host.end(record).status is Status.SUCCEEDED
     text = host.text(record)
     assert text.splitlines()[0] == "a(sensitive)b"
-    assert text.splitlines()[-2:] == ["tail", "(sensitive)"]
+    assert text.splitlines()[-2:] == ["(sensitive)", "tail"]  # in the order of writing
     for path in host.runs.rglob("*"):
         if path.is_file():
             content = path.read_text()
@@ -637,33 +797,61 @@ def test_values_behind_tokens() -> None:
 # -- output
 
 
+def test_both_streams_are_one_in_the_order_of_writing(host: Host) -> None:
+    record = host.start(host.sh("for i in 1 2 3; do echo out $i; echo err $i >&2; echo more $i > /dev/stderr; done"))
+    host.end(record)
+    assert host.text(record).splitlines() == [f"{word} {n}" for n in (1, 2, 3) for word in ("out", "err", "more")]
+
+
+def test_tries_are_told_apart(host: Host) -> None:
+    record = host.start(host.sh("printf again; exit 4", retries=2))
+    host.end(record)
+    assert host.text(record).splitlines() == ["again", "[flowplan: try 2]", "again", "[flowplan: try 3]", "again"]
+
+
+def test_of_a_chatty_run_the_end_is_kept_and_told_what_was_dropped(host: Host) -> None:
+    lines = 40_000
+    record = host.start(host.sh(f"seq {lines}; echo the end", process={"log_limit": "128Ki"}))
+    host.end(record)
+    kept = sum(path.stat().st_size for path in host.file(record, "").glob("output*"))
+    assert 64 * 1024 <= kept <= 128 * 1024
+    first, *rest = host.text(record).splitlines()
+    whole = sum(len(f"{n}\n") for n in range(1, lines + 1)) + len("the end\n")
+    assert first == f"[flowplan: {whole - kept} bytes of output were dropped, see log_limit]"
+    assert rest[1:] == [*(str(n) for n in range(int(rest[1]), lines + 1)), "the end"]
+
+
+def test_an_ended_run_keeps_one_small_file_and_its_output(host: Host) -> None:
+    silent, loud = host.start(host.order("true")), host.start(host.order("echo", "x", attempt=2))
+    for record in (silent, loud):
+        host.end(record)
+        host.provider.delete(record, 1)
+    assert [path.name for path in host.file(silent, "").iterdir()] == ["started.json"]
+    assert sorted(path.name for path in host.file(loud, "").iterdir()) == ["output", "started.json"]
+    assert host.file(silent, "started.json").stat().st_size < 4096
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 9])
 @pytest.mark.parametrize("end", ["", "\n"])
 @pytest.mark.parametrize("block", [1, 3, 1000])
-def test_the_tail_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, end: str, block: int) -> None:
+@pytest.mark.parametrize("cut", [0, 4, 5])
+def test_the_tail_of_an_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, end: str, block: int, cut: int
+) -> None:
     monkeypatch.setattr(output, "BLOCK", block)
     lines = ["one", "", "three", "four"]
-    file = tmp_path / "stdout"
-    file.write_text("\n".join(lines) + end)
-    tail = file.read_text()[output.start_of_tail(file, count) :].removesuffix("\n")
+    text = "\n".join(lines) + end
+    (tmp_path / "output").write_text(text[:cut] if cut else text)
+    if cut:
+        (tmp_path / f"output.{cut}").write_text(text[cut:])
+    tail = text[output.Kept(tmp_path).start_of_tail(count) :].removesuffix("\n")
     assert tail == "\n".join(lines[max(len(lines) - count, 0) :])
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [(0, []), (1, ["e2"]), (2, ["o3", "e2"]), (4, ["o2", "o3", "e1", "e2"]), (9, ["o1", "o2", "o3", "e1", "e2"])],
-)
-def test_the_tail_of_both_streams(tmp_path: Path, count: int, expected: list[str]) -> None:
-    (tmp_path / "stdout").write_text("o1\no2\no3\n")
-    (tmp_path / "stderr").write_text("e1\ne2\n")
-    lines = output.read(tmp_path, tail=count, ended=lambda: True, follow=False, stop=threading.Event())
-    assert [line.text for line in lines] == expected
 
 
 def test_bytes_that_are_no_text_and_lines_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "LONGEST_LINE", 8)
     monkeypatch.setattr(output, "BLOCK", 10)
-    (tmp_path / "stdout").write_bytes(b"\xff\r\n" + b"x" * 17)
+    (tmp_path / "output").write_bytes(b"\xff\r\n" + b"x" * 17)
     lines = output.read(tmp_path, tail=None, ended=lambda: True, follow=False, stop=threading.Event())
     texts = [line.text for line in lines]
     assert texts[0] == "\ufffd"

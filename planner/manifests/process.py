@@ -8,7 +8,7 @@ from typing import Any
 
 from flowplan.planner.manifests import REPLACE, Effect, ResolvedRun, with_content
 from flowplan.planner.names import docker_run_name
-from flowplan.schemas.quantities import duration
+from flowplan.schemas.quantities import duration, size
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic, Path, dotted
@@ -109,9 +109,14 @@ def _behaviour(run: ResolvedRun) -> dict[str, Json]:
         "inherit_env": (block.get("inherit_env"), True),
         "timeout": (_seconds(fields.get("timeout")), None),
         "retries": (fields.get("retries"), 0),
+        "log_limit": (_bytes(block.get("log_limit")), None),
         "grace_period": (_seconds(fields.get("grace_period")), DEFAULT_GRACE),
     }
     return {key: value for key, (value, default) in wanted.items() if value is not None and value != default}
+
+
+def _bytes(value: Json) -> int | None:
+    return None if value is None else size(value)
 
 
 def _seconds(value: Json) -> float | None:
@@ -136,7 +141,7 @@ def _origins(run: ResolvedRun) -> dict[str, Origin]:
         origins[f"/Process/labels/{_escaped(name)}"] = run.origin("labels", name)
     origins["/Process/cwd"] = run.origin("working_dir")
     for key in _behaviour(run):
-        path = ("process", key) if key == "inherit_env" else (key,)
+        path = ("process", key) if key in ("inherit_env", "log_limit") else (key,)
         origins[f"/Process/{key}"] = run.origin(*path)
     return origins
 

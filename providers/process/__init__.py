@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # the supervisor imports from here, and `typing` would double its memory
 if TYPE_CHECKING:
     from flowplan.providers.protocol import Context, Provider
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flowplan.providers.process import marks
+from flowplan.providers.process import marks, record
+from flowplan.providers.process.kernel import stat_of
 from flowplan.providers.process.procfs import environment, host_id, host_name, started_at, this_boot
 from flowplan.providers.process.runfiles import RunFiles, look
-from flowplan.providers.process.supervisor import stat_of
 from flowplan.providers.protocol import IMPORTED, Found
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.runs import Observed, Status
 
 
-def of_project(runs_dir: Path, project: str) -> list[Found]:
+def of_project(runs_dir: Path, project: str, looks: marks.Looks) -> list[Found]:
     """Every attempt of the project, of whatever lineage, that runs or whose end is known."""
-    found, running = [], {one.run_id: one for one in marks.leaders(marks.scan()) if one.project == project}
-    for path in runs_dir.glob("*/run.json"):
+    found, running = [], {one.run_id: one for one in marks.leaders(looks.all()) if one.project == project}
+    for path in runs_dir.glob(f"*/{record.NAME}"):
         files = RunFiles(path.parent, path.parent.name)
-        whose = files.read("run.json") or {}
-        if whose.get("project") == project and whose.get("host_id") == host_id():
-            seen = look(files, None)
-            if seen.exists and not (files.read("exit.json") or {}).get("failure"):
+        known = files.record()
+        whose = known.whose if known else {}
+        if known and whose.get("project") == project and whose.get("host_id") == host_id():
+            seen = look(files, None, looks.of)
+            if seen.exists and not seen.elsewhere and not (known.end or {}).get("failure"):
                 found.append(Found(seen, project, str(whose.get("lineage", "")), bare={"Process": {}}))
             running.pop(seen.run_id, None)
     found += [Found(live(one, ""), project, one.lineage, bare={"Process": {}}) for one in running.values()]

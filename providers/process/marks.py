@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from flowplan.providers.process.supervisor import stat_of
+from flowplan.providers.process.kernel import RUN_ID, stat_of
 from flowplan.schemas.runs import Identity
 
-RUN_ID = "FLOWPLAN_RUN_ID"
 PROJECT = "FLOWPLAN_PROJECT"
 LINEAGE = "FLOWPLAN_LINEAGE"
 ADDRESS = "FLOWPLAN_ADDRESS"
 ATTEMPT = "FLOWPLAN_ATTEMPT"
+FRESH = 1.0
+"""Seconds for which a look counts as new, where it only tells whether something is still there."""
 MARKS = (RUN_ID, PROJECT, LINEAGE, ADDRESS, ATTEMPT)
 
 
@@ -42,6 +45,28 @@ def scan() -> list[Marked]:
     names = [name for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
     found = (_marked(name) for name in names if user == 0 or _owner(name) == user)
     return [one for one in found if one]
+
+
+class Looks:
+    """The newest look at all processes, for several who want to know at about the same time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: list[Marked] = []
+        self._until = 0.0
+
+    def all(self) -> list[Marked]:
+        """Look anew, and return all that is marked."""
+        seen = scan()
+        with self._lock:
+            self._seen, self._until = seen, time.monotonic() + FRESH
+        return seen
+
+    def of(self, run_id: str) -> list[int]:
+        """Return what a moment ago was there of a run."""
+        with self._lock:
+            seen = self._seen if time.monotonic() < self._until else None
+        return [one.pid for one in (self.all() if seen is None else seen) if one.run_id == run_id]
 
 
 def leaders(processes: Iterable[Marked]) -> Iterator[Marked]:

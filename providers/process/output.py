@@ -1,8 +1,4 @@
-"""The output of a run, from its files ``stdout`` and ``stderr``.
-
-The two are written by the run itself, without a clock between them. Following therefore yields the lines in the
-order in which they appear; reading afterwards yields all of stdout, then all of stderr.
-"""
+"""The output of a run as lines, from the files that ``pump`` writes: stdout and stderr in the order of their writing."""
 
 from __future__ import annotations
 
@@ -12,83 +8,141 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from flowplan.providers.process import pump, record
 from flowplan.providers.protocol import LogLine
 
 BLOCK = 1 << 16
-LONGEST_LINE = 1 << 20
-"""Bytes after which a line without an end is passed on all the same."""
+LONGEST_LINE = 1 << 16
+"""Bytes after which a line is passed on in pieces."""
 INTERVAL = 0.1
 """Seconds between two looks for more."""
 VANISHED = 2.0
 """Seconds between two looks whether a run is over that left no record of its end: they read several files."""
 
 
-class _Stream:
-    """One file that may still grow, read from ``position`` on."""
+class Kept:
+    """The bytes of an output that are kept: all of it is numbered from 0, and its beginning may be gone."""
 
-    def __init__(self, path: Path, position: int = 0) -> None:
-        self.path, self.name, self.position = path, path.name, position
-        self._file = str(path)
+    def __init__(self, directory: Path) -> None:
+        self._directory = str(directory)
+        self._parts: list[tuple[int, str]] = []
+
+    def look(self) -> tuple[int, int]:
+        """Look which files there are; return where what is kept begins and ends."""
+        self._parts = pump.parts(self._directory)
+        if not self._parts:
+            return 0, 0
+        last = self._parts[-1][0]
+        return self._parts[0][0], last + max(_size(self._path(last)), 0)
+
+    def grown(self, position: int) -> bool:
+        """True when there may be more after ``position``; costs little, also ten times a second."""
+        start = next((start for start, _ in reversed(self._parts) if start <= position), 0)
+        size = _size(self._path(start))
+        if size < 0 and self._parts:
+            return True  # it was dropped, others are there
+        return start + size > position or (position > start and _size(self._path(position)) >= 0)
+
+    def read(self, position: int, size: int) -> bytes:
+        """Read at most ``size`` bytes, from one file; b"" at the end and where nothing is kept."""
+        start = next((start for start, _ in reversed(self._parts) if start <= position), None)
+        if start is None:
+            return b""
+        try:
+            with open(self._path(start), "rb") as file:  # noqa: PTH123
+                file.seek(position - start)
+                return file.read(size)
+        except FileNotFoundError:
+            return b""
+
+    def blocks(self, position: int) -> Iterator[bytes]:
+        """Read on from ``position`` to the end."""
+        _, end = self.look()
+        while position < end and (block := self.read(position, min(BLOCK, end - position))):
+            position += len(block)
+            yield block
+
+    def start_of_tail(self, count: int) -> int:
+        """Find where the last ``count`` lines start; reads no more than they take."""
+        first, end = self.look()
+        position, wanted = end, count
+        while position > first and wanted:
+            size = min(BLOCK, position - max(first, max(s for s, _ in self._parts if s < position)))
+            block = self.read(position - size, size)
+            if position == end and block.endswith(b"\n"):
+                block = block[:-1]
+            found = block.count(b"\n")
+            if found >= wanted:
+                return position - size + _nth_from_end(block, wanted)
+            wanted -= found
+            position -= size
+        return end if not count else first
+
+    def _path(self, start: int) -> str:
+        return f"{self._directory}/{pump.part_at(start)}"
+
+
+class _Lines:
+    """The lines of an output that may still grow, from a position on."""
+
+    def __init__(self, kept: Kept, position: int) -> None:
+        self._kept, self._position = kept, position
         self._rest = b""
 
     def grown(self) -> bool:
-        """Whether there is more than was read."""
-        return _size(self._file) > self.position
+        """True when there may be more than was read."""
+        return self._kept.grown(self._position)
 
-    def lines(self, *, final: bool = False) -> Iterator[LogLine]:
+    def new(self, *, final: bool = False) -> Iterator[LogLine]:
         """The complete lines that are new; with ``final`` also what follows the last newline."""
-        for block in self._blocks():
+        first, _ = self._kept.look()
+        if self._position < first:
+            yield from self._dropped(first)
+        for block in self._kept.blocks(self._position):
+            self._position += len(block)
             *whole, self._rest = (self._rest + block).split(b"\n")
             for line in whole:
-                yield self._line(line)
-            if len(self._rest) > LONGEST_LINE:
-                yield self._take_rest()
+                yield _line(line)
+            while len(self._rest) > LONGEST_LINE:
+                size = LONGEST_LINE
+                while size > LONGEST_LINE - 4 and self._rest[size] & 0xC0 == 0x80:  # not inside a character
+                    size -= 1
+                piece, self._rest = self._rest[:size], self._rest[size:]
+                yield LogLine(piece.decode("utf-8", "replace"), goes_on=True)
         if final and self._rest:
-            yield self._take_rest()
+            rest, self._rest = self._rest, b""
+            yield _line(rest)
 
-    def _blocks(self) -> Iterator[bytes]:
-        if not self.grown():
-            return
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.position)
-                while block := file.read(BLOCK):
-                    self.position += len(block)
-                    yield block
-        except FileNotFoundError:
-            return
+    def _dropped(self, first: int) -> Iterator[LogLine]:
+        """Say what is not kept any more."""
+        if self._rest:
+            yield _line(self._rest)
+        yield LogLine(f"[flowplan: {first - self._position} bytes of output were dropped, see log_limit]")
+        self._position, self._rest = first, b""
 
-    def _take_rest(self) -> LogLine:
-        rest, self._rest = self._rest, b""
-        return self._line(rest)
 
-    def _line(self, data: bytes) -> LogLine:
-        return LogLine(data.decode("utf-8", "replace").removesuffix("\r"), self.name)
+def _line(data: bytes) -> LogLine:
+    return LogLine(data.decode("utf-8", "replace").removesuffix("\r"))
 
 
 def read(
     directory: Path, *, tail: int | None, ended: Callable[[], bool], follow: bool, stop: threading.Event
 ) -> Iterator[LogLine]:
-    """The lines of both files; ``ended`` says whether the run is over, so that following ends."""
-    streams = [_Stream(directory / name) for name in ("stdout", "stderr")]
-    if tail is not None:
-        for stream in streams:
-            stream.position = start_of_tail(stream.path, tail)
-        over = not follow or ended()
-        yield from _last([list(stream.lines(final=over)) for stream in streams], tail)
-    record, due = str(directory / "exit.json"), 0.0
+    """The lines of an output; ``ended`` says whether the run is over, so that following ends."""
+    kept = Kept(directory)
+    lines = _Lines(kept, 0 if tail is None else kept.start_of_tail(tail))
+    path, due, seen = f"{directory}/{record.NAME}", 0.0, -2
     while follow and not stop.is_set():
         over = False
-        if (now := time.monotonic()) >= due or _size(record) >= 0:
-            over, due = ended(), now + VANISHED
-        for stream in streams:
-            if over or stream.grown():
-                yield from stream.lines(final=over)
+        size = _size(path)
+        if (now := time.monotonic()) >= due or size != seen:
+            over, due, seen = ended(), now + VANISHED, size
+        if over or lines.grown():
+            yield from lines.new(final=over)
         if over or stop.wait(INTERVAL):
             return
     if not follow:
-        for stream in streams:
-            yield from stream.lines(final=True)
+        yield from lines.new(final=True)
 
 
 def _size(path: str) -> int:
@@ -97,39 +151,6 @@ def _size(path: str) -> int:
         return os.stat(path).st_size  # noqa: PTH116 - many runs are looked at ten times a second
     except OSError:
         return -1
-
-
-def _last(lines: list[list[LogLine]], count: int) -> list[LogLine]:
-    """The last lines of both together: stderr gets half of the room, and whatever stdout does not need."""
-    out, err = lines
-    kept = min(len(err), max((count + 1) // 2, count - len(out)))
-    err = err[len(err) - kept :]
-    return out[max(len(out) - (count - kept), 0) :] + err
-
-
-def start_of_tail(path: Path, count: int) -> int:
-    """Where the last ``count`` lines of a file start; reads no more of it than they take."""
-    if not _size(str(path)) > 0:
-        return 0
-    try:
-        with path.open("rb") as file:
-            position = file.seek(0, 2)
-            wanted = count
-            end = position
-            while position > 0:
-                size = min(BLOCK, position)
-                position -= size
-                file.seek(position)
-                block = file.read(size)
-                if position + size == end and block.endswith(b"\n"):
-                    block = block[:-1]
-                found = block.count(b"\n")
-                if found >= wanted:
-                    return position + _nth_from_end(block, wanted) if wanted else end
-                wanted -= found
-            return 0 if count else end
-    except FileNotFoundError:
-        return 0
 
 
 def _nth_from_end(block: bytes, count: int) -> int:

@@ -7,12 +7,13 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flowplan.providers.process.supervisor import boot_id, stat_of
+from flowplan.providers.process import kernel
+from flowplan.providers.process.kernel import boot_id, stat_of
 from flowplan.schemas.errors import ProviderError
 
 _SHORTEST, _LONGEST = 0.005, 0.1
@@ -54,23 +55,73 @@ def pid_namespace() -> str:
 
 
 def alive(identity: Mapping[str, Any]) -> bool:
-    """True while the very process ``{pid, start_time, boot_id}`` runs: a reused pid has another start time (P8)."""
+    """True while the very process ``{pid, start_time, boot_id}`` runs: a reused pid has another start time (P8).
+
+    Where two hosts have all of that in common, what their supervisors gave their processes tells them apart.
+    """
     if identity.get("boot_id") != this_boot():
         return False
-    found = stat_of(int(identity["pid"]))
-    return found is not None and found[0] not in "ZX" and found[2] == identity["start_time"]
+    pid = int(identity["pid"])
+    found = stat_of(pid)
+    if found is None or found[0] in "ZX" or found[2] != identity["start_time"]:
+        return False
+    nonce = (kernel.variables(pid, (kernel.NONCE,)) or {}).get(kernel.NONCE)
+    return nonce is None or identity.get("nonce") in (None, nonce)
+
+
+def elsewhere(identity: Mapping[str, Any]) -> str:
+    """Return the host on which a process was started, when that is another one, or this one before a restart; else "".
+
+    A machine id alone says little: containers and clones have their image's. The process numbers of a container count in
+    the container only.
+    """
+    if identity.get("boot_id") == this_boot() and identity.get("pid_namespace") in (None, pid_namespace()):
+        return ""
+    host = str(identity.get("host") or "that nobody noted")
+    restarted = identity.get("boot_id") != this_boot() and host == host_name()
+    return f"{host} before it was started anew" if restarted else host
+
+
+def kept(identity: Mapping[str, Any]) -> bool:
+    """True while there is a supervisor of a process, or who stands by for it."""
+    keepers = [identity[word] for word in ("supervisor", "guard") if identity.get(word)]
+    return any(alive({**one, "boot_id": identity["boot_id"]}) for one in keepers)
 
 
 def end_group(identity: Mapping[str, Any], grace: float) -> bool:
-    """TERM to the process group, KILL after ``grace`` seconds; True once all of it is gone.
+    """TERM to the process group and to what its members started, KILL after ``grace`` seconds; True once all is gone.
 
     Raises:
         ProviderError: the group belongs to another user.
     """
     leader = int(identity["pid"])
-    return (_signalled(leader, signal.SIGTERM) and _gone_within(identity, grace)) or (
-        _signalled(leader, signal.SIGKILL) and _gone_within(identity, 10.0)
-    )
+    members: set[int] = set()
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+        members |= kernel.descendants([leader])
+        others = [pid for pid in members if not _in_group(pid, leader)]
+        if not _signalled(leader, number) and not others:
+            return True
+        kernel.signal_each(others, number)
+        if _gone_within(lambda others=others: group_alive(identity) or any(map(kernel.runs, others)), patience):  # type: ignore[misc]
+            return True
+    return False
+
+
+def end_rest(found: Callable[[], Sequence[int]], grace: float) -> Sequence[int]:
+    """TERM to processes, KILL after ``grace`` seconds; return those that are still there then."""
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+        left = found()
+        kernel.signal_each(left, number)
+        if not left or _gone_within(lambda left=left: any(map(kernel.runs, left)), patience):  # type: ignore[misc]
+            break
+    return found()
+
+
+def _in_group(pid: int, group: int) -> bool:
+    try:
+        return os.getpgid(pid) == group
+    except ProcessLookupError:
+        return True
 
 
 def end_process(identity: Mapping[str, Any], grace: float) -> bool:
@@ -82,18 +133,9 @@ def end_process(identity: Mapping[str, Any], grace: float) -> bool:
             return True
         except PermissionError as error:
             raise ProviderError(f"process {identity['pid']} belongs to another user; it was not stopped") from error
-        if _ended_within(identity, patience):
+        if _gone_within(lambda: alive(identity), patience):
             return True
     return False
-
-
-def _ended_within(identity: Mapping[str, Any], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while alive(identity):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_SHORTEST)
-    return True
 
 
 def leads_group(pid: int) -> bool:
@@ -111,19 +153,25 @@ def started_at(start_time: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def time_of(seconds: float) -> str:
+    """Return a time since 1970 as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def _signalled(group: int, number: int) -> bool:
+    """False when there is no such group."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
-        return True
+        return False
     except PermissionError as error:
         raise ProviderError(f"process group {group} belongs to another user; it was not stopped") from error
     return True
 
 
-def _gone_within(identity: Mapping[str, Any], seconds: float) -> bool:
+def _gone_within(there: Callable[[], bool], seconds: float) -> bool:
     deadline, pause = time.monotonic() + seconds, _SHORTEST
-    while group_alive(identity):
+    while there():
         if time.monotonic() >= deadline:
             return False
         time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
@@ -151,36 +199,6 @@ def group_alive(identity: Mapping[str, Any]) -> bool:
 def _all_processes() -> list[tuple[str, int, int]]:
     found = (stat_of(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
     return [one for one in found if one]
-
-
-def stragglers(leader: int, directory: Path) -> list[int]:
-    """Processes of a dead leader's session that surely are the run's: they hold its output files open.
-
-    A pid alone proves nothing once its leader is gone, and somebody else's process is never signalled.
-    """
-    ours = []
-    for name in os.listdir("/proc"):  # noqa: PTH208
-        found = stat_of(int(name)) if name.isdigit() else None
-        if found and found[1] == leader and found[0] not in "ZX" and _writes_into(int(name), directory):
-            ours.append(int(name))
-    return ours
-
-
-def _writes_into(pid: int, directory: Path) -> bool:
-    try:
-        links = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (1, 2)}  # noqa: PTH115
-    except OSError:
-        return False
-    return bool(links & {str(directory / "stdout"), str(directory / "stderr")})
-
-
-def kill(pids: list[int]) -> None:
-    """KILL single processes."""
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
 
 
 def environment(pid: int) -> dict[str, str]:

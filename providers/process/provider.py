@@ -12,18 +12,18 @@ from flowplan.providers.process import finding, marks, output, redaction
 from flowplan.providers.process.lookup import Problem, find_problem
 from flowplan.providers.process.procfs import (
     alive,
+    elsewhere,
     end_group,
     end_process,
+    end_rest,
     environment,
     host_id,
     host_name,
-    kill,
+    kept,
     leads_group,
     require_linux,
-    stragglers,
-    this_boot,
 )
-from flowplan.providers.process.runfiles import RunFiles, identity_of, look, refuse_elsewhere
+from flowplan.providers.process.runfiles import RunFiles, identity_of, left_over, look
 from flowplan.providers.process.supervision import Supervision, full
 from flowplan.providers.process.watching import watch
 from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, Order
@@ -37,6 +37,8 @@ from flowplan.schemas.runs import Objects, Observed, Recorded, Target
 from flowplan.schemas.secrets import Redactor, reveal, tokens_in
 
 DEFAULT_GRACE = 30.0
+END_PATIENCE = 5.0
+"""Seconds that a supervisor may take to end what a run has left, and to record its end."""
 START_PATIENCE = 30.0
 """Seconds to go on while another flowplan is starting the same run, or somebody kills it before it starts."""
 
@@ -55,6 +57,7 @@ class ProcessProvider:
         self._runs_dir = context.runs_dir.absolute()
         refuse_foreign(self._runs_dir)
         self._supervision = Supervision(self._runs_dir)
+        self._looks = marks.Looks()
 
     def target(self) -> Target:
         """This host; the boot is part of each process's identity, so that history survives a restart."""
@@ -69,33 +72,21 @@ class ProcessProvider:
     def observe(self, records: Sequence[Recorded]) -> list[Observed]:
         """What is true of every record, and of every attempt that no record names: of our lineage those whose files are here
         and those that run, of other lineages of the project those that run.
-
-        Raises:
-            Refused: a record is of another host.
         """
+        processes = self._looks.all()
         seen = [self._look(record) for record in records] + self._unknown({record.run_id for record in records})
         known = {one.run_id for one in seen}
-        marked = [one for one in marks.leaders(marks.scan()) if one.run_id not in known]
+        marked = [one for one in marks.leaders(processes) if one.run_id not in known]
         return seen + [finding.live(one, self._lineage) for one in marked if self._concerns(one)]
 
     def _concerns(self, one: marks.Marked) -> bool:
         return one.lineage == self._lineage or (self._project != "" and one.project == self._project)
 
     def _look(self, record: Recorded) -> Observed:
-        self._refuse_other_host(record)
-        return look(self._files(record.run_id), record)
+        return look(self._files(record.run_id), record, self._looks.of)
 
     def _files(self, run_id: str) -> RunFiles:
         return RunFiles(self._runs_dir / run_id, run_id)
-
-    def _refuse_other_host(self, record: Recorded) -> None:
-        if record.target.get("id", host_id()) != host_id():
-            where = record.target.get("label") or record.target["id"]
-            raise Refused(
-                f"the process runs on a different host ({where}); this is {host_name()}",
-                hint="use flowplan there",
-                address=record.address,
-            )
 
     def _unknown(self, known: set[str]) -> list[Observed]:
         try:
@@ -103,17 +94,17 @@ class ProcessProvider:
                 names = [entry.name for entry in entries if entry.is_dir() and entry.name not in known]
         except FileNotFoundError:
             return []
-        seen = (look(files, None) for files in map(self._files, sorted(names)) if self._is_orphan(files))
+        orphans = (files for files in map(self._files, sorted(names)) if self._is_orphan(files))
+        seen = (look(files, None, self._looks.of) for files in orphans)
         return [one for one in seen if one.exists]
 
     def _is_orphan(self, files: RunFiles) -> bool:
         """Ours, not removed, and really started: a start that failed left nothing behind."""
-        if files.has("destroyed"):
+        known = files.record()
+        if known is None or known.destroyed or (known.end or {}).get("failure"):
             return False
-        whose = files.read("run.json")
-        if not whose or whose.get("lineage") != self._lineage or whose.get("host_id") != host_id():
-            return False
-        return not (files.read("exit.json") or {}).get("failure")
+        whose = known.whose
+        return whose.get("lineage") == self._lineage and whose.get("host_id") == host_id()
 
     def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
         """Every change of the records until all have ended: one file is looked at, whatever their number."""
@@ -122,29 +113,39 @@ class ProcessProvider:
     def logs(
         self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None
     ) -> Iterator[LogLine]:
-        """The output; while following in the order in which it appears, afterwards stdout, then stderr."""
-        self._refuse_other_host(record)
+        """The output: what the run wrote to stdout and stderr, in the order in which it wrote it.
+
+        Raises:
+            Refused: it is on another host.
+        """
         files = self._files(record.run_id)
+        if record.target.get("id", host_id()) != host_id() and not files.directory.is_dir():
+            raise _refused(record, str(record.target.get("label") or record.target["id"]))
         return output.read(
             files.directory,
             tail=tail,
             follow=follow,
             stop=stop or threading.Event(),
-            ended=lambda: _over(look(files, record)),
+            ended=lambda: _over(look(files, record, self._looks.of)),
         )
 
     def secret_values(self, record: Recorded) -> list[str]:
         """The values behind the tokens of a live run, from the environment that it was started with."""
-        started = identity_of(self._files(record.run_id), record)
-        if started is None or not alive(started):
+        started = identity_of(self._files(record.run_id).record(), record)
+        if started is None or elsewhere(started) or not alive(started):
             return []
         env = record.objects.get("Process", {}).get("env", {})
         live = environment(started["pid"])
         return redaction.values_behind_tokens(env, live)
 
+    def keeps_timeout(self, record: Recorded) -> bool:
+        """True while a supervisor ends the run at its time limit, and where nobody here can."""
+        started = identity_of(self._files(record.run_id).record(), record)
+        return started is None or bool(elsewhere(started)) or kept(started)
+
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
         """The attempts whose files are beside the state, of those that run or whose end is known."""
-        return finding.of_project(self._runs_dir, project)
+        return finding.of_project(self._runs_dir, project, self._looks)
 
     def describe(self, object_id: str) -> Found:
         """A process of this host by its pid.
@@ -180,17 +181,17 @@ class ProcessProvider:
         """
         files = self._files(order.identity.run_id)
         try:
-            files.open(order.identity, order.name, order.objects)
+            before = files.open(order.identity, order.name, order.objects)
         except OSError as error:
             raise ProviderError(f"{files.directory} cannot be written: {error.strerror}") from error
-        if not files.started() and not files.has("exit.json"):
-            self._start(files, order)
-        failure = (files.read("exit.json") or {}).get("failure")
-        if failure:
-            raise _start_failed(order, files, failure)
-        return look(files, None)
+        if not before.started and not before.over:
+            self._start(order)
+        after = files.record()
+        if after and after.end and after.end["failure"]:
+            raise _start_failed(order, after.end)
+        return look(files, None, self._looks.of)
 
-    def _start(self, files: RunFiles, order: Order) -> None:
+    def _start(self, order: Order) -> None:
         request = _request(order)
         deadline = time.monotonic() + START_PATIENCE
         while (state := self._supervision.start(request)) in ("busy", "died"):
@@ -221,47 +222,68 @@ class ProcessProvider:
             Refused: the process is on another host.
             ProviderError: it does not end.
         """
-        self._refuse_other_host(record)
         files = self._files(record.run_id)
+        found = files.record()
+        started = identity_of(found, record)
+        where = elsewhere(started) if started else record.target.get("id", host_id()) != host_id()
+        if where and not (found and found.over):
+            raise _refused(record, str(where if started else record.target.get("label") or record.target["id"]))
+        if found and found.destroyed:
+            return
         if files.directory.is_dir():
-            if files.has("destroyed"):
-                return
-            files.mark("stop")
-            point("process:stop:after")
             with files.claimed():  # from here on nobody starts it
-                started = identity_of(files, record)
-        else:
-            started = identity_of(files, record)
-        if started:
-            self._end(files, started, grace)
+                files.add({"stop": True})
+                found = files.record()
+            point("process:stop:after")
+            started = identity_of(found, record)
+        left = ""
+        if started and not where:
+            left = self._end(files, started, grace)
             point("process:end:after")
         if files.directory.is_dir():
-            files.mark("destroyed")
+            files.add({"destroyed": True})
+        if left:
+            raise ProviderError(f"{left}; end it by hand", address=record.address)
 
-    def _end(self, files: RunFiles, started: Mapping[str, Any], grace: float) -> None:
-        if started.get("boot_id") != this_boot():
-            return
-        refuse_elsewhere(started)
+    def _end(self, files: RunFiles, started: Mapping[str, Any], grace: float) -> str:
+        """End all that the run consists of; what may be left of it, in words."""
         if alive(started):
             whole = not started.get(IMPORTED) or leads_group(int(started["pid"]))
             if not (end_group if whole else end_process)(started, grace):
                 raise ProviderError(f"process {started['pid']} does not end, not even by SIGKILL")
-            _await_record(files, started)
-        elif not files.has("exit.json"):
-            kill(stragglers(started["pid"], files.directory))
+        if started.get(IMPORTED):
+            return ""
+        end = _end_told(files, started)
+        left = (
+            end_rest(lambda: [one.pid for one in marks.scan() if one.run_id == files.run_id], grace) if not end else ()
+        )
+        if left:
+            raise ProviderError(f"what it started does not end: {', '.join(map(str, left))}")
+        return left_over(end) if end and end.get("left") else ""
+
+
+def _refused(record: Recorded, where: str) -> Refused:
+    """Nobody here can do anything to a run of another host."""
+    return Refused(
+        f"it runs on a different host ({where}); this is {host_name()}, and nothing was done to it",
+        hint=f"use flowplan there; if that host is gone, `flowplan state rm {record.address}` forgets the run",
+        address=record.address,
+    )
 
 
 def _over(seen: Observed) -> bool:
     return not seen.exists or (seen.status is not None and seen.status.final)
 
 
-def _await_record(files: RunFiles, started: Mapping[str, Any]) -> None:
-    """Give the supervisor a moment to write down the end, so that the history tells it."""
-    supervisor = started.get("supervisor")
-    deadline = time.monotonic() + 2.0
-    while supervisor and not files.has("exit.json") and time.monotonic() < deadline:
-        if not alive({**supervisor, "boot_id": started["boot_id"]}):
-            return
+def _end_told(files: RunFiles, started: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The end as the supervisor records it, who ends what the run left before; None when there is no supervisor."""
+    deadline = time.monotonic() + END_PATIENCE
+    while True:
+        found = files.record()
+        if found and found.end:
+            return found.end
+        if found is None or found.lost or not kept(started) or time.monotonic() > deadline:
+            return None
         time.sleep(0.005)
 
 
@@ -281,6 +303,7 @@ def _request(order: Order) -> dict[str, Any]:
         "retries": process.get("retries", 0),
         "grace": process.get("grace_period", DEFAULT_GRACE),
         "core": core_before(),
+        "log_limit": process.get("log_limit"),
         "redact": {kind: sorted(forms) for kind, forms in hidden._asdict().items() if forms},
     }
 
@@ -312,10 +335,9 @@ def _concealed(text: str, order: Order) -> str:
     return Redactor(order.secrets.values())(text)
 
 
-def _start_failed(order: Order, files: RunFiles, failure: Mapping[str, Any]) -> StartFailed:
-    ended = files.read("exit.json") or {}
+def _start_failed(order: Order, ended: Mapping[str, Any]) -> StartFailed:
     problem = find_problem(*_place(order))
-    why = problem.message if problem else f'"{_place(order)[0]}": {os.strerror(failure["errno"])}'
+    why = problem.message if problem else f'"{_place(order)[0]}": {os.strerror(ended["failure"]["errno"])}'
     return StartFailed(
         _concealed(why, order),
         hint=problem.hint if problem else "",

@@ -7,16 +7,18 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flowplan.providers.process import pump
+from flowplan.providers.process import record as records
 from flowplan.providers.process.exits import meaning
-from flowplan.providers.process.procfs import alive, host_id, pid_namespace, this_boot
-from flowplan.providers.process.supervisor import last_line, write_json
+from flowplan.providers.process.procfs import alive, elsewhere, host_id, kept, time_of
+from flowplan.providers.process.record import Record
 from flowplan.providers.protocol import IMPORTED, of_other_content
-from flowplan.schemas.errors import ProviderError, Refused
+from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.faults import point
 from flowplan.schemas.places import make_private
 from flowplan.schemas.runs import Identity, Objects, Observed, Recorded, Status
@@ -25,6 +27,11 @@ CONTENT = "flowplan.dev/content"
 
 CLAIM_PATIENCE = 30.0
 """Seconds to wait while somebody is between claiming a run and starting it."""
+HANDLE = ("pid", "start_time", "boot_id", "host", "pid_namespace", "nonce", IMPORTED)
+"""What the state keeps of a process, to find it again."""
+
+Rest = Callable[[str], Sequence[int]]
+"""The processes of a run id that are still there, by the variables that they inherited."""
 
 
 class RunFiles(NamedTuple):
@@ -33,30 +40,28 @@ class RunFiles(NamedTuple):
     directory: Path
     run_id: str
 
-    def read(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the run, None where there is none.
+    def record(self) -> Record | None:
+        """Read the record, None where there is none.
 
         Raises:
             ProviderError: it is there and cannot be read.
         """
-        return _document(self.path(name))
+        path = self.path(records.NAME)
+        try:
+            return records.read(path)
+        except (OSError, ValueError) as error:
+            raise ProviderError(f"{path} cannot be read: {error}") from error
 
     def started(self) -> dict[str, Any] | None:
-        """The process of the newest execution, None when none was ever started.
-
-        Raises:
-            ProviderError: as ``read``.
-        """
-        return _document(self.path("started.json"), last_line)
-
-    def has(self, name: str) -> bool:
-        return os.path.exists(self.path(name))  # noqa: PTH110 - a thousand runs are looked at again and again
+        """Return the process of the newest execution, None when none was ever started."""
+        found = self.record()
+        return found.started if found else None
 
     def path(self, name: str) -> str:
         return f"{self.directory}/{name}"
 
-    def open(self, identity: Identity, name: str, objects: Objects) -> None:
-        """Make the directory and write down whose it is and what will run; ``objects`` hold tokens instead of secrets.
+    def open(self, identity: Identity, name: str, objects: Objects) -> Record:
+        """Make the directory and the record: whose it is and what will run; ``objects`` hold tokens instead of secrets.
 
         Raises:
             Refused: the attempt was started with other content.
@@ -67,41 +72,49 @@ class RunFiles(NamedTuple):
             make_private(self.directory)
         point("process:directory:after")
         content = objects["Process"].get("labels", {}).get(CONTENT, "")
-        before = self.read("run.json")
-        if before is not None and before.get("content", "") != content and (self.started() or self.has("exit.json")):
+        found = self.record() or Record(b"")
+        same = bool(found.whose) and found.whose.get("content", "") == content
+        if found.whose and not same and (found.started or found.over):
             raise of_other_content(f"the process of run {self.run_id}", identity.address)
-        if before is None or before.get("content", "") != content:  # an intent that was changed before its start
+        if not same:  # none, or an intent that was changed before its start
             whose = {key: getattr(identity, key) for key in ("project", "lineage", "address", "attempt")}
             start = {"name": name, "host_id": host_id(), "content": content, "objects": objects}
-            write_json(self.path("run.json"), {**whose, **start})
+            with self.claimed() as fd:
+                found = records.claimed(fd)
+                records.write_line(fd, _line({"run": {**whose, **start}}))
             point("process:identity:after")
+        return found
 
-    def mark(self, name: str) -> None:
-        """Leave a mark (``stop``, ``destroyed``)."""
-        (self.directory / name).touch(mode=0o600)
+    def add(self, document: Mapping[str, Any]) -> None:
+        """Add a line to the record."""
+        fd = os.open(self.path(records.NAME), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            records.write_line(fd, _line(document))
+        finally:
+            os.close(fd)
 
     @contextlib.contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self) -> Iterator[int]:
         """Hold the claim, so that nobody starts the run meanwhile; waits for whoever is just starting it.
 
         Raises:
             ProviderError: it stays taken.
         """
-        fd = os.open(self.path("started.json"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(self.path(records.NAME), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + CLAIM_PATIENCE
             while not _locked(fd):
                 if time.monotonic() > deadline:
                     raise ProviderError(f"run {self.run_id} has been starting for {CLAIM_PATIENCE:.0f} s")
                 time.sleep(0.01)
-            yield
+            yield fd
         finally:
             os.close(fd)
 
     def starting(self) -> bool:
         """True while somebody is between claiming the run and starting it."""
         try:
-            fd = os.open(self.path("started.json"), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.path(records.NAME), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return False
         try:
@@ -109,21 +122,18 @@ class RunFiles(NamedTuple):
         finally:
             os.close(fd)
 
+    def last_change(self) -> str | None:
+        """Return when the run was last seen to do something: when its record or its output was written to."""
+        names = [records.NAME, *(name for _, name in pump.parts(str(self.directory)))]
+        times = []
+        for name in names:
+            with contextlib.suppress(OSError):
+                times.append(os.stat(self.path(name)).st_mtime)  # noqa: PTH116
+        return time_of(max(times)) if times else None
 
-def _document(path: str, part: Callable[[bytes], bytes] = bytes) -> dict[str, Any] | None:
-    """The JSON object in (a part of) a file; None where there is no file, or no such part."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = part(os.read(fd, os.fstat(fd).st_size + 1))
-        finally:
-            os.close(fd)
-        content = json.loads(text) if text or part is bytes else None
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise ProviderError(f"{path} cannot be read: {error}") from error
-    return content if isinstance(content, dict) else None
+
+def _line(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document).encode() + b"\n"
 
 
 def _locked(fd: int, how: int = fcntl.LOCK_EX) -> bool:
@@ -134,63 +144,74 @@ def _locked(fd: int, how: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def identity_of(files: RunFiles, record: Recorded | None) -> dict[str, Any] | None:
+def identity_of(known: Record | None, recorded: Recorded | None) -> dict[str, Any] | None:
     """The process of the attempt: as recorded on start, else from the state's handle; None when it never started."""
-    started = files.started()
-    if started is None and record and record.handle.get("pid"):
-        return dict(record.handle)
+    started = known.started if known else None
+    if started is None and recorded and recorded.handle.get("pid"):
+        return dict(recorded.handle)
     return started
 
 
-def look(files: RunFiles, record: Recorded | None) -> Observed:
-    """What is true of the attempt now.
-
-    Raises:
-        Refused: the process was started on another host (P8).
-    """
-    started = identity_of(files, record)
-    ended = files.read("exit.json")
-    if files.has("destroyed"):
+def look(files: RunFiles, recorded: Recorded | None, rest: Rest) -> Observed:
+    """What is true of the attempt now."""
+    known = files.record()
+    if known and known.destroyed:
         removed = _absent(files, "it was removed", Status.LOST)
-        return replace(_observed(files, record, started, ended), exists=False) if ended else removed
-    if ended is None and started and not _runs(started):
-        ended = files.read("exit.json")  # it may have been written between the two looks
-        if ended is None:
-            return _absent(files, _why_gone(started), Status.LOST)
-    if ended is None and started is None and not files.starting():
-        return _never_started(files, record)
-    return _observed(files, record, started, ended)
+        return replace(_observed(files, recorded, known), exists=False) if known.end else removed
+    if known and known.end:
+        return _observed(files, recorded, known)
+    started = identity_of(known, recorded)
+    if where := _elsewhere(started, recorded):
+        return _unseen(files, recorded, known, where)
+    if started is None:
+        return _never_started(files, recorded, known, rest)
+    if alive(started) or (kept(started) and not (known and known.lost)):
+        return _observed(files, recorded, known)
+    again = files.record()
+    if again and again.over and not (known and known.over):  # it was written between the two looks
+        return look(files, recorded, rest)
+    if left := rest(files.run_id):
+        told = f"its own process {started['pid']} has ended, nobody knows how; what it started goes on ({_pids(left)})"
+        return replace(_observed(files, recorded, known), message=told)
+    return _absent(files, _why_gone(started), Status.LOST)
 
 
-def _never_started(files: RunFiles, record: Recorded | None) -> Observed:
-    if files.started() or files.has("exit.json"):
-        return look(files, record)  # it was started between two looks
-    if files.has("stop"):
+def _never_started(files: RunFiles, recorded: Recorded | None, known: Record | None, rest: Rest) -> Observed:
+    if files.starting():
+        return _observed(files, recorded, known)
+    again = files.record()
+    if again and (again.started or again.over):
+        return look(files, recorded, rest)  # it was started between two looks
+    if again and again.stopped:
         return _absent(files, "it was stopped before it was started", Status.LOST)
     return _absent(files, "it was never started")
 
 
-def _runs(started: Mapping[str, Any]) -> bool:
-    """True while the process runs, or its supervisor is about to record its end or to start it again."""
-    refuse_elsewhere(started)
-    supervisor = started.get("supervisor")
-    return alive(started) or bool(supervisor and alive({**supervisor, "boot_id": started["boot_id"]}))
+def _elsewhere(started: Mapping[str, Any] | None, recorded: Recorded | None) -> str:
+    """The host on which it was started, when that is not this one as it is now; "" when it is."""
+    if started:
+        return elsewhere(started)
+    # What is recorded as being created on another host may have been started there.
+    target = recorded.target if recorded and recorded.status.live else {}
+    return str(target.get("label") or target["id"]) if target.get("id") not in (None, "", host_id()) else ""
 
 
-def refuse_elsewhere(started: Mapping[str, Any]) -> None:
-    """Raises Refused when the process was started on this machine, but where other process numbers count."""
-    elsewhere = started.get("pid_namespace") not in (None, pid_namespace())
-    if elsewhere and started.get("boot_id") == this_boot():
-        message = f"process {started['pid']} runs on a different host ({started['host']}); nothing was done to it"
-        raise Refused(message, hint="it was started inside or outside of a container; use flowplan there")
+def _unseen(files: RunFiles, recorded: Recorded | None, known: Record | None, where: str) -> Observed:
+    """A run of another host, or of this one before it was restarted: nobody here knows what became of it."""
+    seen = files.last_change() or (recorded.started_at or recorded.created_at if recorded else None)
+    told = f"on host {where}, last seen {seen or 'never'}; it cannot be seen from here"
+    found = _observed(files, recorded, known)
+    return replace(found, status=recorded.status if recorded else found.status, message=told, elsewhere=where)
 
 
 def _why_gone(started: Mapping[str, Any]) -> str:
-    if started.get("boot_id") != this_boot():
-        return "the host was restarted while it ran; nobody knows how it ended"
     if started.get(IMPORTED):
         return f"process {started['pid']} has ended; it was started by somebody else, so nobody knows how"
     return f"process {started['pid']} is gone, and so is its supervisor; nobody knows how it ended"
+
+
+def _pids(pids: Sequence[int]) -> str:
+    return ("process " if len(pids) == 1 else "processes ") + ", ".join(map(str, pids))
 
 
 def _absent(files: RunFiles, message: str, status: Status | None = None) -> Observed:
@@ -198,30 +219,24 @@ def _absent(files: RunFiles, message: str, status: Status | None = None) -> Obse
     return Observed(files.run_id, exists=False, status=status, message=message)
 
 
-def _observed(
-    files: RunFiles, record: Recorded | None, started: Mapping[str, Any] | None, ended: Mapping[str, Any] | None
-) -> Observed:
-    known = _whose(files) if record is None or record.status is Status.CREATING else {}
-    if record:
-        known |= {"address": record.address, "attempt": record.attempt, "name": record.name}
+def _observed(files: RunFiles, recorded: Recorded | None, known: Record | None) -> Observed:
+    started = identity_of(known, recorded)
     facts: dict[str, Any] = {"status": Status.RUNNING if started else Status.PENDING}
     if started:
-        handle = {key: started[key] for key in ("pid", "start_time", "boot_id", "host", IMPORTED) if key in started}
         facts |= {
-            "handle": handle,
+            "handle": {key: started[key] for key in HANDLE if key in started},
             "infrastructure_id": f"{started['host']}:{started['pid']}",
             "attempts": started.get("executions", 1),
             "started_at": started.get("started_at"),
             "at": started.get("started_at"),
         }
-    if ended:
-        facts |= _ending(ended)
-    return Observed(files.run_id, **known, **facts)
-
-
-def _whose(files: RunFiles) -> dict[str, Any]:
-    found = files.read("run.json") or {}
-    return {key: found[key] for key in ("address", "attempt", "name", "content") if key in found}
+    if known and known.end:
+        facts |= _ending(known.end)
+    whose = known.whose if known and (recorded is None or recorded.status is Status.CREATING) else {}
+    named = {key: whose[key] for key in ("address", "attempt", "name", "content") if key in whose}
+    if recorded:
+        named |= {"address": recorded.address, "attempt": recorded.attempt, "name": recorded.name}
+    return Observed(files.run_id, **named, **facts)
 
 
 def _ending(ended: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,8 +253,15 @@ def _ending(ended: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _message(ended: Mapping[str, Any]) -> str:
+    left = f"; {left_over(ended)}" if ended.get("left") else ""
     if ended["failure"]:
-        return f"it could not be started: {os.strerror(ended['failure']['errno'])}"
+        return f"it could not be started: {os.strerror(ended['failure']['errno'])}{left}"
     if ended["status"] == Status.TIMED_OUT:
-        return f"it was stopped after {ended['seconds']:.1f} s because its time limit was over"
-    return meaning(ended["exit_code"])
+        return f"it was stopped after {ended['seconds']:.1f} s because its time limit was over{left}"
+    return meaning(ended["exit_code"]) + left
+
+
+def left_over(ended: Mapping[str, Any]) -> str:
+    """What a run may have left, in words."""
+    pids = ended["left"]
+    return f"{_pids(pids)}, which it may have started, {'goes' if len(pids) == 1 else 'go'} on"

@@ -17,7 +17,8 @@ from typing import Any
 import ahocorasick_rs
 
 import flowplan
-from flowplan.providers.process.supervisor import FULL, NO_ROOM
+from flowplan.providers.process.kernel import SUPERVISOR
+from flowplan.providers.process.supervising import FULL, NO_ROOM
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.faults import point
 
@@ -129,8 +130,8 @@ def _spawn(runs_dir: Path) -> subprocess.Popen[bytes]:
     """Start a supervisor in a session of its own, with an empty environment and nothing of ours open."""
     script = Path(__file__).with_name("supervisor.py")
     libraries = {Path(file).parents[1] for file in (flowplan.__file__, ahocorasick_rs.__file__)}  # what redacts output
-    # A fault point is for the tests of sudden ends; no other variable is of use to it.
-    environment = {name: os.environ[name] for name in ("FLOWPLAN_FAULT",) if name in os.environ}
+    # A fault point is for the tests of sudden ends; no other variable of ours is of use to it.
+    environment = {SUPERVISOR: "1"} | {name: os.environ[name] for name in ("FLOWPLAN_FAULT",) if name in os.environ}
     try:
         log = os.open(runs_dir / "supervisor.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:

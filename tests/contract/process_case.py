@@ -32,10 +32,11 @@ def case(tmp_path: Path) -> Case:
         return [one for one in found if one]
 
     def vanish(record: Recorded) -> None:
-        """Kill the supervisor, then the run: nobody is left who could tell how it ended."""
+        """Kill the supervisor and its guard, then the run: nobody is left who could tell how it ended."""
         for one in started():
             if one["pid"] == record.handle["pid"]:
-                os.kill(one["supervisor"]["pid"], signal.SIGKILL)  # type: ignore[index]
+                for keeper in ("guard", "supervisor"):
+                    os.kill(one[keeper]["pid"], signal.SIGKILL)  # type: ignore[index]
                 os.killpg(record.handle["pid"], signal.SIGKILL)
 
     def cleanup() -> None:
@@ -56,6 +57,7 @@ def case(tmp_path: Path) -> Case:
         spec_dir=str(tmp_path),
         patience=10.0,
         killed=frozenset({-9}),
+        splits_streams=False,
         killed_reasons=frozenset({"SIGKILL"}),
     )
     return made

@@ -182,7 +182,7 @@ def test_two_interruptions_leave_at_once_though_something_is_under_way(project: 
     project.ok("apply", "--yes", "--detach")
     until(lambda: project.ok("logs", "a").out)
     destroying = Running(project, "destroy", "--yes", terminal=True)
-    until(lambda: list(project.directory.glob(".flowplan/state.runs/*/stop")))
+    until(lambda: any('"stop"' in p.read_text() for p in project.directory.glob(".flowplan/state.runs/*/started.json")))
     try:
         destroying.press(b"\x03")
         until(lambda: "finishing what is under way" in destroying.said)

@@ -366,7 +366,7 @@ def test_a_defect_shows_no_values(project: Project) -> None:
 
 def test_no_core_file_holds_a_secret(project: Project) -> None:
     """flowplan and its supervisor leave none; a run may, as before."""
-    script = 'grep -h "core file" /proc/self/limits /proc/$(sed "s/.*supervisor\\": {\\"pid\\": //; s/,.*//" .flowplan/state.runs/*/started.json)/limits; sleep 60'
+    script = 'grep -h "core file" /proc/self/limits /proc/$(tail -n 1 .flowplan/state.runs/*/started.json | sed "s/.*supervisor\\": {\\"pid\\": //; s/,.*//")/limits; sleep 60'
     project.write(
         f"flowplan: 1\nproject: leaks\nruns: {{a: {{provider: process, command: [sh, -c, {json.dumps(script)}], env: {{A: {{from_env: IN}}}}}}}}\n"
     )

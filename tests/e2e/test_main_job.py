@@ -181,13 +181,14 @@ runs:
     assert set(project.statuses().values()) == {"succeeded"}
 
 
-def test_a_run_killed_with_its_supervisor_is_lost_and_run_again(project: Project) -> None:
+def test_a_run_killed_with_its_supervisor_and_guard_is_lost_and_run_again(project: Project) -> None:
     project.write(HELLO.replace('[echo, "hello world"]', "[sh, -c, 'echo $$ > pid; exec sleep 600']"))
     project.ok("apply", "--yes", "--detach")
     pid = int(until(lambda: (p := project.directory / "pid").exists() and p.read_text().strip()))
-    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(parent, signal.SIGKILL)
-    os.kill(pid, signal.SIGKILL)
+    supervisor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    guard = int(Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[1])
+    for each in (guard, supervisor, pid):
+        os.kill(each, signal.SIGKILL)
     run = project.await_status("hello", "lost")
     assert run["exit_code"] is None
     assert project.actions() == {"hello": "rerun"}
@@ -219,7 +220,7 @@ def test_a_failure_while_nobody_looked_does_not_fail_the_apply_that_runs_it_agai
     project.write(HELLO.replace('[echo, "hello world"]', once))
     project.ok("apply", "--yes", "--detach")
     (project.directory / "go").touch()
-    until(lambda: "exit.json" in {p.name for p in (project.directory / ".flowplan").rglob("exit.json")})
+    until(lambda: any('"end"' in p.read_text() for p in (project.directory / ".flowplan").rglob("started.json")))
     applied = project.ok("apply", "--yes", "flowplan.yaml")
     assert applied.out == "hello | attempt\n"
     ends = [(e["attempt"], e["status"]) for e in project.events("hello") if e["status"] in ("failed", "succeeded")]

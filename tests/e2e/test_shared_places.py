@@ -41,7 +41,7 @@ def test_everything_written_is_private_whatever_the_umask(project: Project, umas
     made = [project.directory / "also.json", *(p for d in ("deep", "plans") for p in [d_path(project, d)])]
     for top in list(made):
         made += top.rglob("*") if top.is_dir() else []
-    assert {p.name for p in made} >= {"state.db", "state.db.lock", "plan.json", "stdout", "exit.json", "journal"}
+    assert {p.name for p in made} >= {"state.db", "state.db.lock", "plan.json", "output", "started.json", "journal"}
     wrong = {str(p): oct(mode(p)) for p in made if mode(p) != (0o700 if p.is_dir() else 0o600)}
     assert wrong == {}
 

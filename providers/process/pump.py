@@ -1,0 +1,197 @@
+"""Takes the output of a run from its pipe into files of bounded size, without secrets.
+
+The run writes stdout and stderr into one pipe, so that the order of what it says is kept. It holds the reading end of that
+pipe itself, too: whoever reads it may be killed, and no run dies of writing into a pipe that nobody reads.
+
+The output is in ``RUNS_DIR/<run id>/output``. Once that has half of the bytes that are kept, it goes on in
+``output.<number>``; the number says how many bytes of output are before that file, and only the last two files are kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Hiding(Protocol):
+        """Takes secrets out of bytes that come in pieces."""
+
+        def feed(self, data: bytes) -> bytes: ...
+        def flush(self) -> bytes: ...
+        @property
+        def holds(self) -> bool: ...
+
+
+CHUNK = 65536
+MOST_CHUNKS = 32
+"""More than a pipe can hold."""
+PIPE = 1 << 20
+"""Bytes that a pipe holds whose content is redacted, where the host allows it: a run seldom waits for us."""
+NAME = "output"
+DEFAULT_LIMIT = 64 * 1024 * 1024
+"""Bytes of output that are kept of a run."""
+
+
+def parts(directory: str) -> list[tuple[int, str]]:
+    """Return (bytes of output before it, name) of each file of a run's output, in order."""
+    try:
+        names = os.listdir(directory)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    numbered = [(0 if name == NAME else int(name[len(NAME) + 1 :]), name) for name in names if _is_part(name)]
+    return sorted(numbered)
+
+
+def _is_part(name: str) -> bool:
+    return name == NAME or (name.startswith(NAME + ".") and name[len(NAME) + 1 :].isdigit())
+
+
+def part_at(start: int) -> str:
+    """Return the name of the file that begins after so many bytes of output."""
+    return f"{NAME}.{start}" if start else NAME
+
+
+def _widen(pipe: int) -> None:
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
+    except OSError:
+        return  # this user's pipes hold as much as they may
+
+
+class Output:
+    """The output of one run.
+
+    Args:
+        directory: of the run.
+        limit: bytes that are kept.
+        hiding: takes secrets out; None when there are none.
+        uncertain: called with True before anything is read that holds secrets, with False once all of it is in the file.
+    """
+
+    def __init__(
+        self, directory: str, limit: int, hiding: Hiding | None, uncertain: Callable[[bool], None] = lambda _: None
+    ) -> None:
+        self.directory, self.limit, self.hiding, self.uncertain = directory, limit, hiding, uncertain
+        self.reader = -1
+        self.torn = False
+        self._fd = -1
+        self._start = self._size = 0
+        self._lost, self._why = 0, ""
+        self._line_open = False
+
+    def open(self) -> int:
+        """Make a pipe, and return the end that the run is to have."""
+        self.reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if self.hiding:
+                _widen(self.reader)
+            # Opened anew it can be read as well, and does not block the run's own way of writing.
+            return os.open(f"/proc/self/fd/{writer}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            self.close()
+            raise
+        finally:
+            os.close(writer)
+
+    def take_over(self, reader: int, torn: bool) -> None:
+        """Go on where another one was killed.
+
+        Args:
+            torn: what it had read and not written may be the beginning of a secret: the rest of that line is not kept.
+        """
+        self.reader, self.torn = reader, torn
+        os.set_blocking(reader, False)
+        if files := parts(self.directory):
+            self._start, name = files[-1]
+            self._fd = os.open(f"{self.directory}/{name}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            self._size = os.fstat(self._fd).st_size
+            self._line_open = self._size > 0 and os.pread(self._fd, 1, self._size - 1) != b"\n"
+
+    def take(self) -> bool:
+        """Move what is there, at most one chunk; False when there is nothing, or nobody writes any more."""
+        if self.hiding:
+            self.uncertain(True)
+        try:
+            data = os.read(self.reader, CHUNK)
+        except BlockingIOError:
+            data = b""
+        if data:
+            self._keep(data)
+        if self.hiding and not self.hiding.holds:
+            self.uncertain(False)
+        return bool(data)
+
+    def _keep(self, data: bytes) -> None:
+        if self.torn:
+            rest, end, data = data.partition(b"\n")
+            self._lost, self._why = self._lost + len(rest) + len(end), "the supervisor was killed"
+            self.torn = not end
+        self._write(self.hiding.feed(data) if self.hiding else data)
+
+    def drain(self) -> None:
+        """Take all that was written so far, then close the pipe; a process that went its own way is not waited for."""
+        for _ in range(MOST_CHUNKS):
+            if not self.take():
+                break
+        if self.hiding:
+            self._write(self.hiding.flush())
+            self.uncertain(False)
+        self.close()
+
+    def close(self) -> None:
+        """Close the pipe."""
+        if self.reader >= 0:
+            os.close(self.reader)
+        self.reader = -1
+
+    def done(self) -> None:
+        """Close the file too; say what could not be kept, if there is room by now."""
+        self._write(b"")
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def say(self, text: str) -> None:
+        """Write a line of our own between those of the run."""
+        self._write((b"\n" if self._line_open else b"") + text.encode() + b"\n")
+
+    def _write(self, data: bytes) -> None:
+        """Add to the file. A full disk loses output, never the run: what was lost is told once there is room again."""
+        told = f"[flowplan: {self._lost} bytes of output were not kept: {self._why}]\n".encode() if self._lost else b""
+        whole = (b"\n" if told and self._line_open else b"") + told + data
+        if not whole:
+            return
+        written, why = 0, os.strerror(errno.ENOSPC)
+        try:
+            self._make_room(len(whole))
+            written = os.write(self._fd, whole)
+        except OSError as error:
+            why = error.strerror or why
+        self._size += written
+        if written:
+            self._line_open = whole[written - 1 : written] != b"\n"
+        if written < len(whole):
+            own = len(whole) - len(data)
+            self._lost, self._why = (self._lost if written < own else 0) + len(data) - max(0, written - own), why
+        else:
+            self._lost = 0
+
+    def _make_room(self, size: int) -> None:
+        """Open the file that comes next, when the one before has its share."""
+        full = self._size > 0 and self._size + size > self.limit // 2
+        if self._fd >= 0 and not full:
+            return
+        start = self._start + self._size if full else self._start
+        fd = os.open(f"{self.directory}/{part_at(start)}", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if full:
+            for before, name in parts(self.directory):
+                if before < self._start:
+                    os.unlink(f"{self.directory}/{name}")  # noqa: PTH108
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._start, self._size = fd, start, os.fstat(fd).st_size
