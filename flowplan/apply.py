@@ -83,6 +83,7 @@ class Runner:
         self.observed = observed
         self.catching_up = True
         self.stopping: set[str] = set()
+        self.elsewhere: set[str] = set()
         self.disputed: list[Observed] = []
         self.said_locked = False
         self.lock_was_away = False
@@ -279,7 +280,9 @@ class Runner:
         for step in starting:
             change = step.change
             old = self.ledger.records.get(change.address)
-            if old and old.present and old.run_id != change.run_id:
+            if old and old.run_id in self.elsewhere:
+                self.store.absent([old.run_id])  # it is not ours to end
+            elif old and old.present and old.run_id != change.run_id:
                 self.former.setdefault(change.address, []).extend(self._with_tails([old]))
             items.append(self._intended(change))
         if not items:
@@ -289,6 +292,7 @@ class Runner:
             self.ledger.keep(item)
             self.followed.add(item.address)
             self.outcome.failed.pop(item.address, None)
+            self.gate.given_up.discard(item.address)
 
     def _intended(self, change: Change) -> Recorded:
         return Recorded(
@@ -526,7 +530,7 @@ class Runner:
         """
         others = not self.lock.held and others_write(self.lock.path)
         for address, record in self.ledger.records.items():
-            if address not in self.followed or not record.status.live:
+            if address not in self.followed or not record.status.live or record.run_id in self.elsewhere:
                 continue
             if record.status is not Status.CREATING:
                 self._follow([record])
@@ -570,6 +574,7 @@ class Runner:
         known = [without_secrets_of_runs(self.engines, r, s, redactor, self.secrets) for r, s in pairs]
         if not known:
             return
+        self._leave_out([one for one in known if one.elsewhere])
         events, changed = self.store.advance(known)
         for address in dict.fromkeys(self.ledger.by_run[one.run_id] for one in known):
             record = self.ledger.records.get(address)
@@ -582,6 +587,17 @@ class Runner:
             record = self.ledger.records.get(event.address)
             if record and record.run_id == event.run_id and record.status.final and event.status == record.status:
                 self._ended(record)
+
+    def _leave_out(self, seen: Sequence[Observed]) -> None:
+        """Runs of another host go on without us: nobody here can see how they end."""
+        for one in seen:
+            address = self.ledger.by_run[one.run_id]
+            if one.run_id not in self.elsewhere and address in self.followed:
+                self.sink.note(f"{address}: {one.message}, and is not followed")
+                self.schedule.wake(address)
+            self.elsewhere.add(one.run_id)
+            self.gate.given_up.add(address)
+            self.watches.ended(self.ledger.records[address])
 
     def _removed_before(self, seen: Observed) -> bool:
         """What is to be destroyed and is gone was removed by a destroy that was interrupted: it is not lost."""

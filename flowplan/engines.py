@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flowplan.clock import SteadyClock
 from flowplan.schemas.errors import InvalidInput, Refused
-from flowplan.schemas.runs import Target
+from flowplan.schemas.runs import Recorded, Target
 from flowplan.schemas.secrets import reveal
 from flowplan.schemas.sources import did_you_mean
 
@@ -168,7 +168,11 @@ class Engines:
         Raises:
             Refused: the identities differ.
         """
+        from flowplan.providers.protocol import Roaming
+
         now = self.target(name)
+        if not planned and isinstance(self.provider(name), Roaming):
+            return  # it tells of each run where that is
         if known and known.get("id") not in (None, "", now.id):
             hint = "point the provider at the engine of the run, or give the new engine an entry of its own under `providers:`"
             raise Refused(
@@ -180,6 +184,14 @@ class Engines:
                 else hint,
                 address=address,
             )
+
+    def keeps_timeout(self, record: Recorded) -> bool:
+        """True when the engine of a run ends it at its ``timeout``; what it does not, whoever follows the run has to."""
+        from flowplan.providers.protocol import TimeoutKeeper
+
+        provider = self._providers.get(record.provider)
+        kept: frozenset[str] = getattr(_manifests(record.type), "KEPT_BY_ENGINE", frozenset())
+        return "timeout" in kept and (not isinstance(provider, TimeoutKeeper) or provider.keeps_timeout(record))
 
     def close(self) -> None:
         """Release all connections."""

@@ -55,7 +55,7 @@ class Gate:
             return f"{need}, which it needs, has never run"
         if record.status is Status.SUCCEEDED:
             return None
-        if record.status.live and need not in self._outcome.errors:
+        if record.status.live and need not in self._outcome.errors and need not in self.given_up:
             return ""
         if need in self.given_up:
             return f"{need}, which it needs, is not followed any more"

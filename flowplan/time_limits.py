@@ -1,4 +1,4 @@
-"""The time limits that no engine keeps: ``start_timeout``, and ``timeout`` of containers."""
+"""The time limits that no engine keeps: ``start_timeout``, and ``timeout`` where nobody else is there to keep it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class TimeLimits:
             passed = seconds_between(since, self._clock.now() if pending else self._engines.now(record.provider))
             if limit is None or passed is None or passed <= limit or record.run_id in self._expired:
                 continue
+            if name == "timeout" and self._engines.keeps_timeout(record):
+                continue
             word = "DeadlineExceeded" if record.status is Status.RUNNING else ""
             told = f"{name} of {limit:g}s passed"
             self._expired[record.run_id] = (word, told)
@@ -60,6 +62,6 @@ def _limit(record: Recorded) -> tuple[float | None, str | None, str]:
     settings = record.settings
     if record.status is Status.PENDING:
         return settings.start_timeout, record.created_at, "start_timeout"
-    if record.status is Status.RUNNING and record.type == "docker":
+    if record.status is Status.RUNNING:
         return settings.timeout, record.started_at, "timeout"
     return None, None, ""

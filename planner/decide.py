@@ -99,6 +99,8 @@ def _comparison(case: Decision, record: Recorded) -> Change:
     if case.refresh_only:
         return _refreshed(case, record, facts, _drift(case, record, status, (), case.desired.settings.ignore_changes))
     action, reasons = _action(case, status, facts, fields, moved)
+    if case.seen and case.seen.elsewhere and case.forced:
+        action = Action.RERUN  # beside what may still run there, which cannot be ended from here
     rendered = case.desired.render(max(record.attempt, case.next_attempt - 1) + 1) if action.starts else as_recorded
     change = replace(
         _change(case, action, rendered, *reasons),
@@ -229,7 +231,9 @@ def _live_fingerprint(status: Status, facts: RunFacts, fields: tuple[FieldChange
 
 
 def _guarded(change: Change, status: Status, case: Decision) -> Change:
-    """Apply the rules for running things: ``protect`` and what an interruption is (design 6.3)."""
+    """Apply the rules for running things: ``protect``, what an interruption is, and what cannot be seen from here."""
+    if case.seen and case.seen.elsewhere and change.action is not Action.RERUN:
+        return unreachable(change, case.seen)
     stops = change.action is Action.REPLACE and status.live and case.desired.settings.replace != "after_finish"
     return guarded(replace(change, interrupts=stops), status, case.desired.settings.protect, case.may_interrupt)
 
@@ -244,6 +248,14 @@ def guarded(change: Change, status: Status, protect: str, may_interrupt: bool) -
     if protect == "active" and status.live and (change.interrupts or change.action is Action.DESTROY):
         return replace(change, skipped=f"protected: `protect: active` and the run is {status}")
     return change
+
+
+def unreachable(change: Change, seen: Observed) -> Change:
+    """``change`` of a run of another host: left as it is, and refused when it would touch it."""
+    if change.action is Action.NO_OP:
+        return replace(change, reasons=(seen.message,))
+    left = f"{seen.message}; if that host is gone, `flowplan state rm {change.address}` forgets it"
+    return replace(change, interrupts=False, skipped=left)
 
 
 def removal(record: Recorded, seen: Observed | None, *, forget: bool, may_interrupt: bool, reason: str) -> Change:
@@ -266,4 +278,6 @@ def removal(record: Recorded, seen: Observed | None, *, forget: bool, may_interr
         interrupts=status.live and not forget,
         live=_live_fingerprint(status, facts, ()),
     )
+    if seen and seen.elsewhere and not forget:
+        return unreachable(change, seen)
     return guarded(change, status, record.settings.protect, may_interrupt)

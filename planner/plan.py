@@ -230,6 +230,10 @@ def _said_by_engines(
             continue
         for place, words in record.remarks.items():
             yield Diagnostic(remark(place, words), subject=change.address, severity="warning")
+        seen = situation.observed.get(record.run_id)
+        if seen and seen.elsewhere:
+            hint = f"use flowplan there; `--rerun {change.address}` starts another one here, beside it"
+            yield Diagnostic(seen.message, subject=change.address, hint=hint, severity="warning")
         if moved := moved_tag(record, situation.observed.get(record.run_id)):
             message = f"{moved.name} is another image now ({moved.now[:19]}) than the one that ran ({moved.ran[:19]})"
             hint = f"`--rerun {change.address}` runs the new one, as `rerun: on_change` does"

@@ -114,6 +114,23 @@ class Timekeeper(Protocol):
         """The engine's time without asking it; None while nobody knows."""
 
 
+@runtime_checkable
+class Roaming(Protocol):
+    """What a provider may offer as well, whose runs need not be where this command is: ``observe`` says of each that it
+    is ``elsewhere``, and ``delete`` refuses it. With other providers an engine that is not the recorded one is refused.
+    """
+
+    tells_elsewhere: bool
+
+
+@runtime_checkable
+class TimeoutKeeper(Protocol):
+    """What a provider may offer as well, whose engine ends runs at their ``timeout``, but not always."""
+
+    def keeps_timeout(self, record: Recorded) -> bool:
+        """True while it does so for this run; else whoever follows it has to."""
+
+
 class Provider(Protocol):
     """One connection to one engine. Every method may be called from several threads at once.
 

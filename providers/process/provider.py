@@ -51,6 +51,8 @@ class ProcessProvider:
         Refused: another user prepared the directory of those files.
     """
 
+    tells_elsewhere = True
+
     def __init__(self, context: Context) -> None:
         require_linux()
         self._lineage, self._project = context.lineage, context.project

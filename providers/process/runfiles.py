@@ -162,6 +162,8 @@ def look(files: RunFiles, recorded: Recorded | None, rest: Rest) -> Observed:
         return _observed(files, recorded, known)
     started = identity_of(known, recorded)
     if where := _elsewhere(started, recorded):
+        if recorded and recorded.status is Status.LOST:
+            return _absent(files, recorded.message, Status.LOST)
         return _unseen(files, recorded, known, where)
     if started is None:
         return _never_started(files, recorded, known, rest)
