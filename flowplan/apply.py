@@ -322,8 +322,6 @@ class Runner:
             fields = () if self.plan.mode == "refresh_only" else change.fields
             self.workers.submit("done", jobs.update, self.engines, record, self._order(change), fields)
         elif change.action.starts or change.action is Action.ADOPT:
-            if change.address not in self.ledger.records:
-                self._adopt_unknown(change)
             former = self.former.pop(change.address, [])
             self._stop(former)
             first = change.settings.replace == "start_first" and change.action is Action.REPLACE
@@ -343,12 +341,6 @@ class Runner:
 
     def _stop(self, attempts: Sequence[Recorded]) -> None:
         self.stopping |= {r.run_id for r in attempts}
-
-    def _adopt_unknown(self, change: Change) -> None:
-        record = self._intended(change)
-        self._tell(self.store.intend([record], plan_digest=self.plan.digest))
-        self.ledger.keep(record)
-        self.followed.add(change.address)
 
     def _attempts(self, address: str, record: Recorded | None) -> list[Recorded]:
         """All attempts whose objects may still be on the engine, newest last."""

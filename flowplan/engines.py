@@ -106,6 +106,8 @@ class Engines:
     Args:
         entries: entry name -> {"type": ..., connection settings}; secrets in them as tokens.
         secrets: token -> value.
+        project: of the spec or the state, "" while it is not known.
+        created_from: what the objects made here say of where they come from.
     """
 
     def __init__(
@@ -116,7 +118,11 @@ class Engines:
         runs_dir: Path,
         spec_dir: Path,
         secrets: Mapping[str, str] | None = None,
+        project: str = "",
+        created_from: str = "",
     ) -> None:
+        self.project = project
+        self._created_from = created_from
         self._entries = dict(entries)
         self._lineage = lineage
         self._runs_dir = runs_dir
@@ -141,7 +147,14 @@ class Engines:
         with self._lock:
             if name not in self._providers:
                 settings = {k: v for k, v in self._entries.get(name, {}).items() if k != "type"}
-                context = Context(self._lineage, self._runs_dir, reveal(settings, self._secrets), self._spec_dir)
+                context = Context(
+                    self._lineage,
+                    self._runs_dir,
+                    reveal(settings, self._secrets),
+                    self._spec_dir,
+                    self.project,
+                    self._created_from,
+                )
                 self._providers[name] = _connect(self.type_of(name))(context)
             return self._providers[name]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +21,7 @@ from flowplan.resolve import lookup, resolve, warnings_of
 from flowplan.schemas.errors import PlanStale, Refused
 from flowplan.schemas.plan_documents import plan_digest
 from flowplan.schemas.plans import Action, Change, Finding, Plan
-from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Status
+from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Rendered, Status
 from flowplan.schemas.secrets import Parts, Redactor, SecretSource, token, tokens_in
 from flowplan.schemas.sources import Diagnostic
 from flowplan.state.store import Store, new_identity
@@ -78,6 +80,17 @@ def runs_directory(state_path: Path) -> Path:
     return state_path.absolute().with_suffix(".runs")
 
 
+def origin_of(state_path: Path) -> str:
+    """Return ``user@host:path`` of a state, which every object that is made from it carries."""
+    import getpass
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        user = str(os.getuid())
+    return f"{user}@{os.uname().nodename}:{state_path.absolute()}"
+
+
 @shown()
 def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = lambda: None) -> Gathered:
     """Plan a spec.
@@ -113,7 +126,7 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
     secrets = {**parts, **sealer.values}
     redactor.add(secrets.values())
     entries = {**store.recall("providers"), **expansion.providers}
-    engines = _engines(entries, store, request.state_path, loaded.directory, sealer.values)
+    engines = _engines(entries, store, request.state_path, loaded.directory, sealer.values, project=expansion.project)
     options = request.options._replace(
         moved=tuple((m.from_, m.to) for m in loaded.spec.moved),
         removed=tuple(loaded.spec.removed),
@@ -321,10 +334,23 @@ def _provider_secrets(sources: Mapping[str, SecretSource], directory: Path, key:
 
 
 def _engines(
-    entries: Mapping[str, Any], store: Store, state_path: Path, directory: Path, secrets: Mapping[str, str]
+    entries: Mapping[str, Any],
+    store: Store,
+    state_path: Path,
+    directory: Path,
+    secrets: Mapping[str, str],
+    project: str | None = None,
 ) -> Engines:
-    runs_dir = runs_directory(state_path)
-    return Engines(entries, lineage=store.lineage, runs_dir=runs_dir, spec_dir=directory, secrets=secrets)
+    """Return the engines as this state sees them; the project is the state's own, unless it is given."""
+    return Engines(
+        entries,
+        lineage=store.lineage,
+        runs_dir=runs_directory(state_path),
+        spec_dir=directory,
+        secrets=secrets,
+        project=project or store.project or "",
+        created_from=origin_of(state_path),
+    )
 
 
 def _secrets_in(
@@ -357,16 +383,24 @@ def _decide(
     records = store.records()
     if request.refresh:
         stage(f"asking the engines about {len(records):,} runs")
-    observed, unknown = observe(store, engines, records) if request.refresh else ({}, [])
+    attempts = store.last_attempts()
+    desired = [run._replace(render=lru_cache(maxsize=2)(run.render)) for run in desired]
+    new = [
+        (run.provider, partial(run.render, attempts.get(run.address, 0) + 1))
+        for run in desired
+        if run.address not in records
+    ]
+    observed, strangers = observe(store, engines, records, new) if request.refresh else ({}, [])
     stage(f"comparing {max(len(desired), len(records)):,} runs")
     situation = Situation(
+        project=engines.project,
         lineage=store.lineage,
         desired=desired,
         recorded=records,
         manifests=ManifestsByType(),
         observed=observed,
-        unknown=unknown,
-        attempts=store.last_attempts(),
+        strangers=strangers,
+        attempts=attempts,
         targets=engines.targets(),
         options=request.options,
     )
@@ -394,9 +428,15 @@ def _history(ends: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
 
 
 def observe(
-    store: Store, engines: Engines, records: Mapping[str, Recorded]
+    store: Store,
+    engines: Engines,
+    records: Mapping[str, Recorded],
+    new: Sequence[tuple[str, Callable[[], Rendered]]] | None = None,
 ) -> tuple[dict[str, Observed], list[Observed]]:
-    """One bulk look at every engine that has runs of this state: run id -> Observed, and objects nobody recorded.
+    """Look once at every engine: run id -> Observed, and the objects that this state never intended.
+
+    Args:
+        new: while planning, provider and rendering of every run that has no record yet.
 
     Raises:
         Refused: an engine is not the one that the runs were started on.
@@ -407,18 +447,24 @@ def observe(
             by_provider.setdefault(record.provider, []).append(record)
         else:
             by_provider.setdefault(record.provider, [])
+    places: dict[str, list[Callable[[], Rendered]]] = {}
+    for name, render in new or ():
+        by_provider.setdefault(name, [])
+        places.setdefault(name, []).append(render)
     seen: dict[str, Observed] = {}
-    unknown: list[Observed] = []
+    strangers: list[Observed] = []
     known = store.run_ids() if by_provider else set()
+    counted = store.last_attempts() if by_provider else {}
     for name, live in by_provider.items():
         for record in live[:1] or [r for r in records.values() if r.provider == name][:1]:
             engines.check_target(name, record.target, record.address)
-        for one in engines.provider(name).observe(live):
+        wanted = None if new is None else (render().objects for render in places.get(name, ()))
+        for one in engines.provider(name).observe(live, wanted):
             if one.run_id in known:
                 seen[one.run_id] = one
-            elif one.exists:
-                unknown.append(one)
-    return seen, unknown
+            elif one.exists and (one.lineage or not 0 < one.attempt <= counted.get(one.address, 0)):
+                strangers.append(one)
+    return seen, strangers
 
 
 def _preflighted(store: Store, engines: Engines, changes: tuple[Change, ...], redactor: Redactor) -> tuple[Change, ...]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowplan.clock import timestamp
-from flowplan.engines import Engines, ManifestsByType
-from flowplan.gather import remember_connections, runs_directory
+from flowplan.engines import Engines, ManifestsByType, read_spec
+from flowplan.gather import origin_of, remember_connections, runs_directory
 from flowplan.given import Given, variables_of
+from flowplan.planner.diff import changed_fields
+from flowplan.planner.manifests import content_of
 from flowplan.planner.takeover import Takeover
 from flowplan.providers.protocol import Found
 from flowplan.resolve import lookup
 from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.runs import Desired, Recorded, Rendered, Settings, Status, run_id
-from flowplan.schemas.secrets import token
+from flowplan.schemas.secrets import token, tokens_in
 from flowplan.schemas.sources import did_you_mean
 from flowplan.state.store import Store
 
@@ -46,16 +48,20 @@ class _Wanted:
 def _wanted(store: Store, state_path: Path, spec_path: Path, given: Given) -> _Wanted:
     from flowplan.planner.expand import expand
     from flowplan.planner.sealing import Sealer
-    from flowplan.schemas.load import load_spec
 
-    loaded = load_spec(spec_path)
+    loaded = read_spec(spec_path)
     variables = variables_of(loaded.spec, given, loaded.sources)
     sealer = Sealer(store.key, lambda source: lookup(source, loaded.directory))
     expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=store.lineage)
     entries = {**store.recall("providers"), **expansion.providers}
-    runs_dir = runs_directory(state_path)
     engines = Engines(
-        entries, lineage=store.lineage, runs_dir=runs_dir, spec_dir=loaded.directory, secrets=sealer.values
+        entries,
+        lineage=store.lineage,
+        runs_dir=runs_directory(state_path),
+        spec_dir=loaded.directory,
+        secrets=sealer.values,
+        project=expansion.project,
+        created_from=origin_of(state_path),
     )
     return _Wanted(store, loaded, expansion, sealer, engines)
 
@@ -64,7 +70,8 @@ def _wanted(store: Store, state_path: Path, spec_path: Path, given: Given) -> _W
 
 
 def rebuild_records(store: Store, state_path: Path, spec_path: Path, given: Given, lineage: str = "") -> list[Recorded]:
-    """Record every object of the spec's project that the state does not know; an empty state takes their lineage.
+    """Record every object of the spec's project that the state does not know, or knows as something else; an empty state
+    takes their lineage.
 
     Args:
         lineage: which one, when the engines hold objects of several.
@@ -86,14 +93,23 @@ def rebuild_records(store: Store, state_path: Path, spec_path: Path, given: Give
             wanted.engines.close()
             wanted = _wanted(store, state_path, spec_path, given)
         _remember(wanted)
-        known = store.run_ids()
-        ours = [(name, one) for name, one in found if one.lineage == chosen and one.seen.run_id not in known]
+        known = {record.run_id: record for record in store.attempts()}
+        ours = [
+            (name, one) for name, one in found if one.lineage == chosen and _is_new(one, known.get(one.seen.run_id))
+        ]
         records = [_again(wanted, name, one) for name, one in ours]
         for record in records:
             store.add(record)
         return records
     finally:
         wanted.engines.close()
+
+
+def _is_new(found: Found, known: Recorded | None) -> bool:
+    """Return True for an object that the state knows nothing of, and for one that is not what the state meant to create."""
+    if known is None or known.status is not Status.CREATING:
+        return known is None
+    return found.seen.content != content_of(known.objects, ManifestsByType()[known.type])
 
 
 def _found_everywhere(wanted: _Wanted) -> list[tuple[str, Found]]:
@@ -143,14 +159,29 @@ def _is_uuid(text: str) -> bool:
 
 
 def _again(wanted: _Wanted, name: str, found: Found) -> Recorded:
-    """The record of an object that this lineage made; one that the spec does not know keeps only what holds no secret."""
+    """Return the record of an object that this lineage made: what ran, never what the spec wants by now.
+
+    What cannot be known counts as not done: such a record holds only what is certain, so that the next plan differs.
+    """
     seen = found.seen
     desired = wanted.desired.get(seen.address)
-    if desired is None or not _is_at(wanted.store.lineage, found) or desired.type != wanted.engines.type_of(name):
-        group = seen.address.partition("[")[0]
-        return _record(wanted, name, found, Rendered(found.bare, seen.name, seen.run_id, seen.attempt), Settings(group))
-    rendered = desired.render(seen.attempt)
-    return _record(wanted, name, found, _taken(wanted, desired, rendered, found), desired.settings)
+    at_home = desired is not None and _is_at(wanted.store.lineage, found)
+    if desired is None or not at_home or desired.type != wanted.engines.type_of(name):
+        settings = Settings(seen.address.partition("[")[0])
+        return _record(wanted, name, found, Rendered(found.bare, seen.name, seen.run_id, seen.attempt), settings)
+    rendered, manifests = desired.render(seen.attempt), ManifestsByType()[desired.type]
+    settings = replace(desired.settings, triggers={})  # no engine knows what they were
+    if seen.content and seen.content == content_of(rendered.objects, manifests):
+        ran = rendered
+    elif found.applied is not None:
+        known = Takeover(rendered, manifests, wanted.sealer.values)
+        ran = rendered._replace(objects=known.resealed(found.applied, found.objects))
+    else:
+        ran = _taken(wanted, desired, rendered, found)
+        hidden = not changed_fields(ran.objects, rendered.objects, manifests)
+        if seen.content and hidden and not tokens_in(rendered.objects):
+            ran = rendered._replace(objects=found.bare)  # it was made of something else, in a way that cannot be seen
+    return _record(wanted, name, found, ran, settings)
 
 
 def _is_at(lineage: str, found: Found) -> bool:

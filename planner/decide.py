@@ -32,11 +32,11 @@ class Decision(NamedTuple):
 def decide(case: Decision) -> Change:
     """The change at one address that the spec wants."""
     if case.record is None:
-        return _adoption(case, case.seen) if case.seen else _creation(case)
+        return _creation(case)
     if case.record.status is Status.CREATING and not (case.seen and case.seen.status):
         return _resumption(case, case.record)
     if case.record.status is Status.CREATING and case.seen and case.seen.exists and _as_intended(case, case.record):
-        return _adoption(case, case.seen)
+        return _adoption(case, case.record, case.seen)
     return _comparison(case, case.record)
 
 
@@ -76,12 +76,10 @@ def _creation(case: Decision) -> Change:
     return _change(case, Action.CREATE, case.desired.render(case.next_attempt), reason)
 
 
-def _adoption(case: Decision, seen: Observed) -> Change:
+def _adoption(case: Decision, record: Recorded, seen: Observed) -> Change:
     """The object is there: an apply that was interrupted had created it."""
-    attempt = case.record.attempt if case.record else seen.attempt
-    change = _change(case, Action.ADOPT, case.desired.render(attempt), "an interrupted apply created it")
-    before = case.record.objects if case.record else None
-    return replace(change, before=before, run=facts_of(seen), live=f"{seen.run_id}:found")
+    change = _change(case, Action.ADOPT, case.desired.render(record.attempt), "an interrupted apply created it")
+    return replace(change, before=record.objects, run=facts_of(seen), live=f"{seen.run_id}:found")
 
 
 def _resumption(case: Decision, record: Recorded) -> Change:

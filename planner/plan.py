@@ -11,10 +11,11 @@ from flowplan.planner.decide import Decision, decide, moved_tag, removal
 from flowplan.planner.manifests import Manifests
 from flowplan.planner.namesakes import namesakes
 from flowplan.planner.order import ordered
+from flowplan.planner.ownership import refuse_strangers
 from flowplan.planner.renames import rename_suggestions
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import Action, Change
-from flowplan.schemas.runs import Desired, Observed, Recorded, Target, remark, run_id
+from flowplan.schemas.runs import Desired, Observed, Recorded, Target, remark
 from flowplan.schemas.sources import Diagnostic, did_you_mean
 
 
@@ -45,7 +46,7 @@ class Situation(NamedTuple):
         desired: in spec order.
         recorded: newest attempt per managed address.
         observed: run id -> what the engine says; empty when nothing was refreshed.
-        unknown: objects of our lineage that no record names.
+        strangers: objects of the project that this state never intended: of its own lineage, or of another one.
         attempts: highest attempt ever used per address, also of addresses that are no longer managed.
         targets: provider entry name -> engine identity, for the engines that were asked.
         manifests: provider type -> its pure half.
@@ -56,10 +57,11 @@ class Situation(NamedTuple):
     recorded: Mapping[str, Recorded]
     manifests: Mapping[str, Manifests]
     observed: Mapping[str, Observed] = {}
-    unknown: Sequence[Observed] = ()
+    strangers: Sequence[Observed] = ()
     attempts: Mapping[str, int] = {}
     targets: Mapping[str, Target] = {}
     options: Options = Options()
+    project: str = ""
 
 
 class Decided(NamedTuple):
@@ -74,8 +76,17 @@ def make_changes(situation: Situation) -> Decided:
 
     Raises:
         InvalidInput: cyclic needs, or an option that names no run.
+        Refused: the engines hold objects that this state never asked for.
     """
     options = situation.options
+    refuse_strangers(
+        situation.project,
+        situation.strangers,
+        situation.recorded,
+        situation.observed,
+        situation.manifests,
+        beside_others=options.mode == "destroy" and bool(situation.recorded),  # it only touches what is recorded
+    )
     recorded, moves, faults = _moved(situation.recorded, options)
     desired = {} if options.mode == "destroy" else {d.address: d for d in situation.desired}
     known = {**{d.address: d.settings.group for d in situation.desired}, **_groups(recorded)}
@@ -87,8 +98,7 @@ def make_changes(situation: Situation) -> Decided:
     elsewhere = {record.born_as: address for address, record in recorded.items() if record.born_as}
     changes = [_wanted_change(situation, desired[a], recorded, moves, elsewhere) for a in order if a in chosen]
     changes += _removals(situation, recorded, [a for a in recorded if a not in desired and a in chosen])
-    remarks = [*_orphans(situation, desired, recorded), *rename_suggestions(changes, desired, recorded)]
-    remarks += namesakes(changes)
+    remarks = [*rename_suggestions(changes, desired, recorded), *namesakes(changes)]
     remarks += _said_by_engines(situation, recorded, changes)
     return Decided(tuple(changes), tuple(remarks))
 
@@ -161,11 +171,10 @@ def _wanted_change(
     elsewhere: Mapping[str, str],
 ) -> Change:
     record = recorded.get(desired.address)
-    adopted = _found(situation, desired) if record is None else None
     decision = Decision(
         desired=desired,
         record=record,
-        seen=situation.observed.get(record.run_id) if record else adopted,
+        seen=situation.observed.get(record.run_id) if record else None,
         manifests=situation.manifests[desired.type],
         next_attempt=situation.attempts.get(desired.address, 0) + 1,
         target=situation.targets.get(desired.provider),
@@ -177,15 +186,6 @@ def _wanted_change(
         spec_name=situation.options.spec_name,
     )
     return decide(decision)
-
-
-def _found(situation: Situation, desired: Desired) -> Observed | None:
-    """An object on the engine that is this run's by its labels although the state does not know it."""
-    for seen in situation.unknown:
-        ours = seen.run_id == run_id(situation.lineage, desired.address, seen.attempt)
-        if ours and seen.address == desired.address and seen.exists:
-            return seen
-    return None
 
 
 def _removals(situation: Situation, recorded: Mapping[str, Recorded], addresses: Sequence[str]) -> list[Change]:
@@ -204,20 +204,6 @@ def _removals(situation: Situation, recorded: Mapping[str, Recorded], addresses:
         )
         for a in reversed(order)
     ]
-
-
-def _orphans(
-    situation: Situation, desired: Mapping[str, Desired], recorded: Mapping[str, Recorded]
-) -> Iterable[Diagnostic]:
-    for seen in situation.unknown:
-        taken = seen.address in desired and seen.address not in recorded and _found(situation, desired[seen.address])
-        if seen.exists and taken is not seen:
-            yield Diagnostic(
-                f"{seen.name or seen.infrastructure_id} on the engine carries this state's label but is not recorded",
-                subject=seen.address or seen.run_id,
-                hint="`flowplan state rebuild` records it, then `flowplan destroy` can remove it",
-                severity="warning",
-            )
 
 
 def _said_by_engines(

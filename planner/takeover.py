@@ -41,6 +41,21 @@ class Takeover:
             for kind, wanted in self.rendered.objects.items()
         }
 
+    def resealed(self, applied: Json, live: Json, wanted: Json = None) -> Json:
+        """Return what was applied under another key, with our own token wherever the live value is the wanted secret."""
+        wanted = self.rendered.objects if wanted is None else wanted
+        if isinstance(applied, Mapping) and isinstance(live, Mapping) and isinstance(wanted, Mapping):
+            return {
+                key: self.resealed(value, live[key], wanted[key]) if key in live and key in wanted else value
+                for key, value in applied.items()
+            }
+        if isinstance(applied, list) and isinstance(live, list) and isinstance(wanted, list):
+            if len(applied) == len(live) == len(wanted):
+                return [self.resealed(*three) for three in zip(applied, live, wanted, strict=True)]
+        elif isinstance(applied, str) and TOKEN.search(applied) and isinstance(wanted, str):
+            return wanted if reveal(wanted, self.secrets) == live else applied
+        return applied
+
     def _merged(self, wanted: Json, live: Json, path: str) -> Json:
         if wanted == live or _empty(wanted) or self._is_own(path, wanted) or (_empty(live) and self._unwritten(path)):
             return wanted

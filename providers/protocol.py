@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ class Context:
         settings: the provider entry of the spec (docker ``host``; kubernetes ``kubeconfig``, ``context``...), with
             secret values filled in and paths made absolute; {} for the defaults.
         spec_dir: directory of the spec, absolute.
+        created_from: ``user@host:path`` of the state; ``create`` puts it on its objects, for people who find them.
         project: of the spec, or of the state; "" while it is not known. Its objects of other lineages are told by ``observe``.
     """
 
@@ -32,6 +33,7 @@ class Context:
     settings: Mapping[str, Any] = field(default_factory=dict)
     spec_dir: Path = Path()
     project: str = ""
+    created_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Found:
         objects: all of it, in the shape of rendered objects; None where the engine does not tell. It may hold secret
             values: compared in memory, never stored as it is.
         bare: the part of it that holds no secret and is enough to manage it.
+        applied: exactly what was sent, with tokens, where the engine keeps that; else None.
     """
 
     seen: Observed
@@ -100,6 +103,7 @@ class Found:
     lineage: str = ""
     objects: Objects | None = None
     bare: Objects = field(default_factory=dict)
+    applied: Objects | None = None
 
 
 News = Observed | ProviderError | None
@@ -141,10 +145,14 @@ class Provider(Protocol):
     def target(self) -> Target:
         """The identity of the engine. The first call may connect."""
 
-    def observe(self, records: Sequence[Recorded]) -> list[Observed]:
-        """One Observed for every record (``exists=False`` when the engine has no such object, with the status ``lost``
-        when it knows that there was one), and one for every object of our lineage that no record names. A constant
-        number of requests, whatever the number of records.
+    def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
+        """Return one Observed for every record (``exists=False`` when the engine has no such object, with the status
+        ``lost`` when it knows that there was one), and one for every object of our lineage that no record names. A
+        constant number of requests, whatever the number of records.
+
+        Args:
+            wanted: given while planning: rendered objects that may be created. The places of these are looked at too, and
+                objects of the project that another lineage made are returned with that ``lineage``.
         """
 
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:

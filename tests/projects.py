@@ -39,11 +39,16 @@ class Result:
 
 @dataclass
 class Project:
-    """A directory with a spec, and flowplan to run in it; ``before`` is what stands before it (prlimit, setpriv...)."""
+    """A directory with a spec, and flowplan to run in it; ``before`` is what stands before it (prlimit, setpriv...).
+
+    The specs that it writes get a project name that no other test has: one project is managed by one state, also when
+    several suites run on one host at the same time.
+    """
 
     directory: Path
     env: dict[str, str] = field(default_factory=dict)
     before: tuple[str, ...] = ()
+    suffix: str = field(default_factory=lambda: f"-{uuid.uuid4().hex[:8]}")
 
     @property
     def name(self) -> str:
@@ -53,8 +58,15 @@ class Project:
 
     def write(self, text: str, name: str = "flowplan.yaml") -> Path:
         path = self.directory / name
-        path.write_text(text, encoding="utf-8")
+        path.write_text(self.unique(text), encoding="utf-8")
         return path
+
+    def unique(self, text: str) -> str:
+        """Return the spec with the suffix of this test at the name of its project."""
+        found = re.search(r"(?m)^project: *[A-Za-z][^\s#]*", text)
+        if found is None or found[0].endswith(self.suffix):
+            return text
+        return text[: found.end()] + self.suffix + text[found.end() :]
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(

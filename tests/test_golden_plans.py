@@ -13,6 +13,7 @@ from test_render_text import golden
 from flowplan.engines import ManifestsByType
 from flowplan.given import Given, variables_of
 from flowplan.planner.expand import expand
+from flowplan.planner.manifests import content_of
 from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.policies import checked, rules_of
 from flowplan.planner.sealing import Sealer
@@ -69,7 +70,7 @@ EXTRA = {
 }
 BEFORE, AFTER = {"TAG": "1", "LIMIT": "64m", "TIME": "600"}, {"TAG": "2", "LIMIT": "96m", "TIME": "900"}
 CHANGED = ("changed", "protected", "waiting", "killed")
-NEVER_BEFORE = ("new", "destroyed-before", "adopted", "new-name")
+NEVER_BEFORE = ("new", "destroyed-before", "new-name")
 ENDS: dict[str, dict[str, Any]] = {
     "failed": {"status": Status.FAILED, "exit_code": 3, "reason": "Error"},
     "killed": {"status": Status.FAILED, "exit_code": 137, "reason": "OOMKilled"},
@@ -78,6 +79,7 @@ ENDS: dict[str, dict[str, Any]] = {
     "cancelled": {"status": Status.CANCELLED, "reason": "Stopped"},
     "quiet": {"status": Status.FAILED, "exit_code": 3, "reason": "Error"},
     "interrupted": {"status": Status.CREATING},
+    "adopted": {"status": Status.CREATING},
     "forced": {"status": Status.SUCCEEDED, "exit_code": 0},
     "done": {"status": Status.SUCCEEDED, "exit_code": 0},
     "always": {"status": Status.SUCCEEDED, "exit_code": 0},
@@ -147,14 +149,15 @@ def golden_plan(directory: Path, kind: str) -> Plan:
     managers = {"/Job/spec/activeDeadlineSeconds": "mallory"} if kind == "kubernetes" else {}
     live = drifted(kind, drift.objects)
     looks = [replace(o, live=live, managers=managers) if o.run_id == drift.run_id else o for o in looks]
-    adopted = next(one for one in after.desired if one.address == "adopted").render(1)
+    adopted = records["adopted"]
+    content = content_of(adopted.objects, ManifestsByType()[kind])
+    looks.append(Observed(adopted.run_id, attempt=1, status=Status.RUNNING, name=adopted.name, content=content))
     situation = Situation(
         lineage=LINEAGE,
         desired=after.desired,
         recorded=records,
         manifests=ManifestsByType(),
         observed={o.run_id: o for o in looks},
-        unknown=[Observed(adopted.run_id, address="adopted", attempt=1, status=Status.RUNNING, name=adopted.name)],
         attempts=dict.fromkeys(records, 1) | {"destroyed-before": 3},
         targets={kind: Target(kind, "e", "engine")},
         options=Options(

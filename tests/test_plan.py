@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
 from flowplan.planner.namesakes import namesakes
 from flowplan.planner.plan import Decided, Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, deviations
-from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.plans import ABSENT, Action, Change, Plan
 from flowplan.schemas.runs import Desired, Identity, Objects, Observed, Recorded, Rendered, Settings, Status, run_id
 from flowplan.schemas.sources import Diagnostic
@@ -75,7 +76,7 @@ def decide(
     wanted: list[Desired],
     records: list[Recorded] | None = None,
     looks: list[Observed] | None = None,
-    unknown: list[Observed] | None = None,
+    strangers: list[Observed] | None = None,
     **options: Any,
 ) -> Decided:
     records = records or []
@@ -85,7 +86,8 @@ def decide(
         recorded={r.address: r for r in records},
         manifests={"box": Boxes(), "crate": Boxes()},
         observed={o.run_id: o for o in looks or []},
-        unknown=unknown or [],
+        strangers=strangers or [],
+        project="nightly",
         attempts={r.address: r.attempt for r in records},
         options=Options(**options),
     )
@@ -235,14 +237,48 @@ def test_an_intent_whose_object_is_there_is_adopted() -> None:
     assert (change.action, change.run_id) == (Action.ADOPT, record.run_id)
 
 
-def test_an_object_of_ours_that_the_state_does_not_know_is_adopted_or_reported() -> None:
-    ours = Observed(run_id(LINEAGE, "a", 3), address="a", attempt=3, status=Status.RUNNING)
-    change = only(decide([desired()], unknown=[ours]))
-    assert (change.action, change.attempt) == (Action.ADOPT, 3)
-    stray = Observed(run_id(LINEAGE, "z", 1), address="z", attempt=1, status=Status.RUNNING, name="z-1")
-    decided = decide([desired()], unknown=[stray])
-    assert only(decided).action == Action.CREATE
-    assert [d.subject for d in decided.diagnostics] == ["z"]
+@pytest.mark.parametrize("mode", ["normal", "destroy", "refresh_only"])
+def test_an_object_of_our_lineage_that_this_state_never_intended_means_that_it_is_older(mode: str) -> None:
+    wanted = desired()
+    later = Observed(run_id(LINEAGE, "a", 3), address="a", attempt=3, status=Status.SUCCEEDED, name="nightly-a-3")
+    with pytest.raises(Refused, match=r"older than the engines.*nightly-a-3 \(a, attempt 3, succeeded\)") as refusal:
+        decide([wanted], [recorded(wanted)], strangers=[later], mode=mode)
+    assert "state rebuild" in refusal.value.hint
+
+
+def test_an_intent_of_other_content_than_its_object_means_the_same() -> None:
+    wanted = desired()
+    record = recorded(wanted, Status.CREATING)
+    with pytest.raises(Refused, match="older than the engines"):
+        decide([wanted], [record], [seen(record, Status.RUNNING, content="of something else", name="nightly-a-1")])
+
+
+def test_objects_of_another_lineage_are_named_with_the_ways_out() -> None:
+    other = str(uuid.uuid4())
+    theirs = [
+        Observed(
+            run_id(other, f"a[x={n}]", 1),
+            address=f"a[x={n}]",
+            attempt=1,
+            status=Status.RUNNING,
+            name=f"nightly-a-x-{n}-1",
+            lineage=other,
+            created_at=f"2026-11-0{n}T08:00:00Z",
+            created_from=f"ann@host{n}:/work/.flowplan/state.db",
+        )
+        for n in range(1, 8)
+    ]
+    with pytest.raises(Refused) as refusal:
+        decide([desired()], strangers=theirs)
+    told = str(refusal.value)
+    assert "project nightly is managed by another state" in told and other in told and "7 objects" in told
+    assert "last acted at 2026-11-07T08:00:00Z from ann@host7:/work/.flowplan/state.db" in told
+    assert "nightly-a-x-5-1" in told and "and 2 more" in told and "nightly-a-x-6-1" not in told, "the list is bounded"
+    assert f"state rebuild --lineage {other}" in told and "another name" in told
+    with pytest.raises(Refused):
+        decide([], strangers=theirs, mode="destroy")
+    own = desired("own")
+    assert only(decide([], [recorded(own)], strangers=theirs, mode="destroy")).action is Action.DESTROY
 
 
 def test_rerun_is_forced_by_address_run_name_or_glob() -> None:

@@ -16,7 +16,9 @@ from flowplan.schemas.sources import Diagnostic, Path, dotted
 KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 """Settings that are part of the objects: the supervisor keeps them."""
 
-RESERVED = frozenset(f"FLOWPLAN_{name}" for name in ("RUN_ID", "PROJECT", "LINEAGE", "ADDRESS", "ATTEMPT", "NONCE"))
+RESERVED = frozenset(
+    f"FLOWPLAN_{name}" for name in ("RUN_ID", "PROJECT", "LINEAGE", "ADDRESS", "ATTEMPT", "CREATED_FROM", "NONCE")
+)
 """Variables that every process of a run is given."""
 
 CONTENT_LABELS = ("/Process/labels/flowplan.dev~1content",)

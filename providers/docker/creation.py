@@ -34,9 +34,10 @@ class Made(NamedTuple):
 class Creator:
     """Creates containers on one Engine."""
 
-    def __init__(self, engine: Engine, images: Images) -> None:
+    def __init__(self, engine: Engine, images: Images, created_from: str = "") -> None:
         self._engine = engine
         self._images = images
+        self._marks = {facts.CREATED_FROM: created_from} if created_from else {}
 
     def create(self, order: Order) -> Observed:
         """Create and start the attempt, or adopt what an interrupted flowplan created for it.
@@ -124,6 +125,7 @@ class Creator:
 
         Engines before 20.10 do not know ``host-gateway`` (D34): the entry is left out there.
         """
+        config = {**config, "Labels": {**(config.get("Labels") or {}), **self._marks}}
         host = config.get("HostConfig") or {}
         ends = _ends(config)
         if len(ends) > 1:

@@ -21,6 +21,7 @@ LINEAGE = "dev.flowplan.lineage"
 ADDRESS = "dev.flowplan.address"
 ATTEMPT = "dev.flowplan.attempt"
 CONTENT = "dev.flowplan.content"
+CREATED_FROM = "dev.flowplan.created-from"
 
 SUFFIXES = tuple(f"-{number}" for number in range(1, 6))
 """What is put after the wanted name when foreign containers hold it, in the order in which they are tried."""
@@ -168,6 +169,23 @@ def from_list(item: Mapping[str, Any], base_url: str, record: Recorded) -> Obser
         live=live,
         image=_image(record.objects.get("Container", {}).get("Config", {}).get("Image", ""), item.get("ImageID", "")),
         content=item["Labels"].get(CONTENT, ""),
+    )
+
+
+def of_others(item: Mapping[str, Any], base_url: str) -> Observed:
+    """Return what an item of ``docker ps`` tells of a container that another lineage made."""
+    labels = item["Labels"]
+    created = datetime.fromtimestamp(int(item.get("Created") or 0), UTC)
+    return Observed(
+        labels.get(RUN_ID, ""),
+        address=labels.get(ADDRESS, ""),
+        attempt=_number(labels.get(ATTEMPT)),
+        status=_STATES.get(str(item.get("State", ""))),
+        infrastructure_id=f"{base_url}:{item['Id']}",
+        name=_own_name(item),
+        lineage=labels[LINEAGE],
+        created_at=created.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        created_from=labels.get(CREATED_FROM, ""),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -31,10 +31,10 @@ class DockerProvider:
     """One connection to one Docker Engine, for the containers of one lineage."""
 
     def __init__(self, context: Context) -> None:
-        self._lineage = context.lineage
+        self._lineage, self._project = context.lineage, context.project
         self._engine = Engine(context.settings)
         self._images = Images(self._engine)
-        self._creator = Creator(self._engine, self._images)
+        self._creator = Creator(self._engine, self._images, context.created_from)
         self._changer = Changer(self._engine, context.lineage)
 
     def target(self) -> Target:
@@ -46,9 +46,15 @@ class DockerProvider:
         """The time by the Engine's clock; None before it has answered."""
         return self._engine.clock.now()
 
-    def observe(self, records: Sequence[Recorded]) -> list[Observed]:
-        """One list, and an inspect for every container whose end or drift the list cannot tell."""
-        items = {item["Labels"].get(facts.RUN_ID, ""): item for item in self._list(f"{facts.LINEAGE}={self._lineage}")}
+    def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
+        """Make one list, and an inspect for every container whose end or drift the list cannot tell."""
+        if wanted is None or not self._project:
+            listed = self._list(f"{facts.LINEAGE}={self._lineage}")
+        else:
+            listed = self._list(f"{facts.PROJECT}={self._project}", facts.LINEAGE)
+        ours = [item for item in listed if item["Labels"][facts.LINEAGE] == self._lineage]
+        others = [item for item in listed if item["Labels"][facts.LINEAGE] != self._lineage]
+        items = {item["Labels"].get(facts.RUN_ID, ""): item for item in ours}
         items |= {r.run_id: {"Id": r.handle["id"], IMPORTED: True} for r in records if r.handle.get(IMPORTED)}
         known = {record.run_id for record in records}
         seen = [self._listed(record, items) for record in records]
@@ -60,13 +66,14 @@ class DockerProvider:
         if any(facts.cut_short(record, fact) for record, fact in zip(records, result, strict=True) if fact):
             self._engine.knock()
         found = [fact for fact in [*result, *looks[len(unsure) :]] if fact is not None]
+        others_seen = [facts.of_others(item, self._engine.base_url) for item in others]
         if not any(fact.image for fact in found):
-            return found
+            return found + others_seen
         images = facts.Images(self._engine.get("/images/json"))
-        return [images.told(fact) for fact in found]
+        return [images.told(fact) for fact in found] + others_seen
 
-    def _list(self, label: str) -> list[dict[str, Any]]:
-        return list(self._engine.get("/containers/json", all=1, filters=facts.filters(label=[label])))
+    def _list(self, *labels: str) -> list[dict[str, Any]]:
+        return list(self._engine.get("/containers/json", all=1, filters=facts.filters(label=list(labels))))
 
     def _listed(self, record: Recorded, items: dict[str, dict[str, Any]]) -> Observed | None:
         """What the list tells of a record, None where that is not enough."""

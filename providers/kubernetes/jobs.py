@@ -8,7 +8,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flowplan.providers.kubernetes.reading import ADDRESS, ATTEMPT, CONTENT, LINEAGE, RUN_ID, has_ended, label
+from flowplan.providers.kubernetes.reading import (
+    ADDRESS,
+    ATTEMPT,
+    CONTENT,
+    CREATED_FROM,
+    LINEAGE,
+    RUN_ID,
+    has_ended,
+    label,
+)
 from flowplan.providers.kubernetes.requests import MANAGER, Api
 from flowplan.providers.protocol import Order, of_other_content
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, Refused, StartFailed
@@ -59,7 +68,7 @@ def _own(parent: dict[str, Any], key: str) -> dict[str, Any]:
     return mine
 
 
-def create(api: Api, order: Order, namespace: str) -> Json:
+def create(api: Api, order: Order, namespace: str, created_from: str = "") -> Json:
     """Return the live Job of this order: created, or adopted when it carries our run id and content already.
 
     Raises:
@@ -67,9 +76,9 @@ def create(api: Api, order: Order, namespace: str) -> Json:
         Refused: an object of the attempt is there, of other content; it is left alone.
         EngineUnreachable: the server did not answer; the Job may or may not exist under its name.
     """
-    job = manifest(order, namespace)
+    job = _marked(manifest(order, namespace), created_from)
     namespace = job["metadata"]["namespace"]
-    secret = order.objects.get("Secret")
+    secret = _marked(order.objects["Secret"], created_from) if "Secret" in order.objects else None
     held, made = "", False
     try:
         live = None if order.fresh else _earlier(api, job, order)
@@ -120,6 +129,13 @@ def _withdraw(api: Api, secret: Json | None, namespace: str, order: Order) -> No
     there = find_secret(api, secret, namespace, order.identity.run_id) if secret else None
     if there is not None:
         _drop(api, core_path(namespace, "secrets", there["metadata"]["name"]), there["metadata"]["uid"])
+
+
+def _marked(item: Json, created_from: str) -> Json:
+    """Return the object with a note that says where it was made."""
+    meta = item["metadata"]
+    notes = {**(meta.get("annotations") or {}), **({CREATED_FROM: created_from} if created_from else {})}
+    return {**item, "metadata": {**meta, "annotations": notes}}
 
 
 def names_of(wanted: str) -> list[str]:

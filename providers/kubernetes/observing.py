@@ -11,11 +11,11 @@ from typing import Any
 from flowplan.providers.kubernetes.dropping import as_if_kept
 from flowplan.providers.kubernetes.finding import taken_over
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of, reading_secret
-from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID, has_ended, label, observed, owner
+from flowplan.providers.kubernetes.reading import LINEAGE, PROJECT, RUN_ID, has_ended, label, observed, owner
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
-from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.schemas.runs import Objects, Observed, Recorded, Status
 
 Object = Mapping[str, Any]
 
@@ -36,12 +36,31 @@ def by_namespace(records: Iterable[Recorded], default: str) -> dict[str, list[Re
     return dict(groups)
 
 
-def observe(api: Api, records: Sequence[Recorded], lineage: str, default: str, cluster: str) -> list[Observed]:
-    """One Observed per record, then one per Job of our lineage that no record names."""
-    groups = by_namespace(records, default) or {default: []}
-    return [
+def observe(
+    api: Api,
+    records: Sequence[Recorded],
+    lineage: str,
+    default: str,
+    cluster: str,
+    wanted: Iterable[Objects] | None = None,
+) -> list[Observed]:
+    """Return one Observed per record, then one per Job of our lineage that no record names, then those of others."""
+    groups = by_namespace(records, default)
+    projects = {label(record.objects["Job"], PROJECT) for record in records if "Job" in record.objects}
+    for objects in wanted or ():
+        groups.setdefault(str(objects["Job"]["metadata"].get("namespace") or default), [])
+        projects.add(label(objects["Job"], PROJECT))
+    groups = groups or {default: []}
+    found = [
         seen for namespace, some in groups.items() for seen in _in_namespace(api, namespace, some, lineage, cluster)
     ]
+    known = sorted(projects - {""})
+    if wanted is not None and known:
+        selector = f"{PROJECT} in ({','.join(known)}),{LINEAGE},{LINEAGE}!={lineage}"
+        for namespace in groups:
+            others = api.items(jobs_path(namespace), labelSelector=selector)
+            found += [replace(observed(job, (), cluster), lineage=label(job, LINEAGE)) for job in others]
+    return found
 
 
 def _in_namespace(api: Api, namespace: str, records: Sequence[Recorded], lineage: str, cluster: str) -> list[Observed]:

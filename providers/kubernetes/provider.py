@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from flowplan.providers import polling
@@ -27,6 +27,7 @@ class KubernetesProvider:
         self._lineage = context.lineage
         self._namespace = api.endpoint.namespace
         self._target: Target | None = None
+        self._created_from = context.created_from
 
     def target(self) -> Target:
         """The cluster: UID of ``kube-system``, the user's ``cluster_id``, or a hash of server and CA (G5)."""
@@ -52,8 +53,8 @@ class KubernetesProvider:
         """The time by the API server's clock; None before it has answered."""
         return self._api.clock.now()
 
-    def observe(self, records: Sequence[Recorded]) -> list[Observed]:
-        return observing.observe(self._api, records, self._lineage, self._namespace, self.target().id)
+    def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
+        return observing.observe(self._api, records, self._lineage, self._namespace, self.target().id, wanted)
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
         """The Jobs that carry the project's label: in all namespaces, or where that is forbidden in those of ``wanted``."""
@@ -73,7 +74,7 @@ class KubernetesProvider:
         return preflight.check(self._api, orders, self._namespace)
 
     def create(self, order: Order) -> Observed:
-        job = jobs.create(self._api, order, self._namespace)
+        job = jobs.create(self._api, order, self._namespace, self._created_from)
         return noted(self._seen(job), order.objects["Job"], job)
 
     def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:

@@ -25,6 +25,7 @@ ATTEMPT = "flowplan.dev/attempt"
 CONTENT = "flowplan.dev/content"
 INDEX = "batch.kubernetes.io/job-completion-index"
 """Annotation of the pods of an Indexed Job."""
+CREATED_FROM = "flowplan.dev/created-from"
 
 
 def label(item: Object, key: str) -> str:
@@ -140,6 +141,7 @@ def _base(job: Object, pods: Sequence[Object], cluster: str, **facts: Any) -> Ob
         managers=managers(job),
         content=label(job, CONTENT),
         created_at=meta.get("creationTimestamp"),
+        created_from=str(notes.get(CREATED_FROM) or ""),
         **facts,
     )
 

@@ -11,7 +11,10 @@ from flowplan.providers.process.procfs import environment, host_id, host_name, s
 from flowplan.providers.process.runfiles import RunFiles, look
 from flowplan.providers.protocol import IMPORTED, Found
 from flowplan.schemas.errors import ProviderError
-from flowplan.schemas.runs import Observed, Status
+from flowplan.schemas.runs import Objects, Observed, Status
+
+UNKNOWN: Objects = {"Process": {}}
+"""What is known of the content of a process whose files are gone, or were written by an older flowplan: nothing."""
 
 
 def of_project(runs_dir: Path, project: str, looks: marks.Looks) -> list[Found]:
@@ -24,9 +27,11 @@ def of_project(runs_dir: Path, project: str, looks: marks.Looks) -> list[Found]:
         if known and whose.get("project") == project and whose.get("host_id") == host_id():
             seen = look(files, None, looks.of)
             if seen.exists and not seen.elsewhere and not (known.end or {}).get("failure"):
-                found.append(Found(seen, project, str(whose.get("lineage", "")), bare={"Process": {}}))
+                lineage, ran = str(whose.get("lineage", "")), whose.get("objects") or UNKNOWN
+                now = _content(seen.handle["pid"]) if seen.status is Status.RUNNING else None
+                found.append(Found(seen, project, lineage, now, bare=ran, applied=ran))
             running.pop(seen.run_id, None)
-    found += [Found(live(one, ""), project, one.lineage, bare={"Process": {}}) for one in running.values()]
+    found += [Found(live(one, ""), project, one.lineage, None, UNKNOWN, UNKNOWN) for one in running.values()]
     return sorted(found, key=lambda one: (one.seen.address, one.seen.attempt))
 
 
@@ -45,6 +50,8 @@ def live(one: marks.Marked, lineage: str) -> Observed:
         started_at=started,
         at=started,
         lineage="" if one.lineage == lineage else one.lineage,
+        created_at=started,
+        created_from=one.created_from,
     )
 
 
@@ -78,8 +85,16 @@ def process(object_id: str) -> Found:
         started_at=started,
         at=started,
     )
-    objects = {"Process": {"argv": argv, "cwd": os.readlink(f"/proc/{pid}/cwd"), "env": environment(pid)}}  # noqa: PTH115
-    return Found(seen, objects=objects, bare={"Process": {"argv": argv[:1]}})
+    return Found(seen, objects=_content(pid), bare={"Process": {"argv": argv[:1]}})
+
+
+def _content(pid: int) -> Objects | None:
+    """Return what a process of this user is; None when it has just ended."""
+    try:
+        cwd = os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115
+        return {"Process": {"argv": _argv(pid), "cwd": cwd, "env": environment(pid)}}
+    except OSError:
+        return None
 
 
 def _argv(pid: int) -> list[str]:

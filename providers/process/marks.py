@@ -17,7 +17,8 @@ ADDRESS = "FLOWPLAN_ADDRESS"
 ATTEMPT = "FLOWPLAN_ATTEMPT"
 FRESH = 1.0
 """Seconds for which a look counts as new, where it only tells whether something is still there."""
-MARKS = (RUN_ID, PROJECT, LINEAGE, ADDRESS, ATTEMPT)
+CREATED_FROM = "FLOWPLAN_CREATED_FROM"
+MARKS = (RUN_ID, PROJECT, LINEAGE, ADDRESS, ATTEMPT, CREATED_FROM)
 
 
 class Marked(NamedTuple):
@@ -31,11 +32,12 @@ class Marked(NamedTuple):
     lineage: str
     address: str
     attempt: int
+    created_from: str = ""
 
 
-def variables(identity: Identity) -> dict[str, str]:
+def variables(identity: Identity, created_from: str) -> dict[str, str]:
     """Return the variables that every process of an attempt is given."""
-    known = (identity.run_id, identity.project, identity.lineage, identity.address, str(identity.attempt))
+    known = (identity.run_id, identity.project, identity.lineage, identity.address, str(identity.attempt), created_from)
     return dict(zip(MARKS, known, strict=True))
 
 
@@ -97,7 +99,6 @@ def _marked(pid: str) -> Marked | None:
     stat = stat_of(int(pid))
     if RUN_ID not in known or stat is None or stat[0] in "ZX":
         return None
-    run_id, project, lineage, address, attempt = (known.get(name, "") for name in MARKS)
-    return Marked(
-        int(pid), stat[2], stat[1], run_id, project, lineage, address, int(attempt) if attempt.isdigit() else 0
-    )
+    run_id, project, lineage, address, attempt, created_from = (known.get(name, "") for name in MARKS)
+    number = int(attempt) if attempt.isdigit() else 0
+    return Marked(int(pid), stat[2], stat[1], run_id, project, lineage, address, number, created_from)

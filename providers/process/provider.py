@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flowplan.providers.process import finding, marks, output, redaction
@@ -55,7 +55,7 @@ class ProcessProvider:
 
     def __init__(self, context: Context) -> None:
         require_linux()
-        self._lineage, self._project = context.lineage, context.project
+        self._lineage, self._project, self._created_from = context.lineage, context.project, context.created_from
         self._runs_dir = context.runs_dir.absolute()
         refuse_foreign(self._runs_dir)
         self._supervision = Supervision(self._runs_dir)
@@ -71,7 +71,7 @@ class ProcessProvider:
 
     # -- reading
 
-    def observe(self, records: Sequence[Recorded]) -> list[Observed]:
+    def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
         """What is true of every record, and of every attempt that no record names: of our lineage those whose files are here
         and those that run, of other lineages of the project those that run.
         """
@@ -195,6 +195,7 @@ class ProcessProvider:
 
     def _start(self, order: Order) -> None:
         request = _request(order)
+        request["env"] |= marks.variables(order.identity, self._created_from)
         deadline = time.monotonic() + START_PATIENCE
         while (state := self._supervision.start(request)) in ("busy", "died"):
             if time.monotonic() > deadline:
@@ -323,7 +324,7 @@ def _environment(order: Order) -> dict[str, str]:
             env.pop(name, None)
         else:
             env[name] = value
-    return env | marks.variables(order.identity)
+    return env
 
 
 def _place(order: Order) -> tuple[str, str | None, str]:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -66,16 +67,19 @@ class RunFiles(NamedTuple):
         Raises:
             Refused: the attempt was started with other content.
         """
+        content = objects["Process"].get("labels", {}).get(CONTENT, "")
+        found = self.record() or Record(b"")
+        same = bool(found.whose) and found.whose.get("content", "") == content
+        if found.whose and not same and (found.destroyed or (found.end or {}).get("failure")):
+            shutil.rmtree(self.directory)  # an attempt of a later state than this one, of which nothing is left to manage
+            found = Record(b"")
+        elif found.whose and not same and (found.started or found.over):
+            raise of_other_content(f"the process of run {self.run_id}", identity.address)
         try:
             os.mkdir(self.directory, 0o700)  # noqa: PTH102 - the place of all runs is known to be ours
         except (FileNotFoundError, FileExistsError):
             make_private(self.directory)
         point("process:directory:after")
-        content = objects["Process"].get("labels", {}).get(CONTENT, "")
-        found = self.record() or Record(b"")
-        same = bool(found.whose) and found.whose.get("content", "") == content
-        if found.whose and not same and (found.started or found.over):
-            raise of_other_content(f"the process of run {self.run_id}", identity.address)
         if not same:  # none, or an intent that was changed before its start
             whose = {key: getattr(identity, key) for key in ("project", "lineage", "address", "attempt")}
             start = {"name": name, "host_id": host_id(), "content": content, "objects": objects}

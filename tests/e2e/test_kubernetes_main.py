@@ -184,14 +184,14 @@ def test_a_live_job_is_changed_in_place_and_replaced_only_where_it_must_be(proje
     before = run.replace("TTL", "100").replace("TEAM", "x")
     project.write(spec(before))
     project.ok("apply", "--yes", "--detach")
-    uid = api.get(jobs_path(SPACE, "demo-a-1"))["metadata"]["uid"]
+    uid = api.get(jobs_path(SPACE, f"{project.name}-a-1"))["metadata"]["uid"]
     project.write(
         spec(before.replace("100", "200").replace("x}", "y, new: z}").replace("parallelism: 0", "parallelism: 1"))
     )
     [change] = project.plan()["changes"]
     assert (change["action"], {f["effect"] for f in change["fields"]}) == ("update", {"in_place"})
     project.ok("apply", "--yes", "--detach")
-    job = api.get(jobs_path(SPACE, "demo-a-1"))
+    job = api.get(jobs_path(SPACE, f"{project.name}-a-1"))
     assert job["metadata"]["uid"] == uid and job["metadata"]["labels"]["new"] == "z"
     assert (job["spec"]["ttlSecondsAfterFinished"], job["spec"]["parallelism"]) == (200, 1)
     project.ok("plan", "--detailed-exitcode")
@@ -201,9 +201,10 @@ def test_a_live_job_is_changed_in_place_and_replaced_only_where_it_must_be(proje
     image = next(f for f in change["fields"] if f["path"].endswith("/image"))
     assert (image["effect"], image["rule"]) == ("replace", "the pod template of a Job is immutable")
     project.ok("apply", "--yes", "--detach")
-    assert api.find(jobs_path(SPACE, "demo-a-1")) is None
+    assert api.find(jobs_path(SPACE, f"{project.name}-a-1")) is None
     assert (
-        api.get(jobs_path(SPACE, "demo-a-2"))["spec"]["template"]["spec"]["containers"][0]["image"] == "busybox:latest"
+        api.get(jobs_path(SPACE, f"{project.name}-a-2"))["spec"]["template"]["spec"]["containers"][0]["image"]
+        == "busybox:latest"
     )
     project.ok("plan", "--detailed-exitcode")
 
@@ -212,7 +213,7 @@ def test_drift_is_named_with_who_made_it_and_put_right(project: Project, api: Ap
     project.write(spec("  a: {labels: {team: x}}\n  b: {kubernetes: {job: {spec: {suspend: true}}}}"))
     project.ok("apply", "--yes", "--detach")
     project.ok("plan", "--detailed-exitcode")
-    path = jobs_path(SPACE, "demo-a-1")
+    path = jobs_path(SPACE, f"{project.name}-a-1")
     drift = {"metadata": {"labels": {"team": "theirs"}}, "spec": {"parallelism": 1}}
     api.call("PATCH", path, {"fieldManager": "kubectl-edit"}, drift, content="application/merge-patch+json")
     changes = {c["address"]: c for c in project.plan()["changes"]}
@@ -238,17 +239,17 @@ def test_a_dropped_field_is_told_at_plan_time(project: Project) -> None:
 
 def test_a_job_of_somebody_else_is_passed_by_and_left_alone(project: Project, api: Api) -> None:
     pod = {"restartPolicy": "Never", "containers": [{"name": "main", "image": "busybox:1.35"}]}
-    foreign = {"metadata": {"name": "demo-shared-1"}, "spec": {"parallelism": 0, "template": {"spec": pod}}}
+    foreign = {"metadata": {"name": f"{project.name}-shared-1"}, "spec": {"parallelism": 0, "template": {"spec": pod}}}
     uid = api.call("POST", jobs_path(SPACE), body=foreign)["metadata"]["uid"]
     project.write(spec("  shared: {}"))
     [change] = project.plan()["changes"]
     assert [f["severity"] for f in change["preflight"] if f["check"] == "name"] == ["warning"]
     project.ok("apply", "--yes", "--detach")
-    assert project.status()["shared"]["name"] == "demo-shared-1-1"
+    assert project.status()["shared"]["name"] == f"{project.name}-shared-1-1"
     project.ok("plan", "--detailed-exitcode")
     project.ok("destroy", "--yes")
-    assert api.get(jobs_path(SPACE, "demo-shared-1"))["metadata"]["uid"] == uid
-    assert api.find(jobs_path(SPACE, "demo-shared-1-1")) is None
+    assert api.get(jobs_path(SPACE, f"{project.name}-shared-1"))["metadata"]["uid"] == uid
+    assert api.find(jobs_path(SPACE, f"{project.name}-shared-1-1")) is None
 
 
 def test_another_cluster_is_refused_before_any_write(project: Project, api: Api) -> None:
@@ -259,7 +260,7 @@ def test_another_cluster_is_refused_before_any_write(project: Project, api: Api)
     for command in (("plan",), ("apply", "--yes", "flowplan.yaml")):
         refused = project.ok(*command, code=6)
         assert "which is another cluster" in refused.err
-    assert api.find(jobs_path(SPACE, "demo-a-1"))
+    assert api.find(jobs_path(SPACE, f"{project.name}-a-1"))
     project.write(there)
     project.ok("plan", "--detailed-exitcode")
 
@@ -537,8 +538,8 @@ def test_a_cluster_that_is_away_for_a_while_changes_no_status(project: Project, 
     proxy.close()
 
 
-def running_pods(api: Api, prefix: str) -> list[bool]:
-    pods = api.items(core_path(SPACE, "pods"), labelSelector="flowplan.dev/project=demo")
+def running_pods(api: Api, project: Project, prefix: str) -> list[bool]:
+    pods = api.items(core_path(SPACE, "pods"), labelSelector=f"flowplan.dev/project={project.name}")
     return [p["status"]["phase"] == "Running" for p in pods if p["metadata"]["name"].startswith(prefix)]
 
 
@@ -557,7 +558,7 @@ def test_the_control_plane_is_stopped_while_jobs_run(project: Project, api: Api,
     runs = "  a: {command: [sh, -c, 'echo one; sleep 12; echo two'], matrix: {n: {from: 1, to: 10}}}"
     project.write(spec(runs, idle=False))
     process = project.start("apply", "--yes", "flowplan.yaml")
-    until(lambda: sum(running_pods(api, "demo-a-n-")) >= 5 or process.poll() is not None, 120)
+    until(lambda: sum(running_pods(api, project, f"{project.name}-a-n-")) >= 5 or process.poll() is not None, 120)
     os.kill(pid, signal.SIGSTOP)
     try:
         time.sleep(20)

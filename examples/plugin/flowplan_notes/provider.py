@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from flowplan.providers.protocol import Context, LogLine, Order, of_other_content
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
-from flowplan.schemas.runs import Observed, Recorded, Status, Target
+from flowplan.schemas.runs import Objects, Observed, Recorded, Status, Target
 
 
 def connect(context: Context) -> Notes:
@@ -30,7 +30,7 @@ class Notes:
     def target(self) -> Target:
         return Target("notes", str(self._directory), str(self._directory))
 
-    def observe(self, records: Sequence[Recorded]) -> list[Observed]:
+    def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
         there = {note["run_id"]: _observed(note) for note in self._ours()}
         known = [there.pop(r.run_id, Observed(r.run_id, exists=False, address=r.address)) for r in records]
         return [*known, *there.values()]
