@@ -14,6 +14,7 @@ from flowplan.clock import timestamp
 from flowplan.engines import Engines, ManifestsByType, read_spec
 from flowplan.given import Given, given_strings, policies_of, variables_of
 from flowplan.output import concealed
+from flowplan.planner.argument_lengths import long_arguments
 from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, effective, forgotten
 from flowplan.progress import shown, stage
@@ -132,7 +133,9 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
         removed=tuple(loaded.spec.removed),
         spec_name=loaded.path.name,
     )
-    decided = _decide(store, engines, expansion.desired, replace(request, options=options), rules, redactor)
+    decided = _decide(
+        store, engines, expansion.desired, replace(request, options=options), rules, redactor, sealer.values
+    )
     needed = _secrets_in(decided.changes, sealer.secrets, expansion.providers)
     absent = {shown: source for shown, source in needed.items() if shown not in sealer.values}
     plan = Plan(
@@ -202,7 +205,7 @@ def gather_destroy(request: Request) -> Gathered:
     needed = tokens_in(entries)
     redactor = concealed(Redactor(secrets.values(), inside=_recorded_parts(store)))
     engines = _engines(entries, store, request.state_path, directory, secrets)
-    decided = _decide(store, engines, (), replace(request, options=options), (), redactor)
+    decided = _decide(store, engines, (), replace(request, options=options), (), redactor, {})
     plan = Plan(
         project=store.project or "",
         digest="",
@@ -254,7 +257,7 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
         spec_name=Path(reviewed.spec_path).name,
     )
     desired = desired_runs(reviewed)
-    decided = _decide(store, engines, desired, replace(request, options=options), (), redactor)
+    decided = _decide(store, engines, desired, replace(request, options=options), (), redactor, {})
     plan = replace(reviewed, changes=decided.changes, serial=store.serial, targets=decided.targets)
     return Gathered(_digested(plan), store, engines, redactor, secrets, decided.observed, _marks(parts), directory)
 
@@ -378,6 +381,7 @@ def _decide(
     request: Request,
     rules: Sequence[Rule],
     redactor: Redactor,
+    secrets: Mapping[str, str],
 ) -> _Decided:
     stage("reading the state")
     records = store.records()
@@ -412,6 +416,8 @@ def _decide(
     if request.refresh and request.preflight and request.options.mode == "normal":
         stage("looking for what apply would trip over")
         changes = _preflighted(store, engines, changes, redactor)
+    if request.preflight:
+        changes = long_arguments(changes, secrets)
     if rules:
         from flowplan.planner.policies import checked
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flowplan.providers.protocol import IMPORTED
-from flowplan.schemas import docker_api
+from flowplan.schemas import arguments, docker_api
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status
 
 PROJECT = "dev.flowplan.project"
@@ -85,6 +85,9 @@ def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | Non
     state, labels = found["State"], found["Config"].get("Labels") or {}
     imported = record is not None and bool(record.handle.get(IMPORTED))
     status, reason, message, code = _condition(state)
+    if status.final and code in arguments.EXEC_FAILED:
+        for place, size in arguments.too_long(found["Config"], {}):
+            reason, message = arguments.REASON, f"exit code {code}: {arguments.explanation(place, size)}"
     created = engine_time(found.get("Created"))
     started = engine_time(state.get("StartedAt"))
     finished = engine_time(state.get("FinishedAt")) if status.final else None

@@ -12,8 +12,10 @@ from typing import Any
 from flowplan.providers.docker import facts
 from flowplan.providers.docker.connection import Engine, Refusal, Stream
 from flowplan.providers.protocol import News
+from flowplan.schemas import arguments
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.schemas.secrets import tokens_in
 
 TICK = 0.9
 """Seconds after which None is handed out when nothing happened."""
@@ -175,10 +177,15 @@ class Watch:
     def _repeats(self, run: str) -> bool:
         return "RestartPolicy" in self._host(run)
 
+    def _may_be_too_long(self, run: str, code: int) -> bool:
+        """Whether the command may not have been executed: the length of a secret is known from the container alone."""
+        objects = self._records[run].objects
+        return code in arguments.EXEC_FAILED and bool(tokens_in(objects) or next(arguments.too_long(objects, {}), None))
+
     def _died(self, run: str, event: Mapping[str, Any]) -> Observed | None:
-        """The end as the event tells it; an inspect where a restart or a lack of memory may be behind it."""
+        """The end as the event tells it; an inspect where a restart, a lack of memory or a long argument may be behind it."""
         code = event["Actor"]["Attributes"].get("exitCode")
-        if code is None or code == "137" or self._repeats(run):
+        if code is None or code == "137" or self._repeats(run) or self._may_be_too_long(run, int(code)):
             found = self._inspected(run)
             if found is not None or code is None:
                 return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flowplan.providers.kubernetes.diagnosis import (
@@ -13,6 +14,7 @@ from flowplan.providers.kubernetes.diagnosis import (
     failure_cause,
     waiting_cause,
 )
+from flowplan.schemas import arguments
 from flowplan.schemas.runs import Json, Observed, Status
 
 Object = Mapping[str, Any]
@@ -110,6 +112,11 @@ def _failed(job: Object, pods: Sequence[Object], cluster: str, condition: Object
     cause = failure_cause(job, pods, events)
     code = exit_code(job, pods, "Failed")
     explained = f"exit code {code}: {EXIT_CODES[code]}" if code in EXIT_CODES else f"exit code {code}"
+    main = "/spec/template/spec/containers/0"
+    if code in arguments.EXEC_FAILED and not timed_out:
+        for place, size in arguments.too_long(job["spec"]["template"]["spec"]["containers"][0], {}, main):
+            cause = replace(cause, reason=arguments.REASON)
+            explained = f"exit code {code}: {arguments.explanation(place, size)}"
     prefix = f"{explained}; " if code is not None and not timed_out else ""
     return _base(
         job,

@@ -224,6 +224,8 @@ def _verdict(run: Run) -> tuple[str, str]:
     if run.failure and run.failure["stage"] == "prepare":
         return "failed", "CannotStart"
     if run.failure:
+        if run.failure["errno"] == errno.E2BIG:
+            return "failed", "ArgumentsTooLong"
         missing = run.failure["errno"] in (errno.ENOENT, errno.ENOTDIR)
         return "failed", _REASONS.get(run.failure["stage"] if missing else "", "NotExecutable")
     if run.stopped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -27,6 +28,7 @@ from flowplan.providers.process.runfiles import RunFiles, identity_of, left_over
 from flowplan.providers.process.supervision import Supervision, full
 from flowplan.providers.process.watching import watch
 from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, Order
+from flowplan.schemas.arguments import explanation, too_long
 from flowplan.schemas.errors import ProviderError, Refused, StartFailed
 from flowplan.schemas.faults import point
 from flowplan.schemas.forms import forms_of
@@ -341,6 +343,9 @@ def _concealed(text: str, order: Order) -> str:
 def _start_failed(order: Order, ended: Mapping[str, Any]) -> StartFailed:
     problem = find_problem(*_place(order))
     why = problem.message if problem else f'"{_place(order)[0]}": {os.strerror(ended["failure"]["errno"])}'
+    if ended["failure"]["errno"] == errno.E2BIG:
+        found = next(too_long(order.objects, order.secrets), None)
+        why = explanation(*found) if found else "the arguments and variables together are longer than the system takes"
     return StartFailed(
         _concealed(why, order),
         hint=problem.hint if problem else "",
