@@ -91,7 +91,9 @@ class Matcher:
         wrapped: without white space; hidden also when there is white space inside them, and in part.
     """
 
-    def __init__(self, anywhere: Iterable[bytes], words: Iterable[bytes] = (), wrapped: Iterable[bytes] = ()) -> None:
+    def __init__(
+        self, anywhere: Iterable[bytes] = (), words: Iterable[bytes] = (), wrapped: Iterable[bytes] = ()
+    ) -> None:
         self._forms = sorted({form for form in anywhere if form})
         self._words = sorted({word for word in words if word})
         self._wrapped = sorted({text for text in wrapped if len(text) >= 2 * SHORTEST})

@@ -16,7 +16,7 @@ from flowplan.planner.argument_lengths import long_arguments
 from flowplan.schemas.plans import Action, Change
 
 SECRET = "correct-horse"
-ARRIVED = """[sh, -c, 'test "$PGHOST/$PGPASSWORD/$GREETING" = "db/correct-horse/hello world"']"""
+ARRIVED = """[sh, -c, 'test "$PGHOST/${#PGPASSWORD}/$GREETING" = "db/13/hello world"']"""
 
 
 def test_cases_are_projects_of_their_own(case_project: Callable[..., Project]) -> None:
