@@ -25,10 +25,20 @@ def command(*words: str) -> Callable[[Declared], Declared]:
     return declare
 
 
-Spec = Annotated[Path | None, Argument(metavar="SPEC", help="The spec; default flowplan.yaml; - is stdin.")]
+Spec = Annotated[
+    Path | None, Argument(metavar="SPEC", help="The spec; default the flowplan.yaml of the project; - is stdin.")
+]
 State = Annotated[
-    Path,
-    Option("--state", envvar="FLOWPLAN_STATE", metavar="FILE", help="The state; default .flowplan/state.db."),
+    Path | None,
+    Option(
+        "--state",
+        envvar="FLOWPLAN_STATE",
+        metavar="FILE",
+        help="The state; default .flowplan/state.db beside the spec.",
+    ),
+]
+RequireState = Annotated[
+    bool, Option("--require-state", help="Refuse to make a new state; FLOWPLAN_REQUIRE_STATE=1 does the same.")
 ]
 Var = Annotated[list[str] | None, Option("--var", metavar="NAME=VALUE", help="Value of a variable. Repeatable.")]
 VarFile = Annotated[
@@ -74,8 +84,6 @@ Policy = Annotated[
     list[Path] | None, Option("--policy", metavar="FILE", help="Policies that the objects must satisfy. Repeatable.")
 ]
 
-STATE = Path(".flowplan/state.db")
-
 
 @command()
 def init(
@@ -99,7 +107,7 @@ def validate(spec: Spec = None, var: Var = None, var_file: VarFile = None, forma
 @command()
 def plan(
     spec: Spec = None,
-    state: State = STATE,
+    state: State = None,
     var: Var = None,
     var_file: VarFile = None,
     target: Target = None,
@@ -120,6 +128,7 @@ def plan(
     json_into: JsonInto = None,
     summary_file: SummaryFile = None,
     detailed_exitcode: Annotated[bool, Option("--detailed-exitcode", help="Exit 2 when there are changes.")] = False,
+    require_state: RequireState = False,
     explain: Explain = False,
     full: Full = False,
     context: Context = 0,
@@ -131,20 +140,23 @@ def plan(
         raise InvalidInput("--destroy and --refresh-only exclude each other", hint="see `flowplan plan --help`")
     mode = "destroy" if destroy else "refresh_only" if refresh_only else "normal"
     options = planning.options(mode, target, exclude, rerun, allow_interrupt)
-    request = planning.request(state, options, arguments.given(var, var_file), refresh, preflight, policy)
+    request = planning.request(options, arguments.given(var, var_file), refresh, preflight, policy, require_state)
     shown = planning.Shown(
         format, full=full, context=context, explain=explain, json_into=json_into, summary=summary_file
     )
-    return planning.plan(spec, request, shown, out=out, check=check, max_age=max_age, detailed=detailed_exitcode)
+    return planning.plan(spec, state, request, shown, out=out, check=check, max_age=max_age, detailed=detailed_exitcode)
 
 
 @command()
 def apply(
     what: Annotated[
         Path | None,
-        Argument(metavar="PLAN|SPEC", help="A saved plan or a spec; default the last plan, else flowplan.yaml."),
+        Argument(
+            metavar="PLAN|SPEC",
+            help="A saved plan or a spec; default the last plan if nothing changed since, else its spec.",
+        ),
     ] = None,
-    state: State = STATE,
+    state: State = None,
     var: Var = None,
     var_file: VarFile = None,
     target: Target = None,
@@ -156,6 +168,7 @@ def apply(
     refresh: Refresh = True,
     preflight: Preflight = True,
     policy: Policy = None,
+    require_state: RequireState = False,
     parallelism: Parallelism = 10,
     wait_timeout: WaitTimeout = None,
     lock_timeout: LockTimeout = "0",
@@ -170,7 +183,7 @@ def apply(
     from flowplan.commands import applying, arguments, planning
 
     options = planning.options("normal", target, exclude, rerun, allow_interrupt)
-    request = planning.request(state, options, arguments.given(var, var_file), refresh, preflight, policy)
+    request = planning.request(options, arguments.given(var, var_file), refresh, preflight, policy, require_state)
     how = applying.How(
         yes=yes,
         detach=detach,
@@ -182,17 +195,18 @@ def apply(
         json_into=json_into,
         max_age=arguments.seconds("--max-age", max_age),
     )
-    return applying.apply(what, request, how)
+    return applying.apply(what, state, request, how)
 
 
 @command()
 def destroy(
     spec: Spec = None,
-    state: State = STATE,
+    state: State = None,
     target: OnlyTarget = None,
     exclude: Exclude = None,
     allow_interrupt: AllowInterrupt = None,
     yes: Yes = False,
+    if_exists: Annotated[bool, Option("--if-exists", help="Succeed where there is no state.")] = False,
     refresh: Refresh = True,
     parallelism: Parallelism = 10,
     lock_timeout: LockTimeout = "0",
@@ -202,48 +216,48 @@ def destroy(
     from flowplan.commands import applying, arguments, planning
 
     options = planning.options("destroy", target, exclude, None, allow_interrupt)
-    request = planning.request(state, options, arguments.given(None, None), refresh, False, None)
+    request = planning.request(options, arguments.given(None, None), refresh, False, None)
     how = applying.How(
         yes=yes,
         parallelism=parallelism,
         lock_timeout=arguments.seconds("--lock-timeout", lock_timeout) or 0.0,
         format=format,
     )
-    return applying.destroy(spec, request, how)
+    return applying.destroy(spec, state, request, how, if_exists=if_exists)
 
 
 @command()
 def watch(
     address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
-    state: State = STATE,
+    state: State = None,
     wait_timeout: WaitTimeout = None,
     format: Format = "text",
     stream: Annotated[bool, Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
 ) -> int:
     """Come back to runs that go on, and follow them to their end."""
-    from flowplan.commands import applying, arguments
+    from flowplan.commands import applying, arguments, places
 
     how = applying.How(wait_timeout=arguments.seconds("--wait-timeout", wait_timeout), format=format, stream=stream)
-    return applying.watch(state, address or [], how)
+    return applying.watch(places.place(state).state, address or [], how)
 
 
 @command()
 def status(
     address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
-    state: State = STATE,
+    state: State = None,
     refresh: Refresh = True,
     format: Format = "text",
 ) -> None:
     """How every run stands."""
-    from flowplan.commands import reading
+    from flowplan.commands import places, reading
 
-    reading.status(state, address or [], refresh, format)
+    reading.status(places.place(state).state, address or [], refresh, format)
 
 
 @command()
 def logs(
     address: Annotated[str, Argument(metavar="ADDR", help="The run.")],
-    state: State = STATE,
+    state: State = None,
     follow: Annotated[bool, Option("--follow", "-f", help="Go on to the run's end.")] = False,
     tail: Annotated[int | None, Option("--tail", "-n", min=0, metavar="N", help="Only the last lines.")] = None,
     attempt: Annotated[
@@ -252,37 +266,37 @@ def logs(
     format: Format = "text",
 ) -> None:
     """The output of a run, or the stored end of it."""
-    from flowplan.commands import reading
+    from flowplan.commands import places, reading
 
-    reading.logs(state, address, follow, tail, attempt, format)
+    reading.logs(places.place(state).state, address, follow, tail, attempt, format)
 
 
 @command()
 def events(
     address: Annotated[str | None, Argument(metavar="ADDR", help="Only this run.")] = None,
-    state: State = STATE,
+    state: State = None,
     after: Annotated[int, Option("--after", metavar="SEQ", help="Only events after this sequence number.")] = 0,
     format: Format = "text",
 ) -> None:
     """The history: every transition of every run."""
-    from flowplan.commands import reading
+    from flowplan.commands import places, reading
 
-    reading.events(state, address, after, format)
+    reading.events(places.place(state).state, address, after, format)
 
 
 @command()
 def show(
     plan: Annotated[Path | None, Argument(metavar="PLAN", help="A saved plan; default the last one.")] = None,
-    state: State = STATE,
+    state: State = None,
     format: PlanFormat = "text",
     full: Full = False,
     context: Context = 0,
     explain: Explain = False,
 ) -> int:
     """Show a saved plan, and whether it is genuine."""
-    from flowplan.commands import planning
+    from flowplan.commands import places, planning
 
-    return planning.show(plan, state, planning.Shown(format, full=full, context=context, explain=explain))
+    return planning.show(plan, places.place(state).state, planning.Shown(format, full=full, context=context, explain=explain))
 
 
 @command()
@@ -296,44 +310,44 @@ def schema(
 
 
 @command("state", "list")
-def state_list(state: State = STATE, format: Format = "text") -> None:
+def state_list(state: State = None, format: Format = "text") -> None:
     """The addresses that are managed."""
-    from flowplan.commands import states
+    from flowplan.commands import places, states
 
-    states.list_(state, format)
+    states.list_(places.place(state).state, format)
 
 
 @command("state", "show")
-def state_show(address: Annotated[str, Argument(metavar="ADDR", help="The run.")], state: State = STATE) -> None:
+def state_show(address: Annotated[str, Argument(metavar="ADDR", help="The run.")], state: State = None) -> None:
     """Everything recorded about a run, as JSON."""
-    from flowplan.commands import states
+    from flowplan.commands import places, states
 
-    states.show(state, address)
+    states.show(places.place(state).state, address)
 
 
 @command("state", "mv")
 def state_mv(
     old: Annotated[str, Argument(metavar="FROM", help="An address, or a run with all its cells.")],
     new: Annotated[str, Argument(metavar="TO", help="What it is called from now on.")],
-    state: State = STATE,
+    state: State = None,
     lock_timeout: LockTimeout = "0",
 ) -> None:
     """Rename an address; the run is not touched."""
-    from flowplan.commands import states
+    from flowplan.commands import places, states
 
-    states.move(state, old, new, lock_timeout)
+    states.move(places.place(state).state, old, new, lock_timeout)
 
 
 @command("state", "rm")
 def state_rm(
     address: Annotated[list[str], Argument(metavar="ADDR", help="The runs.")],
-    state: State = STATE,
+    state: State = None,
     lock_timeout: LockTimeout = "0",
 ) -> None:
     """Forget runs; their objects stay on the engine."""
-    from flowplan.commands import states
+    from flowplan.commands import places, states
 
-    states.remove(state, address, lock_timeout)
+    states.remove(places.place(state).state, address, lock_timeout)
 
 
 @command("state", "import")
@@ -341,44 +355,44 @@ def state_import(
     address: Annotated[str, Argument(metavar="ADDR", help="The run that it becomes.")],
     object_id: Annotated[str, Argument(metavar="ID", help="Container id, namespace/job or pid.")],
     spec: Annotated[Path | None, Option("--spec", metavar="SPEC", help="The spec; default flowplan.yaml.")] = None,
-    state: State = STATE,
+    state: State = None,
     var: Var = None,
     var_file: VarFile = None,
     lock_timeout: LockTimeout = "0",
 ) -> None:
     """Make an object that exists already a managed run."""
-    from flowplan.commands import arguments, states
+    from flowplan.commands import arguments, places, states
 
-    states.import_(state, spec, address, object_id, arguments.given(var, var_file), lock_timeout)
+    states.import_(places.place(state, spec), address, object_id, arguments.given(var, var_file), lock_timeout)
 
 
 @command("state", "pull")
 def state_pull(
-    state: State = STATE,
+    state: State = None,
     with_key: Annotated[bool, Option("--with-key", help="Include the key of the secrets' fingerprints.")] = False,
 ) -> None:
     """Print the whole state as JSON."""
-    from flowplan.commands import states
+    from flowplan.commands import places, states
 
-    states.pull(state, with_key)
+    states.pull(places.place(state).state, with_key)
 
 
 @command("state", "push")
 def state_push(
     file: Annotated[Path, Argument(metavar="FILE", help="What `state pull` printed.")],
-    state: State = STATE,
+    state: State = None,
     lock_timeout: LockTimeout = "0",
 ) -> None:
     """Replace the state by a pulled one that is not older."""
-    from flowplan.commands import states
+    from flowplan.commands import places, states
 
-    states.push(state, file, lock_timeout)
+    states.push(places.place(state).state, file, lock_timeout)
 
 
 @command("state", "rebuild")
 def state_rebuild(
     spec: Spec = None,
-    state: State = STATE,
+    state: State = None,
     var: Var = None,
     var_file: VarFile = None,
     lineage: Annotated[
@@ -387,17 +401,17 @@ def state_rebuild(
     lock_timeout: LockTimeout = "0",
 ) -> None:
     """Make a lost state again from the labels on the engines."""
-    from flowplan.commands import arguments, states
+    from flowplan.commands import arguments, places, states
 
-    states.rebuild(state, spec, arguments.given(var, var_file), lineage, lock_timeout)
+    states.rebuild(places.place(state, spec), arguments.given(var, var_file), lineage, lock_timeout)
 
 
 @command("state", "unlock")
-def state_unlock(state: State = STATE) -> None:
+def state_unlock(state: State = None) -> None:
     """Give a lock free whose holder is dead."""
-    from flowplan.commands import states
+    from flowplan.commands import places, states
 
-    states.unlock(state)
+    states.unlock(places.place(state).state)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +14,7 @@ from flowplan import __version__
 from flowplan.clock import timestamp
 from flowplan.engines import Engines, ManifestsByType, read_spec
 from flowplan.given import Given, given_strings, policies_of, variables_of
-from flowplan.output import concealed
+from flowplan.output import Output, concealed
 from flowplan.planner.argument_lengths import long_arguments
 from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, effective, forgotten
@@ -40,14 +41,21 @@ MOST_FINGERPRINTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a command wants planned."""
+    """What a command wants planned.
 
-    state_path: Path
+    Attributes:
+        other_state: one that is found from the working directory, while ``state_path`` lies beside a spec elsewhere.
+        require_state: refuse to make a new state.
+    """
+
+    state_path: Path = Path(".flowplan/state.db")
     options: Options = field(default_factory=Options)
     given: Given = field(default_factory=Given)
     refresh: bool = True
     preflight: bool = True
     policies: tuple[Path, ...] = ()
+    other_state: Path | None = None
+    require_state: bool = False
 
 
 @dataclass(slots=True)
@@ -115,12 +123,18 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
     sealer = Sealer(key, lambda source: _learnt(lookup(source, loaded.directory), redactor))
     expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=lineage)
     rules = policies_of(request.policies, loaded)
+    new = not Store.exists(request.state_path)
+    if new:
+        _check_new(request, expansion.project)
     stage("waiting for the state")
     sound()
     store = Store.open(request.state_path, create=True, born=(lineage, key))  # a spec with faults makes no state
     if (store.lineage, store.key) != (lineage, key):  # another flowplan has just made or replaced it
         store.close()
         return gather_spec(request, spec_path, sound)
+    where = Diagnostic(f"New state: {request.state_path.absolute()}", severity="info")
+    if new:
+        Output().note(str(where))
     _check_project(store, expansion.project)
     parts = _parts(sealer.secrets, variables.values, key)
     shown_variables = variables.document(sealer)
@@ -150,7 +164,13 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
         providers=dict(expansion.providers),
         targets=decided.targets,
         secrets=needed,
-        diagnostics=(*expansion.diagnostics, *decided.diagnostics, *warnings_of(absent, decided.changes)),
+        diagnostics=(
+            *([where] if new else []),
+            *_other_spec(store, loaded.path),
+            *expansion.diagnostics,
+            *decided.diagnostics,
+            *warnings_of(absent, decided.changes),
+        ),
         mode=options.mode,
         refreshed=request.refresh,
         flowplan_version=__version__,
@@ -180,6 +200,39 @@ def _spec_directory(plan: Plan, store: Store, state_path: Path) -> Path:
         return Path(store.recall("spec").get("directory", "."))
     places = [base / plan.spec_path for base in _bases(state_path)]
     return next((place for place in places if place.exists()), places[-1]).parent
+
+
+def _check_new(request: Request, project: str) -> None:
+    """A state may be made where there is none.
+
+    Raises:
+        Refused: none is wanted, or the project has one where it lay formerly, in the working directory.
+    """
+    if request.require_state:
+        raise Refused(
+            f"there is no state {request.state_path.absolute()}, and --require-state (FLOWPLAN_REQUIRE_STATE) forbids to make one",
+            hint="correct --state, restore the state, or make it once with `flowplan plan` without that option",
+        )
+    if request.other_state is None:
+        return
+    other = Store.open(request.other_state, read_only=True)
+    with contextlib.closing(other):
+        if other.project == project:
+            raise Refused(
+                f"project {project} has a state already, {request.other_state.absolute()}; the state beside the spec, "
+                f"{request.state_path.absolute()}, would be a new one and start everything again",
+                hint=f"go on with it: --state {request.other_state}; or move its directory to {request.state_path.parent.absolute()}",
+            )
+
+
+def _other_spec(store: Store, spec: Path) -> list[Diagnostic]:
+    """A warning when another spec was applied to the state last: its runs are planned as removed."""
+    last = store.recall("spec").get("name", spec.name)
+    if last == spec.name or not store.records():
+        return []
+    message = f"this state was last applied from {last}; runs that only {last} has are planned as removed"
+    hint = f"give each spec a state of its own, such as --state {store.path.with_name(spec.stem + '.db')}"
+    return [Diagnostic(message, None, spec.name, hint, "warning")]
 
 
 def _identity(state: Path) -> tuple[str, bytes]:
@@ -506,11 +559,13 @@ def remember_connections(
     secrets: Mapping[str, SecretSource],
     directory: Path,
     fingerprints: Iterable[str] = (),
+    spec: str = "",
 ) -> None:
     """Keep what later commands need to reach the engines without the spec; of secrets only where they come from.
 
     Args:
         fingerprints: of variables inside longer secrets, so that later commands find them in what runs print.
+        spec: the name of its file in ``directory``.
     """
     known = store.recall("fingerprints")
     if new := {mark: True for mark in sorted(fingerprints) if mark not in known}:
@@ -519,7 +574,7 @@ def remember_connections(
     kept = {t: asdict(s) for t, s in secrets.items() if t in used}
     store.remember("providers", {**store.recall("providers"), **providers})
     store.remember("provider_secrets", {**store.recall("provider_secrets"), **kept})
-    store.remember("spec", {"directory": str(directory)})
+    store.remember("spec", {"directory": str(directory), **({"name": spec} if spec else {})})
 
 
 def engines_of(store: Store, state_path: Path) -> tuple[Engines, Redactor]:

@@ -20,7 +20,6 @@ from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, dotted
 
 DEFAULT_SPEC = "flowplan.yaml"
-_FIRST_STEPS = "name your spec, or write a first one with `flowplan init`"
 MAX_BYTES = 10_000_000
 MAX_DEPTH = 100
 MAX_NODES = 1_000_000
@@ -211,7 +210,7 @@ def read_text(path: FilePath, shown: str = "") -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise _fault(name, "there is no such file", _FIRST_STEPS if name == DEFAULT_SPEC else "") from None
+        raise _fault(name, "there is no such file", _first_steps(path) if path.name == DEFAULT_SPEC else "") from None
     except IsADirectoryError:
         inside = path / DEFAULT_SPEC
         raise _fault(name, "is a directory, not a file", f"write {inside}" if inside.is_file() else "") from None
@@ -222,6 +221,14 @@ def read_text(path: FilePath, shown: str = "") -> str:
     if len(data) > MAX_BYTES:
         raise _fault(name, f"is bigger than {MAX_BYTES // 1_000_000} MB")
     return _decoded(data, name)
+
+
+def _first_steps(path: FilePath) -> str:
+    """What to do where the default spec is missing."""
+    other = path.with_suffix(".yml")
+    if other.is_file():
+        return f"there is {other}: `flowplan plan {other}`"
+    return "name your spec, or write a first one with `flowplan init`"
 
 
 def _decoded(data: bytes, name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowplan.schemas.errors import Refused
+from flowplan.schemas.faults import point
 
 
 def make_private(directory: Path) -> None:
@@ -26,6 +27,32 @@ def make_private(directory: Path) -> None:
         directory.mkdir(mode=0o700)
     except FileExistsError:  # somebody was faster: perhaps another flowplan, perhaps not
         refuse_foreign(directory)
+
+
+def write_private(path: Path, text: str, kind: str = "file") -> None:
+    """Write a text file of mode 0600 that readers see whole or not at all; its directory is made private if missing.
+
+    Args:
+        kind: for the fault points of tests.
+
+    Raises:
+        OSError: it cannot be written.
+        Refused: another user prepared the place.
+    """
+    import tempfile
+
+    refuse_foreign(path)
+    make_private(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(text)
+        point(f"file:{kind}:before")
+        os.replace(temporary, path)  # noqa: PTH105
+        point(f"file:{kind}:after")
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def refuse_foreign(path: Path, parts: Sequence[str] = ()) -> None:

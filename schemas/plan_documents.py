@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -14,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
-from flowplan.schemas.faults import point
-from flowplan.schemas.places import make_private, refuse_foreign
+from flowplan.schemas.places import refuse_foreign, write_private
 from flowplan.schemas.plans import ABSENT, FORMAT_VERSION, Action, Change, FieldChange, Finding, Plan, RunFacts
 from flowplan.schemas.runs import Json, Settings
 from flowplan.schemas.secrets import SecretSource
@@ -153,24 +150,13 @@ def write_plan(plan: Plan, path: Path, key: bytes) -> None:
     """
     text = sealed_json(plan, key)
     refuse_foreign(path)
-    temporary = ""
     try:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="ascii")
-            return
-        make_private(path.parent)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text)
-        point("file:plan:before")
-        Path(temporary).replace(path)
-        temporary = ""
-        point("file:plan:after")
+        else:
+            write_private(path, text, "plan")
     except OSError as error:
         raise FlowplanError(f"the plan cannot be written to {path}: {error.strerror}") from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def _head_document(plan: Plan) -> dict[str, Json]:

@@ -20,7 +20,7 @@ BUSY_SECONDS = 30.0
 REBUILD = (
     "restore a copy of it, or move it away and run `flowplan state rebuild`, which finds the live objects by label"
 )
-MISSING = "`flowplan plan` makes one; --state or FLOWPLAN_STATE names another file"
+MISSING = "`flowplan plan` makes one beside the spec, and it is found from there and below; --state or FLOWPLAN_STATE names another"
 
 PARTS = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database."""
@@ -98,7 +98,7 @@ def check(path: Path, *, read_only: bool) -> None:
     try:
         found = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
-        raise StateError(f"there is no state {path}", hint=MISSING) from None
+        raise StateError(f"there is no state {path.absolute()}", hint=MISSING) from None
     if stat.S_ISLNK(found.st_mode):
         if not read_only:
             raise StateError(f"the state {path} is a symbolic link", hint="name the file itself with --state")

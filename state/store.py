@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -48,7 +47,7 @@ class Store(Reading):
                 ``read_only``; the message says the way back.
         """
         path = Path(path)
-        if create and not os.path.lexists(path):
+        if create and not cls.exists(path):
             with files.explained(path, new=True):
                 files.make(path, partial(_empty, *(born or new_identity())))
         with files.explained(path):
@@ -63,8 +62,17 @@ class Store(Reading):
 
     @staticmethod
     def exists(path: Path) -> bool:
-        """True when there is something at ``path``, be it usable or not."""
-        return os.path.lexists(path)
+        """True when there is something at ``path``, be it usable or not.
+
+        Raises:
+            StateError: this user may not look.
+        """
+        with files.explained(path):
+            try:
+                path.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
 
     def claim_project(self, project: str) -> None:
         """Make the state belong to ``project``.

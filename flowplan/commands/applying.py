@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowplan import interruption
-from flowplan.commands.arguments import SPEC, check_format, last_plan
-from flowplan.commands.planning import Shown, show_plan
-from flowplan.commands.refusals import refuse_violations, usable
+from flowplan.commands import last_plan
+from flowplan.commands.arguments import check_format
+from flowplan.commands.places import place, shown
+from flowplan.commands.planning import Shown, at, show_plan
+from flowplan.commands.refusals import allowed, planning_options, refuse_violations, usable
 from flowplan.gather import (
     Gathered,
     Request,
@@ -26,9 +28,10 @@ from flowplan.gather import (
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.plan import has_changes
 from flowplan.reviewing import check_reviewed, sealed_plan
-from flowplan.schemas.errors import FlowplanError, InvalidInput
+from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, StateError
 from flowplan.schemas.plans import Plan
 from flowplan.state.lock import WriterLock
+from flowplan.state.store import Store
 from flowplan.terminal import approved, can_ask, can_draw
 
 if TYPE_CHECKING:
@@ -52,15 +55,62 @@ class How:
     max_age: float | None = None
 
 
-def apply(what: Path | None, request: Request, how: How) -> int:
-    """Apply the last plan, a saved plan, or a spec."""
+def apply(what: Path | None, state: Path | None, request: Request, how: How) -> int:
+    """Apply a saved plan, a spec, or without either the last plan if nothing that it was made from has changed."""
     check_format(how.format, ("text", "json"))
-    path = what or last_plan(request.state_path)
-    if what is None and not path.exists():
-        path = SPEC
-    if is_plan(path):
-        return _apply_plan(path, request, how)
-    return _apply_spec(path, request, how)
+    if what is None:
+        found = place(state)
+        return _apply_last(found.spec, at(request, found), how)
+    if is_plan(what):
+        return _apply_plan(what, at(request, place(state)), how)
+    return _apply_spec(what, at(request, place(state, what)), how)
+
+
+def _apply_last(spec: Path, request: Request, how: How) -> int:
+    """Apply the last plan when it still counts; else plan anew, from the spec that it was made of.
+
+    Args:
+        spec: when there was no plan yet.
+    """
+    from flowplan.engines import read_spec
+
+    state = request.state_path
+    made = last_plan.recall(state)
+    if made is None or not made.spec or not Store.exists(state):
+        return _apply_spec(shown(spec), request, how)
+    spec = shown(Path(made.directory if Path(made.directory).is_dir() else state.parent, made.spec))
+    path = last_plan.plan_file(state)
+    try:
+        with closing(Store.open(state)) as store:
+            last_plan.check(made, state, request.given, store.key, read_spec(spec).digest)
+        if options := planning_options(request):
+            raise PlanStale(f"{' and '.join(options)} ask for another plan")
+        reviewed = sealed_plan(path, state)
+        allowed(reviewed, request, how.max_age)
+        gathered, plan = _still_so(request, reviewed)
+    except PlanStale as stale:
+        if made.usable:
+            Output().note(f"Planning {spec} anew: {stale.message}.")
+        return _apply_spec(spec, request, how)
+    if _nothing_to_do(plan, gathered):
+        gathered.close()
+        return _apply_spec(spec, request, how)
+    Output().note(f"Applying the last plan, of {made.made_at}; {spec} and the files it names are unchanged.")
+    return _apply_gathered(gathered, plan, reviewed, path, request, how)
+
+
+def _still_so(request: Request, reviewed: Plan) -> tuple[Gathered, Plan]:
+    """What is left to do of a reviewed plan, with what it rests on now.
+
+    Raises:
+        PlanStale: it is not what would be done any more.
+    """
+    gathered = gather_plan(request, reviewed)
+    try:
+        return gathered, check_reviewed(reviewed, gathered)
+    except BaseException:
+        gathered.close()
+        raise
 
 
 def is_plan(path: Path) -> bool:
@@ -81,24 +131,26 @@ def is_plan(path: Path) -> bool:
 def _apply_plan(path: Path, request: Request, how: How) -> int:
     reviewed = sealed_plan(path, request.state_path)
     usable(reviewed, path, request, how.max_age)
-    lock = WriterLock(request.state_path, "apply")
-    gathered = gather_plan(request, reviewed)
+    gathered, plan = _still_so(request, reviewed)
+    if not _nothing_to_do(plan, gathered):
+        return _apply_gathered(gathered, plan, reviewed, path, request, how)
+    return _done_already(plan, gathered, how)
+
+
+def _apply_gathered(gathered: Gathered, plan: Plan, reviewed: Plan, path: Path, request: Request, how: How) -> int:
+    """Show what is left of a reviewed plan, ask, and do it."""
     try:
-        plan = check_reviewed(reviewed, gathered)
-        if _nothing_to_do(plan, gathered):
-            return _done_already(plan, gathered, how)
         if not _agreed(plan, gathered, how, path):
             return 1
+        last_plan.supersede(request.state_path, path)
     except BaseException:
         gathered.close()
         raise
-    return _again_under_lock(reviewed, gathered, request, how, lock)
+    return _again_under_lock(reviewed, gathered, request, how, WriterLock(request.state_path, "apply"))
 
 
 def _apply_spec(path: Path, request: Request, how: How) -> int:
     """Plan, show, ask, and do it; with --yes the plan is made under the lock, so that nothing can come between."""
-    from flowplan.schemas.plan_documents import write_plan
-
     lock = WriterLock(request.state_path, "apply")
 
     def sound() -> None:  # a broken spec is refused before the state or its lock is made
@@ -111,7 +163,7 @@ def _apply_spec(path: Path, request: Request, how: How) -> int:
         lock.release()
         raise
     try:
-        write_plan(gathered.plan, last_plan(request.state_path), gathered.store.key)
+        last_plan.keep(gathered.plan, request.state_path, request.given, gathered.store.key)
         refuse_violations(gathered.plan)
         _require_secrets(gathered)
         if _nothing_to_do(gathered.plan, gathered):
@@ -209,20 +261,31 @@ def _agreed(plan: Plan, gathered: Gathered, how: How, path: Path | None) -> bool
         )
     if approved("Carry out this plan?"):
         return True
+    last_plan.spend(gathered.store.path)
     output.note("Not applied.")
     gathered.close()
     return False
 
 
-def destroy(spec: Path | None, request: Request, how: How) -> int:
-    """Destroy everything recorded; the spec is not needed, and is only checked to be of the same project."""
-    from flowplan.state.store import Store
+def destroy(spec: Path | None, state: Path | None, request: Request, how: How, *, if_exists: bool) -> int:
+    """Destroy everything recorded; the spec is not needed, and is only checked to be of the same project.
 
+    Args:
+        if_exists: a state that is not there is no error.
+
+    Raises:
+        StateError: there is no state, or it cannot be used.
+    """
     check_format(how.format, ("text", "json"))
+    if spec and not spec.is_file() and str(spec) != "-":
+        raise InvalidInput(f"{spec}: there is no such file")
+    request = at(request, place(state, spec))
     if not Store.exists(request.state_path):
-        if spec and not spec.exists():
-            raise InvalidInput(f"{spec}: no such file")
-        Output().note(f"Nothing to destroy: there is no state at {request.state_path}.")
+        missing = f"there is no state {request.state_path.absolute()}, so nothing is known that could be destroyed"
+        if not if_exists:
+            hint = "work in the directory of the project, or name its spec or --state; --if-exists makes this no error"
+            raise StateError(missing, hint=hint)
+        Output().note(f"Nothing to destroy: {missing}.")
         return 0
     lock = WriterLock(request.state_path, "destroy")
     lock.acquire(how.lock_timeout)
@@ -242,6 +305,7 @@ def destroy(spec: Path | None, request: Request, how: How) -> int:
         if not _agreed(gathered.plan, gathered, how, None):
             lock.release()
             return 1
+        last_plan.spend(request.state_path)
     except BaseException:
         lock.release()
         gathered.close()
@@ -286,8 +350,12 @@ def _carry_out(plan: Plan, gathered: Gathered, how: How, lock: WriterLock) -> in
         same_engines(gathered.engines, plan)
         gathered.store.claim_project(plan.project)
         if plan.mode != "destroy":
-            remember_connections(gathered.store, plan.providers, plan.secrets, gathered.spec_dir, gathered.fingerprints)
+            spec = "" if str(plan.spec_path) == "-" else Path(plan.spec_path).name
+            directory = gathered.spec_dir
+            remember_connections(gathered.store, plan.providers, plan.secrets, directory, gathered.fingerprints, spec)
         outcome = _run(plan, gathered, how, lock)
+        if not outcome.waiting and not outcome.unanswered:
+            last_plan.spend(gathered.store.path)
         return _report(outcome, gathered, how)
     finally:
         lock.release()

@@ -1,4 +1,4 @@
-"""What every command line may say: formats, variables, durations, and where files lie by default."""
+"""What every command line may say: formats, variables and durations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from pathlib import Path
 from flowplan.given import Given
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.sources import Diagnostic, did_you_mean
-
-SPEC = Path("flowplan.yaml")
-STATE = Path(".flowplan/state.db")
 
 
 def check_format(format: str, allowed: Sequence[str]) -> None:
@@ -47,16 +44,3 @@ def seconds(option: str, text: str | None) -> float | None:
         return duration(text)
     except ValueError as error:
         raise InvalidInput([Diagnostic(str(error), subject=option, hint="write 90s, 15m or 2h30m")]) from error
-
-
-def last_plan(state: Path) -> Path:
-    """Where the last plan of a state is kept: beside it, ``plan.json`` for ``state.db``.
-
-    Raises:
-        Refused: another user may have put it there.
-    """
-    from flowplan.schemas.places import refuse_foreign
-
-    place = state.parent / ("plan.json" if state.name == "state.db" else f"{state.stem}.plan.json")
-    refuse_foreign(place)
-    return place

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from flowplan import progress
-from flowplan.commands.arguments import SPEC, STATE, check_format, last_plan, seconds
-from flowplan.gather import Gathered, Request, gather_destroy, gather_plan, gather_spec
+from flowplan.commands import last_plan
+from flowplan.commands.arguments import check_format, seconds
+from flowplan.commands.places import Place, place, shown
+from flowplan.gather import Request, gather_destroy, gather_plan, gather_spec
 from flowplan.given import Given
 from flowplan.output import Output
 from flowplan.planner.plan import Options, has_changes
@@ -53,25 +55,34 @@ def options(
 
 
 def request(
-    state: Path, options: Options, given: Given, refresh: bool, preflight: bool, policy: Sequence[Path] | None
+    options: Options,
+    given: Given,
+    refresh: bool,
+    preflight: bool,
+    policy: Sequence[Path] | None,
+    require_state: bool = False,
 ) -> Request:
-    """What a command line wants planned."""
+    """What a command line wants planned; where, ``at`` says."""
     return Request(
-        state, options, given, refresh=refresh, preflight=preflight and refresh, policies=tuple(policy or ())
+        options=options,
+        given=given,
+        refresh=refresh,
+        preflight=preflight and refresh,
+        policies=tuple(policy or ()),
+        require_state=require_state or os.environ.get("FLOWPLAN_REQUIRE_STATE", "0") not in ("", "0"),
     )
 
 
-def gather(spec: Path | None, request: Request) -> Gathered:
-    """Plan a spec, or the destruction of everything."""
-    if request.options.mode == "destroy":
-        return gather_destroy(request)
-    return gather_spec(request, spec or SPEC)
+def at(request: Request, place: Place) -> Request:
+    """The same request, for the state of a place."""
+    return replace(request, state_path=place.state, other_state=place.other)
 
 
 def plan(
     spec: Path | None,
+    state: Path | None,
     request: Request,
-    shown: Shown,
+    how: Shown,
     *,
     out: Path | None,
     check: Path | None,
@@ -81,18 +92,22 @@ def plan(
     """Make a plan, keep it as the last one, and show it."""
     from flowplan.schemas.plan_documents import write_plan
 
-    check_format(shown.format, ("text", "json", "markdown"))
+    check_format(how.format, ("text", "json", "markdown"))
     if check:
-        return compare(check, request)
-    gathered = gather(spec, request)
+        return compare(check, state, request)
+    found = place(state, spec)
+    request = at(request, found)
+    destroying = request.options.mode == "destroy"
+    gathered = gather_destroy(request) if destroying else gather_spec(request, shown(found.spec))
     try:
         plan = _expiring(gathered.plan, max_age)
         progress.stage("writing the plan")
         with progress.shown():
-            for place in (last_plan(request.state_path), out, shown.json_into):
-                if place:
-                    write_plan(plan, place, gathered.store.key)
-        show_plan(plan, Output(gathered.redactor), shown, apply_command(out, request.state_path))
+            last_plan.keep(plan, request.state_path, request.given, gathered.store.key)
+            for file in (out, how.json_into):
+                if file:
+                    write_plan(plan, file, gathered.store.key)
+        show_plan(plan, Output(gathered.redactor), how, apply_command(out, plan, request.state_path))
         return _verdict(plan, detailed)
     finally:
         gathered.close()
@@ -111,7 +126,7 @@ def _expiring(plan: Plan, max_age: str | None) -> Plan:
     return plan if age is None else replace(plan, expires_at=timestamp(datetime.now(UTC) + timedelta(seconds=age)))
 
 
-def compare(path: Path, request: Request) -> int:
+def compare(path: Path, state: Path | None, request: Request) -> int:
     """``plan --check``: 0 when the saved plan is still what would be done.
 
     Raises:
@@ -120,6 +135,7 @@ def compare(path: Path, request: Request) -> int:
     from flowplan.commands.refusals import usable
     from flowplan.reviewing import check_reviewed, sealed_plan
 
+    request = at(request, place(state))
     reviewed = sealed_plan(path, request.state_path)
     usable(reviewed, path, request)
     gathered = gather_plan(request, reviewed)
@@ -131,19 +147,18 @@ def compare(path: Path, request: Request) -> int:
         gathered.close()
 
 
-def show(path: Path | None, state: Path, shown: Shown) -> int:
+def show(path: Path | None, state: Path, how: Shown) -> int:
     """Show a saved plan, and say when it is not known to be genuine; 4 when it is forged or edited."""
     from flowplan.schemas.plan_documents import read_plan
     from flowplan.schemas.sources import Diagnostic
 
-    check_format(shown.format, ("text", "json", "markdown"))
-    place = path or last_plan(state)
-    file = read_plan(place)
-    plan, (fault, forged) = file.plan, _authenticity(file, place, state)
+    check_format(how.format, ("text", "json", "markdown"))
+    file = read_plan(path or last_plan.plan_file(state))
+    plan, (fault, forged) = file.plan, _authenticity(file, path or last_plan.plan_file(state), state)
     if fault:
         remark = Diagnostic(fault, severity="error" if forged else "warning", hint="apply refuses it" if forged else "")
         plan = replace(plan, diagnostics=(remark, *plan.diagnostics))
-    show_plan(plan, Output(), shown, apply_command(path, state))
+    show_plan(plan, Output(), how, apply_command(path, plan, state))
     return 4 if forged else 0
 
 
@@ -164,12 +179,18 @@ def _authenticity(file: PlanFile, path: Path, state: Path) -> tuple[str, bool]:
     return (f"not verified: {fault}" if other else fault), bool(fault) and not other
 
 
-def apply_command(saved: Path | None, state: Path) -> str:
-    """The command that applies a saved plan, or the last one, to be typed as it is."""
+def apply_command(saved: Path | None, plan: Plan, state: Path) -> str:
+    """The command that applies a saved plan, or the last one, to be typed as it is, here."""
+    if saved is None and not last_plan.usable_later(plan):
+        saved = shown(last_plan.plan_file(state))
     words = ["flowplan", "apply", *([str(saved)] if saved else [])]
-    if state != STATE and os.environ.get("FLOWPLAN_STATE") != str(state):
+    if not _same(place(None).state, state) and os.environ.get("FLOWPLAN_STATE") != str(state):
         words += ["--state", str(state)]
     return shlex.join(words)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
 
 def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stderr: bool = False) -> None:

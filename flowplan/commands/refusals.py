@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowplan.clock import seconds_between, timestamp
-from flowplan.commands.arguments import SPEC
 from flowplan.gather import Request
 from flowplan.given import policies_of
+from flowplan.schemas.documents import DEFAULT_SPEC
 from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.secrets import tokens_in
@@ -35,15 +35,29 @@ def usable(reviewed: Plan, path: Path, request: Request, max_age: float | None =
     """
     _refuse_planning_options(request, path)
     _refuse_fixed_variables(request, reviewed)
+    allowed(reviewed, request, max_age)
+
+
+def allowed(reviewed: Plan, request: Request, max_age: float | None = None) -> None:
+    """Check age and policies of a saved plan, as ``usable`` does.
+
+    Raises:
+        PlanStale, Refused: as there.
+    """
     _check_age(reviewed, max_age)
     refuse_violations(reviewed, policies_of(request.policies))
 
 
-def _refuse_planning_options(request: Request, path: Path) -> None:
+def planning_options(request: Request) -> list[str]:
+    """The options of a command line that only a new plan can heed."""
     names = ("target", "exclude", "rerun", "allow_interrupt")
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(request.options, name)]
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(request.options, name)]
+
+
+def _refuse_planning_options(request: Request, path: Path) -> None:
+    given = planning_options(request)
     if given:
-        hint = f"plan again with it, or name the spec: flowplan apply {SPEC} {given[0]} ..."
+        hint = f"plan again with it, or name the spec: flowplan apply {DEFAULT_SPEC} {given[0]} ..."
         raise InvalidInput(f"{path} is a plan that was made already, {' and '.join(given)} cannot change it", hint=hint)
 
 

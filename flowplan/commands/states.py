@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from flowplan.commands.arguments import SPEC, check_format, seconds
+from flowplan.commands.arguments import check_format, seconds
+from flowplan.commands.places import Place
 from flowplan.commands.reading import chosen, opened, unknown_address
 from flowplan.given import Given
 from flowplan.output import Output, harmless
@@ -20,8 +21,11 @@ from flowplan.state.store import Store
 
 @contextmanager
 def _writing(state: Path, lock_timeout: str, *, create: bool = False) -> Iterator[Store]:
-    """The state, with the writer's lock in hand."""
+    """The state, with the writer's lock in hand; a new one is announced."""
+    new = create and not Store.exists(state)
     store = Store.open(state, create=create)
+    if new:
+        Output().note(f"New state: {store.path.absolute()}")
     lock = WriterLock(state, "state")
     lock.acquire(seconds("--lock-timeout", lock_timeout) or 0.0)
     try:
@@ -126,21 +130,21 @@ def unlock(state: Path) -> None:
         Output().note(f"removed the lock of {found.get('command')} (pid {found.get('pid')})")
 
 
-def rebuild(state: Path, spec: Path | None, given: Given, lineage: str, lock_timeout: str) -> None:
+def rebuild(place: Place, given: Given, lineage: str, lock_timeout: str) -> None:
     """Record again what the engines have of this project."""
     from flowplan.rebuilding import rebuild_records
 
-    with _writing(state, lock_timeout, create=True) as store:
-        found = rebuild_records(store, state, spec or SPEC, given, lineage)
+    with _writing(place.state, lock_timeout, create=True) as store:
+        found = rebuild_records(store, place.state, place.spec, given, lineage)
     for record in found:
         Output().note(f"{record.address}: attempt {record.attempt} is {record.status}")
     Output().note(f"{len(found)} runs recorded again")
 
 
-def import_(state: Path, spec: Path | None, address: str, object_id: str, given: Given, lock_timeout: str) -> None:
+def import_(place: Place, address: str, object_id: str, given: Given, lock_timeout: str) -> None:
     """Record an object that exists already as the run that the spec wants."""
     from flowplan.rebuilding import import_object
 
-    with _writing(state, lock_timeout, create=True) as store:
-        record = import_object(store, state, spec or SPEC, given, address, object_id)
+    with _writing(place.state, lock_timeout, create=True) as store:
+        record = import_object(store, place.state, place.spec, given, address, object_id)
     Output().note(f"{record.address} is now {record.infrastructure_id or record.name} ({record.status})")

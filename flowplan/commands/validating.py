@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from flowplan.checking import check_spec
-from flowplan.commands.arguments import SPEC, check_format
+from flowplan.commands.arguments import check_format
+from flowplan.commands.places import place, shown
 from flowplan.given import Given
 from flowplan.output import Output
 
@@ -13,7 +14,7 @@ from flowplan.output import Output
 def validate(spec: Path | None, given: Given, format: str) -> None:
     """Check a spec offline."""
     check_format(format, ("text", "json"))
-    path = spec or SPEC
+    path = spec or shown(place(None).spec)
     warnings, runs = check_spec(path, given)
     output = Output()
     for warning in warnings:

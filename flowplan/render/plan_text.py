@@ -127,8 +127,9 @@ def _diagnostics(plan: Plan, style: _Style) -> Iterator[str]:
     for remark in plan.diagnostics:
         severity = getattr(remark, "severity", "warning")
         colour = "red" if severity == "error" else "yellow"
-        first, *others = _wrapped(f"{severity}: {harmless(str(remark))}", "", style, "  ")
-        yield style.paint(first, colour)
+        said = "" if severity == "info" else f"{severity}: "
+        first, *others = _wrapped(f"{said}{harmless(str(remark))}", "", style, "  ")
+        yield style.paint(first, colour) if said else first
         yield from others
 
 
