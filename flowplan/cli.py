@@ -296,7 +296,9 @@ def show(
     """Show a saved plan, and whether it is genuine."""
     from flowplan.commands import places, planning
 
-    return planning.show(plan, places.place(state).state, planning.Shown(format, full=full, context=context, explain=explain))
+    return planning.show(
+        plan, places.place(state).state, planning.Shown(format, full=full, context=context, explain=explain)
+    )
 
 
 @command()

@@ -19,7 +19,7 @@ from flowplan.planner.argument_lengths import long_arguments
 from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, effective, forgotten
 from flowplan.progress import shown, stage
-from flowplan.resolve import lookup, resolve, warnings_of
+from flowplan.resolve import Secrets, lookup, resolve, warnings_of
 from flowplan.schemas.errors import PlanStale, Refused
 from flowplan.schemas.plan_documents import plan_digest
 from flowplan.schemas.plans import Action, Change, Finding, Plan
@@ -120,8 +120,10 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
     variables = variables_of(loaded.spec, request.given, loaded.sources)
     redactor = concealed(Redactor(value_text(v.value) for v in variables.by_name.values() if v.sensitive))
     lineage, key = _identity(request.state_path)
-    sealer = Sealer(key, lambda source: _learnt(lookup(source, loaded.directory), redactor))
+    secrets_of = Secrets(loaded, lambda value: redactor.add([value]))  # whatever goes wrong from now on, it is not told
+    sealer = Sealer(key, secrets_of)
     expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=lineage)
+    secrets_of.check()
     rules = policies_of(request.policies, loaded)
     new = not Store.exists(request.state_path)
     if new:
@@ -228,7 +230,7 @@ def _check_new(request: Request, project: str) -> None:
 def _other_spec(store: Store, spec: Path) -> list[Diagnostic]:
     """A warning when another spec was applied to the state last: its runs are planned as removed."""
     last = store.recall("spec").get("name", spec.name)
-    if last == spec.name or not store.records():
+    if last == spec.name or str(spec) == "<stdin>" or not store.records():
         return []
     message = f"this state was last applied from {last}; runs that only {last} has are planned as removed"
     hint = f"give each spec a state of its own, such as --state {store.path.with_name(spec.stem + '.db')}"
@@ -323,13 +325,6 @@ def same_engines(engines: Engines, reviewed: Plan) -> None:
     """
     for name, target in reviewed.targets.items():
         engines.check_target(name, target, planned=True)
-
-
-def _learnt(value: str | None, redactor: Redactor) -> str | None:
-    """A secret that was just fetched: whatever goes wrong from now on, it is not told."""
-    if value is not None:
-        redactor.add([value])
-    return value
 
 
 def _parts(sources: Mapping[str, SecretSource], values: Mapping[str, Any], key: bytes) -> dict[str, str]:

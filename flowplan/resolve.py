@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flowplan.schemas.errors import InvalidInput, PlanStale
+from flowplan.schemas.files import Unreadable, read_bounded
 from flowplan.schemas.plans import Change
 from flowplan.schemas.secrets import SecretSource, token, tokens_in
-from flowplan.schemas.sources import Diagnostic
+from flowplan.schemas.sources import Diagnostic, dotted
+
+if TYPE_CHECKING:
+    from flowplan.schemas.load import LoadedSpec
 
 MAX_SECRET = 1 << 20
+"""Bytes of a secret in a file, as in Kubernetes."""
 
 
 def lookup(source: SecretSource, directory: Path, environ: Mapping[str, str] | None = None) -> str | None:
     """The value of a ``from_env``, ``from_file``, ``env_file`` or ``from_spec`` source on this machine; None when it is not there.
 
     One newline at the end of a file is not part of the secret (as `kubectl create secret` users expect of `echo`).
+
+    Raises:
+        InvalidInput: the file is there and cannot be a secret: a pipe, a device, a directory, too big, with NUL bytes.
     """
     if source.kind == "from_env":
         return (os.environ if environ is None else environ).get(source.value)
     if source.kind == "from_file":
         try:
-            with (directory / Path(source.value).expanduser()).open("rb") as file:
-                return file.read(MAX_SECRET).decode("utf-8", "surrogateescape").removesuffix("\n")
+            data = read_bounded(directory / Path(source.value).expanduser(), MAX_SECRET)
+        except IsADirectoryError:
+            raise _no_secret(source, "is a directory, not a file") from None
+        except PermissionError:
+            raise _no_secret(source, "may not be read by this user (permission denied)") from None
         except OSError:
             return None
+        except Unreadable as error:
+            raise _no_secret(source, str(error)) from None
+        if b"\0" in data:
+            raise _no_secret(source, "holds a NUL byte, which no variable of an environment can")
+        return data.decode("utf-8", "surrogateescape").removesuffix("\n")
     if source.kind == "env_file":
         return _in_env_file(source.value, directory)
     return _written(source.value, directory) if source.kind == "from_spec" else None
@@ -39,9 +56,58 @@ def _in_env_file(place: str, directory: Path) -> str | None:
 
     name, _, variable = place.rpartition("#")
     try:
-        return variables(read_text(directory / Path(name).expanduser(), name), name).get(variable)
+        return variables(read_text(directory / Path(name).expanduser(), name, pipes=False), name).get(variable)
     except InvalidInput:
         return None
+
+
+def _no_secret(source: SecretSource, what: str) -> InvalidInput:
+    return InvalidInput([Diagnostic(f"the file {source.value} {what}", subject="from_file")])
+
+
+class Secrets:
+    """Looks up the secrets of a spec, and keeps what is wrong with their files until all are known.
+
+    Args:
+        learnt: is told each value before anything else may tell it.
+    """
+
+    def __init__(self, loaded: LoadedSpec, learnt: Callable[[str], None]) -> None:
+        self._loaded = loaded
+        self._learnt = learnt
+        self._faults: list[Diagnostic] = []
+
+    def __call__(self, source: SecretSource) -> str | None:
+        """As ``lookup``; None also for a file that cannot be a secret, which ``check`` tells."""
+        try:
+            value = lookup(source, self._loaded.directory)
+        except InvalidInput as error:
+            self._faults += [self._placed(fault, source.value) for fault in error.diagnostics]
+            return None
+        if value is not None:
+            self._learnt(value)
+        return value
+
+    def check(self) -> None:
+        """Raise InvalidInput with every file that cannot be a secret, where the spec names it."""
+        if self._faults:
+            raise InvalidInput(self._faults)
+
+    def _placed(self, fault: Diagnostic, file: str) -> Diagnostic:
+        """The fault at the first place that names the file; a name with an expression in it has no such place."""
+        found = next(_naming(self._loaded.tree, file), None)
+        if found is None:
+            return fault
+        return fault._replace(position=self._loaded.sources.value(found), subject=dotted(found))
+
+
+def _naming(value: Any, file: str, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The paths of every ``from_file`` of this name."""
+    if isinstance(value, Mapping) and value.get("from_file") == file:
+        yield (*path, "from_file")
+    elif isinstance(value, Mapping | list):
+        for key, child in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _naming(child, file, (*path, key))
 
 
 def _written(place: str, directory: Path) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.files import Unreadable, is_file, read_bounded
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, dotted
 
@@ -192,41 +193,38 @@ def _composer() -> type[Any]:
 _Composer = _composer()
 
 
-def read_text(path: FilePath, shown: str = "") -> str:
+def read_text(path: FilePath, shown: str = "", *, pipes: bool = True) -> str:
     """The text of a file of at most 10 MB; that of the standard input for ``-``.
 
     Args:
-        shown: how the user wrote the path; default ``path``.
+        shown: how the user wrote the path; default ``path``. pipes: read also what comes through a pipe.
 
     Raises:
-        InvalidInput: missing, a directory, not readable, too big, or not UTF-8.
+        InvalidInput: missing, a directory, a device, not readable, too big, or not UTF-8.
     """
     name = shown or str(path)
     if name == "-":
         return _decoded(_standard_input(), "<stdin>")
     try:
-        if path.is_file() and path.stat().st_size > MAX_BYTES:
-            raise _fault(name, f"is bigger than {MAX_BYTES // 1_000_000} MB")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_bounded(path, MAX_BYTES, pipes=pipes)
     except FileNotFoundError:
         raise _fault(name, "there is no such file", _first_steps(path) if path.name == DEFAULT_SPEC else "") from None
     except IsADirectoryError:
         inside = path / DEFAULT_SPEC
-        raise _fault(name, "is a directory, not a file", f"write {inside}" if inside.is_file() else "") from None
+        raise _fault(name, "is a directory, not a file", f"write {inside}" if is_file(inside) else "") from None
     except PermissionError:
         raise _fault(name, "may not be read by this user (permission denied)") from None
+    except Unreadable as error:
+        raise _fault(name, str(error)) from None
     except (OSError, ValueError) as error:
         raise _fault(name, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > MAX_BYTES:
-        raise _fault(name, f"is bigger than {MAX_BYTES // 1_000_000} MB")
     return _decoded(data, name)
 
 
 def _first_steps(path: FilePath) -> str:
     """What to do where the default spec is missing."""
     other = path.with_suffix(".yml")
-    if other.is_file():
+    if is_file(other):
         return f"there is {other}: `flowplan plan {other}`"
     return "name your spec, or write a first one with `flowplan init`"
 
@@ -245,7 +243,10 @@ def _decoded(data: bytes, name: str) -> str:
 @lru_cache(maxsize=1)
 def _standard_input() -> bytes:
     """Read once, for a spec may be looked at twice."""
-    return sys.stdin.buffer.read(MAX_BYTES + 1)
+    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise _fault("<stdin>", f"is bigger than {MAX_BYTES // 1_000_000} MB")
+    return data
 
 
 def _fault(name: str, message: str, hint: str = "") -> InvalidInput:

@@ -14,6 +14,7 @@ from flowplan.schemas.documents import Document, parse, read_text
 from flowplan.schemas.env_files import sources
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import TAG, is_expression, kind_of
+from flowplan.schemas.files import is_stream
 from flowplan.schemas.runs import Json
 from flowplan.schemas.secrets import SecretSource
 from flowplan.schemas.sources import Diagnostic, Path, SourceMap, did_you_mean, dotted
@@ -48,14 +49,15 @@ def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) ->
     """Reads and checks a spec: syntax, types, then the files it names.
 
     Args:
-        path: of the spec; ``-`` is the standard input, and files that it names are looked up in the working directory.
+        path: of the spec; files that one from the standard input (``-``) or a pipe names are looked up in the working
+            directory.
         provider_types: installed provider types beyond the built-in ones -> model of their block in a run, or None.
 
     Raises:
         InvalidInput: every fault at once.
     """
     text = read_text(path)
-    path = FilePath("<stdin>") if str(path) == "-" else path
+    path = FilePath("<stdin>") if is_stream(path) else path
     document = parse(text, str(path))
     faults: list[Diagnostic] = []
     spec = _checked(document, provider_types, faults)
@@ -270,7 +272,7 @@ def _named_files(
             continue
         target = directory / FilePath(name).expanduser()
         try:
-            texts[name] = read_text(target, name)
+            texts[name] = read_text(target, name, pipes=False)
             files[name] = parse(texts[name], str(target), as_kubectl=path[-1] in ("job", "customizations"))
         except InvalidInput as error:
             failed.add(name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
+from flowplan.schemas.files import Unreadable, read_bounded
 from flowplan.schemas.places import refuse_foreign, write_private
 from flowplan.schemas.plans import ABSENT, FORMAT_VERSION, Action, Change, FieldChange, Finding, Plan, RunFacts
 from flowplan.schemas.runs import Json, Settings
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _MISSING: Any = object()
 _SHOWN_FAULTS = 10
 MOST_FAULTS = 100
+MOST_BYTES = 1 << 30
+"""Of a plan file; one of 100,000 runs has 300 MB."""
 _ACTIONS = {action.value: action for action in Action}
 
 
@@ -300,7 +303,9 @@ def read_plan(path: Path) -> PlanFile:
         PlanStale: it is not what its digest says.
     """
     try:
-        text = path.read_bytes().decode()
+        text = read_bounded(path, MOST_BYTES, pipes=True).decode()
+    except Unreadable as error:
+        raise InvalidInput(f"{path}: not a plan file: it {error}") from error
     except OSError as error:
         hint = "make one with `flowplan plan`" if isinstance(error, FileNotFoundError) else ""
         raise InvalidInput(f"{path}: the plan cannot be read: {error.strerror}", hint=hint) from error

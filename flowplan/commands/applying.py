@@ -29,6 +29,8 @@ from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.plan import has_changes
 from flowplan.reviewing import check_reviewed, sealed_plan
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, StateError
+from flowplan.schemas.files import is_directory, is_file, is_stream, read_bounded
+from flowplan.schemas.plan_documents import MOST_BYTES
 from flowplan.schemas.plans import Plan
 from flowplan.state.lock import WriterLock
 from flowplan.state.store import Store
@@ -78,7 +80,7 @@ def _apply_last(spec: Path, request: Request, how: How) -> int:
     made = last_plan.recall(state)
     if made is None or not made.spec or not Store.exists(state):
         return _apply_spec(shown(spec), request, how)
-    spec = shown(Path(made.directory if Path(made.directory).is_dir() else state.parent, made.spec))
+    spec = shown(Path(made.directory if is_directory(made.directory) else state.parent, made.spec))
     path = last_plan.plan_file(state)
     try:
         with closing(Store.open(state)) as store:
@@ -116,8 +118,8 @@ def _still_so(request: Request, reviewed: Plan) -> tuple[Gathered, Plan]:
 def is_plan(path: Path) -> bool:
     """True for a plan file; by what is in it, else by its name, so that a broken plan is not read as a spec."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        text = read_bounded(path, MOST_BYTES, pipes=True).decode()
+    except (OSError, ValueError):
         return path.suffix == ".json"
     if not text.lstrip().startswith("{"):
         return path.suffix == ".json"
@@ -277,7 +279,7 @@ def destroy(spec: Path | None, state: Path | None, request: Request, how: How, *
         StateError: there is no state, or it cannot be used.
     """
     check_format(how.format, ("text", "json"))
-    if spec and not spec.is_file() and str(spec) != "-":
+    if spec and not is_file(spec) and not is_stream(spec):
         raise InvalidInput(f"{spec}: there is no such file")
     request = at(request, place(state, spec))
     if not Store.exists(request.state_path):
@@ -350,7 +352,7 @@ def _carry_out(plan: Plan, gathered: Gathered, how: How, lock: WriterLock) -> in
         same_engines(gathered.engines, plan)
         gathered.store.claim_project(plan.project)
         if plan.mode != "destroy":
-            spec = "" if str(plan.spec_path) == "-" else Path(plan.spec_path).name
+            spec = "" if is_stream(Path(plan.spec_path)) else Path(plan.spec_path).name
             directory = gathered.spec_dir
             remember_connections(gathered.store, plan.providers, plan.secrets, directory, gathered.fingerprints, spec)
         outcome = _run(plan, gathered, how, lock)

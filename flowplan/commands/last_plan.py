@@ -13,6 +13,7 @@ from pathlib import Path
 from flowplan.clock import timestamp
 from flowplan.given import Given, given_strings
 from flowplan.schemas.errors import FlowplanError, PlanStale
+from flowplan.schemas.files import is_file, is_stream
 from flowplan.schemas.places import refuse_foreign, write_private
 from flowplan.schemas.plan_documents import carried_out, write_plan
 from flowplan.schemas.plans import Plan
@@ -56,7 +57,8 @@ def _record_file(state: Path) -> Path:
 
 def usable_later(plan: Plan) -> bool:
     """True when a bare `flowplan apply` would carry the plan out: it changes something and follows a spec in a file."""
-    return plan.mode == "normal" and plan.spec_path not in ("", "<stdin>") and any(map(carried_out, plan.changes))
+    spec = Path(plan.spec_path)
+    return plan.mode == "normal" and is_file(spec) and not is_stream(spec) and any(map(carried_out, plan.changes))
 
 
 def keep(plan: Plan, state: Path, given: Given, key: bytes) -> None:

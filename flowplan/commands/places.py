@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from flowplan.schemas.documents import DEFAULT_SPEC
 from flowplan.schemas.errors import InvalidInput, StateError
+from flowplan.schemas.files import is_directory, is_stream
 from flowplan.schemas.places import refuse_foreign
 
 HOME = ".flowplan"
@@ -41,7 +42,7 @@ def place(named: Path | None, spec: Path | None = None) -> Place:
         StateError, Refused: a directory above may not be looked into, or belongs to somebody else.
     """
     if named is not None:
-        if not os.path.isdir(named.parent):  # noqa: PTH112 - pathlib raises where permission is missing
+        if not is_directory(named.parent):
             raise InvalidInput(
                 f"the directory {named.parent.absolute()} of the state {named.name} does not exist",
                 hint="correct --state or FLOWPLAN_STATE, or make the directory first",
@@ -52,7 +53,7 @@ def place(named: Path | None, spec: Path | None = None) -> Place:
     if spec is None:
         directory = _around()
         return Place(directory / STATE, directory / DEFAULT_SPEC)
-    beside = (Path() if str(spec) == "-" else spec.parent) / STATE
+    beside = (Path() if is_stream(spec) else spec.parent) / STATE
     other = _around() / STATE
     differs = os.path.lexists(other) and other.resolve() != beside.resolve()
     return Place(beside, spec, other=other if differs else None)

@@ -13,10 +13,14 @@ from flowplan.commands.reading import chosen, opened, unknown_address
 from flowplan.given import Given
 from flowplan.output import Output, harmless
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.files import Unreadable, read_bounded
 from flowplan.schemas.runs import Recorded, Settings
 from flowplan.state.lock import WriterLock, break_lock
 from flowplan.state.shapes import parsed
 from flowplan.state.store import Store
+
+MOST_BYTES = 4 << 30
+"""Of a dump."""
 
 
 @contextmanager
@@ -111,9 +115,11 @@ def pull(state: Path, with_key: bool) -> None:
 def push(state: Path, file: Path, lock_timeout: str) -> None:
     """Replace the state by a pulled one."""
     try:
-        document = parsed(file.read_text(encoding="utf-8"))
+        document = parsed(read_bounded(file, MOST_BYTES, pipes=True).decode())
     except OSError as error:
         raise InvalidInput(f"cannot read {file}: {error.strerror}") from error
+    except Unreadable as error:
+        raise InvalidInput(f"{file} {error}", hint="give what `flowplan state pull` printed") from error
     except ValueError as error:
         raise InvalidInput(f"{file} is not JSON: {error}", hint="give what `flowplan state pull` printed") from error
     with _writing(state, lock_timeout, create=True) as store:

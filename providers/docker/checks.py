@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from flowplan.providers.docker import facts
@@ -11,6 +10,7 @@ from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.pulling import Images
 from flowplan.providers.protocol import Order
 from flowplan.schemas.docker_api import api_version, unheard
+from flowplan.schemas.files import is_missing
 from flowplan.schemas.plans import Finding
 from flowplan.schemas.sources import dotted
 
@@ -95,7 +95,7 @@ class Checks:
             return
         for bind in _host(order).get("Binds") or []:
             source = str(bind).partition(":")[0]
-            if source.startswith("/") and not Path(source).exists():
+            if source.startswith("/") and is_missing(source):
                 message = f"{source} does not exist on this machine"
                 yield Finding(
                     order.identity.address, "warning", "volume", message, "the Engine will create a directory"

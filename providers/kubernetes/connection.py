@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from flowplan.providers.kubernetes import kubeconfig
+from flowplan.providers.kubernetes.kubeconfig import MOST
 from flowplan.schemas.errors import ProviderError
+from flowplan.schemas.files import Unreadable, read_bounded
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes mounts a pod's service account."""
@@ -189,7 +191,7 @@ def _pem(entry: Mapping[str, Any], key: str, source: str) -> str:
     try:
         if data := entry.get(f"{key}-data"):
             return base64.b64decode(data).decode("utf-8")
-        return Path(entry[key]).read_text(encoding="utf-8") if entry.get(key) else ""
+        return read_bounded(Path(entry[key]), MOST).decode() if entry.get(key) else ""
     except (OSError, ValueError) as error:
         raise ProviderError(f"{source}: {key} cannot be read: {error}", reason="BadKubeconfig") from None
 
@@ -259,9 +261,9 @@ def _credentials(
 
 def _token_file(path: Path) -> tuple[str, datetime | None]:
     try:
-        return f"Bearer {path.read_text(encoding='utf-8').strip()}", datetime.now(UTC) + _TOKEN_LIFE
+        return f"Bearer {read_bounded(path, MOST).decode().strip()}", datetime.now(UTC) + _TOKEN_LIFE
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
+        why = getattr(error, "strerror", None) or (str(error) if isinstance(error, Unreadable) else "it is no text")
         raise ProviderError(f"the token file {path} cannot be read: {why}", reason="Unauthorized") from None
 
 

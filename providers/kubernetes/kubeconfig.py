@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowplan.schemas.errors import ProviderError
+from flowplan.schemas.files import Unreadable, is_file, is_missing, read_bounded
 from flowplan.schemas.sources import did_you_mean
 
 _LISTS = ("clusters", "contexts", "users")
@@ -19,6 +20,8 @@ _TEXTS = (
 _MAPPINGS = ("exec", "auth-provider")
 _PATHS = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
 DEFAULT = "~/.kube/config"
+MOST = 10_000_000
+"""Bytes of a kubeconfig, a certificate, a key or a token."""
 
 
 def load(given: str | Mapping[str, Any] | None, base: Path) -> tuple[dict[str, Any], str]:
@@ -35,7 +38,7 @@ def load(given: str | Mapping[str, Any] | None, base: Path) -> tuple[dict[str, A
         return _merge([_absolute(_checked(dict(given), "the inline kubeconfig"), base)]), "the inline kubeconfig"
     text = given or os.environ.get("KUBECONFIG") or DEFAULT
     paths = [base / Path(part).expanduser() for part in text.split(os.pathsep) if part]
-    found = [path for path in paths if path.is_file()]
+    found = [path for path in paths if not is_missing(path)]
     if not found:
         raise ProviderError(
             f"no kubeconfig: {text} does not exist",
@@ -48,7 +51,7 @@ def load(given: str | Mapping[str, Any] | None, base: Path) -> tuple[dict[str, A
 def default_exists() -> bool:
     """True when the environment has a kubeconfig that a user would expect to be used."""
     text = os.environ.get("KUBECONFIG") or DEFAULT
-    return any(Path(part).expanduser().is_file() for part in text.split(os.pathsep) if part)
+    return any(is_file(Path(part).expanduser()) for part in text.split(os.pathsep) if part)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -56,8 +59,8 @@ def _read(path: Path) -> dict[str, Any]:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return _checked(yaml.load(path.read_text(encoding="utf-8"), Loader=loader), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+        return _checked(yaml.load(read_bounded(path, MOST, pipes=True).decode(), Loader=loader), str(path))
+    except (OSError, UnicodeDecodeError, Unreadable) as error:
         raise ProviderError(f"the kubeconfig {path} cannot be read: {error}", reason="BadKubeconfig") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
