@@ -165,7 +165,7 @@ def _apply_spec(path: Path, request: Request, how: How) -> int:
         lock.release()
         raise
     try:
-        last_plan.keep(gathered.plan, request.state_path, request.given, gathered.store.key)
+        last_plan.keep(gathered.plan, request.state_path, request.given, gathered.store.key, gathered.spec_dir)
         refuse_violations(gathered.plan)
         _require_secrets(gathered)
         if _nothing_to_do(gathered.plan, gathered):

@@ -13,7 +13,7 @@ from pathlib import Path
 from flowplan.clock import timestamp
 from flowplan.given import Given, given_strings
 from flowplan.schemas.errors import FlowplanError, PlanStale
-from flowplan.schemas.files import is_file, is_stream
+from flowplan.schemas.files import is_stream
 from flowplan.schemas.places import refuse_foreign, write_private
 from flowplan.schemas.plan_documents import carried_out, write_plan
 from flowplan.schemas.plans import Plan
@@ -57,12 +57,15 @@ def _record_file(state: Path) -> Path:
 
 def usable_later(plan: Plan) -> bool:
     """True when a bare `flowplan apply` would carry the plan out: it changes something and follows a spec in a file."""
-    spec = Path(plan.spec_path)
-    return plan.mode == "normal" and is_file(spec) and not is_stream(spec) and any(map(carried_out, plan.changes))
+    in_file = plan.spec_path != "" and not is_stream(Path(plan.spec_path))
+    return plan.mode == "normal" and in_file and any(map(carried_out, plan.changes))
 
 
-def keep(plan: Plan, state: Path, given: Given, key: bytes) -> None:
+def keep(plan: Plan, state: Path, given: Given, key: bytes, spec_dir: Path) -> None:
     """Make this plan the last one of its state.
+
+    Args:
+        spec_dir: where its spec is.
 
     Raises:
         FlowplanError: it cannot be written.
@@ -73,7 +76,7 @@ def keep(plan: Plan, state: Path, given: Given, key: bytes) -> None:
     made = LastPlan(
         made_at=timestamp(),
         content=_content(file),
-        spec=os.path.relpath(plan.spec_path, beside) if usable_later(plan) else "",
+        spec=os.path.relpath(spec_dir / Path(plan.spec_path).name, beside) if usable_later(plan) else "",
         directory=str(beside),
         spec_digest=plan.spec_digest,
         given={**dict.fromkeys(plan.variables, ""), **_fingerprints(given, key, plan.variables)},

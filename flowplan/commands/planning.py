@@ -103,7 +103,7 @@ def plan(
         plan = _expiring(gathered.plan, max_age)
         progress.stage("writing the plan")
         with progress.shown():
-            last_plan.keep(plan, request.state_path, request.given, gathered.store.key)
+            last_plan.keep(plan, request.state_path, request.given, gathered.store.key, gathered.spec_dir)
             for file in (out, how.json_into):
                 if file:
                     write_plan(plan, file, gathered.store.key)
