@@ -296,7 +296,7 @@ def _env_files(
             try:
                 if is_expression(name):
                     raise InvalidInput("the name of a file cannot hold an expression")
-                files[name] = sources(read_text(directory / FilePath(name).expanduser(), name), name)
+                files[name] = sources(read_text(directory / FilePath(name).expanduser(), name, pipes=False), name)
             except InvalidInput as error:
                 where = document.sources.value(place)
                 faults += [
