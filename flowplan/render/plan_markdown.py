@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
 
-from flowplan.render import groups
-from flowplan.render.differences import Line, shown
+from flowplan.render import groups, varying
+from flowplan.render.differences import Line
 from flowplan.render.groups import Group
-from flowplan.render.objects import object_lines, place
-from flowplan.render.plan_text import drift_words, effect_words
+from flowplan.render.objects import leaf_count, object_lines, place
+from flowplan.render.plan_text import drift_words, effect_words, field_shown
+from flowplan.render.presented import OWN_LABELS, presented, run_line
 from flowplan.render.signs import MEANINGS, SIGNS, counted, harmless
+from flowplan.render.varying import as_ranges, words_of_needs
 from flowplan.schemas.plans import Action, Change, FieldChange, Plan
 
-_LONGEST_BLOCK = 12_000
+COMMENT = 65_536
+"""The most bytes of a comment on GitHub, which counts characters."""
+
+SUMMARY = 1_048_576
+"""The most bytes of a job's summary on GitHub."""
+
 _LONGEST_LINE = 400
 _LONGEST_REMARKS = 6_000
 _LISTED = 20
+_WIDTH = 120
+_IN_A_ROW = 3
 _NODES, _EDGES = 40, 120
 _TABLE = "| | action | runs | provider | why |\n|---|---|---|---|---|\n"
 
@@ -30,27 +40,34 @@ _GRAPH, _UNCHANGED = 7, 8
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A piece of the document; parts with a high ``rank`` are dropped first, those with rank 0 never."""
+    """A piece of the document; parts with a high ``rank`` are dropped first, those with rank 0 never.
+
+    Attributes:
+        what: its name where it is left out; runs: those whose details it has.
+        blocks: what it says, fold by fold, so that a part that does not fit whole can be cut, saying so.
+    """
 
     text: str
     rank: int = _ALWAYS
     what: str = ""
+    runs: tuple[str, ...] = ()
+    shorter: Callable[[int], str] = lambda room: ""
 
     @property
     def size(self) -> int:
         return len(self.text.encode())
 
 
-def plan_markdown(plan: Plan, *, budget: int = 60_000, apply_command: str | None = None) -> str:
-    """The Markdown of a plan, byte for byte the same for the same plan.
+def plan_markdown(plan: Plan, *, budget: int = COMMENT, apply_command: str | None = None) -> str:
+    """Return the Markdown of a plan, byte for byte the same for the same plan.
 
     Args:
-        budget: the most bytes; what is dropped to keep it is said, rows of destroys and replaces go last of all.
+        budget: the most bytes; what is left out or cut to keep it is said, rows of destroys and replaces go last of all.
         apply_command: the exact command that applies this plan.
     """
     shown_groups = groups.grouped(plan.changes)
     head, foot = _head(plan), _foot(plan, apply_command)
-    left = budget - len((head + foot).encode()) - 400
+    left = budget - len((head + foot).encode()) - 1000
     rows = _table(shown_groups, left)
     left -= sum(part.size for part in rows)
     parts, dropped = _fitting(_details(plan, shown_groups), left)
@@ -138,8 +155,13 @@ def _foot(plan: Plan, apply_command: str | None) -> str:
     return f"To do exactly this:\n\n{command}\nApproved is what has the digest {_code(plan.digest)}.\n"
 
 
-def _cut(text: str, length: int = _LONGEST_LINE) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
+def _cut(line: str, longest: int = _LONGEST_LINE) -> str:
+    """Return a line without its middle when it is too long, telling its length and digest; its end always stays."""
+    if len(line) <= longest:
+        return line
+    half = longest // 2
+    name = sha256(line.encode()).hexdigest()[:16]
+    return f"{line[:half]} ...[cut: {len(line) - longest} of {len(line)} characters, sha256:{name}]... {line[-half:]}"
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -217,7 +239,7 @@ def _standing(group: Group) -> str:
 
 def _runs(group: Group, room: int) -> str:
     """The addresses; every one where the action hurts, as long as there is room."""
-    limit = len(group.changes) if _hurts(group) else 3
+    limit = len(group.changes) if _hurts(group) else _IN_A_ROW
     names: list[str] = []
     room -= 1000
     for change in group.changes[:limit]:
@@ -235,41 +257,89 @@ def _runs(group: Group, room: int) -> str:
 
 
 def _details(plan: Plan, shown_groups: Sequence[Group]) -> list[_Part]:
-    """All parts below the table, in reading order."""
+    """Return all parts below the table, in reading order."""
     parts = [_Part(graph, _GRAPH, "the graph") for graph in [_graph(plan)] if graph]
+    known = groups.cells(plan)
     for group in shown_groups:
-        body = _body(group)
-        if body:
+        body = _body(group, known)
+        if body.remarks or body.diff or body.told:
             rank = _DROPPED_LAST.get(group.action, 3)
-            parts.append(_Part(_folded(_title(group), body), rank, f"details of {MEANINGS[group.action]}"))
+            title = _title(group)
+            runs = tuple(change.address for change in group.changes)
+            parts.append(_Part(body.folded(title), rank, "", runs, partial(body.shortened, title)))
     words = groups.unchanged_words(plan)
     if words:
         rest = [harmless(change.address) for change in plan.changes if not groups.is_shown(change)]
-        parts.append(_Part(_folded(_entities(words), _fenced(_bounded(rest), "")), _UNCHANGED, "the unchanged runs"))
+        parts.append(_Part(_folded(_entities(words), _fenced(rest, "")), _UNCHANGED, "the unchanged runs"))
     return parts
 
 
-def _fitting(parts: Sequence[_Part], left: int) -> tuple[list[_Part], Counter[str]]:
-    """The parts that fit, in their order, and how many of each kind do not; the least important go first."""
-    dropped: Counter[str] = Counter()
-    kept = set()
+def _fitting(parts: Sequence[_Part], left: int) -> tuple[list[_Part], list[_Part]]:
+    """Return the parts that fit, in their order, some of them cut, and those that do not; the least important go first."""
+    kept: dict[int, _Part] = {}
     for rank in sorted({part.rank for part in parts}):
         for number, part in enumerate(parts):
             if part.rank != rank:
                 continue
-            if part.size <= left:
-                left -= part.size
-                kept.add(number)
-            else:
-                dropped[part.what] += 1
-    return [part for number, part in enumerate(parts) if number in kept], dropped
+            fits = part if part.size <= left else replace(part, text=part.shorter(left))
+            if fits.text:
+                left -= fits.size
+                kept[number] = fits
+    return [kept[n] for n in sorted(kept)], [part for number, part in enumerate(parts) if number not in kept]
 
 
-def _said(dropped: Counter[str]) -> str:
+def _said(dropped: Sequence[_Part]) -> str:
+    """Return which details are left out, and where they are shown."""
     if not dropped:
         return ""
-    words = ", ".join(what if what.startswith("the ") else f"{count} {what}" for what, count in sorted(dropped.items()))
-    return f"_Left out to keep this short: {_entities(words)}. <code>flowplan show --full</code> shows everything._\n\n"
+    words = [_entities(part.what) for part in dropped if part.what]
+    runs = [run for part in dropped for run in part.runs]
+    if runs:
+        names = ", ".join(_code(_cut(run, 60)) for run in runs[:5])
+        more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
+        words.append(f"the details of {counted(len(runs), 'run')}: {names}{more}")
+    return f"**Not shown, there is no room: {'; '.join(words)}.** <code>flowplan show --full PLAN</code> shows everything.\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """What a fold has: remarks, the lines of the difference, and what differs between the runs."""
+
+    remarks: tuple[str, ...]
+    diff: tuple[str, ...]
+    told: tuple[tuple[str, ...], ...]
+    runs: tuple[str, ...]
+
+    def folded(self, title: str) -> str:
+        """Return all of it."""
+        text = "".join(f"- {line}\n" for line in self.remarks) + ("\n" if self.remarks else "")
+        text += _fenced(self.diff, "diff") if self.diff else ""
+        rows = [line for row in self.told for line in row]
+        if rows:
+            text += f"\nWhat differs between the {len(self.runs)} runs:\n\n" + _fenced(rows, "")
+        return _folded(title, text)
+
+    def shortened(self, title: str, room: int) -> str:
+        """Return as much of it as fits, saying what is cut; "" when there is no room for anything that helps."""
+        for longest in (2000, 400, 120):
+            cut = replace(
+                self,
+                diff=tuple(_cut(line, longest) for line in self.diff),
+                told=tuple(tuple(_cut(line, longest) for line in row) for row in self.told),
+            )
+            if len((text := cut.folded(title)).encode()) <= room:
+                return text
+        low, high = 0, len(cut.told)
+        while low < high:  # the most rows of the table that fit
+            middle = (low + high + 1) // 2
+            fits = len(cut._with_rows(middle).folded(title).encode()) <= room
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return cut._with_rows(low).folded(title) if low > 1 else ""
+
+    def _with_rows(self, number: int) -> _Body:
+        missing = self.runs[max(0, number - 1) :]
+        note = f"... not shown, there is no room: {counted(len(missing), 'run')}, {harmless(missing[0])} to {harmless(missing[-1])}"
+        return replace(self, told=(*self.told[:number], (note,)))
 
 
 def _title(group: Group) -> str:
@@ -278,38 +348,43 @@ def _title(group: Group) -> str:
     return f"{_code(SIGNS[group.action])} {name}: {_entities(_cut(groups.why(group, None), 120))}"
 
 
-def _body(group: Group) -> str:
-    change = group.first
-    text = "".join(f"- {line}\n" for line in _remarks(group))
-    lines = list(_diff(change))
-    text += ("\n" if text else "") + _fenced(_bounded(lines), "diff") if lines else ""
-    if len(group.changes) > 3 and not _hurts(group):
-        names = _fenced(_bounded([harmless(c.address) for c in group.changes]), "")
-        text += "\n" + _folded(f"all {len(group.changes)} runs", names).rstrip("\n") + "\n"
-    return text
+def _body(group: Group, known: Mapping[str, Sequence[str]]) -> _Body:
+    told = varying.told(group.changes, group.varying, _WIDTH)
+    rows = [*told.rows, *((rule,) for rule in told.rules)]
+    runs = tuple(change.address for change in group.changes)
+    if not told.rows and len(runs) > _IN_A_ROW and not _hurts(group):
+        ranges = as_ranges(runs) if len(runs) > _LISTED else ""
+        rows += [(ranges,)] if ranges else [(harmless(run),) for run in runs]
+    return _Body(tuple(_remarks(group, known)), tuple(_diff(group)), tuple(rows), runs)
 
 
-def _remarks(group: Group) -> Iterator[str]:
+def _remarks(group: Group, known: Mapping[str, Sequence[str]]) -> Iterator[str]:
     change = group.first
-    if change.settings.needs and change.action.starts:
-        yield "after " + ", ".join(_code(need) for need in change.settings.needs[:_LISTED])
+    if change.settings.needs and change.action.starts and groups.share_needs(group):
+        yield "after " + ", ".join(map(_code, words_of_needs(change.settings.needs, known)))
     past = groups.past(group)
     if past:
         yield _entities(past)
-    for severity, sentence, addresses in list(groups.remarks(group))[:_LISTED]:
+    remarks = list(groups.remarks(group))
+    for severity, sentence, addresses in remarks[:_LISTED]:
         where = f" ({counted(len(addresses), 'run')})" if len(group.changes) > 1 else ""
         yield f"**{_entities(severity)}**: {_entities(_cut(sentence))}{where}"
-    for what, values in group.varying.items():
-        few = ", ".join(_code(_cut(value, 60)) for value in values[:4])
-        more = f" and {len(values) - 4} more" if len(values) > 4 else ""
-        yield f"differs: {_code(what)}: {few}{more}"
+    if len(remarks) > _LISTED:
+        yield f"and {counted(len(remarks) - _LISTED, 'more remark')}"
 
 
-def _diff(change: Change) -> Iterator[str]:
-    """Lines for a diff fence: markers in column 0, ``!`` for what changes in place."""
+def _diff(group: Group) -> Iterator[str]:
+    """Yield lines for a diff fence: markers in column 0, ``!`` for what changes in place."""
+    change = group.first
     if groups.shows_objects(change):
         mark = "+" if change.action.starts else " "
-        yield from (f"{mark} {line}" for line in object_lines(change.after))
+        if len(group.changes) > 1:
+            yield f"@@ {harmless(change.address)} @@"
+        yield f"{mark} {run_line(change)}"
+        objects = presented(change)
+        yield from (f"{mark} {line}" for line in object_lines(objects))
+        if leaf_count(objects) < leaf_count(change.after):
+            yield f"{mark} # {OWN_LABELS}"
     for field in change.fields:
         yield from _field(place(field.path, change.after, change.before), field)
     rest = groups.unchanged_fields(change)
@@ -318,7 +393,7 @@ def _diff(change: Change) -> Iterator[str]:
 
 
 def _field(name: str, field: FieldChange) -> Iterator[str]:
-    how = shown(field.before, field.after)
+    how = field_shown(field, 1)
     words = "  # " + "; ".join(filter(None, (effect_words(field), drift_words(field))))
     in_place = field.effect != "replace"
     if how.lines:
@@ -337,19 +412,6 @@ def _field(name: str, field: FieldChange) -> Iterator[str]:
 def _marked(line: Line) -> str:
     mark, text = line
     return f"{'!' if mark == '~' else mark} {text}".rstrip()
-
-
-def _bounded(lines: Sequence[str]) -> list[str]:
-    """The first lines of a block, cut to a size that leaves room for others; what is missing is counted."""
-    kept: list[str] = []
-    left = _LONGEST_BLOCK
-    for number, line in enumerate(lines):
-        line = _cut(line)
-        left -= len(line.encode()) + 1
-        if left < 0:
-            return [*kept, f"  ... {len(lines) - number} more lines"]
-        kept.append(line)
-    return kept
 
 
 # --- the graph -------------------------------------------------------------------------------------------------------

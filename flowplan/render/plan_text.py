@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import difflib
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from flowplan.render import groups
+from flowplan.render import groups, varying
 from flowplan.render.differences import Line, Shown, line_differences, shown
 from flowplan.render.groups import Group
-from flowplan.render.objects import leaves, object_lines, place, scalar
+from flowplan.render.objects import leaf_count, leaves, object_lines, place, scalar
+from flowplan.render.presented import OWN_LABELS, presented, run_line
 from flowplan.render.signs import COLOUR_OF, COLOUR_OF_MARK, MEANINGS, SIGNS, counted, harmless, paint
-from flowplan.schemas.plans import Action, Change, FieldChange, Plan
+from flowplan.render.units import in_units
+from flowplan.render.varying import as_ranges, words_of_needs
+from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, Plan
+from flowplan.schemas.runs import Objects
 
 _LISTED = 40
 _LONGEST_DIFF = 4000
@@ -28,6 +32,7 @@ class _Style(NamedTuple):
     width: int
     explain: bool
     now: datetime | None
+    cells: Mapping[str, Sequence[str]]
 
     def paint(self, text: str, colour: str) -> str:
         return paint(text, colour, self.colour)
@@ -48,15 +53,15 @@ def plan_text(
 
     Args:
         colour: paint with ANSI codes; colour is never the only sign.
-        full: show everything: whole objects with their changes marked, unchanged runs, complete lists.
+        full: show every object of every run whole, with its changes marked, and unchanged runs.
         context: unchanged lines around each changed one; more than 0 shows changes inside their objects.
         width: columns; lines are broken at words where that is possible.
         explain: tell the origin of every field of the objects.
         now: when given, times are also told relative to it.
         apply_command: what to run next; "" where it is being carried out already.
     """
-    style = _Style(colour, full, context, max(width, 40), explain, now)
-    shown_groups = groups.grouped(plan.changes)
+    style = _Style(colour, full, context, max(width, 40), explain, now, groups.cells(plan))
+    shown_groups = groups.grouped(plan.changes, whole=full)
     yield from _verdict(plan, style)
     for engine in groups.engines(plan):
         yield from _wrapped(f"on {engine}", "", style)
@@ -115,6 +120,7 @@ def _rest(plan: Plan, style: _Style) -> Iterator[str]:
             if not groups.is_shown(change):
                 reason = groups.why(Group((change,)), style.now)
                 yield from _wrapped(f"{harmless(change.address)}: {reason}", _INDENT, style)
+                yield from _marked(((" ", line) for line in _lines(change.after or {}, change, style)), style)
     for severity, sentence, addresses in groups.remarks(
         Group(tuple(c for c in plan.changes if not groups.is_shown(c)))
     ):
@@ -191,25 +197,28 @@ def _facts(group: Group, style: _Style) -> Iterator[str]:
         sentences.append(f"moved from {harmless(change.moved_from)}")
     if change.action is Action.FORGET:
         sentences.append("it stays on the engine, the state forgets it")
-    if change.settings.needs and change.action.starts:
-        sentences.append("after " + _few([harmless(n) for n in change.settings.needs], 8))
+    if change.settings.needs and change.action.starts and groups.share_needs(group):
+        sentences.append("after " + ", ".join(words_of_needs(change.settings.needs, style.cells)))
     sentences.append(groups.past(group))
     for sentence in filter(None, sentences):
         yield from _wrapped(sentence, _INDENT, style)
 
 
 def _runs(group: Group, style: _Style) -> Iterator[str]:
+    """Name every run of the group, and show every value in which they differ."""
     if len(group.changes) == 1:
         return
-    hurts = group.action in (Action.DESTROY, Action.REPLACE)
-    limit = len(group.changes) if style.full or hurts else _LISTED
-    cells = bool(_common_name(group))
-    names = [_short_name(change, cells) for change in group.changes[:limit]]
-    more = len(group.changes) - limit
-    names += [f"and {more} more (--full lists them)"] if more > 0 else []
-    yield from _filled([f"{name}," for name in names[:-1]] + names[-1:], style, _INDENT, " ")
-    for where, values in group.varying.items():
-        yield from _wrapped(f"differs: {where}: {_few([harmless(v) for v in values], 4)}", _INDENT, style)
+    names = [_short_name(change, bool(_common_name(group))) for change in group.changes]
+    told = varying.told(group.changes, group.varying, style.width - len(_INDENT), names)
+    for row in told.rows:
+        yield from (_INDENT + line for line in row)
+    if not told.rows:
+        hurts = group.action in (Action.DESTROY, Action.REPLACE)
+        ranges = as_ranges([c.address for c in group.changes]) if len(names) > _LISTED and not hurts else ""
+        words = [ranges] if ranges else [f"{name}," for name in names[:-1]] + names[-1:]
+        yield from _filled(words, style, _INDENT, " ")
+    for rule in told.rules:
+        yield f"{_INDENT}{rule}"
 
 
 def _short_name(change: Change, cell: bool) -> str:
@@ -245,18 +254,34 @@ def _body(group: Group, style: _Style) -> Iterator[str]:
     whole = (style.full or style.context > 0) and change.before is not None and change.after is not None
     if change.fields:
         yield from _fields(change, style)
+    if change.action.starts and (style.full or groups.shows_objects(change)) and len(group.changes) == 1:
+        yield from _marked([("+", run_line(change))], style)
     if whole and groups.is_shown(change):
         yield f"{_INDENT}the objects of {harmless(change.address)}, before and after:"
         yield from _marked(_object_differences(change, style), style)
     elif groups.shows_objects(change):
         if len(group.changes) > 1:
             yield f"{_INDENT}the objects of {harmless(change.address)}:"
+            yield from _marked([("+", run_line(change))], style)
         mark = SIGNS[Action.CREATE] if change.action.starts else " "
-        yield from _marked(((mark, line) for line in object_lines(change.after)), style)
-    elif style.full and change.action in (Action.DESTROY, Action.FORGET) and change.before is not None:
-        yield from _marked((("-", line) for line in object_lines(change.before)), style)
+        yield from _marked(((mark, line) for line in _lines(change.after or {}, change, style)), style)
+    elif style.full and groups.is_shown(change):
+        gone = change.action in (Action.DESTROY, Action.FORGET)
+        objects = (change.before if gone else change.after) or {}
+        yield from _marked((("-" if gone else " ", line) for line in object_lines(objects)), style)
     if style.explain and change.after is not None:
         yield from _explained(change, style)
+
+
+def _lines(objects: Objects, change: Change, style: _Style) -> Iterator[str]:
+    """Yield objects as YAML: as they are with --full, else without flowplan's own labels, saying so."""
+    if style.full:
+        yield from object_lines(objects)
+        return
+    shown_objects = presented(change, objects)
+    yield from object_lines(shown_objects)
+    if leaf_count(shown_objects) < leaf_count(objects):
+        yield f"# {OWN_LABELS}"
 
 
 def _marked(lines: Iterable[Line], style: _Style, pad: str = _INDENT) -> Iterator[str]:
@@ -313,8 +338,18 @@ def drift_words(field: FieldChange) -> str:
     return f"changed on the engine{by}{recorded}"
 
 
+def field_shown(field: FieldChange, context: int) -> Shown:
+    """Return how a changed field is shown: in the units that people write where both of its values have them."""
+    sides = (field.before, field.after)
+    units = [in_units(field.path, value) for value in sides]
+    if any(units) and all(unit or value in (None, ABSENT) for unit, value in zip(units, sides, strict=True)):
+        old, new = (None if value is ABSENT else unit or "none" for unit, value in zip(units, sides, strict=True))
+        return Shown(old, new)
+    return shown(field.before, field.after, context)
+
+
 def _field(name: str, field: FieldChange, widest: int, style: _Style) -> Iterator[str]:
-    how = shown(field.before, field.after, max(style.context, 1))
+    how = field_shown(field, max(style.context, 1))
     words = "  # " + "; ".join(filter(None, (effect_words(field), drift_words(field))))
     mark = "~" if how.lines else "+" if how.before is None else "-" if how.after is None else "~"
     colour = COLOUR_OF_MARK[mark]

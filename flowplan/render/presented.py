@@ -1,0 +1,102 @@
+"""Objects and settings as people read them: keys in the usual order, flowplan's own labels aside, values in units."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from flowplan.render.objects import scalar
+from flowplan.render.units import in_units
+from flowplan.schemas.plans import Change
+from flowplan.schemas.runs import Json, Objects
+
+_FIRST = ("apiVersion", "kind", "metadata", "name", "namespace", "labels", "annotations", "image", "command", "args")
+"""The keys of a manifest in the order in which people write them; all others follow as they are."""
+
+_LABELS = frozenset({"labels", "Labels", "annotations"})
+_OWN = re.compile(
+    r"(?:flowplan\.dev/|dev\.flowplan\.|(?:app\.kubernetes\.io/|io\.kubernetes\.app\.)(?=managed-by))(.+)"
+)
+
+OWN_LABELS = "flowplan's own labels are not shown; --full shows them"
+
+
+def presented(change: Change, objects: Objects | None = None) -> Objects:
+    """Return the objects of a change as they are shown: manifests in order, without flowplan's own labels."""
+    shown: Objects = _without_own(change.after if objects is None else objects, change)
+    return {kind: _ordered(value) if "apiVersion" in value else value for kind, value in shown.items()}
+
+
+def _without_own(value: Json, change: Change) -> Json:
+    if isinstance(value, list):
+        return [_without_own(item, change) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {}
+    for key, item in value.items():
+        if key in _LABELS and isinstance(item, Mapping):
+            item = {name: text for name, text in item.items() if not is_own(name, text, change)}
+            if not item:
+                continue
+        kept[key] = _without_own(item, change)
+        if key == "metadata" and item and not kept[key]:
+            del kept[key]
+    return kept
+
+
+def is_own(name: str, value: Json, change: Change) -> bool:
+    """Return True for a label that flowplan puts on every object, with the very value that it gives to this run."""
+    match = _OWN.fullmatch(name)
+    if not match or not isinstance(value, str):
+        return False
+    values: dict[str, bool] = {
+        "address": value in (change.address, change.moved_from),
+        "run-id": value == change.run_id,
+        "attempt": value == str(change.attempt),
+        "lineage": bool(re.fullmatch(r"[0-9a-f-]{36}", value)),
+        "content": bool(re.fullmatch(r"[0-9a-f]{40}", value)),
+        "project": bool(re.fullmatch(r"[\w.-]{1,253}", value)),
+        "managed-by": value == "flowplan",
+    }
+    return values.get(match[1], False)
+
+
+def _ordered(value: Json) -> Json:
+    if isinstance(value, list):
+        return [_ordered(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    keys = [key for key in _FIRST if key in value] + [key for key in value if key not in _FIRST]
+    return {key: _ordered(value[key]) for key in keys}
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def run_settings(change: Change) -> dict[str, Json]:
+    """Return what flowplan and the engine keep about a run beside its objects, by the words of the spec."""
+    settings = change.settings
+    found: dict[str, Json] = {
+        "timeout": settings.timeout,
+        "start_timeout": settings.start_timeout,
+        "grace_period": settings.grace_period,
+    }
+    others = {"retries": _retries(change), "max_parallel": settings.max_parallel}
+    return found | {name: value for name, value in others.items() if value is not None}
+
+
+def run_line(change: Change) -> str:
+    """Return ``Run: {timeout: 10s, start_timeout: none, grace_period: 30s, retries: 2}``."""
+    told = {name: "none" if value is None else value for name, value in run_settings(change).items()}
+    words = (f"{name}: {in_units(f'/Run/{name}', value) or scalar(value)}" for name, value in told.items())
+    return f"Run: {{{', '.join(words)}}}"
+
+
+def _retries(change: Change) -> Json:
+    """Return how often the engine tries again, where the objects say it: each engine has its own field for it."""
+    objects = change.after or {}
+    job = objects.get("Job")
+    if job is not None:
+        return (job.get("spec") or {}).get("backoffLimit")
+    policy = ((objects.get("Container") or {}).get("Config") or {}).get("HostConfig", {}).get("RestartPolicy") or {}
+    return (objects.get("Process") or {}).get("retries", policy.get("MaximumRetryCount", 0))
