@@ -16,7 +16,7 @@ from pathlib import Path
 import specs
 from measuring import FLOWPLAN, PYTHON, Failed, Result, run, scaled
 
-from flowplan.apply import Runner
+from flowplan.apply import carry_out
 from flowplan.engines import Engines
 from flowplan.outcome import Options
 from flowplan.output import Output, Sink
@@ -79,12 +79,11 @@ def _watch(directory: Path) -> dict[str, float]:
     engines = Engines({}, lineage=store.lineage, runs_dir=directory / "runs", spec_dir=directory)
     provider = engines._providers["process"] = Talkative(done)  # type: ignore[assignment]
     plan = Plan("bench", "", store.lineage, store.serial, "", "", ())
-    runner = Runner(
+    threading.Thread(target=lambda: (done.wait(120), time.sleep(2.0), interrupted.set()), daemon=True).start()
+    carry_out(
         plan, store, engines, WriterLock(directory / ".flowplan/state.db", "watch"), Quiet(Output()), Options(stream=False),
         secrets={}, interrupted=interrupted, follow=list(store.records()),
     )  # fmt: skip
-    threading.Thread(target=lambda: (done.wait(120), time.sleep(2.0), interrupted.set()), daemon=True).start()
-    runner.run()
     grown = _resident() - provider.at_first
     recorded = store.last_seq()
     store.close()

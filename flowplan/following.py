@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
 
 from flowplan.ends import Ends
 from flowplan.engines import Engines
+from flowplan.planner.conduct.words import Fact, Seen, Shown, Trouble, Unwatchable, Well
 from flowplan.providers.protocol import CUT, LogLine
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError
 from flowplan.schemas.redaction import Matcher, Stream
 from flowplan.schemas.runs import Observed, Recorded
 from flowplan.schemas.secrets import Redactor, decoded, encoded, tokens_in
-from flowplan.state.lock import others_write
-
-Seen = tuple[str, Any]
-"""A message for the main loop: ("seen", Observed), ("trouble", (provider, FlowplanError)) when an engine cannot be asked
-any more, ("well", provider) when it can again, ("refused", (provider, FlowplanError)) when it is not followed any more,
-("shown", run id) when the output of a run has been shown to its end."""
 
 REFUSED = 30.0
 """Seconds during which an engine may refuse to be watched (a token that is renewed, a server that starts) before its
@@ -43,7 +36,7 @@ PATIENCE = 5.0
 class Watches:
     """One watch for each engine; what it sees goes into a queue."""
 
-    def __init__(self, engines: Engines, inbox: SimpleQueue[Seen]) -> None:
+    def __init__(self, engines: Engines, inbox: SimpleQueue[Fact | BaseException]) -> None:
         self._engines = engines
         self._inbox = inbox
         self._live: dict[str, dict[str, Recorded]] = {}
@@ -96,11 +89,11 @@ class Watches:
             except FlowplanError as error:
                 self._heard(provider, error)
                 if time.monotonic() - self._troubles[provider] > REFUSED:
-                    self._inbox.put(("refused", (provider, error)))
+                    self._inbox.put(Unwatchable(provider, error))
                     return
                 stop.wait(2.0)
             except RuntimeError as error:  # no further thread: told where nobody overhears it
-                self._inbox.put(("defect", error))
+                self._inbox.put(error)
                 return
 
     def _heard(self, provider: str, news: Observed | FlowplanError | None) -> None:
@@ -108,12 +101,12 @@ class Watches:
         if isinstance(news, FlowplanError):
             if provider not in self._troubles:
                 self._troubles[provider] = time.monotonic()
-                self._inbox.put(("trouble", (provider, news)))
+                self._inbox.put(Trouble(provider, news))
             return
         if self._troubles.pop(provider, None) is not None:
-            self._inbox.put(("well", provider))
+            self._inbox.put(Well(provider))
         if news is not None:
-            self._inbox.put(("seen", news))
+            self._inbox.put(Seen(news))
 
     def close(self) -> None:
         """Stop all watches."""
@@ -129,7 +122,7 @@ class LogStreams:
     def __init__(
         self,
         engines: Engines,
-        inbox: SimpleQueue[Seen],
+        inbox: SimpleQueue[Fact | BaseException],
         show: Callable[[str, LogLine], None],
         redactor: Redactor,
         *,
@@ -188,7 +181,7 @@ class LogStreams:
                 self._stream(record)
             finally:
                 self._ended[record.run_id].set()
-                self._inbox.put(("shown", record.run_id))
+                self._inbox.put(Shown(record.run_id))
 
     def _stream(self, record: Recorded) -> None:
         try:
@@ -208,7 +201,7 @@ class LogStreams:
                 self._show(record.address, LogLine(f"(output is not streamed: {error})", "stderr"))
 
     def showing(self, run_id: str) -> bool:
-        """True while the output of a run that is over is still to be shown, which ("shown", run id) will tell.
+        """True while the output of a run that is over is still to be shown, which ``Shown`` will tell.
 
         Not when others keep all readers busy.
         """
@@ -323,25 +316,3 @@ def tail_of(engines: Engines, record: Recorded, redactor: Redactor, lines: int =
 def tail_text(lines: Iterable[LogLine]) -> str:
     """Lines as they are stored; those that came in pieces are whole."""
     return "".join(line.text if line.goes_on else f"{line.text}\n" for line in lines).removesuffix("\n")
-
-
-def undisputed(seen: Sequence[Observed], state: Path) -> tuple[list[Observed], list[Observed]]:
-    """What may be recorded, and the ends that must wait: another flowplan writes, and may be stopping these runs.
-
-    It tells of them itself, as cancelled or destroyed; when it is done, what is still open has ended by itself.
-    """
-    ends = [one for one in seen if not one.exists or (one.status is not None and one.status.final)]
-    if not ends or not others_write(state):
-        return list(seen), []
-    waiting = {id(one) for one in ends}
-    return [one for one in seen if id(one) not in waiting], ends
-
-
-def last_seen(seen: Iterable[Observed]) -> list[Observed]:
-    """Only the newest of several looks at the same attempt, in order."""
-    newest: dict[str, Observed] = {}
-    for one in seen:
-        before = newest.get(one.run_id)
-        remarks = before.remarks if before and one.remarks is None else one.remarks  # they are said once
-        newest[one.run_id] = replace(one, remarks=remarks) if remarks is not one.remarks else one
-    return list(newest.values())

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flowplan.engines import Engines
 from flowplan.following import redacted, tail_of, tail_text
+from flowplan.planner.conduct.words import Answered, Remove, Start, Update
 from flowplan.providers.protocol import LogLine, Order
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.faults import point
-from flowplan.schemas.plans import Change, FieldChange
-from flowplan.schemas.runs import Identity, Observed, Recorded
+from flowplan.schemas.runs import Observed, Recorded
 from flowplan.schemas.secrets import Redactor
 
 _LAST_LINES = 100
@@ -22,91 +22,90 @@ _PATIENCE = 0.5
 """Seconds that the last output of a run may take to arrive once the run is gone."""
 
 
-@dataclass(slots=True)
-class Done:
-    """What became of a step on the engine.
-
-    Attributes:
-        seen: the object afterwards; attempts: those that were to be removed; removed: those whose objects are gone now;
-        tails: run id -> last output; before: the object as it was before it was removed for a time limit.
-    """
-
-    address: str
-    seen: Observed | None = None
-    attempts: tuple[Recorded, ...] = ()
-    removed: list[Recorded] = field(default_factory=list)
-    tails: dict[str, str] = field(default_factory=dict)
-    error: FlowplanError | None = None
-    before: Observed | None = None
-
-
-def order_of(
-    change: Change, *, project: str, lineage: str, secrets: Mapping[str, str], born_as: str = "", fresh: bool = False
-) -> Order:
-    """The order for the attempt that a change creates or updates."""
-    identity = Identity(project, lineage, born_as or change.address, change.attempt)
-    return Order(identity, change.name, change.after or {}, change.settings, secrets, fresh)
-
-
-def start(
-    engines: Engines,
-    redactor: Redactor,
-    address: str,
-    provider: str,
-    order: Order,
-    former: Sequence[Recorded],
-    *,
-    first: bool,
-) -> Done:
+def start(engines: Engines, redactor: Redactor, command: Start, order: Order) -> Answered:
     """Create an attempt; the objects of former attempts go before it, or after it when ``first``."""
-    done = Done(address, attempts=tuple(former))
+    gone, seen = Removed(engines, redactor), None
     try:
-        if not first:
-            _remove(engines, redactor, done)
+        if not command.first:
+            gone.remove(command.former)
         point("engine:create:before")
-        done.seen = engines.provider(provider).create(order)
+        seen = engines.provider(command.change.provider).create(order)
         point("engine:create:after")
-        if first:
-            _remove(engines, redactor, done)
+        if command.first:
+            gone.remove(command.former)
     except FlowplanError as error:
-        done.error = error
-    return done
+        return gone.answer(command, seen=seen, error=error)
+    return gone.answer(command, seen=seen)
 
 
-def update(engines: Engines, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Done:
+def update(engines: Engines, command: Update, order: Order) -> Answered:
     """Change a live object in place; settings that flowplan keeps need no engine."""
-    sent = [f for f in fields if not f.path.startswith("/Run/")]
+    sent = [f for f in command.fields if not f.path.startswith("/Run/")]
     point("engine:update:before")
     try:
-        seen = engines.provider(record.provider).update(record, order, sent) if sent else None
+        seen = engines.provider(command.record.provider).update(command.record, order, sent) if sent else None
     except FlowplanError as error:
-        return Done(record.address, error=error)
+        return Answered(command, error=error)
     point("engine:update:after")
-    return Done(record.address, seen)
+    return Answered(command, seen)
 
 
-def destroy(engines: Engines, redactor: Redactor, address: str, attempts: Sequence[Recorded]) -> Done:
-    """Stop and remove the objects of all attempts at an address."""
-    done = Done(address, attempts=tuple(attempts))
+def remove(engines: Engines, redactor: Redactor, command: Remove, before: Observed | None = None) -> Answered:
+    """Stop and remove the objects of attempts."""
+    gone = Removed(engines, redactor)
     try:
-        _remove(engines, redactor, done)
+        gone.remove(command.attempts)
     except FlowplanError as error:
-        done.error = error
-    return done
+        return gone.answer(command, before=before, error=error)
+    return gone.answer(command, before=before)
 
 
-def _remove(engines: Engines, redactor: Redactor, done: Done) -> None:
-    for record in done.attempts:
+def expire(engines: Engines, redactor: Redactor, command: Remove) -> Answered:
+    """Stop and remove a run that passed a time limit which its engine does not keep; not one that has moved on."""
+    [record] = command.attempts
+    try:
         engines.check_target(record.provider, record.target, record.address)
-        tail = record.output_tail or tail_of(engines, record, redactor, _LAST_LINES)
-        with _listening(engines, record) as heard:
-            point("engine:delete:before")
-            engines.provider(record.provider).delete(record, record.settings.grace_period)
-            point("engine:delete:after")
-        tail = "" if record.output_tail else tail_text(redacted(heard.copy(), redactor)) or tail
-        if tail:
-            done.tails[record.run_id] = tail
-        done.removed.append(record)
+        [seen] = [s for s in engines.provider(record.provider).observe([record]) if s.run_id == record.run_id]
+    except FlowplanError as error:
+        return Answered(command, error=error)
+    if seen.exists and seen.status is not record.status:
+        return Answered(command, seen)
+    return remove(engines, redactor, command, before=seen)
+
+
+@dataclass(slots=True)
+class Removed:
+    """Removes attempts one after another, and knows which of them are gone and what they printed last."""
+
+    engines: Engines
+    redactor: Redactor
+    records: list[Recorded] = field(default_factory=list)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+    def remove(self, attempts: Sequence[Recorded]) -> None:
+        """Stop and remove the objects of these attempts; stop at the first that an engine refuses."""
+        for record in attempts:
+            self.engines.check_target(record.provider, record.target, record.address)
+            end = record.output_tail or tail_of(self.engines, record, self.redactor, _LAST_LINES)
+            with _listening(self.engines, record) as heard:
+                point("engine:delete:before")
+                self.engines.provider(record.provider).delete(record, record.settings.grace_period)
+                point("engine:delete:after")
+            if not record.output_tail:
+                end = tail_text(redacted(heard.copy(), self.redactor)) or end
+                self.outputs |= {record.run_id: end} if end else {}
+            self.records.append(record)
+
+    def answer(
+        self,
+        command: Start | Remove,
+        *,
+        seen: Observed | None = None,
+        before: Observed | None = None,
+        error: FlowplanError | None = None,
+    ) -> Answered:
+        """Return the answer to a command, with what was removed for it."""
+        return Answered(command, seen, tuple(self.records), self.outputs, error, before)
 
 
 @contextmanager
@@ -133,17 +132,3 @@ def _listening(engines: Engines, record: Recorded) -> Iterator[deque[LogLine]]:
     finally:
         stop.set()
         listener.join(_PATIENCE)
-
-
-def expire(engines: Engines, redactor: Redactor, record: Recorded) -> Done:
-    """Stop and remove a run that passed a time limit which its engine does not keep; not one that has moved on."""
-    try:
-        engines.check_target(record.provider, record.target, record.address)
-        [seen] = [s for s in engines.provider(record.provider).observe([record]) if s.run_id == record.run_id]
-    except FlowplanError as error:
-        return Done(record.address, attempts=(record,), error=error)
-    if seen.exists and seen.status is not record.status:
-        return Done(record.address, seen, attempts=(record,))
-    done = destroy(engines, redactor, record.address, [record])
-    done.before = seen
-    return done

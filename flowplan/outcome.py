@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flowplan import interruption
+from flowplan.planner.conduct.world import World
 from flowplan.schemas.errors import FlowplanError
 
 
@@ -43,6 +44,25 @@ class Outcome:
         if self.failed or self.skipped:
             return 3
         return 8 if self.timed_out else 0
+
+
+def outcome_of(world: World) -> Outcome:
+    """Return what came of an apply that is over."""
+    live = [run for run in world.live.values() if run.wanted]
+    unborn = [run for run in live if world.unborn(run)]
+    return Outcome(
+        carried_out=world.carried_out,
+        failed={a: run.failed for a, run in world.runs.items() if run.failed},
+        errors={a: run.error for a, run in world.runs.items() if run.error},
+        skipped={a: run.skipped for a, run in world.runs.items() if run.skipped},
+        left_out={c.address: c.skipped for c in world.plan.changes if c.skipped},
+        waiting=[*world.waiting, *(run.address for run in unborn if not run.error)],
+        unanswered=[run.address for run in unborn if run.error],
+        live=[run.address for run in live if not world.unborn(run)],
+        ended=world.ended,
+        timed_out=world.late,
+        interrupted=world.interrupted,
+    )
 
 
 @dataclass(frozen=True, slots=True)

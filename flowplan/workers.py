@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from flowplan.planner.conduct.words import Answered, EndRead, Fact
+
 AHEAD = 2
 """How many jobs are handed out for each worker, at least: one to do and one to go on with."""
 LEAD = 0.1
@@ -18,19 +20,16 @@ GATHER = 0.01
 MOST_AT_ONCE = 1000
 """Messages that are taken from the inbox at once."""
 
-Message = tuple[str, Any]
-"""What happened, and to what."""
-
 
 class Workers:
     """``at_once`` threads.
 
     Attributes:
-        inbox: where watches put their messages too; busy: jobs whose answer has not been taken yet.
+        inbox: where watches put their facts too; busy: jobs whose answer has not been taken yet.
     """
 
     def __init__(self, at_once: int) -> None:
-        self.inbox: SimpleQueue[Message] = SimpleQueue()
+        self.inbox: SimpleQueue[Fact | BaseException] = SimpleQueue()
         self.busy = 0
         self._at_once = at_once
         self._answered, self._began = 0, time.monotonic()
@@ -42,33 +41,40 @@ class Workers:
         with ThreadPoolExecutor(self._at_once, thread_name_prefix="apply") as self._pool:
             yield
 
-    def submit(self, kind: str, work: Callable[..., Any], *args: Any, **options: Any) -> None:
-        """Call ``work`` in a thread; ``(kind, result)``, or ``("defect", exception)``, comes back as a message."""
+    def submit(self, work: Callable[..., Fact], *args: Any) -> None:
+        """Call ``work`` in a thread; what it returns is a fact."""
         self.busy += 1
 
-        def report(future: Future[Any]) -> None:
-            defect = future.exception()
-            self.inbox.put(("defect", defect) if defect else (kind, future.result()))
+        def report(future: Future[Fact]) -> None:
+            self.inbox.put(future.exception() or future.result())
 
-        self._pool.submit(work, *args, **options).add_done_callback(report)
+        self._pool.submit(work, *args).add_done_callback(report)
 
-    def messages(self, timeout: float) -> list[Message]:
-        """Everything that was said, waiting at most ``timeout`` seconds for the first word."""
-        messages: list[Message] = []
+    def facts(self, timeout: float) -> list[Fact]:
+        """Return everything that has become known, waiting at most ``timeout`` seconds for the first fact.
+
+        Raises:
+            BaseException: whatever a worker or a watch did not expect.
+        """
+        facts: list[Fact] = []
         try:
-            messages.append(self.inbox.get(timeout=timeout))
+            facts.append(self._next(timeout))
             if self.busy > AHEAD * self._at_once:
                 time.sleep(GATHER)
-            while len(messages) < MOST_AT_ONCE:
-                messages.append(self.inbox.get_nowait())
+            while len(facts) < MOST_AT_ONCE:
+                facts.append(self._next(0))
         except Empty:
             pass
-        return messages
+        answered = sum(isinstance(fact, Answered | EndRead) for fact in facts)
+        self.busy -= answered
+        self._answered += answered
+        return facts
 
-    def answered(self, count: int) -> None:
-        """The answers of so many jobs have been dealt with."""
-        self.busy -= count
-        self._answered += count
+    def _next(self, timeout: float) -> Fact:
+        fact = self.inbox.get(block=timeout > 0, timeout=timeout or None)
+        if isinstance(fact, BaseException):
+            raise fact
+        return fact
 
     def room(self) -> int:
         """How many jobs more they shall have, so that none waits while the state is written."""

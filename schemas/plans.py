@@ -133,6 +133,11 @@ class Change:
     history: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def effective(self) -> bool:
+        """True when the plan would do something at this address."""
+        return not self.skipped and (self.action is not Action.NO_OP or bool(self.moved_from))
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -245,6 +245,11 @@ class Observed:
     created_from: str = ""
     elsewhere: str = ""
 
+    @property
+    def over(self) -> bool:
+        """True when the attempt has ended, or the engine has no such object."""
+        return not self.exists or (self.status is not None and self.status.final)
+
 
 def remark(place: str, words: str) -> str:
     """Say a remark of an engine in a sentence; ``place`` is a JSON Pointer into the objects, or "" for all of them."""

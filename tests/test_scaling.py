@@ -11,17 +11,17 @@ from typing import Any, cast
 
 import pytest
 
-from flowplan.apply import Runner
+from flowplan.apply import carry_out
 from flowplan.engines import Engines
 from flowplan.gather import Gathered, Request, gather_spec
-from flowplan.outcome import Options
+from flowplan.outcome import Options, Outcome
 from flowplan.output import Output, Sink
+from flowplan.planner.conduct import starting
 from flowplan.providers.kubernetes.observing import observe
 from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import LogLine, Order
 from flowplan.render.plan_text import plan_text
-from flowplan.schedule import Schedule, Step, steps_of
 from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, Target, run_id
@@ -95,19 +95,18 @@ class World:
         self._lock = WriterLock(directory / "state.db", "apply")
         self._engines = Engines({}, lineage=self.store.lineage, runs_dir=directory, spec_dir=directory)
         self._engines._providers["process"] = engine  # type: ignore[assignment]
-        take = Schedule.next
+        look = starting.held_back
 
-        def counted(schedule: Schedule) -> Step | None:
-            step = take(schedule)
-            self.counts["looks"] += step is not None
-            return step
+        def counted(*arguments: Any) -> tuple[str, str]:
+            self.counts["looks"] += 1
+            return look(*arguments)
 
-        monkeypatch.setattr(Schedule, "next", counted)
+        monkeypatch.setattr(starting, "held_back", counted)
         self.store._connection.set_trace_callback(lambda statement: self.counts.update(["statements"]))
 
-    def apply(self, changes: Sequence[Change]) -> Runner:
+    def apply(self, changes: Sequence[Change]) -> Outcome:
         plan = Plan("p", "sha256:0", self.store.lineage, self.store.serial, "", "", tuple(changes))
-        runner = Runner(
+        outcome = carry_out(
             plan,
             self.store,
             self._engines,
@@ -117,9 +116,8 @@ class World:
             secrets={},
             interrupted=threading.Event(),
         )
-        runner.run()
-        assert not runner.outcome.timed_out
-        return runner
+        assert not outcome.timed_out
+        return outcome
 
 
 @pytest.fixture
@@ -181,10 +179,10 @@ def test_a_long_chain_is_started_link_by_link(worlds: Any) -> None:
 def test_what_needs_a_failed_run_is_skipped_to_the_end_of_the_chain(worlds: Any) -> None:
     world = worlds(Quick(frozenset({"r0"})))
     lineage = world.store.lineage
-    runner = world.apply([change(lineage, f"r{n}", needs=(f"r{n - 1}",) if n else ()) for n in range(100)])
+    outcome = world.apply([change(lineage, f"r{n}", needs=(f"r{n - 1}",) if n else ()) for n in range(100)])
     assert world.engine.created == ["r0"]
-    assert len(runner.outcome.skipped) == 99
-    assert not runner.waiting
+    assert len(outcome.skipped) == 99
+    assert not outcome.waiting
 
 
 def test_a_skipped_cell_gives_its_turn_to_the_next(worlds: Any) -> None:
@@ -192,9 +190,9 @@ def test_a_skipped_cell_gives_its_turn_to_the_next(worlds: Any) -> None:
     world = worlds(Quick(frozenset({"bad"})))
     lineage = world.store.lineage
     group = [change(lineage, f"cell[n={n}]", max_parallel=1, needs=("bad",) if n % 2 else ("good",)) for n in range(60)]
-    runner = world.apply([change(lineage, "good"), change(lineage, "bad"), *group])
+    outcome = world.apply([change(lineage, "good"), change(lineage, "bad"), *group])
     assert len(world.engine.created) == 2 + 30
-    assert len(runner.outcome.skipped) == 30
+    assert len(outcome.skipped) == 30
 
 
 def test_dependents_are_destroyed_first(worlds: Any) -> None:
@@ -204,19 +202,6 @@ def test_dependents_are_destroyed_first(worlds: Any) -> None:
     world.apply(chain)
     world.apply([change(lineage, c.address, Action.DESTROY, needs=c.settings.needs) for c in chain])
     assert world.engine.removed == [f"r{n}" for n in reversed(range(50))]
-
-
-def test_the_schedule_keeps_the_order_of_the_plan() -> None:
-    steps = steps_of([change("00000000-0000-4000-8000-000000000000", f"r{n}") for n in range(5)])
-    schedule = Schedule(steps)
-    taken: list[Step] = [step for step in iter(schedule.next, None) if step is not None]
-    for step in reversed(taken):
-        schedule.set_aside(step, "x")
-    assert schedule.next() is None
-    schedule.wake_one("x")
-    assert schedule.next() is taken[0]
-    schedule.wake("x")
-    assert [schedule.next() for _ in range(4)] == taken[1:]
 
 
 def calls(work: Callable[[], object]) -> int:

@@ -365,14 +365,14 @@ def _carry_out(plan: Plan, gathered: Gathered, how: How, lock: WriterLock) -> in
 
 
 def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Sequence[str] = ()) -> Outcome:
-    from flowplan.apply import Runner
+    from flowplan.apply import carry_out
     from flowplan.outcome import Options
 
     output = Output(gathered.redactor)
     detach = how.detach or plan.mode == "refresh_only"  # which only records: there is nothing of its own to follow
     options = Options(how.parallelism, detach, how.wait_timeout, how.lock_timeout, how.stream)
     with interruption.finishing() as interrupted, _sink(output, how) as sink:
-        runner = Runner(
+        return carry_out(
             plan,
             gathered.store,
             gathered.engines,
@@ -384,7 +384,6 @@ def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Seq
             follow=follow,
             observed=gathered.observed,
         )
-        return runner.run()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flowplan.commands.arguments import check_format
-from flowplan.following import redacted, undisputed
+from flowplan.following import redacted
 from flowplan.gather import engines_of, observe
 from flowplan.output import Bursts, Output, harmless, reader_gone
 from flowplan.planner.plan import names
@@ -20,6 +20,7 @@ from flowplan.schemas.errors import InvalidInput, ProviderError, StateFull
 from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded
 from flowplan.schemas.sources import did_you_mean
+from flowplan.state.lock import others_write
 from flowplan.state.store import Store
 
 
@@ -83,7 +84,8 @@ def refresh_statuses(store: Store, state: Path, output: Output) -> None:
         try:
             seen, _ = observe(store, engines, records)
             if not store.read_only:
-                told, _ = undisputed(list(seen.values()), state)
+                others = others_write(state)  # they may be stopping runs, and tell of these ends themselves
+                told = [s for s in seen.values() if not (others and s.over)]
                 record_observed(store, engines, told, redactor)
         except ProviderError as error:
             output.note(f"warning: provider {name} was not asked, its runs are shown as recorded: {error}")

@@ -71,7 +71,9 @@ class RunFiles(NamedTuple):
         found = self.record() or Record(b"")
         same = bool(found.whose) and found.whose.get("content", "") == content
         if found.whose and not same and (found.destroyed or (found.end or {}).get("failure")):
-            shutil.rmtree(self.directory)  # an attempt of a later state than this one, of which nothing is left to manage
+            shutil.rmtree(
+                self.directory
+            )  # an attempt of a later state than this one, of which nothing is left to manage
             found = Record(b"")
         elif found.whose and not same and (found.started or found.over):
             raise of_other_content(f"the process of run {self.run_id}", identity.address)

@@ -1,0 +1,165 @@
+"""Perform the commands of an apply: those to the state at once, those to engines by workers, whose answers are facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flowplan import jobs
+from flowplan.clock import timestamp
+from flowplan.engines import Engines
+from flowplan.following import LogStreams, Watches, tail_of, without_secrets_of_runs
+from flowplan.outcome import Options
+from flowplan.output import Sink
+from flowplan.planner.conduct import words
+from flowplan.planner.conduct.words import EndRead
+from flowplan.providers.protocol import Order
+from flowplan.schemas.errors import StateLocked
+from flowplan.schemas.events import Event
+from flowplan.schemas.plans import Change, Plan
+from flowplan.schemas.runs import Identity, Recorded
+from flowplan.state.lock import WriterLock, others_write
+from flowplan.state.rows import progressed
+from flowplan.state.store import Store
+from flowplan.workers import Workers
+
+
+class Performer:
+    """Performs one command after another; ``perform`` returns what the state answered."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        engines: Engines,
+        lock: WriterLock,
+        sink: Sink,
+        options: Options,
+        workers: Workers,
+        watches: Watches,
+        logs: LogStreams,
+        secrets: Mapping[str, str],
+    ) -> None:
+        self._plan, self._store, self._engines, self._lock, self._sink = plan, store, engines, lock, sink
+        self._options, self._workers, self._watches, self._logs = options, workers, watches, logs
+        self._secrets = secrets
+        digest = plan.digest
+        self._table: dict[type, Callable[[Any], Any]] = {
+            words.Lock: self._take_lock,
+            words.Unlock: lambda c: lock.release(),
+            words.AskOthers: lambda c: others_write(lock.path),
+            words.Intend: lambda c: store.intend(c.records, plan_digest=digest),
+            words.Advance: self._advance,
+            words.Finish: self._finish,
+            words.Absent: lambda c: store.absent(c.run_ids),
+            words.Destroyed: lambda c: store.destroyed(c.run_ids, plan_digest=digest),
+            words.Applied: self._applied,
+            words.Forget: lambda c: store.forget([c.address], plan_digest=digest),
+            words.Move: self._move,
+            words.Keep: lambda c: store.set_tails(c.outputs),
+            words.Reload: lambda c: {a: record for a in c.addresses if (record := store.record(a))},
+            words.Start: self._start,
+            words.Update: self._update,
+            words.Remove: self._remove,
+            words.Follow: lambda c: watches.add(c.records),
+            words.Show: lambda c: logs.start(c.record, shown=c.aloud),
+            words.Unfollow: self._unfollow,
+            words.ReadEnd: lambda c: workers.submit(self._read_end, c.record),
+            words.Tell: lambda c: sink.event(c.event, c.record),
+            words.Note: lambda c: sink.note(c.text),
+        }
+
+    def perform(self, command: words.Command) -> Any:
+        """Perform a command; return its answer, None where it has none.
+
+        Raises:
+            StateLocked: the writer's lock was to be waited for, and the user's time for it has passed.
+            StateError: the state cannot be written.
+        """
+        return self._table[type(command)](command)
+
+    # -- the state -------------------------------------------------------------------------------------------------
+
+    def _take_lock(self, command: words.Lock) -> str:
+        try:
+            self._lock.acquire(self._options.lock_timeout if command.wait else 0)
+        except StateLocked as error:
+            if command.wait:
+                raise
+            return error.message
+        return ""
+
+    def _advance(self, command: words.Advance) -> tuple[list[Event], dict[str, Recorded]]:
+        redactor = self._sink.redactor
+        known = [
+            without_secrets_of_runs(self._engines, record, seen, redactor, self._secrets)
+            for record, seen in command.seen
+        ]
+        events, changed = self._store.advance(known)
+        newest: dict[str, Recorded] = {}
+        for record, _ in command.seen:
+            address = record.address
+            if not self._lock.held:  # another flowplan may have written as well
+                found = self._store.record(address)
+                newest |= {address: found} if found else {}
+            else:
+                new = changed.get(record.run_id)
+                newest[address] = progressed(record, new) if new else record
+        return events, newest
+
+    def _finish(self, command: words.Finish) -> list[Event]:
+        return self._store.finish(
+            command.run_id,
+            command.status,
+            reason=command.reason,
+            message=self._sink.redactor(command.message),
+            exit_code=command.exit_code,
+            finished_at=timestamp(command.finished_at) if command.finished_at else None,
+            present=False,
+        )
+
+    def _applied(self, command: words.Applied) -> None:
+        change = command.change
+        self._store.applied(
+            change.run_id, objects=change.after or {}, settings=change.settings, plan_digest=self._plan.digest
+        )
+
+    def _move(self, command: words.Move) -> None:
+        self._store.move(command.old, command.new)
+        self._store.note_plan(self._plan.digest, [command.new])
+
+    # -- the engines -----------------------------------------------------------------------------------------------
+
+    def _start(self, command: words.Start) -> None:
+        order = self._order(command.change, command.born_as, fresh=command.fresh)
+        command = replace(command, former=self._with_ends(command.former))
+        self._workers.submit(jobs.start, self._engines, self._sink.redactor, command, order)
+
+    def _update(self, command: words.Update) -> None:
+        self._workers.submit(jobs.update, self._engines, command, self._order(command.change, command.born_as))
+
+    def _remove(self, command: words.Remove) -> None:
+        command = replace(command, attempts=self._with_ends(command.attempts))
+        work = jobs.expire if command.limit else jobs.remove
+        self._workers.submit(work, self._engines, self._sink.redactor, command)
+
+    def _order(self, change: Change, born_as: str, *, fresh: bool = False) -> Order:
+        identity = Identity(self._plan.project, self._plan.lineage, born_as or change.address, change.attempt)
+        return Order(identity, change.name, change.after or {}, change.settings, self._secrets, fresh)
+
+    def _with_ends(self, records: Sequence[Recorded]) -> tuple[Recorded, ...]:
+        """Return the records with the stored end of their output, so that it is not read again before a removal."""
+        ends = self._store.tails([r.run_id for r in records]) if records else {}
+        return tuple(replace(r, output_tail=ends.get(r.run_id, "")) for r in records)
+
+    def _unfollow(self, command: words.Unfollow) -> bool:
+        self._watches.ended(command.record)
+        return self._logs.showing(command.record.run_id)
+
+    def _read_end(self, record: Recorded) -> EndRead:
+        """Return the end of an output as it was heard, else as the engine still has it."""
+        heard, complete = self._logs.ends.take(record.run_id)
+        text = heard if complete and heard else tail_of(self._engines, record, self._sink.redactor) or heard
+        self._logs.forget(record.run_id)
+        return EndRead(record.run_id, text)

@@ -1,0 +1,110 @@
+"""Carry out a plan, as a function: facts in, commands out. No thread, clock, file, engine or print.
+
+``World`` is all that an apply knows. Its two entries, ``begin`` and ``react``, are generators of commands; whoever
+drives them performs each command before asking for the next, and sends back what the state answered. What an engine
+answers comes later, as a fact. A command is durable before the next one is asked for, so a crash can only fall
+between two commands.
+
+Two things are told apart for each run::
+
+    its step      WAITING -> CALLING -> DONE            what the plan does here; SKIPPED when it can never begin
+    its attempt   UNSEEN  -> FOLLOWED -> STOPPING       who looks after the attempt that is recorded; THEIRS, UNWATCHED
+                                                        and AWAY are attempts that others follow, or nobody can
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flowplan.planner.conduct.following import (
+    advance,
+    enforce_limits,
+    follow_open,
+    give_up,
+    look_at_others,
+    read_end,
+)
+from flowplan.planner.conduct.settling import removed, settle
+from flowplan.planner.conduct.starting import clear_away, dispatch, move, take_lock
+from flowplan.planner.conduct.words import (
+    Answered,
+    Commands,
+    EndRead,
+    Fact,
+    Interrupted,
+    Keep,
+    Moment,
+    Note,
+    Seen,
+    Shown,
+    Trouble,
+    Unwatchable,
+    Well,
+)
+from flowplan.planner.conduct.world import World
+from flowplan.schemas.runs import Observed, remark
+
+
+def begin(world: World, observed: Sequence[Observed], moment: Moment) -> Commands:
+    """Take up what is there: moves, what the engines said while planning, leftovers, runs that are live."""
+    world.moment = moment
+    if world.waiting and not world.locked:
+        yield from take_lock(world, wait=True)
+    yield from move(world)
+    yield from advance(world, observed, catching_up=True)
+    if world.locked:
+        yield from clear_away(world)
+    yield from follow_open(world)
+    yield from dispatch(world)
+
+
+def react(world: World, facts: Sequence[Fact], moment: Moment) -> Commands:
+    """Do what follows from facts; none at all is the passing of time."""
+    world.moment = moment
+    answers = [fact for fact in facts if isinstance(fact, Answered)]
+    world.calls -= len(answers) + sum(isinstance(fact, EndRead) for fact in facts)
+    for answer in answers:
+        yield from removed(world, answer)
+    disputed, world.disputed = world.disputed, []
+    seen = [a.seen for a in answers if a.seen] + [fact.what for fact in facts if isinstance(fact, Seen)]
+    yield from advance(world, _newest([*disputed, *seen]))
+    for answer in answers:
+        if answer.seen:
+            for place, what in (answer.seen.remarks or {}).items():
+                yield Note(f"warning: {world.address_of[answer.seen.run_id]}: {remark(place, what)}")
+        yield from settle(world, answer)
+    for fact in facts:
+        yield from _take(world, fact)
+    yield from enforce_limits(world)
+    yield from look_at_others(world)
+    for run_id, (_, until) in list(world.ending.items()):
+        if until < moment.now:
+            yield from read_end(world, run_id)
+    yield from dispatch(world)
+
+
+def _take(world: World, fact: Fact) -> Commands:
+    match fact:
+        case EndRead(run_id, text) if text:
+            yield Keep({run_id: text})
+        case Shown(run_id):
+            yield from read_end(world, run_id)
+        case Trouble(_, error):
+            yield Note(f"warning: {error}; runs there continue, and following resumes when the engine answers")
+        case Well(provider):
+            yield Note(f"provider {provider} answers again")
+        case Unwatchable(provider, error):
+            yield from give_up(world, provider, error)
+        case Interrupted():
+            world.interrupted = True
+
+
+def _newest(seen: Sequence[Observed]) -> list[Observed]:
+    """Return only the newest of several looks at the same attempt, in order; remarks of earlier ones are kept."""
+    newest: dict[str, Observed] = {}
+    for one in seen:
+        before = newest.get(one.run_id)
+        said = before.remarks if before and one.remarks is None else one.remarks
+        newest[one.run_id] = replace(one, remarks=said) if said is not one.remarks else one
+    return list(newest.values())

@@ -1,0 +1,217 @@
+"""What is live: who follows it, what engines say of it, which of its limits have passed, how its output is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flowplan.planner.conduct.words import (
+    Advance,
+    AskOthers,
+    Commands,
+    Follow,
+    Note,
+    ReadEnd,
+    Reload,
+    Remove,
+    Show,
+    Tell,
+    Unfollow,
+)
+from flowplan.planner.conduct.world import (
+    LOOK_AT_LIMITS,
+    LOOK_AT_THEIRS,
+    SHOWN_WITHIN,
+    Care,
+    Phase,
+    World,
+    how_it_ended,
+    is_gone,
+    seconds,
+)
+from flowplan.schemas.errors import FlowplanError
+from flowplan.schemas.events import Event
+from flowplan.schemas.runs import Observed, Recorded, Status
+
+
+def follow(world: World, records: Sequence[Recorded]) -> Commands:
+    for record in records:
+        world.runs[record.address].care = Care.FOLLOWED
+    if world.manner.detach:
+        return
+    yield Follow(tuple(records))
+    for record in records:
+        if record.status in (Status.PENDING, Status.RUNNING):
+            yield from _show(world, record)
+
+
+def _show(world: World, record: Recorded) -> Commands:
+    if not world.manner.detach:
+        yield Show(record, aloud=world.manner.stream and record.settings.stream_output)
+
+
+def follow_open(world: World) -> Commands:
+    """Follow what is live already. An intent that another flowplan carries out now is looked at again later."""
+    open_ = [run for run in world.live.values() if run.wanted and run.care is not Care.AWAY]
+    others = bool(open_) and not world.locked and (yield AskOthers())
+    for run in open_:
+        assert run.record
+        if run.record.status is not Status.CREATING or (not others and run.phase is not Phase.WAITING):
+            yield from follow(world, [run.record])
+        elif others:
+            run.care = Care.THEIRS
+            world.theirs.add(run.address)
+
+
+def look_at_others(world: World) -> Commands:
+    """Follow what another flowplan was starting once it has started, or once nobody is at it any more."""
+    if not world.theirs or (world.theirs_due and world.moment.now < world.theirs_due):
+        return
+    world.theirs_due = world.moment.now + LOOK_AT_THEIRS
+    others = yield AskOthers()
+    unborn = sorted(world.theirs)
+    records = yield Reload(tuple(unborn))
+    for address in unborn:
+        record, run = records.get(address), world.runs[address]
+        if others and record and record.status is Status.CREATING:
+            continue
+        same = record is not None and run.record is not None and run.record.run_id == record.run_id
+        run.care = Care.UNSEEN
+        world.theirs.discard(address)
+        yield from _replace(world, address, record)
+        if record and record.status.live and same:
+            yield from follow(world, [record])
+
+
+def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False) -> Commands:
+    """Record what engines said. What we remove goes away because of us: its end is told by what removes it."""
+    told = [s for s in seen if s.run_id in world.address_of and s.run_id not in world.removing]
+    told = [s for s in told if not (is_gone(s) and world.destroying(world.address_of[s.run_id]))]
+    if told and not world.locked:
+        # Another flowplan that writes may be stopping these runs; it tells of them itself, as cancelled.
+        ends = [s for s in told if s.over]
+        if ends and (yield AskOthers()):
+            world.disputed, told = ends, [s for s in told if not s.over]
+    pairs = [(record, s) for s in told if (record := world.runs[world.address_of[s.run_id]].record)]
+    if not pairs:
+        return
+    for record, away in pairs:
+        if away.elsewhere:
+            yield from _leave_out(world, record, away)
+    events, records = yield Advance(tuple(pairs))
+    for address in dict.fromkeys(record.address for record, _ in pairs):
+        yield from _replace(world, address, records.get(address))
+    yield from tell(world, events)
+    for event in events:
+        record = world.runs[event.address].record if event.address in world.runs else None
+        if record and record.run_id == event.run_id and record.status.final and event.status == record.status:
+            yield from _end(world, record, catching_up)
+
+
+def _leave_out(world: World, record: Recorded, seen: Observed) -> Commands:
+    """Leave a run of another host alone: how it ends cannot be seen from here."""
+    run = world.runs[record.address]
+    if run.care is not Care.AWAY and run.wanted:
+        yield Note(f"{run.address}: {seen.message}, and is not followed")
+        world.wake(run.address)
+    run.care = Care.AWAY
+    yield Unfollow(record)
+
+
+def _end(world: World, record: Recorded, catching_up: bool) -> Commands:
+    run = world.runs[record.address]
+    world.ended += 1
+    if record.status is not Status.SUCCEEDED and run.wanted and not world.destroying(run.address):
+        run.failed = how_it_ended(record)
+    if record.status is not Status.LOST and not catching_up:
+        yield from _show(world, record)
+    showing = yield Unfollow(record)
+    world.ending[record.run_id] = record, world.moment.now + SHOWN_WITHIN
+    if not showing:
+        yield from read_end(world, record.run_id)
+
+
+def read_end(world: World, run_id: str) -> Commands:
+    record, _ = world.ending.pop(run_id, (None, None))
+    if record:
+        world.calls += 1
+        yield ReadEnd(record)
+
+
+def enforce_limits(world: World) -> Commands:
+    """Stop the runs that passed a limit which their engine does not keep."""
+    if world.limits_due and world.moment.now < world.limits_due:
+        return
+    world.limits_due = world.moment.now + LOOK_AT_LIMITS * (1 + len(world.limited) / 1000)
+    for run in list(world.limited.values()):
+        record = run.record
+        if record is None or not run.wanted or run.care is not Care.FOLLOWED or world.first_its_step(run):
+            continue  # what an adoption does not find any more it would create again
+        passed = _limit_passed(world, record)
+        if passed:
+            run.care, run.limit = Care.STOPPING, passed
+            world.removing.add(record.run_id)
+            world.calls += 1
+            yield Note(f"{record.address}: {passed}, stopping it")
+            yield Remove(record.address, (record,), passed)
+
+
+def _limit_passed(world: World, record: Recorded) -> str:
+    """Return which limit of a run has passed, in words; "" for none.
+
+    When it was created we know by our clock, when it began to run by the engine's.
+    """
+    settings = record.settings
+    if record.status is Status.PENDING:
+        name, limit, passed = "start_timeout", settings.start_timeout, seconds(record.created_at, world.moment.now)
+    elif record.status is Status.RUNNING and not world.moment.keeps_timeout(record):
+        now = world.moment.engine(record.provider)
+        name, limit, passed = "timeout", settings.timeout, seconds(record.started_at, now)
+    else:
+        return ""
+    return f"{name} of {limit:g}s passed" if limit is not None and passed is not None and passed > limit else ""
+
+
+def refresh(world: World, addresses: Sequence[str]) -> Commands:
+    records = yield Reload(tuple(addresses))
+    for address in addresses:
+        yield from _replace(world, address, records.get(address))
+
+
+def _replace(world: World, address: str, record: Recorded | None) -> Commands:
+    """Take in the newest record of an address, which may be that of another flowplan's next attempt."""
+    former = world.run_at(address).record
+    if record:
+        world.keep(record)
+    else:
+        world.drop(address)
+    if former is None or (record is not None and record.run_id == former.run_id):
+        return
+    yield Unfollow(former)
+    if record is None:
+        yield Note(f"{address}: destroyed by another flowplan")
+    elif record.status.live:
+        yield Note(f"{address}: attempt {record.attempt} was started by another flowplan")
+        yield from follow(world, [record])
+
+
+def tell(world: World, events: Sequence[Event]) -> Commands:
+    for event in events:
+        run = world.runs.get(event.address)
+        yield Tell(event, run.record if run else None)
+
+
+def give_up(world: World, provider: str, error: FlowplanError) -> Commands:
+    """The engine refuses to be watched: its runs go on without us, and are neither lost nor well."""
+    runs = [run for run in world.live.values() if run.wanted and run.record and run.record.provider == provider]
+    if runs:
+        yield Note(f"error: {error}; its runs are not followed any more")
+    for run in runs:
+        run.care = Care.UNWATCHED
+        run.error = run.error or error
+        world.wake(run.address)
+
+
+def fail(world: World, address: str, error: FlowplanError) -> Commands:
+    world.run_at(address).error = error
+    world.wake(address)
+    yield Note(f"error: {error if error.address else f'{address}: {error}'}")

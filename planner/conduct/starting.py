@@ -1,0 +1,257 @@
+"""What begins: which steps may, in what order, with their intents recorded before any engine is called."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+from flowplan.planner.conduct.following import fail, follow, refresh, tell
+from flowplan.planner.conduct.words import (
+    Absent,
+    Applied,
+    Command,
+    Commands,
+    Forget,
+    Intend,
+    Lock,
+    Move,
+    Note,
+    Reload,
+    Remove,
+    Start,
+    Unlock,
+    Update,
+)
+from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of, group_key, how_it_ended, timestamp
+from flowplan.schemas.errors import ProviderError
+from flowplan.schemas.plans import Action, Change
+from flowplan.schemas.runs import Recorded, Status
+
+
+def dispatch(world: World) -> Commands:
+    """Ask for what can be done now; all intents of a batch are one command, before any engine is called."""
+    if world.manner.until is not None and world.moment.now > world.manner.until:
+        world.late = True
+    if not (world.interrupted or (world.late and not world.working)):
+        ready = yield from _ready(world)
+        if ready and not world.locked and not (yield from take_lock(world)):
+            for run in ready:
+                heappush(world.due, run.place)
+            ready = []
+        if ready and world.lock_was_away:
+            ready = yield from _still_as_planned(world, ready)
+        yield from _intend(world, [run for run in ready if change_of(run).action.starts])
+        for run in ready:
+            yield from _call(world, run)
+    if world.locked and not world.working and not world.manner.detach:
+        world.locked = False
+        yield Unlock()
+
+
+def _ready(world: World) -> Generator[Command, Any, list[Run]]:
+    """Take the steps that can begin; set the others aside until what holds them back has changed."""
+    ready: list[Run] = []
+    starting: dict[str, int] = {}
+    while len(ready) < world.moment.room and world.due:
+        run = world.steps[heappop(world.due)]
+        if run.phase is not Phase.WAITING:
+            continue
+        change = change_of(run)
+        group = change.settings.group
+        until, never = held_back(world, run, starting)
+        if never:
+            yield from _skip(world, run, never)
+        elif until:
+            heappush(world.aside.setdefault(until, []), run.place)
+        else:
+            ready.append(run)
+            starting[group] = starting.get(group, 0) + world.enters(run)
+            continue
+        if until != group_key(group):  # it may have been woken as the one of its group that there is room for
+            world.wake_one(group_key(group))
+    return ready
+
+
+def held_back(world: World, run: Run, starting: Mapping[str, int]) -> tuple[str, str]:
+    """Return what has to change before a step can begin, and why it never will; "" for neither."""
+    change = change_of(run)
+    for address in run.after:
+        if world.runs[address].phase is not Phase.DONE and world.runs[address].change:
+            return address, ""
+    if not change.action.starts:
+        return "", ""
+    for need in change.settings.needs[run.met :]:
+        met, never = _need(world, need)
+        if not met:
+            return need, never
+        run.met += 1
+    if change.settings.replace == "after_finish" and change.action is Action.REPLACE and run.live:
+        return run.address, ""
+    most, group = change.settings.max_parallel, change.settings.group
+    if most is not None and world.enters(run) and len(world.running(group)) + starting.get(group, 0) >= most:
+        return group_key(group), ""
+    return "", ""
+
+
+def _need(world: World, need: str) -> tuple[bool, str]:
+    """Return whether a needed run has succeeded, and why it never will."""
+    other = world.runs.get(need)
+    if other is not None and other.skipped:
+        return False, f"{need}, which it needs, did not start"
+    if other is not None and other.phase in (Phase.WAITING, Phase.CALLING):
+        return False, ""
+    if other is None or other.record is None:
+        return False, f"{need}, which it needs, has never run"
+    if other.record.status is Status.SUCCEEDED:
+        return True, ""
+    if other.live and other.care in (Care.UNWATCHED, Care.AWAY):
+        return False, f"{need}, which it needs, is not followed any more"
+    if other.live and other.error is None:
+        return False, ""
+    return False, f"{need}, which it needs, {'could not start' if other.live else how_it_ended(other.record)}"
+
+
+def _skip(world: World, run: Run, why: str) -> Commands:
+    run.skipped, run.phase = why, Phase.SKIPPED
+    del world.waiting[run.address]
+    world.wake(run.address)
+    yield Note(f"{run.address}: skipped: {why}")
+
+
+def take_lock(world: World, *, wait: bool = False) -> Generator[Command, Any, bool]:
+    """Take the writer's lock; a run that becomes ready later waits for it without blocking others."""
+    holder = yield Lock(wait)
+    if holder:
+        if not world.said_locked:
+            yield Note(f"waiting: {holder}")
+        world.said_locked = True
+        return False
+    world.locked, world.said_locked, world.lock_was_away = True, False, not wait
+    return True
+
+
+def _still_as_planned(world: World, ready: list[Run]) -> Generator[Command, Any, list[Run]]:
+    """After the lock was away: leave out the runs that another flowplan changed meanwhile."""
+    world.lock_was_away = False
+    records = yield Reload(tuple(run.address for run in ready))
+    left = []
+    for run in ready:
+        change, record = change_of(run), records.get(run.address)
+        if (record.run_id if record else None) == (run.record.run_id if run.record else None):
+            left.append(run)
+            continue
+        world.done(run)
+        if record and record.run_id == change.run_id and record.objects == change.after:
+            yield Note(f"{run.address}: started by another flowplan")
+            world.keep(record)
+            run.wanted = True
+            if record.status.live:
+                yield from follow(world, [record])
+            elif record.status is not Status.SUCCEEDED:
+                run.failed = how_it_ended(record)
+        else:
+            error = ProviderError("another apply changed this run meanwhile; it was left alone")
+            yield from fail(world, run.address, error)
+    return left
+
+
+def _intend(world: World, starting: Sequence[Run]) -> Commands:
+    """Record the intents before any engine is called (write-ahead)."""
+    if not starting:
+        return
+    records = [_intent(world, change_of(run)) for run in starting]
+    for run, record in zip(starting, records, strict=True):
+        if run.record is None or run.record.run_id == record.run_id:
+            continue
+        if run.care is Care.AWAY:  # it is not ours to end
+            yield Absent((run.record.run_id,))
+        elif run.record.present:
+            run.former.append(run.record)
+        run.care = Care.UNSEEN
+    events = yield Intend(tuple(records))
+    for run, record in zip(starting, records, strict=True):
+        world.keep(record)
+        run.wanted, run.failed = True, ""
+    yield from tell(world, events)
+
+
+def _intent(world: World, change: Change) -> Recorded:
+    return Recorded(
+        address=change.address,
+        provider=change.provider,
+        type=change.type,
+        target=world.plan.targets.get(change.provider, {}),
+        attempt=change.attempt,
+        run_id=change.run_id,
+        name=change.name,
+        objects=change.after or {},
+        settings=change.settings,
+        status=Status.CREATING,
+        plan_digest=world.plan.digest,
+        created_at=timestamp(world.moment.now),
+    )
+
+
+def _call(world: World, run: Run) -> Commands:
+    """Ask an engine for what the step does; a change that needs no engine is done at once."""
+    change = change_of(run)
+    del world.waiting[run.address]
+    run.phase = Phase.CALLING
+    born_as = run.record.born_as if run.record and not change.action.starts else ""
+    if change.action is Action.FORGET:
+        yield from tell(world, (yield Forget(run.address)))
+        world.drop(run.address)
+        world.finished(run)
+        return
+    if change.action is Action.ADOPT and run.record and run.record.status not in (Status.CREATING, Status.PENDING):
+        # It was seen to have started. A call would create it again if it has been removed since.
+        yield Applied(change)
+        yield from refresh(world, [run.address])
+        world.finished(run)
+        return
+    world.calls += 1
+    if change.action is Action.DESTROY:
+        attempts = world.take_attempts(run)
+        world.removing |= {r.run_id for r in attempts}
+        yield Remove(run.address, tuple(attempts))
+    elif change.action is Action.UPDATE and run.record:
+        fields = () if world.plan.mode == "refresh_only" else change.fields
+        yield Update(change, run.record, fields, born_as)
+    else:
+        former, run.former = tuple(run.former), []
+        world.removing |= {r.run_id for r in former}
+        first = change.settings.replace == "start_first" and change.action is Action.REPLACE
+        yield Start(change, former, first, fresh=change.action.starts and not run.known, born_as=born_as)
+
+
+def clear_away(world: World) -> Commands:
+    """Remove replaced attempts that an interrupted or refused replacement left, where no step removes them."""
+    for address in dict.fromkeys(c.address for c in world.plan.changes):
+        run = world.runs.get(address)
+        if run is None or not run.former:
+            continue
+        action = run.change.action if run.change and run.phase is Phase.WAITING else Action.NO_OP
+        if action.starts or action in (Action.DESTROY, Action.ADOPT):
+            continue
+        attempts, run.former = tuple(run.former), []
+        world.removing |= {r.run_id for r in attempts}
+        world.calls += 1
+        yield Remove(address, attempts)
+
+
+def move(world: World) -> Commands:
+    for run in list(world.waiting.values()):
+        change = change_of(run)
+        if not change.moved_from:
+            continue
+        yield Move(change.moved_from, change.address)
+        world.drop(change.moved_from)
+        records = yield Reload((change.address,))
+        if change.address in records:
+            world.keep(records[change.address])
+            run.wanted = True
+        yield Note(f"{change.moved_from} is now {change.address}")
+        if change.action is Action.NO_OP:
+            del world.waiting[run.address]
+            world.finished(run)
