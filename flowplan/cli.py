@@ -408,6 +408,21 @@ def state_rebuild(
     states.rebuild(places.place(state, spec), arguments.given(var, var_file), lineage, lock_timeout)
 
 
+@command("state", "prune")
+def state_prune(
+    state: State = None,
+    older: Annotated[
+        str, Option("--older", metavar="TIME", help="Attempts that nothing happened to for this long.")
+    ] = "90d",
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be removed.")] = False,
+    lock_timeout: LockTimeout = "0",
+) -> None:
+    """Remove old attempts with their output and files; never what lives, or is the newest of a run."""
+    from flowplan.commands import places, states
+
+    states.prune(places.place(state).state, older, dry_run, lock_timeout)
+
+
 @command("state", "unlock")
 def state_unlock(state: State = None) -> None:
     """Give a lock free whose holder is dead."""

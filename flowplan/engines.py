@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -205,6 +205,17 @@ class Engines:
         provider = self._providers.get(record.provider)
         kept: frozenset[str] = getattr(_manifests(record.type), "KEPT_BY_ENGINE", frozenset())
         return "timeout" in kept and (not isinstance(provider, TimeoutKeeper) or provider.keeps_timeout(record))
+
+    def discard(self, names: Iterable[str], known: Collection[str]) -> int:
+        """Remove the files that providers keep of removed attempts, except of the ``known`` run ids; return the bytes of it."""
+        from flowplan.providers.protocol import Keeper
+
+        kept = (
+            self.provider(name)
+            for name in sorted(set(names))
+            if self.type_of(name) == "process" or name in self._providers
+        )
+        return sum(provider.discard(known) for provider in kept if isinstance(provider, Keeper))
 
     def close(self) -> None:
         """Release all connections."""

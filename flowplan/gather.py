@@ -565,10 +565,11 @@ def remember_connections(
     known = store.recall("fingerprints")
     if new := {mark: True for mark in sorted(fingerprints) if mark not in known}:
         store.remember("fingerprints", dict(list({**known, **new}.items())[-MOST_FINGERPRINTS:]))
-    used = tokens_in(dict(providers))
-    kept = {t: asdict(s) for t, s in secrets.items() if t in used}
-    store.remember("providers", {**store.recall("providers"), **providers})
-    store.remember("provider_secrets", {**store.recall("provider_secrets"), **kept})
+    entries = {**store.recall("providers"), **providers}
+    sources = {**store.recall("provider_secrets"), **{t: asdict(s) for t, s in secrets.items()}}
+    used = tokens_in(entries)
+    store.remember("providers", entries)
+    store.remember("provider_secrets", {t: source for t, source in sources.items() if t in used})
     store.remember("spec", {"directory": str(directory), **({"name": spec} if spec else {})})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -133,6 +133,17 @@ class TimeoutKeeper(Protocol):
 
     def keeps_timeout(self, record: Recorded) -> bool:
         """True while it does so for this run; else whoever follows it has to."""
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """What a provider may offer as well that keeps files of attempts after their end."""
+
+    def discard(self, known: Collection[str]) -> int:
+        """Remove what is kept of attempts that were removed, except of the ``known`` run ids; return the bytes of it.
+
+        Only for attempts whose removal the state has committed: nobody starts them any more.
+        """
 
 
 class Provider(Protocol):

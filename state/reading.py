@@ -87,6 +87,13 @@ class Reading:
         """The highest attempt ever used at each address; destroying or moving a record does not free its number."""
         return dict(self._all("SELECT address, attempt FROM counters"))
 
+    def missing_attempts(self, address: str) -> list[int]:
+        """The attempt numbers that were used at an address and are not recorded any more."""
+        found = self._all("SELECT attempt FROM attempts WHERE address = ?", address)
+        used = self._all("SELECT attempt FROM counters WHERE address = ?", address)
+        known = {number for (number,) in found}
+        return [number for (last,) in used for number in range(1, last + 1) if number not in known]
+
     def tails(self, run_ids: Collection[str]) -> dict[str, str]:
         """The stored ends of the output of some attempts, where there are any."""
         return dict(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.events import Event
@@ -17,6 +17,9 @@ from flowplan.schemas.runs import Objects, Observed, Recorded, Settings, Status
 from flowplan.state import files, journal, migrations, rows, transitions
 from flowplan.state.reading import Reading
 from flowplan.state.transitions import Progress
+
+if TYPE_CHECKING:
+    from flowplan.state.pruning import Pruned
 
 FORGOTTEN = "Forgotten"
 """The reason of an attempt that is not managed any more and whose object was left alone."""
@@ -285,6 +288,17 @@ class Store(Reading):
         with self._changing("remember") as db:
             db.execute("DELETE FROM notes WHERE name = ? AND document <> ?", (name, text))
             db.execute("INSERT OR IGNORE INTO notes (name, document) VALUES (?, ?)", (name, text))
+
+    def prune(self, before: str, *, dry_run: bool = False) -> Pruned:
+        """Remove old attempts for good, by ``pruning.prune``, and give their room back to the disk."""
+        from flowplan.state import pruning
+
+        with self._changing("prune") as db:
+            pruned = pruning.prune(db, before, dry_run=dry_run)
+        if pruned.attempts and not dry_run:
+            with files.explained(self.path):
+                self._connection.execute("VACUUM")
+        return pruned
 
     def dump(self, *, with_key: bool = False) -> dict[str, Any]:
         """The whole state as plain JSON; the fingerprint key only when asked for."""

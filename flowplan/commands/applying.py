@@ -358,10 +358,20 @@ def _carry_out(plan: Plan, gathered: Gathered, how: How, lock: WriterLock) -> in
         outcome = _run(plan, gathered, how, lock)
         if not outcome.waiting and not outcome.unanswered:
             last_plan.spend(gathered.store.path)
+        if plan.mode == "destroy":
+            _discard(gathered)
         return _report(outcome, gathered, how)
     finally:
         lock.release()
         gathered.close()
+
+
+def _discard(gathered: Gathered) -> None:
+    """Remove the files of runs that are not managed any more; the ends of their outputs stay in the state."""
+    managed = gathered.store.records()
+    attempts = gathered.store.attempts()
+    kept = {a.run_id for a in attempts if a.address in managed or a.present or not a.status.final}
+    gathered.engines.discard({a.provider for a in attempts}, kept)
 
 
 def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Sequence[str] = ()) -> Outcome:

@@ -176,14 +176,31 @@ def _attempt(store: Store, address: str, attempt: int | None) -> Recorded:
             return _attempt(store, cells[0], attempt)
         if cells:
             raise InvalidInput(f"{address} means {len(cells)} runs", hint=f"name one, for example '{cells[0]}'")
+        if missing := store.missing_attempts(address):
+            raise InvalidInput(f"{address}: {numbered(missing)} not kept", hint="they were pruned")
         raise unknown_address(address, {r.address for r in store.attempts()})
     if attempt is None:
         return attempts[-1]
     found = [r for r in attempts if r.attempt == attempt]
     if not found:
-        known = ", ".join(str(r.attempt) for r in attempts)
-        raise InvalidInput(f"{address} has no attempt {attempt}", hint=f"there are {known}")
+        pruned = attempt in store.missing_attempts(address)
+        what = "was pruned, or is older than a rebuilt state" if pruned else "was never made"
+        raise InvalidInput(
+            f"{address}: attempt {attempt} {what}", hint=f"kept: {numbered([r.attempt for r in attempts])}"
+        )
     return found[0]
+
+
+def numbered(attempts: Sequence[int]) -> str:
+    """Attempt numbers, in order, as people write them: ``attempts 1 to 3, 5``."""
+    spans: list[tuple[int, int]] = []
+    for number in attempts:
+        if spans and spans[-1][1] == number - 1:
+            spans[-1] = (spans[-1][0], number)
+        else:
+            spans.append((number, number))
+    shown = ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in spans)
+    return f"attempt{'s' if len(attempts) != 1 else ''} {shown}"
 
 
 def _stream(provider: Any, record: Recorded, follow: bool, tail: int | None, output: Output, format: str) -> int:

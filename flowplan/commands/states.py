@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from flowplan.clock import timestamp
 from flowplan.commands.arguments import check_format, seconds
 from flowplan.commands.places import Place
-from flowplan.commands.reading import chosen, opened, unknown_address
+from flowplan.commands.reading import chosen, numbered, opened, unknown_address
 from flowplan.given import Given
 from flowplan.output import Output, harmless
 from flowplan.schemas.errors import InvalidInput
@@ -58,6 +60,8 @@ def show(state: Path, address: str) -> None:
     attempts = store.attempts(address)
     if not attempts:
         raise unknown_address(address, {r.address for r in store.attempts()})
+    if missing := store.missing_attempts(address):
+        Output().note(f"{address}: {numbered(missing)} not kept: pruned, or older than a rebuilt state")
     Output().document({"address": address, "attempts": [_document(r) for r in attempts]})
     store.close()
 
@@ -125,6 +129,27 @@ def push(state: Path, file: Path, lock_timeout: str) -> None:
     with _writing(state, lock_timeout, create=True) as store:
         store.load_dump(document)
     Output().note(f"{state} now has serial {document['serial']}")
+
+
+def prune(state: Path, older: str, dry_run: bool, lock_timeout: str) -> None:
+    """Remove attempts that nothing happened to for a time, with their output and files, and tell which."""
+    from flowplan.gather import engines_of
+
+    age = seconds("--older", older) or 0.0
+    output = Output()
+    with _writing(state, lock_timeout) as store:
+        providers = {record.provider for record in store.attempts()}
+        pruned = store.prune(timestamp(datetime.now(UTC) - timedelta(seconds=age)), dry_run=dry_run)
+        size = pruned.bytes
+        if not dry_run:
+            engines, _ = engines_of(store, state)
+            with closing(engines):
+                size += engines.discard(providers, store.run_ids())
+    for address, attempts in pruned.attempts.items():
+        output.data(f"{harmless(address)}: {numbered(attempts)}")
+    count = sum(map(len, pruned.attempts.values()))
+    done = "would be removed" if dry_run else "removed"
+    output.note(f"{done}: {count} attempts, {pruned.events} events, {size:,} bytes of output and files")
 
 
 def unlock(state: Path) -> None:

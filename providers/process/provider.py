@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flowplan.providers.process import finding, marks, output, redaction
@@ -249,6 +250,17 @@ class ProcessProvider:
             files.add({"destroyed": True})
         if left:
             raise ProviderError(f"{left}; end it by hand", address=record.address)
+
+    def discard(self, known: Collection[str]) -> int:
+        """Remove the directories of attempts that were removed, except of the ``known`` ones; return the bytes of it."""
+        size = 0
+        for path in self._runs_dir.iterdir() if self._runs_dir.is_dir() else ():
+            record = self._files(path.name).record() if path.is_dir() and path.name not in known else None
+            if record and record.destroyed and record.whose.get("lineage") == self._lineage:
+                size += sum(file.stat().st_size for file in path.iterdir())
+                shutil.rmtree(path)
+                point("process:discard:after")
+        return size
 
     def _end(self, files: RunFiles, started: Mapping[str, Any], grace: float) -> str:
         """End all that the run consists of; what may be left of it, in words."""

@@ -34,7 +34,7 @@ COMMANDS = [
     "schema",
     "state",
 ]
-STATE_COMMANDS = ["list", "show", "mv", "rm", "import", "pull", "push", "rebuild", "unlock"]
+STATE_COMMANDS = ["list", "show", "mv", "rm", "import", "pull", "push", "rebuild", "unlock", "prune"]
 EVERY = [[], *([c] for c in COMMANDS), *(["state", c] for c in STATE_COMMANDS)]
 
 
