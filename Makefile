@@ -33,9 +33,9 @@ demo: $(BIN)/flowplan ## Plan, apply, plan again and destroy a spec of local pro
 engines: $(VENV)/dev ## Say which engines tests find, and what is skipped for want of one
 	@$(BIN)/python tests/engines.py
 
-test: engines check ## All checks and tests; engines are found by DOCKER_HOST, KUBECONFIG and REGISTRY
+test: engines check ## All checks and tests; engines are found by DOCKER_HOST, KUBECONFIG and REGISTRY; TESTS="file ..." for some
 	@# Two workers share one engine and two cores: what fails there has to fail alone as well to count.
-	$(BIN)/pytest -n 2 --dist loadgroup || $(BIN)/pytest --last-failed --last-failed-no-failures none
+	$(BIN)/pytest -n 2 --dist loadgroup $(TESTS) || $(BIN)/pytest --last-failed --last-failed-no-failures none
 
 newest: ## All checks and tests with the newest versions of all dependencies, in .venv-newest
 	rm -rf .venv-newest

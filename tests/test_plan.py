@@ -264,7 +264,7 @@ def test_objects_of_another_lineage_are_named_with_the_ways_out() -> None:
             name=f"nightly-a-x-{n}-1",
             lineage=other,
             created_at=f"2026-11-0{n}T08:00:00Z",
-            created_from=f"ann@host{n}:/work/.flowplan/state.db",
+            created_from=f"ann@host{n}:/srv/job/.flowplan/state.db",
         )
         for n in range(1, 8)
     ]
@@ -272,7 +272,7 @@ def test_objects_of_another_lineage_are_named_with_the_ways_out() -> None:
         decide([desired()], strangers=theirs)
     told = str(refusal.value)
     assert "project nightly is managed by another state" in told and other in told and "7 objects" in told
-    assert "last acted at 2026-11-07T08:00:00Z from ann@host7:/work/.flowplan/state.db" in told
+    assert "last acted at 2026-11-07T08:00:00Z from ann@host7:/srv/job/.flowplan/state.db" in told
     assert "nightly-a-x-5-1" in told and "and 2 more" in told and "nightly-a-x-6-1" not in told, "the list is bounded"
     assert f"state rebuild --lineage {other}" in told and "another name" in told
     with pytest.raises(Refused):
