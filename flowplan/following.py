@@ -314,5 +314,8 @@ def tail_of(engines: Engines, record: Recorded, redactor: Redactor, lines: int =
 
 
 def tail_text(lines: Iterable[LogLine]) -> str:
-    """Lines as they are stored; those that came in pieces are whole."""
-    return "".join(line.text if line.goes_on else f"{line.text}\n" for line in lines).removesuffix("\n")
+    """The end of lines as it is stored; those that came in pieces are whole."""
+    ends = Ends()
+    for line in lines:
+        ends.hear("", line)
+    return ends.take("")[0]

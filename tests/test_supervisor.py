@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -819,6 +820,38 @@ def test_of_a_chatty_run_the_end_is_kept_and_told_what_was_dropped(host: Host) -
     whole = sum(len(f"{n}\n") for n in range(1, lines + 1)) + len("the end\n")
     assert first == f"[flowplan: {whole - kept} bytes of output were dropped, see log_limit]"
     assert rest[1:] == [*(str(n) for n in range(int(rest[1]), lines + 1)), "the end"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_run_that_fills_the_disk_is_told_and_hides_no_end(tmp_path: Path) -> None:
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "flowplan-test", tmp_path], check=False)
+    if made.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    host = Host(tmp_path)
+    try:
+        quiet = host.start(host.sh("until [ -e go ]; do sleep 0.05; done; exit 5"))
+        loud = host.start(host.sh("head -c 9000000 /dev/zero; until [ -e go ]; do sleep 0.05; done; exit 4", attempt=2))
+        news = host.provider.watch([loud], threading.Event())
+        told = next(one for one in news if isinstance(one, ProviderError))
+        assert "full" in told.message
+        (host.home / "go").mkdir()  # takes no block
+        assert {host.end(one).exit_code for one in (quiet, loud)} == {4, 5}
+    finally:
+        host.clean()
+        subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_a_line_without_end_takes_little_memory(host: Host) -> None:
+    record = host.start(host.sh("head -c 30000000 /dev/zero | tr '\\0' x", process={"log_limit": "20Mi"}))
+    host.end(record)
+    tracemalloc.start()
+    try:
+        size = sum(len(line.text) for line in host.provider.logs(record, follow=False, tail=1))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 10 << 20 <= size <= 20 << 20
+    assert peak < 2 << 20
 
 
 def test_an_ended_run_keeps_one_small_file_and_its_output(host: Host) -> None:

@@ -28,7 +28,7 @@ from flowplan.providers.process.procfs import (
 from flowplan.providers.process.runfiles import RunFiles, identity_of, left_over, look
 from flowplan.providers.process.supervision import Supervision, full
 from flowplan.providers.process.watching import watch
-from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, Order
+from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, News, Order
 from flowplan.schemas.arguments import explanation, too_long
 from flowplan.schemas.errors import ProviderError, Refused, StartFailed
 from flowplan.schemas.faults import point
@@ -111,7 +111,7 @@ class ProcessProvider:
         whose = known.whose
         return whose.get("lineage") == self._lineage and whose.get("host_id") == host_id()
 
-    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
+    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
         """Every change of the records until all have ended: one file is looked at, whatever their number."""
         return watch(self._runs_dir / "journal", records, self._look, stop)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.runs import Observed, Recorded
 
 INTERVAL = 0.1
 """Seconds between two looks at the journal."""
+SCARCE = 1 << 16
+"""Bytes with which a disk counts as full: one block of output has no room."""
 SILENCE = 0.5
 """Seconds without news after which None is yielded."""
 EVERYTHING = 5.0
@@ -52,8 +56,11 @@ class Journal:
 
 def watch(
     journal: Path, records: Sequence[Recorded], look: Callable[[Recorded], Observed], stop: threading.Event
-) -> Iterator[Observed | None]:
-    """The current Observed of each record, then each that differs from the last one, until all have ended."""
+) -> Iterator[Observed | ProviderError | None]:
+    """The current Observed of each record, then each that differs from the last one, until all have ended.
+
+    While the disk is full, that is yielded instead of None.
+    """
     tail = Journal(journal)  # before the first look, so that nothing falls between
     waiting = {record.run_id: record for record in records}
     last: dict[str, Observed] = {}
@@ -75,6 +82,18 @@ def watch(
             due = began + max(EVERYTHING, REST * (time.monotonic() - began))
         if waiting and time.monotonic() - heard >= SILENCE:
             heard = time.monotonic()
-            yield None
+            yield _full_disk(journal.parent)
         if waiting:
             stop.wait(INTERVAL)
+
+
+def _full_disk(directory: Path) -> ProviderError | None:
+    """What to tell when runs have no room left for their output."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return None
+    free = found.f_bfree if os.geteuid() == 0 else found.f_bavail
+    if free * found.f_frsize >= SCARCE:
+        return None
+    return ProviderError(f"the disk of {directory} is full: what the runs print is not kept", reason="DiskFull")

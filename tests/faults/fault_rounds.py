@@ -29,7 +29,7 @@ BEGIN, END = "<!-- rounds -->", "<!-- end of rounds -->"
 LEFT_OUT: dict[str, str] = {}
 """Points of the sources that no command here passes, and why that is as it should be."""
 FINAL = ("succeeded", "failed", "timed_out", "cancelled", "lost", "destroyed")
-SUPERVISOR = ("supervisor:after_claim",)
+SUPERVISOR = ("supervisor:after_claim", "supervisor:after_fork")
 """Points in the processes that start a run; there it is not flowplan that dies."""
 
 
