@@ -263,12 +263,13 @@ def logs(
     attempt: Annotated[
         int | None, Option("--attempt", min=1, metavar="N", help="Another attempt than the last.")
     ] = None,
+    raw: Annotated[bool, Option("--raw", help="As the run wrote it: with all escapes; secrets stay hidden.")] = False,
     format: Format = "text",
 ) -> None:
     """The output of a run, or the stored end of it."""
     from flowplan.commands import places, reading
 
-    reading.logs(places.place(state).state, address, follow, tail, attempt, format)
+    reading.logs(places.place(state).state, address, follow, tail, attempt, "raw" if raw else format)
 
 
 @command()

@@ -24,7 +24,7 @@ from flowplan.schemas.errors import PlanStale, Refused
 from flowplan.schemas.plan_documents import plan_digest
 from flowplan.schemas.plans import Action, Change, Finding, Plan
 from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Rendered, Status
-from flowplan.schemas.secrets import Parts, Redactor, SecretSource, token, tokens_in
+from flowplan.schemas.secrets import PART, Parts, Redactor, SecretSource, token, tokens_in
 from flowplan.schemas.sources import Diagnostic
 from flowplan.state.store import Store, new_identity
 
@@ -333,7 +333,7 @@ def _parts(sources: Mapping[str, SecretSource], values: Mapping[str, Any], key: 
 
     longer = [s for s in sources.values() if s.kind == "template"]
     found = {(piece, source.variables) for source in longer for piece in pieces(source, values)}
-    return {token(SecretSource("template", "", names), key, piece): piece for piece, names in found}
+    return {token(replace(PART, variables=names), key, piece): piece for piece, names in found}
 
 
 def _marks(parts: Mapping[str, str]) -> frozenset[str]:
@@ -472,8 +472,19 @@ def _decide(
         changes = checked(changes, rules)
     history = store.history([c.address for c in changes if c.before is not None]) if changes else {}
     changes = tuple(replace(c, history=_history(history[c.address])) if history.get(c.address) else c for c in changes)
+    changes = tuple(_without_secrets(change, redactor) for change in changes)
     targets = {name: target.document() for name, target in sorted(engines.targets().items())}
     return _Decided(changes, decided.diagnostics, targets, tuple(observed.values()))
+
+
+def _without_secrets(change: Change, redactor: Redactor) -> Change:
+    """Return a change whose words and values from an engine hold no secret.
+
+    What comes from the spec is left as it is: it holds tokens, and a plan that hid a guess would confirm it.
+    """
+    run = change.run._replace(message=redactor(change.run.message)) if change.run else None
+    fields = (replace(f, before=redactor.tree(f.before)) if f.drift else f for f in change.fields)
+    return replace(change, run=run, fields=tuple(fields))
 
 
 def _history(ends: Sequence[tuple[str, float | None]]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from flowplan.schemas.runs import Recorded, Status
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from flowplan.providers.protocol import LogLine
+
 SHOWN = 6
 """Live runs that have a line of their own; the rest are counted."""
 
@@ -30,6 +32,7 @@ class LiveSink(Sink):
         super().__init__(output)
         self._statuses: dict[str, str] = {}
         self._since: dict[str, float] = {}
+        self._unfinished: dict[str, str] = {}
         self._begun = time.monotonic()
 
     def event(self, event: Event, record: Recorded | None) -> None:
@@ -40,6 +43,16 @@ class LiveSink(Sink):
             self._since.setdefault(event.address, time.monotonic())
         else:
             self._since.pop(event.address, None)
+            self._unfinished.pop(event.address, None)
+
+    def log(self, address: str, line: LogLine) -> None:
+        """A line of a run's output, above the picture; what it looked like before it was finished goes."""
+        self._unfinished.pop(address, None)
+        super().log(address, line)
+
+    def unfinished(self, address: str, text: str) -> None:
+        """Progress that a run draws: it has its place beside the run, until the line is finished."""
+        self._unfinished[address] = text
 
     def __rich__(self) -> Text:
         """The picture, drawn anew several times a second."""
@@ -51,7 +64,8 @@ class LiveSink(Sink):
         for address, since in live[:SHOWN]:
             status = self._statuses.get(address, "")
             picture.append(f"  {harmless(address)}  ").append(status, _STYLES.get(status, ""))
-            picture.append(f"  {_clock(now - since)}\n", "dim")
+            picture.append(f"  {_clock(now - since)}", "dim")
+            picture.append(f"  {self._unfinished[address]}\n" if address in self._unfinished else "\n")
         if len(live) > SHOWN:
             picture.append(f"  and {len(live) - SHOWN} more\n", "dim")
         counts = Counter(self._statuses.values())

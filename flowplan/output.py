@@ -1,4 +1,8 @@
-"""What a running command says: data on stdout, everything else on stderr, all of it through one redactor."""
+"""What a running command says: data on stdout, everything else on stderr.
+
+Notes pass a redactor. Data does not: plans and states hold tokens, the output of runs is redacted as it is read, and a
+document in which a word of its structure was replaced would be none.
+"""
 
 from __future__ import annotations
 
@@ -18,53 +22,57 @@ if TYPE_CHECKING:
     from flowplan.schemas.runs import Recorded
 
 
+ERASE = "\r\x1b[K"
+"""Takes the line away that a terminal shows last."""
+
+
 class Output:
     """The two streams of a command. A reader that has gone away (`| head`) silences a stream, it ends nothing."""
 
     def __init__(self, redactor: Redactor | None = None) -> None:
         self.redactor = redactor or Redactor()
         self._lock = threading.Lock()
+        self._drawn = False
 
-    def data(self, text: str) -> None:
+    def data(self, text: str, end: str = "\n") -> None:
         """One line (or more) of data on stdout."""
-        self._write(sys.stdout, text)
+        self._put(sys.stdout, text, end)
+
+    def redraw(self, text: str) -> None:
+        """Show a line of data that is not finished, on a terminal, in place of the last one."""
+        from flowplan.terminal import width
+
+        self._put(sys.stdout, text[: width(sys.stdout) - 1], "")
+        self._drawn = True
 
     def note(self, text: str) -> None:
         """What people are told on stderr, a line or more, made harmless."""
-        self._write(sys.stderr, "\n".join(map(harmless, self.redactor(text).split("\n"))))
+        self._put(sys.stderr, "\n".join(map(harmless, self.redactor(text).split("\n"))))
 
     def drawn(self, text: str) -> None:
         """A line on stderr that is harmless already, and may have colours."""
-        self._write(sys.stderr, text)
+        self._put(sys.stderr, text)
 
     def document(self, value: Any, indent: int | None = 2) -> None:
         """A JSON document on stdout; on one line without ``indent``."""
-        self._put(sys.stdout, harmless_json(json.dumps(self.redactor.tree(value), indent=indent, ensure_ascii=False)))
-
-    def json_text(self, text: str) -> None:
-        """JSON on stdout as it is written, unless there is something to redact in it."""
-        if self.redactor(text) == text:
-            self._put(sys.stdout, text)
-        else:
-            self.document(json.loads(text))
+        self._put(sys.stdout, harmless_json(json.dumps(value, indent=indent, ensure_ascii=False)))
 
     def lines(self, lines: Iterable[str]) -> None:
         """Many lines of data, as they come."""
         for line in lines:
             self.data(line)
 
-    def _write(self, stream: IO[str], text: str) -> None:
-        self._put(stream, self.redactor(text))
-
-    def _put(self, stream: IO[str], text: str) -> None:
+    def _put(self, stream: IO[str], text: str, end: str = "\n") -> None:
         with self._lock:
+            if self._drawn:
+                text, self._drawn = ERASE + text, False
             try:
-                stream.write(text + "\n")
+                stream.write(text + end)
                 stream.flush()
             except BrokenPipeError:
                 silence(stream)
             except UnicodeEncodeError:
-                stream.write(encodable(text, stream) + "\n")
+                stream.write(encodable(text, stream) + end)
                 stream.flush()
             except OSError as error:
                 silence(stream)
@@ -89,15 +97,21 @@ class Bursts:
         self._closed = False
         threading.Thread(target=self._flush_late, daemon=True).start()
 
-    def data(self, text: str) -> None:
-        """One line of data."""
+    def data(self, text: str, end: str = "\n") -> None:
+        """One line of data, or with another ``end`` a piece of one."""
         with self._lock:
-            self._lines.append(text)
+            self._lines.append(text + end)
             self._size += len(text)
             if self._size >= BURST:
                 self._flush()
         if not self._some.is_set():
             self._some.set()
+
+    def redraw(self, text: str) -> None:
+        """Show a line that is not finished, after those that are."""
+        with self._lock:
+            self._flush()
+            self._output.redraw(text)
 
     def __enter__(self) -> Self:
         return self
@@ -119,7 +133,7 @@ class Bursts:
     def _flush(self) -> None:
         if self._lines:
             lines, self._lines, self._size = self._lines, [], 0
-            self._output.data("\n".join(lines))
+            self._output.data("".join(lines), "")
 
 
 _lost: list[str] = []
@@ -194,30 +208,50 @@ class Sink:
     """What an apply or a watch tells while it works, as plain lines."""
 
     def __init__(self, output: Output) -> None:
+        from flowplan.showing import Progress
+        from flowplan.terminal import use_colour
+
         self.output = output
         self.redactor = output.redactor
+        self._colour = use_colour(sys.stdout)
+        self._progress = Progress()
 
     def event(self, event: Event, record: Recorded | None) -> None:
         """A transition of a run."""
         self.output.note(event_line(event, record))
 
     def log(self, address: str, line: LogLine) -> None:
-        """A line of a run's output."""
-        self.output.data(harmless(f"{address} | {self.redactor(line.text)}"))
+        """A line of a run's output, redacted."""
+        from flowplan.showing import shown
+
+        text, unfinished = self._progress(address, line)
+        if unfinished:
+            self.unfinished(address, shown(text))
+        else:
+            self.line(f"{harmless(address)} | {shown(text, colour=self._colour)}")
+
+    def line(self, text: str) -> None:
+        """A finished line of a run's output, as it is shown."""
+        self.output.data(text)
+
+    def unfinished(self, address: str, text: str) -> None:
+        """What a line looks like that a run writes over and over: here only its last state is told."""
 
     def note(self, text: str) -> None:
         """A remark for people."""
-        self.output.note(harmless(self.redactor(text)))
+        self.output.note(text)
 
 
 class JsonSink(Sink):
     """The same as JSON: one event a line on stdout; the output of runs and remarks go to stderr."""
 
     def event(self, event: Event, record: Recorded | None) -> None:
-        self.output.document(event.document(), indent=None)
+        document = event.document()
+        told = {key: self.redactor(document[key]) for key in ("reason", "message") if document.get(key)}
+        self.output.document({**document, **told}, indent=None)
 
-    def log(self, address: str, line: LogLine) -> None:
-        self.output.note(harmless(f"{address} | {self.redactor(line.text)}"))
+    def line(self, text: str) -> None:
+        self.output.drawn(text)
 
 
 def event_line(event: Event, record: Recorded | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -25,8 +26,9 @@ class SecretSource:
         kind: ``from_env`` (``value`` is a variable of the environment of the machine that applies), ``from_file``
             (``value`` is a path, absolute or relative to the spec's directory), ``env_file`` (``value`` is such a path,
             ``#`` and the name of a variable in that file), ``from_spec`` (the secret is written
-            out in the spec; ``value`` is the spec's name in its directory, ``#`` and a JSON Pointer) or ``template``
-            (``value`` is a string with ``${var.x}`` of sensitive variables; everything else in it is filled in).
+            out in the spec; ``value`` is the spec's name in its directory, ``#`` and a JSON Pointer), ``template``
+            (``value`` is a string with ``${var.x}`` of sensitive variables; everything else in it is filled in) or
+            ``part`` (see ``PART``).
         variables: names of the sensitive variables in a template.
     """
 
@@ -43,9 +45,58 @@ class SecretSource:
         return re.sub(r"[()\s]", "_", text)
 
 
-def fingerprint(key: bytes, value: str) -> str:
-    """The first 16 hex digits of HMAC-SHA256(key, value): shows that a secret changed, not what it is."""
-    return hmac.new(key, as_bytes(value), hashlib.sha256).hexdigest()[:16]
+def fingerprint(key: bytes, source: SecretSource, value: str) -> str:
+    """Return 16 hex digits that show that a secret changed, not what it is.
+
+    The source is part of it: who can plan a spec, with guesses as other secrets, must not find an equal fingerprint.
+    """
+    data = json.dumps([source.kind, source.value]).encode() + b"\0" + as_bytes(value)  # JSON holds no zero byte
+    return hmac.new(key, data, hashlib.sha256).hexdigest()[:16]
+
+
+PART = SecretSource("part", "")
+"""The source of what a variable puts into a longer secret; its fingerprints are in the state, and in no plan."""
+SAFE = 6
+"""Characters from which on a secret is unlikely to be part of other words."""
+COMMON = frozenset(
+    [
+        "action",
+        "address",
+        "changed",
+        "container",
+        "create",
+        "created",
+        "default",
+        "delete",
+        "destroy",
+        "enabled",
+        "disabled",
+        "failed",
+        "format_version",
+        "image",
+        "localhost",
+        "message",
+        "password",
+        "process",
+        "production",
+        "provider",
+        "replace",
+        "running",
+        "secret",
+        "status",
+        "succeeded",
+        "success",
+        "update",
+        "username",
+        "version",
+    ]
+)
+"""Longer words that stand in most outputs."""
+
+
+def is_common(value: str) -> bool:
+    """Return whether hiding a value hides other things than the secret: it is very short, or a common word."""
+    return len(value.strip()) < SAFE or value.strip().lower() in COMMON
 
 
 MOST_SEARCHED = 400
@@ -70,14 +121,14 @@ class Parts:
             return known
         ends = range(len(value) + 1)
         parts = {value[start:end] for start in ends for end in ends[start + 2 :]} - {value}
-        found = {part for part in parts if fingerprint(self._key, part) in self._wanted}
+        found = {part for part in parts if fingerprint(self._key, PART, part) in self._wanted}
         self._found |= found
         return found
 
 
 def token(source: SecretSource, key: bytes, value: str | None) -> str:
     """The token for a secret; ``value`` None means that it could not be resolved on this machine."""
-    mark = "unresolved" if value is None else fingerprint(key, value)
+    mark = "unresolved" if value is None else fingerprint(key, source, value)
     return f"(sensitive {source.label} {mark})"
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from flowplan.following import redacted
 from flowplan.providers.protocol import CUT, LogLine
-from flowplan.schemas.secrets import Parts, Redactor, fingerprint
+from flowplan.schemas.secrets import PART, Parts, Redactor, SecretSource, fingerprint, token
 
 SECRET = 'p@ss "w/ö+rd\\'
 
@@ -141,12 +141,22 @@ def test_a_big_key_ring_is_redacted_soon() -> None:
 
 
 def test_parts_of_a_secret_are_found_by_their_fingerprints() -> None:
-    parts = Parts(b"key", [fingerprint(b"key", "hunter2")])
+    parts = Parts(b"key", [fingerprint(b"key", PART, "hunter2")])
     redactor = Redactor(inside=parts)
     redactor.add(["https://user:hunter2@host"])
     assert redactor("it is hunter2, not hunter3") == "it is (sensitive), not hunter3"
     redactor.add(["x" * 1000 + "hunter2"])
     assert redactor("hunter2") == "(sensitive)"
+
+
+def test_fingerprints_of_different_sources_cannot_be_compared() -> None:
+    sources = [
+        SecretSource("from_env", "PIN"), SecretSource("from_env", "PIN2"), SecretSource("from_file", "PIN"),
+        SecretSource("template", "${var.g[0]}", ("g",)), SecretSource("template", "${var.g[1]}", ("g",)), PART,
+    ]  # fmt: skip
+    assert len({fingerprint(b"key", source, "1234") for source in sources}) == len(sources)
+    assert len({token(source, b"key", "1234").rpartition(" ")[2] for source in sources}) == len(sources)
+    assert fingerprint(b"key", sources[0], "1234") == fingerprint(b"key", SecretSource("from_env", "PIN"), "1234")
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +27,13 @@ from flowplan.gather import (
 )
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.plan import has_changes
+from flowplan.planner.replay import effective
 from flowplan.reviewing import check_reviewed, sealed_plan
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, StateError
 from flowplan.schemas.files import is_directory, is_file, is_stream, read_bounded
 from flowplan.schemas.plan_documents import MOST_BYTES
 from flowplan.schemas.plans import Plan
+from flowplan.schemas.secrets import is_common, tokens_in
 from flowplan.state.lock import WriterLock
 from flowplan.state.store import Store
 from flowplan.terminal import approved, can_ask, can_draw
@@ -251,7 +253,7 @@ def _agreed(plan: Plan, gathered: Gathered, how: How, path: Path | None) -> bool
         write_plan(plan, how.json_into, gathered.store.key)
     if not has_changes(plan.changes):
         return True
-    output = Output(gathered.redactor)
+    output = Output()  # a plan holds tokens only, and a text that hid a guess would confirm it
     if how.format == "text":
         show_plan(plan, output, Shown(), "", to_stderr=True)
     if how.yes:
@@ -382,6 +384,11 @@ def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Seq
     detach = how.detach or plan.mode == "refresh_only"  # which only records: there is nothing of its own to follow
     options = Options(how.parallelism, detach, how.wait_timeout, how.lock_timeout, how.stream)
     with interruption.finishing() as interrupted, _sink(output, how) as sink:
+        if common := _common_secrets(plan, gathered.secrets):
+            sink.note(
+                f"warning: {', '.join(common)}: too short or too common a word to be redacted safely; what runs print "
+                "may show it inside other words, or be hard to read"
+            )
         return carry_out(
             plan,
             gathered.store,
@@ -394,6 +401,12 @@ def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Seq
             follow=follow,
             observed=gathered.observed,
         )
+
+
+def _common_secrets(plan: Plan, values: Mapping[str, str]) -> list[str]:
+    """Return the sources of secrets that cannot be redacted well. A plan does not tell: it may be public."""
+    used = tokens_in([change.after for change in plan.changes if effective(change)]) & {*plan.secrets} & {*values}
+    return sorted({plan.secrets[shown].label for shown in used if is_common(values[shown])})
 
 
 @contextmanager

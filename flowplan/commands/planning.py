@@ -107,7 +107,7 @@ def plan(
             for file in (out, how.json_into):
                 if file:
                     write_plan(plan, file, gathered.store.key)
-        show_plan(plan, Output(gathered.redactor), how, apply_command(out, plan, request.state_path))
+        show_plan(plan, Output(), how, apply_command(out, plan, request.state_path))
         return _verdict(plan, detailed)
     finally:
         gathered.close()
@@ -204,7 +204,7 @@ def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stde
     if shown.summary:
         _append(shown.summary, _markdown(plan, command))
     if shown.format == "json":
-        output.json_text(plan_json(plan).rstrip("\n"))
+        output.data(plan_json(plan).rstrip("\n"))
     elif shown.format == "markdown":
         output.data(_markdown(plan, command).rstrip("\n"))
     else:

@@ -13,15 +13,18 @@ from typing import Any
 from flowplan.commands.arguments import check_format
 from flowplan.following import redacted
 from flowplan.gather import engines_of, observe
-from flowplan.output import Bursts, Output, harmless, reader_gone
+from flowplan.output import Bursts, Output, reader_gone
 from flowplan.planner.plan import names
+from flowplan.providers.protocol import LogLine
 from flowplan.refreshing import record_observed
 from flowplan.schemas.errors import InvalidInput, ProviderError, StateFull
 from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded
 from flowplan.schemas.sources import did_you_mean
 from flowplan.state.lock import others_write
+from flowplan.showing import Progress, last_state, shown
 from flowplan.state.store import Store
+from flowplan.terminal import can_draw, use_colour
 
 
 def opened(state: Path) -> Store:
@@ -150,7 +153,7 @@ def events(state: Path, address: str | None, after: int, format: str) -> None:
 
 def logs(state: Path, address: str, follow: bool, tail: int | None, attempt: int | None, format: str) -> None:
     """The output of one attempt, from the engine, else its stored end."""
-    check_format(format, ("text", "json"))
+    check_format(format, ("text", "json", "raw"))
     store = opened(state)
     record = _attempt(store, address, attempt)
     engines, redactor = engines_of(store, state)
@@ -203,25 +206,47 @@ def numbered(attempts: Sequence[int]) -> str:
     return f"attempt{'s' if len(attempts) != 1 else ''} {shown}"
 
 
-def _stream(provider: Any, record: Recorded, follow: bool, tail: int | None, output: Output, format: str) -> int:
+class _Printer:
+    """Prints the output of a run: as text, as JSON, or as it was written (``raw``)."""
+
+    def __init__(self, bursts: Bursts, form: str) -> None:
+        self._bursts, self._form = bursts, form
+        self._terminal, self._colour = can_draw(sys.stdout), use_colour(sys.stdout)
+        self._progress = Progress()
+
+    def __call__(self, line: LogLine) -> None:
+        """Print a line, or a piece of one."""
+        if self._form == "raw":
+            self._bursts.data(line.text, "" if line.goes_on else "\n")
+            return
+        text, unfinished = self._progress("", line)
+        if unfinished:
+            if self._terminal and self._form == "text":
+                self._bursts.redraw(shown(text))
+        elif self._form == "json":
+            self._bursts.data(json.dumps({"at": line.at, "stream": line.stream, "text": last_state(text)}))
+        else:
+            self._bursts.data(shown(text, colour=self._colour))
+
+
+def _stream(provider: Any, record: Recorded, follow: bool, tail: int | None, output: Output, form: str) -> int:
     output.redactor.add(provider.secret_values(record))
     count = 0
     stop = reader_gone(sys.stdout) if follow else None
     with Bursts(output) as bursts:
+        told = _Printer(bursts, form)
         for line in redacted(provider.logs(record, follow=follow, tail=tail, stop=stop), output.redactor):
             count += 1
-            bursts.data(_shown(line.text, line.stream, line.at, format))
+            told(line)
     return count
 
 
-def _shown(text: str, stream: str, at: str | None, format: str) -> str:
-    return json.dumps({"at": at, "stream": stream, "text": text}) if format == "json" else harmless(text)
-
-
-def _stored(store: Store, record: Recorded, tail: int | None, output: Output, format: str) -> bool:
+def _stored(store: Store, record: Recorded, tail: int | None, output: Output, form: str) -> bool:
     """Print the stored end of the output; False when there is none."""
-    text = record.output_tail or store.tails([record.run_id]).get(record.run_id, "")
-    lines = text.splitlines()
-    for line in lines[len(lines) - tail :] if tail is not None and tail < len(lines) else lines:
-        output.data(_shown(line, "stdout", None, format))
+    text = output.redactor(record.output_tail or store.tails([record.run_id]).get(record.run_id, ""))
+    lines = text.split("\n") if text else []
+    with Bursts(output) as bursts:
+        told = _Printer(bursts, form)
+        for line in lines[len(lines) - tail :] if tail is not None and tail < len(lines) else lines:
+            told(LogLine(line))
     return bool(lines)

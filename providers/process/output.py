@@ -93,8 +93,12 @@ class _Lines:
         """True when there may be more than was read."""
         return self._kept.grown(self._position)
 
-    def new(self, *, final: bool = False) -> Iterator[LogLine]:
-        """The complete lines that are new; with ``final`` also what follows the last newline."""
+    def new(self, *, final: bool = False, live: bool = False) -> Iterator[LogLine]:
+        """The complete lines that are new; with ``final`` also what follows the last newline.
+
+        Args:
+            live: also a piece of a line that is written over and over, as it looks now.
+        """
         first, _ = self._kept.look()
         if self._position < first:
             yield from self._dropped(first)
@@ -112,6 +116,10 @@ class _Lines:
         if final and self._rest:
             rest, self._rest = self._rest, b""
             yield _line(rest)
+        elif live and b"\r" in self._rest.rstrip(b"\r"):
+            end = _whole_characters(self._rest)
+            piece, self._rest = self._rest[:end], self._rest[end:]
+            yield LogLine(piece.decode("utf-8", "replace"), goes_on=True)
 
     def _dropped(self, first: int) -> Iterator[LogLine]:
         """Say what is not kept any more."""
@@ -138,7 +146,7 @@ def read(
         if (now := time.monotonic()) >= due or size != seen:
             over, due, seen = ended(), now + VANISHED, size
         if over or lines.grown():
-            yield from lines.new(final=over)
+            yield from lines.new(final=over, live=True)
         if over or stop.wait(INTERVAL):
             return
     if not follow:
@@ -159,3 +167,14 @@ def _nth_from_end(block: bytes, count: int) -> int:
     for _ in range(count):
         at = block.rindex(b"\n", 0, at)
     return at + 1
+
+
+def _whole_characters(data: bytes) -> int:
+    """Where an incomplete character at the end of UTF-8 begins; the length if there is none."""
+    for at in range(len(data) - 1, max(-1, len(data) - 4), -1):
+        if data[at] >= 0xC0:
+            needed = 2 if data[at] < 0xE0 else 3 if data[at] < 0xF0 else 4
+            return at if len(data) - at < needed else len(data)
+        if data[at] < 0x80:
+            break
+    return len(data)

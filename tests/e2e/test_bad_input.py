@@ -600,7 +600,8 @@ def test_escape_sequences_reach_no_terminal_nor_plan(project: Project) -> None:
         done = shell(project, f"fp {command}")
         assert done.returncode == 0
         assert b"\x1b" not in done.stdout + done.stderr, command
-    assert b"raw | \\x1b]0;title\\x07\\x1b[2J" in shell(project, "fp apply --yes flowplan.yaml --rerun raw").stdout
+    told = shell(project, "fp apply --yes flowplan.yaml --rerun raw").stdout
+    assert b"raw | " in told and b"title" not in told and b"\x1b" not in told
     lines = [json.loads(line) for line in project.ok("logs", "raw", "--format", "json").out.splitlines()]
     assert lines[-1]["text"].endswith("end")
 
