@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from flowplan.interruption import drawing
-from flowplan.output import Output, Sink, harmless, silence
+from flowplan.output import Output, Sink, silence
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded, Status
+from flowplan.showing import harmless
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from flowplan.schemas.secrets import Redactor
+from flowplan.showing import Progress, harmless, shown
+from flowplan.terminal import use_colour, width
 
 if TYPE_CHECKING:
     from flowplan.providers.protocol import LogLine
@@ -40,8 +42,6 @@ class Output:
 
     def redraw(self, text: str) -> None:
         """Show a line of data that is not finished, on a terminal, in place of the last one."""
-        from flowplan.terminal import width
-
         self._put(sys.stdout, text[: width(sys.stdout) - 1], "")
         self._drawn = True
 
@@ -173,13 +173,6 @@ def reader_gone(stream: IO[str]) -> threading.Event:
     return gone
 
 
-def harmless(text: str) -> str:
-    """``text`` without characters that a terminal would obey: controls are shown as ``\\x1b``."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
-
-
 def harmless_json(text: str) -> str:
     """The same JSON, with what a terminal would obey written as escapes."""
     if text.isascii():
@@ -208,8 +201,6 @@ class Sink:
     """What an apply or a watch tells while it works, as plain lines."""
 
     def __init__(self, output: Output) -> None:
-        from flowplan.showing import Progress
-        from flowplan.terminal import use_colour
 
         self.output = output
         self.redactor = output.redactor
@@ -222,8 +213,6 @@ class Sink:
 
     def log(self, address: str, line: LogLine) -> None:
         """A line of a run's output, redacted."""
-        from flowplan.showing import shown
-
         text, unfinished = self._progress(address, line)
         if unfinished:
             self.unfinished(address, shown(text))

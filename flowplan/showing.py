@@ -6,8 +6,6 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from flowplan.output import harmless
-
 if TYPE_CHECKING:
     from flowplan.providers.protocol import LogLine
 
@@ -19,6 +17,13 @@ _SEQUENCE = re.compile(
 )
 _COMMAND = re.compile(r"^((?:\s|\x1b\[[0-9;:]*m)*:)(?=:)|##(?=\[)")
 """What GitHub Actions would obey in the output of a step."""
+
+
+def harmless(text: str) -> str:
+    """``text`` without characters that a terminal would obey: controls are shown as ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(text: str, *, colour: bool = False) -> str:

@@ -13,10 +13,11 @@ from flowplan.commands.arguments import check_format, seconds
 from flowplan.commands.places import Place
 from flowplan.commands.reading import chosen, numbered, opened, unknown_address
 from flowplan.given import Given
-from flowplan.output import Output, harmless
+from flowplan.output import Output
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.files import Unreadable, read_bounded
 from flowplan.schemas.runs import Recorded, Settings
+from flowplan.showing import harmless
 from flowplan.state.lock import WriterLock, break_lock
 from flowplan.state.shapes import parsed
 from flowplan.state.store import Store
