@@ -21,8 +21,8 @@ from flowplan.schemas.errors import InvalidInput, ProviderError, StateFull
 from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded
 from flowplan.schemas.sources import did_you_mean
-from flowplan.state.lock import others_write
 from flowplan.showing import Progress, last_state, shown
+from flowplan.state.lock import others_write
 from flowplan.state.store import Store
 from flowplan.terminal import can_draw, use_colour
 
