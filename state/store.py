@@ -300,11 +300,12 @@ class Store(Reading):
                 self._connection.execute("VACUUM")
         return pruned
 
-    def dump(self, *, with_key: bool = False) -> dict[str, Any]:
-        """The whole state as plain JSON; the fingerprint key only when asked for."""
+    def dump(self, *, with_key: bool = False) -> Iterator[str]:
+        """The whole state as lines of a JSON document; the fingerprint key only when asked for."""
         from flowplan.state import transfer
 
-        return transfer.dump(self, self._connection, with_key=with_key)
+        with files.explained(self.path):
+            yield from transfer.dump(self, self._connection, with_key=with_key)
 
     def load_dump(self, document: Mapping[str, Any]) -> None:
         """Replace everything by a dump.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import uuid
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from flowplan.schemas.errors import InvalidInput, Refused
@@ -22,26 +23,41 @@ KEY_BYTES = 32
 _NAMES = tuple(f.name for f in fields(Recorded))
 
 
-def dump(store: Store, db: sqlite3.Connection, *, with_key: bool) -> dict[str, Any]:
-    """Everything in the state at one moment; the key only when asked for."""
+def dump(store: Store, db: sqlite3.Connection, *, with_key: bool) -> Iterator[str]:
+    """Everything in the state at one moment, as lines of one JSON document; the key only when asked for.
+
+    Attempts and events are read one after the other, so that the size of the state does not matter.
+    """
     db.execute("BEGIN")
     try:
-        document = {
+        heads = {
             "flowplan_state": FORMAT,
             "lineage": store.lineage,
             "serial": store.serial,
             "project": store.project,
-            "records": [[record.address, record.run_id] for record in store.records().values()],
-            "attempts": [_plain(record) for record in _with_tails(store)],
+            **({"key": store.key.hex()} if with_key else {}),
+            "records": db.execute("SELECT address, run_id FROM records ORDER BY id").fetchall(),
             "counters": store.last_attempts(),
-            "events": [event.document() for event in store.events()],
+            "outcomes": dict(db.execute("SELECT run_id, outcome FROM attempts WHERE outcome IS NOT NULL").fetchall()),
+            "notes": dict(db.execute("SELECT name, document FROM notes").fetchall()),
         }
-        outcomes = db.execute("SELECT run_id, outcome FROM attempts WHERE outcome IS NOT NULL")
-        document["outcomes"] = dict(outcomes.fetchall())
-        document["notes"] = dict(db.execute("SELECT name, document FROM notes").fetchall())
+        yield "{"
+        yield from (f" {json.dumps(name)}: {json.dumps(value)}," for name, value in heads.items())
+        yield from _list("attempts", map(_plain, _with_tails(store, db)))
+        yield ","
+        yield from _list("events", (event.document() for event in store.events()))
+        yield "}"
     finally:
         db.execute("ROLLBACK")
-    return document | ({"key": store.key.hex()} if with_key else {})
+
+
+def _list(name: str, items: Iterable[dict[str, Any]]) -> Iterator[str]:
+    yield f" {json.dumps(name)}: ["
+    separator = ""
+    for item in items:
+        yield f"{separator}{json.dumps(item)}"
+        separator = ","
+    yield " ]"
 
 
 def load(store: Store, db: sqlite3.Connection, document: Mapping[str, Any]) -> None:
@@ -123,10 +139,10 @@ def _replace(db: sqlite3.Connection, document: Mapping[str, Any]) -> None:
     )
 
 
-def _with_tails(store: Store) -> list[Recorded]:
-    attempts = store.attempts()
-    tails = store.tails([a.run_id for a in attempts])
-    return [replace(a, output_tail=tails[a.run_id]) if a.run_id in tails else a for a in attempts]
+def _with_tails(store: Store, db: sqlite3.Connection) -> Iterator[Recorded]:
+    query = f"SELECT {rows.COLUMNS}, t.text FROM attempts a LEFT JOIN tails t USING (run_id) ORDER BY a.id"
+    for row in db.execute(query):
+        yield from store._decoded(rows.decode, [row])
 
 
 def _plain(record: Recorded) -> dict[str, Any]:

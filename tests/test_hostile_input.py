@@ -27,6 +27,12 @@ from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plan_documents import _Broken, _plan, plan_digest, plan_document, sealed_json
 from flowplan.state.store import Store
 
+
+def dumped(store: Store, *, with_key: bool = False) -> Any:
+    """What `flowplan state pull` prints, parsed."""
+    return json.loads("".join(store.dump(with_key=with_key)))
+
+
 SPECS = sorted(
     [
         *ROOT.glob("examples/[0-9]*.yaml"),
@@ -307,7 +313,7 @@ def is_object(text: str) -> bool:
 @pytest.fixture(scope="module")
 def dump(states: Path) -> Any:
     store = Store.open(states)
-    found = store.dump(with_key=True)
+    found = dumped(store, with_key=True)
     store.close()
     return json.loads(json.dumps(found))
 

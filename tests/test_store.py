@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,12 @@ from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
 from flowplan.state import migrations, rows, transitions
 from flowplan.state.journal import PLANS_KEPT
 from flowplan.state.store import FORGOTTEN, Store
+
+
+def dumped(store: Store, *, with_key: bool = False) -> Any:
+    """What `flowplan state pull` prints, parsed."""
+    return json.loads("".join(store.dump(with_key=with_key)))
+
 
 STATES = Path(__file__).parent / "fixtures" / "states"
 ROOT = os.geteuid() == 0
@@ -696,7 +703,7 @@ def shown(store: Store) -> tuple[Any, ...]:
 
 def test_a_dump_is_plain_json_and_comes_back_whole(store: Store, tmp_path: Path) -> None:
     full(store)
-    document = json.loads(json.dumps(store.dump(with_key=True)))
+    document = dumped(store, with_key=True)
     with contextlib.closing(Store.open(tmp_path / "other.db", create=True)) as other:
         other.load_dump(document)
         assert shown(other) == shown(store)
@@ -705,14 +712,64 @@ def test_a_dump_is_plain_json_and_comes_back_whole(store: Store, tmp_path: Path)
     assert store.records()["a[i=1]"].attempt == 2
 
 
+def test_a_dump_takes_no_more_memory_for_more_attempts(store: Store) -> None:
+    def peak(number: int) -> int:
+        items = [record(store, f"a[i={number + i}]") for i in range(number)]
+        store.intend(items)
+        store.set_tails({item.run_id: "x" * 10_000 for item in items})
+        tracemalloc.start()
+        for _ in store.dump():
+            pass
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(1000) < 2 * peak(500) < 1000 * 10_000
+
+
+# -- pruning ---------------------------------------------------------------------------------------------------------
+
+
+NEVER = "9999-01-01T00:00:00.000Z"
+
+
+def test_pruning_keeps_what_lives_is_the_newest_or_may_be_on_an_engine(store: Store) -> None:
+    replaced = started(store, "a", 1, Status.SUCCEEDED)
+    still_there = started(store, "a", 2, Status.FAILED)
+    started(store, "a", 3, Status.SUCCEEDED)
+    started(store, "b", 1, Status.RUNNING)
+    store.destroyed([replaced.run_id])
+    forgotten = started(store, "c", 1, Status.SUCCEEDED)
+    store.forget(["c"])
+    assert store.prune(NEVER).attempts == {"a": [1]}
+    assert {(r.address, r.attempt) for r in store.attempts()} == {("a", 2), ("a", 3), ("b", 1), ("c", 1)}
+    store.absent([still_there.run_id, forgotten.run_id])
+    assert store.prune(NEVER).attempts == {"a": [2], "c": [1]}
+    assert store.missing_attempts("a") == [1, 2]
+    assert store.last_attempts() == {"a": 3, "b": 1, "c": 1}
+
+
+def test_pruning_looks_at_the_last_event_and_numbers_go_on(store: Store) -> None:
+    item = started(store, "a", 1, Status.SUCCEEDED)
+    store.destroyed([item.run_id])
+    before, last = store.serial, store.last_seq()
+    assert store.prune("2000-01-01T00:00:00.000Z").attempts == {}
+    assert store.prune(NEVER, dry_run=True).attempts == {"a": [1]}
+    assert store.serial == before
+    store.prune(NEVER)
+    assert store.attempts() == [] and store.last_seq() == last
+    started(store, "a", 2)
+    assert [event.seq for event in store.events()][-1] == last + 2
+
+
 def test_the_key_is_only_in_a_dump_that_asks_for_it(store: Store) -> None:
-    assert store.key.hex() not in json.dumps(store.dump())
-    assert store.dump(with_key=True)["key"] == store.key.hex()
+    assert store.key.hex() not in json.dumps(dumped(store))
+    assert dumped(store, with_key=True)["key"] == store.key.hex()
 
 
 def test_another_lineage_or_an_older_serial_is_refused(store: Store, tmp_path: Path) -> None:
     full(store)
-    old = store.dump()
+    old = dumped(store)
     started(store, "new")
     with pytest.raises(Refused, match="newer"):
         store.load_dump(old)
@@ -740,7 +797,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def whole(filled: Store) -> str:
-    return json.dumps(filled.dump(with_key=True))
+    return json.dumps(dumped(filled, with_key=True))
 
 
 @settings(max_examples=60, deadline=None)

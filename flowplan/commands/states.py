@@ -13,7 +13,7 @@ from flowplan.commands.arguments import check_format, seconds
 from flowplan.commands.places import Place
 from flowplan.commands.reading import chosen, numbered, opened, unknown_address
 from flowplan.given import Given
-from flowplan.output import Output
+from flowplan.output import Output, harmless_json
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.files import Unreadable, read_bounded
 from flowplan.schemas.runs import Recorded, Settings
@@ -113,8 +113,8 @@ def remove(state: Path, addresses: Sequence[str], lock_timeout: str) -> None:
 def pull(state: Path, with_key: bool) -> None:
     """Print the whole state."""
     store = opened(state)
-    Output().document(store.dump(with_key=with_key))
-    store.close()
+    with closing(store):
+        Output().lines(map(harmless_json, store.dump(with_key=with_key)))
 
 
 def push(state: Path, file: Path, lock_timeout: str) -> None:
