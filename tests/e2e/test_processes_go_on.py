@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,42 @@ def test_a_run_of_another_host_blocks_nothing_else(processes: Project) -> None:
     assert again.code in (0, 3), again.err
     assert processes.status()["far"]["attempt"] == 2
     assert runs(far["pid"])
+
+
+IN_A_CONTAINER = ("unshare", "--pid", "--fork", "--mount-proc")
+
+
+def test_a_container_that_is_replaced_blocks_only_its_own_run(processes: Project) -> None:
+    """The first command of a new pid namespace is its first process: when it ends, all processes in there do."""
+    if subprocess.run([*IN_A_CONTAINER, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("pid namespaces cannot be made here")
+    write(processes, run("far", "sleep 600"), run("near", "exit 0"))
+    Project(processes.directory, processes.env, IN_A_CONTAINER).ok("apply", "--yes", "--detach")
+    far = processes.status()["far"]
+    assert far["status"] == "running"
+    assert "cannot be seen from here" in far["message"]
+    assert processes.actions() == {"far": "no-op", "near": "no-op"}
+    processes.ok("apply", "flowplan.yaml", "--yes", "--rerun", "near")
+    destroyed = processes.run("destroy", "--yes")
+    assert destroyed.code == 6
+    assert "flowplan state rm far" in destroyed.err
+    processes.ok("state", "rm", "far")
+    processes.ok("destroy", "--yes")
+
+
+def test_a_run_that_an_older_state_does_not_know_is_told_recorded_and_ended(processes: Project) -> None:
+    write(processes, run("first", "exit 0"))
+    processes.ok("apply", "--yes")
+    state = processes.directory / ".flowplan/state.db"
+    backup = state.read_bytes()
+    write(processes, run("first", "exit 0"), run("train", "sleep 600"))
+    processes.ok("apply", "flowplan.yaml", "--yes", "--detach")
+    pid = started(processes, "train")["pid"]
+    state.write_bytes(backup)
+    for command in (("plan",), ("destroy", "--yes")):
+        refused = processes.run(*command)
+        assert refused.code == 6
+        assert "train" in refused.err
+    processes.ok("state", "rebuild")
+    processes.ok("destroy", "--yes")
+    assert not runs(pid)
