@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -526,10 +527,19 @@ def observe(
         wanted = None if new is None else (render().objects for render in places.get(name, ()))
         for one in engines.provider(name).observe(live, wanted):
             if one.run_id in known:
-                seen[one.run_id] = one
+                seen[one.run_id] = _with_time(one, engines.now(name))
             elif one.exists and (one.lineage or not 0 < one.attempt <= counted.get(one.address, 0)):
                 strangers.append(one)
     return seen, strangers
+
+
+def _with_time(seen: Observed, now: datetime | None) -> Observed:
+    """``seen`` with the seconds of its time limit that are used up, by the engine's clock."""
+    began = seen.counts_from or seen.started_at
+    if now is None or not began or not (seen.status and seen.status.live):
+        return seen
+    seconds = (now - datetime.fromisoformat(began)).total_seconds()
+    return replace(seen, progress={**seen.progress, "seconds": max(seconds, 0.0)})
 
 
 def _preflighted(store: Store, engines: Engines, changes: tuple[Change, ...], redactor: Redactor) -> tuple[Change, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 from flowplan.planner.diff import changed_fields, drifted_fields, patched, settings_fields
-from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_labels, content_of
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_labels, content_of, over_already
 from flowplan.planner.reasons import changed_sentence, current, facts_of, how_it_ended
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, RunFacts
 from flowplan.schemas.runs import Desired, Objects, Observed, Recorded, Rendered, Status, Target, digest
@@ -233,12 +234,25 @@ def _guarded(change: Change, status: Status, case: Decision) -> Change:
     if case.seen and case.seen.elsewhere and change.action is not Action.RERUN:
         return unreachable(change, case.seen)
     stops = change.action is Action.REPLACE and status.live and case.desired.settings.replace != "after_finish"
+    if change.action is Action.UPDATE and status.live:
+        hurts = tuple(dict.fromkeys(filter(None, (_hurts(field, case) for field in change.fields))))
+        change, stops = replace(change, reasons=(*change.reasons, *hurts)), bool(hurts)
     return guarded(replace(change, interrupts=stops), status, case.desired.settings.protect, case.may_interrupt)
+
+
+def _hurts(field: FieldChange, case: Decision) -> str:
+    """What a change in place does to the live run that it ends, pauses or shrinks; "" for any other."""
+    before, after = (None if value is ABSENT else value for value in (field.before, field.after))
+    progress = case.seen.progress if case.seen else {}
+    if field.path == "/Run/timeout" and after is not None:
+        return over_already(before, after, progress)
+    told: Callable[..., str] | None = getattr(case.manifests, "interrupts", None)
+    return told(field.path, before, after, progress) if told else ""
 
 
 def guarded(change: Change, status: Status, protect: str, may_interrupt: bool) -> Change:
     """``change`` with ``skipped`` set when ``protect`` forbids it."""
-    removes = change.action in (Action.REPLACE, Action.DESTROY)
+    removes = change.action in (Action.REPLACE, Action.DESTROY) or change.interrupts
     if may_interrupt or not removes:
         return change
     if protect == "always":

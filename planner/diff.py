@@ -98,11 +98,17 @@ def drifted_fields(
     managers: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
 ) -> tuple[FieldChange, ...]:
-    """Fields that flowplan set and somebody else changed on the engine; what flowplan did not set is not compared (A4)."""
+    """Fields that flowplan set and somebody else changed on the engine; what flowplan did not set is not compared (A4).
+
+    A field that a controller took over is its own from then on, until the spec gives it another value.
+    """
     ignore = (*ignore, *content_labels(manifests))
+    controlled = getattr(manifests, "controlled_by", lambda path, manager: False)
     found = []
     for path, applied, now in _owned_differences(manifests.comparable(recorded), live):
         if _ignored(path, ignore) or TOKEN.search(str(applied)) or manifests.equal(path, applied, now):
+            continue
+        if controlled(path, (managers or {}).get(path, "")):
             continue
         effect = manifests.effect(path, None if now is ABSENT else now, applied)
         change = FieldChange(path, now, applied, effect.effect, effect.rule, drift=True, recorded=applied)

@@ -217,6 +217,9 @@ class Observed:
             None where nothing new is said.
         elsewhere: the host on which it was started, where nobody can see it from here; what is said of it then is what was
             last known. "" otherwise.
+        progress: how far a live attempt is, as far as it is known: ``seconds`` since its time limit began to count, and
+            ``active`` and ``failed`` executions.
+        counts_from: when its time limit began to count, where that is not ``started_at``.
     """
 
     run_id: str
@@ -236,6 +239,8 @@ class Observed:
     at: str | None = None
     live: Objects | None = None
     managers: Mapping[str, str] = field(default_factory=dict)
+    progress: Mapping[str, float] = field(default_factory=dict)
+    counts_from: str | None = None
     image: Mapping[str, str] = field(default_factory=dict)
     tag_now: str = ""
     remarks: Mapping[str, str] | None = None

@@ -866,3 +866,63 @@ def test_heavy_libraries_stay_away() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# ------------------------------------------------- what a change in place does
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "after", "progress", "hurts"),
+    [
+        ("suspend", False, True, {}, True),
+        ("suspend", True, False, {}, False),
+        ("suspend", True, None, {}, False),
+        ("parallelism", 3, 2, {"active": 3.0}, True),
+        ("parallelism", 3, 2, {"active": 2.0}, False),
+        ("parallelism", 3, None, {"active": 2.0}, True),
+        ("parallelism", 3, 2, {}, True),
+        ("parallelism", 3, 4, {}, False),
+        ("parallelism", None, 0, {}, True),
+        ("activeDeadlineSeconds", 600, 60, {"seconds": 61.0}, True),
+        ("activeDeadlineSeconds", 600, 60, {"seconds": 30.0}, False),
+        ("activeDeadlineSeconds", None, 60, {"seconds": 61.0}, True),
+        ("activeDeadlineSeconds", 600, 60, {}, True),
+        ("activeDeadlineSeconds", 60, 600, {}, False),
+        ("activeDeadlineSeconds", 60, None, {"seconds": 61.0}, False),
+        ("backoffLimit", 6, 1, {"failed": 2.0}, True),
+        ("backoffLimit", 6, 2, {"failed": 2.0}, False),
+        ("ttlSecondsAfterFinished", 10, 0, {}, False),
+    ],
+)
+def test_changes_in_place_that_end_or_pause_what_runs(
+    field: str, before: Any, after: Any, progress: dict[str, float], hurts: bool
+) -> None:
+    assert bool(kubernetes.interrupts(f"/Job/spec/{field}", before, after, progress)) is hurts
+
+
+@pytest.mark.parametrize(
+    ("path", "manager", "controlled"),
+    [
+        ("/Job/spec/suspend", "kueue", True),
+        ("/Job/spec/parallelism", "my-scaling", True),
+        ("/Job/spec/parallelism", "kubectl-edit", False),
+        ("/Job/spec/suspend", "", False),
+        ("/Job/metadata/labels/a", "kueue-controller-manager", True),
+        ("/Job/metadata/labels/a", "mallory", False),
+        ("/Job/spec/suspend", "flowplan", False),
+    ],
+)
+def test_fields_that_belong_to_a_controller(path: str, manager: str, controlled: bool) -> None:
+    assert kubernetes.controlled_by(path, manager) is controlled
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1e-10", "1n"), ("0.0000000001", "1n"), ("100u", "0.0001"), ("1024Mi", "1Gi")]
+)
+def test_quantities_are_equal_as_the_server_rounds_them(one: str, other: str) -> None:
+    assert kubernetes.equal("/Job/spec/template/spec/containers/0/resources/limits/cpu", one, other)
+
+
+def test_what_the_server_writes_into_metadata_is_not_compared() -> None:
+    meta = {"name": "a", "creationTimestamp": "2020-01-01T00:00:00Z", "uid": "x", "finalizers": ["a/b"]}
+    assert kubernetes.comparable({"Job": {"metadata": meta}}) == {"Job": {"metadata": {"name": "a"}}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +37,12 @@ class Boxes:
 
     def comparable(self, applied: Objects) -> Objects:
         return applied
+
+    def interrupts(self, path: str, before: Any, after: Any, progress: Mapping[str, float]) -> str:
+        return "it is being filled" if path == "/Box/size" and after < progress.get("filled", 0) else ""
+
+    def controlled_by(self, path: str, manager: str) -> bool:
+        return manager == "robot"
 
     def equal(self, path: str, one: Any, other: Any) -> bool:
         return str(one) == str(other)
@@ -194,6 +201,52 @@ def test_drift_is_put_right_and_told_apart_from_changes() -> None:
     assert change.reasons == ("size changed on the engine by kubectl",)
     [field] = change.fields
     assert (field.before, field.after, field.recorded, field.drift, field.manager) == (5, 1, 1, True, "kubectl")
+
+
+def test_what_a_controller_took_over_is_no_drift_until_the_spec_says_otherwise() -> None:
+    record = recorded(desired(size=1), Status.RUNNING)
+    live = {"Box": {**record.objects["Box"], "size": 5}}
+    look = seen(record, Status.RUNNING, live=live, managers={"/Box/size": "robot"})
+    assert only(decide([desired(size=1)], [record], [look])).action == Action.NO_OP
+    change = only(decide([desired(size=2)], [record], [look]))
+    assert change.action == Action.UPDATE and [(f.path, f.after, f.drift) for f in change.fields] == [
+        ("/Box/size", 2, False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("protect", "filled", "allowed", "interrupts", "left_out"),
+    [
+        ("", 3.0, (), True, False),
+        ("active", 3.0, (), True, True),
+        ("always", 3.0, (), True, True),
+        ("active", 3.0, ("a",), True, False),
+        ("active", 1.0, (), False, False),
+        ("always", 1.0, (), False, False),
+    ],
+)
+def test_an_update_that_hurts_what_runs_is_an_interruption(
+    protect: str, filled: float, allowed: tuple[str, ...], interrupts: bool, left_out: bool
+) -> None:
+    record = recorded(desired(size=4), Status.RUNNING)
+    look = seen(record, Status.RUNNING, progress={"filled": filled})
+    wanted = desired(size=2, settings=Settings(protect=protect))
+    change = only(decide([wanted], [record], [look], allow_interrupt=allowed))
+    assert (change.action, change.interrupts, bool(change.skipped)) == (Action.UPDATE, interrupts, left_out)
+    assert ("it is being filled" in change.reasons) is interrupts
+
+
+@pytest.mark.parametrize(
+    ("seconds", "timeout", "interrupts"),
+    [(90.0, 60.0, True), (30.0, 60.0, False), (None, 60.0, True), (90.0, None, False)],
+)
+def test_a_time_limit_that_has_passed_is_an_interruption(
+    seconds: float | None, timeout: float | None, interrupts: bool
+) -> None:
+    record = recorded(desired(settings=Settings(timeout=600)), Status.RUNNING)
+    look = seen(record, Status.RUNNING, progress={} if seconds is None else {"seconds": seconds})
+    change = only(decide([desired(settings=Settings(timeout=timeout))], [record], [look]))
+    assert (change.action, change.interrupts) == (Action.UPDATE, interrupts)
 
 
 def test_drift_of_what_cannot_change_in_place_replaces() -> None:

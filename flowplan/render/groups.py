@@ -255,7 +255,9 @@ def _reason(group: Group, index: int, now: datetime | None) -> str:
 
 
 def live_sentence(change: Change) -> str:
-    """What replacing or destroying does to a live run, or ""."""
+    """What a change does to a live run, or ""."""
+    if change.action is Action.UPDATE and change.interrupts and not change.skipped:
+        return "interrupts the live attempt"
     if not is_live(change) or change.skipped or change.action not in (Action.REPLACE, Action.DESTROY):
         return ""
     if not change.interrupts:

@@ -96,6 +96,14 @@ def _labels_at(objects: Objects, place: str) -> tuple[dict[str, Json] | None, st
     return (labels if isinstance(labels, dict) else None), key
 
 
+def over_already(before: float | None, after: float, progress: Mapping[str, float]) -> str:
+    """Say that another time limit of a live run ends it at once, or that it may; "" when there is time left."""
+    used = progress.get("seconds")
+    if used is None:
+        return f"the limit of {after:g} s may have passed already" if before is None or after < before else ""
+    return f"the limit of {after:g} s has passed already" if after <= used else ""
+
+
 class Manifests(Protocol):
     """What a provider type knows without an engine. Implementations are modules with these functions."""
 
@@ -115,4 +123,7 @@ class Manifests(Protocol):
     def equal(self, path: str, one: Json, other: Json) -> bool:
         """True when two values of the field mean the same to the engine (``1000m`` and ``1``: A10)."""
 
+    # interrupts(path, before, after, progress) -> str says what a change in place does to a live run that it ends, pauses
+    # or shrinks; controlled_by(path, manager) -> bool whether a field belongs to the controller that set it. Both may be
+    # left out.
     # CONTENT_LABELS: tuple[str, ...] says where ``render`` sets the content label, see ``with_content``.

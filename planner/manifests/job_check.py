@@ -140,7 +140,7 @@ def _object(value: dict[str, Json], schema: Mapping[str, Any], pointer: str, nam
 
 def _choice(name: str, key: str, value: Json, pointer: str) -> Iterator[Problem]:
     choices = _CHOICES.get((name.rpartition(".")[2], key))
-    if choices and isinstance(value, str) and value not in choices:
+    if choices and isinstance(value, str) and value and value not in choices:  # "" is as if left out
         yield Problem(pointer, f'must be one of {", ".join(choices)}, not "{value}"')
 
 

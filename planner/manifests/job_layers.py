@@ -155,7 +155,7 @@ def _engine_backoff(draft: Draft) -> None:
 
 def _fill(draft: Draft, section: dict[str, Json], path: Path, key: str, value: Json) -> None:
     """Fill in a default that the manifest goes without; the section's own origin is not the value's."""
-    if section.get(key) is None:
+    if section.get(key) in (None, ""):
         section[key] = value
         if draft.custom:
             draft.origins[pointer((*path, key))] = Origin("default")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, with_content
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, over_already, with_content
 from flowplan.planner.manifests.job_draft import Draft
 from flowplan.planner.manifests.job_layers import layered
 from flowplan.planner.names import is_kubernetes_name, kubernetes_label_value, kubernetes_run_name
@@ -160,6 +161,7 @@ _IMMUTABLE = {
     "manualSelector": "the selector of a Job is immutable",
 }
 _METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
+_DEFAULT_RETRIES = 6
 
 
 def effect(path: str, before: Json, after: Json) -> Effect:
@@ -179,16 +181,74 @@ def effect(path: str, before: Json, after: Json) -> Effect:
     return Effect(REPLACE, "another kind of object")
 
 
+def interrupts(path: str, before: Json, after: Json, progress: Mapping[str, float]) -> str:
+    """What a change in place does to a live Job that it ends, pauses or shrinks; "" for any other.
+
+    Args:
+        before, after: None where the field is not there; progress: as in ``Observed``, {} when nobody asked the cluster.
+    """
+    field = path.removeprefix("/Job/spec/")
+    if field == "suspend" and after is True:
+        return "suspend stops its pods"
+    if field == "parallelism":
+        wanted = 1 if after is None else after
+        running = progress.get("active", 1 if before is None else before)
+        return f"parallelism {wanted} ends some of its {running:g} pods" if wanted < running else ""
+    if field == "activeDeadlineSeconds" and after is not None:
+        return over_already(before, after, progress)
+    if field == "backoffLimit":
+        allowed = _DEFAULT_RETRIES if after is None else after
+        failed = progress.get("failed", 0)
+        return f"{failed:g} of its pods failed already, and {allowed} may" if failed > allowed else ""
+    return ""
+
+
+_PEOPLE = ("kubectl", "curl", "python-requests", "OpenAPI-Generator", "Mozilla", "okhttp", "Go-http-client", "unknown")
+"""What the names of field managers begin with that are tools in people's hands."""
+_CONTROLLER = re.compile(
+    r"controller|operator|manager|scheduler|scaler|queue|kueue|keda|volcano|yunikorn|webhook", re.IGNORECASE
+)
+_CONTROLLED = ("/Job/spec/suspend", "/Job/spec/parallelism")
+"""Fields of a Job that exist for controllers to set: whoever has set one, and is not a person's tool, is a controller."""
+
+
+def controlled_by(path: str, manager: str) -> bool:
+    """Return whether a field belongs to a controller (Kueue, an autoscaler) that set it last."""
+    if not manager or manager.startswith((*_PEOPLE, "flowplan")):
+        return False
+    return path in _CONTROLLED or bool(_CONTROLLER.search(manager))
+
+
 def comparable(applied: Objects) -> Objects:
     """The applied Job without what lists of the API do not tell, and without nulls, which the server drops.
 
-    The Secret is not compared: its values are not read back.
+    The Secret is not compared: its values are not read back. Nor is what the server and its controllers write into the
+    metadata.
     """
     job = applied.get("Job")
     if not isinstance(job, Mapping):
         return {}
     kept = {key: value for key, value in job.items() if key not in ("apiVersion", "kind", "status")}
+    meta = kept.get("metadata")
+    if isinstance(meta, Mapping):
+        kept["metadata"] = {key: value for key, value in meta.items() if key not in _OF_SERVER}
     return {"Job": _without_null(kept)}
+
+
+_OF_SERVER = frozenset(
+    (
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "finalizers",
+        "generation",
+        "managedFields",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    )
+)
 
 
 def _without_null(value: Json) -> Json:
@@ -197,6 +257,11 @@ def _without_null(value: Json) -> Json:
     if isinstance(value, list):
         return [_without_null(child) for child in value]
     return value
+
+
+def _to_nano(amount: Decimal) -> Decimal:
+    """The server rounds up to the next nano."""
+    return amount.quantize(Decimal("1e-9"), ROUND_CEILING)
 
 
 _QUANTITIES = re.compile(r"/(?:limits|requests|overhead|capacity)/[^/]+$|/(?:sizeLimit|divisor)$")
@@ -209,6 +274,6 @@ def equal(path: str, one: Json, other: Json) -> bool:
     if not _QUANTITIES.search(path):
         return False
     try:
-        return quantity(one) == quantity(other)
+        return _to_nano(quantity(one)) == _to_nano(quantity(other))
     except (ValueError, TypeError, IndexError):
         return False

@@ -149,7 +149,7 @@ def by_owner(pods: Iterable[Any]) -> dict[str, list[Any]]:
 def as_recorded(seen: Observed, record: Recorded) -> Observed:
     """Complete what the engine says with what only the record knows; an end that is recorded is not told anew with
     less (its pods may be gone by now)."""
-    seen = _by_its_name(as_if_kept(seen, record), record)
+    seen = _immutable_as_made(_by_its_name(as_if_kept(seen, record), record), record)
     seen = replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
     if record.handle.get(IMPORTED):
         seen = taken_over(seen, record)
@@ -165,6 +165,23 @@ def as_recorded(seen: Observed, record: Recorded) -> Observed:
         attempts=max(seen.attempts, record.attempts),
         started_at=seen.started_at or record.started_at,
     )
+
+
+_MUTABLE = frozenset(
+    ("parallelism", "suspend", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "completions")
+)
+"""Fields of a Job's spec that anybody can change once it is there."""
+
+
+def _immutable_as_made(seen: Observed, record: Recorded) -> Observed:
+    """``seen`` without differences that are no drift: in what nobody can change they are the server's own spelling,
+    defaults and admission of the same Job."""
+    applied = (record.objects.get("Job") or {}).get("spec")
+    if not seen.live or not applied or seen.handle.get("uid") != record.handle.get("uid"):
+        return seen
+    job = seen.live["Job"]
+    kept = {key: value for key, value in applied.items() if key not in _MUTABLE}
+    return replace(seen, live={**seen.live, "Job": {**job, "spec": {**job["spec"], **kept}}})
 
 
 def kept_running(seen: Observed, before: Status | None) -> Observed:

@@ -149,8 +149,22 @@ def _base(job: Object, pods: Sequence[Object], cluster: str, **facts: Any) -> Ob
         content=label(job, CONTENT),
         created_at=meta.get("creationTimestamp"),
         created_from=str(notes.get(CREATED_FROM) or ""),
+        progress={key: float((job.get("status") or {}).get(key) or 0) for key in ("active", "failed")},
+        counts_from=_accepted(job),
+        image=_image(job, pods),
         **facts,
     )
+
+
+def _image(job: Object, pods: Sequence[Object]) -> dict[str, str]:
+    """The image that the newest pod ran: ``name`` as in the Job, ``id`` and, where it came from a registry, ``digest``."""
+    main = main_container(job)
+    ids = [str(status["imageID"]) for pod in pods if (status := _status_of(pod, main)) and status.get("imageID")]
+    if not ids:
+        return {}
+    image = ids[-1].removeprefix("docker-pullable://").removeprefix("docker://")
+    name = str(job["spec"]["template"]["spec"]["containers"][0].get("image") or "")
+    return {"name": name, "id": image, **({"digest": image} if "@" in image else {})}
 
 
 def comparable(job: Object) -> Json:
