@@ -19,6 +19,7 @@ from flowplan.providers.kubernetes.requests import Api
 
 pytestmark = pytest.mark.kubernetes
 Make = Callable[..., Project]
+MERGE = "application/merge-patch+json"
 LINE = "cannot reach the database"
 
 
@@ -148,3 +149,54 @@ def left(api: Api, project: Project) -> list[Any]:
         for path in (jobs_path("default"), core_path("default", "secrets"))
         for one in api.items(path, labelSelector=selector)
     ]
+
+
+def test_a_controllers_field_is_left_alone_and_shrinking_is_an_interruption(
+    case_project: Make, namespace: str, api: Api
+) -> None:
+    project = case_project("05-parallel-pods", {"ha-x": namespace})
+    text = f"""
+flowplan: 1
+project: {project.name}
+runs:
+  job:
+    provider: kubernetes
+    image: busybox:1.35
+    command: [sleep, "600"]
+    protect: active
+    kubernetes: {{namespace: {namespace}, job: {{spec: {{parallelism: 3, completions: 3}}}}}}
+"""
+    project.write(text)
+    project.ok("apply", "--yes", "--detach")
+    run = project.await_status("job", "running")
+    path = jobs_path(namespace, run["infrastructure_id"].rpartition(":")[2])
+    patch = {"spec": {"parallelism": 2}}
+    until(lambda: api.get(path)["status"].get("active") == 3)
+
+    api.call("PATCH", path, {"fieldManager": "keda-operator"}, patch, content=MERGE)
+    assert project.actions() == {"job": "no-op"}
+    api.call("PATCH", path, {"fieldManager": "kubectl-edit"}, {"spec": {"parallelism": 4}}, content=MERGE)
+    until(lambda: api.get(path)["status"].get("active") == 3)
+    assert project.actions() == {"job": "update"}
+
+    project.write(text.replace("parallelism: 3", "parallelism: 1"))
+    (change,) = project.plan()["changes"]
+    assert change["action"] == "update" and change["interrupts"] and "protect: active" in change["skipped"]
+    assert "parallelism 1 ends some of its 3 pods" in change["reasons"]
+    project.ok("apply", "flowplan.yaml", "--yes", "--detach", code=6)
+    assert api.get(path)["spec"]["parallelism"] == 4
+    project.ok("apply", "flowplan.yaml", "--yes", "--detach", "--allow-interrupt", "job")
+    assert api.get(path)["spec"]["parallelism"] == 1
+    assert project.actions() == {"job": "no-op"}
+
+    project.write(text.replace("parallelism: 3", "parallelism: 1").replace("    image:", "    timeout: 1s\n    image:"))
+    (change,) = project.plan()["changes"]
+    assert change["interrupts"] and "the limit of 1 s has passed already" in change["reasons"]
+
+
+def test_the_image_that_ran_is_recorded(case_project: Make, namespace: str) -> None:
+    project = case_project("03-onfailure-output", {"ha-x": namespace})
+    edit(project, "sleep 1; exit 7'", "true'")
+    project.ok("apply", "--yes")
+    image = project.status()["job"]["image"]
+    assert image["name"] == "busybox:1.35" and re.search(r"sha256:[0-9a-f]{64}$", image["id"])
