@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 import time
@@ -138,8 +139,8 @@ def test_any_name_is_a_legal_one(name: str, attempt: int, address: str) -> None:
     rendered = kubernetes.render(run_of(name=name or None), identity)
     assert rendered.name == rendered.objects["Job"]["metadata"]["name"]
     assert 0 < len(rendered.name) <= 63
-    assert all(c in "abcdefghijklmnopqrstuvwxyz0123456789-" for c in rendered.name)
-    assert rendered.name[0] != "-" != rendered.name[-1]
+    part = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+    assert re.fullmatch(rf"{part}(?:\.{part})*", rendered.name)
 
 
 def test_the_manifests_name_is_unique_for_every_attempt_and_cell() -> None:
