@@ -110,7 +110,7 @@ FIRST, SECOND = (1, 1, 1), (2, 2, 2)
 COMMANDS = (
     Command("apply", nothing, APPLY, APPLY, FIRST, False),
     Command("apply a plan", planned, PLANNED, PLANNED, FIRST, False),
-    Command("apply, then destroy", nothing, APPLY, ("destroy", "--yes"), (), False),
+    Command("apply, then destroy", nothing, APPLY, ("destroy", "--yes", "--if-exists"), (), False),
     Command("apply again after a crash", half_started, APPLY, APPLY, FIRST, False),
     Command("apply, pulling", pulling, APPLY, APPLY, FIRST, False, ("docker",)),
     Command("watch", ending, ("watch",), ("watch",), FIRST, False),
