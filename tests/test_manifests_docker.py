@@ -285,6 +285,12 @@ def test_equality_and_what_can_drift() -> None:
     assert docker.equal(HOST + "ExtraHosts", ["a", "b"], ["b", "a"])
     assert not docker.equal("/Container/Config/Cmd", ["a", "b"], ["b", "a"])
     assert docker.equal(HOST + "RestartPolicy", {"Name": ""}, {"Name": "no", "MaximumRetryCount": 0})
+    assert docker.equal(HOST + "CapAdd", ["SYS_PTRACE", "CHOWN"], ["cap_chown", "CAP_SYS_PTRACE"])
+    for name, none in (("PidsLimit", -1), ("CpuQuota", -1), ("Memory", 0), ("CpusetCpus", "")):
+        assert docker.equal(HOST + name, none, ABSENT) and docker.equal(HOST + name, none, None)
+    assert not docker.equal(HOST + "Init", False, ABSENT), "the Engine's own default may be another"
+    assert not docker.equal("/Container/Config/Labels/a", "", ABSENT)
+    assert not docker.equal("/Container/Config/Volumes/~1x", {}, ABSENT)
     objects = docker.render(run(docker={"mem_limit": "1g", "networks": ["a"]}, command=["x"]), IDENTITY).objects
     assert docker.comparable(objects) == {
         "Container": {"Name": "nightly-extract-1", "Networks": ["a"], "Config": {"HostConfig": {"Memory": 1 << 30}}}

@@ -16,7 +16,7 @@ from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, w
 from flowplan.planner.manifests.docker_options import Options
 from flowplan.planner.manifests.docker_values import hosts, parse_volume
 from flowplan.planner.names import docker_label_key, docker_run_name
-from flowplan.schemas.docker_api import meaning
+from flowplan.schemas.docker_api import UNORDERED, meaning
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.quantities import cpus, memory, quantity, size
@@ -144,8 +144,12 @@ def comparable(applied: Objects) -> Objects:
 def equal(path: str, one: Json, other: Json) -> bool:
     """True when the engine treats both values alike: no limit however written, lists whose order means nothing."""
     name = path.rpartition("/")[2]
-    values = [None if value is ABSENT else value for value in (one, other)]
-    return bool(meaning(name, values[0]) == meaning(name, values[1]))
+    if path == f"/Container/Config/HostConfig/{name}" and name in UPDATABLE:
+        one, other = (None if value is ABSENT else value for value in (one, other))
+        return bool(meaning(name, one) == meaning(name, other))
+    if isinstance(one, list) and isinstance(other, list) and name in UNORDERED:
+        return bool(meaning(name, one) == meaning(name, other))
+    return bool(one == other)
 
 
 def _update_effect(name: str, after: Json) -> Effect:
