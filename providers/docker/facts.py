@@ -213,7 +213,10 @@ def live_of(found: Mapping[str, Any], record: Recorded | None) -> Objects:
 
 
 def left_out(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """The places of a create body (in the objects) where an inspected container has something else than was asked for."""
+    """The places of a create body (in the objects) where an inspected container has something else than was asked for.
+
+    What was asked for without a value is the Engine's to choose.
+    """
     host = found.get("HostConfig") or {}
     kept = {**(found.get("Config") or {}), "HostConfig": host, "NetworkingConfig": asked.get("NetworkingConfig")}
     paths = []
@@ -228,6 +231,8 @@ def left_out(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
 
 def _has(found: Json, asked: Json, name: str = "") -> bool:
     """True when everything that was asked for is there, whatever else is."""
+    if docker_api.meaning(name, asked) is None:
+        return True
     if isinstance(asked, Mapping) and isinstance(found, Mapping):
         return all(_has(found.get(key), value, key) for key, value in asked.items())
     if isinstance(asked, list) and isinstance(found, list) and len(asked) == len(found):
