@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import docker
+import docker.utils
 import pytest
 from projects import Project
 
@@ -110,3 +113,102 @@ def test_what_the_runtime_refuses_is_no_missing_command(case_project: Case) -> N
     )
     missing.ok("apply", "--yes", "list.yaml", code=3)
     assert (missing.status()["db"]["reason"], missing.status()["db"]["exit_code"]) == ("CommandNotFound", 127)
+
+
+@pytest.mark.docker
+def test_an_engine_over_ssh(case_project: Case) -> None:
+    """The case has a program that stands in for ssh; the other end is the Engine of the tests."""
+    project = case_project("12-engine-over-ssh")
+    stand_in = project.directory / "bin" / "ssh"
+    stand_in.write_text(f"#!/bin/sh\nexec env DOCKER_HOST={os.environ['DOCKER_HOST']} docker system dial-stdio\n")
+    project.env["PATH"] = f"{stand_in.parent}:{os.environ['PATH']}"
+    done = project.ok("apply", "--yes")
+    assert [line for line in done.out.splitlines() if line.startswith("job | ")] == ["job | hi", "job | bye"]
+    assert "Traceback" not in done.err
+    assert project.actions() == {"job": "no-op"}
+    stand_in.write_text("#!/bin/sh\necho 'Permission denied (publickey).' >&2\nexit 255\n")
+    failed = project.ok("plan", code=1)
+    assert "ssh://deploy@127.0.0.1:2222 does not answer: Permission denied (publickey)." in failed.err
+    stand_in.write_text(f"#!/bin/sh\nexec env DOCKER_HOST={os.environ['DOCKER_HOST']} docker system dial-stdio\n")
+
+
+@pytest.mark.docker
+@pytest.mark.registry
+@pytest.mark.parametrize(
+    ("helper", "words"),
+    [
+        (None, "docker-credential-fp not installed"),
+        ("#!/bin/sh\necho 'the keychain is locked'\nexit 1\n", "the keychain is locked"),
+        ("#!/bin/sh\necho 'no JSON, secret-word'\n", "no login"),
+    ],
+)
+def test_what_a_credential_helper_says_reaches_the_user(case_project: Case, helper: str | None, words: str) -> None:
+    image = f"{os.environ['REGISTRY']}/nothing/here:1"
+    project = case_project("18-moved-tag", {"case-18-app:latest": image, "Never": "Always"})
+    home = project.directory / "config"
+    home.mkdir()
+    (home / "config.json").write_text('{"credsStore": "fp"}')
+    project.env |= {"DOCKER_CONFIG": str(home), "PATH": f"{home}:{os.environ['PATH']}"}
+    if helper is not None:
+        (home / "docker-credential-fp").write_text(helper)
+        (home / "docker-credential-fp").chmod(0o755)
+    failed = project.ok("apply", "--yes", code=3)
+    assert f"pulling {image} failed" in failed.err and words in failed.err and "secret-word" not in failed.err
+    assert "Warning" not in failed.err
+
+
+@pytest.mark.docker
+def test_a_tag_that_is_another_image_now(case_project: Case, api: Any) -> None:
+    name = f"case-18-{uuid.uuid4().hex[:8]}"
+    project = case_project("18-moved-tag", {"case-18-app:latest": f"{name}:latest"})
+
+    def build(value: str) -> str:
+        dockerfile = io.BytesIO(f"FROM busybox:1.35\nRUN echo {value} > /v\n".encode())
+        list(api.build(fileobj=dockerfile, tag=f"{name}:latest", rm=True))
+        return str(api.inspect_image(f"{name}:latest")["Id"])
+
+    try:
+        first = build("one")
+        project.ok("apply", "--yes")
+        assert project.ok("logs", "job").out == "one\n"
+        assert project.status()["job"]["image"] == {"name": f"{name}:latest", "id": first}
+        assert first in project.ok("state", "show", "job").out
+        assert project.actions() == {"job": "no-op"}
+        second = build("two")
+        [change] = project.plan()["changes"]
+        assert (change["action"], [f["after"] for f in change["fields"]]) == ("replace", [second])
+        project.write((project.directory / "flowplan.yaml").read_text().replace("on_change", "on_failure"))
+        told = project.ok("plan")
+        assert "No changes" in told.out and f"{name}:latest is another image now" in " ".join(
+            (told.out + told.err).split()
+        )
+        project.write((project.directory / "flowplan.yaml").read_text().replace("on_failure", "on_change"))
+        project.ok("apply", "--yes", "flowplan.yaml")
+        assert project.ok("logs", "job").out == "two\n"
+        assert project.actions() == {"job": "no-op"}
+        project.ok("destroy", "--yes")
+    finally:
+        api.remove_image(f"{name}:latest", force=True)
+
+
+@pytest.mark.docker
+def test_what_the_engine_leaves_out_is_told_and_is_no_change(case_project: Case, api: Any) -> None:
+    """Fields that came with a later API, and those that the create call answers a warning for."""
+    if docker.utils.version_gte(api.version()["ApiVersion"], "1.43"):
+        pytest.skip("this Engine takes annotations")
+    project = case_project(
+        "08-health-durations", {"healthcheck: {": "annotations: {a: b}\n        healthcheck: {start_interval: 1s, "}
+    )
+    place = "HostConfig.Annotations needs API version 1.43"
+    assert place in " ".join(project.ok("plan").out.split())
+    applied = project.ok("apply", "--yes")
+    assert "warning: job: the engine left out HostConfig.Annotations" in applied.err
+    assert "warning: job: the engine left out Healthcheck.StartInterval" in applied.err
+    assert set(project.status()["job"]["remarks"]) == {
+        "/Container/Config/HostConfig/Annotations",
+        "/Container/Config/Healthcheck/StartInterval",
+    }
+    after = project.ok("plan")
+    assert "No changes" in after.out and "the engine left out HostConfig.Annotations" in " ".join(
+        (after.out + after.err).split()
+    )

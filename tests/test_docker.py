@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -460,20 +459,25 @@ def test_wrong_settings_are_errors_for_people(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("host", "hint"),
+    ("host", "words"),
     [
         ("ftp://nowhere", "write unix:///path, tcp://host:port or ssh://user@host"),
-        pytest.param(
-            "ssh://nowhere",
-            "pip install 'docker[ssh]'",
-            marks=pytest.mark.skipif(bool(find_spec("paramiko")), reason="paramiko is there"),
-        ),
+        ("ssh://", "write ssh://user@host:port"),
+        ("ssh://u:secret-word@h", "write ssh://user@host:port"),
+        ("ssh://-oProxyCommand=touch", "write ssh://user@host:port"),
+        ("ssh://deploy@127.0.0.1:1", "ssh 127.0.0.1"),
     ],
 )
-def test_a_host_that_cannot_be_used_is_told_with_what_to_write(tmp_path: Path, host: str, hint: str) -> None:
-    with pytest.raises(EngineUnreachable) as caught:
+def test_a_host_that_cannot_be_used_is_told_with_what_to_write(tmp_path: Path, host: str, words: str) -> None:
+    with pytest.raises(ProviderError) as caught:
         connect(Context(str(uuid.uuid4()), tmp_path, {"host": host})).target()
-    assert hint in caught.value.hint and "NameError" not in str(caught.value) and "not defined" not in str(caught.value)
+    assert words in caught.value.hint and "secret-word" not in str(caught.value)
+
+
+def test_ssh_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProviderError, match="needs the program ssh, which is not installed"):
+        connect(Context(str(uuid.uuid4()), tmp_path, {"host": "ssh://h"})).target()
 
 
 def test_contexts_of_the_docker_cli_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:

@@ -20,6 +20,7 @@ import requests
 import urllib3
 
 from flowplan.providers.clocks import EngineClock
+from flowplan.providers.docker.tunnel import Tunnel, TunnelAdapter
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -79,6 +80,7 @@ class Engine:
         self._settings = settings
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
+        self._tunnel: Tunnel | None = None
         self._version = ""
         self._broken = False
         self._info: dict[str, Any] | None = None
@@ -252,7 +254,10 @@ class Engine:
 
     def unreachable(self, error: BaseException) -> EngineUnreachable:
         """The error for people: the endpoint, the cause in one clause, and how to fix it (D42)."""
-        cause, hint = _cause(error)
+        words = self._tunnel.words() if self._tunnel is not None else ""
+        cause, hint = (
+            (words, f"`ssh {urlsplit(self.endpoint).hostname}` must work without questions") if words else _cause(error)
+        )
         reason = "Timeout" if cause == _SILENT[0] else "Unreachable"
         return EngineUnreachable(
             f"the Docker Engine at {self.endpoint} does not answer: {cause}", hint=hint, reason=reason
@@ -265,6 +270,8 @@ class Engine:
             if self._client is not None:
                 self._client.close()
             self._client = None
+            if self._tunnel is not None:
+                self._tunnel.close()
         finally:
             if held:
                 self._lock.release()
@@ -272,11 +279,16 @@ class Engine:
     def _connect(self) -> docker.APIClient:
         arguments = self._arguments()
         self.endpoint = str(arguments["base_url"])
-        shell = self.endpoint.startswith("ssh://")
         client: docker.APIClient | None = None
+        if self.endpoint.startswith("ssh://"):
+            self._tunnel = Tunnel(self.endpoint)
+            arguments["base_url"] = "unix:///"
         try:
             _probe(self.endpoint)
-            client = self._made(use_ssh_client=shell, **arguments)
+            client = self._made(**arguments)
+            if self._tunnel is not None:
+                client.mount("http+docker://", TunnelAdapter(self._tunnel, self.timeout, POOL_SIZE))
+                client.base_url = "http+docker://ssh"
             answer = client.request("GET", f"{client.base_url}/version", timeout=self.timeout)
             self._version = _version(answer)
             self.clock.hear(answer.headers.get("Date"))
@@ -456,8 +468,6 @@ def _cause(error: BaseException) -> tuple[str, str]:
         return _SILENT
     if any(isinstance(link, requests.exceptions.SSLError) for link in chain):
         return "the TLS handshake failed", "check DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
-    if any(isinstance(link, NameError) for link in chain):  # how docker-py finds out that paramiko is missing
-        return "ssh:// needs the package paramiko", "python -m pip install 'docker[ssh]'"
     last = str(chain[-1]).strip().splitlines()
     if last and last[0].startswith("Invalid bind address"):
         return last[0][:200], "write unix:///path, tcp://host:port or ssh://user@host"

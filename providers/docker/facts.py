@@ -235,9 +235,9 @@ def _has(found: Json, asked: Json, name: str = "") -> bool:
         return True
     if isinstance(asked, Mapping) and isinstance(found, Mapping):
         return all(_has(found.get(key), value, key) for key, value in asked.items())
+    if isinstance(asked, list) and isinstance(found, list) and name in docker_api.UNORDERED:
+        return set(docker_api.meaning(name, asked)) <= set(docker_api.meaning(name, found) or ())
     if isinstance(asked, list) and isinstance(found, list) and len(asked) == len(found):
-        if docker_api.meaning(name, asked) == docker_api.meaning(name, found):
-            return True
         return all(_has(one, other) for one, other in zip(found, asked, strict=True))
     return bool(docker_api.meaning(name, asked) == docker_api.meaning(name, found))
 

@@ -7,10 +7,12 @@ import math
 import queue
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import docker.auth
+import docker.credentials
 import docker.errors
 import docker.utils
 import requests
@@ -71,8 +73,9 @@ class Images:
         parameters = {"fromImage": repository, "tag": tag or "latest"}
         if platform:
             parameters["platform"] = platform
+        headers, trouble = self._headers(repository, registry)
         try:
-            fault = self._fault(self._opened(parameters, self._headers(repository, registry), limit), deadline)
+            fault = self._fault(self._opened(parameters, headers, limit), deadline)
         except Refusal as error:
             fault = error.words
         except (EngineUnreachable, requests.RequestException, OSError, ValueError) as error:
@@ -83,7 +86,7 @@ class Images:
             raise self._engine.unreachable(error) from None
         if fault:
             raise StartFailed(
-                f"pulling {image} failed: {fault}",
+                f"pulling {image} failed: {fault}" + (f"; {trouble}" if trouble else ""),
                 hint="check the reference, the registry and its credentials",
                 reason="ErrImagePull",
                 exit_code_of_run=125,
@@ -145,8 +148,9 @@ class Images:
         if text.strip():
             yield json.loads(text)
 
-    def _headers(self, repository: str, registry: Mapping[str, Any] | None) -> dict[str, str]:
-        """The credentials of the run, else those of the docker CLI's configuration; for this one request only."""
+    def _headers(self, repository: str, registry: Mapping[str, Any] | None) -> tuple[dict[str, str], str]:
+        """The credentials of the run, else those of the docker CLI's configuration, for this one request only; and what a
+        credential helper complained of, which counts only when the registry wants a login."""
         wanted = str(docker.auth.resolve_repository_name(repository)[0])
         if registry is not None and _serves(registry, wanted):
             login = {
@@ -154,12 +158,15 @@ class Images:
                 "password": registry["Password"],
                 "serveraddress": registry.get("URL") or wanted,
             }
-            return {"X-Registry-Auth": _text(docker.auth.encode_header(login))}
+            return {"X-Registry-Auth": _text(docker.auth.encode_header(login))}, ""
         try:
-            header = docker.auth.get_config_header(self._engine.client, wanted)
-        except docker.errors.DockerException:  # a credential helper that is not installed
-            header = None
-        return {"X-Registry-Auth": _text(header)} if header else {}
+            with warnings.catch_warnings(action="ignore"):  # that a helper is missing is told below
+                header = docker.auth.get_config_header(self._engine.client, wanted)
+        except (docker.errors.DockerException, docker.credentials.StoreError) as error:
+            return {}, f"no login: {error.__cause__ or error}"
+        except (ValueError, KeyError, TypeError):  # its words may hold a secret
+            return {}, f"no login: the credential helper for {wanted} answered something that is no login"
+        return ({"X-Registry-Auth": _text(header)} if header else {}), ""
 
 
 def _serves(registry: Mapping[str, Any], wanted: str) -> bool:
