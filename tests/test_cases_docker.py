@@ -11,7 +11,7 @@ from typing import Any
 import docker
 import docker.utils
 import pytest
-from projects import Project
+from projects import Project, until
 
 Case = Callable[..., Project]
 
@@ -162,6 +162,8 @@ def test_a_tag_that_is_another_image_now(case_project: Case, api: Any) -> None:
     name = f"case-18-{uuid.uuid4().hex[:8]}"
     project = case_project("18-moved-tag", {"case-18-app:latest": f"{name}:latest"})
 
+    spec = project.directory / "flowplan.yaml"
+
     def build(value: str) -> str:
         dockerfile = io.BytesIO(f"FROM busybox:1.35\nRUN echo {value} > /v\n".encode())
         list(api.build(fileobj=dockerfile, tag=f"{name}:latest", rm=True))
@@ -177,12 +179,12 @@ def test_a_tag_that_is_another_image_now(case_project: Case, api: Any) -> None:
         second = build("two")
         [change] = project.plan()["changes"]
         assert (change["action"], [f["after"] for f in change["fields"]]) == ("replace", [second])
-        project.write((project.directory / "flowplan.yaml").read_text().replace("on_change", "on_failure"))
+        spec.write_text(spec.read_text().replace("on_change", "on_failure"))
         told = project.ok("plan")
         assert "No changes" in told.out and f"{name}:latest is another image now" in " ".join(
             (told.out + told.err).split()
         )
-        project.write((project.directory / "flowplan.yaml").read_text().replace("on_failure", "on_change"))
+        spec.write_text(spec.read_text().replace("on_failure", "on_change"))
         project.ok("apply", "--yes", "flowplan.yaml")
         assert project.ok("logs", "job").out == "two\n"
         assert project.actions() == {"job": "no-op"}
@@ -212,3 +214,15 @@ def test_what_the_engine_leaves_out_is_told_and_is_no_change(case_project: Case,
     assert "No changes" in after.out and "the engine left out HostConfig.Annotations" in " ".join(
         (after.out + after.err).split()
     )
+
+
+@pytest.mark.docker
+def test_a_limit_that_has_passed_and_that_nobody_keeps_is_told(case_project: Case) -> None:
+    project = case_project("16-container-time-limit", {"timeout: 4s": "timeout: 1s"})
+    project.ok("apply", "--yes", "--detach")
+    late = until(lambda: project.status()["job"]["overdue"])
+    assert (late["setting"], late["limit"]) == ("timeout", 1.0) and late["passed_by"] > 1
+    told = project.ok("status")
+    assert "running" in told.out and "timeout of 1s passed" in told.err and "flowplan watch" in told.err
+    project.ok("watch", code=3)
+    assert project.status()["job"]["status"] == "timed_out" and project.status()["job"]["overdue"] is None

@@ -185,6 +185,9 @@ def test_cpus_and_gpus() -> None:
     [
         ({"image": None}, "image", "missing"),
         ({"image": "a:b:c"}, "image", "two tags"),
+        ({"name": "a"}, "name", "two letters or digits"),
+        ({"name": "é!"}, "name", "two letters or digits"),
+        ({"name": "--"}, "name", "two letters or digits"),
         ({"image_pull_policy": "Sometimes"}, "image_pull_policy", "not a pull policy"),
         ({"command": []}, "command", "empty"),
         ({"working_dir": "rel"}, "working_dir", "absolute"),

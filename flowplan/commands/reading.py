@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flowplan.clock import seconds_between
 from flowplan.commands.arguments import check_format
 from flowplan.following import redacted
 from flowplan.gather import engines_of, observe
@@ -19,7 +20,7 @@ from flowplan.providers.protocol import LogLine
 from flowplan.refreshing import record_observed
 from flowplan.schemas.errors import InvalidInput, ProviderError, StateFull
 from flowplan.schemas.plans import FORMAT_VERSION
-from flowplan.schemas.runs import Recorded
+from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.sources import did_you_mean
 from flowplan.showing import Progress, last_state, shown
 from flowplan.state.lock import others_write
@@ -97,7 +98,8 @@ def refresh_statuses(store: Store, state: Path, output: Output) -> None:
 
 def status_document(store: Store, records: Mapping[str, Recorded]) -> dict[str, Any]:
     """``status --format json`` (design 9)."""
-    runs = [_run_document(record) for record in records.values()]
+    now = datetime.now(UTC)
+    runs = [_run_document(record) | {"overdue": _overdue(record, now)} for record in records.values()]
     return {"format_version": FORMAT_VERSION, "project": store.project, "serial": store.serial, "runs": runs}
 
 
@@ -123,12 +125,34 @@ def _run_document(record: Recorded) -> dict[str, Any]:
     }
 
 
+def _overdue(record: Recorded, now: datetime) -> dict[str, Any] | None:
+    """The limit that a live run has passed, and by how many seconds; None when it has passed none.
+
+    Whoever keeps a limit ends the run within the grace period; one that has passed by more is kept by nobody.
+    """
+    started = record.status is Status.RUNNING
+    name, since = ("timeout", record.started_at) if started else ("start_timeout", record.created_at)
+    limit: float | None = getattr(record.settings, name)
+    passed = seconds_between(since, now)
+    live = started or record.status is Status.PENDING
+    if not live or limit is None or passed is None or passed <= limit + record.settings.grace_period:
+        return None
+    return {"setting": name, "limit": limit, "passed_by": round(passed - limit, 3)}
+
+
 def _status_text(document: Mapping[str, Any], output: Output) -> None:
     from flowplan.render.tables import status_table
     from flowplan.terminal import use_colour, width
 
     columns = width(sys.stdout) if sys.stdout.isatty() else None
     output.lines(status_table(document["runs"], width=columns, colour=use_colour(sys.stdout), now=datetime.now(UTC)))
+    for run in document["runs"]:
+        if late := run["overdue"]:
+            limit = f"{late['setting']} of {late['limit']:g}s passed {late['passed_by']:.0f}s ago"
+            output.note(
+                f"warning: {run['address']}: {limit}, and nobody keeps it: it is kept while flowplan follows the run "
+                "(`flowplan watch` ends it)"
+            )
 
 
 def events(state: Path, address: str | None, after: int, format: str) -> None:

@@ -15,7 +15,7 @@ from flowplan.planner.images import PULL_POLICIES, parse_image
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, with_content
 from flowplan.planner.manifests.docker_options import Options
 from flowplan.planner.manifests.docker_values import hosts, parse_volume
-from flowplan.planner.names import docker_label_key, docker_run_name
+from flowplan.planner.names import docker_label_key, docker_name, docker_run_name, is_docker_name
 from flowplan.schemas.docker_api import UNORDERED, meaning
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import ABSENT
@@ -47,6 +47,8 @@ UPDATABLE = frozenset(
 CONTENT_LABELS = ("/Container/Config/Labels/dev.flowplan.content",)
 
 _REMOVABLE = frozenset({"PidsLimit", "RestartPolicy"})
+SHORTEST_NAME = 2
+"""Characters of a container's name."""
 _GATEWAY_HOST = "host.docker.internal"
 _HOST = ("Config", "HostConfig")
 _ENDPOINTS = ("Config", "NetworkingConfig", "EndpointsConfig")
@@ -167,9 +169,23 @@ def _replace_rule(parts: list[str]) -> str:
 
 def _built(run: ResolvedRun) -> _Build:
     build = _Build(run)
-    for step in (_image, _command, _env, _labels, _resources, _volumes, _networks, _switches, _options):
+    for step in (_name, _image, _command, _env, _labels, _resources, _volumes, _networks, _switches, _options):
         step(build)
     return build
+
+
+def _name(build: _Build) -> None:
+    """A name of one character is refused by the Engine; another illegal one is made legal, which is said."""
+    given = build.run.fields.get("name")
+    if not given or is_docker_name(given):
+        return
+    legal = docker_name(given)
+    if len(legal) < SHORTEST_NAME:
+        build.fault(
+            ("name",), f'"{given}" is not a name of a container', "the Engine wants two letters or digits, or more"
+        )
+    else:
+        build.warnings.append(f'"{given}" is not a name that the Engine takes; the container is called {legal}')
 
 
 def _image(build: _Build) -> None:
