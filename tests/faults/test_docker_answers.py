@@ -20,7 +20,7 @@ from faulty_proxy import Fault, FaultyProxy
 from flowplan.planner.manifests import ResolvedRun, docker
 from flowplan.providers.docker import connect
 from flowplan.providers.protocol import Context, Order, Provider
-from flowplan.schemas.errors import EngineUnreachable
+from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.plans import FieldChange
 from flowplan.schemas.runs import Identity, Observed, Recorded, Settings, Status
 
@@ -211,3 +211,21 @@ def test_an_answer_that_is_cut_at_any_byte(world: World, write: str) -> None:
 def test_an_answer_that_is_false(world: World, write: str) -> None:
     for fault in FALSE:
         play(world, write, **fault)
+
+
+def test_a_change_that_the_engine_only_claims_is_an_error_or_told(world: World) -> None:
+    world.number += 1
+    order = world.order(resources={"memory": "32Mi"})
+    record, wanted = world.record(order, world.provider.create(order)), world.order(resources={"memory": "64Mi"})
+    place = "/Container/Config/HostConfig/Memory"
+    fields = [FieldChange(place, None, None, "in_place", "")]
+    world.proxy.play("answer", "POST", "/update", status=200, body=b'{"Warnings": null}', times=1)
+    with pytest.raises(ProviderError, match=f"changed Memory, which still is {32 << 20}"):
+        world.provider.update(record, wanted, fields)
+    said = b'{"Warnings": ["Your kernel does not support this. Memory discarded."]}'
+    world.proxy.play("answer", "POST", "/update", status=200, body=said, times=1)
+    assert world.provider.update(record, wanted, fields).remarks == {
+        place: "Your kernel does not support this. Memory discarded."
+    }
+    assert world.provider.update(record, wanted, fields).remarks == {}
+    world.provider.delete(record, 0)
