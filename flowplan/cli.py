@@ -424,6 +424,22 @@ def state_prune(
     states.prune(places.place(state).state, older, dry_run, lock_timeout)
 
 
+@command("state", "moved")
+def state_moved(state: State = None, lock_timeout: LockTimeout = "0") -> None:
+    """Declare that a copied state was moved: the original is gone."""
+    from flowplan.commands import places, states
+
+    states.moved(places.place(state).state, lock_timeout)
+
+
+@command("state", "new-lineage")
+def state_new_lineage(state: State = None, lock_timeout: LockTimeout = "0") -> None:
+    """Make a copied state one of its own, which manages nothing yet."""
+    from flowplan.commands import places, states
+
+    states.new_lineage(places.place(state).state, lock_timeout)
+
+
 @command("state", "unlock")
 def state_unlock(state: State = None) -> None:
     """Give a lock free whose holder is dead."""

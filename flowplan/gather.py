@@ -90,6 +90,14 @@ def runs_directory(state_path: Path) -> Path:
     return state_path.absolute().with_suffix(".runs")
 
 
+def open_state(path: Path, **how: Any) -> Store:
+    """Open a state, see ``Store.open``, and say so when it was moved."""
+    store = Store.open(path, **how)
+    if store.moved_from:
+        Output().note(f"note: the state was moved here from {store.moved_from}")
+    return store
+
+
 def origin_of(state_path: Path) -> str:
     """Return ``user@host:path`` of a state, which every object that is made from it carries."""
     import getpass
@@ -131,7 +139,7 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
         _check_new(request, expansion.project)
     stage("waiting for the state")
     sound()
-    store = Store.open(request.state_path, create=True, born=(lineage, key))  # a spec with faults makes no state
+    store = open_state(request.state_path, create=True, born=(lineage, key))  # a spec with faults makes no state
     if (store.lineage, store.key) != (lineage, key):  # another flowplan has just made or replaced it
         store.close()
         return gather_spec(request, spec_path, sound)
@@ -252,7 +260,7 @@ def _identity(state: Path) -> tuple[str, bytes]:
 @shown()
 def gather_destroy(request: Request) -> Gathered:
     """Plan the destruction of everything recorded; needs no spec."""
-    store = Store.open(request.state_path)
+    store = open_state(request.state_path)
     options = request.options._replace(mode="destroy")
     entries = store.recall("providers")
     sources = {t: SecretSource(**s) for t, s in store.recall("provider_secrets").items()}
@@ -290,7 +298,7 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
         PlanStale: the plan belongs to another state, or a secret is not the reviewed one.
         Refused: an engine is not the one that the plan was made for.
     """
-    store = Store.open(request.state_path)
+    store = open_state(request.state_path)
     if store.lineage != reviewed.lineage:
         raise PlanStale(
             f"the plan was made for another state (lineage {reviewed.lineage}, this one is {store.lineage})",
@@ -526,7 +534,7 @@ def observe(
             engines.check_target(name, record.target, record.address)
         wanted = None if new is None else (render().objects for render in places.get(name, ()))
         for one in engines.provider(name).observe(live, wanted):
-            if one.run_id in known:
+            if one.run_id in known and not one.lineage:
                 seen[one.run_id] = _with_time(one, engines.now(name))
             elif one.exists and (one.lineage or not 0 < one.attempt <= counted.get(one.address, 0)):
                 strangers.append(one)

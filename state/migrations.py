@@ -64,9 +64,14 @@ def _events(db: Database) -> None:
     db.table("events").create_index(["run_id", "seq"])
 
 
+def second(db: Database) -> None:
+    """Format 2: the state knows its home, see ``state/home.py``."""
+    db.table("meta").add_column("home", str)
+
+
 Step = Callable[["Database"], None]
 
-STEPS: tuple[Step, ...] = (first,)
+STEPS: tuple[Step, ...] = (first, second)
 """The steps from format n-1 to format n, n from 1; a published step never changes."""
 
 

@@ -14,7 +14,7 @@ from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.events import Event
 from flowplan.schemas.faults import point
 from flowplan.schemas.runs import Objects, Observed, Recorded, Settings, Status
-from flowplan.state import files, journal, migrations, rows, transitions
+from flowplan.state import files, home, journal, migrations, rows, transitions
 from flowplan.state.reading import Reading
 from flowplan.state.transitions import Progress
 
@@ -35,30 +35,44 @@ class Store(Reading):
         super().__init__(path, connection)
         self.read_only = read_only
         self._file = files.identity(path)
+        self.moved_from = ""
+        """Where the state was when it was last used, if it was moved since."""
+        self._unsettled = False
 
     @classmethod
     def open(
-        cls, path: Path, *, create: bool = False, read_only: bool = False, born: tuple[str, bytes] | None = None
+        cls,
+        path: Path,
+        *,
+        create: bool = False,
+        read_only: bool = False,
+        born: tuple[str, bytes] | None = None,
+        anywhere: bool = False,
     ) -> Store:
         """Open the state at ``path``; with ``create`` make an empty one (0600, directory 0700) where there is none.
 
         Args:
             born: lineage and key of the state if it is made now, see ``new_identity``.
+            anywhere: True to open a copy of a state, too; what is opened for reading only may be one.
 
         Raises:
             StateError: there is none; it is no state, damaged, of a newer format, or not writable and not
                 ``read_only``; the message says the way back.
+            Refused: it is a copy of a state that may still be used.
         """
         path = Path(path)
         if create and not cls.exists(path):
             with files.explained(path, new=True):
-                files.make(path, partial(_empty, *(born or new_identity())))
+                files.make(path, partial(_empty, path, *(born or new_identity())))
         with files.explained(path):
             files.check(path, read_only=read_only)
             connection = files.connect(path, read_only=read_only)
             try:
                 migrations.ready(connection, path, read_only=read_only)
-                return cls(path, connection, read_only=read_only)
+                store = cls(path, connection, read_only=read_only)
+                if not (anywhere or read_only):
+                    store.check_home()
+                return store
             except BaseException:
                 connection.close()
                 raise
@@ -76,6 +90,40 @@ class Store(Reading):
             except (FileNotFoundError, NotADirectoryError):
                 return False
             return True
+
+    def check_home(self) -> None:
+        """Find out whether the state is where it is at home; where it was moved, ``moved_from`` says from where.
+
+        Raises:
+            Refused: it is a copy of a state that may still be used.
+        """
+        known = home.recorded(self._one("SELECT home FROM meta")[0])
+        self.moved_from = home.moved_from(known, self.path, self.lineage)
+        self._unsettled = known != home.here(self.path)
+
+    def settle(self) -> None:
+        """Make this place the home of the state, wherever it was before."""
+        with self._changing("settle") as db:
+            db.execute("UPDATE meta SET home = ?", (home.here(self.path).text(),))
+
+    def start_lineage(self) -> list[str]:
+        """Make the state one of its own, with a new lineage and a new key, at home here.
+
+        Its history stays. What it managed carries the labels of the old lineage, and is not managed any more.
+
+        Returns:
+            The addresses that were managed.
+        """
+        managed = list(self.records())
+        self.forget(managed)
+        with self._changing("start_lineage") as db:
+            db.execute("UPDATE attempts SET present = 0")
+            db.execute("DELETE FROM notes")  # what is in them was made with the old key
+            lineage, key = new_identity()
+            db.execute("UPDATE meta SET lineage = ?, key = ?", (lineage, key))
+            db.execute("UPDATE meta SET home = ?", (home.here(self.path).text(),))
+        self.lineage, self.key = self._identity()
+        return managed
 
     def claim_project(self, project: str) -> None:
         """Make the state belong to ``project``.
@@ -331,6 +379,8 @@ class Store(Reading):
             yield db
             if db.total_changes != before:
                 db.execute("UPDATE meta SET serial = serial + 1")
+                if self._unsettled:
+                    db.execute("UPDATE meta SET home = ?", (home.here(self.path).text(),))
             if files.identity(self.path) != self._file:
                 raise StateError(f"the state {self.path} has vanished or was replaced", hint=files.REBUILD)
             point(f"state:{what}:written")
@@ -413,13 +463,14 @@ def new_identity() -> tuple[str, bytes]:
     return str(uuid.uuid4()), secrets.token_bytes(32)
 
 
-def _empty(lineage: str, key: bytes, connection: sqlite3.Connection) -> None:
+def _empty(path: Path, lineage: str, key: bytes, connection: sqlite3.Connection) -> None:
     db = migrations.database(connection)
+    draft = Path(connection.execute("PRAGMA database_list").fetchone()[2])  # it keeps its inode when it gets its name
     with db.atomic():
         migrations.run_steps(db, migrations.STEPS)
         connection.execute(
-            "INSERT INTO meta (id, lineage, key, serial, created_at) VALUES (1, ?, ?, 0, ?)",
-            (lineage, key, rows.now()),
+            "INSERT INTO meta (id, lineage, key, serial, created_at, home) VALUES (1, ?, ?, 0, ?, ?)",
+            (lineage, key, rows.now(), home.here(draft, path).text()),
         )
     # Only now: a log that cannot be copied into the file, because the disk is full, must not be left out of it.
     db.execute("PRAGMA journal_mode = WAL")

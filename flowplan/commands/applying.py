@@ -333,6 +333,7 @@ def watch(state: Path, addresses: Sequence[str], how: How) -> int:
 
     check_format(how.format, ("text", "json"))
     store = opened(state)
+    store.check_home()
     engines, redactor = engines_of(store, state)
     records = chosen(store.records(), addresses)
     live = [a for a, r in records.items() if r.status.live]

@@ -18,7 +18,7 @@ from flowplan.output import Bursts, Output, reader_gone
 from flowplan.planner.plan import names
 from flowplan.providers.protocol import LogLine
 from flowplan.refreshing import record_observed
-from flowplan.schemas.errors import InvalidInput, ProviderError, StateFull
+from flowplan.schemas.errors import InvalidInput, ProviderError, Refused, StateFull
 from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.sources import did_you_mean
@@ -29,13 +29,20 @@ from flowplan.terminal import can_draw, use_colour
 
 
 def opened(state: Path) -> Store:
-    """The state, for reading; it must be there, and need not be writable, nor its disk have any room."""
+    """Return the state, for reading; it must be there, and need not be writable, nor its disk have any room.
+
+    A copy of a state may be read, and is not written to.
+    """
     writable = os.access(state, os.W_OK) and os.access(state.parent, os.W_OK)
     if not Store.exists(state) or writable:
         try:
             return Store.open(state)
         except StateFull:
             pass
+        except Refused as error:
+            store = Store.open(state, read_only=True)
+            Output().note(f"warning: {error.message} ({error.hint})")
+            return store
     return Store.open(state, read_only=True)
 
 

@@ -12,6 +12,7 @@ from flowplan.clock import timestamp
 from flowplan.commands.arguments import check_format, seconds
 from flowplan.commands.places import Place
 from flowplan.commands.reading import chosen, numbered, opened, unknown_address
+from flowplan.gather import open_state
 from flowplan.given import Given
 from flowplan.output import Output, harmless_json
 from flowplan.schemas.errors import InvalidInput
@@ -27,10 +28,10 @@ MOST_BYTES = 4 << 30
 
 
 @contextmanager
-def _writing(state: Path, lock_timeout: str, *, create: bool = False) -> Iterator[Store]:
+def _writing(state: Path, lock_timeout: str, *, create: bool = False, anywhere: bool = False) -> Iterator[Store]:
     """The state, with the writer's lock in hand; a new one is announced."""
     new = create and not Store.exists(state)
-    store = Store.open(state, create=create)
+    store = open_state(state, create=create, anywhere=anywhere)
     if new:
         Output().note(f"New state: {store.path.absolute()}")
     lock = WriterLock(state, "state")
@@ -160,6 +161,23 @@ def unlock(state: Path) -> None:
         Output().note("the state is not locked")
     else:
         Output().note(f"removed the lock of {found.get('command')} (pid {found.get('pid')})")
+
+
+def moved(state: Path, lock_timeout: str) -> None:
+    """Declare that the place where this state was before holds it no more."""
+    with _writing(state, lock_timeout, anywhere=True) as store:
+        store.settle()
+    Output().note(f"the state is at home at {state.absolute()} now; a copy that is left elsewhere must not be used")
+
+
+def new_lineage(state: Path, lock_timeout: str) -> None:
+    """Make a copy of a state one of its own."""
+    with _writing(state, lock_timeout, anywhere=True) as store:
+        managed = store.start_lineage()
+    output = Output()
+    output.note(f"the state {state} is one of its own now, lineage {store.lineage}")
+    if managed:
+        output.note(f"not managed any more, they belong to the state that it was copied from: {', '.join(managed)}")
 
 
 def rebuild(place: Place, given: Given, lineage: str, lock_timeout: str) -> None:

@@ -34,7 +34,20 @@ COMMANDS = [
     "schema",
     "state",
 ]
-STATE_COMMANDS = ["list", "show", "mv", "rm", "import", "pull", "push", "rebuild", "unlock", "prune"]
+STATE_COMMANDS = [
+    "list",
+    "show",
+    "mv",
+    "rm",
+    "import",
+    "pull",
+    "push",
+    "rebuild",
+    "moved",
+    "new-lineage",
+    "unlock",
+    "prune",
+]
 EVERY = [[], *([c] for c in COMMANDS), *(["state", c] for c in STATE_COMMANDS)]
 
 
