@@ -84,7 +84,7 @@ class World:
     def ours(self, kind: str = "jobs", space: str = SPACE) -> list[Any]:
         """Objects of the project, as the cluster itself tells."""
         path = jobs_path(space) if kind == "jobs" else core_path(space, kind)
-        return self.api.items(path, labelSelector=f"flowplan.dev/project={self.name}")
+        return self.api.items(path, labelSelector=f"flowplan.dev/project={self.project.name}")
 
     def job(self) -> Any:
         [found] = self.ours()
