@@ -11,6 +11,33 @@ import typer
 
 from flowplan.options import Argument, Command
 
+_MEANT = {
+    "cancel": "flowplan destroy --target ADDR",
+    "down": "flowplan destroy",
+    "history": "flowplan events ADDR",
+    "import": "flowplan state import ADDR ID",
+    "ls": "flowplan state list",
+    "output": "flowplan logs ADDR",
+    "ps": "flowplan status",
+    "refresh": "flowplan plan --refresh-only",
+    "rerun": "flowplan apply --rerun ADDR",
+    "run": "flowplan apply",
+    "stop": "flowplan destroy --target ADDR",
+    "up": "flowplan apply",
+    "version": "flowplan --version",
+}
+"""What other tools call our commands."""
+_MEANT_OPTIONS = {
+    "-auto-approve": "--yes",
+    "--auto-approve": "--yes",
+    "-f": "the spec without an option: flowplan plan SPEC",
+    "--file": "the spec without an option: flowplan plan SPEC",
+    "-out": "--out FILE",
+    "-target": "--target ADDR",
+    "-var": "--var NAME=VALUE",
+    "-var-file": "--var-file FILE",
+}
+
 # The base of typer's own usage errors; typer does not export it by name.
 _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
@@ -85,7 +112,7 @@ def run(commands: Sequence[Command], words: Sequence[str], complain: Callable[..
         result = line.main(args=list(words), prog_name="flowplan", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except _UsageError as error:
-        return _usage(error, complain)
+        return _usage(error, words, complain)
     except typer.Abort:
         return complain("interrupted", 130)
 
@@ -95,10 +122,17 @@ def _needed(commands: Sequence[Command], words: Sequence[str]) -> Sequence[Comma
     return [c for c in commands if c.words == tuple(words[:1])] or commands
 
 
-def _usage(error: BaseException, complain: Callable[..., int]) -> int:
+def _meant(words: Sequence[str]) -> str:
+    """What to write instead of a word of another tool, "" when there is none."""
+    options = (_MEANT_OPTIONS.get(word.partition("=")[0]) for word in words[1:])
+    meant = _MEANT.get(words[0]) if words else None
+    return next((f"\nwrite {found}" for found in (meant, *options) if found), "")
+
+
+def _usage(error: BaseException, words: Sequence[str], complain: Callable[..., int]) -> int:
     """A wrong option or argument: exit 7, since 2 says that a plan has changes."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         return complain(str(getattr(error, "message", error)), 7, prefix="")
     hint = f"\nsee `{context.command_path} --help`" if context else ""
-    return complain(f"{getattr(error, 'format_message', lambda: str(error))()}{hint}", 7)
+    return complain(f"{getattr(error, 'format_message', lambda: str(error))()}{_meant(words)}{hint}", 7)

@@ -349,6 +349,8 @@ def _syntax_fault(error: yaml.MarkedYAMLError, text: str, file: str) -> Diagnost
         words = _NESTED
     elif mark and re.match(r":(?:\s|$)", text[mark.index :][:2]) and ": " in text[: mark.index].rpartition("\n")[2]:
         words, hint = 'a second ": " in this line', 'put a value that holds ": " in quotes'
+    elif mark and "${" in text[: mark.index + 1].rpartition("\n")[2] and _flow_depth(text[: mark.index]):
+        hint = 'quote an expression inside [ ] or { }: "${var.tag}"'
     return Diagnostic(f"is not YAML: {words}", _at(mark, file) if mark else Position(file, 1, 1), hint=hint)
 
 

@@ -159,8 +159,19 @@ def _words(entry: Any, path: Path, schema: Mapping[str, Any]) -> tuple[str, str]
         return f"must be {entry['msg']}, not {kind_of(entry['input'])}", ""
     expected = {"list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping"}.get(kind)
     if expected:
-        return f"must be {expected}, not {kind_of(entry['input'])}", ""
+        return f"must be {expected}, not {kind_of(entry['input'])}", _shape_of(path)
     return entry["msg"], ""
+
+
+def _shape_of(path: Path) -> str:
+    """How to write what people take for a list or a plain value, as it is in other tools."""
+    if path == ("runs",):
+        return "write `a: {provider: ...}`; the run's name is the key"
+    if path[-1:] == ("env",):
+        return 'write `A: "1"` instead of `- A=1`'
+    if path[:1] == ("variables",) and len(path) == 2:
+        return f"write `{path[1]}: {{default: ...}}`"
+    return ""
 
 
 _ELSEWHERE = {

@@ -22,9 +22,11 @@ from plans_by_hand import EVERYTHING
 
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.kubernetes.connection import endpoint
+from flowplan.render.plan_markdown import plan_markdown
+from flowplan.render.plan_text import plan_text
 from flowplan.schemas.documents import parse
-from flowplan.schemas.errors import ProviderError
-from flowplan.schemas.plan_documents import _Broken, _plan, plan_digest, plan_document, sealed_json
+from flowplan.schemas.errors import FlowplanError, ProviderError
+from flowplan.schemas.plan_documents import _Broken, _plan, parse_plan, plan_digest, plan_document, sealed_json
 from flowplan.state.store import Store
 
 
@@ -206,6 +208,18 @@ def test_job_manifests_and_their_patches(job: Any, patch: Any) -> None:
 PLANS = [plan_document(plan) for plan in (EVERYTHING,)] + [
     json.loads(p.read_text()) for p in sorted(ROOT.glob("tests/golden/*.json"))
 ]
+
+
+@hostile()
+@given(mutated(PLANS))
+def test_plan_documents_of_every_shape_are_read_or_refused(plan: Any) -> None:
+    """Any member of any wrong type, and a digest that fits all the same."""
+    with contextlib.suppress(FlowplanError):
+        with contextlib.suppress(_Broken, ValueError, AttributeError, TypeError):
+            plan["digest"] = plan_digest(_plan(plan))
+        read = parse_plan(plan, "plan.json")
+        assert list(plan_text(read, colour=False, full=True, explain=True))
+        assert plan_markdown(read)
 
 
 @hostile(0.2)

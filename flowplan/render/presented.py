@@ -95,8 +95,14 @@ def run_line(change: Change) -> str:
 def _retries(change: Change) -> Json:
     """Return how often the engine tries again, where the objects say it: each engine has its own field for it."""
     objects = change.after or {}
-    job = objects.get("Job")
-    if job is not None:
-        return (job.get("spec") or {}).get("backoffLimit")
-    policy = ((objects.get("Container") or {}).get("Config") or {}).get("HostConfig", {}).get("RestartPolicy") or {}
-    return (objects.get("Process") or {}).get("retries", policy.get("MaximumRetryCount", 0))
+    if "Job" in objects:
+        return _member(objects, "Job", "spec", "backoffLimit")
+    policy = _member(objects, "Container", "Config", "HostConfig", "RestartPolicy", "MaximumRetryCount")
+    return _member(objects, "Process", "retries") or policy or 0
+
+
+def _member(value: Json, *names: str) -> Json:
+    """Return a member of objects, None where they have none or are of another shape."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
