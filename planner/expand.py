@@ -17,6 +17,7 @@ from flowplan.planner.expressions import ExpressionError, Scope
 from flowplan.planner.fields import FieldError, Origins
 from flowplan.planner.literals import LiteralError, sealed_kubeconfig, sealed_literal
 from flowplan.planner.manifests import Manifests, ResolvedRun
+from flowplan.planner.mistakes import mistakes
 from flowplan.planner.order import BREAK_IT, first_cycle
 from flowplan.planner.sealing import Sealer
 from flowplan.planner.variables import Variables
@@ -83,7 +84,7 @@ def expand(
     expander.refuse_cycle(desired)
     if expander.report.faults:
         raise InvalidInput(expander.report.in_order())
-    warnings = (*variables.warnings, *expander.report.warnings.values())
+    warnings = (*variables.warnings, *expander.report.warnings.values(), *mistakes(loaded, variables.by_name))
     return Expansion(() if only_check else desired, warnings, expander.used, loaded.spec.project)
 
 

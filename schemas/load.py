@@ -23,6 +23,9 @@ from flowplan.schemas.spec import BUILT_IN_TYPES, Spec, json_schema, spec_model,
 ProviderTypes = Mapping[str, type[BaseModel] | None]
 
 
+_IGNORED = re.compile(r"#\s*flowplan:\s*ignore\b")
+
+
 class LoadedSpec(NamedTuple):
     """A spec that is well formed, with everything it names.
 
@@ -33,6 +36,7 @@ class LoadedSpec(NamedTuple):
         tree: the document as plain JSON; numbers keep their source text (schemas.documents.scalar_text).
         files: path as written in the spec -> its document.
         env_files: path as written in the spec -> its variables, and where each value comes from.
+        ignored: the lines of the spec with a comment ``# flowplan: ignore``.
     """
 
     path: FilePath
@@ -43,6 +47,7 @@ class LoadedSpec(NamedTuple):
     sources: SourceMap
     files: Mapping[str, Document]
     env_files: Mapping[str, Mapping[str, SecretSource]]
+    ignored: frozenset[int] = frozenset()
 
 
 def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) -> LoadedSpec:
@@ -78,6 +83,7 @@ def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) ->
         sources=document.sources,
         files=files,
         env_files=env_files,
+        ignored=frozenset(n for n, line in enumerate(text.splitlines(), 1) if _IGNORED.search(line)),
     )
 
 
