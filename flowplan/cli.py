@@ -80,6 +80,7 @@ JsonInto = Annotated[Path | None, Option("--json-into", metavar="FILE", help="Wr
 SummaryFile = Annotated[
     Path | None, Option("--summary-file", metavar="FILE", help="Append the Markdown form (CI job summaries).")
 ]
+Strict = Annotated[bool, Option("--strict", help="Exit 6 when apply would trip over something.")]
 Policy = Annotated[
     list[Path] | None, Option("--policy", metavar="FILE", help="Policies that the objects must satisfy. Repeatable.")
 ]
@@ -127,6 +128,7 @@ def plan(
     format: PlanFormat = "text",
     json_into: JsonInto = None,
     summary_file: SummaryFile = None,
+    strict: Strict = False,
     detailed_exitcode: Annotated[bool, Option("--detailed-exitcode", help="Exit 2 when there are changes.")] = False,
     require_state: RequireState = False,
     explain: Explain = False,
@@ -142,7 +144,7 @@ def plan(
     options = planning.options(mode, target, exclude, rerun, allow_interrupt)
     request = planning.request(options, arguments.given(var, var_file), refresh, preflight, policy, require_state)
     shown = planning.Shown(
-        format, full=full, context=context, explain=explain, json_into=json_into, summary=summary_file
+        format, full=full, context=context, explain=explain, json_into=json_into, summary=summary_file, strict=strict
     )
     return planning.plan(spec, state, request, shown, out=out, check=check, max_age=max_age, detailed=detailed_exitcode)
 
@@ -177,6 +179,7 @@ def apply(
     ] = None,
     format: Format = "text",
     json_into: JsonInto = None,
+    strict: Strict = False,
     stream: Annotated[bool, Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
 ) -> int:
     """Do exactly what was reviewed, then follow every run to its end."""
@@ -194,6 +197,7 @@ def apply(
         stream=stream,
         json_into=json_into,
         max_age=arguments.seconds("--max-age", max_age),
+        strict=strict,
     )
     return applying.apply(what, state, request, how)
 

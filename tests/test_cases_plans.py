@@ -104,12 +104,13 @@ def test_a_plan_of_another_state_is_refused_and_shown_as_not_verified(case_proje
     foreign = str(project.directory / "plan.json")
     assert "another state" in other.ok("apply", "--yes", foreign, code=4).err
     assert "not verified" in other.ok("show", foreign).out
-    assert "not verified" in other.ok("show", foreign, "--state", "nowhere/state.db").out
-    assert not (other.directory / "nowhere").exists()
+    assert "not verified" in other.ok("show", foreign, "--state", "nowhere.db").out
+    assert not (other.directory / "nowhere.db").exists()
 
 
 def test_a_plan_is_the_same_bytes_but_for_its_time_and_seal(case_project: CaseProject) -> None:
     project = case_project("rs-04-forged-kubeconfig")
+    project.ok("plan")  # which says that the state is new
     for name in ("one.json", "two.json"):
         project.ok("plan", "--out", name)
     one, two = (json.loads((project.directory / name).read_text()) for name in ("one.json", "two.json"))
@@ -124,7 +125,7 @@ def test_a_plan_is_applied_in_another_checkout_of_the_same_state(case_project: C
     for checkout in (one, two):
         checkout.write(text)
         checkout.write("x", "s")
-        checkout.env["FLOWPLAN_STATE"] = str(tmp_path / "shared" / "state.db")
+        checkout.env["FLOWPLAN_STATE"] = str(tmp_path / "shared.db")
     one.ok("plan", "--out", str(tmp_path / "plan.json"))
     assert json.loads((tmp_path / "plan.json").read_text())["spec"]["path"] == "flowplan.yaml"
     (one.directory / "s").unlink()
@@ -159,6 +160,26 @@ def test_a_plan_is_refused_on_another_engine(case_project: CaseProject, second_e
         assert host in refused.err and second_engine in refused.err
     assert project.status() == {}
     project.ok("plan", "--check", "plan.json")
+
+
+# -- what apply would trip over -----------------------------------------------------------------------------------------
+
+
+def test_a_finding_is_told_before_anything_starts_and_strict_refuses_it(project_of: CaseProject) -> None:
+    project = project_of("""\
+flowplan: 1
+project: findings
+runs:
+  good: {provider: process, command: ['true']}
+  bad: {provider: process, command: [no-such-program-of-mine]}
+""")
+    assert "Apply would fail: 1 problem" in project.ok("plan").out
+    project.ok("plan", "--strict", "--out", "plan.json", code=6)
+    for what in ("plan.json", "flowplan.yaml"):
+        assert "bad: " in project.ok("apply", "--yes", "--strict", what, code=6).err
+    assert project.status() == {}
+    told = project.ok("apply", "--yes", "plan.json", code=3).err
+    assert told.index("Apply would fail: 1 problem") < told.index("good: creating")
 
 
 # -- nothing that is done is hidden -------------------------------------------------------------------------------------

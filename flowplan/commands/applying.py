@@ -15,7 +15,7 @@ from flowplan.commands import last_plan
 from flowplan.commands.arguments import check_format
 from flowplan.commands.places import place, shown
 from flowplan.commands.planning import Shown, at, show_plan
-from flowplan.commands.refusals import allowed, planning_options, refuse_violations, usable
+from flowplan.commands.refusals import allowed, planning_options, refuse_findings, refuse_violations, usable
 from flowplan.gather import (
     Gathered,
     Request,
@@ -57,6 +57,7 @@ class How:
     stream: bool = True
     json_into: Path | None = None
     max_age: float | None = None
+    strict: bool = False
 
 
 def apply(what: Path | None, state: Path | None, request: Request, how: How) -> int:
@@ -246,9 +247,12 @@ def _agreed(plan: Plan, gathered: Gathered, how: How, path: Path | None) -> bool
 
     Raises:
         FlowplanError: nobody can answer.
+        Refused: a part of it would fail, and ``--strict`` was given.
     """
     from flowplan.schemas.plan_documents import write_plan
 
+    if how.strict:
+        refuse_findings(plan)
     if how.json_into:
         write_plan(plan, how.json_into, gathered.store.key)
     if not has_changes(plan.changes):

@@ -35,6 +35,7 @@ class Shown(NamedTuple):
     explain: bool = False
     json_into: Path | None = None
     summary: Path | None = None
+    strict: bool = False
 
 
 def options(
@@ -108,13 +109,14 @@ def plan(
                 if file:
                     write_plan(plan, file, gathered.store.key)
         show_plan(plan, Output(), how, apply_command(out, plan, request.state_path))
-        return _verdict(plan, detailed)
+        return _verdict(plan, detailed, how.strict)
     finally:
         gathered.close()
 
 
-def _verdict(plan: Plan, detailed: bool) -> int:
-    if any(f.check == "policy" and f.severity == "error" for c in plan.changes for f in c.preflight):
+def _verdict(plan: Plan, detailed: bool, strict: bool) -> int:
+    errors = [f for c in plan.changes for f in c.preflight if f.severity == "error"]
+    if any(strict or f.check == "policy" for f in errors):
         return 6
     return 2 if detailed and has_changes(plan.changes) else 0
 
@@ -202,7 +204,7 @@ def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stde
     from flowplan.schemas.plan_documents import plan_json
 
     if shown.summary:
-        _append(shown.summary, _markdown(plan, command))
+        _append(shown.summary, _markdown(plan, command, whole=True))
     if shown.format == "json":
         output.data(plan_json(plan).rstrip("\n"))
     elif shown.format == "markdown":
@@ -231,10 +233,10 @@ def _show_text(plan: Plan, output: Output, shown: Shown, command: str, *, to_std
         say(line)
 
 
-def _markdown(plan: Plan, command: str) -> str:
-    from flowplan.render.plan_markdown import plan_markdown
+def _markdown(plan: Plan, command: str, *, whole: bool = False) -> str:
+    from flowplan.render.plan_markdown import COMMENT, SUMMARY, plan_markdown
 
-    return plan_markdown(plan, apply_command=command)
+    return plan_markdown(plan, budget=SUMMARY if whole else COMMENT, apply_command=command)
 
 
 def _append(path: Path, text: str) -> None:

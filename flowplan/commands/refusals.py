@@ -12,7 +12,7 @@ from flowplan.gather import Request
 from flowplan.given import policies_of
 from flowplan.schemas.documents import DEFAULT_SPEC
 from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
-from flowplan.schemas.plans import Change, Plan
+from flowplan.schemas.plans import Change, Finding, Plan
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic
 
@@ -92,7 +92,7 @@ def _checked(changes: Sequence[Change], rules: Sequence[Rule]) -> Sequence[Chang
 
 
 def refuse_violations(plan: Plan, rules: Sequence[Rule] = ()) -> None:
-    """Nothing is done of a plan that violates a policy.
+    """Refuse a plan that violates a policy; nothing of it is done.
 
     Args:
         rules: further policies than those that it was planned with.
@@ -103,9 +103,23 @@ def refuse_violations(plan: Plan, rules: Sequence[Rule] = ()) -> None:
     found = [
         f for c in _checked(plan.changes, rules) for f in c.preflight if f.check == "policy" and f.severity == "error"
     ]
+    _refuse("policies forbid this plan", "violation", found)
+
+
+def refuse_findings(plan: Plan) -> None:
+    """Refuse a plan of which a part would fail, as ``--strict`` asks.
+
+    Raises:
+        Refused: with every finding.
+    """
+    found = [f for change in plan.changes for f in change.preflight if f.severity == "error"]
+    _refuse("--strict: apply would fail", "problem", found)
+
+
+def _refuse(why: str, noun: str, found: Sequence[Finding]) -> None:
     if not found:
         return
     lines = [f"  {f.address}: {f.message}" + (f" ({f.hint})" if f.hint else "") for f in found[:_SHOWN]]
     lines += [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-    count = f"{len(found)} violation{'s' if len(found) > 1 else ''}"
-    raise Refused("\n".join([f"policies forbid this plan ({count}); nothing was done", *lines]))
+    count = f"{len(found)} {noun}{'s' if len(found) > 1 else ''}"
+    raise Refused("\n".join([f"{why} ({count}); nothing was done", *lines]))
