@@ -183,3 +183,19 @@ def test_nothing_breaks_out(name: str, value: str, words: str, action: Action) -
     assert len(rows(written)) == (1 if action is Action.NO_OP else 2)
     assert all(len(row) == 5 for row in rows(written))
     assert len(fences(written, "sh")) == 1
+
+
+def test_what_ends_pauses_or_shrinks_a_live_run_is_a_warning_before_all_else() -> None:
+    parallelism = FieldChange("/Job/spec/parallelism", 8, 0, "in_place", "")
+    paused = change(
+        "train", Action.UPDATE, fields=(parallelism,), interrupts=True, run=live(), reasons=("ends 8 pods",)
+    )
+    written = plan_markdown(plan(change("new", Action.CREATE), paused, image_bump("b", interrupts=True, run=live())))
+    block = written.partition("> [!WARNING]\n")[2].partition("\n\n")[0]
+    assert block.splitlines() == [
+        "> **Stops 1 run that is live.**",
+        "> **Ends, pauses or shrinks in place 1 run that is live.**",
+    ]
+    assert [row[2] for row in rows(written)][-1] == "new" and "<strong>update in place</strong>" in RENDERER.render(
+        written
+    )

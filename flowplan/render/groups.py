@@ -225,9 +225,17 @@ def _nothing(plan: Plan, unchanged: int, left_out: int) -> str:
     return f"No changes. {runs} {how} in {harmless(plan.project)}."
 
 
-def dangers(plan: Plan) -> list[Change]:
-    """The changes that stop a run that is live, in the order of the plan."""
-    return [change for change in plan.changes if change.interrupts and not change.skipped]
+def dangers(plan: Plan) -> list[tuple[str, list[Change]]]:
+    """Return what is done to live runs, in words, with the changes that do it, in the order of the plan."""
+    hurting = [change for change in plan.changes if change.interrupts and not change.skipped]
+    stopped = [change for change in hurting if change.action is not Action.UPDATE]
+    changed = [change for change in hurting if change.action is Action.UPDATE]
+    told = (("Stops", stopped), ("Ends, pauses or shrinks in place", changed))
+    return [
+        (f"{verb} {counted(len(found), 'run')} that {'is' if len(found) == 1 else 'are'} live", found)
+        for verb, found in told
+        if found
+    ]
 
 
 def standing(change: Change, now: datetime | None) -> str:

@@ -121,6 +121,8 @@ def _folded(title: str, body: str) -> str:
 
 def _head(plan: Plan) -> str:
     text = f"{marker(plan)}\n### {_entities(_cut(groups.verdict(plan)))}\n\n"
+    if hurting := groups.dangers(plan):
+        text += "> [!WARNING]\n" + "".join(f"> **{sentence}.**\n" for sentence, _ in hurting) + "\n"
     text += "".join(f"- **{line}**\n" for line in _warnings(plan))
     text += "".join(f"- on {_span(engine)}\n" for engine in groups.engines(plan))
     room = _LONGEST_REMARKS
@@ -134,9 +136,6 @@ def _head(plan: Plan) -> str:
 
 
 def _warnings(plan: Plan) -> Iterator[str]:
-    stopped = len(groups.dangers(plan))
-    if stopped:
-        yield f"Stops {counted(stopped, 'run')} that {'is' if stopped == 1 else 'are'} live."
     skipped = sum(1 for change in plan.changes if change.skipped)
     if skipped:
         yield f"Leaves out {counted(skipped, 'run')}: protected."
@@ -213,7 +212,7 @@ def _squeezed_rows(squeezed: Sequence[Group], room: int) -> Iterator[str]:
 
 
 def _hurts(group: Group) -> bool:
-    return group.action in _HURTING
+    return group.action in _HURTING or group.first.interrupts
 
 
 def _row(group: Group, room: int) -> str:

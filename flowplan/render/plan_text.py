@@ -86,10 +86,9 @@ def _verdict(plan: Plan, style: _Style) -> Iterator[str]:
 
 
 def _dangers(plan: Plan, style: _Style) -> Iterator[str]:
-    stopped = groups.dangers(plan)
-    if stopped:
-        yield style.paint(f"! Stops {counted(len(stopped), 'run')} that {_are(stopped)} live:", "red")
-        for change in stopped:
+    for sentence, hurting in groups.dangers(plan):
+        yield style.paint(f"! {sentence}:", "red")
+        for change in hurting:
             yield from _wrapped(f"{harmless(change.address)}  {groups.standing(change, style.now)}", _INDENT, style)
     skipped = [change for change in plan.changes if change.skipped]
     if skipped:
@@ -103,10 +102,6 @@ def _dangers(plan: Plan, style: _Style) -> Iterator[str]:
         yield from _wrapped(groups.only_records(plan), "", style)
     if not plan.refreshed:
         yield "! Planned offline: no engine was asked what runs now."
-
-
-def _are(things: Sequence[object]) -> str:
-    return "is" if len(things) == 1 else "are"
 
 
 def _rest(plan: Plan, style: _Style) -> Iterator[str]:
