@@ -344,8 +344,8 @@ def test_a_directory_where_no_state_can_be_made(project: Project) -> None:
     nowhere = project.directory / "nowhere"
     nowhere.mkdir(mode=0o500)
     for command in (["plan"], ["apply", "--yes", "flowplan.yaml"]):
-        result = unprivileged(project, *command, "--state", "nowhere/below/state.db")
-        assert result.code == 1 and "nowhere/below/state.db" in result.err and "Permission denied" in result.err
+        result = unprivileged(project, *command, "--state", "nowhere/state.db")
+        assert result.code == 1 and "nowhere/state.db" in result.err and "Permission denied" in result.err
     assert list(nowhere.iterdir()) == []
 
 
