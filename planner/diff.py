@@ -136,8 +136,9 @@ def _empty(value: Json) -> bool:
 def settings_fields(before: Settings, after: Settings, kept_by_engine: frozenset[str]) -> tuple[FieldChange, ...]:
     """Changed settings that flowplan itself keeps; those the engine keeps show in its objects already."""
     found = []
-    for name in ("timeout", "start_timeout", "grace_period"):
+    for name in ("timeout", "start_timeout", "grace_period", "max_parallel", "needs"):
         old, new = getattr(before, name), getattr(after, name)
+        old, new = (list(value) if isinstance(value, tuple) else value for value in (old, new))
         if name not in kept_by_engine and old != new:
             rule = "kept by flowplan, nothing is sent to the engine"
             found.append(FieldChange(f"/Run/{name}", old, new, IN_PLACE, rule))

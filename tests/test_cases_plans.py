@@ -233,3 +233,20 @@ runs:
     else:
         assert "Run: {timeout: 1h30m, start_timeout: 10m, grace_period: 5s, retries: 3, max_parallel: 1}" in shown
         assert "after up" in shown or "after <code>up</code>" in shown
+
+
+def test_changed_settings_of_a_live_run_are_shown_and_kept(project_of: CaseProject) -> None:
+    text = """\
+flowplan: 1
+project: settings
+runs:
+  up: {provider: process, command: ['true']}
+  a: {provider: process, command: [sleep, '300'], grace_period: 1s, matrix: {n: [1]}, max_parallel: 1}
+"""
+    project = project_of(text)
+    project.ok("apply", "--yes", "--detach")
+    project.write(text.replace("max_parallel: 1", "max_parallel: 3, needs: [up], start_timeout: 5m"))
+    shown = project.ok("plan", "--out", "plan.json").out
+    assert "max_parallel:  1 -> 3" in shown and "needs:" in shown and "start_timeout: none -> 5m" in shown
+    project.ok("apply", "--yes", "--detach", "plan.json")
+    assert project.ok("plan", "--detailed-exitcode").out.startswith("No changes.")
