@@ -252,7 +252,7 @@ def test_the_plan_is_empty_after_a_container_got_another_name(project: Project, 
     project.ok("apply", "--yes", "--detach")
     assert project.status()["a"]["name"] == f"{taken}-1"
     project.ok("plan", "--detailed-exitcode")
-    assert "No changes" in project.ok("apply", "flowplan.yaml", "--yes", "--detach").err
+    assert "Applied" not in project.ok("apply", "flowplan.yaml", "--yes", "--detach").err
     assert project.status()["a"]["name"] == f"{taken}-1"
 
 
@@ -268,7 +268,7 @@ def test_the_plan_is_empty_after_a_job_and_its_secret_got_another_name(project: 
         project.await_status("a", "running")
         assert project.status()["a"]["name"] == f"{name}-1"
         project.ok("plan", "--detailed-exitcode", env=env)
-        assert "No changes" in project.ok("apply", "flowplan.yaml", "--yes", "--detach", env=env).err
+        assert "Applied" not in project.ok("apply", "flowplan.yaml", "--yes", "--detach", env=env).err
         project.ok("destroy", "--yes", timeout=180)
         assert kubectl("get", "secret", name, "-o", "name").strip() == f"secret/{name}", "that of somebody else stays"
         assert kubectl("get", "secret", f"{name}-1", "--ignore-not-found", "-o", "name") == ""
