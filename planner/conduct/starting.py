@@ -209,6 +209,7 @@ def _call(world: World, run: Run) -> Commands:
         yield Applied(change)
         yield from refresh(world, [run.address])
         world.finished(run)
+        yield from _remove_former(world, run)
         return
     world.calls += 1
     if change.action is Action.DESTROY:
@@ -229,15 +230,21 @@ def clear_away(world: World) -> Commands:
     """Remove replaced attempts that an interrupted or refused replacement left, where no step removes them."""
     for address in dict.fromkeys(c.address for c in world.plan.changes):
         run = world.runs.get(address)
-        if run is None or not run.former:
+        if run is None:
             continue
         action = run.change.action if run.change and run.phase is Phase.WAITING else Action.NO_OP
         if action.starts or action in (Action.DESTROY, Action.ADOPT):
             continue
+        yield from _remove_former(world, run)
+
+
+def _remove_former(world: World, run: Run) -> Commands:
+    """Remove the attempts that came before the one at an address, and are still there."""
+    if run.former:
         attempts, run.former = tuple(run.former), []
         world.removing |= {r.run_id for r in attempts}
         world.calls += 1
-        yield Remove(address, attempts)
+        yield Remove(run.address, attempts)
 
 
 def move(world: World) -> Commands:
