@@ -229,7 +229,7 @@ def test_plan_files(plan: Any, sealed: bool, cut: int) -> None:
     with place() as somewhere:
         somewhere.write("flowplan.yaml", "flowplan: 1\nproject: nightly\nruns: {}\n")
         somewhere.flowplan("plan", "--no-refresh")
-        text = as_plan(plan, sealed, somewhere.directory / ".flowplan" / "state.db")
+        text = as_plan(plan, sealed, somewhere.path / ".flowplan" / "state.db")
         somewhere.write("plan.json", text[: -cut or None] if not sealed else text)
         for form in ("text", "json", "markdown"):
             somewhere.flowplan("show", "plan.json", "--format", form, "--explain", "--full")
