@@ -17,10 +17,10 @@ import yaml
 
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.files import Unreadable, is_file, read_bounded
+from flowplan.schemas.places import DEFAULT_SPEC
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, dotted
 
-DEFAULT_SPEC = "flowplan.yaml"
 MAX_BYTES = 10_000_000
 MAX_DEPTH = 100
 MAX_NODES = 1_000_000

@@ -11,6 +11,9 @@ from pathlib import Path
 from flowplan.schemas.errors import Refused
 from flowplan.schemas.faults import point
 
+DEFAULT_SPEC = "flowplan.yaml"
+"""The spec of a command line that names none."""
+
 
 def make_private(directory: Path) -> None:
     """Make a directory, and those above it that are missing, of mode 0700 whatever the umask.

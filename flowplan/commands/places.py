@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from flowplan.schemas.documents import DEFAULT_SPEC
 from flowplan.schemas.errors import InvalidInput, StateError
 from flowplan.schemas.files import is_directory, is_stream
-from flowplan.schemas.places import refuse_foreign
+from flowplan.schemas.places import DEFAULT_SPEC, refuse_foreign
 
 HOME = ".flowplan"
 STATE = Path(HOME, "state.db")

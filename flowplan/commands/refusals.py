@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from flowplan.clock import seconds_between, timestamp
 from flowplan.gather import Request
 from flowplan.given import policies_of
-from flowplan.schemas.documents import DEFAULT_SPEC
 from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
+from flowplan.schemas.places import DEFAULT_SPEC
 from flowplan.schemas.plans import Change, Finding, Plan
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic
