@@ -18,7 +18,7 @@ from flowplan.given import Given, given_strings, policies_of, variables_of
 from flowplan.output import Output, concealed
 from flowplan.planner.argument_lengths import long_arguments
 from flowplan.planner.plan import Options, Situation, make_changes
-from flowplan.planner.replay import desired_runs, effective, forgotten
+from flowplan.planner.replay import desired_runs, forgotten
 from flowplan.progress import shown, stage
 from flowplan.resolve import Secrets, lookup, resolve, warnings_of
 from flowplan.schemas.errors import PlanStale, Refused
@@ -317,7 +317,7 @@ def gather_plan(request: Request, reviewed: Plan) -> Gathered:
         removed=forgotten(reviewed),
         moved=tuple((c.moved_from, c.address) for c in reviewed.changes if c.moved_from),
         rerun=_forced(reviewed),
-        allow_interrupt=tuple(c.address for c in reviewed.changes if effective(c)),
+        allow_interrupt=tuple(c.address for c in reviewed.changes if c.effective),
         spec_name=Path(reviewed.spec_path).name,
     )
     desired = desired_runs(reviewed)
@@ -468,7 +468,7 @@ def _decide(
     decided = make_changes(situation)
     changes = decided.changes
     if request.refresh:
-        for name in {change.provider for change in changes if effective(change)}:
+        for name in {change.provider for change in changes if change.effective}:
             engines.target(name)  # so that the plan says where it would be carried out
     if request.refresh and request.preflight and request.options.mode == "normal":
         stage("looking for what apply would trip over")

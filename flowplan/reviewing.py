@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flowplan.gather import Gathered
-from flowplan.planner.replay import deviations, effective
+from flowplan.planner.replay import deviations
 from flowplan.schemas.errors import PlanStale
 from flowplan.schemas.plan_documents import read_plan, unsealed
 from flowplan.schemas.plans import Change, Plan
@@ -54,12 +54,12 @@ def check_reviewed(reviewed: Plan, gathered: Gathered) -> Plan:
 
 
 def _left(reviewed: Change, now: Change | None, done: bool) -> Change | None:
-    if not effective(reviewed):
+    if not reviewed.effective:
         return reviewed
     if not done:
         return now
     unfinished = now is not None and now.run is not None and now.run.status == Status.CREATING
-    return now if unfinished or (now is not None and not effective(now)) else None
+    return now if unfinished or (now is not None and not now.effective) else None
 
 
 def _delta(differing: list[tuple[Change, Change | None]]) -> str:

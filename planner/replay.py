@@ -34,11 +34,6 @@ def forgotten(plan: Plan) -> tuple[str, ...]:
     return tuple(c.address for c in plan.changes if c.action is Action.FORGET)
 
 
-def effective(change: Change) -> bool:
-    """True when the plan would do something at this address."""
-    return not change.skipped and (change.action is not Action.NO_OP or bool(change.moved_from))
-
-
 def deviations(
     reviewed: Sequence[Change], now: Mapping[str, Change], done: Collection[str] = ()
 ) -> list[tuple[Change, Change | None]]:
@@ -49,7 +44,7 @@ def deviations(
     """
     found: list[tuple[Change, Change | None]] = []
     for change in reviewed:
-        if effective(change) and change.address not in done:
+        if change.effective and change.address not in done:
             today = now.get(change.address)
             if today is None or essence(today) != essence(change):
                 found.append((change, today))

@@ -27,7 +27,6 @@ from flowplan.gather import (
 )
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.plan import has_changes
-from flowplan.planner.replay import effective
 from flowplan.reviewing import check_reviewed, sealed_plan
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, StateError
 from flowplan.schemas.files import is_directory, is_file, is_stream, read_bounded
@@ -410,7 +409,7 @@ def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Seq
 
 def _common_secrets(plan: Plan, values: Mapping[str, str]) -> list[str]:
     """Return the sources of secrets that cannot be redacted well. A plan does not tell: it may be public."""
-    used = tokens_in([change.after for change in plan.changes if effective(change)]) & {*plan.secrets} & {*values}
+    used = tokens_in([change.after for change in plan.changes if change.effective]) & {*plan.secrets} & {*values}
     return sorted({plan.secrets[shown].label for shown in used if is_common(values[shown])})
 
 
