@@ -176,7 +176,7 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
         targets=decided.targets,
         secrets=needed,
         diagnostics=(
-            *([where] if new else []),
+            *([] if store.last_attempts() else [where]),  # until something is recorded, so that each plan says the same
             *_other_spec(store, loaded.path),
             *expansion.diagnostics,
             *decided.diagnostics,
