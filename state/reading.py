@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flowplan.schemas.events import Event
-from flowplan.schemas.runs import Recorded
+from flowplan.schemas.runs import Recorded, Status
 from flowplan.state import files, rows
 from flowplan.state.shapes import noted, parsed
 from flowplan.state.transitions import Progress
@@ -72,14 +72,14 @@ class Reading:
         return self._decoded(rows.decode, found)
 
     def leftovers(self) -> list[Recorded]:
-        """Attempts that no address has as its newest, whose object may still be on the engine.
+        """Replaced attempts whose object may still be on the engine: its deletion is still to come.
 
-        These are replaced attempts whose deletion is still to come, and forgotten ones: status ``destroyed``, reason
-        ``Forgotten``; their objects are left alone on purpose.
+        Forgotten attempts are none of these: their objects are left alone on purpose.
         """
         found = self._all(
-            f"SELECT {rows.COLUMNS} FROM attempts a WHERE a.present = 1"
-            " AND NOT EXISTS (SELECT 1 FROM records r WHERE r.run_id = a.run_id) ORDER BY a.id"
+            f"SELECT {rows.COLUMNS} FROM attempts a WHERE a.present = 1 AND a.status <> ?"
+            " AND NOT EXISTS (SELECT 1 FROM records r WHERE r.run_id = a.run_id) ORDER BY a.id",
+            str(Status.DESTROYED),
         )
         return self._decoded(rows.decode, found)
 

@@ -223,7 +223,7 @@ def _live(gathered: Gathered) -> list[str]:
 
 def _nothing_to_do(plan: Plan, gathered: Gathered) -> bool:
     addresses = {c.address for c in plan.changes}
-    left = {r.address for r in gathered.store.leftovers() if r.status != "destroyed"}
+    left = {r.address for r in gathered.store.leftovers()}
     return not has_changes(plan.changes) and not addresses.intersection({*_live(gathered), *left})
 
 

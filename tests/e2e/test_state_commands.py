@@ -412,6 +412,10 @@ def test_state_rm_forgets(project: Project) -> None:
     assert project.status() == {} and Path(f"/proc/{pid}").exists()
     project.ok("state", "rm", "old", code=7)
     assert project.actions() == {"old": "create"}
+    project.ok("apply", "--yes", "--detach")
+    assert project.status()["old"]["attempt"] == 2
+    project.ok("destroy", "--yes")
+    assert Path(f"/proc/{pid}").exists(), "it was left alone by what came after it, too"
 
 
 def test_what_was_pulled_can_be_pushed_elsewhere(project: Project) -> None:
