@@ -215,8 +215,10 @@ def simulate(seed: int, state_type: type[State] = State) -> int:
         if number < TROUBLED / 2 and rng.random() < 0.4:  # somebody edits the spec
             wishes = random_wishes(rng)
         plan, looks = plan_of(wishes, state, engine)
-        at_rest = not any(c.effective for c in plan.changes) and not any(
-            r.status.live for r in state.records().values()
+        at_rest = (
+            not any(c.effective for c in plan.changes)
+            and not any(r.status.live for r in state.records().values())
+            and not state.leftovers()
         )
         if number > TROUBLED / 2 and at_rest:
             break
@@ -247,7 +249,8 @@ class Apply:
     def __post_init__(self) -> None:
         self.crash_at = None if self.calm else self.rng.choice([None, self.rng.randint(1, 80)])
         self.parallel = self.rng.choice([1, 2, 10])
-        self.world = World(self.plan, self.state.records(), manner=Manner(), leftovers=self.state.leftovers())
+        leftovers = self.state.leftovers()
+        self.world = World(self.plan, self.state.records(), manner=Manner(), leftovers=leftovers, locked=True)
 
     def run(self, looks: Sequence[Observed]) -> None:
         self.perform(conduct.begin(self.world, looks, self.moment()))
@@ -376,6 +379,14 @@ def _check_the_end(engine: Engine, state: State, plan: Plan) -> None:
     known = {*state.newest.values(), *(record.run_id for record in state.leftovers())}
     orphans = [run_id for run_id in engine.objects if run_id not in known]
     assert not orphans, f"left on the engine: {orphans}"
+    for record in state.leftovers():
+        if record.run_id in engine.objects:
+            newest = state.newest.get(record.address, "")
+            failed = newest in state.attempts and state.attempts[newest].status is Status.FAILED
+            why = f"the newest attempt is {newest or 'gone'}"
+            skipped = newest in state.attempts and state.attempts[newest].status is Status.CREATING
+            started = newest in engine.started
+            assert (failed or skipped) and not started, f"{record.run_id} was left, and {why}"
     for record in state.records().values():
         skipped = record.status is Status.CREATING and record.run_id not in engine.objects
         assert record.status.final or skipped, f"{record.address} is {record.status} at the end"

@@ -117,6 +117,8 @@ def _skip(world: World, run: Run, why: str) -> Commands:
     del world.waiting[run.address]
     world.wake(run.address)
     yield Note(f"{run.address}: skipped: {why}")
+    if world.locked:
+        yield from _remove_former(world, run)
 
 
 def take_lock(world: World, *, wait: bool = False) -> Generator[Command, Any, bool]:
@@ -222,7 +224,7 @@ def _call(world: World, run: Run) -> Commands:
     else:
         former, run.former = tuple(run.former), []
         world.removing |= {r.run_id for r in former}
-        first = change.settings.replace == "start_first" and change.action is Action.REPLACE
+        first = change.settings.replace == "start_first"
         yield Start(change, former, first, fresh=change.action.starts and not run.known, born_as=born_as)
 
 
@@ -239,8 +241,15 @@ def clear_away(world: World) -> Commands:
 
 
 def _remove_former(world: World, run: Run) -> Commands:
-    """Remove the attempts that came before the one at an address, and are still there."""
-    if run.former:
+    """Remove the attempts that came before the newest one at an address, and are still there.
+
+    They stay while that one has not started, or could not: they are all that runs there.
+    """
+    newest = run.record
+    if newest and (newest.status is Status.CREATING or (newest.status is Status.FAILED and not newest.present)):
+        for left in (former for former in run.former if former.status.live):
+            yield Note(f"{run.address}: attempt {left.attempt} goes on: attempt {newest.attempt} has not started")
+    elif run.former:
         attempts, run.former = tuple(run.former), []
         world.removing |= {r.run_id for r in attempts}
         world.calls += 1
