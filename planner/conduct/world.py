@@ -154,17 +154,19 @@ class World:
         return bool(self.waiting) or any(self.goes_on(run) for run in self.live.values())
 
     def running(self, group: str) -> set[str]:
-        """Return the addresses of a group whose runs count for ``max_parallel``: not intents that wait to be resumed."""
-        return {a for a in self.groups.get(group, ()) if not self.resumes(self.runs[a])}
+        """Return the addresses of a group whose runs count for ``max_parallel``."""
+        return {a for a in self.groups.get(group, ()) if not self.only_meant(self.runs[a])}
 
-    def resumes(self, run: Run) -> bool:
-        """Whether an earlier apply intended the attempt, and its step here has not begun."""
-        return run.phase is Phase.WAITING and run.record is not None and run.record.status is Status.CREATING
+    def only_meant(self, run: Run) -> bool:
+        """Whether the record is an intent of an earlier apply, of which the engine has nothing and which is not being started."""
+        if run.record is None or run.record.status is not Status.CREATING or run.care is Care.THEIRS:
+            return False
+        return run.phase is Phase.WAITING or not run.record.present
 
     def enters(self, run: Run) -> bool:
         """Whether a step adds a live run to its group; an attempt that replaces a live one takes its place."""
         change = change_of(run)
-        there = run.address in self.groups.get(change.settings.group, ()) and not self.resumes(run)
+        there = run.address in self.groups.get(change.settings.group, ()) and not self.only_meant(run)
         return change.action.starts and not there
 
     def first_its_step(self, run: Run) -> bool:
