@@ -12,6 +12,9 @@ from flowplan.planner.reasons import changed_sentence, current, facts_of, how_it
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, RunFacts
 from flowplan.schemas.runs import Desired, Objects, Observed, Recorded, Rendered, Status, Target, digest
 
+PROTECT = "/Run/protect"
+"""The setting that counts for what ended too: it keeps `destroy` from the record of a run."""
+
 
 class Decision(NamedTuple):
     """What the action at one desired address is decided from."""
@@ -131,11 +134,19 @@ def _fields(case: Decision, record: Recorded, status: Status, wanted: Rendered) 
     kept: frozenset[str] = getattr(case.manifests, "KEPT_BY_ENGINE", frozenset())
     settings = settings_fields(record.settings, case.desired.settings, kept)
     if status.final:
-        settings = tuple(s for s in settings if s.effect != IN_PLACE)
+        settings = tuple(
+            s for s in settings if s.effect != IN_PLACE or (s.path == PROTECT and not _ends_anew(case, status))
+        )
         if case.desired.settings.rerun == "on_change" and (moved := moved_tag(record, case.seen)):
             rule = f"{moved.name} means another image than the one that ran"
             settings += (FieldChange("/Run/image", moved.ran, moved.now, REPLACE, rule),)
     return (*fields, *settings, *_drift(case, record, status, fields, ignore))
+
+
+def _ends_anew(case: Decision, status: Status) -> bool:
+    """True for what ended and is started again whatever has changed; the new attempt has the settings of the spec."""
+    rerun = case.desired.settings.rerun
+    return case.forced or rerun == "always" or (status is not Status.SUCCEEDED and rerun == "on_failure")
 
 
 class MovedTag(NamedTuple):
@@ -185,7 +196,7 @@ def _action(
         reasons.append(changed_sentence(fields))
     if case.forced:
         return (Action.REPLACE if status.live or reasons else Action.RERUN), [*reasons, "requested by --rerun"]
-    if reasons and rerun == "never" and status.final:
+    if reasons and rerun == "never" and status.final and (moved or any(f.path != PROTECT for f in fields)):
         return Action.NO_OP, [f"{reasons[0]}, but `rerun: never` keeps what ended"]
     if status.final and status is not Status.SUCCEEDED and rerun in ("on_failure", "always"):
         ended = f"last attempt {how_it_ended(facts)}"

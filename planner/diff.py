@@ -134,11 +134,16 @@ def _empty(value: Json) -> bool:
 
 
 def settings_fields(before: Settings, after: Settings, kept_by_engine: frozenset[str]) -> tuple[FieldChange, ...]:
-    """Changed settings that flowplan itself keeps; those the engine keeps show in its objects already."""
+    """Changed settings that flowplan itself keeps; those the engine keeps show in its objects already.
+
+    They are those that count for a run after it was started; ``destroy`` and ``watch`` know them from the state alone.
+    """
     found = []
-    for name in ("timeout", "start_timeout", "grace_period", "max_parallel", "needs"):
+    for name in ("timeout", "start_timeout", "grace_period", "max_parallel", "needs", "stream_output", "protect"):
         old, new = getattr(before, name), getattr(after, name)
         old, new = (list(value) if isinstance(value, tuple) else value for value in (old, new))
+        if name == "protect":
+            old, new = old or False, new or False  # as a spec says it
         if name not in kept_by_engine and old != new:
             rule = "kept by flowplan, nothing is sent to the engine"
             found.append(FieldChange(f"/Run/{name}", old, new, IN_PLACE, rule))

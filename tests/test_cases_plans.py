@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from projects import Project, clear
+from projects import Project, clear, until
 
 from flowplan.schemas.plan_documents import plan_digest, plan_json, read_plan, sealed_json
 from flowplan.schemas.plans import Plan
@@ -250,3 +250,39 @@ runs:
     assert "max_parallel:  1 -> 3" in shown and "needs:" in shown and "start_timeout: none -> 5m" in shown
     project.ok("apply", "--yes", "--detach", "plan.json")
     assert project.ok("plan", "--detailed-exitcode").out.startswith("No changes.")
+
+
+def test_protection_counts_from_the_next_apply_on_also_for_what_runs_or_ended(project_of: CaseProject) -> None:
+    text = """\
+flowplan: 1
+project: protection
+runs:
+  live: {provider: process, command: [sleep, '300'], grace_period: 1s}
+  over: {provider: process, command: ['true'], rerun: never}
+  ill: {provider: process, command: ['false']}
+"""
+    project = project_of(text)
+    project.run("apply", "--yes", "--detach")
+    until(lambda: "running" not in project.run("status", "over", "ill").out)
+    project.write(text.replace("provider", "protect: always, provider"))
+    shown = project.ok("plan").out
+    assert "protect: false -> always" in shown and "2 to update in place, 1 to rerun" in shown
+    project.run("apply", "--yes", "--detach")
+    kept = project.run("destroy", "--yes")
+    assert kept.code == 6 and "3 left out" in kept.err
+    assert "running" in project.ok("status", "live").out
+    project.write(text)
+    project.run("apply", "--yes", "--detach")
+    project.ok("destroy", "--yes")
+
+
+def test_a_plan_shows_every_rule_that_a_run_has_of_its_own(project_of: CaseProject) -> None:
+    rules = (
+        "rerun: always, replace: after_finish, protect: active, ignore_changes: [/Process/env], triggers: {day: one}"
+    )
+    project = project_of(
+        f"flowplan: 1\nproject: rules\nruns:\n  a: {{provider: process, command: ['true'], {rules}}}\n"
+    )
+    for form in ("text", "markdown"):
+        shown = project.ok("plan", "--format", form).out
+        assert rules in shown, form

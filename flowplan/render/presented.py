@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from flowplan.render.objects import scalar
 from flowplan.render.units import in_units
 from flowplan.schemas.plans import Change
-from flowplan.schemas.runs import Json, Objects
+from flowplan.schemas.runs import Json, Objects, Settings
 
 _FIRST = ("apiVersion", "kind", "metadata", "name", "namespace", "labels", "annotations", "image", "command", "args")
 """The keys of a manifest in the order in which people write them; all others follow as they are."""
@@ -81,7 +81,11 @@ def run_settings(change: Change) -> dict[str, Json]:
         "start_timeout": settings.start_timeout,
         "grace_period": settings.grace_period,
     }
-    others = {"retries": _retries(change), "max_parallel": settings.max_parallel}
+    others: dict[str, Json] = {"retries": _retries(change), "max_parallel": settings.max_parallel}
+    plain = Settings()
+    for name in ("rerun", "replace", "protect", "ignore_changes", "triggers"):
+        value = getattr(settings, name)
+        others[name] = None if value == getattr(plain, name) else list(value) if isinstance(value, tuple) else value
     return found | {name: value for name, value in others.items() if value is not None}
 
 
