@@ -235,8 +235,9 @@ def test_small_values_stand_on_one_line(before: Any, after: Any, one_line: tuple
         (["a", "b", "c"], ["a", "x", "c"], [("~", "a [-b-]{+x+} c")]),
         (["a"], ["a", "b c"], [("~", 'a {+"b c"+}')]),
         ('{"a": 1}', '{"a": 2}', [("~", "a: 1 -> 2")]),
-        ("a: 1\nb: 2\n", "a: 1\nb: 3\n", [("~", "b: 2 -> 3")]),
+        ("a: 1\nb: 2\n", "a: 1\nb: 3\n", [(" ", "a: 1"), ("-", "b: 2"), ("+", "b: 3")]),
         ("x\ny\n", "x\nz\n", [(" ", "x"), ("-", "y"), ("+", "z")]),
+        ("a: 1\nb: 2\n", "#evil\na: 1\nb: 3\n", [("+", "#evil"), (" ", "a: 1"), ("-", "b: 2"), ("+", "b: 3")]),
         ("x\n", "x", [(" ", "x"), ("-", "")]),
         ([{"name": "A", "value": "1"}], [{"name": "A", "value": "2"}, {"name": "B"}],
          [("~", '[A].value: "1" -> "2"'), ("+", "[B]:"), ("+", "  name: B")]),
@@ -253,6 +254,19 @@ def test_long_commands_are_compared_word_by_word() -> None:
     assert shown(command.format(5), command.format(6)).lines == (
         ("~", "python -m train --data /mnt/a --epochs [-5-]{+6+} --seed 1 --out /mnt/b"),
     )
+
+
+def test_what_a_parsed_value_would_hide_is_shown_as_it_is() -> None:
+    how = shown('{"a": 1, "b": 1}', '{"a": "evil", "a": 1, "b": 2}')
+    assert "evil" in str(how)
+    assert "0x10" in str(shown("a: 16\nb: 2\n", "a: 0x10\nb: 3\n")) and "1.0" in str(shown('{"a": 1.00}', '{"a": 2}'))
+
+
+@pytest.mark.parametrize(
+    "sign", ["\u00a0", "\u2003", "\u3000", "\u200b", "\u2800", "\u3164", "\ufe0f", "\U000e0101", "\u206a"]
+)
+def test_signs_that_cannot_be_seen_are_spelled_out(sign: str) -> None:
+    assert harmless(f"a{sign}b").isascii()
 
 
 JSON = st.recursive(

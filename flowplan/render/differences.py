@@ -99,28 +99,18 @@ def _both_split(before: str, after: str) -> tuple[list[str], list[str]]:
 
 
 def _parsed(text: str) -> Json:
-    """The mapping or list that a string holds as JSON, or as YAML of several lines; None when it is just a text."""
-    start = text.lstrip()[:1]
-    if start in ("{", "["):
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
-        return value if isinstance(value, dict | list) and value else None
-    if "\n" in text and ":" in text and len(text) < 20_000 and not text.startswith("#!"):
-        return _parsed_yaml(text)
-    return None
+    """The mapping or list that a string holds as JSON; None when it is just a text, or says more than what it parses to.
 
-
-def _parsed_yaml(text: str) -> Json:
-    from flowplan.schemas.documents import parse
-    from flowplan.schemas.errors import InvalidInput
-
-    try:
-        value = parse(text, "value").value
-    except InvalidInput:
+    Keys that occur twice, comments and spellings of numbers would not be seen in the parsed value.
+    """
+    if text.lstrip()[:1] not in ("{", "["):
         return None
-    return value if isinstance(value, dict) and all(isinstance(k, str) and " " not in k for k in value) else None
+    try:
+        value = json.loads(text)
+        spellings = [json.dumps(value, ensure_ascii=ascii) for ascii in (False, True)] if value else []
+    except (ValueError, RecursionError):
+        return None
+    return value if "".join(text.split()) in ("".join(one.split()) for one in spellings) else None
 
 
 def _words(old: list[str], new: list[str]) -> str:
