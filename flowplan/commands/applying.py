@@ -138,7 +138,9 @@ def _apply_plan(path: Path, request: Request, how: How) -> int:
     gathered, plan = _still_so(request, reviewed)
     if not _nothing_to_do(plan, gathered):
         return _apply_gathered(gathered, plan, reviewed, path, request, how)
-    return _done_already(plan, gathered, how)
+    return _done_already(
+        plan, gathered, how, f"Nothing is left to do: {path} was carried out before, or changes nothing."
+    )
 
 
 def _apply_gathered(gathered: Gathered, plan: Plan, reviewed: Plan, path: Path, request: Request, how: How) -> int:
@@ -172,7 +174,7 @@ def _apply_spec(path: Path, request: Request, how: How) -> int:
         _require_secrets(gathered)
         if _nothing_to_do(gathered.plan, gathered):
             lock.release()
-            return _done_already(gathered.plan, gathered, how)
+            return _done_already(gathered.plan, gathered, how, "No changes. Everything is as the spec wants it.")
         if not _agreed(gathered.plan, gathered, how, None):
             return 1
     except BaseException:
@@ -227,15 +229,15 @@ def _nothing_to_do(plan: Plan, gathered: Gathered) -> bool:
     return not has_changes(plan.changes) and not addresses.intersection({*_live(gathered), *left})
 
 
-def _done_already(plan: Plan, gathered: Gathered, how: How) -> int:
-    """Nothing would change and nothing runs."""
+def _done_already(plan: Plan, gathered: Gathered, how: How, words: str) -> int:
+    """Say that nothing would change and nothing runs."""
     from flowplan.schemas.plan_documents import write_plan
 
     if how.json_into:
         write_plan(plan, how.json_into, gathered.store.key)
     output = Output(gathered.redactor)
     if how.format == "text":
-        output.note("No changes. Everything is as the spec wants it.")
+        output.note(words)
     left_out = any(c.skipped for c in plan.changes)
     gathered.close()
     return 6 if left_out else 0
@@ -305,7 +307,7 @@ def destroy(spec: Path | None, state: Path | None, request: Request, how: How, *
         if spec:
             _same_project(spec, gathered)
         if not has_changes(gathered.plan.changes):
-            Output().note("Nothing to destroy.")
+            Output().note(f"Nothing to destroy: the state {request.state_path.absolute()} records no run.")
             gathered.close()
             lock.release()
             return 0
@@ -331,7 +333,7 @@ def _same_project(spec: Path, gathered: Gathered) -> None:
 
 def watch(state: Path, addresses: Sequence[str], how: How) -> int:
     """Follow what runs, without changing anything."""
-    from flowplan.commands.reading import chosen, opened
+    from flowplan.commands.reading import chosen, opened, refresh_statuses
     from flowplan.gather import engines_of
 
     check_format(how.format, ("text", "json"))
@@ -347,7 +349,8 @@ def watch(state: Path, addresses: Sequence[str], how: How) -> int:
     bad = {a: r for a, r in chosen(store.records(), addresses).items() if r.status in ill}
     code = _report(outcome, gathered, how) if outcome else 0
     if not live:
-        Output().note("Nothing runs.")
+        refresh_statuses(store, state, Output())
+        Output().note("Nothing that is recorded runs.")
     gathered.close()
     return code if code else 3 if bad else 0
 

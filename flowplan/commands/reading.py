@@ -12,15 +12,17 @@ from typing import Any
 
 from flowplan.clock import seconds_between
 from flowplan.commands.arguments import check_format
+from flowplan.engines import ManifestsByType
 from flowplan.following import redacted
 from flowplan.gather import engines_of, observe
 from flowplan.output import Bursts, Output, reader_gone
+from flowplan.planner.ownership import refuse_strangers
 from flowplan.planner.plan import names
 from flowplan.providers.protocol import LogLine
 from flowplan.refreshing import record_observed
 from flowplan.schemas.errors import InvalidInput, ProviderError, Refused, StateFull
 from flowplan.schemas.plans import FORMAT_VERSION
-from flowplan.schemas.runs import Recorded, Status
+from flowplan.schemas.runs import Observed, Recorded, Status
 from flowplan.schemas.sources import did_you_mean
 from flowplan.showing import Progress, last_state, shown
 from flowplan.state.lock import others_write
@@ -93,7 +95,8 @@ def refresh_statuses(store: Store, state: Path, output: Output) -> None:
         by_provider.setdefault(record.provider, {})[address] = record
     for name, records in by_provider.items():
         try:
-            seen, _ = observe(store, engines, records)
+            seen, strangers = observe(store, engines, records)
+            _tell_strangers(store, records, seen, strangers, output)
             if not store.read_only:
                 others = others_write(state)  # they may be stopping runs, and tell of these ends themselves
                 told = [s for s in seen.values() if not (others and s.over)]
@@ -101,6 +104,20 @@ def refresh_statuses(store: Store, state: Path, output: Output) -> None:
         except ProviderError as error:
             output.note(f"warning: provider {name} was not asked, its runs are shown as recorded: {error}")
     engines.close()
+
+
+def _tell_strangers(
+    store: Store,
+    records: Mapping[str, Recorded],
+    seen: Mapping[str, Observed],
+    strangers: Sequence[Observed],
+    output: Output,
+) -> None:
+    """Warn when the engines hold runs of this project that are not in this state, so that what is shown is not all."""
+    try:
+        refuse_strangers(store.project or "", strangers, records, seen, ManifestsByType())
+    except Refused as error:
+        output.note(f"warning: {error.message} ({error.hint})")
 
 
 def status_document(store: Store, records: Mapping[str, Recorded]) -> dict[str, Any]:
@@ -190,9 +207,15 @@ def logs(state: Path, address: str, follow: bool, tail: int | None, attempt: int
     engines, redactor = engines_of(store, state)
     output = Output(redactor)
     try:
-        count = _stream(engines.provider(record.provider), record, follow, tail, output, format)
+        provider = engines.provider(record.provider)
+        count = _stream(provider, record, follow, tail, output, format)
         if count == 0 and _stored(store, record, tail, output, format):
             output.note("warning: this is the stored end of the output: the engine has none any more")
+        elif count == 0 and _is_gone(provider, record):
+            output.note(
+                "warning: no output is kept: the engine does not have the run any more, and nobody saw its end; "
+                "whether it printed anything is not known"
+            )
     except ProviderError as error:
         if not _stored(store, record, tail, output, format):
             raise
@@ -200,6 +223,13 @@ def logs(state: Path, address: str, follow: bool, tail: int | None, attempt: int
     finally:
         engines.close()
         store.close()
+
+
+def _is_gone(provider: Any, record: Recorded) -> bool:
+    """True for a run whose end nobody saw, and that the engine does not have any more: its output was not kept."""
+    if record.status.final and record.status is not Status.LOST:
+        return False
+    return record.run_id not in {seen.run_id for seen in provider.observe([record]) if seen.exists}
 
 
 def _attempt(store: Store, address: str, attempt: int | None) -> Recorded:

@@ -81,6 +81,26 @@ def test_a_restored_backup_is_refused_and_a_rebuild_mends_it(project: Project, k
 
 
 @pytest.mark.parametrize("kind", ENGINES)
+def test_what_an_older_state_does_not_know_is_told_by_what_only_looks(project: Project, kind: str) -> None:
+    project.write(spec(kind, '[sh, -c, "echo day ${var.day}; sleep 300"]'))
+    project.ok("apply", "--yes", "--detach")
+    [state] = [path for path in files_of_state(project) if path.name == "state.db"]
+    backup = state.read_bytes()
+    project.ok("apply", "flowplan.yaml", "--yes", "--detach", "--var", "day=2")
+    newest = state.read_bytes()
+    state.write_bytes(backup)
+    for command in (("status",), ("watch",)):
+        told = project.run(*command).err
+        assert "older than the engines" in told and "a, attempt 2," in told, command
+    if kind == "docker":  # its first container went with what it printed
+        assert "no output is kept" in project.run("logs", "a").err
+    assert "records no run" not in project.ok("destroy", "--yes", code=6).err
+    state.write_bytes(newest)
+    project.ok("destroy", "--yes")
+    assert "records no run" in project.ok("destroy", "--yes").err
+
+
+@pytest.mark.parametrize("kind", ENGINES)
 def test_what_runs_is_not_started_again_from_a_restored_backup(project: Project, kind: str) -> None:
     project.write(spec(kind, "[sleep, '600']"))
     project.ok("plan")
