@@ -21,7 +21,8 @@ from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, forgotten
 from flowplan.progress import shown, stage
 from flowplan.resolve import Secrets, lookup, resolve, warnings_of
-from flowplan.schemas.errors import PlanStale, Refused
+from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
+from flowplan.schemas.files import is_stream
 from flowplan.schemas.plan_documents import plan_digest
 from flowplan.schemas.plans import Action, Change, Finding, Plan
 from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Rendered, Status
@@ -207,10 +208,22 @@ def _bases(state_path: Path) -> list[Path]:
 
 
 def _spec_directory(plan: Plan, store: Store, state_path: Path) -> Path:
+    """Return the directory that the plan's relative paths start from.
+
+    Raises:
+        InvalidInput: it cannot be known, because the state lies elsewhere and the spec is not here.
+    """
+    last = Path(store.recall("spec").get("directory", "."))
     if not plan.spec_path:
-        return Path(store.recall("spec").get("directory", "."))
+        return last
     places = [base / plan.spec_path for base in _bases(state_path)]
-    return next((place for place in places if place.exists()), places[-1]).parent
+    known = next((place for place in [*places, last / Path(plan.spec_path).name] if place.exists()), None)
+    if known is None and len(places) == 1 and not is_stream(Path(plan.spec_path)):
+        raise InvalidInput(
+            f"the plan's spec {plan.spec_path} is not here, and what the plan starts is relative to it",
+            hint="give the command in the directory where the plan was made",
+        )
+    return (known or places[0]).parent
 
 
 def _check_new(request: Request, project: str) -> None:

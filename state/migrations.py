@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from flowplan.schemas.errors import StateError
 from flowplan.state import files
+from flowplan.state.rows import UNREADABLE
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -69,9 +71,21 @@ def second(db: Database) -> None:
     db.table("meta").add_column("home", str)
 
 
+def third(db: Database) -> None:
+    """Format 3: the directory of a process is relative to its spec, unless the spec says an absolute one."""
+    note = db.execute("SELECT document FROM notes WHERE name = 'spec'").fetchone()
+    for number, text in db.execute("SELECT id, applied FROM attempts").fetchall() if note else ():
+        with contextlib.suppress(*UNREADABLE):  # told by the command that needs it
+            document = json.loads(text)
+            process = document["objects"]["Process"]
+            within = PurePosixPath(process["cwd"]).relative_to(json.loads(note[0])["directory"])
+            process["cwd"] = str(within)
+            db.execute("UPDATE attempts SET applied = ? WHERE id = ?", (json.dumps(document), number))
+
+
 Step = Callable[["Database"], None]
 
-STEPS: tuple[Step, ...] = (first, second)
+STEPS: tuple[Step, ...] = (first, second, third)
 """The steps from format n-1 to format n, n from 1; a published step never changes."""
 
 

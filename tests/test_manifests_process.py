@@ -46,9 +46,9 @@ def test_argv_is_entrypoint_and_command(entrypoint: Any, command: Any, argv: lis
 
 
 @pytest.mark.parametrize(
-    ("working_dir", "cwd"), [(None, "/spec"), ("data", "/spec/data"), ("../x", "/x"), ("/abs/", "/abs")]
+    ("working_dir", "cwd"), [(None, "."), ("data/", "data"), ("../x", "../x"), ("./a/../b", "b"), ("/abs/", "/abs")]
 )
-def test_the_directory_is_absolute(working_dir: str | None, cwd: str) -> None:
+def test_the_directory_is_as_the_spec_means_it(working_dir: str | None, cwd: str) -> None:
     assert object_of(command=["a"], working_dir=working_dir)["cwd"] == cwd
 
 

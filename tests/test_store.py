@@ -272,12 +272,12 @@ def test_a_state_on_a_read_only_disk_can_be_read(crashed: bool) -> None:
 # --- formats ------------------------------------------------------------------------------------------------------
 
 
-def third(db: Any) -> None:
+def one_more(db: Any) -> None:
     db.execute("ALTER TABLE meta ADD COLUMN note TEXT")
 
 
 def broken(db: Any) -> None:
-    third(db)
+    one_more(db)
     db.execute("INSERT INTO nowhere VALUES (1)")
 
 
@@ -311,25 +311,37 @@ def test_the_stored_state_of_format_1_is_understood(tmp_path: Path) -> None:
 
 def test_an_older_format_is_upgraded_behind_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = format_one(tmp_path / "state.db")
-    with_steps(monkeypatch, third)
+    with_steps(monkeypatch, one_more)
     with pytest.raises(StateError, match="older format 1"):
         Store.open(path, read_only=True)
     with contextlib.closing(Store.open(path)) as store:
         assert list(store.records()) == ["extract[day=1]", "load"]
-        assert migrations.format_of(store._connection, path) == 3
+        assert migrations.format_of(store._connection, path) == 4
     monkeypatch.undo()
     backup = path.with_name("state.db.backup-1")
     assert mode(backup) == 0o600
     with contextlib.closing(Store.open(backup)) as old:
         assert list(old.records()) == ["extract[day=1]", "load"]
-    with pytest.raises(StateError, match=r"newer flowplan \(format 3, this one knows 2\).*upgrade"):
+    with pytest.raises(StateError, match=r"newer flowplan \(format 4, this one knows 3\).*upgrade"):
         Store.open(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state.db", "state.db.backup-1", "state.db.backup-1.backup-1"]
 
 
+def test_directories_of_processes_become_relative_to_the_spec(tmp_path: Path) -> None:
+    path = format_one(tmp_path / "state.db")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("INSERT INTO notes VALUES ('spec', ?)", (json.dumps({"directory": "/srv"}),))
+        db.execute("UPDATE attempts SET applied = replace(applied, '/srv', '/srv/data') WHERE address = 'load'")
+        db.execute("UPDATE attempts SET applied = replace(applied, '/srv', '/elsewhere') WHERE address = 'old'")
+        db.commit()
+    with contextlib.closing(Store.open(path)) as store:
+        found = {one.address: one.objects["Process"]["cwd"] for one in store.attempts()}
+    assert found == {"extract[day=1]": ".", "old": "/elsewhere", "load": "data"}
+
+
 def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = format_one(tmp_path / "state.db")
-    with_steps(monkeypatch, third, broken)
+    with_steps(monkeypatch, one_more, broken)
     with pytest.raises(StateError):
         Store.open(path)
     monkeypatch.undo()
@@ -339,7 +351,7 @@ def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyte
 
 def test_each_step_is_recorded(store: Store) -> None:
     found = store._connection.execute("SELECT migration_set, name FROM _sqlite_migrations").fetchall()
-    assert found == [("flowplan", "001"), ("flowplan", "002")]
+    assert found == [("flowplan", "001"), ("flowplan", "002"), ("flowplan", "003")]
 
 
 # --- records ------------------------------------------------------------------------------------------------------

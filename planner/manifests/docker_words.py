@@ -21,7 +21,7 @@ _IMAGE_FIELDS = {
 }  # fmt: skip
 
 OWNED = _IMAGE_FIELDS | {
-    "image": "image", "command": "command", "entrypoint": "entrypoint", "environment": "env", "env_file": "env",
+    "image": "image", "command": "command", "entrypoint": "entrypoint", "environment": "env", "env_file": "env_file",
     "labels": "labels", "working_dir": "working_dir", "name": "name", "container_name": "name",
     "volumes": "docker.volumes", "binds": "docker.volumes", "mem_limit": "docker.mem_limit",
     "memswap_limit": "docker.memswap_limit", "network": "docker.networks", "networks": "docker.networks",

@@ -101,7 +101,8 @@ def _argv(run: ResolvedRun) -> list[tuple[Path, str]]:
 
 
 def _cwd(run: ResolvedRun) -> str:
-    return posixpath.normpath(posixpath.join(run.spec_dir or "/", run.fields.get("working_dir") or ""))
+    """Return the directory as the spec means it: what is relative to the spec stays so, wherever its project lies."""
+    return posixpath.normpath(run.fields.get("working_dir") or "")
 
 
 def _behaviour(run: ResolvedRun) -> dict[str, Json]:

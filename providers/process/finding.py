@@ -17,7 +17,7 @@ UNKNOWN: Objects = {"Process": {}}
 """What is known of the content of a process whose files are gone, or were written by an older flowplan: nothing."""
 
 
-def of_project(runs_dir: Path, project: str, looks: marks.Looks) -> list[Found]:
+def of_project(runs_dir: Path, project: str, looks: marks.Looks, spec_dir: Path) -> list[Found]:
     """Every attempt of the project, of whatever lineage, that runs or whose end is known."""
     found, running = [], {one.run_id: one for one in marks.leaders(looks.all()) if one.project == project}
     for path in runs_dir.glob(f"*/{record.NAME}"):
@@ -28,7 +28,7 @@ def of_project(runs_dir: Path, project: str, looks: marks.Looks) -> list[Found]:
             seen = look(files, None, looks.of)
             if seen.exists and not seen.elsewhere and not (known.end or {}).get("failure"):
                 lineage, ran = str(whose.get("lineage", "")), whose.get("objects") or UNKNOWN
-                now = _content(seen.handle["pid"]) if seen.status is Status.RUNNING else None
+                now = _content(seen.handle["pid"], spec_dir) if seen.status is Status.RUNNING else None
                 found.append(Found(seen, project, lineage, now, bare=ran, applied=ran))
             running.pop(seen.run_id, None)
     found += [Found(live(one, ""), project, one.lineage, None, UNKNOWN, UNKNOWN) for one in running.values()]
@@ -55,8 +55,11 @@ def live(one: marks.Marked, lineage: str) -> Observed:
     )
 
 
-def process(object_id: str) -> Found:
-    """The process of a pid (``1234`` or ``host:1234``), whoever started it.
+def process(object_id: str, spec_dir: Path) -> Found:
+    """Return the process of a pid (``1234`` or ``host:1234``), whoever started it.
+
+    Args:
+        spec_dir: what its directory is said relative to, if it is within.
 
     Raises:
         ProviderError: there is none, it belongs to another user, or flowplan itself runs in it.
@@ -85,14 +88,18 @@ def process(object_id: str) -> Found:
         started_at=started,
         at=started,
     )
-    return Found(seen, objects=_content(pid), bare={"Process": {"argv": argv[:1]}})
+    return Found(seen, objects=_content(pid, spec_dir), bare={"Process": {"argv": argv[:1]}})
 
 
-def _content(pid: int) -> Objects | None:
-    """Return what a process of this user is; None when it has just ended."""
+def _content(pid: int, spec_dir: Path) -> Objects | None:
+    """Return what a process of this user is, in a directory that is relative to the spec's if it is within; None when it
+    has just ended.
+    """
     try:
-        cwd = os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115
-        return {"Process": {"argv": _argv(pid), "cwd": cwd, "env": environment(pid)}}
+        cwd = Path(f"/proc/{pid}/cwd").readlink()
+        base = spec_dir.resolve()
+        place = cwd.relative_to(base) if cwd.is_relative_to(base) else cwd
+        return {"Process": {"argv": _argv(pid), "cwd": str(place), "env": environment(pid)}}
     except OSError:
         return None
 

@@ -60,6 +60,7 @@ class ProcessProvider:
         require_linux()
         self._lineage, self._project, self._created_from = context.lineage, context.project, context.created_from
         self._runs_dir = context.runs_dir.absolute()
+        self._spec_dir = context.spec_dir.absolute()
         refuse_foreign(self._runs_dir)
         self._supervision = Supervision(self._runs_dir)
         self._looks = marks.Looks()
@@ -150,7 +151,7 @@ class ProcessProvider:
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
         """The attempts whose files are beside the state, of those that run or whose end is known."""
-        return finding.of_project(self._runs_dir, project, self._looks)
+        return finding.of_project(self._runs_dir, project, self._looks, self._spec_dir)
 
     def describe(self, object_id: str) -> Found:
         """A process of this host by its pid.
@@ -158,14 +159,14 @@ class ProcessProvider:
         Raises:
             ProviderError: there is none, or it is not ours to manage.
         """
-        return finding.process(object_id)
+        return finding.process(object_id, self._spec_dir)
 
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:
         """Executables and working directories that are missing."""
         seen: dict[tuple[str, str | None, str], Problem | None] = {}
         findings = []
         for order in orders:
-            key = _place(order)
+            key = self._place(order)
             if key not in seen:
                 seen[key] = find_problem(*key)
             problem = seen[key]
@@ -193,11 +194,11 @@ class ProcessProvider:
             self._start(order)
         after = files.record()
         if after and after.end and after.end["failure"]:
-            raise _start_failed(order, after.end)
+            raise self._start_failed(order, after.end)
         return look(files, None, self._looks.of)
 
     def _start(self, order: Order) -> None:
-        request = _request(order)
+        request = _request(order, self._directory(order))
         request["env"] |= marks.variables(order.identity, self._created_from)
         deadline = time.monotonic() + START_PATIENCE
         while (state := self._supervision.start(request)) in ("busy", "died"):
@@ -210,6 +211,34 @@ class ProcessProvider:
             raise full()
         if state not in ("started", "failed"):
             raise ProviderError(state, reason="SupervisorRefused")
+
+    def _directory(self, order: Order) -> str:
+        """Return where a run is started: the directory of its object, which may be relative to the spec."""
+        place: str = order.objects["Process"]["cwd"]
+        return os.path.normpath(self._spec_dir / place)
+
+    def _place(self, order: Order) -> tuple[str, str | None, str]:
+        """Return program, PATH and directory of a run, with which it is looked for."""
+        program = reveal(order.objects["Process"]["argv"][0], order.secrets)
+        return program, _environment(order).get("PATH"), self._directory(order)
+
+    def _start_failed(self, order: Order, ended: Mapping[str, Any]) -> StartFailed:
+        problem = find_problem(*self._place(order))
+        why = problem.message if problem else f'"{self._place(order)[0]}": {os.strerror(ended["failure"]["errno"])}'
+        if ended["failure"]["errno"] == errno.E2BIG:
+            found = next(too_long(order.objects, order.secrets), None)
+            why = (
+                explanation(*found)
+                if found
+                else "the arguments and variables together are longer than the system takes"
+            )
+        return StartFailed(
+            _concealed(why, order),
+            hint=problem.hint if problem else "",
+            address=order.identity.address,
+            reason=ended["reason"],
+            exit_code_of_run=ended["exit_code"],
+        )
 
     def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:
         """Never possible.
@@ -304,7 +333,7 @@ def _end_told(files: RunFiles, started: Mapping[str, Any]) -> dict[str, Any] | N
         time.sleep(0.005)
 
 
-def _request(order: Order) -> dict[str, Any]:
+def _request(order: Order, directory: str) -> dict[str, Any]:
     process = order.objects["Process"]
     argv, env = reveal(process["argv"], order.secrets), _environment(order)
     used = tokens_in(process["env"]) | tokens_in(process["argv"])
@@ -314,7 +343,7 @@ def _request(order: Order) -> dict[str, Any]:
         "id": order.identity.run_id,
         "address": order.identity.address,
         "argv": argv,
-        "cwd": process["cwd"],
+        "cwd": directory,
         "env": env,
         "timeout": process.get("timeout"),
         "retries": process.get("retries", 0),
@@ -341,27 +370,6 @@ def _environment(order: Order) -> dict[str, str]:
     return env
 
 
-def _place(order: Order) -> tuple[str, str | None, str]:
-    """Program, PATH and directory of a run, with which it is looked for."""
-    process = order.objects["Process"]
-    return reveal(process["argv"][0], order.secrets), _environment(order).get("PATH"), process["cwd"]
-
-
 def _concealed(text: str, order: Order) -> str:
     """``text`` without secret values."""
     return Redactor(order.secrets.values())(text)
-
-
-def _start_failed(order: Order, ended: Mapping[str, Any]) -> StartFailed:
-    problem = find_problem(*_place(order))
-    why = problem.message if problem else f'"{_place(order)[0]}": {os.strerror(ended["failure"]["errno"])}'
-    if ended["failure"]["errno"] == errno.E2BIG:
-        found = next(too_long(order.objects, order.secrets), None)
-        why = explanation(*found) if found else "the arguments and variables together are longer than the system takes"
-    return StartFailed(
-        _concealed(why, order),
-        hint=problem.hint if problem else "",
-        address=order.identity.address,
-        reason=ended["reason"],
-        exit_code_of_run=ended["exit_code"],
-    )

@@ -60,9 +60,9 @@ def test_what_was_planned_is_what_runs(project: Project) -> None:
     [change] = project.plan()["changes"]
     process = change["after"]["Process"]
     assert process["argv"] == ["sh", "-c", 'pwd; echo $K; echo "$1"', "zero", "a  b"]
-    assert process["env"] == {"K": "1.10"}
+    assert (process["cwd"], process["env"]) == (".", {"K": "1.10"})
     out = project.ok("apply", "--yes").out.splitlines()
-    assert out == [f"hello | {process['cwd']}", "hello | 1.10", "hello | a  b"]
+    assert out == [f"hello | {project.directory.resolve()}", "hello | 1.10", "hello | a  b"]
 
 
 @pytest.mark.parametrize(

@@ -180,3 +180,38 @@ def test_two_specs_on_one_state_are_told(project: Project) -> None:
 def test_a_spec_with_the_other_ending_is_pointed_at(project: Project) -> None:
     project.write(SPEC, "flowplan.yml")
     assert "there is flowplan.yml" in project.ok("plan", code=7).err
+
+
+HERE = """\
+flowplan: 1
+project: demo
+runs:
+  a: {provider: process, command: [sh, -c, 'pwd >> ran']}
+  b: {provider: process, command: [sh, -c, 'pwd >> ran'], working_dir: sub}
+"""
+
+
+def test_another_place_of_the_project_is_no_change(project: Project) -> None:
+    proj, other = inside(project, "proj"), inside(project, "other")
+    inside(proj, "sub")
+    inside(other, "sub")
+    shutil.copy(proj.write(HERE), other.directory)
+    state = ("--state", str(project.directory / "state.db"))
+    proj.ok("apply", "--yes", *state)
+    other.ok("plan", "--detailed-exitcode", *state)
+    proj.ok("apply", "--yes")
+    moved = proj.directory.rename(proj.directory.with_name("moved"))
+    Project(moved, proj.env).ok("plan", "--detailed-exitcode")
+
+
+def test_a_plan_runs_beside_its_spec_wherever_it_is_applied_from(project: Project) -> None:
+    proj, home = inside(project, "proj"), inside(project, "home")
+    inside(proj, "sub")
+    proj.write(HERE)
+    state = ("--state", str(project.directory / "state.db"))
+    proj.ok("plan", *state, "--out", "../plan.json")
+    assert "in the directory where the plan was made" in home.ok("apply", "--yes", *state, "../plan.json", code=7).err
+    proj.ok("apply", "--yes", *state, "--target", "a")
+    proj.ok("plan", *state, "--out", "../plan.json")
+    home.ok("apply", "--yes", *state, "../plan.json")
+    assert (proj.directory / "sub/ran").read_text().split() == [str(proj.directory.resolve() / "sub")]

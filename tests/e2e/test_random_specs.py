@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,12 +94,15 @@ def test_what_was_planned_is_what_ran(project: Project, seed: int) -> None:
     project.ok("apply", "--yes")
     again = project.plan("--detailed-exitcode")
     assert {c["action"] for c in again["changes"]} == {"no-op"}
-    assert planned_processes(json.loads(planned)) == sorted(seen(json.loads(p.read_text())) for p in told.iterdir())
+    assert planned_processes(json.loads(planned), project.directory) == sorted(
+        seen(json.loads(p.read_text())) for p in told.iterdir()
+    )
 
 
-def planned_processes(plan: dict[str, Any]) -> list[str]:
+def planned_processes(plan: dict[str, Any], spec_dir: Path) -> list[str]:
     """Return what the plan says of each process, as text that can be compared and sorted."""
-    return sorted(seen(c["after"]["Process"]) for c in plan["changes"])
+    processes = [c["after"]["Process"] for c in plan["changes"]]
+    return sorted(seen(p | {"cwd": os.path.normpath(spec_dir.resolve() / p["cwd"])}) for p in processes)
 
 
 def seen(process: dict[str, Any]) -> str:
