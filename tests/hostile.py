@@ -112,7 +112,9 @@ class Place:
         text = told.out + told.err
         assert "Traceback" not in text and "defect of flowplan" not in text, text[-1500:]
         assert told.code in (0, 1, 2, 4, 6, 7), told
-        assert told.code == 0 or told.code == 2 or told.err.startswith(("error: ", "warning: ")) or told.out, told
+        assert (
+            told.code == 0 or told.code == 2 or told.err.startswith(("error: ", "warning: ", "New state: ")) or told.out
+        ), told
         assert took < seconds, f"{took:.1f} s"
         elsewhere = [p for p in WATCH.opened if not p.startswith((str(self.path), *READABLE))]
         assert not elsewhere, f"read {elsewhere}"
