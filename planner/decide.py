@@ -99,7 +99,7 @@ def _comparison(case: Decision, record: Recorded) -> Change:
     fields = _fields(case, record, status, as_recorded)
     moved = _engine_changed(case, record)
     if case.refresh_only:
-        return _refreshed(case, record, facts, _drift(case, record, status, (), case.desired.settings.ignore_changes))
+        return _refreshed(case, record, facts, _drift(case, record, status, case.desired.settings.ignore_changes))
     action, reasons = _action(case, status, facts, fields, moved)
     if case.seen and case.seen.elsewhere and case.forced:
         action = Action.RERUN  # beside what may still run there, which cannot be ended from here
@@ -140,7 +140,16 @@ def _fields(case: Decision, record: Recorded, status: Status, wanted: Rendered) 
         if case.desired.settings.rerun == "on_change" and (moved := moved_tag(record, case.seen)):
             rule = f"{moved.name} means another image than the one that ran"
             settings += (FieldChange("/Run/image", moved.ran, moved.now, REPLACE, rule),)
-    return (*fields, *settings, *_drift(case, record, status, fields, ignore))
+    drift = {field.path: field for field in _drift(case, record, status, ignore)}
+    changed = [_from_live(field, drift.pop(field.path, None), case.manifests) for field in fields]
+    return (*changed, *settings, *drift.values())
+
+
+def _from_live(field: FieldChange, drift: FieldChange | None, manifests: Manifests) -> FieldChange:
+    """Return a changed field with the value that somebody else gave it since, if that is not the wanted one already."""
+    if drift is None or manifests.equal(field.path, drift.before, field.after):
+        return field
+    return replace(field, before=drift.before, drift=True, recorded=drift.recorded, manager=drift.manager)
 
 
 def _ends_anew(case: Decision, status: Status) -> bool:
@@ -165,17 +174,13 @@ def moved_tag(record: Recorded, seen: Observed | None) -> MovedTag | None:
     return MovedTag(image.get("name", ""), image["id"], seen.tag_now)
 
 
-def _drift(
-    case: Decision, record: Recorded, status: Status, fields: tuple[FieldChange, ...], ignore: tuple[str, ...]
-) -> tuple[FieldChange, ...]:
-    """Drift matters while the run is live; what changes anyway is not told twice."""
+def _drift(case: Decision, record: Recorded, status: Status, ignore: tuple[str, ...]) -> tuple[FieldChange, ...]:
+    """Drift matters while the run is live."""
     if not status.live or not case.seen or case.seen.live is None:
         return ()
-    told = {f.path for f in fields}
     left_out = tuple(place for place in record.remarks if place)  # the engine cannot have it, which is told
     ignore = (*ignore, *left_out)
-    drift = drifted_fields(record.objects, case.seen.live, case.manifests, managers=case.seen.managers, ignore=ignore)
-    return tuple(f for f in drift if f.path not in told)
+    return drifted_fields(record.objects, case.seen.live, case.manifests, managers=case.seen.managers, ignore=ignore)
 
 
 def _engine_changed(case: Decision, record: Recorded) -> str:

@@ -100,7 +100,7 @@ def changed_sentence(fields: Sequence[FieldChange]) -> str:
     """``image changed`` or ``image, env LR and 2 more changed``; drift is told apart."""
     names = list(dict.fromkeys(field_name(f.path) for f in fields))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    if all(f.drift for f in fields):
+    if all(f.drift and f.after == f.recorded for f in fields):
         managers = sorted({f.manager for f in fields if f.manager})
         by = f" by {', '.join(managers)}" if managers else ""
         return f"{shown} changed on the engine{by}"

@@ -203,6 +203,17 @@ def test_drift_is_put_right_and_told_apart_from_changes() -> None:
     assert (field.before, field.after, field.recorded, field.drift, field.manager) == (5, 1, 1, True, "kubectl")
 
 
+def test_a_change_of_what_somebody_changed_meanwhile_starts_from_the_live_value() -> None:
+    record = recorded(desired(size=2), Status.RUNNING)
+    look = seen(record, Status.RUNNING, live={"Box": {**record.objects["Box"], "size": 5}})
+    change = only(decide([desired(size=1)], [record], [look]))
+    assert change.reasons == ("size changed",)
+    [field] = change.fields
+    assert (field.before, field.after, field.recorded, field.drift) == (5, 1, 2, True)
+    [field] = only(decide([desired(size=5)], [record], [look])).fields
+    assert (field.before, field.after, field.drift) == (2, 5, False)
+
+
 def test_what_a_controller_took_over_is_no_drift_until_the_spec_says_otherwise() -> None:
     record = recorded(desired(size=1), Status.RUNNING)
     live = {"Box": {**record.objects["Box"], "size": 5}}
