@@ -31,23 +31,19 @@ def test_everything_written_is_private_whatever_the_umask(project: Project, umas
     project.env["TOKEN"] = "hush"
     former = os.umask(umask)
     try:
-        state = ("--state", "deep/er/still/state.db")
+        (project.directory / "deep").mkdir(mode=0o700)
+        state = ("--state", "deep/state.db")
         project.ok("plan", "--out", "plans/of/today.json", "--json-into", "also.json", *state)
         project.ok("apply", "plans/of/today.json", "--yes", *state)
         project.ok("apply", "flowplan.yaml", "--rerun", "hello", "--yes", *state)
+        made = [project.directory / name for name in ("also.json", "deep", "plans")]
+        made += [p for top in made if top.is_dir() for p in top.rglob("*")]
+        wrong = {str(p): oct(mode(p)) for p in made if mode(p) != (0o700 if p.is_dir() else 0o600)}
         project.ok("destroy", "--yes", *state)
     finally:
         os.umask(former)
-    made = [project.directory / "also.json", *(p for d in ("deep", "plans") for p in [d_path(project, d)])]
-    for top in list(made):
-        made += top.rglob("*") if top.is_dir() else []
     assert {p.name for p in made} >= {"state.db", "state.db.lock", "plan.json", "output", "started.json", "journal"}
-    wrong = {str(p): oct(mode(p)) for p in made if mode(p) != (0o700 if p.is_dir() else 0o600)}
     assert wrong == {}
-
-
-def d_path(project: Project, name: str) -> Path:
-    return project.directory / name
 
 
 # -- another user --------------------------------------------------------------------------------------------------
@@ -88,7 +84,7 @@ def link(path: Path) -> None:
         (file, "own.db.lock", ("--state", "own.db")),
         (file, "own.db-wal", ("--state", "own.db")),
         (directory, "own.runs", ("--state", "own.db")),
-        (directory, "place", ("--state", "place/below/own.db")),
+        (directory, "place", ("--state", "place/own.db")),
     ],
 )
 def test_what_another_user_prepared_is_refused(
