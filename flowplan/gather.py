@@ -135,8 +135,7 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
     expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=lineage)
     secrets_of.check()
     rules = policies_of(request.policies, loaded)
-    new = not Store.exists(request.state_path)
-    if new:
+    if not Store.exists(request.state_path):
         _check_new(request, expansion.project)
     stage("waiting for the state")
     sound()
@@ -145,8 +144,6 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
         store.close()
         return gather_spec(request, spec_path, sound)
     where = Diagnostic(f"New state: {request.state_path.absolute()}", severity="info")
-    if new:
-        Output().note(str(where))
     _check_project(store, expansion.project)
     parts = _parts(sealer.secrets, variables.values, key)
     shown_variables = variables.document(sealer)
