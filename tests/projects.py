@@ -62,9 +62,9 @@ class Project:
         return path
 
     def unique(self, text: str) -> str:
-        """Return the spec with the suffix of this test at the name of its project."""
+        """Return the spec with the suffix of this test at the name of its project, unless it is unique already."""
         found = re.search(r"(?m)^project: *[A-Za-z][^\s#]*", text)
-        if found is None or found[0].endswith(self.suffix):
+        if found is None or re.search("[0-9a-f]{8}$", found[0]):
             return text
         return text[: found.end()] + self.suffix + text[found.end() :]
 
