@@ -465,7 +465,7 @@ def test_wrong_settings_are_errors_for_people(tmp_path: Path, monkeypatch: pytes
         ("ssh://", "write ssh://user@host:port"),
         ("ssh://u:secret-word@h", "write ssh://user@host:port"),
         ("ssh://-oProxyCommand=touch", "write ssh://user@host:port"),
-        ("ssh://deploy@127.0.0.1:1", "ssh 127.0.0.1"),
+        ("ssh://deploy@127.0.0.1:1", "ssh ssh://deploy@127.0.0.1:1`"),
     ],
 )
 def test_a_host_that_cannot_be_used_is_told_with_what_to_write(tmp_path: Path, host: str, words: str) -> None:

@@ -152,6 +152,30 @@ def test_the_manifests_name_is_unique_for_every_attempt_and_cell() -> None:
     assert all("generateName" not in job["metadata"] for job in jobs)
 
 
+@pytest.mark.parametrize(
+    ("job", "pods", "labels"),
+    [
+        (None, {"app": "x"}, {"app": "x"}),
+        ({}, {"app": "x"}, {"app": "x"}),
+        ({"a": "b"}, {"app": "x"}, {"a": "b"}),
+        ({}, {}, {}),
+    ],
+)
+def test_a_job_without_labels_has_those_of_its_pods_as_the_server_would_give_it(
+    job: Any, pods: dict[str, str], labels: dict[str, str]
+) -> None:
+    made = job_of(with_job({"metadata": {"labels": job}, "spec": {"template": {"metadata": {"labels": pods}}}}))
+    own = ("flowplan.dev/", "app.kubernetes.io/managed-by")
+    assert {k: v for k, v in made["metadata"]["labels"].items() if not k.startswith(own)} == labels
+
+
+def test_a_name_to_be_generated_is_not_left_out_silently() -> None:
+    identity = Identity("p", LINEAGE, "train", 1)
+    rendered = kubernetes.render(with_job({"metadata": {"generateName": "x-"}}), identity)
+    assert rendered.warnings == ("generateName is not used, names are known beforehand: the Job is called p-train-1",)
+    assert kubernetes.render(with_job({"metadata": {"generateName": "x-"}}, name="mine"), identity).warnings == ()
+
+
 def test_a_customization_may_name_the_job() -> None:
     run = with_job({}, {"op": "replace", "path": "/metadata/name", "value": "My Job"})
     assert job_of(run)["metadata"]["name"] == "my-job"
@@ -569,7 +593,7 @@ spec:
     assert rendered.warnings == ("pod.yaml is a Pod: it is taken as the spec.template of a Job",)
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     assert (job["metadata"]["name"], job["metadata"]["namespace"]) == ("sync", "ml")
-    assert job["spec"]["template"]["metadata"]["labels"]["team"] == "a" and "team" not in job["metadata"]["labels"]
+    assert job["spec"]["template"]["metadata"]["labels"]["team"] == "a" == job["metadata"]["labels"]["team"]
     assert job["spec"]["template"]["spec"]["containers"] == [
         {"name": "c", "image": "sync:1", "imagePullPolicy": "IfNotPresent"}
     ]

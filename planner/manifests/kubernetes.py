@@ -92,7 +92,14 @@ def _identify(draft: Draft, identity: Identity) -> str:
         given = f"{given}-{cell}" if cell else given
     name = kubernetes_run_name(identity, given or None)
     metadata["name"] = name
-    metadata.pop("generateName", None)
+    if not metadata["labels"]:  # the server's own default, which our labels would keep from
+        labels = metadata["labels"] = dict(_pod_metadata(draft.job)["labels"])
+        for key in labels:
+            place = f"/metadata/labels/{escape(key)}"
+            draft.origins[f"/Job{place}"] = draft.origin_at(f"/Job/spec/template{place}")
+    beginning = metadata.pop("generateName", None)
+    if beginning and not given and not draft.run.template:  # templates of Prefect all have one
+        draft.warnings.append(f"generateName is not used, names are known beforehand: the Job is called {name}")
     for place, meta in (("/Job/metadata", metadata), ("/Job/spec/template/metadata", _pod_metadata(draft.job))):
         for key in RUN_ID_LABELS:
             if key in meta["labels"]:

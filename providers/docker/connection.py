@@ -255,9 +255,8 @@ class Engine:
     def unreachable(self, error: BaseException) -> EngineUnreachable:
         """The error for people: the endpoint, the cause in one clause, and how to fix it (D42)."""
         words = self._tunnel.words() if self._tunnel is not None else ""
-        cause, hint = (
-            (words, f"`ssh {urlsplit(self.endpoint).hostname}` must work without questions") if words else _cause(error)
-        )
+        login = urlsplit(self.endpoint)._replace(path="").geturl()
+        cause, hint = (words, f"`ssh {login}` must work without questions") if words else _cause(error)
         reason = "Timeout" if cause == _SILENT[0] else "Unreachable"
         return EngineUnreachable(
             f"the Docker Engine at {self.endpoint} does not answer: {cause}", hint=hint, reason=reason
