@@ -25,7 +25,7 @@ from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
 from flowplan.schemas.files import is_stream
 from flowplan.schemas.plan_documents import plan_digest
 from flowplan.schemas.plans import Action, Change, Finding, Plan
-from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Rendered, Status
+from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Rendered
 from flowplan.schemas.secrets import PART, Parts, Redactor, SecretSource, token, tokens_in
 from flowplan.schemas.sources import Diagnostic
 from flowplan.state.store import Store, new_identity
@@ -527,7 +527,7 @@ def observe(
     """
     by_provider: dict[str, list[Recorded]] = {}
     for record in records.values():
-        if record.status.live or record.status is Status.LOST or record.image:  # whose tag may have moved
+        if not record.status.settled or record.image:  # whose tag may have moved
             by_provider.setdefault(record.provider, []).append(record)
         else:
             by_provider.setdefault(record.provider, [])

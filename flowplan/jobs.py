@@ -14,6 +14,7 @@ from flowplan.planner.conduct.words import Answered, Remove, Start, Update
 from flowplan.providers.protocol import LogLine, Order
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.faults import point
+from flowplan.schemas.lifecycle import after, progress_of
 from flowplan.schemas.runs import Observed, Recorded
 from flowplan.schemas.secrets import Redactor
 
@@ -68,7 +69,7 @@ def expire(engines: Engines, redactor: Redactor, command: Remove) -> Answered:
         [seen] = [s for s in engines.provider(record.provider).observe([record]) if s.run_id == record.run_id]
     except FlowplanError as error:
         return Answered(command, error=error)
-    if seen.exists and seen.status is not record.status:
+    if seen.exists and after(progress_of(record), seen).status is not record.status:
         return Answered(command, seen)
     return remove(engines, redactor, command, before=seen)
 

@@ -17,10 +17,10 @@ from flowplan.planner.conduct.words import EndRead
 from flowplan.providers.protocol import Order
 from flowplan.schemas.errors import StateLocked
 from flowplan.schemas.events import Event
+from flowplan.schemas.lifecycle import progressed
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Identity, Recorded
 from flowplan.state.lock import WriterLock, others_write
-from flowplan.state.rows import progressed
 from flowplan.state.store import Store
 from flowplan.workers import Workers
 

@@ -20,7 +20,7 @@ def record_observed(store: Store, engines: Engines, seen: Sequence[Observed], re
     known = {record.run_id: record for record in store.records().values()}
     told = [without_secrets_of_runs(engines, known.get(one.run_id), one, redactor) for one in seen]
     events = store.observe(told)
-    ended = [e.run_id for e in events if Status(e.status).final and e.status != Status.LOST]
+    ended = [e.run_id for e in events if Status(e.status).settled]
     records = [record for run_id in ended for record in store.attempts(run_id=run_id)]
     if records:
         store.set_tails(fetch_tails(engines, records, redactor))

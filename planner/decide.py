@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from flowplan.planner.diff import changed_fields, drifted_fields, patched, settings_fields
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_labels, content_of, over_already
-from flowplan.planner.reasons import changed_sentence, current, facts_of, how_it_ended
+from flowplan.planner.reasons import changed_sentence, how_it_ended, standing
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, RunFacts
 from flowplan.schemas.runs import Desired, Objects, Observed, Recorded, Rendered, Status, Target, digest
 
@@ -83,17 +83,17 @@ def _creation(case: Decision) -> Change:
 def _adoption(case: Decision, record: Recorded, seen: Observed) -> Change:
     """The object is there: an apply that was interrupted had created it."""
     change = _change(case, Action.ADOPT, case.desired.render(record.attempt), "an interrupted apply created it")
-    return replace(change, before=record.objects, run=facts_of(seen), live=f"{seen.run_id}:found")
+    return replace(change, before=record.objects, run=standing(record, seen), live=f"{seen.run_id}:found")
 
 
 def _resumption(case: Decision, record: Recorded) -> Change:
     """The intent was recorded, but nothing was created: the same attempt is created now."""
     change = _change(case, Action.CREATE, case.desired.render(record.attempt), "an interrupted apply did not start it")
-    return replace(change, run=current(record, None), live=f"{record.run_id}:intended")
+    return replace(change, run=standing(record, None), live=f"{record.run_id}:intended")
 
 
 def _comparison(case: Decision, record: Recorded) -> Change:
-    facts = current(record, case.seen)
+    facts = standing(record, case.seen)
     status = Status(facts.status)
     as_recorded = case.desired.render(record.attempt, record.born_as)
     fields = _fields(case, record, status, as_recorded)
@@ -288,7 +288,7 @@ def unreachable(change: Change, seen: Observed) -> Change:
 
 def removal(record: Recorded, seen: Observed | None, *, forget: bool, may_interrupt: bool, reason: str) -> Change:
     """Destroy or forget what is recorded and no longer wanted."""
-    facts = current(record, seen)
+    facts = standing(record, seen)
     status = Status(facts.status)
     change = Change(
         address=record.address,

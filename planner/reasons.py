@@ -4,71 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flowplan.schemas.lifecycle import after, progress_of
 from flowplan.schemas.plans import FieldChange, RunFacts
-from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.schemas.runs import Observed, Recorded
 
 
-def current(record: Recorded, seen: Observed | None) -> RunFacts:
-    """The run as it stands: the newest of what is recorded and what the engine says.
-
-    A final record stays as it is, except that ``lost`` gives way to an end that the engine tells after all.
-    """
-    known = RunFacts(
-        status=record.status,
+def standing(record: Recorded, seen: Observed | None) -> RunFacts:
+    """Return the run as it stands: what is recorded, after what the engine says."""
+    now = after(progress_of(record), seen) if seen else progress_of(record)
+    return RunFacts(
+        status=now.status,
         attempt=record.attempt,
         run_id=record.run_id,
-        reason=record.reason,
-        message=record.message,
-        exit_code=record.exit_code,
-        started_at=record.started_at,
-        finished_at=record.finished_at,
-        name=record.name,
-    )
-    if seen is None or (record.status.final and record.status is not Status.LOST):
-        return known
-    if not seen.exists and seen.status in (None, Status.LOST):
-        never = record.status is Status.CREATING and seen.status is not Status.LOST
-        return known if never or record.status is Status.LOST else _lost(record, seen)
-    if seen.status is None:
-        return known
-    return RunFacts(
-        status=seen.status,
-        attempt=record.attempt,
-        run_id=record.run_id,
-        reason=seen.reason,
-        message=seen.message,
-        exit_code=seen.exit_code,
-        started_at=seen.started_at or record.started_at,
-        finished_at=seen.finished_at,
-        name=seen.name or record.name,
-    )
-
-
-def _lost(record: Recorded, seen: Observed) -> RunFacts:
-    message = seen.message or "the object is gone and nobody knows how it ended"
-    return RunFacts(
-        status=Status.LOST,
-        attempt=record.attempt,
-        run_id=record.run_id,
-        reason=seen.reason or "Removed",
-        message=message,
-        started_at=record.started_at,
-        name=record.name,
-    )
-
-
-def facts_of(seen: Observed) -> RunFacts:
-    """The facts of an object that the state does not know yet."""
-    return RunFacts(
-        status=seen.status or Status.PENDING,
-        attempt=seen.attempt,
-        run_id=seen.run_id,
-        reason=seen.reason,
-        message=seen.message,
-        exit_code=seen.exit_code,
-        started_at=seen.started_at,
-        finished_at=seen.finished_at,
-        name=seen.name,
+        reason=now.reason,
+        message=now.message,
+        exit_code=now.exit_code,
+        started_at=now.started_at,
+        finished_at=now.finished_at,
+        name=now.name,
     )
 
 

@@ -61,5 +61,5 @@ class _Looks:
         if self._last.get(seen.run_id) != seen:
             self._last[seen.run_id] = seen
             yield seen
-        if not seen.exists or (seen.status and seen.status.final):
+        if seen.over:
             del self.waiting[seen.run_id]

@@ -43,6 +43,15 @@ class Status(StrEnum):
         """True once the attempt has ended, however."""
         return not self.live
 
+    @property
+    def settled(self) -> bool:
+        """True once no observation changes it any more: what is lost may turn out to be there."""
+        return self.final and self is not Status.LOST
+
+
+ENDS = frozenset((Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED))
+"""How an attempt ends as far as anybody sees it."""
+
 
 def canonical(value: Json) -> str:
     """The one JSON text of a value: sorted keys, no spaces."""
@@ -249,6 +258,11 @@ class Observed:
     created_at: str | None = None
     created_from: str = ""
     elsewhere: str = ""
+
+    @property
+    def gone(self) -> bool:
+        """True when the engine has no such object, and does not tell how the attempt ended."""
+        return not self.exists and self.status not in ENDS
 
     @property
     def over(self) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from flowplan.schemas.events import Event
+from flowplan.schemas.lifecycle import Progress
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.state import rows
-from flowplan.state.transitions import Progress
 
 PLANS_KEPT = 100
 """Of how many plans the state remembers what they did already."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flowplan.schemas.events import Event
+from flowplan.schemas.lifecycle import Progress
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.state import files, rows
 from flowplan.state.shapes import noted, parsed
-from flowplan.state.transitions import Progress
 
 T = TypeVar("T")
 

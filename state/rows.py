@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
 from flowplan.schemas.events import Event
+from flowplan.schemas.lifecycle import Progress, progress_of
 from flowplan.schemas.runs import Objects, Recorded, Settings, Status
 from flowplan.state.shapes import checked, parsed
-from flowplan.state.transitions import Progress, progress_of
 
 TAIL_BYTES = 64 * 1024
 """How much of a run's output is kept."""
@@ -80,11 +80,6 @@ def encode_progress(progress: Progress) -> str:
 def decode_progress(status: str, present: int, outcome: str | None, text: str) -> Progress:
     """The progress in a row; raises one of UNREADABLE."""
     return Progress(status=Status(status), present=bool(present), outcome=outcome or "", **checked(parsed(text)))
-
-
-def progressed(record: Recorded, progress: Progress) -> Recorded:
-    """The record with this progress."""
-    return replace(record, **{name: getattr(progress, name) for name in ("status", "present", *_PROGRESS)})
 
 
 def encode_settings(settings: Settings) -> dict[str, Any]:

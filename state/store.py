@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.events import Event
 from flowplan.schemas.faults import point
+from flowplan.schemas.lifecycle import Progress, after, finished
 from flowplan.schemas.runs import Objects, Observed, Recorded, Settings, Status
-from flowplan.state import files, home, journal, migrations, rows, transitions
+from flowplan.state import files, home, journal, migrations, rows
 from flowplan.state.reading import Reading
-from flowplan.state.transitions import Progress
 
 if TYPE_CHECKING:
     from flowplan.state.pruning import Pruned
@@ -178,7 +178,7 @@ class Store(Reading):
             return journal.append(db, [journal.Draft(i.address, i.run_id, i.attempt, Status.CREATING) for i in new])
 
     def observe(self, seen: Sequence[Observed]) -> list[Event]:
-        """Record what the engine says, by ``transitions.observed``; returns an event for each new (status, reason).
+        """Record what the engine says, by ``lifecycle.after``; returns an event for each new (status, reason).
 
         Run ids that the state does not know are ignored. Writes nothing, and waits for nobody, when nothing is new.
         """
@@ -212,7 +212,7 @@ class Store(Reading):
         """Record flowplan's own verdict (start failed, timed out, cancelled); an attempt that has ended keeps its end."""
         with self._changing("finish") as db:
             address, attempt, before = self._known(run_id)
-            after = transitions.finished(
+            then = finished(
                 before,
                 status,
                 reason=reason,
@@ -222,11 +222,11 @@ class Store(Reading):
                 finished_at=finished_at or rows.now(),
                 present=present,
             )
-            if after == before:
+            if then == before:
                 return []
-            journal.save(db, {run_id: after})
-            draft = journal.Draft(address, run_id, attempt, after.status, after.reason, after.message, engine_at)
-            return journal.append(db, [draft] if after.status is not before.status else [])
+            journal.save(db, {run_id: then})
+            draft = journal.Draft(address, run_id, attempt, then.status, then.reason, then.message, engine_at)
+            return journal.append(db, [draft] if then.status is not before.status else [])
 
     def applied(
         self,
@@ -241,11 +241,11 @@ class Store(Reading):
         with self._changing("applied") as db:
             address, _attempt, before = self._known(run_id)
             changes: dict[str, Any] = {"plan_digest": plan_digest or before.plan_digest}
-            after = replace(before, **changes if name is None else changes | {"name": name})
+            then = replace(before, **changes if name is None else changes | {"name": name})
             text = db.execute("SELECT applied FROM attempts WHERE run_id = ?", (run_id,)).fetchone()[0]
             [now_applied] = self._decoded(lambda row: rows.reapplied(row[0], objects, settings), [(text,)])
-            if after != before or now_applied != text:
-                journal.save(db, {run_id: after})
+            if then != before or now_applied != text:
+                journal.save(db, {run_id: then})
                 db.execute("UPDATE attempts SET applied = ? WHERE run_id = ?", (now_applied, run_id))
             journal.carried_out(db, plan_digest, [address])
 
@@ -411,14 +411,16 @@ class Store(Reading):
         drafts = []
         for one in (one for one in seen if one.run_id in known):
             address, attempt, before = known[one.run_id]
-            after = transitions.observed(before, one)
-            if after == before:
+            then = after(before, one)
+            if then == before:
                 continue
-            known[one.run_id], changed[one.run_id] = (address, attempt, after), after
-            if (after.status, after.reason) != (before.status, before.reason):
-                at = transitions.engine_time(one)
+            known[one.run_id], changed[one.run_id] = (address, attempt, then), then
+            if (then.status, then.reason) != (before.status, before.reason):
+                happened = one.finished_at if one.over else one.started_at if one.status is Status.RUNNING else None
                 drafts.append(
-                    journal.Draft(address, one.run_id, attempt, after.status, after.reason, after.message, at)
+                    journal.Draft(
+                        address, one.run_id, attempt, then.status, then.reason, then.message, happened or one.at
+                    )
                 )
         return changed, drafts
 
@@ -432,14 +434,14 @@ class Store(Reading):
         present: bool | None = None,
     ) -> list[Event]:
         """Make attempts ``destroyed``; those that are already only learn whether their object is still there."""
-        after, drafts = {}, []
+        ended, drafts = {}, []
         for run_id, (address, attempt, before) in known.items():
             shown = before.present if present is None else present
-            after[run_id] = replace(before, status=Status.DESTROYED, present=shown)
+            ended[run_id] = replace(before, status=Status.DESTROYED, present=shown)
             if before.status is not Status.DESTROYED:
-                after[run_id] = replace(after[run_id], reason=reason, message=message)
+                ended[run_id] = replace(ended[run_id], reason=reason, message=message)
                 drafts.append(journal.Draft(address, run_id, attempt, Status.DESTROYED, reason, message))
-        journal.save(db, {run_id: p for run_id, p in after.items() if p != known[run_id][2]})
+        journal.save(db, {run_id: p for run_id, p in ended.items() if p != known[run_id][2]})
         return journal.append(db, drafts)
 
 

@@ -19,10 +19,9 @@ from flowplan.planner.conduct.words import Answered, EndRead, Fact, Interrupted,
 from flowplan.planner.conduct.world import World
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
 from flowplan.schemas.events import Event
+from flowplan.schemas.lifecycle import Progress, after, finished, progress_of, progressed
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status
-from flowplan.state.rows import progressed
-from flowplan.state.transitions import finished, observed, progress_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TROUBLED, CALM = 6, 4
@@ -93,12 +92,12 @@ class State:
                 events = []
                 for _, one in seen:
                     if one.run_id in self.attempts:
-                        events += self._change(one.run_id, observed(progress_of(self.attempts[one.run_id]), one))
+                        events += self._change(one.run_id, after(progress_of(self.attempts[one.run_id]), one))
                 newest = self.records()
                 return events, {r.address: newest[r.address] for r, _ in seen if r.address in newest}
             case words.Finish(run_id, status, reason):
-                after = finished(progress_of(self.attempts[run_id]), status, reason=reason, present=False)
-                return self._change(run_id, after)
+                then = finished(progress_of(self.attempts[run_id]), status, reason=reason, present=False)
+                return self._change(run_id, then)
             case words.Absent(run_ids):
                 for run_id in run_ids:
                     self.attempts[run_id] = replace(self.attempts[run_id], present=False)
@@ -124,10 +123,10 @@ class State:
                 return ""
         return None
 
-    def _change(self, run_id: str, after: Any) -> list[Event]:
+    def _change(self, run_id: str, then: Progress) -> list[Event]:
         before = self.attempts[run_id]
-        self.attempts[run_id] = progressed(before, after)
-        return [_event(self.attempts[run_id])] if after.status is not before.status else []
+        self.attempts[run_id] = progressed(before, then)
+        return [_event(self.attempts[run_id])] if then.status is not before.status else []
 
 
 def _event(record: Recorded) -> Event:

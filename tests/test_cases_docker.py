@@ -226,3 +226,48 @@ def test_a_limit_that_has_passed_and_that_nobody_keeps_is_told(case_project: Cas
     assert "running" in told.out and "timeout of 1s passed" in told.err and "flowplan watch" in told.err
     project.ok("watch", code=3)
     assert project.status()["job"]["status"] == "timed_out" and project.status()["job"]["overdue"] is None
+
+
+def taken_away_and_restored(api: Any, project: Project) -> Callable[[], None]:
+    """Remove the container of ``job``, let that be recorded, and make it again; return what lets it end well."""
+    project.ok("apply", "--yes", "--detach")
+    project.await_status("job", "running")
+    name = project.status()["job"]["infrastructure_id"].rpartition(":")[2]
+    was = api.inspect_container(name)
+    api.remove_container(name, force=True)
+    project.await_status("job", "lost")
+    config = {**was["Config"], "HostConfig": was["HostConfig"]}
+    again = api.create_container_from_config(config, was["Name"].lstrip("/"))["Id"]
+    assert project.status()["job"]["status"] == "lost"  # it was not started yet
+    api.start(again)
+
+    def let_it_end() -> None:
+        api.exec_start(api.exec_create(again, ["touch", "/done"])["Id"])
+
+    return let_it_end
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("command", ["status", "watch", "apply"])
+def test_a_lost_container_that_is_there_again_runs(case_project: Case, api: Any, command: str) -> None:
+    project = case_project("lost-and-back")
+    let_it_end = taken_away_and_restored(api, project)
+    changes = {change["address"]: change for change in project.plan()["changes"]}
+    assert {address: change["action"] for address, change in changes.items()} == {"job": "no-op", "after": "create"}
+    assert changes["job"]["run"]["status"] == "running"
+    if command == "status":
+        assert project.status()["job"]["status"] == "running"
+        let_it_end()
+        project.await_status("job", "succeeded")
+    else:
+        following = project.start(command, *(["--yes"] if command == "apply" else []))
+        until(lambda: project.status("--no-refresh")["job"]["status"] == "running")
+        let_it_end()
+        out, err = following.communicate(timeout=60)
+        assert following.returncode == 0, (out, err)
+    told = [event["status"] for event in project.events("job")]
+    assert told == ["creating", "running", "lost", "running", "succeeded"]
+    assert project.status()["job"]["attempt"] == 1
+    assert project.status().get("after", {}).get("status") == ("succeeded" if command == "apply" else None)
+    project.ok("destroy", "--yes")
+    assert api.containers(all=True, filters={"label": f"flowplan.dev/project={project.name}"}) == []

@@ -79,7 +79,7 @@ ENDS: dict[str, dict[str, Any]] = {
     "cancelled": {"status": Status.CANCELLED, "reason": "Stopped"},
     "quiet": {"status": Status.FAILED, "exit_code": 3, "reason": "Error"},
     "interrupted": {"status": Status.CREATING},
-    "adopted": {"status": Status.CREATING},
+    "adopted": {"status": Status.CREATING, "started_at": None},
     "forced": {"status": Status.SUCCEEDED, "exit_code": 0},
     "done": {"status": Status.SUCCEEDED, "exit_code": 0},
     "always": {"status": Status.SUCCEEDED, "exit_code": 0},

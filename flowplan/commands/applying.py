@@ -32,6 +32,7 @@ from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, Stat
 from flowplan.schemas.files import is_directory, is_file, is_stream, read_bounded
 from flowplan.schemas.plan_documents import MOST_BYTES
 from flowplan.schemas.plans import Plan
+from flowplan.schemas.runs import Status
 from flowplan.schemas.secrets import is_common, tokens_in
 from flowplan.state.lock import WriterLock
 from flowplan.state.store import Store
@@ -339,6 +340,8 @@ def watch(state: Path, addresses: Sequence[str], how: How) -> int:
     check_format(how.format, ("text", "json"))
     store = opened(state)
     store.check_home()
+    if any(r.status is Status.LOST for r in chosen(store.records(), addresses).values()):
+        refresh_statuses(store, state, Output())  # an engine may have them after all
     engines, redactor = engines_of(store, state)
     records = chosen(store.records(), addresses)
     live = [a for a, r in records.items() if r.status.live]

@@ -25,7 +25,6 @@ from flowplan.planner.conduct.world import (
     Phase,
     World,
     how_it_ended,
-    is_gone,
     seconds,
 )
 from flowplan.schemas.errors import FlowplanError
@@ -85,7 +84,7 @@ def look_at_others(world: World) -> Commands:
 def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False) -> Commands:
     """Record what engines said. What we remove goes away because of us: its end is told by what removes it."""
     told = [s for s in seen if s.run_id in world.address_of and s.run_id not in world.removing]
-    told = [s for s in told if not (is_gone(s) and world.destroying(world.address_of[s.run_id]))]
+    told = [s for s in told if not (s.gone and world.destroying(world.address_of[s.run_id]))]
     if told and not world.locked:
         # Another flowplan that writes may be stopping these runs; it tells of them itself, as cancelled.
         ends = [s for s in told if s.over]
@@ -184,7 +183,13 @@ def _replace(world: World, address: str, record: Recorded | None) -> Commands:
         world.keep(record)
     else:
         world.drop(address)
-    if former is None or (record is not None and record.run_id == former.run_id):
+    if former is None:
+        return
+    if record is not None and record.run_id == former.run_id:
+        run = world.runs[address]
+        if former.status is Status.LOST and run.live and run.care is Care.FOLLOWED:
+            run.failed = ""
+            yield from follow(world, [record])
         return
     yield Unfollow(former)
     if record is None:

@@ -272,10 +272,6 @@ def change_of(run: Run) -> Change:
     return run.change
 
 
-def is_gone(seen: Observed) -> bool:
-    return not seen.exists and seen.status in (None, Status.LOST)
-
-
 def group_key(name: str) -> str:
     """Return what steps wait for that ``max_parallel`` holds back; no address is like it."""
     return f"\0{name}"

@@ -195,7 +195,9 @@ def of_others(item: Mapping[str, Any], base_url: str) -> Observed:
 def list_tells_enough(item: Mapping[str, Any], record: Recorded) -> bool:
     """True when an item of ``docker ps`` needs no inspect: nothing ended that we do not know of, nothing can drift."""
     if item.get("State") not in _STATES:
-        return record.status.final and (record.exit_code is not None or record.status != Status.LOST)
+        return record.status.settled
+    if item["Id"] != record.handle.get("id", item["Id"]):
+        return False  # it was made again
     host = record.objects.get("Container", {}).get("Config", {}).get("HostConfig", {})
     return bool(record.started_at) and item.get("State") == "running" and _FIXED.issuperset(host)
 

@@ -14,7 +14,7 @@ from flowplan.providers.docker.connection import Engine, Refusal, Stream
 from flowplan.providers.protocol import News
 from flowplan.schemas import arguments
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
-from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.schemas.runs import Json, Observed, Recorded, Status
 from flowplan.schemas.secrets import tokens_in
 
 TICK = 0.9
@@ -137,8 +137,8 @@ class Watch:
         self._since = max(self._since, int(event.get("timeNano") or 0) // 1000 / 1e6)
         labels = event.get("Actor", {}).get("Attributes") or {}
         run = str(labels.get(facts.RUN_ID, ""))
-        if run not in self._waiting:
-            return
+        if run not in self._waiting or self._container(run) not in (None, event["Actor"]["ID"]):
+            return  # events of a container that was made again are about the one before, too
         action = event.get("Action") or event.get("status")
         if action == "oom":
             self._oom.add(run)
@@ -209,9 +209,13 @@ class Watch:
             started_at=record.started_at,
         )
 
+    def _container(self, run: str) -> Json:
+        """The id of the run's container, None while it is not known."""
+        return (self._last[run].handle if run in self._last else self._records[run].handle).get("id")
+
     def _inspected(self, run: str) -> Observed | None:
         record = self._records[run]
-        container = (self._last[run].handle if run in self._last else record.handle).get("id") or record.name
+        container = self._container(run) or record.name
         found = self._engine.find(f"/containers/{container}/json")
         if found is None or (found["Config"].get("Labels") or {}).get(facts.RUN_ID) != run:
             return None
@@ -226,7 +230,7 @@ class Watch:
         before = self._last.get(seen.run_id)
         self._last[seen.run_id] = seen
         self._missing.pop(seen.run_id, None)
-        if seen.status is not None and seen.status.final:
+        if seen.over:
             self._waiting.discard(seen.run_id)
         if before is None or _facts(before) != _facts(seen):
             yield seen

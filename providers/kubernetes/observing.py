@@ -72,7 +72,7 @@ def _in_namespace(api: Api, namespace: str, records: Sequence[Recorded], lineage
         if record.run_id not in jobs and (job := _imported(api, namespace, record)) is not None:
             jobs[record.run_id] = job
     jobs |= _unlabelled(api, namespace, [r for r in records if r.run_id not in jobs])
-    interesting = any(run not in known or known[run].status.live for run in jobs)
+    interesting = any(run not in known or not known[run].status.settled for run in jobs)
     pods = by_owner(_list(api, core_path(namespace, "pods"), selector)) if interesting else {}
     gone = [r for r in records if r.run_id not in jobs]
     ends = ended_by_events(api, namespace, gone)
@@ -153,8 +153,6 @@ def as_recorded(seen: Observed, record: Recorded) -> Observed:
     seen = replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
     if record.handle.get(IMPORTED):
         seen = taken_over(seen, record)
-    if seen.status is Status.PENDING:
-        return kept_running(seen, record.status)
     if seen.status is None or seen.status.live or seen.status is not record.status:
         return seen
     return replace(
@@ -182,13 +180,6 @@ def _immutable_as_made(seen: Observed, record: Recorded) -> Observed:
     job = seen.live["Job"]
     kept = {key: value for key, value in applied.items() if key not in _MUTABLE}
     return replace(seen, live={**seen.live, "Job": {**job, "spec": {**job["spec"], **kept}}})
-
-
-def kept_running(seen: Observed, before: Status | None) -> Observed:
-    """A run that has run and whose pods are gone (deleted, or parallelism is 0 now) goes on, for the reason it waits."""
-    if before is not Status.RUNNING or seen.status is not Status.PENDING:
-        return seen
-    return replace(seen, status=Status.RUNNING)
 
 
 def _by_its_name(seen: Observed, record: Recorded) -> Observed:

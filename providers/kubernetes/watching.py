@@ -221,8 +221,7 @@ class _View:
     def _seen(self, run: _Run) -> Observed:
         events = [e for uid in (run.job["metadata"]["uid"], *run.pods) for e in self._events.get(uid, [])]
         seen = observed(run.job, list(run.pods.values()), self._cluster, events)
-        told = run.told.status if run.told else None
-        return observing.kept_running(observing.as_recorded(seen, run.record), told)
+        return observing.as_recorded(seen, run.record)
 
     def _tell(self, run: _Run, seen: Observed, now: float, *, first: bool) -> Iterator[Observed]:
         steady = _steady(run.told, seen)
@@ -230,7 +229,7 @@ class _View:
             run.told = steady
             run.silent_since = now
             yield steady
-        if not seen.exists or (seen.status and seen.status.final):
+        if seen.over:
             self._forget(run)
 
     def _forget(self, run: _Run) -> None:

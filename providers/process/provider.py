@@ -132,7 +132,7 @@ class ProcessProvider:
             tail=tail,
             follow=follow,
             stop=stop or threading.Event(),
-            ended=lambda: _over(look(files, record, self._looks.of)),
+            ended=lambda: look(files, record, self._looks.of).over,
         )
 
     def secret_values(self, record: Recorded) -> list[str]:
@@ -315,10 +315,6 @@ def _refused(record: Recorded, where: str) -> Refused:
         hint=f"use flowplan there; if that host is gone, `flowplan state rm {record.address}` forgets the run",
         address=record.address,
     )
-
-
-def _over(seen: Observed) -> bool:
-    return not seen.exists or (seen.status is not None and seen.status.final)
 
 
 def _end_told(files: RunFiles, started: Mapping[str, Any]) -> dict[str, Any] | None:

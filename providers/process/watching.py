@@ -76,7 +76,7 @@ def watch(
             if seen != last.get(record.run_id):
                 last[record.run_id], heard = seen, time.monotonic()
                 yield seen
-            if not seen.exists or (seen.status and seen.status.final):
+            if seen.over:
                 del waiting[record.run_id]
         if everything:
             due = began + max(EVERYTHING, REST * (time.monotonic() - began))

@@ -1,0 +1,118 @@
+"""The life of an attempt, in one place: what is true of it after an observation, and after flowplan's own verdict.
+
+::
+
+    creating -> pending -> running -> succeeded | failed | timed_out | cancelled
+    any of the first three -> lost        the engine has no such object, and nobody saw how it ended
+    lost -> pending | running | any end   the engine turns out to have it after all
+    any -> destroyed                      removed on purpose; the record and its history stay
+
+A stage may be left out, none is gone back to. ``creating`` is an intent: as long as no engine has had the object, that
+there is none says nothing. The plan, the state, an apply and the providers ask ``after``; nothing else says what a status
+may become.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from flowplan.schemas.runs import ENDS, Json, Observed, Recorded, Status
+
+REMOVED = "Removed"
+GONE = "the object is gone and nobody knows how it ended"
+
+_NEXT = {
+    Status.CREATING: ENDS | {Status.PENDING, Status.RUNNING, Status.LOST},
+    Status.PENDING: ENDS | {Status.RUNNING, Status.LOST},
+    Status.RUNNING: ENDS | {Status.LOST},
+    Status.LOST: ENDS | {Status.PENDING, Status.RUNNING},
+}
+"""What an observation may make of a status; the others stay as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The part of a Recorded that changes while the attempt lives; the fields mean what they mean there.
+
+    ``outcome`` is how the attempt ended, which its status no longer says once it is destroyed; "" while unknown.
+    """
+
+    status: Status
+    present: bool = True
+    outcome: str = ""
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    attempts: int = 0
+    handle: Mapping[str, Json] = field(default_factory=dict)
+    infrastructure_id: str = ""
+    name: str = ""
+    plan_digest: str = ""
+    created_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    image: Mapping[str, str] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
+
+
+_RECORDED = tuple(f.name for f in fields(Progress) if f.name != "outcome")
+
+
+def progress_of(record: Recorded) -> Progress:
+    """Return the changing part of a record."""
+    return Progress(outcome=outcome(record.status), **{name: getattr(record, name) for name in _RECORDED})
+
+
+def progressed(record: Recorded, progress: Progress) -> Recorded:
+    """Return the record with this progress."""
+    return replace(record, **{name: getattr(progress, name) for name in _RECORDED})
+
+
+def outcome(status: Status) -> str:
+    """Return the status as an outcome, "" for one that is none."""
+    return str(status) if status.final and status is not Status.DESTROYED else ""
+
+
+def after(now: Progress, seen: Observed) -> Progress:
+    """Return the attempt after an observation.
+
+    While it may still change, the newest word of the engine counts. Once it has ended, only what was unknown is filled in.
+    """
+    if now.status is Status.DESTROYED:
+        return now if seen.exists else replace(now, present=False)
+    told = seen.status
+    if seen.gone:
+        told = None if now.status is Status.CREATING and told is not Status.LOST else Status.LOST
+    status = told if told is not None and told in _NEXT.get(now.status, ()) else now.status
+    changing = now.status.live or status is not now.status
+    if changing and now.status is Status.LOST:
+        now = replace(now, exit_code=None, finished_at=None, started_at=seen.started_at or now.started_at)
+    changes: dict[str, Any] = {"status": status, "present": seen.exists, "attempts": max(now.attempts, seen.attempts)}
+    if changing and told is not None:
+        reason, message = (REMOVED, GONE) if seen.gone else ("", "")
+        changes |= {"reason": seen.reason or reason, "message": seen.message or message, "outcome": outcome(status)}
+        if status in (Status.RUNNING, Status.SUCCEEDED):
+            changes["attempts"] = max(changes["attempts"], 1)
+    for key in ("handle", "infrastructure_id", "name", "image"):
+        if (value := getattr(seen, key)) and (changing or not getattr(now, key)):
+            changes[key] = value if isinstance(value, str) else dict(value)
+    if seen.remarks is not None:
+        changes["remarks"] = dict(seen.remarks)
+    if now.started_at is None:
+        changes["started_at"] = seen.started_at
+    if status.final and now.finished_at is None:
+        changes["finished_at"] = seen.finished_at
+    if status.final and now.exit_code is None:
+        changes["exit_code"] = seen.exit_code
+    return replace(now, **changes)
+
+
+def finished(now: Progress, status: Status, **facts: Any) -> Progress:
+    """Return the attempt after flowplan's own verdict; one that has ended keeps its end, ``lost`` gives way to another."""
+    if now.status.settled or now.status is status is Status.LOST:
+        present = facts.get("present")
+        return now if present is None else replace(now, present=present)
+    known = {key: value for key, value in facts.items() if value is not None}
+    return replace(now, status=status, outcome=outcome(status), **known)
