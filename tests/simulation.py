@@ -2,13 +2,13 @@
 
 ``simulate(seed)`` applies one random project again and again, changing what is wanted now and then, until nothing is
 left to do, and checks on the way that no run starts twice, none starts before what it needs, and ``max_parallel`` is
-kept; at the end, that nothing is left on the engine that the state does not know and that everything has ended.
+kept; somebody takes running objects away now and then, and puts some of them back between two applies; at the end, that nothing is left on the engine that the state does not know and that everything has ended.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,7 +34,7 @@ class Crash(Exception):
 
 @dataclass
 class Engine:
-    """Runs by run id; it remembers what it started and what was removed."""
+    """Runs by run id; it remembers what it started, what was removed, and what somebody took away."""
 
     rng: random.Random
     objects: dict[str, Status] = field(default_factory=dict)
@@ -42,6 +42,7 @@ class Engine:
     since: dict[str, datetime] = field(default_factory=dict)
     started: dict[str, int] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)
+    away: dict[str, Status] = field(default_factory=dict)
 
     def create(self, change: Change, now: datetime) -> None:
         if change.run_id in self.objects:
@@ -54,6 +55,11 @@ class Engine:
     def remove(self, run_id: str) -> None:
         self.objects.pop(run_id, None)
         self.removed.add(run_id)
+
+    def put_back(self, run_ids: Iterable[str]) -> None:
+        for run_id in run_ids:
+            if run_id in self.away and self.rng.random() < 0.5:
+                self.objects[run_id] = self.away.pop(run_id)
 
     def look(self, run_id: str) -> Observed:
         status = self.objects.get(run_id)
@@ -213,12 +219,11 @@ def simulate(seed: int, state_type: type[State] = State) -> int:
     for number in range(TROUBLED + CALM):
         if number < TROUBLED / 2 and rng.random() < 0.4:  # somebody edits the spec
             wishes = random_wishes(rng)
+        engine.put_back(state.newest.values())
         plan, looks = plan_of(wishes, state, engine)
-        at_rest = (
-            not any(c.effective for c in plan.changes)
-            and not any(r.status.live for r in state.records().values())
-            and not state.leftovers()
-        )
+        statuses = [(state.attempts[look.run_id].status, look) for look in looks]
+        ended = all(status.settled or (status is Status.LOST and look.gone) for status, look in statuses)
+        at_rest = ended and not any(c.effective for c in plan.changes) and not state.leftovers()
         if number > TROUBLED / 2 and at_rest:
             break
         apply = Apply(rng, engine, state, plan, now, calm=number >= TROUBLED)
@@ -289,9 +294,11 @@ class Apply:
         live = self.engine.live()
         if live and roll < 0.9:
             run_id = self.rng.choice(live)
-            if not self.endless(run_id):
+            if not self.calm and roll > 0.89 and self.state.attempts[run_id].status is not Status.CREATING:
+                self.engine.away[run_id] = self.engine.objects.pop(run_id)
+            elif not self.endless(run_id):
                 self.engine.objects[run_id] = self.rng.choice([Status.SUCCEEDED] * 4 + [Status.FAILED])
-                return Seen(self.engine.look(run_id))
+            return Seen(self.engine.look(run_id))
         if not self.calm and roll > 0.995:
             return Interrupted()
         return None
@@ -390,5 +397,6 @@ def _check_the_end(engine: Engine, state: State, plan: Plan) -> None:
         skipped = record.status is Status.CREATING and record.run_id not in engine.objects
         assert record.status.final or skipped, f"{record.address} is {record.status} at the end"
         lost = record.status is Status.LOST
-        assert not lost or record.run_id in engine.removed, f"{record.address} is lost, and nothing removed it"
+        taken = record.run_id in engine.removed or record.run_id in engine.away
+        assert not lost or taken, f"{record.address} is lost, and nothing removed it"
     assert {c.address for c in plan.changes if c.action is not Action.DESTROY} >= set(state.newest)

@@ -22,6 +22,7 @@ from flowplan.planner import conduct
 from flowplan.planner.conduct import following, starting, words
 from flowplan.planner.conduct.words import Answered, EndRead, Interrupted, Manner, Moment, Seen, Shown
 from flowplan.planner.conduct.world import World
+from flowplan.schemas import lifecycle
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status
@@ -274,6 +275,9 @@ def test_the_simulation_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> 
     assert caught(state_type=Forgetful)
     with monkeypatch.context() as patched:
         patched.setattr(following, "_limit_passed", lambda world, record: "")
+        assert caught()
+    with monkeypatch.context() as patched:
+        patched.setitem(lifecycle._NEXT, Status.LOST, lifecycle.ENDS)
         assert caught()
     with monkeypatch.context() as patched:
         patched.setattr(World, "running", lambda world, group: sorted(world.groups.get(group, ()))[1:])

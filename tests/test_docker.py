@@ -154,6 +154,29 @@ def test_auto_remove_with_its_exit_code(engine: Engine, code: int, status: Statu
     assert (seen.status, seen.exit_code) == (status, code)
 
 
+def test_a_container_that_was_made_again_is_not_taken_for_the_one_before(engine: Engine) -> None:
+    record = engine.start("again", ["sh", "-c", "until test -e /done; do sleep 0.1; done"])
+    was = engine.inspect(record)
+    engine.raw.remove_container(was["Id"], force=True)
+    config = {**was["Config"], "HostConfig": was["HostConfig"]}
+    again = engine.raw.create_container_from_config(config, was["Name"].lstrip("/"))["Id"]
+    engine.raw.start(again)
+    [seen] = engine.provider.observe([record])
+    assert (seen.status, seen.handle["id"]) == (Status.RUNNING, again)
+    # The watch reads the events of the container before as well, with its end.
+    record = replace(record, handle={**seen.handle, "created": record.handle["created"]}, started_at=seen.started_at)
+    told: list[Status | None] = []
+
+    def ends(seen: Observed) -> bool:
+        told.append(seen.status)
+        if told == [Status.RUNNING]:
+            engine.raw.exec_start(engine.raw.exec_create(again, ["touch", "/done"])["Id"])
+        return seen.over
+
+    assert engine.until(record, ends).status == Status.SUCCEEDED
+    assert told == [Status.RUNNING, Status.SUCCEEDED]
+
+
 def test_auto_remove_that_ended_unwatched_is_told_by_old_events(engine: Engine) -> None:
     record = engine.start("gone", ["sh", "-c", "exit 4"], docker={"auto_remove": True})
     assert engine.provider.observe([record])[0].status != Status.SUCCEEDED
