@@ -58,7 +58,7 @@ class Engine:
 
     def put_back(self, run_ids: Iterable[str]) -> None:
         for run_id in run_ids:
-            if run_id in self.away and self.rng.random() < 0.5:
+            if run_id in self.away.keys() - self.removed and self.rng.random() < 0.5:
                 self.objects[run_id] = self.away.pop(run_id)
 
     def look(self, run_id: str) -> Observed:
@@ -219,7 +219,8 @@ def simulate(seed: int, state_type: type[State] = State) -> int:
     for number in range(TROUBLED + CALM):
         if number < TROUBLED / 2 and rng.random() < 0.4:  # somebody edits the spec
             wishes = random_wishes(rng)
-        engine.put_back(state.newest.values())
+        # Not where ``max_parallel`` counts: nobody keeps it against somebody who puts objects back.
+        engine.put_back(r.run_id for r in state.records().values() if r.settings.max_parallel is None)
         plan, looks = plan_of(wishes, state, engine)
         statuses = [(state.attempts[look.run_id].status, look) for look in looks]
         ended = all(status.settled or (status is Status.LOST and look.gone) for status, look in statuses)
