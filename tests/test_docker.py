@@ -492,8 +492,9 @@ def test_wrong_settings_are_errors_for_people(tmp_path: Path, monkeypatch: pytes
     ],
 )
 def test_a_host_that_cannot_be_used_is_told_with_what_to_write(tmp_path: Path, host: str, words: str) -> None:
-    with pytest.raises(ProviderError) as caught:
-        connect(Context(str(uuid.uuid4()), tmp_path, {"host": host})).target()
+    context = Context(str(uuid.uuid4()), tmp_path, {"host": host})
+    with pytest.raises(ProviderError) as caught, contextlib.closing(connect(context)) as provider:
+        provider.target()
     assert words in caught.value.hint and "secret-word" not in str(caught.value)
 
 
