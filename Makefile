@@ -49,9 +49,9 @@ constraints: ## Write constraints.txt: the newest versions of all dependencies, 
 	mv constraints.new constraints.txt
 
 faults: $(VENV)/dev ## Kill flowplan at every named point, on every engine, and write the table of docs/reliability.md (about two hours)
-	$(BIN)/python tests/faults/fault_rounds.py --providers process docker kubernetes --passings 2 --write-docs
-	$(BIN)/python tests/faults/fault_rounds.py --providers process --random 600 --write-docs
-	$(BIN)/python tests/faults/fault_rounds.py --providers docker kubernetes --random 60 --write-docs
+	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers process docker kubernetes --passings 2 --write-docs
+	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers process --random 600 --write-docs
+	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers docker kubernetes --random 60 --write-docs
 
 nightly: $(VENV)/dev ## Tens of thousands of hostile inputs, which takes half an hour
 	FLOWPLAN_EXAMPLES=nightly $(BIN)/pytest -n 2 tests/test_hostile_input.py tests/test_big_input.py

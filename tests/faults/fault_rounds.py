@@ -7,8 +7,12 @@ and destroys of twenty runs at random moments instead.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import random
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fault_world import WORLDS, World
+from fault_world import PATIENCE, WORLDS, World
+from faulty_proxy import FaultyProxy
 
 import flowplan.providers
 import flowplan.schemas
@@ -38,18 +43,23 @@ class Command:
     """One command under test.
 
     Attributes:
-        before: what is there already; arguments: the command that is ended; after: the next one; codes: how that may end.
-        attempts: the attempts of a, b and c afterwards, none when nothing is recorded any more; live: they still run then.
+        before: what is there already; arguments: the command that is ended; after: what a person does next.
+        attempts: the attempts of a, b and c afterwards, none when nothing is recorded any more; ends: their statuses.
         providers: those that have such a change.
+        faults: what happens instead of an end at a named point: the ``KEEPERS`` that are killed after the command, or
+            the ``ANSWERS`` that do not come back from the engine.
+        rebuilt: the state was made again from what was there, so that its history does not begin with intents.
     """
 
     name: str
     before: Callable[[World], object]
     arguments: tuple[str, ...]
-    after: tuple[str, ...]
+    after: Callable[[World], object]
     attempts: tuple[int, ...]
-    live: bool
+    ends: tuple[str, ...] = ("succeeded",) * 3
     providers: tuple[str, ...] = ("process", "docker", "kubernetes")
+    faults: tuple[str, ...] = ()
+    rebuilt: bool = False
 
 
 def nothing(world: World) -> None:
@@ -106,19 +116,131 @@ def half_started(world: World) -> None:
 APPLY = ("apply", "flowplan.yaml", "--yes")
 PLANNED = ("apply", "plan.json", "--yes")
 DETACHED = (*APPLY, "--detach")
-FIRST, SECOND = (1, 1, 1), (2, 2, 2)
+REBUILD = ("state", "rebuild")
+LINEAGE = ("state", "rebuild", "--lineage", "LINEAGE")
+DESTROY = ("destroy", "--yes")
+
+
+def then(*commands: tuple[str, ...]) -> Callable[[World], object]:
+    """Each of these must succeed."""
+    return lambda world: [world.ok(*command) for command in commands]
+
+
+def refused(world: World, *commands: tuple[str, ...]) -> None:
+    for command in commands:
+        world.ok(*command, codes=(6,))
+
+
+def restored(kind: str, apply: tuple[str, ...]) -> Callable[[World], object]:
+    """The state is that of an earlier apply, the engine has what a later one made."""
+
+    def before(world: World) -> None:
+        world.spec(kind)
+        world.ok(*apply)
+        backup = world.state_file().read_bytes()
+        world.spec(kind, tag="two")
+        world.ok(*apply)
+        for path in world.state_file().parent.glob("state.db*"):
+            path.unlink()
+        world.state_file().write_bytes(backup)
+        refused(world, ("plan",), apply, DESTROY)
+
+    return before
+
+
+def copied(world: World) -> None:
+    running(world)
+    world.copy()
+    world.enter("second")
+    refused(world, ("plan",), DETACHED, DESTROY, ("watch",), REBUILD)
+
+
+def after_copy(world: World) -> None:
+    """The copy becomes a state of its own, which must not manage what the original does; that one goes on."""
+    world.ok("state", "new-lineage")
+    refused(world, ("plan",), DETACHED)
+    world.enter("first")
+    world.ok(*DETACHED)
+
+
+def second_checkout(world: World) -> None:
+    """Two checkouts of one project; then the state of the first one is lost."""
+    running(world)
+    world.lineage = json.loads(world.ok("state", "pull").out)["lineage"]
+    spec, kept = world.directory / "flowplan.yaml", world.state_file().parent
+    world.enter("second")
+    shutil.copy(spec, world.directory)
+    refused(world, ("plan",), DETACHED, ("plan", "--refresh-only"))
+    shutil.rmtree(kept)
+
+
+def after_rebuild(world: World) -> None:
+    """What the first one started is managed: seen, and ended on demand."""
+    world.ok(*LINEAGE)
+    found = {a: (r["attempt"], r["status"]) for a, r in world.status().items()}
+    assert found == dict.fromkeys("abc", (1, "running")), f"rebuilt as {found}"
+    world.ok(*DESTROY)
+
+
+def kept(world: World) -> None:
+    world.spec("kept")
+
+
+def proxied(before: Callable[[World], object]) -> Callable[[World], object]:
+    def both(world: World) -> None:
+        world.between()
+        before(world)
+
+    return both
+
+
+FIRST, SECOND, RUNNING = (1, 1, 1), (2, 2, 2), ("running",) * 3
+KEEPERS = tuple(f"{who}, after {wait} s" for wait in (0, 0.2, 0.5, 1.0, 1.5) for who in ("supervisor", "guard"))
+"""Who is killed, and how long after the apply; the time limit of b passes after 2 s."""
+BOTH = tuple(f"both, after {wait} s" for wait in (0, 0.5, 1.5))
+ANSWERS = ("lost", "false", "away")
+"""What happens to a write that the engine has carried out: its answer is lost, is an error 500, or is lost while the
+engine goes away for some seconds."""
+ENGINES = ("docker", "kubernetes")
 COMMANDS = (
-    Command("apply", nothing, APPLY, APPLY, FIRST, False),
-    Command("apply a plan", planned, PLANNED, PLANNED, FIRST, False),
-    Command("apply, then destroy", nothing, APPLY, ("destroy", "--yes", "--if-exists"), (), False),
-    Command("apply again after a crash", half_started, APPLY, APPLY, FIRST, False),
-    Command("apply, pulling", pulling, APPLY, APPLY, FIRST, False, ("docker",)),
-    Command("watch", ending, ("watch",), ("watch",), FIRST, False),
-    Command("destroy", running, ("destroy", "--yes"), ("destroy", "--yes"), (), False),
-    Command("replace", changed, DETACHED, DETACHED, SECOND, True),
-    Command("replace, start first", changed_start_first, DETACHED, DETACHED, SECOND, True),
-    Command("rerun", failed, APPLY, APPLY, (2, 2, 1), False),
-    Command("update", resized, DETACHED, DETACHED, FIRST, True),
+    Command("apply", nothing, APPLY, then(APPLY), FIRST),
+    Command("apply a plan", planned, PLANNED, then(PLANNED), FIRST),
+    Command("apply, then destroy", nothing, APPLY, then((*DESTROY, "--if-exists")), ()),
+    Command("apply again after a crash", half_started, APPLY, then(APPLY), FIRST),
+    Command("apply, pulling", pulling, APPLY, then(APPLY), FIRST, providers=("docker",)),
+    Command("watch", ending, ("watch",), then(("watch",)), FIRST),
+    Command("destroy", running, DESTROY, then(DESTROY), ()),
+    Command("replace", changed, DETACHED, then(DETACHED), SECOND, RUNNING),
+    Command("replace, start first", changed_start_first, DETACHED, then(DETACHED), SECOND, RUNNING),
+    Command("rerun", failed, APPLY, then(APPLY), (2, 2, 1)),
+    Command("update", resized, DETACHED, then(DETACHED), FIRST, RUNNING),
+    Command("restored backup", restored("short", APPLY), REBUILD, then(REBUILD, APPLY), SECOND, rebuilt=True),
+    Command(
+        "restored backup, runs live",
+        restored("long", DETACHED),
+        REBUILD,
+        then(REBUILD, DETACHED),
+        SECOND,
+        RUNNING,
+        rebuilt=True,
+    ),
+    Command("copied directory", copied, ("state", "new-lineage"), after_copy, FIRST, RUNNING),
+    Command("second lineage", second_checkout, LINEAGE, after_rebuild, (), rebuilt=True),
+    Command(
+        "supervisor or guard killed",
+        kept,
+        DETACHED,
+        lambda world: world.ok("watch", codes=(3,)),
+        FIRST,
+        ("succeeded", "timed_out", "succeeded"),
+        ("process",),
+        KEEPERS,
+    ),
+    Command("both killed, then destroy", kept, DETACHED, then(DESTROY), (), (), ("process",), BOTH),
+    Command(
+        "apply, an answer is lost", proxied(nothing), APPLY, then(APPLY), FIRST, ("succeeded",) * 3, ENGINES, ANSWERS
+    ),
+    Command("destroy, an answer is lost", proxied(running), DESTROY, then(DESTROY), (), (), ENGINES, ANSWERS),
 )
 
 
@@ -134,16 +256,24 @@ class Tally:
     lost: int = 0
     repeated: int = 0
     orphans: int = 0
+    untrue: int = 0
     leaks: int = 0
     faults: list[str] = field(default_factory=list)
 
 
 def points_of(command: Command, provider: str, directory: Path, passings: int) -> list[str]:
-    """The points that the command passes, each at most ``passings`` times."""
+    """The points that the command passes, each at most ``passings`` times, or what else happens to it."""
+    if set(command.faults) - set(ANSWERS):
+        return list(command.faults)
     world = WORLDS[provider](directory)
     try:
         command.before(world)
-        trace = directory / "trace"
+        if world.proxy:
+            known = len(world.proxy.requests)
+            world.ok(*command.arguments)
+            writes = sum(method != "GET" for method, _ in world.proxy.requests[known:])
+            return [f"{what}@{n}" for n in range(1, writes + 1) for what in command.faults]
+        trace = world.base / "trace"
         world.flowplan(*command.arguments, trace=trace)
         passed = Counter(trace.read_text().splitlines())
     finally:
@@ -158,10 +288,11 @@ def play(command: Command, provider: str, point: str, directory: Path, tally: Ta
     tally.rounds += 1
     try:
         command.before(world)
-        tally.killed += world.flowplan(*command.arguments, fault=point).killed
-        result = world.flowplan(*command.after)
-        if result.code != 0:
-            tally.faults.append(f"{point}: the next command ended with {result.code}: {result.err[-300:]}")
+        tally.killed += _played(world, command, point)
+        try:
+            command.after(world)
+        except AssertionError as error:
+            tally.faults.append(f"{point}: the next command: {str(error)[-500:]}")
         for fault in compare(world, command, tally):
             tally.faults.append(f"{point}: {fault}")
     except AssertionError as error:
@@ -170,9 +301,44 @@ def play(command: Command, provider: str, point: str, directory: Path, tally: Ta
         world.clean()
 
 
+def _played(world: World, command: Command, point: str) -> bool:
+    """Run the command and let the fault happen; returns whether it did."""
+    if not command.faults:
+        return world.flowplan(*command.arguments, fault=point).killed
+    if world.proxy:
+        return _answers_lost(world, world.proxy, command, point)
+    which, _, wait = point.removesuffix(" s").partition(", after ")
+    world.ok(*command.arguments)
+    time.sleep(float(wait))
+    world.kill_keepers(which)
+    return True
+
+
+def _answers_lost(world: World, proxy: FaultyProxy, command: Command, point: str) -> bool:
+    what, _, number = point.partition("@")
+    played = proxy.play("hide" if what == "false" else "lose", "(?!GET).*", skip=int(number) - 1, times=1)
+    if what == "away":
+        process = world.start(*command.arguments)
+        while process.poll() is None and played.hits < int(number):
+            time.sleep(0.01)
+        proxy.play("reset")
+        proxy.cut()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(3)
+        proxy.heal()
+        out, err = process.communicate(timeout=PATIENCE)
+        assert "Traceback" not in err and "defect of flowplan" not in err, err
+        world.printed += [out, err]
+    else:
+        world.flowplan(*command.arguments)
+        proxy.heal()
+    return played.hits >= int(number)
+
+
 def compare(world: World, command: Command, tally: Tally) -> Iterator[str]:
     """Everything in which engine, state and history do not agree after a round."""
     records, objects, starts = world.status() if world.has_state else {}, world.objects(), world.starts()
+    contents = world.contents()
     events = world.events() if world.has_state else []
     recorded = {r["run_id"]: r for r in records.values()}
     if command.attempts:
@@ -187,6 +353,11 @@ def compare(world: World, command: Command, tally: Tally) -> Iterator[str]:
         if record["status"] in ("creating", "pending", "running") and record["run_id"] not in objects:
             tally.lost += 1
             yield f"{record['address']} is recorded as {record['status']}, and is not there"
+        if record["status"] in ("running", "succeeded"):
+            ran = contents.get(record["run_id"], world.tag) if starts[record["run_id"]] else "nothing"
+            if ran != world.tag:
+                tally.untrue += 1
+                yield f"{record['address']} is recorded as {record['status']}, and what ran was {ran}, not {world.tag}"
     known = {e["run_id"] for e in events}
     for run_id, count in starts.items():
         if count > 1:
@@ -198,24 +369,24 @@ def compare(world: World, command: Command, tally: Tally) -> Iterator[str]:
     for leak in world.leaks():
         tally.leaks += 1
         yield f"a secret is in {leak}"
-    yield from _history(events)
+    yield from _history(events, rebuilt=command.rebuilt)
 
 
 def _expected(records: dict[str, dict[str, object]], command: Command, tally: Tally) -> Iterator[str]:
     if sorted(records) != ["a", "b", "c"]:
         tally.lost += 1
         yield f"recorded: {sorted(records)}"
-    for (address, record), expected in zip(sorted(records.items()), command.attempts, strict=False):
+    for (address, record), expected, end in zip(sorted(records.items()), command.attempts, command.ends, strict=False):
         attempt, status = record["attempt"], record["status"]
         if attempt != expected:
             tally.repeated += 1
             yield f"{address} is at attempt {attempt}, {status}"
-        if status != ("running" if command.live else "succeeded") and not (command.live and status == "pending"):
+        if status != end and (end, status) != ("running", "pending"):
             tally.lost += status == "lost"
             yield f"{address} is {status}: {record['reason']} {record['message']}"
 
 
-def _history(events: list[dict[str, object]]) -> Iterator[str]:
+def _history(events: list[dict[str, object]], *, rebuilt: bool = False) -> Iterator[str]:
     """Numbers without gaps; every attempt begins once, and nothing follows its end but its removal."""
     if [e["seq"] for e in events] != list(range(1, len(events) + 1)):
         yield "the history has gaps"
@@ -225,7 +396,8 @@ def _history(events: list[dict[str, object]]) -> Iterator[str]:
     for run_id, statuses in by_run.items():
         ended = next((n for n, s in enumerate(statuses) if s in FINAL), len(statuses))
         rest = statuses[ended + 1 :]
-        if statuses[0] != "creating" or statuses.count("creating") > 1 or rest not in ([], ["destroyed"]):
+        begun = statuses[0] == "creating" or rebuilt
+        if not begun or statuses.count("creating") > 1 or rest not in ([], ["destroyed"]):
             yield f"the history of {run_id} is {statuses}"
 
 
@@ -241,7 +413,7 @@ def play_all(providers: list[str], passings: int, only: str, keep: int) -> Itera
                 points = points_of(
                     command, provider, base / f"{provider}-{command.name}-trace".replace(" ", "-"), passings
                 )
-                tally.names = {p.partition("@")[0] for p in points}
+                tally.names = set() if command.faults else {p.partition("@")[0] for p in points}
                 for number, point in enumerate(points[::keep]):
                     play(
                         command, provider, point, base / f"{provider}-{command.name}-{number}".replace(" ", "-"), tally
@@ -250,14 +422,14 @@ def play_all(providers: list[str], passings: int, only: str, keep: int) -> Itera
 
 
 HEAD = (
-    "| provider | command | points | rounds | killed | lost | repeated | orphans | leaks | other |",
-    "|---|---|" + "--:|" * 8,
+    "| provider | command | points | rounds | killed | lost | repeated | orphans | untrue | leaks | other |",
+    "|---|---|" + "--:|" * 9,
 )
 
 
 def row(t: Tally) -> str:
     """A tally's line of the table."""
-    figures = (len(t.names) or "-", t.rounds, t.killed, t.lost, t.repeated, t.orphans, t.leaks, len(t.faults))
+    figures = (len(t.names) or "-", t.rounds, t.killed, t.lost, t.repeated, t.orphans, t.untrue, t.leaks, len(t.faults))
     return f"| {t.provider} | {t.command} | " + " | ".join(str(n) for n in figures) + " |"
 
 

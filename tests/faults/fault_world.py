@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from faulty_proxy import FaultyProxy
 
 FLOWPLAN = str(Path(sys.executable).with_name("flowplan"))
 PATIENCE = 120.0
@@ -41,37 +46,69 @@ class Result:
 
 
 class World:
-    """A project of three runs: ``a`` and ``b`` stand alone, ``c`` needs ``a``. Subclasses are the engines."""
+    """A project of three runs: ``a`` and ``b`` stand alone, ``c`` needs ``a``. Subclasses are the engines.
+
+    Attributes:
+        base: where all is; directory: the checkout in which commands run, ``base/first`` until ``enter``.
+        tag: what tells the content that the spec wants now from that before.
+        lineage: of a state that was lost; it stands for LINEAGE in the arguments of commands.
+        proxy: what stands between flowplan and the engine, when a round plays with that.
+    """
 
     provider = ""
-    needs_long = 600
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, base: Path) -> None:
+        self.base, self.directory = base, base / "first"
         self.project = f"fault-{uuid.uuid4().hex[:8]}"
         self.canary = f"canary-{uuid.uuid4().hex}"
+        self.env = {"NO_COLOR": "1", "FLOWPLAN_DEBUG": "1", "FAULT_CANARY": self.canary}
         self.printed: list[str] = []
         self.pulls = False
-        directory.mkdir(parents=True, exist_ok=True)
+        self.tag = self.lineage = ""
+        self.proxy: FaultyProxy | None = None
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def enter(self, name: str) -> None:
+        """From now on commands run in another checkout."""
+        self.directory = self.base / name
+        self.directory.mkdir(exist_ok=True)
 
     # -- the spec
 
     def spec(self, kind: str, *, tag: str = "one", memory: int = 64, replace: str = "stop_first") -> None:
-        """Write the spec: runs that end at once (``short``), ``failing``, in a moment (``soon``), or not (``long``)."""
+        """Write the spec: runs that end at once (``short``), ``failing``, in a moment (``soon``), or not (``long``).
+
+        Of ``kept`` ones a prints much, b has a time limit, and c leaves a process in a session of its own.
+        """
+        self.tag = tag
         runs = "".join(
             f"  {name}:\n    provider: {self.provider}\n    grace_period: 1s\n    replace: {replace}\n"
             f"    env: {{TAG: {tag}, ID: '${{run.id}}', CANARY: {{from_env: FAULT_CANARY}}}}\n"
-            f"{needs}{self.fields(kind, memory)}"
-            for name, needs in (("a", ""), ("b", ""), ("c", "" if kind in ("long", "soon") else "    needs: [a]\n"))
+            f"{more}{self.fields(kind if kind != 'kept' else name, memory)}"
+            for name, more in self._differences(kind)
         )
         (self.directory / "flowplan.yaml").write_text(f"flowplan: 1\nproject: {self.project}\nruns:\n{runs}")
+
+    def _differences(self, kind: str) -> tuple[tuple[str, str], ...]:
+        if kind in ("long", "soon"):
+            return ("a", ""), ("b", ""), ("c", "")
+        if kind == "kept":
+            return ("a", ""), ("b", "    timeout: 2s\n"), ("c", "")
+        return ("a", ""), ("b", ""), ("c", "    needs: [a]\n")
 
     def fields(self, kind: str, memory: int) -> str:
         raise NotImplementedError
 
     def script(self, kind: str) -> str:
-        ends = {"short": "true", "failing": "test $TAG = two", "soon": f"sleep {self.soon}", "long": "exec sleep 600"}
-        return ends[kind]
+        return {
+            "short": "true",
+            "failing": "test $TAG = two",
+            "soon": f"sleep {self.soon}",
+            "long": "exec sleep 600",
+            "a": "sleep 1; i=0; while [ $i -lt 5000 ]; do echo $i $CANARY $CANARY; i=$((i+1)); done",
+            "b": "exec sleep 600",
+            "c": f"setsid sh -c 'echo $ID $$ $TAG >> {self.base}/children; exec sleep 600' & sleep 1",
+        }[kind]
 
     soon = 0.5
 
@@ -94,17 +131,11 @@ class World:
         return Result(process.returncode, out, err)
 
     def start(self, *arguments: str, fault: str = "", command: list[str] | None = None) -> subprocess.Popen[str]:
-        environment = {
-            **os.environ,
-            "NO_COLOR": "1",
-            "FLOWPLAN_DEBUG": "1",
-            "FAULT_CANARY": self.canary,
-            **({"FLOWPLAN_FAULT": fault} if fault else {}),
-        }
+        words = [self.lineage if argument == "LINEAGE" else argument for argument in arguments]
         return subprocess.Popen(
-            [*(command or [FLOWPLAN]), *arguments],
+            [*(command or [FLOWPLAN]), *words],
             cwd=self.directory,
-            env=environment,
+            env={**os.environ, **self.env, **({"FLOWPLAN_FAULT": fault} if fault else {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -124,12 +155,12 @@ class World:
 
     @property
     def has_state(self) -> bool:
-        return (self.directory / ".flowplan" / "state.db").exists()
+        return self.state_file().exists()
 
     def leaks(self) -> list[str]:
         """Where the secret is that every run has in its environment: files of the project, and what was printed."""
-        kept = [path for path in self.directory.rglob("*") if path.is_file()]
-        found = [str(path.relative_to(self.directory)) for path in kept if self.canary.encode() in path.read_bytes()]
+        kept = [path for path in self.base.rglob("*") if path.is_file()]
+        found = [str(path.relative_to(self.base)) for path in kept if self.canary.encode() in path.read_bytes()]
         return found + ["output"] * any(self.canary in text for text in self.printed)
 
     # -- what an onlooker sees
@@ -142,8 +173,30 @@ class World:
         """Run id -> how often it was started, ever."""
         raise NotImplementedError
 
+    def contents(self) -> dict[str, str]:
+        """Run id -> the tag of what ran, where it can still be seen."""
+        raise NotImplementedError
+
     def clean(self) -> None:
         """Remove whatever is left."""
+        if self.proxy:
+            self.proxy.close()
+
+    # -- what is done to it
+
+    def copy(self) -> None:
+        """``cp -r`` of the checkout; its spec wants the same."""
+        shutil.copytree(self.directory, self.base / "second")
+
+    def state_file(self) -> Path:
+        return self.directory / ".flowplan" / "state.db"
+
+    def between(self) -> FaultyProxy:
+        """Put a proxy between flowplan and the engine."""
+        raise NotImplementedError
+
+    def kill_keepers(self, which: str) -> None:
+        """Kill the ``supervisor`` of the runs, its ``guard``, or ``both``."""
         raise NotImplementedError
 
 
@@ -153,19 +206,18 @@ class ProcessWorld(World):
     provider = "process"
 
     def fields(self, kind: str, memory: int) -> str:
-        script = f"echo $ID $$ >> starts; {self.script(kind)}"
+        script = f"echo $ID $$ $TAG >> {self.base}/starts; {self.script(kind)}"
         return f"    start_timeout: {memory}m\n    command: [sh, -c, {json.dumps(script)}]\n"
 
-    def _started(self) -> list[tuple[str, str]]:
+    def _noted(self, name: str) -> list[list[str]]:
         try:
-            text = (self.directory / "starts").read_text()
+            return [line.split() for line in (self.base / name).read_text().splitlines()]
         except FileNotFoundError:
             return []
-        return [(line.split()[0], line.split()[1]) for line in text.splitlines()]
 
     def objects(self) -> dict[str, bool]:
         found = {}
-        for run_id, pid in self._started():
+        for run_id, pid, *_ in self._noted("starts") + self._noted("children"):
             try:
                 environment = Path(f"/proc/{pid}/environ").read_bytes()
                 state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -176,13 +228,27 @@ class ProcessWorld(World):
         return found
 
     def starts(self) -> Counter[str]:
-        return Counter(run_id for run_id, _ in self._started())
+        return Counter(words[0] for words in self._noted("starts"))
+
+    def contents(self) -> dict[str, str]:
+        return {run_id: tag for run_id, _, tag in self._noted("starts")}
+
+    def kill_keepers(self, which: str) -> None:
+        pids = set()
+        for record in self.base.glob("first/.flowplan/*.runs/*/started.json"):
+            for line in map(json.loads, record.read_text().splitlines()):
+                pids |= {line[who]["pid"] for who in ("supervisor", "guard") if which in (who, "both") and who in line}
+        assert pids, f"no {which} is recorded"
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
 
     def clean(self) -> None:
+        super().clean()
         live = self.objects()
-        for run_id, pid in self._started():
+        for run_id, pid, *_ in self._noted("starts") + self._noted("children"):
             if run_id in live:
-                subprocess.run(["kill", "-9", pid], check=False, stderr=subprocess.DEVNULL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
 
 
 class DockerWorld(World):
@@ -190,8 +256,8 @@ class DockerWorld(World):
 
     provider = "docker"
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
         self.since = str(int(time.time()) - 1)
         self._docker("network", "create", "--internal", self.project)
 
@@ -225,7 +291,19 @@ class DockerWorld(World):
         )  # fmt: skip
         return Counter(lines)
 
+    def contents(self) -> dict[str, str]:
+        listed = self._docker("ps", "-aq", "--filter", f"label=dev.flowplan.project={self.project}")
+        found = json.loads("\n".join(self._docker("inspect", *listed))) if listed else []
+        configs = [one["Config"] for one in found]
+        return {c["Labels"]["dev.flowplan.run-id"]: _tag(c["Env"]) for c in configs}
+
+    def between(self) -> FaultyProxy:
+        self.proxy = FaultyProxy(os.environ["DOCKER_HOST"], self.base / "sock")
+        self.env["DOCKER_HOST"] = self.proxy.host
+        return self.proxy
+
     def clean(self) -> None:
+        super().clean()
         for container in self._docker("ps", "-aq", "--filter", f"label=dev.flowplan.project={self.project}"):
             self._docker("rm", "-fv", container)
         self._docker("network", "rm", self.project)
@@ -237,15 +315,15 @@ class KubernetesWorld(World):
     provider = "kubernetes"
     soon = 2
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
         self.namespace = self.project
         self._kubectl("create", "namespace", self.namespace)
         deadline = time.monotonic() + 30
         while not self._kubectl("get", "serviceaccounts", "-o", "name", "--field-selector=metadata.name=default"):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        self._seen = directory / "jobs"
+        self._seen = base / "jobs"
         with self._seen.open("w") as file:
             self._watch = subprocess.Popen(
                 [
@@ -275,12 +353,45 @@ class KubernetesWorld(World):
         pairs = {line for line in self._seen.read_text().splitlines() if line.strip()}
         return Counter(pair.split()[0] for pair in pairs)
 
+    def contents(self) -> dict[str, str]:
+        found = json.loads("\n".join(self._kubectl("get", "jobs", "-o", "json")))["items"]
+        env = {one["metadata"]["labels"]["flowplan.dev/run-id"]: _container(one)["env"] for one in found}
+        return {run_id: _tag(f"{v['name']}={v.get('value')}" for v in some) for run_id, some in env.items()}
+
+    def between(self) -> FaultyProxy:
+        from flowplan.providers.kubernetes.connection import endpoint
+
+        there = endpoint({}, Path("/"))
+        self.proxy = FaultyProxy(there.server)
+        token = there.credentials.header().removeprefix("Bearer ")
+        config = {
+            "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": self.proxy.url}}],
+            "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        }
+        path = self.base / "kubeconfig"
+        path.write_text(json.dumps(config))
+        self.env["KUBECONFIG"] = str(path)
+        return self.proxy
+
     def clean(self) -> None:
+        super().clean()
         self._watch.kill()
         self._watch.wait()
         subprocess.run(
             ["kubectl", "delete", "namespace", self.namespace, "--wait=false"], check=True, capture_output=True
         )
+
+
+def _container(job: dict[str, Any]) -> dict[str, Any]:
+    [found] = job["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+def _tag(env: Iterable[str]) -> str:
+    [tag] = [one.partition("=")[2] for one in env if one.startswith("TAG=")]
+    return tag
 
 
 WORLDS: dict[str, Callable[[Path], World]] = {

@@ -54,7 +54,7 @@ def test_a_fault_is_seen_by_the_comparison(tmp_path: Path) -> None:
     command, tally = COMMANDS[0], Tally("process", "apply")
     assert list(fault_rounds.compare(world, command, tally)) == []
     started = tmp_path / "starts"
-    started.write_text(started.read_text() + started.read_text().splitlines()[0] + "\nnobody 99999999\n")
+    started.write_text(started.read_text() + started.read_text().splitlines()[0] + "\nnobody 99999999 one\n")
     (tmp_path / "note").write_text(world.canary)
     faults = "\n".join(fault_rounds.compare(world, command, tally))
     assert "was started 2 times" in faults and "nobody was started" in faults and "a secret is in note" in faults
