@@ -45,7 +45,7 @@ class Watches:
         self._started: dict[str, float] = {}
         self._watched: dict[str, int] = {}
         self._threads: list[threading.Thread] = []
-        self._troubles: dict[str, float] = {}
+        self._troubles: dict[str, tuple[float, FlowplanError]] = {}
 
     def add(self, records: Iterable[Recorded]) -> None:
         """Take in further runs."""
@@ -88,7 +88,7 @@ class Watches:
                 stop.wait(1.0)
             except FlowplanError as error:
                 self._heard(provider, error)
-                if time.monotonic() - self._troubles[provider] > REFUSED:
+                if time.monotonic() - self._troubles[provider][0] > REFUSED:
                     self._inbox.put(Unwatchable(provider, error))
                     return
                 stop.wait(2.0)
@@ -97,14 +97,19 @@ class Watches:
                 return
 
     def _heard(self, provider: str, news: Observed | FlowplanError | None) -> None:
-        """Pass on what is new; a trouble once, and once that it is over."""
+        """Pass on what is new; a trouble once, and once that it is over.
+
+        An engine that did not answer does again with any news; what else it warned of is over when it is silent.
+        """
         if isinstance(news, FlowplanError):
             if provider not in self._troubles:
-                self._troubles[provider] = time.monotonic()
+                self._troubles[provider] = time.monotonic(), news
                 self._inbox.put(Trouble(provider, news))
             return
-        if self._troubles.pop(provider, None) is not None:
-            self._inbox.put(Well(provider))
+        _, trouble = self._troubles.get(provider, (0.0, None))
+        if trouble and (news is None or isinstance(trouble, EngineUnreachable)):
+            del self._troubles[provider]
+            self._inbox.put(Well(provider, trouble))
         if news is not None:
             self._inbox.put(Seen(news))
 

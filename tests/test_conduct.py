@@ -131,9 +131,9 @@ class Play:
         if subject == "interrupt":
             yield Interrupted()
         elif subject == "engine":
-            error = EngineUnreachable(message or "no answer")
-            kinds = {"silent": words.Trouble, "refuses": words.Unwatchable}
-            yield kinds[word]("fake", error) if word in kinds else words.Well("fake")
+            kind = EngineUnreachable if word in ("silent", "answers") else ProviderError
+            told = {"silent": words.Trouble, "warns": words.Trouble, "refuses": words.Unwatchable}
+            yield told.get(word, words.Well)("fake", kind(message or "no answer"))
         elif "#" in subject and word == "shown":
             yield Shown(subject)
         elif "#" in subject and word == "end":

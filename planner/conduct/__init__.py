@@ -43,6 +43,7 @@ from flowplan.planner.conduct.words import (
     Well,
 )
 from flowplan.planner.conduct.world import World
+from flowplan.schemas.errors import EngineUnreachable
 from flowplan.schemas.runs import Observed, remark
 
 
@@ -90,10 +91,14 @@ def _take(world: World, fact: Fact) -> Commands:
             yield Keep({run_id: text})
         case Shown(run_id):
             yield from read_end(world, run_id)
-        case Trouble(_, error):
+        case Trouble(_, EngineUnreachable() as error):
             yield Note(f"warning: {error}; runs there continue, and following resumes when the engine answers")
-        case Well(provider):
+        case Trouble(_, error):
+            yield Note(f"warning: {error}; the runs continue")
+        case Well(provider, EngineUnreachable()):
             yield Note(f"provider {provider} answers again")
+        case Well(_, error):
+            yield Note(f"no longer: {error.message}")
         case Unwatchable(provider, error):
             yield from give_up(world, provider, error)
         case Interrupted():

@@ -233,7 +233,7 @@ class EndRead:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """An engine does not answer; its runs go on."""
+    """An engine does not answer, or something else is wrong there; its runs go on."""
 
     provider: str
     error: FlowplanError
@@ -241,9 +241,10 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Well:
-    """An engine answers again."""
+    """The trouble of an engine is over."""
 
     provider: str
+    error: FlowplanError
 
 
 @dataclass(frozen=True, slots=True)
