@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -281,8 +282,13 @@ class ProcessProvider:
             raise ProviderError(f"{left}; end it by hand", address=record.address)
 
     def discard(self, known: Collection[str]) -> int:
-        """Remove the directories of attempts that were removed, except of the ``known`` ones; return the bytes of it."""
+        """Remove the directories of attempts that were removed, except of the ``known`` ones; return the bytes of it.
+
+        The journal is emptied: supervisors append to it, and whoever watches begins anew with a shorter one.
+        """
         size = 0
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self._runs_dir / "journal", 0)
         for path in self._runs_dir.iterdir() if self._runs_dir.is_dir() else ():
             record = self._files(path.name).record() if path.is_dir() and path.name not in known else None
             if record and record.destroyed and record.whose.get("lineage") == self._lineage:

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from conftest import Project
+from projects import until
 
 SPEC = """\
 flowplan: 1
@@ -91,3 +92,22 @@ def test_the_state_gives_room_back(project: Project) -> None:
     before = state.stat().st_size
     project.ok("state", "prune", "--older", "0s")
     assert state.stat().st_size < before / 2
+
+
+def test_the_journal_of_processes_does_not_grow_for_ever(project: Project) -> None:
+    project.write(SPEC)
+    journal = project.directory / ".flowplan/state.runs/journal"
+    project.ok("apply", "--yes", "--detach", "--target", "b")
+    again(project, 3)
+    watching = project.start("watch")
+    try:
+        until(lambda: journal.stat().st_size)
+        project.ok("state", "prune", "--older", "0s")
+        assert journal.stat().st_size == 0
+        project.ok("destroy", "--yes", "--target", "b")
+        assert len(journal.read_text().splitlines()) <= 1, "the end of b may be told after all is removed"
+        out, err = watching.communicate(timeout=60)
+        assert "b: destroyed" in out + err, (out, err)
+    finally:
+        watching.kill()
+        watching.communicate()
