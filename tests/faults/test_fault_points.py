@@ -12,8 +12,18 @@ KEEP = {"process": 10, "docker": 14, "kubernetes": 25}
 """Every n-th point is played here; which ones differs from command to command."""
 PLAYED = {
     "process": [command.name for command in COMMANDS],
-    "docker": ["apply", "apply, pulling", "destroy", "replace", "update"],
-    "kubernetes": ["apply again after a crash", "destroy", "replace, start first"],
+    "docker": [
+        "apply",
+        "apply, pulling",
+        "destroy",
+        "replace",
+        "update",
+        "restored backup",
+        "copied directory",
+        "second lineage",
+        "apply, an answer is lost",
+    ],
+    "kubernetes": ["apply again after a crash", "destroy", "replace, start first", "restored backup, runs live"],
 }
 """The commands that are played here: a round takes a second on processes, five on a cluster."""
 
@@ -47,15 +57,17 @@ def test_a_run_is_started_once_however_often_the_applies_are_killed(tmp_path: Pa
 
 
 def test_a_fault_is_seen_by_the_comparison(tmp_path: Path) -> None:
-    """The harness itself can fail: a run that was started twice, and a record of something that is not there."""
+    """The harness itself can fail: runs that were started twice, of which nobody knows, or of other content."""
     world = fault_rounds.WORLDS["process"](tmp_path)
     world.spec("short")
     world.ok("apply", "--yes")
     command, tally = COMMANDS[0], Tally("process", "apply")
     assert list(fault_rounds.compare(world, command, tally)) == []
     started = tmp_path / "starts"
-    started.write_text(started.read_text() + started.read_text().splitlines()[0] + "\nnobody 99999999 one\n")
+    lines = started.read_text().splitlines()
+    started.write_text("\n".join([*lines, lines[0], "nobody 99999999 one", lines[1].replace(" one", " two"), ""]))
     (tmp_path / "note").write_text(world.canary)
     faults = "\n".join(fault_rounds.compare(world, command, tally))
     assert "was started 2 times" in faults and "nobody was started" in faults and "a secret is in note" in faults
-    assert (tally.repeated, tally.orphans, tally.leaks) == (1, 1, 1)
+    assert "what ran was two, not one" in faults
+    assert (tally.repeated, tally.orphans, tally.leaks, tally.untrue) == (2, 1, 1, 1)
