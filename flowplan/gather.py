@@ -474,6 +474,7 @@ def _decide(
         attempts=attempts,
         targets=engines.targets(),
         options=request.options,
+        leftovers=store.leftovers(),
     )
     decided = make_changes(situation)
     changes = decided.changes

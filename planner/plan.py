@@ -44,7 +44,7 @@ class Situation(NamedTuple):
 
     Attributes:
         desired: in spec order.
-        recorded: newest attempt per managed address.
+        recorded: newest attempt per managed address; leftovers: replaced ones that may still be there.
         observed: run id -> what the engine says; empty when nothing was refreshed.
         strangers: objects of the project that this state never intended: of its own lineage, or of another one.
         attempts: highest attempt ever used per address, also of addresses that are no longer managed.
@@ -62,6 +62,7 @@ class Situation(NamedTuple):
     targets: Mapping[str, Target] = {}
     options: Options = Options()
     project: str = ""
+    leftovers: Sequence[Recorded] = ()
 
 
 class Decided(NamedTuple):
@@ -100,6 +101,7 @@ def make_changes(situation: Situation) -> Decided:
     changes += _removals(situation, recorded, [a for a in recorded if a not in desired and a in chosen])
     remarks = [*rename_suggestions(changes, desired, recorded), *namesakes(changes)]
     remarks += _said_by_engines(situation, recorded, changes)
+    remarks += _left_running(situation.leftovers, recorded, {change.address: change for change in changes})
     return Decided(tuple(changes), tuple(remarks))
 
 
@@ -224,6 +226,25 @@ def _said_by_engines(
             message = f"{moved.name} is another image now ({moved.now[:19]}) than the one that ran ({moved.ran[:19]})"
             hint = f"`--rerun {change.address}` runs the new one, as `rerun: on_change` does"
             yield Diagnostic(message, subject=change.address, hint=hint, severity="warning")
+
+
+def _left_running(
+    leftovers: Sequence[Recorded], recorded: Mapping[str, Recorded], changes: Mapping[str, Change]
+) -> Iterable[Diagnostic]:
+    """What becomes of attempts that were replaced and still run, because their replacement was interrupted or could not start."""
+    for left in leftovers:
+        change, newest = changes.get(left.address), recorded.get(left.address)
+        if change is None or change.action is Action.FORGET or change.skipped or not left.status.live:
+            continue
+        if change.action.starts:
+            then = change.settings.replace == "start_first"
+            end = f"is stopped {'once' if then else 'before'} attempt {change.attempt} {'has started' if then else 'starts'}"
+        elif newest and change.action is not Action.DESTROY and newest.not_started:
+            end = f"goes on, because attempt {newest.attempt} has not started"
+        else:
+            end = "is stopped"
+        message = f"attempt {left.attempt}, which was to be replaced, is recorded as {left.status}; it {end}"
+        yield Diagnostic(message, subject=left.address, severity="warning")
 
 
 def has_changes(changes: Iterable[Change]) -> bool:

@@ -203,6 +203,11 @@ class Recorded:
     image: Mapping[str, str] = field(default_factory=dict)
     remarks: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def not_started(self) -> bool:
+        """Whether it is an intent of which nothing was seen, or could not be started."""
+        return self.status is Status.CREATING or (self.status is Status.FAILED and not self.present)
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:

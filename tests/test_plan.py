@@ -84,6 +84,7 @@ def decide(
     records: list[Recorded] | None = None,
     looks: list[Observed] | None = None,
     strangers: list[Observed] | None = None,
+    leftovers: list[Recorded] | None = None,
     **options: Any,
 ) -> Decided:
     records = records or []
@@ -97,6 +98,7 @@ def decide(
         project="nightly",
         attempts={r.address: r.attempt for r in records},
         options=Options(**options),
+        leftovers=leftovers or [],
     )
     return make_changes(situation)
 
@@ -485,3 +487,29 @@ def test_an_unresolved_secret_is_not_seen_to_differ() -> None:
     record = recorded(known, Status.RUNNING)
     assert only(decide([unknown], [record])).action == Action.NO_OP
     assert only(decide([other], [record])).action == Action.REPLACE
+
+
+@pytest.mark.parametrize(
+    ("replace_by", "status", "present", "mode", "words"),
+    [
+        ("start_first", Status.FAILED, False, "normal", "it is stopped once attempt 3 has started"),
+        ("stop_first", Status.FAILED, False, "normal", "it is stopped before attempt 3 starts"),
+        ("start_first", Status.RUNNING, True, "normal", "it is stopped"),
+        ("start_first", Status.RUNNING, True, "destroy", "it is stopped"),
+        ("start_first", Status.FAILED, False, "destroy", "it is stopped"),
+        ("start_first", Status.FAILED, False, "never", "it goes on, because attempt 2 has not started"),
+    ],
+)
+def test_what_becomes_of_a_replaced_attempt_that_still_runs_is_told(
+    replace_by: str, status: Status, present: bool, mode: str, words: str
+) -> None:
+    settings = Settings(replace=replace_by, rerun="never" if mode == "never" else "on_failure")
+    wanted = desired(settings=settings)
+    left, newest = recorded(wanted, Status.RUNNING), recorded(wanted, status, attempt=2, present=present)
+    options = {} if mode != "destroy" else {"mode": "destroy"}
+    decided = decide([wanted], [newest], leftovers=[left], **options)
+    [told] = decided.diagnostics
+    assert (told.subject, told.severity) == ("a", "warning")
+    assert told.message == f"attempt 1, which was to be replaced, is recorded as running; {words}"
+    ended = recorded(wanted, Status.SUCCEEDED)
+    assert not decide([wanted], [newest], leftovers=[ended], **options).diagnostics

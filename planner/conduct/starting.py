@@ -246,7 +246,7 @@ def _remove_former(world: World, run: Run) -> Commands:
     They stay while that one has not started, or could not: they are all that runs there.
     """
     newest = run.record
-    if newest and (newest.status is Status.CREATING or (newest.status is Status.FAILED and not newest.present)):
+    if newest and newest.not_started:
         for left in (former for former in run.former if former.status.live):
             yield Note(f"{run.address}: attempt {left.attempt} goes on: attempt {newest.attempt} has not started")
     elif run.former:

@@ -164,3 +164,19 @@ def test_a_run_that_an_older_state_does_not_know_is_told_recorded_and_ended(proc
     processes.ok("state", "rebuild")
     processes.ok("destroy", "--yes")
     assert not runs(pid)
+
+
+def test_what_runs_goes_on_until_its_replacement_has_started(processes: Project) -> None:
+    fields = {"replace": "start_first", "grace_period": "1s"}
+    write(processes, run("a", "exec sleep 600", **fields))
+    processes.ok("apply", "--yes", "--detach")
+    pid = started(processes, "a")["pid"]
+    write(processes, run("a", "true", **fields).replace('"sh"', '"no-such-program"'))
+    for _ in range(2):
+        processes.ok("apply", "flowplan.yaml", "--yes", "--detach", code=3)
+        assert runs(pid)
+    told = " ".join(processes.ok("plan").out.split())
+    assert "attempt 1, which was to be replaced, is recorded as running; it is stopped once" in told
+    write(processes, run("a", "exec sleep 601", **fields))
+    processes.ok("apply", "flowplan.yaml", "--yes", "--detach")
+    assert not runs(pid) and processes.statuses() == {"a": "running"}
