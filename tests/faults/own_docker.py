@@ -53,8 +53,11 @@ class OwnDocker:
         self._end_stragglers("containerd")
         for stale in ("pid", "exec/containerd/containerd.pid"):  # a zombie that nobody reaps would count as alive
             (self.directory / stale).unlink(missing_ok=True)
+        (self.directory / "etc").mkdir(exist_ok=True)
         self._process = subprocess.Popen(
             [
+                # Before Docker 23 the id of an Engine is made of /etc/docker/key.json: one of its own is another Engine.
+                "unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/docker && exec "$@"', str(self.directory / "etc"),
                 "nsenter", f"--net=/proc/{self.network()}/ns/net", "dockerd", "--host", self.host, "--data-root", str(self.directory / "data"),
                 "--exec-root", str(self.directory / "exec"), "--pidfile", str(self.directory / "pid"),
                 "--bridge=none", "--iptables=false", "--ip6tables=false", "--shutdown-timeout=10", *self._options,
