@@ -21,7 +21,7 @@ from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, forgotten
 from flowplan.progress import shown, stage
 from flowplan.resolve import Secrets, lookup, resolve, warnings_of
-from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
+from flowplan.schemas.errors import EngineUnreachable, InvalidInput, PlanStale, ProviderError, Refused
 from flowplan.schemas.files import is_stream
 from flowplan.schemas.plan_documents import plan_digest
 from flowplan.schemas.plans import Action, Change, Finding, Plan
@@ -544,7 +544,19 @@ def observe(
         for record in live[:1] or [r for r in records.values() if r.provider == name][:1]:
             engines.check_target(name, record.target, record.address)
         wanted = None if new is None else (render().objects for render in places.get(name, ()))
-        for one in engines.provider(name).observe(live, wanted):
+        try:
+            looks = engines.provider(name).observe(live, wanted)
+        except EngineUnreachable:
+            raise
+        except ProviderError as error:
+            if any(r.provider == name for r in records.values()):
+                raise
+            # Nothing of ours is there yet. The preflight tells each permission that is missing.
+            Output().note(
+                f"warning: provider {name}: whether another state has runs of this project is not known: {error}"
+            )
+            continue
+        for one in looks:
             if one.run_id in known and not one.lineage:
                 seen[one.run_id] = _with_time(one, engines.now(name))
             elif one.exists and (one.lineage or not 0 < one.attempt <= counted.get(one.address, 0)):

@@ -239,9 +239,9 @@ def test_a_dropped_field_is_told_at_plan_time(project: Project) -> None:
 
 def test_a_job_of_somebody_else_is_passed_by_and_left_alone(project: Project, api: Api) -> None:
     pod = {"restartPolicy": "Never", "containers": [{"name": "main", "image": "busybox:1.35"}]}
+    project.write(spec("  shared: {}"))
     foreign = {"metadata": {"name": f"{project.name}-shared-1"}, "spec": {"parallelism": 0, "template": {"spec": pod}}}
     uid = api.call("POST", jobs_path(SPACE), body=foreign)["metadata"]["uid"]
-    project.write(spec("  shared: {}"))
     [change] = project.plan()["changes"]
     assert [f["severity"] for f in change["preflight"] if f["check"] == "name"] == ["warning"]
     project.ok("apply", "--yes", "--detach")
@@ -343,7 +343,7 @@ def test_wrong_credentials_are_one_error_without_the_token(project: Project) -> 
     ("run", "words"),
     [
         ("job: {kind: CronJob}", "kind"),
-        ("job: twice.yaml", "more than one YAML document"),
+        ("job: twice.yaml", "holds 2 YAML documents"),
         ("customizations: [{op: replace, path: /spec/nothing/here, value: 1}]", "customizations[0]"),
         ("job: {spec: {template: {spec: {restartPolicy: Always}}}}", "restartPolicy"),
         ("job: {spec: {template: {spec: {parallelism: 2}}}}", "parallelism"),
