@@ -98,12 +98,17 @@ def create(api: Api, order: Order, namespace: str, created_from: str = "") -> Js
             _drop(api, core_path(namespace, "secrets", held))
         raise
     except ProviderError as error:
-        live = _accepted(api, job, order)
+        message = error.message
+        try:
+            live = _accepted(api, job, order)
+            if live is None:
+                _withdraw(api, secret, namespace, order)
+        except EngineUnreachable:
+            raise
+        except ProviderError as second:  # a role that may not look: the first refusal stands
+            live, message = None, f"{message}; what may be left of it was not looked for: {second.message}"
         if live is None:
-            _withdraw(api, secret, namespace, order)
-            raise StartFailed(
-                error.message, hint=error.hint, address=order.identity.address, reason=error.reason
-            ) from None
+            raise StartFailed(message, hint=error.hint, address=order.identity.address, reason=error.reason) from None
     if held:
         _give(api, namespace, held, live)
         point("kubernetes:owner:after")
