@@ -20,7 +20,8 @@ from typing import Any
 from faulty_proxy import FaultyProxy
 
 FLOWPLAN = str(Path(sys.executable).with_name("flowplan"))
-PATIENCE = 120.0
+PATIENCE = 180.0
+"""Seconds for a command; longer than flowplan itself waits for an engine that does not get on."""
 IMAGE = "busybox:1.35"
 TRACER = """
 import sys, flowplan.schemas.faults as faults
