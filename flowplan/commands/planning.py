@@ -160,7 +160,7 @@ def show(path: Path | None, state: Path, how: Shown) -> int:
     if fault:
         remark = Diagnostic(fault, severity="error" if forged else "warning", hint="apply refuses it" if forged else "")
         plan = replace(plan, diagnostics=(remark, *plan.diagnostics))
-    show_plan(plan, Output(), how, apply_command(path, plan, state))
+    show_plan(plan, Output(), how, "" if forged else apply_command(path, plan, state))
     return 4 if forged else 0
 
 
