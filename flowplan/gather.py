@@ -21,7 +21,7 @@ from flowplan.planner.plan import Options, Situation, make_changes
 from flowplan.planner.replay import desired_runs, forgotten
 from flowplan.progress import shown, stage
 from flowplan.resolve import Secrets, lookup, resolve, warnings_of
-from flowplan.schemas.errors import EngineUnreachable, InvalidInput, PlanStale, ProviderError, Refused
+from flowplan.schemas.errors import InvalidInput, PlanStale, ProviderError, Refused
 from flowplan.schemas.files import is_stream
 from flowplan.schemas.plan_documents import plan_digest
 from flowplan.schemas.plans import Action, Change, Finding, Plan
@@ -546,10 +546,8 @@ def observe(
         wanted = None if new is None else (render().objects for render in places.get(name, ()))
         try:
             looks = engines.provider(name).observe(live, wanted)
-        except EngineUnreachable:
-            raise
         except ProviderError as error:
-            if any(r.provider == name for r in records.values()):
+            if error.reason != "Forbidden" or any(r.provider == name for r in records.values()):
                 raise
             # Nothing of ours is there yet. The preflight tells each permission that is missing.
             Output().note(
