@@ -119,7 +119,7 @@ def begun(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]
     project.write(HEAD + RUNS)
     project.write(TEMPLATE.read_text(), "base.yaml")
     story = Story(project, project.start("apply", "--yes", "--parallelism", "25", "flowplan.yaml"))
-    remover = threading.Thread(target=remove_when_running, args=(api, "story-removed-1"), daemon=True)
+    remover = threading.Thread(target=remove_when_running, args=(api, f"{project.name}-removed-1"), daemon=True)
     remover.start()
     yield story
     if story.process.returncode is None:
