@@ -665,18 +665,17 @@ def test_a_plan_after_the_story_reruns_what_did_not_succeed_and_nothing_else(sto
     assert {c["action"] for a, c in changes.items() if a not in rerun} == {"no-op", "create"}
     assert changes["after"]["action"] == "create"
     assert changes["removed"]["reasons"] == ["last attempt lost: Removed"]
-    assert changes["removed"]["after"]["Job"]["metadata"]["name"] == "story-removed-2"
+    assert changes["removed"]["after"]["Job"]["metadata"]["name"] == f"{story.name}-removed-2"
 
 
 def test_a_plan_twice_gives_the_same_bytes(story: Project) -> None:
-    one, other = (story.ok("plan", "--format", "json", "--out", name).out for name in ("one.json", "other.json"))
+    one, other = (story.ok("plan", "--format", "json").out for _ in range(2))
     assert one == other
-    assert (story.directory / "one.json").read_bytes() == (story.directory / "other.json").read_bytes()
 
 
 def test_a_secret_value_is_on_the_cluster_in_its_secret_only(story: Project, told: Result, api: Api) -> None:
-    job = api.get(jobs_path(SPACE, "story-secret-1"))
-    secret = api.get(core_path(SPACE, "secrets", "story-secret-1"))
+    job = api.get(jobs_path(SPACE, f"{story.name}-secret-1"))
+    secret = api.get(core_path(SPACE, "secrets", f"{story.name}-secret-1"))
     assert PASSWORD not in str(job)
     assert base64.b64decode(secret["data"]["PASSWORD"]).decode() == PASSWORD
     assert secret["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
