@@ -122,9 +122,11 @@ def _imported(api: Api, namespace: str, record: Recorded) -> Any:
 
 
 def _unlabelled(api: Api, namespace: str, records: Sequence[Recorded]) -> dict[str, Any]:
-    """Jobs of live runs that somebody took our labels off: they are known by their uid. One list, and only where runs
-    seem to be gone."""
-    wanted = {str(r.handle["uid"]): r.run_id for r in records if r.status.live and r.handle.get("uid")}
+    """Return the Jobs that somebody took our labels off, by run id: they are known by their uid.
+
+    This takes one list, and only where runs seem to be gone that were there before.
+    """
+    wanted = {str(r.handle["uid"]): r.run_id for r in records if r.present and r.handle.get("uid")}
     if not wanted:
         return {}
     found = [job["metadata"] for job in api.items(jobs_path(namespace), partial=True)]
