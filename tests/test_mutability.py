@@ -434,7 +434,6 @@ PROCESS_CHANGES: list[tuple[Change, str]] = [
     (("grace_period", 5), "none"),
     (("command", "sleep 600"), "none"),
     (("description", "for people"), "none"),
-    (("stream_output", False), "none"),
     (("rerun", "never"), "none"),
 ]  # fmt: skip
 

@@ -61,7 +61,7 @@ class Host:
         self.provider = self.connect()
 
     def connect(self) -> ProcessProvider:
-        return ProcessProvider(Context(self.lineage, self.runs))
+        return ProcessProvider(Context(self.lineage, self.runs, spec_dir=self.home))
 
     def order(self, *argv: str, secrets: dict[str, str] | None = None, attempt: int = 1, **fields: Any) -> Order:
         tokens = {name: token(SecretSource("from_env", name), b"key", value) for name, value in (secrets or {}).items()}
