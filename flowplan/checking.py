@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowplan.engines import ManifestsByType, read_spec
 from flowplan.given import Given, policies_of, variables_of
-from flowplan.planner.order import ordered
+from flowplan.planner.desired.order import ordered
 from flowplan.schemas.sources import Diagnostic
 
 _LINEAGE = "00000000-0000-4000-8000-000000000000"
@@ -20,8 +20,8 @@ def check_spec(path: Path, given: Given) -> tuple[Sequence[Diagnostic], int]:
     Raises:
         InvalidInput: with all faults.
     """
-    from flowplan.planner.expand import expand
-    from flowplan.planner.sealing import Sealer
+    from flowplan.planner.desired.expand import expand
+    from flowplan.planner.desired.sealing import Sealer
 
     loaded = read_spec(path)
     policies_of((), loaded)

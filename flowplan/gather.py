@@ -16,9 +16,9 @@ from flowplan.clock import timestamp
 from flowplan.engines import Engines, ManifestsByType, read_spec
 from flowplan.given import Given, given_strings, policies_of, variables_of
 from flowplan.output import Output, concealed
-from flowplan.planner.argument_lengths import long_arguments
-from flowplan.planner.plan import Options, Situation, make_changes
-from flowplan.planner.replay import desired_runs, forgotten
+from flowplan.planner.compare.argument_lengths import long_arguments
+from flowplan.planner.compare.plan import Options, Situation, make_changes
+from flowplan.planner.compare.replay import desired_runs, forgotten
 from flowplan.progress import shown, stage
 from flowplan.resolve import Secrets, lookup, resolve, warnings_of
 from flowplan.schemas.errors import InvalidInput, PlanStale, ProviderError, Refused
@@ -31,7 +31,7 @@ from flowplan.schemas.sources import Diagnostic
 from flowplan.state.store import Store, new_identity
 
 if TYPE_CHECKING:
-    from flowplan.planner.policies import Rule
+    from flowplan.planner.compare.policies import Rule
 
 
 _ABOUT_UPDATES = frozenset({"permission", "dry-run", "memory", "cpu", "network"})
@@ -121,9 +121,9 @@ def gather_spec(request: Request, spec_path: Path, sound: Callable[[], None] = l
     Raises:
         InvalidInput, StateError, Refused, ProviderError: as the parts say.
     """
-    from flowplan.planner.expand import expand
-    from flowplan.planner.sealing import Sealer
-    from flowplan.planner.variables import value_text
+    from flowplan.planner.desired.expand import expand
+    from flowplan.planner.desired.sealing import Sealer
+    from flowplan.planner.desired.variables import value_text
 
     stage(f"reading {spec_path.name}")
     loaded = read_spec(spec_path)
@@ -348,7 +348,7 @@ def same_engines(engines: Engines, reviewed: Plan) -> None:
 
 def _parts(sources: Mapping[str, SecretSource], values: Mapping[str, Any], key: bytes) -> dict[str, str]:
     """Token -> value of the variables inside longer secret strings."""
-    from flowplan.planner.sealing import pieces
+    from flowplan.planner.desired.sealing import pieces
 
     longer = [s for s in sources.values() if s.kind == "template"]
     found = {(piece, source.variables) for source in longer for piece in pieces(source, values)}
@@ -380,7 +380,7 @@ def _digested(plan: Plan) -> Plan:
 
 
 def _resolve_plan(reviewed: Plan, given: Given, directory: Path, key: bytes) -> tuple[dict[str, str], dict[str, str]]:
-    from flowplan.planner.sealing import evaluate_template
+    from flowplan.planner.desired.sealing import evaluate_template
 
     values = given_strings(given)
     concealed(Redactor(values[name] for name in _sensitive(reviewed) if name in values))
@@ -487,7 +487,7 @@ def _decide(
     if request.preflight:
         changes = long_arguments(changes, secrets)
     if rules:
-        from flowplan.planner.policies import checked
+        from flowplan.planner.compare.policies import checked
 
         changes = checked(changes, rules)
     history = store.history([c.address for c in changes if c.before is not None]) if changes else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from flowplan.planner.policies import Rule
+    from flowplan.planner.compare.policies import Rule
     from flowplan.schemas.load import LoadedSpec
 
 
@@ -21,7 +21,7 @@ class Given(NamedTuple):
 
 def variables_of(spec: Any, given: Given, sources: Any) -> Any:
     """The values of the spec's variables from options, files and the environment; ``sources`` are the spec's."""
-    from flowplan.planner.variables import resolve_variables
+    from flowplan.planner.desired.variables import resolve_variables
     from flowplan.schemas.documents import parse, read_text
 
     files = [(str(path), parse(read_text(path), str(path))) for path in given.files]
@@ -47,7 +47,7 @@ def policies_of(paths: Sequence[Path], loaded: LoadedSpec | None = None) -> tupl
     """
     if not paths and not (loaded and loaded.tree.get("policies")):
         return ()
-    from flowplan.planner.policies import rules_in, rules_of
+    from flowplan.planner.compare.policies import rules_in, rules_of
     from flowplan.schemas.documents import parse, read_text
 
     files = [rule for path in paths for rule in rules_in(parse(read_text(path), str(path)), path.name)]

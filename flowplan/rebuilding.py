@@ -13,9 +13,9 @@ from flowplan.clock import timestamp
 from flowplan.engines import Engines, ManifestsByType, read_spec
 from flowplan.gather import origin_of, remember_connections, runs_directory
 from flowplan.given import Given, variables_of
-from flowplan.planner.diff import changed_fields
+from flowplan.planner.compare.diff import changed_fields
+from flowplan.planner.compare.takeover import Takeover
 from flowplan.planner.manifests import content_of
-from flowplan.planner.takeover import Takeover
 from flowplan.providers.protocol import Found
 from flowplan.resolve import lookup
 from flowplan.schemas.errors import InvalidInput, Refused
@@ -25,8 +25,8 @@ from flowplan.schemas.sources import did_you_mean
 from flowplan.state.store import Store
 
 if TYPE_CHECKING:
-    from flowplan.planner.expand import Expansion
-    from flowplan.planner.sealing import Sealer
+    from flowplan.planner.desired.expand import Expansion
+    from flowplan.planner.desired.sealing import Sealer
     from flowplan.schemas.load import LoadedSpec
 
 
@@ -46,8 +46,8 @@ class _Wanted:
 
 
 def _wanted(store: Store, state_path: Path, spec_path: Path, given: Given) -> _Wanted:
-    from flowplan.planner.expand import expand
-    from flowplan.planner.sealing import Sealer
+    from flowplan.planner.desired.expand import expand
+    from flowplan.planner.desired.sealing import Sealer
 
     loaded = read_spec(spec_path)
     variables = variables_of(loaded.spec, given, loaded.sources)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flowplan.gather import Gathered
-from flowplan.planner.replay import deviations
+from flowplan.planner.compare.replay import deviations
 from flowplan.schemas.errors import PlanStale
 from flowplan.schemas.plan_documents import read_plan, unsealed
 from flowplan.schemas.plans import Change, Plan

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from projects import Project
 
-from flowplan.planner.argument_lengths import long_arguments
+from flowplan.planner.compare.argument_lengths import long_arguments
 from flowplan.schemas.plans import Action, Change
 
 SECRET = "correct-horse"

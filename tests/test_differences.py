@@ -9,9 +9,9 @@ from deepdiff import DeepDiff
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowplan.planner.diff import differences
-from flowplan.planner.pointers import escape
+from flowplan.planner.compare.diff import differences
 from flowplan.schemas.plans import ABSENT
+from flowplan.schemas.pointers import escape
 
 KEYS = st.text(alphabet="ab/~0. -", min_size=1, max_size=3)
 LEAVES = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "1", "true", "one\ntwo"])

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowplan.planner.expand import Expansion, expand
+from flowplan.planner.desired.expand import Expansion, expand
+from flowplan.planner.desired.matrix import address, parse_address
+from flowplan.planner.desired.sealing import Sealer, evaluate_template
+from flowplan.planner.desired.variables import resolve_variables
 from flowplan.planner.manifests import Effect, ResolvedRun
-from flowplan.planner.matrix import address, parse_address
-from flowplan.planner.sealing import Sealer, evaluate_template
-from flowplan.planner.variables import resolve_variables
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.load import load_spec
 from flowplan.schemas.runs import Desired, Identity, Objects, Rendered, run_id

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowplan.planner.evaluation import Evaluator, compiled
-from flowplan.planner.expressions import ExpressionError, Scope, escape, evaluate_text
-from flowplan.planner.sealing import Sealer, evaluate_template
+from flowplan.planner.desired.evaluation import Evaluator, compiled
+from flowplan.planner.desired.expressions import ExpressionError, Scope, escape, evaluate_text
+from flowplan.planner.desired.sealing import Sealer, evaluate_template
 from flowplan.schemas.documents import parse
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.secrets import SecretSource

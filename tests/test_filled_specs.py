@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from flowplan.engines import ManifestsByType
-from flowplan.planner.expand import Expansion, expand
-from flowplan.planner.sealing import Sealer
-from flowplan.planner.variables import resolve_variables
+from flowplan.planner.desired.expand import Expansion, expand
+from flowplan.planner.desired.sealing import Sealer
+from flowplan.planner.desired.variables import resolve_variables
 from flowplan.resolve import lookup, resolve
 from flowplan.schemas.errors import InvalidInput, PlanStale
 from flowplan.schemas.load import load_spec

@@ -12,11 +12,11 @@ from test_render_text import golden
 
 from flowplan.engines import ManifestsByType
 from flowplan.given import Given, variables_of
-from flowplan.planner.expand import expand
+from flowplan.planner.compare.plan import Options, Situation, make_changes
+from flowplan.planner.compare.policies import checked, rules_of
+from flowplan.planner.desired.expand import expand
+from flowplan.planner.desired.sealing import Sealer
 from flowplan.planner.manifests import content_of
-from flowplan.planner.plan import Options, Situation, make_changes
-from flowplan.planner.policies import checked, rules_of
-from flowplan.planner.sealing import Sealer
 from flowplan.render.plan_markdown import plan_markdown
 from flowplan.render.plan_text import plan_text
 from flowplan.schemas.load import load_spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowplan.planner.images import parse_image, pull_policy
+from flowplan.planner.manifests.images import parse_image, pull_policy
 from flowplan.schemas.errors import InvalidInput
 
 SHA = "sha256:" + "0a" * 32

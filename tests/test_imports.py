@@ -63,15 +63,20 @@ def test_validating_loads_no_state_no_decisions_and_no_renderer(directory: Path)
     found = loaded(directory, "validate")
     assert not [m for m in found if m.startswith(parts)]
     assert not found & {"typer", "pydantic.plugin._loader", "importlib.metadata", "email", "jsonschema"}
-    assert not found & {"flowplan.planner.decide", "flowplan.planner.template", "sqlite3", "concurrent.futures"}
+    assert not found & {
+        "flowplan.planner.compare.decide",
+        "flowplan.planner.desired.template",
+        "sqlite3",
+        "concurrent.futures",
+    }
 
 
 def test_planning_loads_nothing_that_only_applying_needs(directory: Path) -> None:
     loaded(directory, "apply", "--yes")
     found = loaded(directory, "plan")
-    assert "flowplan.planner.decide" in found
+    assert "flowplan.planner.compare.decide" in found
     assert not found & {"flowplan.apply", "flowplan.jobs", "flowplan.following", "flowplan.commands.applying"}
-    assert not found & {"filelock", "sqlite_utils", "flowplan.state.transfer", "flowplan.planner.template"}
+    assert not found & {"filelock", "sqlite_utils", "flowplan.state.transfer", "flowplan.planner.desired.template"}
     assert not found & {"typer", "concurrent.futures", "logging", "email", "rich", "docker", "kubernetes", "urllib3"}
 
 

@@ -886,7 +886,7 @@ def test_checking_a_manifest_is_fast() -> None:
 
 def test_heavy_libraries_stay_away() -> None:
     code = (
-        "import sys; from flowplan.planner.manifests import kubernetes; import flowplan.planner.template;"
+        "import sys; from flowplan.planner.manifests import kubernetes; import flowplan.planner.desired.template;"
         "print([m for m in ('kubernetes_validate', 'kubernetes', 'jsonpatch', 'jsonschema', 'slugify') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

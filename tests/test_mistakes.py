@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flowplan.planner.mistakes import mistakes
+from flowplan.planner.desired.mistakes import mistakes
 from flowplan.schemas.load import load_spec
 
 ROOT = Path(__file__).parents[1]

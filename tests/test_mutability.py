@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from engines import docker_api
 
-from flowplan.planner.diff import changed_fields
+from flowplan.planner.compare.diff import changed_fields
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests import docker as docker_manifests
 from flowplan.planner.manifests import kubernetes as kubernetes_manifests

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from flowplan.planner import names
+from flowplan.planner.manifests import names
 from flowplan.schemas.runs import Identity
 
 LINEAGE = str(uuid.UUID(int=7))

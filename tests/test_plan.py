@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from flowplan.planner.compare.namesakes import namesakes
+from flowplan.planner.compare.plan import Decided, Options, Situation, make_changes
+from flowplan.planner.compare.replay import desired_runs, deviations
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
-from flowplan.planner.namesakes import namesakes
-from flowplan.planner.plan import Decided, Options, Situation, make_changes
-from flowplan.planner.replay import desired_runs, deviations
 from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.plans import ABSENT, Action, Change, Plan
 from flowplan.schemas.runs import Desired, Identity, Objects, Observed, Recorded, Rendered, Settings, Status, run_id

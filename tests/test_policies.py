@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flowplan.planner.policies import checked, rules_in
+from flowplan.planner.compare.policies import checked, rules_in
 from flowplan.schemas.documents import parse
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import Action, Change

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from projects import Project
 
-from flowplan.planner.diff import drifted_fields
+from flowplan.planner.compare.diff import drifted_fields
 from flowplan.planner.manifests import ResolvedRun, kubernetes
 from flowplan.providers.kubernetes.connection import endpoint
 from flowplan.providers.kubernetes.dropping import noted

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowplan.planner.desired.template import apply_template, fill
+from flowplan.planner.desired.template_fields import FieldFault, run_fields
 from flowplan.planner.manifests import ResolvedRun, docker, kubernetes, process
-from flowplan.planner.template import apply_template, fill
-from flowplan.planner.template_fields import FieldFault, run_fields
 from flowplan.schemas.documents import Document, parse
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Identity, Origin

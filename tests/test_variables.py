@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flowplan.planner.sealing import Sealer
-from flowplan.planner.variables import Variables, resolve_variables
+from flowplan.planner.desired.sealing import Sealer
+from flowplan.planner.desired.variables import Variables, resolve_variables
 from flowplan.schemas.documents import parse
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.load import LoadedSpec, load_spec

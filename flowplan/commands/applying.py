@@ -26,7 +26,7 @@ from flowplan.gather import (
     same_engines,
 )
 from flowplan.output import JsonSink, Output, Sink
-from flowplan.planner.plan import has_changes
+from flowplan.planner.compare.plan import has_changes
 from flowplan.reviewing import check_reviewed, sealed_plan
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, StateError
 from flowplan.schemas.files import is_directory, is_file, is_stream, read_bounded

@@ -18,7 +18,7 @@ from flowplan.commands.places import Place, place, shown
 from flowplan.gather import Request, gather_destroy, gather_plan, gather_spec
 from flowplan.given import Given
 from flowplan.output import Output
-from flowplan.planner.plan import Options, has_changes
+from flowplan.planner.compare.plan import Options, has_changes
 from flowplan.schemas.errors import InvalidInput, PlanStale, StateError
 from flowplan.schemas.plans import Plan
 

@@ -16,8 +16,8 @@ from flowplan.engines import ManifestsByType
 from flowplan.following import redacted
 from flowplan.gather import engines_of, observe
 from flowplan.output import Bursts, Output, reader_gone
-from flowplan.planner.ownership import refuse_strangers
-from flowplan.planner.plan import names
+from flowplan.planner.compare.ownership import refuse_strangers
+from flowplan.planner.compare.plan import names
 from flowplan.providers.protocol import LogLine
 from flowplan.refreshing import record_observed
 from flowplan.schemas.errors import InvalidInput, ProviderError, Refused, StateFull

@@ -17,7 +17,7 @@ from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic
 
 if TYPE_CHECKING:
-    from flowplan.planner.policies import Rule
+    from flowplan.planner.compare.policies import Rule
 
 _SHOWN = 50
 
@@ -86,7 +86,7 @@ def _check_age(plan: Plan, max_age: float | None) -> None:
 def _checked(changes: Sequence[Change], rules: Sequence[Rule]) -> Sequence[Change]:
     if not rules:
         return changes
-    from flowplan.planner.policies import checked
+    from flowplan.planner.compare.policies import checked
 
     return checked(changes, rules)
 

@@ -91,7 +91,7 @@ def move(state: Path, old: str, new: str, lock_timeout: str) -> None:
 def _check_address(address: str) -> None:
     import re
 
-    from flowplan.planner.matrix import parse_address
+    from flowplan.planner.desired.matrix import parse_address
     from flowplan.schemas.spec import NAME_PATTERN
 
     try:

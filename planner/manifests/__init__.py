@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from flowplan.planner.pointers import unescape
+from flowplan.schemas.pointers import unescape
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered, digest
 from flowplan.schemas.sources import Diagnostic, Path
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flowplan.planner.manifests.job_draft import POD, value_at
-from flowplan.planner.pointers import escape
 from flowplan.schemas.job_api import JOB, definitions, versions
+from flowplan.schemas.pointers import escape
 from flowplan.schemas.quantities import quantity
 from flowplan.schemas.runs import Json, canonical
 

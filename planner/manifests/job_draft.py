@@ -9,8 +9,8 @@ from typing import Any
 
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests.job_secrets import HiddenSecrets
-from flowplan.planner.pointers import escape
 from flowplan.schemas.documents import scalar_text
+from flowplan.schemas.pointers import escape
 from flowplan.schemas.runs import Json, Origin
 from flowplan.schemas.sources import Diagnostic, Path, dotted
 

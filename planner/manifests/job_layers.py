@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from flowplan.planner.images import parse_image
 from flowplan.planner.manifests import ResolvedRun
+from flowplan.planner.manifests.images import parse_image
 from flowplan.planner.manifests.job_draft import (
     FIRST,
     POD,
@@ -21,7 +21,7 @@ from flowplan.planner.manifests.job_fields import default_namespace, default_pol
 from flowplan.planner.manifests.job_kinds import as_job
 from flowplan.planner.manifests.job_patch import customize
 from flowplan.planner.manifests.job_secrets import LEAK, hide_secrets, leaks
-from flowplan.planner.names import is_label_key, is_label_value, kubernetes_label_value
+from flowplan.planner.manifests.names import is_label_key, is_label_value, kubernetes_label_value
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json, Origin, canonical

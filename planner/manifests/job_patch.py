@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowplan.planner.manifests.job_draft import Draft, copied, kind_of
-from flowplan.planner.pointers import unescape
 from flowplan.schemas.documents import Document
+from flowplan.schemas.pointers import unescape
 from flowplan.schemas.runs import Json, Origin, canonical
 from flowplan.schemas.sources import Diagnostic, did_you_mean, dotted
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from flowplan.planner.pointers import escape
+from flowplan.schemas.pointers import escape
 from flowplan.schemas.runs import Json
 from flowplan.schemas.secrets import tokens_in
 

@@ -10,9 +10,9 @@ from typing import Any
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, over_already, with_content
 from flowplan.planner.manifests.job_draft import Draft
 from flowplan.planner.manifests.job_layers import layered
-from flowplan.planner.names import is_kubernetes_name, kubernetes_label_value, kubernetes_run_name
-from flowplan.planner.pointers import escape
+from flowplan.planner.manifests.names import is_kubernetes_name, kubernetes_label_value, kubernetes_run_name
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.pointers import escape
 from flowplan.schemas.quantities import quantity
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.sources import Diagnostic

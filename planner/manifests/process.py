@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowplan.planner.manifests import REPLACE, Effect, ResolvedRun, with_content
-from flowplan.planner.names import docker_run_name
+from flowplan.planner.manifests.names import docker_run_name
 from flowplan.schemas.quantities import duration, size
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.secrets import tokens_in

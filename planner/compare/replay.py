@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from flowplan.planner.diff import patched
+from flowplan.planner.compare.diff import patched
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Desired, Rendered
 

@@ -17,7 +17,7 @@ from flowplan.schemas.secrets import SecretSource
 from flowplan.schemas.sources import Diagnostic, Position, SourceMap, did_you_mean
 
 if TYPE_CHECKING:
-    from flowplan.planner.sealing import Sealer
+    from flowplan.planner.desired.sealing import Sealer
     from flowplan.schemas.spec import Spec, VariableSpec
 
 PREFIX = "FLOWPLAN_VAR_"

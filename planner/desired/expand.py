@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from flowplan.planner import fields as run_fields
-from flowplan.planner import matrix as matrices
-from flowplan.planner.evaluation import Branch, Evaluator, Leaf, compiled, leaves
-from flowplan.planner.expressions import ExpressionError, Scope
-from flowplan.planner.fields import FieldError, Origins
-from flowplan.planner.literals import LiteralError, sealed_kubeconfig, sealed_literal
+from flowplan.planner.desired import fields as run_fields
+from flowplan.planner.desired import matrix as matrices
+from flowplan.planner.desired.evaluation import Branch, Evaluator, Leaf, compiled, leaves
+from flowplan.planner.desired.expressions import ExpressionError, Scope
+from flowplan.planner.desired.fields import FieldError, Origins
+from flowplan.planner.desired.literals import LiteralError, sealed_kubeconfig, sealed_literal
+from flowplan.planner.desired.mistakes import mistakes
+from flowplan.planner.desired.order import BREAK_IT, first_cycle
+from flowplan.planner.desired.sealing import Sealer
+from flowplan.planner.desired.variables import Variables
 from flowplan.planner.manifests import Manifests, ResolvedRun
-from flowplan.planner.mistakes import mistakes
-from flowplan.planner.order import BREAK_IT, first_cycle
-from flowplan.planner.sealing import Sealer
-from flowplan.planner.variables import Variables
 from flowplan.schemas.documents import Document, scalar_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.load import LoadedSpec, faults_in
@@ -564,7 +564,7 @@ class _CellRun:
 
     def _filled(self, run: ResolvedRun, attempt: int, address: str) -> ResolvedRun | None:
         """The run with what its base job template says, checked like fields of the run, or None (T1-T18)."""
-        from flowplan.planner.template import apply_template, as_written
+        from flowplan.planner.desired.template import apply_template, as_written
 
         name = run.fields.get("template")
         if name is None:

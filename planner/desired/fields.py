@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flowplan.planner import expressions
-from flowplan.planner.sealing import Sealer
+from flowplan.planner.desired import expressions
+from flowplan.planner.desired.sealing import Sealer
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.fields import kind_of
 from flowplan.schemas.quantities import duration

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from flowplan.planner import expressions
-from flowplan.planner.expressions import ExpressionError, Reference, Scope, Template
-from flowplan.planner.sealing import Sealer
+from flowplan.planner.desired import expressions
+from flowplan.planner.desired.expressions import ExpressionError, Reference, Scope, Template
+from flowplan.planner.desired.sealing import Sealer
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Path
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from flowplan.planner.diff import changed_fields, drifted_fields, patched, settings_fields
+from flowplan.planner.compare.diff import changed_fields, drifted_fields, patched, settings_fields
+from flowplan.planner.compare.reasons import changed_sentence, how_it_ended, standing
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_labels, content_of, over_already
-from flowplan.planner.reasons import changed_sentence, how_it_ended, standing
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, RunFacts
 from flowplan.schemas.runs import Desired, Objects, Observed, Recorded, Rendered, Status, Target, digest
 

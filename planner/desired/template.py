@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from flowplan.planner.desired.template_fields import FieldFault, field_path, run_fields
+from flowplan.planner.desired.template_file import PLACEHOLDER, Template, foreign, load_template, root_of
 from flowplan.planner.manifests import ResolvedRun
-from flowplan.planner.template_fields import FieldFault, field_path, run_fields
-from flowplan.planner.template_file import PLACEHOLDER, Template, foreign, load_template, root_of
 from flowplan.schemas.documents import Document, scalar_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import kind_of

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowplan.planner.diff import origin_at
+from flowplan.planner.compare.diff import origin_at
 from flowplan.planner.manifests import Manifests
-from flowplan.planner.pointers import escape
 from flowplan.schemas.plans import ABSENT
+from flowplan.schemas.pointers import escape
 from flowplan.schemas.runs import Json, Objects, Rendered
 from flowplan.schemas.secrets import TOKEN, reveal
 

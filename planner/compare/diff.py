@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_labels
-from flowplan.planner.pointers import escape, unescape
 from flowplan.schemas.plans import ABSENT, FieldChange
+from flowplan.schemas.pointers import escape, unescape
 from flowplan.schemas.runs import Json, Objects, Origin, Settings
 from flowplan.schemas.secrets import TOKEN
 

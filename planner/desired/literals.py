@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flowplan.planner import expressions
-from flowplan.planner.pointers import escape
-from flowplan.planner.sealing import Sealer
+from flowplan.planner.desired import expressions
+from flowplan.planner.desired.sealing import Sealer
+from flowplan.schemas.pointers import escape
 from flowplan.schemas.runs import Json
 from flowplan.schemas.secrets import SecretSource, tokens_in
 from flowplan.schemas.sources import Path

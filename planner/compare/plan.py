@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from flowplan.planner.decide import Decision, decide, moved_tag, removal
+from flowplan.planner.compare.decide import Decision, decide, moved_tag, removal
+from flowplan.planner.compare.namesakes import namesakes
+from flowplan.planner.compare.ownership import refuse_strangers
+from flowplan.planner.compare.renames import rename_suggestions
+from flowplan.planner.desired.order import ordered
 from flowplan.planner.manifests import Manifests
-from flowplan.planner.namesakes import namesakes
-from flowplan.planner.order import ordered
-from flowplan.planner.ownership import refuse_strangers
-from flowplan.planner.renames import rename_suggestions
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import Action, Change
 from flowplan.schemas.runs import Desired, Observed, Recorded, Target, remark

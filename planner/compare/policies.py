@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from flowplan.planner.pointers import escape
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.patience import patience
 from flowplan.schemas.plans import Action, Change, Finding
+from flowplan.schemas.pointers import escape
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, did_you_mean
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flowplan.planner import expressions
+from flowplan.planner.desired import expressions
 from flowplan.schemas.documents import parse as parse_document
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json
