@@ -55,7 +55,7 @@ def carry_out(
     together = WAITING_TOGETHER if plan.mode == "destroy" and options.parallelism > 1 else 1
     workers = Workers(options.parallelism * together)
     watches = Watches(engines, workers.inbox)
-    logs = LogStreams(engines, workers.inbox, sink.log, sink.redactor)
+    logs = LogStreams(engines, workers.inbox, sink.log, sink.redactor, draw=sink.progress if sink.draws else None)
     performer = Performer(plan, store, engines, lock, sink, options, workers, watches, logs, secrets)
 
     def perform(commands: Commands) -> None:

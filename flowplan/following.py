@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from flowplan.ends import Ends
 from flowplan.engines import Engines
 from flowplan.planner.conduct.words import Fact, Seen, Shown, Trouble, Unwatchable, Well
-from flowplan.providers.protocol import CUT, LogLine
+from flowplan.providers.protocol import CUT, LogLine, ProgressReader, Provider
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError
 from flowplan.schemas.redaction import Matcher, Stream
 from flowplan.schemas.runs import Observed, Recorded
@@ -131,12 +133,14 @@ class LogStreams:
         show: Callable[[str, LogLine], None],
         redactor: Redactor,
         *,
+        draw: Callable[[str, LogLine], None] | None = None,
         limit: int = 64,
     ) -> None:
         self._engines = engines
         self._inbox = inbox
         self._show = show
         self._redactor = redactor
+        self._draw = draw
         self._limit = limit
         self.ends = Ends()
         self._silent: set[str] = set()
@@ -193,12 +197,14 @@ class LogStreams:
             provider = self._engines.provider(record.provider)
             learn_secrets(self._engines, record, self._redactor)
             lines = provider.logs(record, follow=True, tail=None, stop=self._stop)
-            for line in redacted(lines, self._redactor):
-                if self._stop.is_set():
-                    return
-                self.ends.hear(record.run_id, line)
-                if record.run_id not in self._silent:
-                    self._show(record.address, line)
+            draw = None if record.run_id in self._silent else self._draw
+            with drawing(provider, record, self._redactor, draw and partial(draw, record.address)):
+                for line in redacted(lines, self._redactor):
+                    if self._stop.is_set():
+                        return
+                    self.ends.hear(record.run_id, line)
+                    if record.run_id not in self._silent:
+                        self._show(record.address, line)
             self.ends.complete(record.run_id)
         except (FlowplanError, RuntimeError) as error:  # RuntimeError: no further thread to read it with
             # Output that cannot be streamed is no fault of the run: it goes on, its tail is stored at its end.
@@ -231,6 +237,29 @@ class LogStreams:
         for run_id in list(self._over):
             self._ended[run_id].wait(max(0.0, until - time.monotonic()))
         self._stop.set()
+
+
+@contextmanager
+def drawing(
+    provider: Provider, record: Recorded, redactor: Redactor, draw: Callable[[LogLine], None] | None
+) -> Iterator[None]:
+    """Pass on the progress bars of a run, in a thread of their own and without secrets, while its output is read."""
+    over = threading.Event()
+
+    def read(progress: ProgressReader) -> None:
+        with suppress(FlowplanError):  # the output itself tells what is wrong with the engine
+            for line in redacted(progress.progress(record, over), redactor):
+                if draw is None or over.is_set():
+                    return
+                draw(line)
+
+    if draw is not None and isinstance(provider, ProgressReader):
+        with suppress(RuntimeError):  # no further thread: the lines come when they are finished
+            threading.Thread(target=read, args=(provider,), name="progress", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def redacted(lines: Iterable[LogLine], redactor: Redactor) -> Iterator[LogLine]:

@@ -13,7 +13,7 @@ from flowplan.interruption import drawing
 from flowplan.output import Output, Sink, silence
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded, Status
-from flowplan.showing import harmless
+from flowplan.showing import Progress, harmless, shown
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -29,11 +29,14 @@ _STYLES = {"succeeded": "green", "failed": "red", "timed_out": "red", "lost": "r
 class LiveSink(Sink):
     """What an apply or a watch tells, with a picture of what runs now below it."""
 
+    draws = True
+
     def __init__(self, output: Output) -> None:
         super().__init__(output)
         self._statuses: dict[str, str] = {}
         self._since: dict[str, float] = {}
         self._unfinished: dict[str, str] = {}
+        self._drawn = Progress()
         self._begun = time.monotonic()
 
     def event(self, event: Event, record: Recorded | None) -> None:
@@ -50,6 +53,14 @@ class LiveSink(Sink):
         """A line of a run's output, above the picture; what it looked like before it was finished goes."""
         self._unfinished.pop(address, None)
         super().log(address, line)
+
+    def progress(self, address: str, line: LogLine) -> None:
+        """Show what a line looks like at present, until it is finished."""
+        text, unfinished = self._drawn(address, line)
+        if unfinished:
+            self.unfinished(address, shown(text))
+        else:
+            self._unfinished.pop(address, None)
 
     def unfinished(self, address: str, text: str) -> None:
         """Progress that a run draws: it has its place beside the run, until the line is finished."""

@@ -200,8 +200,10 @@ def without_secrets(text: str) -> str:
 class Sink:
     """What an apply or a watch tells while it works, as plain lines."""
 
-    def __init__(self, output: Output) -> None:
+    draws = False
+    """Whether ``progress`` shows anything."""
 
+    def __init__(self, output: Output) -> None:
         self.output = output
         self.redactor = output.redactor
         self._colour = use_colour(sys.stdout)
@@ -218,6 +220,9 @@ class Sink:
             self.unfinished(address, shown(text))
         else:
             self.line(f"{harmless(address)} | {shown(text, colour=self._colour)}")
+
+    def progress(self, address: str, line: LogLine) -> None:
+        """Take a line, or a piece of one, that a run is writing and its engine does not keep yet."""
 
     def line(self, text: str) -> None:
         """A finished line of a run's output, as it is shown."""

@@ -80,6 +80,22 @@ class LogLine(NamedTuple):
     goes_on: bool = False
 
 
+@runtime_checkable
+class ProgressReader(Protocol):
+    """What a provider may offer as well: progress bars while they are drawn, for people at a terminal.
+
+    Engines keep an output line by line, so that ``logs`` has a line once its newline was written. What comes this way is
+    shown beside the run until then, and is kept nowhere: ``logs`` remains the output.
+    """
+
+    def progress(self, record: Recorded, stop: threading.Event) -> Iterator[LogLine]:
+        """Yield the lines of a live run as they are written, and pieces of them that ``goes_on``, until ``stop`` is set.
+
+        Of output from before the call there is nothing, and nothing at all where the engine refuses. A run is never
+        slowed down: who takes the lines too slowly gets no more of them.
+        """
+
+
 IMPORTED = "imported"
 """Key of ``Recorded.handle`` that is true for an object that somebody else made: it carries none of our labels, so it is
 found by its handle alone, and its name and labels are no drift."""

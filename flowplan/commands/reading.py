@@ -13,7 +13,7 @@ from typing import Any
 from flowplan.clock import seconds_between
 from flowplan.commands.arguments import check_format
 from flowplan.engines import ManifestsByType
-from flowplan.following import redacted
+from flowplan.following import drawing, redacted
 from flowplan.gather import engines_of, observe
 from flowplan.output import Bursts, Output, reader_gone
 from flowplan.planner.compare.ownership import refuse_strangers
@@ -272,8 +272,15 @@ class _Printer:
 
     def __init__(self, bursts: Bursts, form: str) -> None:
         self._bursts, self._form = bursts, form
-        self._terminal, self._colour = can_draw(sys.stdout), use_colour(sys.stdout)
-        self._progress = Progress()
+        self._colour = use_colour(sys.stdout)
+        self.draws = form == "text" and can_draw(sys.stdout)
+        self._progress, self._drawn = Progress(), Progress()
+
+    def progress(self, line: LogLine) -> None:
+        """Show what a line looks like that the engine does not keep yet."""
+        text, unfinished = self._drawn("", line)
+        if unfinished:
+            self._bursts.redraw(shown(text))
 
     def __call__(self, line: LogLine) -> None:
         """Print a line, or a piece of one."""
@@ -282,7 +289,7 @@ class _Printer:
             return
         text, unfinished = self._progress("", line)
         if unfinished:
-            if self._terminal and self._form == "text":
+            if self.draws:
                 self._bursts.redraw(shown(text))
         elif self._form == "json":
             self._bursts.data(json.dumps({"at": line.at, "stream": line.stream, "text": last_state(text)}))
@@ -296,9 +303,11 @@ def _stream(provider: Any, record: Recorded, follow: bool, tail: int | None, out
     stop = reader_gone(sys.stdout) if follow else None
     with Bursts(output) as bursts:
         told = _Printer(bursts, form)
-        for line in redacted(provider.logs(record, follow=follow, tail=tail, stop=stop), output.redactor):
-            count += 1
-            told(line)
+        draw = told.progress if follow and told.draws else None
+        with drawing(provider, record, output.redactor, draw):
+            for line in redacted(provider.logs(record, follow=follow, tail=tail, stop=stop), output.redactor):
+                count += 1
+                told(line)
     return count
 
 
