@@ -44,6 +44,11 @@ def test_transcript(name: str) -> None:
     assert played == text
 
 
+def test_the_page_shows_a_transcript_that_holds() -> None:
+    shown = (TRANSCRIPTS / "timeout.txt").read_text()
+    assert shown in (TRANSCRIPTS.parents[1] / "docs" / "architecture.md").read_text()
+
+
 class Play:
     """One transcript: a plan, a state in memory, and what was asked of engines that is not answered yet.
 
