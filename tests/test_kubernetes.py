@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from cuttable_proxy import CuttableProxy
+from faulty_proxy import FaultyProxy
 
 from flowplan.providers.kubernetes import connect
 from flowplan.providers.kubernetes.connection import endpoint
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path
 from flowplan.providers.kubernetes.requests import Api
-from flowplan.providers.protocol import Context, Order, Provider
+from flowplan.providers.protocol import Context, Order, ProgressReader, Provider
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
 from flowplan.schemas.plans import FieldChange
 from flowplan.schemas.runs import Identity, Observed, Recorded, Settings, Status
@@ -462,6 +464,31 @@ def test_followed_output_survives_broken_connections(api: Api, shaky: tuple[Cutt
         if len(lines) in (20, 90, 150):
             proxy.cut()
     assert lines == [f"line {i}" for i in range(1, 201)]
+
+
+@pytest.mark.parametrize("what", ["answer", "reset"])
+def test_a_server_that_lets_nobody_attach_is_asked_for_the_output_alone(world: World, what: str) -> None:
+    """Refused for good, or the connection breaks: the bar is not drawn, and nothing else is missing."""
+    there = endpoint({}, Path("/"))
+    proxy = FaultyProxy(there.server)
+    fault = proxy.play(what, "GET", "/attach", status=403, body=b"{}")
+    made = connect(Context(LINEAGE, Path("/nonexistent"), {"namespace": SPACE}))
+    made._api.endpoint = replace(there, server=proxy.url, tls=None)  # type: ignore[attr-defined]
+    kept = record(asked := order(f"bar-{what}", 'printf "1%%\\r2%%"; sleep 300'), made.create(asked))
+    stop = threading.Event()
+    assert isinstance(made, ProgressReader)
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(lambda: list(made.progress(kept, stop)))
+        await_that(lambda: fault.hits >= (1 if what == "answer" else 2))
+        stop.set()
+        if what == "answer":
+            with pytest.raises(ProviderError):
+                drawn.result(10)
+        else:
+            assert drawn.result(10) == []
+    made.delete(kept, 1.0)
+    made.close()
+    proxy.close()
 
 
 def test_following_can_be_stopped_while_nothing_is_printed(world: World) -> None:

@@ -17,6 +17,7 @@ from flowplan.providers.kubernetes.reading import (
     RUN_ID,
     has_ended,
     label,
+    oldest_first,
 )
 from flowplan.providers.kubernetes.requests import MANAGER, Api
 from flowplan.providers.protocol import Order, of_other_content
@@ -45,6 +46,13 @@ def pods_of(api: Api, job: Json) -> list[Any]:
     """The pods that the job controller made for this Job."""
     meta = job["metadata"]
     return api.items(core_path(meta["namespace"], "pods"), labelSelector=f"controller-uid={meta['uid']}")
+
+
+def pods_of_run(api: Api, record: Recorded, namespace: str) -> list[Any]:
+    """Return the pods of a run, oldest first, also where its Job is gone or carries none of our labels."""
+    uid = record.handle.get("uid")
+    selector = f"controller-uid={uid}" if uid else f"{RUN_ID}={record.run_id}"
+    return oldest_first(api.items(core_path(namespace, "pods"), labelSelector=selector))
 
 
 def manifest(order: Order, namespace: str) -> Json:

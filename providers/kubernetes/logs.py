@@ -13,13 +13,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flowplan.providers.kubernetes.diagnosis import complete_condition, failed_condition
-from flowplan.providers.kubernetes.jobs import core_path, jobs_path
+from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of_run
 from flowplan.providers.kubernetes.reading import (
-    INDEX,
     RUN_ID,
     label,
+    line_prefix,
     main_container,
-    oldest_first,
     pods_wanted,
     terminated,
 )
@@ -155,10 +154,7 @@ class _Reader:
         self._together = max(1, min(wanted, 1 if parallelism is None else int(parallelism), _AT_ONCE))
 
     def _prefix(self, pod: Any) -> str:
-        if not self._many:
-            return ""
-        index = (pod["metadata"].get("annotations") or {}).get(INDEX)
-        return f"[{pod['metadata']['name'] if index is None else index}] "
+        return line_prefix(pod) if self._many else ""
 
     def _of_pod(self, pod: Any, container: str, tail: int | None) -> list[LogLine]:
         """One pod's output: the instance before a restart first, as far as the node keeps it."""
@@ -333,12 +329,10 @@ class _Reader:
             response.close()
 
     def _pods(self) -> list[Any]:
-        uid = self._record.handle.get("uid")
-        selector = f"controller-uid={uid}" if uid else f"{RUN_ID}={self._record.run_id}"
-        pods = oldest_first(self._api.items(core_path(self._namespace, "pods"), labelSelector=selector))
+        pods = pods_of_run(self._api, self._record, self._namespace)
         if not self._main and pods:
             self._main = str(pods[0]["spec"]["containers"][0]["name"])
-        return list(pods)
+        return pods
 
     def _job(self) -> Any:
         """The live Job, or None when it is gone."""

@@ -105,6 +105,12 @@ class KubernetesProvider:
 
         return logs.lines(self._api, record, namespace, follow=follow, tail=tail, stop=stop or threading.Event())
 
+    def progress(self, record: Recorded, stop: threading.Event) -> Iterator[LogLine]:
+        """Yield what the pods of a run write, as they write it: needs the right to attach to them."""
+        from flowplan.providers.kubernetes import attaching
+
+        return attaching.pieces(self._api, record, observing.namespace_of(record, self._namespace), stop)
+
     def secret_values(self, record: Recorded) -> list[str]:
         secret = record.objects.get("Secret")
         if not secret:

@@ -46,6 +46,12 @@ def oldest_first(pods: Iterable[Object]) -> list[Object]:
     return sorted(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", pod["metadata"]["name"]))
 
 
+def line_prefix(pod: Object) -> str:
+    """Return what tells the lines of a pod from those of the others of its Job: its index, else its name."""
+    index = (pod["metadata"].get("annotations") or {}).get(INDEX)
+    return f"[{pod['metadata']['name'] if index is None else index}] "
+
+
 def owner(pod: Object) -> str:
     """The uid of the Job that controls a pod, or ""."""
     owners = (pod.get("metadata") or {}).get("ownerReferences") or []
@@ -159,7 +165,7 @@ def _base(job: Object, pods: Sequence[Object], cluster: str, **facts: Any) -> Ob
 def _image(job: Object, pods: Sequence[Object]) -> dict[str, str]:
     """The image that the newest pod ran: ``name`` as in the Job, ``id`` and, where it came from a registry, ``digest``."""
     main = main_container(job)
-    ids = [str(status["imageID"]) for pod in pods if (status := _status_of(pod, main)) and status.get("imageID")]
+    ids = [str(status["imageID"]) for pod in pods if (status := container_status(pod, main)) and status.get("imageID")]
     if not ids:
         return {}
     image = ids[-1].removeprefix("docker-pullable://").removeprefix("docker://")
@@ -192,7 +198,7 @@ def attempts(job: Object, pods: Sequence[Object]) -> int:
     main = main_container(job)
     status = job.get("status") or {}
     counted = max(sum(int(status.get(key) or 0) for key in ("active", "succeeded", "failed")), len(pods))
-    restarts = sum(int((_status_of(pod, main) or {}).get("restartCount") or 0) for pod in pods)
+    restarts = sum(int((container_status(pod, main) or {}).get("restartCount") or 0) for pod in pods)
     wanted = max(pods_wanted(job.get("spec") or {}), 1)
     return min(counted, 1) + max(counted - wanted, 0) + restarts
 
@@ -209,14 +215,15 @@ def exit_code(job: Object, pods: Sequence[Object], phase: str) -> int | None:
 
 def terminated(pod: Object, container: str) -> Object | None:
     """How the container ended: its present state, or the one before a restart that is still awaited."""
-    status = _status_of(pod, container) or {}
+    status = container_status(pod, container) or {}
     now = (status.get("state") or {}).get("terminated")
     if now or (status.get("state") or {}).get("running"):
         return now or None
     return (status.get("lastState") or {}).get("terminated") or None
 
 
-def _status_of(pod: Object, container: str) -> Object | None:
+def container_status(pod: Object, container: str) -> Object | None:
+    """Return the status of a container, or None before the kubelet has told it."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     return next((s for s in statuses if s.get("name") == container), None)
 
@@ -224,7 +231,7 @@ def _status_of(pod: Object, container: str) -> Object | None:
 def started_at(job: Object, pods: Sequence[Object]) -> str | None:
     """When the main container first started, or None while it never did."""
     main = main_container(job)
-    times = [moment for pod in pods if (status := _status_of(pod, main)) for moment in _starts(status)]
+    times = [moment for pod in pods if (status := container_status(pod, main)) for moment in _starts(status)]
     if times:
         return min(times)
     counted = (job.get("status") or {}).get("succeeded") or (job.get("status") or {}).get("failed")

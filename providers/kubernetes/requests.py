@@ -39,6 +39,14 @@ _CONNECTIONS = 256
 """Kept open at most; more than that many threads would make urllib3 complain."""
 
 
+KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 6), ("TCP_KEEPCNT", 6))
+    if hasattr(socket, name)
+]
+"""Options of a connection: an idle one is probed after 30 s, every 6 s, and given up after 6 probes."""
+
+
 class Api:
     """The API server of one endpoint; safe to use from several threads."""
 
@@ -294,7 +302,7 @@ def _pool(endpoint: Endpoint) -> HTTPConnectionPool:
 
     options: dict[str, Any] = {
         "maxsize": _CONNECTIONS,
-        "socket_options": [*HTTPConnection.default_socket_options, *_keepalive()],
+        "socket_options": [*HTTPConnection.default_socket_options, *KEEPALIVE],
     }
     if endpoint.tls is not None:
         options["ssl_context"] = endpoint.tls
@@ -310,15 +318,6 @@ def _pool(endpoint: Endpoint) -> HTTPConnectionPool:
     if endpoint.tls is not None and not endpoint.verified:
         pool.ConnectionCls = Unverified
     return pool
-
-
-def _keepalive() -> list[tuple[int, int, int]]:
-    """G6: an idle connection is probed after 30 s, every 6 s, and given up after 6 probes."""
-    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 6), ("TCP_KEEPCNT", 6)):
-        if hasattr(socket, name):
-            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
-    return options
 
 
 def body_lines(response: BaseHTTPResponse, limit: int = 1 << 20) -> Iterator[tuple[bytes, bool]]:
