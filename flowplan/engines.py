@@ -6,11 +6,14 @@ import importlib
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import cache
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from flowplan.clock import SteadyClock
 from flowplan.schemas.errors import InvalidInput, Refused
+from flowplan.schemas.kinds import Kind, Kinds
 from flowplan.schemas.runs import Recorded, Target
 from flowplan.schemas.secrets import reveal
 from flowplan.schemas.sources import did_you_mean
@@ -20,52 +23,88 @@ if TYPE_CHECKING:
     from flowplan.providers.protocol import Provider
     from flowplan.schemas.load import LoadedSpec
 
-BUILT_IN = ("process", "docker", "kubernetes")
 ENTRY_POINTS = "flowplan.providers"
+"""The group of entry points of installed providers."""
+
+
+class ProviderType(NamedTuple):
+    """Where the two halves of a provider type are, each as ``module`` or ``module:attribute``."""
+
+    manifests: str
+    connect: str
+
+
+BUILT_IN = {
+    "process": ProviderType("flowplan.planner.manifests.process", "flowplan.providers.process:connect"),
+    "docker": ProviderType("flowplan.planner.manifests.docker", "flowplan.providers.docker:connect"),
+    "kubernetes": ProviderType("flowplan.planner.manifests.kubernetes", "flowplan.providers.kubernetes:connect"),
+}
+"""The types that come with flowplan. They are no entry points, because reading those takes 40 ms at each start."""
+
+
+@cache
+def installed() -> dict[str, ProviderType]:
+    """Return the provider types that users installed; the names of the built-in ones are taken."""
+    from importlib.metadata import entry_points
+
+    found = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        at = f"{point.module}:{point.attr}." if point.attr else f"{point.module}:"
+        found[point.name] = ProviderType(f"{at}manifests", f"{at}connect")
+    return {name: where for name, where in found.items() if name not in BUILT_IN}
+
+
+def provider_type(name: str) -> ProviderType:
+    """Return a provider type by its name.
+
+    Raises:
+        InvalidInput: no such provider type is installed.
+    """
+    found = BUILT_IN.get(name) or installed().get(name)
+    if found is None:
+        known = [*BUILT_IN, *installed()]
+        hint = did_you_mean(name, known) or f"known types are {', '.join(known)}"
+        raise InvalidInput(f'unknown provider type "{name}"', hint=hint)
+    return found
+
+
+@cache
+def _load(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    try:
+        found = importlib.import_module(module)
+        return attrgetter(attribute)(found) if attribute else found
+    except (ImportError, AttributeError) as error:
+        raise InvalidInput(f"the provider {reference} cannot be loaded: {error}", hint="install it anew") from error
 
 
 class ManifestsByType(Mapping[str, "Manifests"]):
     """Provider type -> its pure half, imported when it is first asked for."""
 
-    def __init__(self) -> None:
-        self._loaded: dict[str, Manifests] = {}
+    def __getitem__(self, name: str) -> Manifests:
+        return cast("Manifests", _load(provider_type(name).manifests))
 
-    def __getitem__(self, type_name: str) -> Manifests:
-        if type_name not in self._loaded:
-            self._loaded[type_name] = _manifests(type_name)
-        return self._loaded[type_name]
-
-    def __contains__(self, type_name: object) -> bool:
-        return type_name in BUILT_IN or type_name in plugins()
+    def __contains__(self, name: object) -> bool:
+        return name in BUILT_IN or name in installed()
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*BUILT_IN, *plugins()))
+        return iter((*BUILT_IN, *installed()))
 
     def __len__(self) -> int:
-        return len(BUILT_IN) + len(plugins())
+        return len(BUILT_IN) + len(installed())
 
 
-def _manifests(type_name: str) -> Manifests:
-    if type_name in BUILT_IN:
-        return cast("Manifests", importlib.import_module(f"flowplan.planner.manifests.{type_name}"))
-    return cast("Manifests", _plugin(type_name).manifests)
-
-
-_plugins: dict[str, Any] | None = None
-
-
-def plugins() -> dict[str, Any]:
-    """Entry point name -> entry point, of the providers that users installed."""
-    global _plugins
-    if _plugins is None:
-        from importlib.metadata import entry_points
-
-        _plugins = {e.name: e for e in entry_points(group=ENTRY_POINTS) if e.name not in BUILT_IN}
-    return _plugins
+def kinds_of(types: Iterable[str]) -> Kinds:
+    """Return how people read the objects of provider types; those of a type that is not installed here are left out."""
+    manifests, kinds = ManifestsByType(), dict[str, Kind]()
+    for name in sorted(set(types)):
+        if name in manifests:
+            kinds |= getattr(manifests[name], "KINDS", {})
+    return kinds
 
 
 def read_spec(path: Path) -> LoadedSpec:
-    """A spec, also with the blocks of installed providers; they are looked for only when it is not valid without them.
+    """Return a spec, also with the blocks of installed providers, which are looked for when it is not valid without.
 
     Raises:
         InvalidInput: every fault at once.
@@ -75,29 +114,9 @@ def read_spec(path: Path) -> LoadedSpec:
     try:
         return load_spec(path)
     except InvalidInput:
-        if not plugins():
+        if not installed():
             raise
-        return load_spec(path, provider_types=dict.fromkeys(plugins()))
-
-
-def _plugin(type_name: str) -> Any:
-    """The object of a third party: it has ``manifests`` (the pure half) and ``connect`` (the doing half).
-
-    Raises:
-        InvalidInput: no such provider type is installed.
-    """
-    found = plugins()
-    if type_name not in found:
-        known = [*BUILT_IN, *found]
-        hint = did_you_mean(type_name, known) or f"known types are {', '.join(known)}"
-        raise InvalidInput(f'unknown provider type "{type_name}"', hint=hint)
-    return found[type_name].load()
-
-
-def _connect(type_name: str) -> Any:
-    if type_name in BUILT_IN:
-        return importlib.import_module(f"flowplan.providers.{type_name}").connect
-    return _plugin(type_name).connect
+        return load_spec(path, provider_types=dict.fromkeys(installed()))
 
 
 class Engines:
@@ -132,6 +151,7 @@ class Engines:
         self._targets: dict[str, Target] = {}
         self._lock = threading.Lock()
         self._clock = SteadyClock()
+        self._manifests = ManifestsByType()
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries or name in BUILT_IN
@@ -155,7 +175,7 @@ class Engines:
                     self.project,
                     self._created_from,
                 )
-                self._providers[name] = _connect(self.type_of(name))(context)
+                self._providers[name] = _load(provider_type(self.type_of(name)).connect)(context)
             return self._providers[name]
 
     def target(self, name: str) -> Target:
@@ -187,11 +207,12 @@ class Engines:
         if not planned and isinstance(self.provider(name), Roaming):
             return  # it tells of each run where that is
         if known and known.get("id") not in (None, "", now.id):
+            word = getattr(self._manifests[self.type_of(name)], "ENGINE", "engine")
             hint = "point the provider at the engine of the run, or give the new engine an entry of its own under `providers:`"
             raise Refused(
                 f"provider {name} is now {now.label or now.id}, but "
                 f"{'the plan was made for' if planned else 'the run was started on'} "
-                f"{known.get('label') or known.get('id')}, which is another {_engine_word(now.type)}",
+                f"{known.get('label') or known.get('id')}, which is another {word}",
                 hint="nothing was done; point the provider at that engine, or plan and review again"
                 if planned
                 else hint,
@@ -203,7 +224,7 @@ class Engines:
         from flowplan.providers.protocol import TimeoutKeeper
 
         provider = self._providers.get(record.provider)
-        kept: frozenset[str] = getattr(_manifests(record.type), "KEPT_BY_ENGINE", frozenset())
+        kept: frozenset[str] = getattr(self._manifests[record.type], "KEPT_BY_ENGINE", frozenset())
         return "timeout" in kept and (not isinstance(provider, TimeoutKeeper) or provider.keeps_timeout(record))
 
     def discard(self, names: Iterable[str], known: Collection[str]) -> int:
@@ -213,7 +234,8 @@ class Engines:
         kept = (
             self.provider(name)
             for name in sorted(set(names))
-            if self.type_of(name) == "process" or name in self._providers
+            if self.type_of(name) in self._manifests
+            and getattr(self._manifests[self.type_of(name)], "KEEPS_FILES", False)
         )
         return sum(provider.discard(known) for provider in kept if isinstance(provider, Keeper))
 
@@ -221,7 +243,3 @@ class Engines:
         """Release all connections."""
         for provider in self._providers.values():
             provider.close()
-
-
-def _engine_word(type_name: str) -> str:
-    return {"process": "host", "docker": "Docker engine", "kubernetes": "cluster"}.get(type_name, "engine")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rendered import plan_markdown, plan_text
 from test_render_text import golden
 
 from flowplan.engines import ManifestsByType
@@ -17,8 +18,6 @@ from flowplan.planner.compare.policies import checked, rules_of
 from flowplan.planner.desired.expand import expand
 from flowplan.planner.desired.sealing import Sealer
 from flowplan.planner.manifests import content_of
-from flowplan.render.plan_markdown import plan_markdown
-from flowplan.render.plan_text import plan_text
 from flowplan.schemas.load import load_spec
 from flowplan.schemas.plan_documents import plan_digest, plan_document, plan_json, schema_faults
 from flowplan.schemas.plans import Action, Finding, Plan

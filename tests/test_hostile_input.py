@@ -19,11 +19,10 @@ from hostile import MEGABYTES, ROOT, Place, as_text, mutated, peak_megabytes, pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plans_by_hand import EVERYTHING
+from rendered import plan_markdown, plan_text
 
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.kubernetes.connection import endpoint
-from flowplan.render.plan_markdown import plan_markdown
-from flowplan.render.plan_text import plan_text
 from flowplan.schemas.documents import parse
 from flowplan.schemas.errors import FlowplanError, ProviderError
 from flowplan.schemas.plan_documents import _Broken, _plan, parse_plan, plan_digest, plan_document, sealed_json

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans_by_hand import change, plan
+from rendered import plan_markdown, plan_text
 
 from flowplan.render.objects import leaves, scalar
-from flowplan.render.plan_markdown import COMMENT, plan_markdown
-from flowplan.render.plan_text import plan_text
+from flowplan.render.plan_markdown import COMMENT
 from flowplan.render.presented import presented
 from flowplan.render.varying import as_ranges, cell_of
 from flowplan.schemas.plans import Action, Change, FieldChange, Plan

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flowplan.engines import ManifestsByType
 from flowplan.planner.compare.namesakes import namesakes
 from flowplan.planner.compare.plan import Decided, Options, Situation, make_changes
 from flowplan.planner.compare.replay import desired_runs, deviations
@@ -389,7 +390,7 @@ def test_a_move_keeps_the_run_and_its_identity() -> None:
 def test_runs_of_one_name_on_one_engine_are_told_of() -> None:
     def starts(address: str, provider: str, name: str, action: Action = Action.CREATE, **metadata: str) -> Change:
         after = {"Job": {"metadata": {**metadata, "name": name}}} if metadata else {"Container": {"Name": name}}
-        return Change(address, provider, "t", action, (), None, after)
+        return Change(address, provider, "kubernetes" if metadata else "docker", action, (), None, after)
 
     found = namesakes(
         [
@@ -400,7 +401,8 @@ def test_runs_of_one_name_on_one_engine_are_told_of() -> None:
             starts("e", "k", "one", namespace="y"),
             starts("f", "k", "two", Action.NO_OP, namespace="x"),
             starts("g", "k", "two", Action.NO_OP, namespace="x"),
-        ]
+        ],
+        ManifestsByType(),
     )
     assert [(d.severity, d.message) for d in found] == [
         ("warning", "2 runs have the name one: a, b; all but one of them will get a number")

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from plans_by_hand import EVERYTHING, change, image_bump, job, live, plan, rerun
+from rendered import plan_markdown
 from test_render_text import CELLS, HOSTILE, golden
 
-from flowplan.render.plan_markdown import COMMENT, marker, plan_markdown
+from flowplan.render.plan_markdown import COMMENT, marker
 from flowplan.schemas.plans import Action, FieldChange, Finding, Plan, RunFacts
 from flowplan.schemas.runs import Settings
 

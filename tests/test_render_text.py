@@ -14,10 +14,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans_by_hand import EVERYTHING, FIELDS, POD, RULE, change, image_bump, job, live, plan, rerun
+from rendered import KINDS, plan_text
 
 from flowplan.render.differences import shown
 from flowplan.render.objects import object_lines, place
-from flowplan.render.plan_text import plan_text
 from flowplan.render.signs import SIGNS, duration, harmless
 from flowplan.render.tables import event_lines, status_table, table
 from flowplan.schemas.plan_documents import plan_json
@@ -319,9 +319,9 @@ def test_texts_of_several_lines_are_blocks() -> None:
 
 def test_places_name_list_items() -> None:
     objects = job("a", LR="1")
-    assert place(f"{POD}env/0/value", objects) == "pod.containers[main].env[LR].value"
-    assert place("/Job/metadata/labels/a~1b", objects) == "metadata.labels[a/b]"
-    assert place("/Container/Config/Env/3") == "Env[3]"
+    assert place(f"{POD}env/0/value", objects, kinds=KINDS) == "pod.containers[main].env[LR].value"
+    assert place("/Job/metadata/labels/a~1b", objects, kinds=KINDS) == "metadata.labels[a/b]"
+    assert place("/Container/Config/Env/3", kinds=KINDS) == "Env[3]"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from rendered import plan_text
 
 from flowplan.apply import carry_out
 from flowplan.engines import Engines
@@ -21,7 +22,6 @@ from flowplan.providers.kubernetes.observing import observe
 from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import LogLine, Order
-from flowplan.render.plan_text import plan_text
 from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, Target, run_id

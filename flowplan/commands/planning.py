@@ -214,6 +214,7 @@ def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stde
 
 
 def _show_text(plan: Plan, output: Output, shown: Shown, command: str, *, to_stderr: bool) -> None:
+    from flowplan.engines import kinds_of
     from flowplan.render.plan_text import plan_text
     from flowplan.terminal import use_colour, width
 
@@ -221,6 +222,7 @@ def _show_text(plan: Plan, output: Output, shown: Shown, command: str, *, to_std
     say = output.drawn if to_stderr else output.data
     lines = plan_text(
         plan,
+        kinds_of(change.type for change in plan.changes),
         colour=use_colour(stream),
         full=shown.full,
         context=shown.context,
@@ -234,9 +236,11 @@ def _show_text(plan: Plan, output: Output, shown: Shown, command: str, *, to_std
 
 
 def _markdown(plan: Plan, command: str, *, whole: bool = False) -> str:
+    from flowplan.engines import kinds_of
     from flowplan.render.plan_markdown import COMMENT, SUMMARY, plan_markdown
 
-    return plan_markdown(plan, budget=SUMMARY if whole else COMMENT, apply_command=command)
+    kinds = kinds_of(change.type for change in plan.changes)
+    return plan_markdown(plan, kinds, budget=SUMMARY if whole else COMMENT, apply_command=command)
 
 
 def _append(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from flowplan.engines import ManifestsByType
 from flowplan.output import Output
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.sources import did_you_mean
@@ -18,27 +19,6 @@ variables:
 runs:
 """
 
-_RUNS = {
-    "process": """\
-  hello:
-    provider: process
-    command: [echo, "${var.greeting}"]
-""",
-    "docker": """\
-  hello:
-    provider: docker
-    image: busybox:1.35
-    command: [echo, "${var.greeting}"]
-""",
-    "kubernetes": """\
-  hello:
-    provider: kubernetes
-    image: busybox:1.35
-    command: [echo, "${var.greeting}"]
-    kubernetes: {namespace: default}
-""",
-}
-
 
 def init(directory: Path, provider: str) -> None:
     """Write a first spec; an existing one is never touched.
@@ -46,14 +26,14 @@ def init(directory: Path, provider: str) -> None:
     Raises:
         InvalidInput: there is one already, or the provider is unknown.
     """
-    if provider not in _RUNS:
-        hint = did_you_mean(provider, _RUNS) or f"one of {', '.join(_RUNS)}"
-        raise InvalidInput(f'there is no example for provider "{provider}"', hint=hint)
+    example = getattr(ManifestsByType()[provider], "EXAMPLE", "")
+    if not example:
+        raise InvalidInput(f'provider type "{provider}" has no example', hint="write the spec by hand")
     path = directory / "flowplan.yaml"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(_HEAD.format(project=_project(directory.resolve().name)) + _RUNS[provider])
+            file.write(_HEAD.format(project=_project(directory.resolve().name)) + example)
         _ignore_state(directory / ".gitignore")
     except FileExistsError:
         raise InvalidInput(f"{path} exists already") from None

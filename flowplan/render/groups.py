@@ -13,6 +13,7 @@ from typing import NamedTuple
 from flowplan.render.objects import leaf_count
 from flowplan.render.signs import COUNTED, TIME, ago, counted, duration, harmless, seconds_between, to_the_second
 from flowplan.render.varying import Varying, cell_of, compare, document, varying
+from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import ABSENT, Action, Change, Plan
 from flowplan.schemas.runs import Json, Status
 
@@ -53,32 +54,32 @@ def is_live(change: Change) -> bool:
     return change.run is not None and change.run.status in _LIVE
 
 
-def grouped(changes: Sequence[Change], *, whole: bool = False) -> list[Group]:
+def grouped(changes: Sequence[Change], kinds: Kinds, *, whole: bool = False) -> list[Group]:
     """Return the groups of all changes that are shown: what hurts first, else in the order of the plan.
 
     Cells of one run share a group when they differ in a few values, which are all told. Runs of other names share one
     only when nothing but their names differs.
 
     Args:
-        whole: every change is a group of its own.
+        kinds: how people read the objects; whole: every change is a group of its own.
     """
-    kinds: dict[Hashable, list[_Growing]] = {}
+    growing: dict[Hashable, list[_Growing]] = {}
     order: list[_Growing] = []
     for change in filter(is_shown, changes):
-        shown = document(change, shows_objects(change))
+        shown = document(change, shows_objects(change), kinds)
         key = _key(change, shown)
         alike = [(key, text) for text in _changed(change)]
-        others = kinds.get(key, [])
+        others = growing.get(key, [])
         candidates = [
-            *chain(*(kinds.get(one, [])[:1] for one in alike)),
+            *chain(*(growing.get(one, [])[:1] for one in alike)),
             *(others if len(others) >= _MOST_KINDS else []),
         ]
-        if not whole and any(kind.takes(change, shown) for kind in candidates[: _MOST_KINDS + 2]):
+        if not whole and any(one.takes(change, shown) for one in candidates[: _MOST_KINDS + 2]):
             continue
         order.append(_Growing(change, shown))
         for one in (key, *alike):
-            kinds.setdefault(one, []).append(order[-1])
-    return [growing.group() for growing in sorted(order, key=lambda g: _rank(g.members[0]))]
+            growing.setdefault(one, []).append(order[-1])
+    return [group.group(kinds) for group in sorted(order, key=lambda g: _rank(g.members[0]))]
 
 
 def _rank(change: Change) -> int:
@@ -164,8 +165,8 @@ class _Growing:
         self._places |= found
         return True
 
-    def group(self) -> Group:
-        return Group(tuple(self.members), varying(self.members, self._documents, list(self._places)))
+    def group(self, kinds: Kinds) -> Group:
+        return Group(tuple(self.members), varying(self.members, self._documents, list(self._places), kinds))
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -9,19 +9,14 @@ from typing import Any
 
 from flowplan.render.signs import harmless
 from flowplan.render.units import in_units
+from flowplan.schemas.kinds import Kind, Kinds
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.runs import Json
 
 _PLAIN = re.compile(r"(?![-.]?\d|- |\.nan|\.inf)[A-Za-z_/.(-][\w ./=+()@:%~-]*(?<![ :])")
 _WORDS = frozenset(["true", "false", "null", "yes", "no", "on", "off", "y", "n", ".", "-", "---", "..."])
-_SHORTER = (
-    ("/Job/spec/template/spec/", "pod."),
-    ("/Container/Config/", ""),
-    ("/Container/", ""),
-    ("/Process/", ""),
-    ("/Job/", ""),
-    ("/Run/", ""),
-)
+_OF_FLOWPLAN = Kind(shorter=(("/Run/", ""),))
+"""The settings that flowplan keeps: they belong to no object."""
 
 
 def scalar(value: Json) -> str:
@@ -122,15 +117,17 @@ def leaf_count(value: Json) -> int:
     return 1
 
 
-def place(path: str, *objects: Json) -> str:
+def place(path: str, *objects: Json, kinds: Kinds) -> str:
     """A JSON Pointer as people name it: ``pod.containers[train].env[LR].value``.
 
     Args:
         objects: where the names of list items are looked up, best first.
+        kinds: how people read the objects.
     """
-    prefix, rest = next(
-        ((short, path[len(long) :]) for long, short in _SHORTER if path.startswith(long)), ("", path[1:])
-    )
+    name = path[1:].partition("/")[0]
+    kind = _OF_FLOWPLAN if name == "Run" else kinds.get(name, Kind())
+    fitting = ((short, path[len(long) :]) for long, short in kind.shorter if path.startswith(long))
+    prefix, rest = next(fitting, ("", path[1:]))
     here = [_at(o, path[: len(path) - len(rest)]) for o in objects if o is not None]
     text = prefix.rstrip(".")
     for part in rest.split("/") if rest else ():

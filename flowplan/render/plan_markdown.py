@@ -16,6 +16,7 @@ from flowplan.render.plan_text import drift_words, effect_words, field_shown
 from flowplan.render.presented import OWN_LABELS, presented, run_line
 from flowplan.render.signs import MEANINGS, SIGNS, counted, harmless
 from flowplan.render.varying import as_ranges, words_of_needs
+from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import Action, Change, FieldChange, Plan
 
 COMMENT = 65_536
@@ -58,19 +59,20 @@ class _Part:
         return len(self.text.encode())
 
 
-def plan_markdown(plan: Plan, *, budget: int = COMMENT, apply_command: str | None = None) -> str:
+def plan_markdown(plan: Plan, kinds: Kinds, *, budget: int = COMMENT, apply_command: str | None = None) -> str:
     """Return the Markdown of a plan, byte for byte the same for the same plan.
 
     Args:
+        kinds: how people read the objects.
         budget: the most bytes; what is left out or cut to keep it is said, rows of destroys and replaces go last of all.
         apply_command: the exact command that applies this plan.
     """
-    shown_groups = groups.grouped(plan.changes)
+    shown_groups = groups.grouped(plan.changes, kinds)
     head, foot = _head(plan), _foot(plan, apply_command)
     left = budget - len((head + foot).encode()) - 1000
     rows = _table(shown_groups, left)
     left -= sum(part.size for part in rows)
-    parts, dropped = _fitting(_details(plan, shown_groups), left)
+    parts, dropped = _fitting(_details(plan, shown_groups, kinds), left)
     return head + "".join(p.text for p in rows) + "\n" + "".join(p.text for p in parts) + _said(dropped) + foot
 
 
@@ -255,12 +257,12 @@ def _runs(group: Group, room: int) -> str:
 # --- the details -----------------------------------------------------------------------------------------------------
 
 
-def _details(plan: Plan, shown_groups: Sequence[Group]) -> list[_Part]:
+def _details(plan: Plan, shown_groups: Sequence[Group], kinds: Kinds) -> list[_Part]:
     """Return all parts below the table, in reading order."""
     parts = [_Part(graph, _GRAPH, "the graph") for graph in [_graph(plan)] if graph]
     known = groups.cells(plan)
     for group in shown_groups:
-        body = _body(group, known)
+        body = _body(group, known, kinds)
         if body.remarks or body.diff or body.told:
             rank = _DROPPED_LAST.get(group.action, 3)
             title = _title(group)
@@ -347,14 +349,14 @@ def _title(group: Group) -> str:
     return f"{_code(SIGNS[group.action])} {name}: {_entities(_cut(groups.why(group, None), 120))}"
 
 
-def _body(group: Group, known: Mapping[str, Sequence[str]]) -> _Body:
+def _body(group: Group, known: Mapping[str, Sequence[str]], kinds: Kinds) -> _Body:
     told = varying.told(group.changes, group.varying, _WIDTH)
     rows = [*told.rows, *((rule,) for rule in told.rules)]
     runs = tuple(change.address for change in group.changes)
     if not told.rows and len(runs) > _IN_A_ROW and not _hurts(group):
         ranges = as_ranges(runs) if len(runs) > _LISTED else ""
         rows += [(ranges,)] if ranges else [(harmless(run),) for run in runs]
-    return _Body(tuple(_remarks(group, known)), tuple(_diff(group)), tuple(rows), runs)
+    return _Body(tuple(_remarks(group, known)), tuple(_diff(group, kinds)), tuple(rows), runs)
 
 
 def _remarks(group: Group, known: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -372,20 +374,20 @@ def _remarks(group: Group, known: Mapping[str, Sequence[str]]) -> Iterator[str]:
         yield f"and {counted(len(remarks) - _LISTED, 'more remark')}"
 
 
-def _diff(group: Group) -> Iterator[str]:
+def _diff(group: Group, kinds: Kinds) -> Iterator[str]:
     """Yield lines for a diff fence: markers in column 0, ``!`` for what changes in place."""
     change = group.first
     if groups.shows_objects(change):
         mark = "+" if change.action.starts else " "
         if len(group.changes) > 1:
             yield f"@@ {harmless(change.address)} @@"
-        yield f"{mark} {run_line(change)}"
+        yield f"{mark} {run_line(change, kinds)}"
         objects = presented(change)
         yield from (f"{mark} {line}" for line in object_lines(objects))
         if leaf_count(objects) < leaf_count(change.after):
             yield f"{mark} # {OWN_LABELS}"
     for field in change.fields:
-        yield from _field(place(field.path, change.after, change.before), field)
+        yield from _field(place(field.path, change.after, change.before, kinds=kinds), field)
     rest = groups.unchanged_fields(change)
     if rest:
         yield f"  ({rest} unchanged {'field' if rest == 1 else 'fields'} not shown)"

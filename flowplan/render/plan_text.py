@@ -16,6 +16,7 @@ from flowplan.render.presented import OWN_LABELS, presented, run_line
 from flowplan.render.signs import COLOUR_OF, COLOUR_OF_MARK, MEANINGS, SIGNS, counted, harmless, paint
 from flowplan.render.units import in_units
 from flowplan.render.varying import as_ranges, words_of_needs
+from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, Plan
 from flowplan.schemas.runs import Objects
 
@@ -33,6 +34,7 @@ class _Style(NamedTuple):
     explain: bool
     now: datetime | None
     cells: Mapping[str, Sequence[str]]
+    kinds: Kinds
 
     def paint(self, text: str, colour: str) -> str:
         return paint(text, colour, self.colour)
@@ -40,6 +42,7 @@ class _Style(NamedTuple):
 
 def plan_text(
     plan: Plan,
+    kinds: Kinds,
     *,
     colour: bool,
     full: bool = False,
@@ -52,6 +55,7 @@ def plan_text(
     """The lines of a plan, without newlines, as a stream.
 
     Args:
+        kinds: how people read the objects.
         colour: paint with ANSI codes; colour is never the only sign.
         full: show every object of every run whole, with its changes marked, and unchanged runs.
         context: unchanged lines around each changed one; more than 0 shows changes inside their objects.
@@ -60,8 +64,8 @@ def plan_text(
         now: when given, times are also told relative to it.
         apply_command: what to run next; "" where it is being carried out already.
     """
-    style = _Style(colour, full, context, max(width, 40), explain, now, groups.cells(plan))
-    shown_groups = groups.grouped(plan.changes, whole=full)
+    style = _Style(colour, full, context, max(width, 40), explain, now, groups.cells(plan), kinds)
+    shown_groups = groups.grouped(plan.changes, kinds, whole=full)
     yield from _verdict(plan, style)
     for engine in groups.engines(plan):
         yield from _wrapped(f"on {engine}", "", style)
@@ -250,14 +254,14 @@ def _body(group: Group, style: _Style) -> Iterator[str]:
     if change.fields:
         yield from _fields(change, style)
     if change.action.starts and (style.full or groups.shows_objects(change)) and len(group.changes) == 1:
-        yield from _marked([("+", run_line(change))], style)
+        yield from _marked([("+", run_line(change, style.kinds))], style)
     if whole and groups.is_shown(change):
         yield f"{_INDENT}the objects of {harmless(change.address)}, before and after:"
         yield from _marked(_object_differences(change, style), style)
     elif groups.shows_objects(change):
         if len(group.changes) > 1:
             yield f"{_INDENT}the objects of {harmless(change.address)}:"
-            yield from _marked([("+", run_line(change))], style)
+            yield from _marked([("+", run_line(change, style.kinds))], style)
         mark = SIGNS[Action.CREATE] if change.action.starts else " "
         yield from _marked(((mark, line) for line in _lines(change.after or {}, change, style)), style)
     elif style.full and groups.is_shown(change):
@@ -308,7 +312,7 @@ def _whole_diff(old: list[str], new: list[str]) -> Iterator[str]:
 
 
 def _fields(change: Change, style: _Style) -> Iterator[str]:
-    named = [(place(field.path, change.after, change.before), field) for field in change.fields]
+    named = [(place(field.path, change.after, change.before, kinds=style.kinds), field) for field in change.fields]
     widest = max((len(name) for name, _ in named if len(name) <= 36), default=0)
     for name, field in named:
         yield from _field(name, field, widest, style)
@@ -391,7 +395,8 @@ def _with_words(line: str, words: str, colour: str, style: _Style) -> Iterator[s
 def _explained(change: Change, style: _Style) -> Iterator[str]:
     yield f"{_INDENT}where each field comes from:"
     for path, value in leaves(change.after):
-        yield f"{_INDENT}  {place(path, change.after)}: {scalar(value)}  # {harmless(origin_of(change, path))}"
+        where = place(path, change.after, kinds=style.kinds)
+        yield f"{_INDENT}  {where}: {scalar(value)}  # {harmless(origin_of(change, path))}"
 
 
 def origin_of(change: Change, path: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from flowplan.render.objects import scalar
 from flowplan.render.units import in_units
+from flowplan.schemas.kinds import Kinds, field_at
 from flowplan.schemas.plans import Change
 from flowplan.schemas.runs import Json, Objects, Settings
 
@@ -73,7 +74,7 @@ def _ordered(value: Json) -> Json:
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-def run_settings(change: Change) -> dict[str, Json]:
+def run_settings(change: Change, kinds: Kinds) -> dict[str, Json]:
     """Return what flowplan and the engine keep about a run beside its objects, by the words of the spec."""
     settings = change.settings
     found: dict[str, Json] = {
@@ -81,7 +82,7 @@ def run_settings(change: Change) -> dict[str, Json]:
         "start_timeout": settings.start_timeout,
         "grace_period": settings.grace_period,
     }
-    others: dict[str, Json] = {"retries": _retries(change), "max_parallel": settings.max_parallel}
+    others: dict[str, Json] = {"retries": _retries(change, kinds), "max_parallel": settings.max_parallel}
     plain = Settings()
     for name in ("rerun", "replace", "protect", "ignore_changes", "triggers"):
         value = getattr(settings, name)
@@ -89,24 +90,17 @@ def run_settings(change: Change) -> dict[str, Json]:
     return found | {name: value for name, value in others.items() if value is not None}
 
 
-def run_line(change: Change) -> str:
+def run_line(change: Change, kinds: Kinds) -> str:
     """Return ``Run: {timeout: 10s, start_timeout: none, grace_period: 30s, retries: 2}``."""
-    told = {name: "none" if value is None else value for name, value in run_settings(change).items()}
+    told = {name: "none" if value is None else value for name, value in run_settings(change, kinds).items()}
     words = (f"{name}: {in_units(f'/Run/{name}', value) or scalar(value)}" for name, value in told.items())
     return f"Run: {{{', '.join(words)}}}"
 
 
-def _retries(change: Change) -> Json:
+def _retries(change: Change, kinds: Kinds) -> Json:
     """Return how often the engine tries again, where the objects say it: each engine has its own field for it."""
     objects = change.after or {}
-    if "Job" in objects:
-        return _member(objects, "Job", "spec", "backoffLimit")
-    policy = _member(objects, "Container", "Config", "HostConfig", "RestartPolicy", "MaximumRetryCount")
-    return _member(objects, "Process", "retries") or policy or 0
-
-
-def _member(value: Json, *names: str) -> Json:
-    """Return a member of objects, None where they have none or are of another shape."""
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+    for kind in (kinds[name] for name in objects if name in kinds and kinds[name].retries):
+        told = field_at(objects, kind.retries)
+        return kind.no_retries if told is None else told
+    return 0

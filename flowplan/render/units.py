@@ -32,7 +32,7 @@ def _cpus(number: float) -> str:
 
 
 _UNITS: tuple[tuple[re.Pattern[str], Callable[[float], str]], ...] = (
-    (re.compile(r"/(?:Run|Process)/(?:start_timeout|timeout|grace_period)"), _exact_duration),
+    (re.compile(r"/\w+/(?:start_timeout|timeout|grace_period)"), _exact_duration),
     (re.compile(r"/.*/(?:activeDeadlineSeconds|terminationGracePeriodSeconds|StopTimeout)"), _exact_duration),
     (re.compile(r"/.*/(?:Memory|MemorySwap|MemoryReservation|KernelMemory|ShmSize|SizeBytes)"), _exact_size),
     (re.compile(r"/.*/NanoCpus"), _cpus),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from flowplan.render.objects import place, scalar
 from flowplan.render.presented import presented, run_settings
 from flowplan.render.signs import harmless
+from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import ABSENT, Change
 from flowplan.schemas.runs import Json
 
@@ -30,11 +31,11 @@ class Varying(NamedTuple):
 # --- finding ---------------------------------------------------------------------------------------------------------
 
 
-def document(change: Change, shows_objects: bool) -> Json:
+def document(change: Change, shows_objects: bool, kinds: Kinds) -> Json:
     """Return everything of a change that a plan shows and that may differ between runs, as one JSON value."""
     shown: dict[str, Json] = {}
     if change.action.starts:
-        shown["Run"] = run_settings(change) | {"needs": list(change.settings.needs)}
+        shown["Run"] = run_settings(change, kinds) | {"needs": list(change.settings.needs)}
     if shows_objects:
         return shown | presented(change)
     for number, field in enumerate(change.fields):
@@ -62,7 +63,9 @@ def _escaped(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
 
 
-def varying(changes: Sequence[Change], documents: Sequence[Json], paths: Sequence[str]) -> tuple[Varying, ...]:
+def varying(
+    changes: Sequence[Change], documents: Sequence[Json], paths: Sequence[str], kinds: Kinds
+) -> tuple[Varying, ...]:
     """Return the places ``paths`` with the values of every run; all that hold the run's name are one place."""
     found, named = [], False
     for path in paths:
@@ -70,16 +73,16 @@ def varying(changes: Sequence[Change], documents: Sequence[Json], paths: Sequenc
         if all(value == change.name for value, change in zip(values, changes, strict=True)):
             named = True
         else:
-            found.append(Varying(_where(path, changes[0]), tuple(map(scalar, values))))
+            found.append(Varying(_where(path, changes[0], kinds), tuple(map(scalar, values))))
     return (*found, *([Varying(NAME, tuple(scalar(c.name) for c in changes))] if named else []))
 
 
-def _where(path: str, first: Change) -> str:
+def _where(path: str, first: Change, kinds: Kinds) -> str:
     number, _, rest = path[1:].partition("/")
     if not number.isdigit():
-        return place(path, first.after)
+        return place(path, first.after, kinds=kinds)
     side, _, inside = rest.partition("/")
-    where = place(first.fields[int(number)].path + (f"/{inside}" if inside else ""), first.after)
+    where = place(first.fields[int(number)].path + (f"/{inside}" if inside else ""), first.after, kinds=kinds)
     return where if side == "after" else f"{where} ({side})"
 
 

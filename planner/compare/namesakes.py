@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from flowplan.planner.manifests import Manifests
+from flowplan.schemas.kinds import Kinds, field_at
 from flowplan.schemas.plans import Action, Change
 from flowplan.schemas.sources import Diagnostic
 
@@ -11,11 +13,11 @@ _STARTING = (Action.CREATE, Action.REPLACE, Action.RERUN)
 _SHOWN = 5
 
 
-def namesakes(changes: Iterable[Change]) -> Iterator[Diagnostic]:
+def namesakes(changes: Iterable[Change], manifests: Mapping[str, Manifests]) -> Iterator[Diagnostic]:
     """A warning for every name that several runs have, at least one of which is about to start (D15, W14)."""
     bearers: dict[tuple[str, ...], list[Change]] = {}
     for change in changes:
-        place = _place(change)
+        place = _place(change, manifests)
         if place:
             bearers.setdefault(place, []).append(change)
     for place, found in bearers.items():
@@ -30,14 +32,13 @@ def namesakes(changes: Iterable[Change]) -> Iterator[Diagnostic]:
             )
 
 
-def _place(change: Change) -> tuple[str, ...]:
-    """Where the object of a change has its name, and the name; () when nothing else can take it."""
+def _place(change: Change, manifests: Mapping[str, Manifests]) -> tuple[str, ...]:
+    """Return where the object of a change has its name, and the name; () when nothing else can take it."""
     after = change.after or {}
     if change.action in (Action.DESTROY, Action.FORGET):
         return ()
-    if "Job" in after:
-        metadata = after["Job"].get("metadata", {})
-        return (change.provider, str(metadata.get("namespace")), str(metadata.get("name")))
-    if "Container" in after:
-        return (change.provider, str(after["Container"].get("Name")))
+    kinds: Kinds = getattr(manifests[change.type], "KINDS", {})
+    for kind in after:
+        if kind in kinds and kinds[kind].name:
+            return (change.provider, *(str(field_at(after, pointer)) for pointer in kinds[kind].name))
     return ()

@@ -99,7 +99,7 @@ def make_changes(situation: Situation) -> Decided:
     elsewhere = {record.born_as: address for address, record in recorded.items() if record.born_as}
     changes = [_wanted_change(situation, desired[a], recorded, moves, elsewhere) for a in order if a in chosen]
     changes += _removals(situation, recorded, [a for a in recorded if a not in desired and a in chosen])
-    remarks = [*rename_suggestions(changes, desired, recorded), *namesakes(changes)]
+    remarks = [*rename_suggestions(changes, desired, recorded), *namesakes(changes, situation.manifests)]
     remarks += _said_by_engines(situation, recorded, changes)
     remarks += _left_running(situation.leftovers, recorded, {change.address: change for change in changes})
     return Decided(tuple(changes), tuple(remarks))

@@ -123,7 +123,14 @@ class Manifests(Protocol):
     def equal(self, path: str, one: Json, other: Json) -> bool:
         """True when two values of the field mean the same to the engine (``1000m`` and ``1``: A10)."""
 
-    # interrupts(path, before, after, progress) -> str says what a change in place does to a live run that it ends, pauses
-    # or shrinks; controlled_by(path, manager) -> bool whether a field belongs to the controller that set it. Both may be
-    # left out.
-    # CONTENT_LABELS: tuple[str, ...] says where ``render`` sets the content label, see ``with_content``.
+    # A pure half may also have, each of them being left out where it does not apply:
+    # interrupts(path, before, after, progress) -> str: what a change in place does to a live run that it ends, pauses or
+    #   shrinks.
+    # controlled_by(path, manager) -> bool: whether a field belongs to the controller that set it.
+    # CONTENT_LABELS: tuple[str, ...]: where ``render`` sets the content label, see ``with_content``.
+    # KEPT_BY_ENGINE: frozenset[str]: the settings (``timeout``, ``grace_period``) that the objects carry, so that the engine
+    #   keeps them.
+    # KINDS: Mapping[str, Kind]: how people read the objects, see ``schemas.kinds``.
+    # ENGINE: str: what messages call the engine; default "engine".
+    # EXAMPLE: str: the run, indented below ``runs:``, that ``flowplan init --provider`` writes.
+    # KEEPS_FILES: bool: True when the provider keeps files of attempts beside the state (``protocol.Keeper``).

@@ -18,6 +18,7 @@ from flowplan.planner.manifests.images import PULL_POLICIES, parse_image
 from flowplan.planner.manifests.names import docker_label_key, docker_name, docker_run_name, is_docker_name
 from flowplan.schemas.docker_api import UNORDERED, meaning
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.kinds import Kind
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.quantities import cpus, memory, quantity, size
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
@@ -45,6 +46,20 @@ UPDATABLE = frozenset(
 """The HostConfig fields that ``docker update`` changes on a live container."""
 
 CONTENT_LABELS = ("/Container/Config/Labels/dev.flowplan.content",)
+KINDS = {
+    "Container": Kind(
+        shorter=(("/Container/Config/", ""), ("/Container/", "")),
+        name=("/Container/Name",),
+        retries="/Container/Config/HostConfig/RestartPolicy/MaximumRetryCount",
+    )
+}
+ENGINE = "Docker engine"
+EXAMPLE = """\
+  hello:
+    provider: docker
+    image: busybox:1.35
+    command: [echo, "${var.greeting}"]
+"""
 
 _REMOVABLE = frozenset({"PidsLimit", "RestartPolicy"})
 SHORTEST_NAME = 2

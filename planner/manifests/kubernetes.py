@@ -12,6 +12,7 @@ from flowplan.planner.manifests.job_draft import Draft
 from flowplan.planner.manifests.job_layers import layered
 from flowplan.planner.manifests.names import is_kubernetes_name, kubernetes_label_value, kubernetes_run_name
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.kinds import Kind
 from flowplan.schemas.pointers import escape
 from flowplan.schemas.quantities import quantity
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
@@ -21,6 +22,22 @@ KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 """Settings that the Job itself carries: activeDeadlineSeconds, terminationGracePeriodSeconds."""
 
 CONTENT_LABELS = tuple(f"/{kind}/metadata/labels/flowplan.dev~1content" for kind in ("Job", "Secret"))
+KINDS = {
+    "Job": Kind(
+        shorter=(("/Job/spec/template/spec/", "pod."), ("/Job/", "")),
+        name=("/Job/metadata/namespace", "/Job/metadata/name"),
+        retries="/Job/spec/backoffLimit",
+        no_retries=None,
+    )
+}
+ENGINE = "cluster"
+EXAMPLE = """\
+  hello:
+    provider: kubernetes
+    image: busybox:1.35
+    command: [echo, "${var.greeting}"]
+    kubernetes: {namespace: default}
+"""
 
 RUN_ID_LABELS = ("identifier", "flow_run_id", "prefect.io/identifier", "prefect.io/flow_run_id")
 """Label keys that are filled with the run id where the user's manifest has them (J5)."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from flowplan.planner.manifests import REPLACE, Effect, ResolvedRun, with_content
 from flowplan.planner.manifests.names import docker_run_name
+from flowplan.schemas.kinds import Kind
 from flowplan.schemas.quantities import duration, size
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.secrets import tokens_in
@@ -22,6 +23,14 @@ RESERVED = frozenset(
 """Variables that every process of a run is given."""
 
 CONTENT_LABELS = ("/Process/labels/flowplan.dev~1content",)
+KINDS = {"Process": Kind(shorter=(("/Process/", ""),), retries="/Process/retries")}
+ENGINE = "host"
+KEEPS_FILES = True
+EXAMPLE = """\
+  hello:
+    provider: process
+    command: [echo, "${var.greeting}"]
+"""
 
 DEFAULT_GRACE = 30.0
 """Seconds between TERM and KILL when the run does not say."""
