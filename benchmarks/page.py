@@ -25,6 +25,7 @@ LIMITS = {
     "follow-jobs": "one watch of the namespace",
     "watch-memory": "the newest observation of each run is kept, and no event",
     "logs": "the Engine, which sends each line by itself",
+    "output-secrets": "each block of output is looked through twice, at 2 to 3 GB/s; loading and building what does that",
     "history": "nothing of it is read: indexes",
 }
 """Row -> what its time is spent on."""

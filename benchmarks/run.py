@@ -23,6 +23,7 @@ from typing import Any
 import rows_engines
 import rows_following
 import rows_memory
+import rows_output
 import rows_planning
 import rows_starting
 from measuring import FLOWPLAN, Failed, Result, Skipped, environment
@@ -47,6 +48,7 @@ ROWS: dict[str, Row] = {
     "follow-jobs": rows_following.jobs,
     "watch-memory": rows_memory.watch_memory,
     "logs": rows_engines.logs,
+    "output-secrets": rows_output.secrets,
     "history": rows_planning.history,
 }
 HERE = Path(__file__).parent

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
+
+TYPE_CHECKING = False  # `typing` takes as long to import as all the rest
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 REDACTED = b"(sensitive)"
 SHORTEST = 4
@@ -37,7 +39,7 @@ Places = list[tuple[int, int]]
 """Start and end of what is to be hidden, in order, not overlapping."""
 
 
-class Part(NamedTuple):
+class Part:
     """Where a text with ignored white space is, or a part of it.
 
     Attributes:
@@ -45,19 +47,19 @@ class Part(NamedTuple):
         open: whether the bytes that follow may be the next part of the text.
     """
 
-    start: int
-    end: int
-    read: int
-    open: bool
-    text: bytes
+    __slots__ = ("end", "open", "read", "start", "text")
+
+    def __init__(self, start: int, end: int, read: int, open: bool, text: bytes) -> None:
+        self.start, self.end, self.read, self.open, self.text = start, end, read, open, text
 
 
-class Scan(NamedTuple):
+class Scan:
     """What is to be hidden in some bytes; where that starts which depends on those that follow; what goes on there."""
 
-    places: Places
-    hold: int
-    going_on: Sequence[Part]
+    __slots__ = ("going_on", "hold", "places")
+
+    def __init__(self, places: Places, hold: int, going_on: Sequence[Part]) -> None:
+        self.places, self.hold, self.going_on = places, hold, going_on
 
 
 class _Texts:

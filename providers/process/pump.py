@@ -27,7 +27,9 @@ if TYPE_CHECKING:
         def holds(self) -> bool: ...
 
 
-CHUNK = 65536
+CHUNK = 1 << 16
+HIDING_CHUNK = 1 << 18
+"""Bytes that are read at once: where secrets are looked for, each look has costs of its own."""
 MOST_CHUNKS = 32
 """More than a pipe can hold."""
 PIPE = 1 << 20
@@ -117,7 +119,7 @@ class Output:
         if self.hiding:
             self.uncertain(True)
         try:
-            data = os.read(self.reader, CHUNK)
+            data = os.read(self.reader, HIDING_CHUNK if self.hiding else CHUNK)
         except BlockingIOError:
             data = b""
         if data:

@@ -284,10 +284,10 @@ class Supervisor:
         run.errors, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         output = -1
         run.executions += 1
+        run.env[kernel.NONCE] = self.nonce
+        self._hide(run)  # before the clock of the run: the first one loads a library
         run.first_start = run.first_start or time.time_ns()
         run.clock = run.clock or time.clock_gettime(time.CLOCK_BOOTTIME)
-        run.env[kernel.NONCE] = self.nonce
-        self._hide(run)
         if run.executions > max(1, run.told):
             run.output.say(f"[flowplan: try {run.executions}]")
             run.told = run.executions
