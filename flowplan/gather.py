@@ -538,14 +538,13 @@ def observe(
         places.setdefault(name, []).append(render)
     seen: dict[str, Observed] = {}
     strangers: list[Observed] = []
-    known = store.run_ids() if by_provider else set()
-    counted = store.last_attempts() if by_provider else {}
+    looks: list[tuple[str, Observed]] = []
     for name, live in by_provider.items():
         for record in live[:1] or [r for r in records.values() if r.provider == name][:1]:
             engines.check_target(name, record.target, record.address)
         wanted = None if new is None else (render().objects for render in places.get(name, ()))
         try:
-            looks = engines.provider(name).observe(live, wanted)
+            looks += ((name, one) for one in engines.provider(name).observe(live, wanted))
         except ProviderError as error:
             if error.reason != "Forbidden" or any(r.provider == name for r in records.values()):
                 raise
@@ -553,12 +552,13 @@ def observe(
             Output().note(
                 f"warning: provider {name}: whether another state has runs of this project is not known: {error}"
             )
-            continue
-        for one in looks:
-            if one.run_id in known and not one.lineage:
-                seen[one.run_id] = _with_time(one, engines.now(name))
-            elif one.exists and (one.lineage or not 0 < one.attempt <= counted.get(one.address, 0)):
-                strangers.append(one)
+    # Asked after the engines: another flowplan may be starting runs, and records each before its engine has it.
+    known, counted = (store.run_ids(), store.last_attempts()) if looks else (set(), {})
+    for name, one in looks:
+        if one.run_id in known and not one.lineage:
+            seen[one.run_id] = _with_time(one, engines.now(name))
+        elif one.exists and (one.lineage or not 0 < one.attempt <= counted.get(one.address, 0)):
+            strangers.append(one)
     return seen, strangers
 
 

@@ -32,7 +32,9 @@ def name(page: Path) -> str:
 
 
 def marked(session: Session) -> object:
-    return pytest.param(session, marks=[getattr(pytest.mark, engine) for engine in session.needs], id=str(session))
+    # One after another: pages share the names of their projects, and two states of one project refuse each other.
+    marks = [pytest.mark.xdist_group("pages"), *(getattr(pytest.mark, engine) for engine in session.needs)]
+    return pytest.param(session, marks=marks, id=str(session))
 
 
 def every_session() -> list[Session]:
