@@ -127,6 +127,7 @@ class Engines:
         secrets: token -> value.
         project: of the spec or the state, "" while it is not known.
         created_from: what the objects made here say of where they come from.
+        connected: connections that there are already, by entry name; they are closed with the others.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Engines:
         secrets: Mapping[str, str] | None = None,
         project: str = "",
         created_from: str = "",
+        connected: Mapping[str, Provider] | None = None,
     ) -> None:
         self.project = project
         self._created_from = created_from
@@ -147,7 +149,7 @@ class Engines:
         self._runs_dir = runs_dir
         self._spec_dir = spec_dir
         self._secrets = secrets or {}
-        self._providers: dict[str, Provider] = {}
+        self._providers: dict[str, Provider] = dict(connected or {})
         self._targets: dict[str, Target] = {}
         self._lock = threading.Lock()
         self._clock = SteadyClock()

@@ -1,4 +1,5 @@
-"""Following runs that carry none of our labels, which no stream of an engine tells about: they are looked at now and then."""
+"""Watching by looking: for engines that tell nothing by themselves, and for imported runs, which no stream tells about
+because they carry none of our labels."""
 
 from __future__ import annotations
 
@@ -14,52 +15,56 @@ EVERY = 1.0
 """Seconds between two looks."""
 
 Stream = Callable[[Sequence[Recorded], threading.Event], Iterator[News]]
+Observe = Callable[[Sequence[Recorded]], list[Observed]]
 
 
-def watch(
-    records: Sequence[Recorded],
-    stop: threading.Event,
-    stream: Stream,
-    observe: Callable[[Sequence[Recorded]], list[Observed]],
+def watch_by_looking(
+    records: Sequence[Recorded], stop: threading.Event, observe: Observe, *, every: float = EVERY
 ) -> Iterator[News]:
-    """As ``Provider.watch``: ``stream`` for the runs that carry our labels, and looks at the imported ones."""
+    """Yield as ``Provider.watch``; ``observe`` is called again and again, ``every`` so many seconds."""
+    return _Looks(records, observe, every).until_all_ended(stop)
+
+
+def watch(records: Sequence[Recorded], stop: threading.Event, stream: Stream, observe: Observe) -> Iterator[News]:
+    """Yield as ``Provider.watch``: from ``stream`` for runs that carry our labels, by looking for the imported ones."""
     own = [record for record in records if not record.handle.get(IMPORTED)]
-    looks = _Looks([record for record in records if record.handle.get(IMPORTED)], observe)
+    looks = _Looks([record for record in records if record.handle.get(IMPORTED)], observe, EVERY)
     for seen in stream(own, stop) if own else ():
         yield seen
         yield from looks.due()
-    while looks.waiting and not stop.is_set():
-        yield from looks.due()
-        yield looks.word
-        stop.wait(EVERY / 2)
+    yield from looks.until_all_ended(stop)
 
 
 class _Looks:
-    def __init__(self, records: Sequence[Recorded], observe: Callable[[Sequence[Recorded]], list[Observed]]) -> None:
-        self.waiting = {record.run_id: record for record in records}
-        self._observe = observe
+    """What the last look at each run that has not ended showed."""
+
+    def __init__(self, records: Sequence[Recorded], observe: Observe, every: float) -> None:
+        self._waiting = {record.run_id: record for record in records}
+        self._observe, self._every = observe, every
         self._next = 0.0
-        self.word: EngineUnreachable | None = None
+        self._trouble: EngineUnreachable | None = None
         self._last: dict[str, Observed] = {}
 
-    def due(self) -> Iterator[Observed]:
-        """What is new, when it is time to look; an engine that does not answer says nothing about any run."""
-        if not self.waiting or time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + EVERY
-        try:
-            found = self._observe(list(self.waiting.values()))
-        except EngineUnreachable as error:
-            self.word = error
-            return
-        self.word = None
-        for seen in found:
-            if seen.run_id in self.waiting:
-                yield from self._told(seen)
+    def until_all_ended(self, stop: threading.Event) -> Iterator[News]:
+        while self._waiting and not stop.is_set():
+            yield from self.due()
+            yield self._trouble
+            stop.wait(self._every / 2)
 
-    def _told(self, seen: Observed) -> Iterator[Observed]:
-        if self._last.get(seen.run_id) != seen:
-            self._last[seen.run_id] = seen
-            yield seen
-        if seen.over:
-            del self.waiting[seen.run_id]
+    def due(self) -> Iterator[Observed]:
+        """Yield what is new, when it is time to look; an engine that does not answer says nothing about any run."""
+        if not self._waiting or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._every
+        try:
+            found = self._observe(list(self._waiting.values()))
+        except EngineUnreachable as error:
+            self._trouble = error
+            return
+        self._trouble = None
+        for seen in found:
+            if seen.run_id in self._waiting and self._last.get(seen.run_id) != seen:
+                self._last[seen.run_id] = seen
+                yield seen
+            if seen.over:
+                self._waiting.pop(seen.run_id, None)

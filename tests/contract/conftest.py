@@ -18,6 +18,7 @@ from case import Case
 from flowplan.providers.protocol import Provider
 
 PROVIDERS = [
+    pytest.param("fake", id="fake"),
     pytest.param("process", id="process"),
     pytest.param("docker", id="docker", marks=pytest.mark.docker),
     pytest.param("kubernetes", id="kubernetes", marks=pytest.mark.kubernetes),
