@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import specs
 from measuring import FLOWPLAN, PYTHON, Failed, Result, run, scaled
@@ -20,6 +21,7 @@ from flowplan.apply import carry_out
 from flowplan.engines import Engines
 from flowplan.outcome import Options
 from flowplan.output import Output, Sink
+from flowplan.providers.protocol import Provider
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.runs import Observed, Recorded, Status
 from flowplan.state.lock import WriterLock
@@ -76,8 +78,11 @@ def _watch(directory: Path) -> dict[str, float]:
     store = Store.open(directory / ".flowplan/state.db")
     store.intend([_record(n) for n in range(RUNS)])
     done, interrupted = threading.Event(), threading.Event()
-    engines = Engines({}, lineage=store.lineage, runs_dir=directory / "runs", spec_dir=directory)
-    provider = engines._providers["process"] = Talkative(done)  # type: ignore[assignment]
+    provider = Talkative(done)
+    engines = Engines(
+        {}, lineage=store.lineage, runs_dir=directory / "runs", spec_dir=directory,
+        connected={"process": cast(Provider, provider)},
+    )  # fmt: skip
     plan = Plan("bench", "", store.lineage, store.serial, "", "", ())
     threading.Thread(target=lambda: (done.wait(120), time.sleep(2.0), interrupted.set()), daemon=True).start()
     carry_out(

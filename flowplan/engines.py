@@ -20,7 +20,7 @@ from flowplan.schemas.sources import did_you_mean
 
 if TYPE_CHECKING:
     from flowplan.planner.manifests import Manifests
-    from flowplan.providers.protocol import Provider
+    from flowplan.providers.protocol import Keeper, Provider
     from flowplan.schemas.load import LoadedSpec
 
 ENTRY_POINTS = "flowplan.providers"
@@ -222,24 +222,26 @@ class Engines:
             )
 
     def keeps_timeout(self, record: Recorded) -> bool:
-        """True when the engine of a run ends it at its ``timeout``; what it does not, whoever follows the run has to."""
+        """Return whether the engine of a run ends it at its ``timeout``; else whoever follows the run has to.
+
+        No run of an engine that is not connected yet is ended from here: nothing has been seen of it.
+        """
         from flowplan.providers.protocol import TimeoutKeeper
 
         provider = self._providers.get(record.provider)
-        kept: frozenset[str] = getattr(self._manifests[record.type], "KEPT_BY_ENGINE", frozenset())
-        return "timeout" in kept and (not isinstance(provider, TimeoutKeeper) or provider.keeps_timeout(record))
+        return provider is None or (isinstance(provider, TimeoutKeeper) and provider.keeps_timeout(record))
 
     def discard(self, names: Iterable[str], known: Collection[str]) -> int:
-        """Remove the files that providers keep of removed attempts, except of the ``known`` run ids; return the bytes of it."""
-        from flowplan.providers.protocol import Keeper
+        """Remove the files that providers keep of removed attempts, except of the ``known`` run ids; return their bytes.
 
-        kept = (
-            self.provider(name)
-            for name in sorted(set(names))
-            if self.type_of(name) in self._manifests
-            and getattr(self._manifests[self.type_of(name)], "KEEPS_FILES", False)
-        )
-        return sum(provider.discard(known) for provider in kept if isinstance(provider, Keeper))
+        An engine whose provider keeps none is not connected for that.
+        """
+        size = 0
+        for name in sorted(set(names)):
+            type_name = self.type_of(name)
+            if type_name in self._manifests and getattr(self._manifests[type_name], "KEEPS_FILES", False):
+                size += cast("Keeper", self.provider(name)).discard(known)
+        return size
 
     def close(self) -> None:
         """Release all connections."""

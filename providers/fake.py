@@ -117,6 +117,7 @@ class FakeEngine:
 
     Attributes:
         runs: id -> run; a test may remove one, or set how one was ``stopped``.
+        history: what was done, in its order: ("create" or "delete", address or name).
         silent: why the engine does not answer; "" while it does.
     """
 
@@ -130,6 +131,7 @@ class FakeEngine:
         self.clock = clock or Clock()
         self.name = name
         self.runs: dict[str, FakeRun] = {}
+        self.history: list[tuple[str, str]] = []
         self.silent = ""
         self.lock = threading.Lock()
         self._script = script
@@ -150,6 +152,7 @@ class FakeEngine:
         run_id = identity.run_id if identity else name
         script = self.script_of(objects, secrets)
         self.runs[run_id] = FakeRun(run_id, name, objects, script, self.clock.now(), identity, secrets)
+        self.history.append(("create", identity.address if identity else name))
         return self.runs[run_id]
 
 
@@ -213,7 +216,8 @@ class FakeProvider:
             if not run.script.heeds_term:
                 self._engine.clock.sleep(grace)
             run.stopped = End(self.now(), 143 if run.script.heeds_term else 137, "Stopped")
-        self._engine.runs.pop(_id_of(record), None)
+        if self._engine.runs.pop(_id_of(record), None):
+            self._engine.history.append(("delete", record.address))
 
     def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
         """Look at the runs again and again; an engine that can tell by itself is listened to instead."""

@@ -145,15 +145,14 @@ class Roaming(Protocol):
 
 @runtime_checkable
 class TimeoutKeeper(Protocol):
-    """What a provider may offer as well, whose engine ends runs at their ``timeout``, but not always."""
+    """What a provider may offer as well, whose engine ends runs at their ``timeout``."""
 
     def keeps_timeout(self, record: Recorded) -> bool:
-        """True while it does so for this run; else whoever follows it has to."""
+        """Return whether it does so for this run; else whoever follows it has to."""
 
 
-@runtime_checkable
 class Keeper(Protocol):
-    """What a provider may offer as well that keeps files of attempts after their end."""
+    """What a provider offers as well that keeps files of attempts after their end: its pure half says ``KEEPS_FILES``."""
 
     def discard(self, known: Collection[str]) -> int:
         """Remove what is kept of attempts that were removed, except of the ``known`` run ids; return the bytes of it.

@@ -18,48 +18,21 @@ from flowplan.gather import Gathered, Request, gather_spec
 from flowplan.outcome import Options, Outcome
 from flowplan.output import Output, Sink
 from flowplan.planner.conduct import starting
+from flowplan.providers.fake import FakeEngine, Script
 from flowplan.providers.kubernetes.observing import observe
 from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID
 from flowplan.providers.kubernetes.requests import Api
-from flowplan.providers.protocol import LogLine, Order
+from flowplan.providers.protocol import Context
 from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import Action, Change, Plan
-from flowplan.schemas.runs import Observed, Recorded, Settings, Status, Target, run_id
+from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
 from flowplan.state.lock import WriterLock
 from flowplan.state.store import Store
 
 
-class Quick:
-    """A provider whose runs succeed while they are created; it knows how many were in the making at once."""
-
-    def __init__(self, failing: frozenset[str] = frozenset()) -> None:
-        self.failing = failing
-        self.created: list[str] = []
-        self.removed: list[str] = []
-        self._lock = threading.Lock()
-
-    def target(self) -> Target:
-        return Target("process", "here")
-
-    def create(self, order: Order) -> Observed:
-        address = order.identity.address
-        with self._lock:
-            self.created.append(address)
-        status = Status.FAILED if address in self.failing else Status.SUCCEEDED
-        return Observed(order.identity.run_id, address=address, attempt=1, status=status, exit_code=0)
-
-    def delete(self, record: Recorded, grace: float) -> None:
-        with self._lock:
-            self.removed.append(record.address)
-
-    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
-        return iter(())
-
-    def logs(self, record: Recorded, **options: Any) -> Iterator[LogLine]:
-        return iter(())
-
-    def close(self) -> None:
-        return
+def scripted(failing: frozenset[str] = frozenset()) -> FakeEngine:
+    """An engine whose runs end while they are created, all of them well but the ``failing`` ones."""
+    return FakeEngine(lambda command, env: Script(exit_code=int(command[0] in failing)))
 
 
 class Silent(Sink):
@@ -73,12 +46,12 @@ class Silent(Sink):
 def change(lineage: str, address: str, action: Action = Action.CREATE, **settings: Any) -> Change:
     return Change(
         address,
-        "process",
-        "process",
+        "fake",
+        "fake",
         action,
         (),
         None,
-        {"Process": {"argv": ["true"]}},
+        {"Fake": {"command": [address], "env": {}, "labels": {}}},
         settings=Settings(group=address.partition("[")[0], **settings),
         name=address,
         run_id=run_id(lineage, address, 1),
@@ -86,15 +59,17 @@ def change(lineage: str, address: str, action: Action = Action.CREATE, **setting
 
 
 class World:
-    """A state and an engine of wood; statements of SQLite and looks at steps are counted."""
+    """A state and an engine in memory; statements of SQLite and looks at steps are counted."""
 
-    def __init__(self, directory: Path, engine: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, directory: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.store = Store.open(directory / "state.db", create=True)
         self.engine = engine
         self.counts: Counter[str] = Counter()
         self._lock = WriterLock(directory / "state.db", "apply")
-        self._engines = Engines({}, lineage=self.store.lineage, runs_dir=directory, spec_dir=directory)
-        self._engines._providers["process"] = engine  # type: ignore[assignment]
+        fake = engine.connect(Context(self.store.lineage, directory))
+        self._engines = Engines(
+            {}, lineage=self.store.lineage, runs_dir=directory, spec_dir=directory, connected={"fake": fake}
+        )
         look = starting.held_back
 
         def counted(*arguments: Any) -> tuple[str, str]:
@@ -103,6 +78,14 @@ class World:
 
         monkeypatch.setattr(starting, "held_back", counted)
         self.store._connection.set_trace_callback(lambda statement: self.counts.update(["statements"]))
+
+    @property
+    def created(self) -> list[str]:
+        return [address for what, address in self.engine.history if what == "create"]
+
+    @property
+    def removed(self) -> list[str]:
+        return [address for what, address in self.engine.history if what == "delete"]
 
     def apply(self, changes: Sequence[Change]) -> Outcome:
         plan = Plan("p", "sha256:0", self.store.lineage, self.store.serial, "", "", tuple(changes))
@@ -124,10 +107,10 @@ class World:
 def worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made: list[World] = []
 
-    def make(engine: Quick | None = None) -> World:
+    def make(engine: FakeEngine | None = None) -> World:
         directory = tmp_path / str(len(made))
         directory.mkdir()
-        made.append(World(directory, engine or Quick(), monkeypatch))
+        made.append(World(directory, engine or scripted(), monkeypatch))
         return made[-1]
 
     yield make
@@ -143,7 +126,7 @@ def test_statements_grow_with_the_runs_and_not_faster(worlds: Any) -> None:
     few, many = worlds(), worlds()
     few.apply(cells(few, 50))
     many.apply(cells(many, 400))
-    assert len(many.engine.created) == 400
+    assert len(many.created) == 400
     # How many are written together is a matter of threads; what grows with the square is eight times as much.
     assert many.counts["statements"] / 400 <= 3 * few.counts["statements"] / 50
 
@@ -152,7 +135,7 @@ def test_statements_grow_with_the_runs_and_not_faster(worlds: Any) -> None:
 def test_cells_that_wait_for_their_turn_are_not_looked_at_again_and_again(worlds: Any, limit: int) -> None:
     world = worlds()
     world.apply(cells(world, 300, max_parallel=limit))
-    assert len(world.engine.created) == 300
+    assert len(world.created) == 300
     assert world.counts["looks"] <= 4 * 300
 
 
@@ -162,8 +145,8 @@ def test_runs_that_wait_for_needs_are_looked_at_once_for_each_of_them_at_most(wo
     first = [change(lineage, f"first[n={n}]") for n in range(40)]
     needs = tuple(c.address for c in first)
     world.apply([*(change(lineage, f"last[n={n}]", needs=needs) for n in range(40)), *first])
-    assert len(world.engine.created) == 80
-    assert set(world.engine.created[:40]) == set(needs)
+    assert len(world.created) == 80
+    assert set(world.created[:40]) == set(needs)
     assert world.counts["looks"] <= 40 * 40 + 2 * 80
 
 
@@ -172,26 +155,26 @@ def test_a_long_chain_is_started_link_by_link(worlds: Any) -> None:
     lineage = world.store.lineage
     chain = [change(lineage, f"r{n}", needs=(f"r{n + 1}",) if n < 199 else ()) for n in range(200)]
     world.apply(chain)
-    assert world.engine.created == [f"r{n}" for n in reversed(range(200))]
+    assert world.created == [f"r{n}" for n in reversed(range(200))]
     assert world.counts["looks"] <= 3 * 200
 
 
 def test_what_needs_a_failed_run_is_skipped_to_the_end_of_the_chain(worlds: Any) -> None:
-    world = worlds(Quick(frozenset({"r0"})))
+    world = worlds(scripted(frozenset({"r0"})))
     lineage = world.store.lineage
     outcome = world.apply([change(lineage, f"r{n}", needs=(f"r{n - 1}",) if n else ()) for n in range(100)])
-    assert world.engine.created == ["r0"]
+    assert world.created == ["r0"]
     assert len(outcome.skipped) == 99
     assert not outcome.waiting
 
 
 def test_a_skipped_cell_gives_its_turn_to_the_next(worlds: Any) -> None:
     """A group whose woken cell cannot start must not stand still."""
-    world = worlds(Quick(frozenset({"bad"})))
+    world = worlds(scripted(frozenset({"bad"})))
     lineage = world.store.lineage
     group = [change(lineage, f"cell[n={n}]", max_parallel=1, needs=("bad",) if n % 2 else ("good",)) for n in range(60)]
     outcome = world.apply([change(lineage, "good"), change(lineage, "bad"), *group])
-    assert len(world.engine.created) == 2 + 30
+    assert len(world.created) == 2 + 30
     assert len(outcome.skipped) == 30
 
 
@@ -201,7 +184,7 @@ def test_dependents_are_destroyed_first(worlds: Any) -> None:
     chain = [change(lineage, f"r{n}", needs=(f"r{n - 1}",) if n else ()) for n in range(50)]
     world.apply(chain)
     world.apply([change(lineage, c.address, Action.DESTROY, needs=c.settings.needs) for c in chain])
-    assert world.engine.removed == [f"r{n}" for n in reversed(range(50))]
+    assert world.removed == [f"r{n}" for n in reversed(range(50))]
 
 
 def calls(work: Callable[[], object]) -> int:

@@ -128,8 +128,8 @@ class Manifests(Protocol):
     #   shrinks.
     # controlled_by(path, manager) -> bool: whether a field belongs to the controller that set it.
     # CONTENT_LABELS: tuple[str, ...]: where ``render`` sets the content label, see ``with_content``.
-    # KEPT_BY_ENGINE: frozenset[str]: the settings (``timeout``, ``grace_period``) that the objects carry, so that the engine
-    #   keeps them.
+    # KEPT_BY_ENGINE: frozenset[str]: the settings (``timeout``, ``grace_period``) that the objects carry: a change of them
+    #   is a change of the objects.
     # KINDS: Mapping[str, Kind]: how people read the objects, see ``schemas.kinds``.
     # ENGINE: str: what messages call the engine; default "engine".
     # EXAMPLE: str: the run, indented below ``runs:``, that ``flowplan init --provider`` writes.

@@ -53,6 +53,10 @@ class KubernetesProvider:
         """The time by the API server's clock; None before it has answered."""
         return self._api.clock.now()
 
+    def keeps_timeout(self, record: Recorded) -> bool:
+        """Return True: the Job has the time limit in ``activeDeadlineSeconds``."""
+        return True
+
     def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
         return observing.observe(self._api, records, self._lineage, self._namespace, self.target().id, wanted)
 
