@@ -30,7 +30,7 @@ class Fault:
     Attributes:
         what: ``answer`` (with ``status``, ``headers`` and ``body``, without asking the engine), ``hide`` (the same after
             the engine did it), ``reset`` (connection reset before the engine hears of it), ``lose`` (after it did it),
-            ``hang`` (no answer until ``release``), ``slow`` (``seconds`` late), ``cut`` (connection reset after
+            ``hang`` (no answer until ``release``), ``mute`` (the engine does it, and there is no answer until ``release``), ``slow`` (``seconds`` late), ``cut`` (connection reset after
             ``after`` bytes and at least ``seconds`` of the answer), ``end`` (the same, but as a proper end),
             ``say`` (a stream that says ``body`` and ends), ``clip`` (the engine does it, and of its whole answer, the
             header counted, the first ``after`` bytes arrive before the connection is reset), ``clipend`` (the same, but
@@ -207,8 +207,10 @@ class _Handler(BaseHTTPRequestHandler):
         upstream = self.proxy.connect()
         try:
             answer = self._asked(upstream, body)
-            if fault.what in ("hide", "lose"):
+            if fault.what in ("hide", "lose", "mute"):
                 answer.read()
+                if fault.what == "mute":
+                    released.wait()
                 return self._say(fault) if fault.what == "hide" else self._reset()
             if fault.what in ("clip", "clipend"):
                 return self._clip(answer, fault)

@@ -417,14 +417,22 @@ def _stuck(api: Api, job: Json) -> ProviderError:
 
 
 def _drop(api: Api, path: str, uid: str = "", *, policy: str = "Background", grace: int | None = None) -> None:
-    """DELETE exactly that object; one that is gone (or is another one by now) is success."""
+    """Delete exactly that object; one that is gone (or is another one by now) is success.
+
+    An answer that does not come within some seconds is not waited for: the object itself says whether it is being deleted.
+    """
     body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy}
     if uid:
         body["preconditions"] = {"uid": uid}
     if grace is not None:
         body["gracePeriodSeconds"] = grace
     try:
-        api.call("DELETE", path, body=body)
+        try:
+            api.impatient().call("DELETE", path, body=body)
+        except EngineUnreachable:
+            there = api.find(path)
+            if there is not None and not there["metadata"].get("deletionTimestamp"):
+                api.call("DELETE", path, body=body)
     except ProviderError as error:
         if error.reason not in ("NotFound", "Conflict"):
             raise

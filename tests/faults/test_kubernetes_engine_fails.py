@@ -254,13 +254,23 @@ def test_a_removal_that_goes_wrong_is_done_in_the_end(world: World, what: str, o
     world.spec(f"a: {IDLE}")
     world.project.ok("apply", "--yes", "--detach")
     world.proxy.play(what, "DELETE", "/jobs/", **options)
-    once = "times" in options
-    result = world.project.ok("destroy", "--yes", code=0 if once else 1)
-    if not once:
+    result = world.project.ok("destroy", "--yes", code=1 if what == "reset" else 0)
+    if what == "reset":
         assert world.proxy.url in result.err and "error: a: " in result.err
         world.proxy.heal()
         world.project.ok("destroy", "--yes")
     assert world.ours() == [] and world.history()[-1] == "destroyed" and "lost" not in world.history()
+
+
+@pytest.mark.parametrize("what", ["mute", "lose"])
+def test_an_answer_to_a_removal_that_never_comes_is_not_waited_for(world: World, what: str) -> None:
+    """The Job itself says that it is being deleted."""
+    world.spec('a: command: [sleep, "600"]')
+    world.project.ok("apply", "--yes", "--detach")
+    fault = world.proxy.play(what, "DELETE", "/jobs/", times=1)
+    world.project.ok("destroy", "--yes", "--allow-interrupt", "*", timeout=150)
+    assert fault.hits == 1 and world.proxy.count("DELETE", "/jobs/") == 1
+    assert world.ours() == world.ours("pods") == [] and world.history()[-1] == "destroyed"
 
 
 @pytest.mark.parametrize(("what", "options"), [("lose", {"times": 1}), ("hide", FAILING)], ids=["lost", "500"])
