@@ -34,7 +34,8 @@ class Fault:
             ``after`` bytes and at least ``seconds`` of the answer), ``end`` (the same, but as a proper end),
             ``say`` (a stream that says ``body`` and ends), ``clip`` (the engine does it, and of its whole answer, the
             header counted, the first ``after`` bytes arrive before the connection is reset), ``clipend`` (the same, but
-            as a proper end). ``said`` is the answer that was clipped, for those who try each of its bytes.
+            as a proper end), ``die`` (the proxy is gone before the engine hears of it, all connections are reset and
+            further ones refused until ``revive``), ``kill`` (the same, after the engine did it). ``said`` is the answer that was clipped, for those who try each of its bytes.
         method, path: regular expressions, the path with its query; skip: matching requests that pass before;
         times: how many are hit; hits: how many were.
     """
@@ -69,6 +70,7 @@ class FaultyProxy:
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.released = threading.Event()
+        self.dead = threading.Event()
         self._upstream = upstream
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -85,12 +87,15 @@ class FaultyProxy:
                     super().finish()
                 proxy._open.discard(self.request)
 
-        self._server: _UnixServer | _TcpServer
-        with in_network_of(network_of):
-            self._server = _UnixServer(str(listen), Handler) if listen else _TcpServer(("127.0.0.1", 0), Handler)
+        def listening(port: int = 0) -> _UnixServer | _TcpServer:
+            with in_network_of(network_of):
+                made = _UnixServer(str(listen), Handler) if listen else _TcpServer(("127.0.0.1", port), Handler)
+            threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
+            return made
+
+        self._listening, self._server = listening, listening()
         self.host = f"unix://{listen}" if listen else f"tcp://127.0.0.1:{self._server.server_address[1]}"
         self.url = self.host.replace("tcp:", "http:")
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def play(self, what: str, method: str = ".*", path: str = ".*", **rest: object) -> Fault:
         """Add a fault; returns it, to be asked for its hits."""
@@ -122,11 +127,22 @@ class FaultyProxy:
         for one in list(self._open):
             reset(one)
 
-    def close(self) -> None:
-        self.heal()
+    def die(self) -> None:
+        """Be gone as a server that was killed: connections are reset, and refused."""
         self._server.shutdown()
         self._server.server_close()
         self.cut()
+        self.dead.set()
+
+    def revive(self) -> None:
+        """Listen again at the same port."""
+        self.heal()
+        self._server = self._listening(int(urlsplit(self.url).port or 0))
+        self.dead.clear()
+
+    def close(self) -> None:
+        self.heal()
+        self.die()
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection to the engine."""
@@ -198,19 +214,23 @@ class _Handler(BaseHTTPRequestHandler):
         released = self.proxy.released
         if fault.what == "slow":
             released.wait(fault.seconds)
-        if fault.what in ("reset", "hang"):
+        if fault.what in ("reset", "hang", "die"):
             if fault.what == "hang":
                 released.wait()
+            elif fault.what == "die":
+                self.proxy.die()
             return self._reset()
         if fault.what in ("answer", "say"):
             return self._say(fault)
         upstream = self.proxy.connect()
         try:
             answer = self._asked(upstream, body)
-            if fault.what in ("hide", "lose", "mute"):
+            if fault.what in ("hide", "lose", "mute", "kill"):
                 answer.read()
                 if fault.what == "mute":
                     released.wait()
+                elif fault.what == "kill":
+                    self.proxy.die()
                 return self._say(fault) if fault.what == "hide" else self._reset()
             if fault.what in ("clip", "clipend"):
                 return self._clip(answer, fault)

@@ -130,6 +130,19 @@ def test_a_secret_that_is_too_long(case_project: Callable[..., Project], provide
     assert project.status()[provider[0]]["reason"] == "ArgumentsTooLong"
 
 
+@pytest.mark.kubernetes
+def test_a_secret_that_is_too_long_for_a_pod(case_project: Callable[..., Project], namespace: str) -> None:
+    """The reason is that of the container, also where a runtime tells it in the output alone."""
+    place = f"provider: kubernetes, kubernetes: {{namespace: {namespace}}}"
+    project = case_project("11-env-file", {"[env]": "['true']", "provider: docker": place})
+    (project.directory / ".env").write_text("PGPASSWORD=" + "s" * LIMIT)
+    project.ok("apply", "--yes", "flowplan.yaml", "--target", "d", code=3)
+    end = project.status()["d"]
+    assert end["reason"] in ("ArgumentsTooLong", "StartError"), end
+    assert "131,082 bytes" in end["message"] or "argument list too long" in end["message"]
+    assert "sssss" not in str(end) and project.status("--no-refresh")["d"]["reason"] == end["reason"]
+
+
 def test_arguments_that_are_too_long_together(tmp_path: Path) -> None:
     project = Project(tmp_path, {"NO_COLOR": "1"}, before=("prlimit", "--stack=262144"))
     words = ", ".join(["x" * 10_000] * 20)

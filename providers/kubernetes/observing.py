@@ -14,6 +14,7 @@ from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of, re
 from flowplan.providers.kubernetes.reading import LINEAGE, PROJECT, RUN_ID, has_ended, label, observed, owner
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import IMPORTED
+from flowplan.schemas import arguments
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.runs import Objects, Observed, Recorded, Status
 
@@ -152,6 +153,7 @@ def as_recorded(seen: Observed, record: Recorded) -> Observed:
     """Complete what the engine says with what only the record knows; an end that is recorded is not told anew with
     less (its pods may be gone by now)."""
     seen = _immutable_as_made(_by_its_name(as_if_kept(seen, record), record), record)
+    seen = _cannot_start(seen, record)
     seen = replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
     if record.handle.get(IMPORTED):
         seen = taken_over(seen, record)
@@ -165,6 +167,21 @@ def as_recorded(seen: Observed, record: Recorded) -> Observed:
         attempts=max(seen.attempts, record.attempts),
         started_at=seen.started_at or record.started_at,
     )
+
+
+TOO_LONG = "too_long"
+"""Key of a handle: which argument or variable of the run is longer than Linux takes, and how long it is."""
+
+
+def _cannot_start(seen: Observed, record: Recorded) -> Observed:
+    """Say why a container failed whose command no kernel could execute: Docker tells that in its output alone."""
+    why = record.handle.get(TOO_LONG)
+    if not why:
+        return seen
+    seen = replace(seen, handle={**seen.handle, TOO_LONG: why})
+    if seen.status is not Status.FAILED or seen.exit_code not in arguments.EXEC_FAILED:
+        return seen
+    return replace(seen, reason=arguments.REASON, message=f"exit code {seen.exit_code}: {why}")
 
 
 _MUTABLE = frozenset(

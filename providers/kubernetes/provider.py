@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from flowplan.providers import polling
@@ -14,6 +15,7 @@ from flowplan.providers.kubernetes.dropping import noted
 from flowplan.providers.kubernetes.reading import LINEAGE, label, observed
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import Context, Found, LogLine, News, Order
+from flowplan.schemas import arguments
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Target
@@ -79,7 +81,10 @@ class KubernetesProvider:
 
     def create(self, order: Order) -> Observed:
         job = jobs.create(self._api, order, self._namespace, self._created_from)
-        return noted(self._seen(job), order.objects["Job"], job)
+        seen = noted(self._seen(job), order.objects["Job"], job)
+        for place, size in arguments.too_long(order.objects, order.secrets):
+            return replace(seen, handle={**seen.handle, observing.TOO_LONG: arguments.explanation(place, size)})
+        return seen
 
     def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:
         job = jobs.update(self._api, record, order, fields, self._namespace)

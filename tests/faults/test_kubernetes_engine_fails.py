@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -285,6 +287,64 @@ def test_a_change_in_place_that_goes_wrong_is_made_in_the_end(world: World, what
     world.project.ok("apply", "--yes", "--detach", "flowplan.yaml")
     assert (world.job()["metadata"]["uid"], world.job()["spec"]["backoffLimit"]) == (uid, 2)
     world.project.ok("plan", "--detailed-exitcode")
+
+
+# -- the server is killed, and comes back ---------------------------------------------------------------------------------
+
+DEATHS = (
+    ("apply", "GET .*/namespaces/kube-system", "die"),
+    ("apply", "POST .*/secrets", "kill"),
+    ("apply", r"POST .*/jobs\?", "die"),
+    ("apply", r"POST .*/jobs\?", "kill"),
+    ("apply", "PATCH .*/secrets", "kill"),
+    ("apply", "GET .*/pods.*watch=true", "die"),
+    ("apply", "GET .*/log", "die"),
+    ("watch", r"GET .*/jobs\?", "die"),
+    ("watch", "GET .*/jobs.*watch=true", "die"),
+    ("watch", "GET .*/log", "die"),
+    ("destroy", r"GET .*/jobs\?", "die"),
+    ("destroy", "DELETE .*/jobs/", "die"),
+    ("destroy", "DELETE .*/jobs/", "kill"),
+    ("destroy", "DELETE .*/secrets/", "kill"),
+)
+QUICK = (("apply", r"POST .*/jobs\?", "kill"), ("apply", "GET .*/log", "die"), ("destroy", "DELETE .*/jobs/", "kill"))
+AWAY = 6.0
+"""Seconds; a request that is repeated gives up after three."""
+
+
+@pytest.mark.parametrize(
+    ("command", "moment", "what"), [pytest.param(*d, marks=() if d in QUICK else slow) for d in DEATHS]
+)
+def test_a_server_that_is_killed_and_comes_back(world: World, command: str, moment: str, what: str) -> None:
+    """Every command ends, says why, and what follows finds all as it is: one Job, one attempt, its own end."""
+    world.spec('a: env: {S: {from_env: FAULTS_SECRET}}, command: [sh, -c, "echo one; sleep 8; echo two"]')
+    if command != "apply":
+        world.project.ok("apply", "--yes", "--detach")
+    method, _, path = moment.partition(" ")
+    world.proxy.play(what, method, path, times=1)
+    arguments = {"watch": ("watch",), "destroy": ("destroy", "--yes", "--allow-interrupt", "*")}
+    following = Following(world.project.start(*arguments.get(command, ("apply", "--yes", "flowplan.yaml"))))
+    try:
+        assert world.proxy.dead.wait(60), f"no {moment}"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            following.process.wait(AWAY)
+    finally:
+        world.proxy.revive()
+    following.process.wait(150)
+    code = following.process.returncode
+    _, err = following.end(code)
+    assert code in (0, 1) and "Traceback" not in err and SECRET not in err, err
+    assert code == 0 or (world.proxy.url in err and "does not answer" in err), err
+    if command == "destroy":
+        world.project.ok("destroy", "--yes", "--if-exists", "--allow-interrupt", "*", timeout=150)
+        assert world.ours() == world.ours("pods") == world.ours("secrets") == [] and "lost" not in world.history()
+        return
+    world.project.ok("apply", "--yes", "flowplan.yaml", timeout=150)
+    run = world.project.status()["a"]
+    assert (run["status"], run["attempt"], run["exit_code"]) == ("succeeded", 1, 0)
+    assert len(world.ours()) == len(world.ours("pods")) == len(world.ours("secrets")) == 1
+    assert world.history()[-1] == "succeeded" and "lost" not in world.history()
+    assert world.project.ok("logs", "a").out.splitlines() == ["one", "two"]
 
 
 # -- watches that end, expire and lie ------------------------------------------------------------------------------------
