@@ -38,7 +38,8 @@ class Run:
     Attributes:
         executions, first_start, clock: how often it was started, and when the first time, by the two clocks.
         errors: where the child says why it could not become the program; -1 once it has, or has ended.
-        told: the newest execution whose number is in the output.
+        announced: the newest execution whose number is in the output.
+        slot: its byte of ``UnwrittenOutput``.
         phase: ``running``, ``ending`` (it has ended, what it left is being ended), or ``waiting`` for its next try.
     """
 
@@ -60,7 +61,8 @@ class Run:
         self.code = 0
         self.errors = -1
         self.phase = "running"
-        self.told = 0
+        self.announced = 0
+        self.slot: int | None = request.get("slot")
         self.timed_out = self.stopped = self.replied = False
         self.failure: dict[str, Any] | None = None
         self.left: list[int] = []
@@ -80,9 +82,15 @@ class Run:
     def announcement(self) -> dict[str, Any]:
         """Return what another supervisor must know to go on with this run."""
         again = ("argv", "env", "cwd", "core") if self.retries >= self.executions else ()
-        names = ("id", "timeout", "grace", "retries", "log_limit", "redact", "slot", *again)
+        names = ("id", "timeout", "grace", "retries", "log_limit", "redact", *again)
         known = {name: self.request[name] for name in names if name in self.request}
-        return known | {"executions": self.executions, "first_start": self.first_start, "clock": self.clock}
+        known |= {"executions": self.executions, "first_start": self.first_start, "clock": self.clock}
+        return known if self.slot is None else known | {"slot": self.slot}
+
+    def deserves_retry(self) -> bool:
+        """Return whether an execution that has ended is to be followed by another one."""
+        over = self.code == 0 or self.timed_out or self.failure or self.stopped
+        return not over and self.executions <= self.retries
 
 
 def look_up(runs: list[Run]) -> None:

@@ -18,7 +18,7 @@ import ahocorasick_rs
 
 import flowplan
 from flowplan.providers.process.kernel import SUPERVISOR
-from flowplan.providers.process.supervising import FULL, NO_ROOM
+from flowplan.providers.process.starting import FULL, NO_ROOM
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.faults import point
 

@@ -9,6 +9,6 @@ import sys
 
 if __name__ == "__main__":
     sys.path += sys.argv[2:]
-    from flowplan.providers.process.supervising import main
+    from flowplan.providers.process.daemon import main
 
     main(sys.argv[1])
