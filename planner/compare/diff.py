@@ -1,54 +1,98 @@
-"""Differences between two sets of objects, as JSON Pointers with the engine's effect and rule for each."""
+"""Differences between two sets of objects, as JSON Pointers with the engine's effect and rule for each.
+
+DeepDiff finds what differs; paths, effects, rules and words are added here. It takes about as long for equal parts as for others,
+so it is given the unequal ones only. `flowplan plan --no-refresh` of 1,000 changed process runs takes 1.4 times the CPU time
+(1.1 s) that it took with a comparison of our own, 0.1 s of it for the import; a plan without changes imports nothing.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_labels
 from flowplan.schemas.plans import ABSENT, FieldChange
 from flowplan.schemas.pointers import escape, unescape
-from flowplan.schemas.runs import Json, Objects, Origin, Settings
+from flowplan.schemas.runs import Json, Objects, Origin, Settings, canonical
 from flowplan.schemas.secrets import TOKEN
 
 _UNRESOLVED = re.compile(r"\(sensitive ([^()\s]+) unresolved\)")
 
 
-def differences(before: Json, after: Json, path: str = "") -> Iterator[tuple[str, Json, Json]]:
-    """Yield (JSON Pointer, before, after) of every changed leaf; ABSENT where a side has nothing.
+def differences(before: Json, after: Json, path: str = "") -> list[tuple[str, Json, Json]]:
+    """Return (JSON Pointer, before, after) of every changed leaf, in the order of the objects; ABSENT for what is missing.
 
-    Mappings are compared key by key, lists of equal length item by item; a list that grew or shrank is one change,
-    because positions in it no longer mean the same.
+    Mappings are compared key by key, lists of equal length item by item. A list that grew or shrank is one change,
+    because positions in it no longer mean the same. Numbers are equal by value; a boolean is not a number.
+
+    Args:
+        path: the JSON Pointer of the two values themselves.
     """
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for key in [*before, *(k for k in after if k not in before)]:
-            yield from differences(before.get(key, ABSENT), after.get(key, ABSENT), f"{path}/{escape(key)}")
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for index, (one, other) in enumerate(zip(before, after, strict=True)):
-            yield from differences(one, other, f"{path}/{index}")
-    elif not _same(before, after):
-        yield path, before, after
+    from deepdiff import DeepDiff  # takes 0.1 s, which a plan without changes does not pay
+
+    tree = DeepDiff(
+        before,
+        after,
+        view="tree",
+        threshold_to_diff_deeper=0,  # however little two mappings have in common
+        ignore_private_variables=False,  # keys that begin with "__"
+        custom_operators=[_Unequal()],
+    )
+    ranks: dict[tuple[str | int, ...], dict[str | int, int]] = {}
+    found = []
+    for level in (level for levels in tree.values() for level in levels):
+        old, new = (ABSENT if type(side).__name__ == "NotPresent" else side for side in (level.t1, level.t2))
+        if _same(old, new):
+            continue
+        steps, above, place = tuple(level.path(output_format="list")), level.all_up, []
+        for depth, step in enumerate(steps):
+            if steps[:depth] not in ranks:
+                ranks[steps[:depth]] = {key: n for n, key in enumerate(dict.fromkeys([*above.t1, *above.t2]))}
+            place.append(ranks[steps[:depth]][step])
+            above = above.down
+        found.append((place, path + "".join(f"/{escape(step)}" for step in steps), old, new))
+    return [(pointer, old, new) for _, pointer, old, new in sorted(found, key=lambda one: one[0])]
+
+
+class _Unequal:
+    """An operator for DeepDiff: compare only the unequal entries of mappings and lists.
+
+    Texts, which DeepDiff would compare line by line, and lists of different lengths are one change each.
+    """
+
+    def match(self, level: Any) -> bool:
+        """Return whether this operator applies to a pair of values."""
+        return isinstance(level.t1, str | list | dict) and type(level.t1) is type(level.t2)
+
+    def give_up_diffing(self, level: Any, diff_instance: Any) -> bool:
+        """Return whether DeepDiff is to leave the pair alone."""
+        one, other = level.t1, level.t2
+        if isinstance(one, str) or (isinstance(one, list) and len(one) != len(other)):
+            if one != other:
+                diff_instance.custom_report_result("values_changed", level)
+            return True
+        one, other = (dict(enumerate(side)) if isinstance(side, list) else side for side in (one, other))
+        equal = {key for key, value in one.items() if key in other and _identical(value, other[key])}
+        level.t1, level.t2 = ({k: v for k, v in side.items() if k not in equal} for side in (one, other))
+        return False
+
+
+def _identical(one: Json, other: Json) -> bool:
+    """Return whether two values have the same JSON text; ``==`` takes True for 1."""
+    return bool(one == other) and (isinstance(one, str) or canonical(one) == canonical(other))
 
 
 def _same(one: Json, other: Json) -> bool:
+    """Return whether two leaves count as equal. An unresolved secret equals any value of the same source."""
     if one is ABSENT or other is ABSENT:
         return one is other
     if isinstance(one, bool) != isinstance(other, bool):
         return False
-    if one == other:
-        return True
-    return _same_secret(one, other)
-
-
-def _same_secret(one: Json, other: Json) -> bool:
-    """A secret that could not be resolved here cannot be seen to differ from the one that was."""
-    if not (isinstance(one, str) and isinstance(other, str)):
-        return False
-    if not (_UNRESOLVED.search(one) or _UNRESOLVED.search(other)):
-        return False
-    return TOKEN.sub(r"(\1)", one) == TOKEN.sub(r"(\1)", other)
+    if isinstance(one, str) and isinstance(other, str) and (_UNRESOLVED.search(one) or _UNRESOLVED.search(other)):
+        return bool(TOKEN.sub(r"(\1)", one) == TOKEN.sub(r"(\1)", other))
+    return bool(one == other)
 
 
 def changed_fields(
@@ -59,12 +103,12 @@ def changed_fields(
     origins: Mapping[str, Origin] | None = None,
     ignore: Sequence[str] = (),
 ) -> tuple[FieldChange, ...]:
-    """The fields that differ between what is recorded and what is wanted, with effect, rule and origin.
+    """Return the fields that differ between what is recorded and what is wanted, with effect, rule and origin.
 
     Args:
         ignore: JSON Pointers (``ignore_changes``) whose subtrees are left out.
     """
-    if before == after:
+    if before == after:  # as their content labels are, which are digests
         return ()
     ignore = (*ignore, *content_labels(manifests))
     found = []
@@ -81,7 +125,7 @@ def _ignored(path: str, ignore: Sequence[str]) -> bool:
 
 
 def origin_at(origins: Mapping[str, Origin], path: str) -> str:
-    """The origin of the field at ``path``: its own, or that of its nearest ancestor."""
+    """Return the origin of the field at ``path``: its own, or that of its nearest ancestor."""
     while path:
         found = origins.get(path)
         if found:
@@ -98,14 +142,18 @@ def drifted_fields(
     managers: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
 ) -> tuple[FieldChange, ...]:
-    """Fields that flowplan set and somebody else changed on the engine; what flowplan did not set is not compared (A4).
+    """Return the fields that flowplan set and that were changed on the engine since; other fields are not compared.
 
-    A field that a controller took over is its own from then on, until the spec gives it another value.
+    A field that a controller took over belongs to the controller, until the spec gives it another value.
     """
+    owned = manifests.comparable(recorded)
+    live = _part(live, owned)
+    if _identical(live, owned):
+        return ()
     ignore = (*ignore, *content_labels(manifests))
     controlled = getattr(manifests, "controlled_by", lambda path, manager: False)
     found = []
-    for path, applied, now in _owned_differences(manifests.comparable(recorded), live):
+    for path, applied, now in differences(owned, live):
         if _ignored(path, ignore) or TOKEN.search(str(applied)) or manifests.equal(path, applied, now):
             continue
         if controlled(path, (managers or {}).get(path, "")):
@@ -116,27 +164,28 @@ def drifted_fields(
     return tuple(found)
 
 
-def _owned_differences(applied: Json, live: Json, path: str = "") -> Iterator[tuple[str, Json, Json]]:
-    """Like ``differences``, but only at the places that ``applied`` has."""
-    if isinstance(applied, Mapping) and isinstance(live, Mapping):
-        for key, value in applied.items():
-            yield from _owned_differences(value, live.get(key, ABSENT), f"{path}/{escape(key)}")
-    elif isinstance(applied, list) and isinstance(live, list) and len(applied) == len(live):
-        for index, (one, other) in enumerate(zip(applied, live, strict=True)):
-            yield from _owned_differences(one, other, f"{path}/{index}")
-    elif not _same(applied, live) and not (live is ABSENT and _empty(applied)):
-        yield path, applied, live
+def _part(live: Json, owned: Json) -> Json:
+    """Return ``live`` at the places that ``owned`` has. Engines leave out empty values, which are taken as they are."""
+    if isinstance(owned, Mapping) and isinstance(live, Mapping):
+        return {
+            key: _part(live[key], value) if key in live else value
+            for key, value in owned.items()
+            if key in live or is_empty(value)
+        }
+    if isinstance(owned, list) and isinstance(live, list) and len(owned) == len(live):
+        return [_part(one, other) for one, other in zip(live, owned, strict=True)]
+    return live
 
 
-def _empty(value: Json) -> bool:
-    """Engines leave out empty values: nothing set and set to nothing are the same to them."""
+def is_empty(value: Json) -> bool:
+    """Return whether a value means to engines that nothing is set."""
     return value is None or value == "" or value == [] or value == {} or value is False or value == 0
 
 
 def settings_fields(before: Settings, after: Settings, kept_by_engine: frozenset[str]) -> tuple[FieldChange, ...]:
-    """Changed settings that flowplan itself keeps; those the engine keeps show in its objects already.
+    """Return the changed settings that flowplan itself keeps; those that the engine keeps show in its objects.
 
-    They are those that count for a run after it was started; ``destroy`` and ``watch`` know them from the state alone.
+    They are the ones that count after a run was started: ``destroy`` and ``watch`` know them from the state alone.
     """
     found = []
     for name in ("timeout", "start_timeout", "grace_period", "max_parallel", "needs", "stream_output", "protect"):
@@ -147,13 +196,14 @@ def settings_fields(before: Settings, after: Settings, kept_by_engine: frozenset
         if name not in kept_by_engine and old != new:
             rule = "kept by flowplan, nothing is sent to the engine"
             found.append(FieldChange(f"/Run/{name}", old, new, IN_PLACE, rule))
-    for path, old, new in differences(dict(before.triggers), dict(after.triggers), "/Run/triggers"):
-        found.append(FieldChange(path, old, new, REPLACE, "a trigger of the run changed"))
+    if before.triggers != after.triggers:
+        for path, old, new in differences(dict(before.triggers), dict(after.triggers), "/Run/triggers"):
+            found.append(FieldChange(path, old, new, REPLACE, "a trigger of the run changed"))
     return tuple(found)
 
 
 def patched(objects: Objects, fields: Sequence[FieldChange]) -> Objects:
-    """A copy of ``objects`` with the wanted values of ``fields`` put in; drift and settings are left out."""
+    """Return a copy of ``objects`` with the wanted values of ``fields``; drift and settings are left out."""
     copy: Any = _copy(objects)
     for field in fields:
         if not field.drift and not field.path.startswith("/Run/"):

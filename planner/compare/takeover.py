@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowplan.planner.compare.diff import origin_at
+from flowplan.planner.compare.diff import is_empty, origin_at
 from flowplan.planner.manifests import Manifests
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.pointers import escape
@@ -57,7 +57,12 @@ class Takeover:
         return applied
 
     def _merged(self, wanted: Json, live: Json, path: str) -> Json:
-        if wanted == live or _empty(wanted) or self._is_own(path, wanted) or (_empty(live) and self._unwritten(path)):
+        if (
+            wanted == live
+            or is_empty(wanted)
+            or self._is_own(path, wanted)
+            or (is_empty(live) and self._unwritten(path))
+        ):
             return wanted
         if isinstance(wanted, Mapping):
             return self._mapping(wanted, live if isinstance(live, Mapping) else {}, path)
@@ -84,7 +89,7 @@ class Takeover:
             unknown = path.count("/") == 1  # a part of the object that the engine tells nothing of
             if key in live or (isinstance(value, Mapping) and value):
                 found[key] = self._merged(value, live.get(key, ABSENT), place)
-            elif unknown or _empty(value) or self._is_own(place, value) or self._unwritten(place):
+            elif unknown or is_empty(value) or self._is_own(place, value) or self._unwritten(place):
                 found[key] = value
         return found
 
@@ -136,8 +141,3 @@ class Takeover:
         if isinstance(live, Mapping):
             return {key: self._hidden(value) for key, value in live.items()}
         return [self._hidden(one) for one in live] if isinstance(live, list) else live
-
-
-def _empty(value: Json) -> bool:
-    """Nothing that the spec sets."""
-    return value is None or value == "" or value == [] or value == {} or value is False or value == 0
