@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from flowplan.refreshing import record_observed
 from flowplan.schemas.errors import InvalidInput, ProviderError, Refused, StateFull
 from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import did_you_mean
 from flowplan.showing import Progress, last_state, shown
 from flowplan.state.lock import others_write
@@ -211,6 +212,8 @@ def logs(state: Path, address: str, follow: bool, tail: int | None, attempt: int
         count = _stream(provider, record, follow, tail, output, format)
         if count == 0 and _stored(store, record, tail, output, format):
             output.note("warning: this is the stored end of the output: the engine has none any more")
+        elif count == 0 and record.status is Status.CREATING:
+            output.note("warning: there is no output yet: the run is being created")
         elif count == 0 and _is_gone(provider, record):
             output.note(
                 "warning: no output is kept: the engine does not have the run any more, and nobody saw its end; "
@@ -298,17 +301,39 @@ class _Printer:
 
 
 def _stream(provider: Any, record: Recorded, follow: bool, tail: int | None, output: Output, form: str) -> int:
-    output.redactor.add(provider.secret_values(record))
+    known = provider.secret_values(record)
+    output.redactor.add(known)
+    starting = record.status is Status.CREATING and not known and bool(tokens_in(record.objects))
     count = 0
     stop = reader_gone(sys.stdout) if follow else None
     with Bursts(output) as bursts:
         told = _Printer(bursts, form)
-        draw = told.progress if follow and told.draws else None
+        draw = told.progress if follow and told.draws and not starting else None
+        lines = provider.logs(record, follow=follow, tail=tail, stop=stop)
+        lines = _once_secrets_are_known(lines, provider, record, output) if starting else lines
         with drawing(provider, record, output.redactor, draw):
-            for line in redacted(provider.logs(record, follow=follow, tail=tail, stop=stop), output.redactor):
+            for line in redacted(lines, output.redactor):
                 count += 1
                 told(line)
     return count
+
+
+def _once_secrets_are_known(
+    lines: Iterator[LogLine], provider: Any, record: Recorded, output: Output
+) -> Iterator[LogLine]:
+    """Yield the output of a run that had not been created when it was asked for, and no line before its secrets are known.
+
+    Raises:
+        ProviderError: the run is gone already, and its secrets with it.
+    """
+    known: list[str] = []
+    for line in lines:
+        if not known:
+            known = provider.secret_values(record)
+            output.redactor.add(known)
+            if not known and _is_gone(provider, record):
+                raise ProviderError("the run ended before its secrets were known, so that its output cannot be shown")
+        yield line
 
 
 def _stored(store: Store, record: Recorded, tail: int | None, output: Output, form: str) -> bool:

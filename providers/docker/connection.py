@@ -338,10 +338,13 @@ class Stream:
 
     Args:
         response: a streamed answer.
+        waits: make the Engine wait for a slow reader; else the stream ends when too much is unread (``overrun``).
     """
 
-    def __init__(self, response: requests.Response) -> None:
+    def __init__(self, response: requests.Response, *, waits: bool = True) -> None:
         self._response = response
+        self._waits = waits
+        self.overrun = False
         self._unread = bytearray()
         self._ended = False
         self._end: BaseException | None = None
@@ -382,20 +385,27 @@ class Stream:
         try:
             for chunk in self._chunks():
                 if not self._put(chunk):
-                    return
+                    break
         except (*_BROKEN, ValueError, AttributeError) as error:  # ValueError, AttributeError: closed under our hands
             end = error
+        if self.overrun:
+            self._response.close()
         with self._changed:
             self._end, self._ended = end, True
             self._changed.notify_all()
 
     def _chunks(self) -> Iterator[bytes]:
         raw = self._response.raw
-        return iter(raw.read_chunked(decode_content=False) if raw.chunked else raw.stream(65536, decode_content=False))
+        if raw.chunked:
+            return iter(raw.read_chunked(decode_content=False))
+        return iter(lambda: raw.read1(65536, decode_content=False), b"")
 
     def _put(self, chunk: bytes) -> bool:
-        """Take in what came, and wait while too much is unread; False when nobody wants it any more."""
+        """Take in what came, and wait while too much is unread; return whether more is wanted."""
         with self._changed:
+            if not self._waits and len(self._unread) + len(chunk) > READ_AHEAD:
+                self.overrun = True
+                return False
             while len(self._unread) >= READ_AHEAD and not self._closed.is_set():
                 self._changed.wait(0.5)
             if not self._unread:

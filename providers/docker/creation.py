@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from flowplan.providers.docker import facts
+from flowplan.providers.docker.attaching import Attachments
 from flowplan.providers.docker.connection import Engine, Refusal
 from flowplan.providers.docker.pulling import Images
 from flowplan.providers.protocol import Order, of_other_content
@@ -34,9 +35,10 @@ class Made(NamedTuple):
 class Creator:
     """Creates containers on one Engine."""
 
-    def __init__(self, engine: Engine, images: Images, created_from: str = "") -> None:
+    def __init__(self, engine: Engine, images: Images, attachments: Attachments, created_from: str = "") -> None:
         self._engine = engine
         self._images = images
+        self._attachments = attachments
         self._marks = {facts.CREATED_FROM: created_from} if created_from else {}
 
     def create(self, order: Order) -> Observed:
@@ -139,7 +141,10 @@ class Creator:
     def _finish(self, identity: Identity, container: Mapping[str, Any], made: Made, name: str) -> Observed:
         """Connect and start what was just created; on a refusal take it away again."""
         engine, found, config = self._engine, made.id, container["Config"]
-        image = self._image(found) if config.get("HostConfig", {}).get("AutoRemove") else {}
+        image: Mapping[str, str] = {}
+        if config.get("HostConfig", {}).get("AutoRemove"):
+            image = self._image(found)
+            self._attachments.hold(found)
         try:
             for network in container["Networks"][1:]:
                 settings = _ends(config).get(network)
@@ -155,6 +160,8 @@ class Creator:
             raise
         except ProviderError as error:
             failure = self._start_failure(found, error)
+            if held := self._attachments.take(found):
+                held.close()
             self.remove(found)
             raise failure from None
         return Observed(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import requests
 import urllib3
 
 from flowplan.providers.docker import facts
+from flowplan.providers.docker.attaching import Frames
 from flowplan.providers.docker.connection import Engine, Refusal, Stream
 from flowplan.providers.protocol import LogLine
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
@@ -27,47 +28,44 @@ SILENCE = 45.0
 OUTAGE = 60.0
 """Seconds that an Engine may be away while its output is followed."""
 
-_HEADER = struct.Struct(">BxxxL")
-_STREAMS = {1: "stdout", 2: "stderr"}
+START = 60.0
+"""Seconds that a container may take to be created and started while its output is followed."""
+
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z) ")
 
 
 @dataclass
 class _Reader:
-    """Cuts the Engine's frames into lines and remembers where it was.
+    """Puts messages together to lines and remembers where it was.
 
-    Every frame is one message with its time in front; a long line comes as several messages, of which only the last
-    ends with a newline.
+    In a log every message has its time in front; a long line comes as several messages, of which only the last ends with
+    a newline.
+
+    Args:
+        stamped: False where messages have no times, and end anywhere.
     """
 
     tty: bool
+    stamped: bool = True
     last: bytes = b""
     seen: int = 0
     skip: int = 0
-    _bytes: bytearray = field(default_factory=bytearray)
+    _frames: Frames = field(init=False)
     _lines: dict[str, bytearray] = field(default_factory=lambda: {"stdout": bytearray(), "stderr": bytearray()})
     _at: dict[str, bytes] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._frames = Frames(self.tty)
+
     def resume(self) -> None:
-        """A new connection begins with the messages of the last second seen: those seen are skipped."""
-        self._bytes.clear()
+        """Skip the messages of the last second that were seen: a new connection begins with all of that second."""
+        self._frames = Frames(self.tty)
         self.skip = self.seen
 
     def feed(self, data: bytes) -> Iterator[LogLine]:
-        self._bytes += data
-        if self.tty:
-            yield from self._text("stdout", bytes(self._bytes))
-            self._bytes.clear()
-            return
-        whole, size, start = bytes(self._bytes), len(self._bytes), 0
-        while size - start >= _HEADER.size:
-            kind, length = _HEADER.unpack_from(whole, start)
-            end = start + _HEADER.size + length
-            if end > size:
-                break
-            yield from self._message(_STREAMS.get(kind, "stdout"), whole[start + _HEADER.size : end])
-            start = end
-        del self._bytes[:start]
+        """Yield the lines that end in ``data``."""
+        for stream, message in self._frames.feed(data):
+            yield from self._message(stream, message) if self.stamped and not self.tty else self._text(stream, message)
 
     def _message(self, stream: str, data: bytes) -> Iterable[LogLine]:
         match = _STAMP.match(data)
@@ -102,7 +100,7 @@ class _Reader:
         return LogLine(data.removesuffix(b"\r").decode("utf-8", "replace"), stream, at)
 
     def rest(self) -> Iterator[LogLine]:
-        """The last lines, which had no newline."""
+        """Yield the last lines, which had no newline."""
         for stream, pending in self._lines.items():
             if pending:
                 yield self._line(stream, bytes(pending))
@@ -110,7 +108,7 @@ class _Reader:
 
 
 def _at(stamp: bytes) -> str:
-    """A time of the Engine, which has nine digits or those of them that are not zero, with six."""
+    """Return a time of the Engine, which has nine digits or those of them that are not zero, with six."""
     if len(stamp) == 30:
         return f"{stamp[:26].decode()}Z"
     return f"{stamp[:19].decode()}.{stamp[20:26].rstrip(b'Z').decode():0<6}Z"
@@ -120,25 +118,75 @@ class Output:
     """Reads the output of one container.
 
     Args:
-        tty: whether the container has a terminal: its output is one stream then, without times.
+        container: returns its id, None while there is no such container.
+        tty: the container has a terminal: its output is one stream then, without times.
+        starting: the container may not have been created yet.
+        held: what it wrote since before its start, where that is held.
     """
 
-    def __init__(self, engine: Engine, container: str, *, tty: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        container: Callable[[], str | None],
+        *,
+        tty: bool,
+        starting: bool = False,
+        held: Stream | None = None,
+    ) -> None:
         self._engine = engine
         self._container = container
+        self._starting = starting
+        self._held = held
         self._reader = _Reader(tty)
 
     def lines(self, tail: int | None, follow: bool, stop: threading.Event | None) -> Iterator[LogLine]:
-        """Lines, oldest first; with ``follow`` until the container has ended or ``stop`` is set.
+        """Yield lines, oldest first; with ``follow`` until the container has ended or ``stop`` is set.
 
         Raises:
-            EngineUnreachable: when the Engine does not answer (with ``follow`` only after a minute of trying).
+            EngineUnreachable: the Engine does not answer (with ``follow`` only after a minute of trying).
+            ProviderError: the Engine cannot read the log, or with ``follow``, the container was not started in a minute.
         """
-        if follow:
-            yield from self._followed(tail, stop or threading.Event())
-        else:
-            yield from self._whole(tail)
-        yield from self._reader.rest()
+        stop = stop or threading.Event()
+        given: Counter[str] = Counter()
+        try:
+            try:
+                for line in self._followed(tail, stop) if follow else self._whole(tail):
+                    given[line.stream] += 1
+                    yield line
+            except EngineUnreachable:
+                raise
+            except ProviderError as error:  # the log goes before the container does
+                if self._starting or not self._is_going():
+                    raise ProviderError(error.message, hint=error.hint, reason=error.reason) from None
+            if self._held and not stop.is_set():
+                yield from self._rest_of(self._held, given, tail, stop)
+            else:
+                yield from self._reader.rest()
+        finally:
+            if self._held:
+                self._held.close()
+
+    def _rest_of(self, held: Stream, given: Counter[str], tail: int | None, stop: threading.Event) -> Iterator[LogLine]:
+        """Yield the lines that were held and did not come from the log, because the container was gone too soon."""
+        reader, lines = _Reader(self._reader.tty, stamped=False), list[LogLine]()
+        try:
+            while (data := held.poll(0.5)) is not None:
+                lines += reader.feed(data) if data else ()
+                if stop.is_set():
+                    return
+            complete = not held.overrun
+        except ConnectionError:
+            complete = False
+        if given and (tail is not None or not complete):
+            yield from self._reader.rest()
+            return
+        missing = list[LogLine]()
+        for line in (*lines, *reader.rest()):
+            given[line.stream] -= 1
+            missing += [line] if given[line.stream] < 0 else []
+        yield from missing if tail is None else deque(missing, maxlen=tail)
+        if not complete:
+            yield LogLine("[flowplan: the rest of the output was not read before the Engine removed the container]")
 
     def _whole(self, tail: int | None) -> Iterator[LogLine]:
         answer = self._open(tail, follow=False)
@@ -154,15 +202,21 @@ class Output:
 
     def _followed(self, tail: int | None, stop: threading.Event) -> Iterator[LogLine]:
         broken: float | None = None
+        begun = time.monotonic()
         while not stop.is_set():
             try:
                 answer = self._open(tail, follow=True)
-                if answer is None:
+                if answer is not None:
+                    broken = None
+                    yield from self._stream(Stream(answer), stop)
+                elif not self._starting:
                     return
-                broken = None
-                yield from self._stream(Stream(answer), stop)
-                if stop.is_set() or not self._runs():
+                state = self._state()
+                self._starting = self._starting and state.get("Status", "created") == "created"
+                if not self._starting and not _goes_on(state):
                     return
+                if self._starting and time.monotonic() - begun > START:
+                    raise ProviderError(f"no container was started within {START:g}s", hint="follow it again later")
             except (EngineUnreachable, ConnectionError) as error:
                 broken = broken or time.monotonic()
                 if time.monotonic() - broken > OUTAGE:
@@ -179,32 +233,44 @@ class Output:
                     heard = time.monotonic()
                     yield from self._reader.feed(data)
                 elif time.monotonic() - heard > min(SILENCE, self._engine.timeout):
-                    if not self._runs():  # the rest of its output did not come this way
-                        raise ConnectionError("the output ended without a word")
+                    if not _goes_on(self._state()):  # the rest of its output did not come this way
+                        raise ConnectionError("the stream went silent before its end")
                     heard = time.monotonic()
         finally:
             stream.close()
 
-    def _runs(self) -> bool:
-        found = self._engine.find(f"/containers/{self._container}/json")
-        return bool(found and (found["State"].get("Running") or found["State"].get("Restarting")))
+    def _state(self) -> dict[str, Any]:
+        """Return the state of the container as the Engine tells it, {} where there is none."""
+        container = self._container()
+        found = self._engine.find(f"/containers/{container}/json") if container else None
+        return dict(found["State"]) if found else {}
+
+    def _is_going(self) -> bool:
+        """Return whether the container is gone or being removed."""
+        return self._state().get("Status", "dead") in ("removing", "dead")
 
     def _open(self, tail: int | None, *, follow: bool) -> requests.Response | None:
-        """The Engine's answer; None when the container is gone or about to be removed (D38)."""
-        tty = self._reader.tty
+        """Return the Engine's answer; None when the container is not there, or about to be removed."""
+        container, tty = self._container(), self._reader.tty
+        if container is None:
+            return None
         parameters: dict[str, Any] = {"stdout": 1, "stderr": 1, "timestamps": int(not tty), "follow": int(follow)}
         parameters["tail"] = "all" if tail is None else tail
         if self._reader.last:
             parameters["since"] = _since(self._reader.last)
         try:
-            return self._engine.request("GET", f"/containers/{self._container}/logs", params=parameters, stream=True)
+            return self._engine.request("GET", f"/containers/{container}/logs", params=parameters, stream=True)
         except Refusal as error:
             if error.status in (404, 409):
                 return None
-            raise ProviderError(error.message, reason=error.reason) from None
+            raise
+
+
+def _goes_on(state: dict[str, Any]) -> bool:
+    return bool(state.get("Running") or state.get("Restarting"))
 
 
 def _since(stamp: bytes) -> str:
-    """The whole second of a time stamp, which is as precise as every log driver is."""
+    """Return the whole second of a time stamp, which is as precise as every log driver is."""
     moment = facts.engine_time(stamp.decode())
     return str(int(facts.seconds(moment))) if moment else "0"

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from flowplan.providers import polling
 from flowplan.providers.docker import facts
+from flowplan.providers.docker.attaching import Attachments
 from flowplan.providers.docker.changes import Changer
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.creation import Creator
@@ -20,7 +22,7 @@ from flowplan.providers.docker.pulling import Images
 from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, News, Order
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
-from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Target
+from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status, Target
 from flowplan.schemas.secrets import TOKEN
 
 INSPECTORS = 8
@@ -34,7 +36,8 @@ class DockerProvider:
         self._lineage, self._project = context.lineage, context.project
         self._engine = Engine(context.settings)
         self._images = Images(self._engine)
-        self._creator = Creator(self._engine, self._images, context.created_from)
+        self._attachments = Attachments(self._engine)
+        self._creator = Creator(self._engine, self._images, self._attachments, context.created_from)
         self._changer = Changer(self._engine, context.lineage)
 
     def target(self) -> Target:
@@ -157,9 +160,30 @@ class DockerProvider:
     ) -> Iterator[LogLine]:
         from flowplan.providers.docker.output import Output
 
-        container = str(record.handle.get("id") or record.name)
-        tty = record.objects.get("Container", {}).get("Config", {}).get("Tty", False)
-        return Output(self._engine, container, tty=bool(tty)).lines(tail, follow, stop)
+        container = str(record.handle.get("id") or "")
+        starting, held = record.status is Status.CREATING and not container, self._attachments.take(container)
+        tty, find = self._has_terminal(record), partial(self._container, record)
+        return Output(self._engine, find, tty=tty, starting=starting, held=held).lines(tail, follow, stop)
+
+    def progress(self, record: Recorded, stop: threading.Event) -> Iterator[LogLine]:
+        """Attach to the container, for its log has a line only when it is complete."""
+        from flowplan.providers.docker.attaching import progress
+
+        return progress(self._engine, partial(self._container, record), stop, tty=self._has_terminal(record))
+
+    def _container(self, record: Recorded) -> str | None:
+        """Return the id of a container, by its label before it is recorded."""
+        if "id" in record.handle:
+            return str(record.handle["id"])
+        found = self._changer.find(record)
+        return str(found["Id"]) if found else None
+
+    def _has_terminal(self, record: Recorded) -> bool:
+        """Return whether a container has a terminal; of one that was imported, its config is not recorded."""
+        config = record.objects.get("Container", {}).get("Config", {})
+        if record.handle.get(IMPORTED):
+            config = (self._engine.find(f"/containers/{record.handle['id']}/json") or {}).get("Config", {})
+        return bool(config.get("Tty", False))
 
     def secret_values(self, record: Recorded) -> list[str]:
         """The values that stand in the live container where the record has tokens."""
