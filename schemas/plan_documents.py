@@ -7,31 +7,26 @@ import hmac
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flowplan.schemas.codec import decode, encode
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
 from flowplan.schemas.files import Unreadable, read_bounded
 from flowplan.schemas.places import refuse_foreign, write_private
-from flowplan.schemas.plans import ABSENT, FORMAT_VERSION, Action, Change, FieldChange, Finding, Plan, RunFacts
-from flowplan.schemas.runs import Json, Settings
-from flowplan.schemas.secrets import SecretSource
-from flowplan.schemas.sources import Diagnostic, Position
+from flowplan.schemas.plans import FORMAT_VERSION, Action, Change, Plan
+from flowplan.schemas.runs import Json
+from flowplan.schemas.sources import Diagnostic
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
-_MISSING: Any = object()
 _SHOWN_FAULTS = 10
 MOST_FAULTS = 100
 MOST_BYTES = 1 << 30
 """Of a plan file; one of 100,000 runs has 300 MB."""
-_ACTIONS = {action.value: action for action in Action}
-
-
-class _Broken(Exception):
-    """A part of a plan document that is not what the format says; the message names it."""
 
 
 # --- digests ---------------------------------------------------------------------------------------------------------
@@ -42,31 +37,19 @@ def _canonical(value: Json) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def carried_out(change: Change) -> bool:
-    """True when apply does something for this change: it is neither left out nor a no-op that stays where it is."""
-    return not change.skipped and (change.action is not Action.NO_OP or bool(change.moved_from))
-
-
 def change_digest(change: Change) -> str:
     """Return ``sha256:<64 hex>`` over what carrying out ``change`` does and what that rests on; nothing about when."""
     gone = change.action in (Action.DESTROY, Action.FORGET)
-    settings = _settings_document(change.settings)
-    for silent in ("description", "stream_output"):
-        del settings[silent]
-    meaning = {
-        "address": change.address,
-        "provider": change.provider,
-        "type": change.type,
-        "action": change.action.value,
-        "name": change.name,
-        "run_id": change.run_id,
+    meaning = {name: getattr(change, name) for name in _DONE} | {
         "objects": change.before if gone else change.after,
-        "attempt": change.attempt,
-        "live": change.live,
-        "moved_from": change.moved_from,
-        "settings": settings,
+        "settings": {name: value for name, value in encode(change.settings).items() if name not in _SILENT},
     }
     return _sha256(_canonical(meaning))
+
+
+_DONE = ("address", "provider", "type", "action", "name", "run_id", "attempt", "live", "moved_from")
+_SILENT = ("description", "stream_output")
+"""Settings that change nothing of what is done."""
 
 
 def plan_digest(plan: Plan) -> str:
@@ -80,8 +63,8 @@ def plan_digest(plan: Plan) -> str:
         "spec": [plan.spec_path, plan.spec_digest],
         "providers": dict(plan.providers),
         "targets": {name: [target.get("type"), target.get("id")] for name, target in plan.targets.items()},
-        "secrets": {token: _secret_document(source) for token, source in plan.secrets.items()},
-        "changes": sorted([change.address, change_digest(change)] for change in plan.changes if carried_out(change)),
+        "secrets": {token: encode(source) for token, source in plan.secrets.items()},
+        "changes": sorted([change.address, change_digest(change)] for change in plan.changes if change.effective),
     }
     return _sha256(_canonical(meaning))
 
@@ -95,12 +78,12 @@ def _sha256(text: str) -> str:
 
 def plan_document(plan: Plan) -> dict[str, Json]:
     """Return the JSON document of a plan (``plan.schema.json``), as it is printed: without its time and seal."""
-    return _head_document(plan) | {"changes": [change_document(change) for change in plan.changes]}
+    return _head(plan) | {"changes": [encode(change) for change in plan.changes]}
 
 
 def plan_json(plan: Plan) -> str:
     """Return the text of ``plan_document``: the same bytes for the same plan, one change a line."""
-    return _body(plan, _head_document(plan)) + "\n}\n"
+    return _body(plan, _head(plan)) + "\n}\n"
 
 
 def sealed_json(plan: Plan, key: bytes) -> str:
@@ -109,12 +92,25 @@ def sealed_json(plan: Plan, key: bytes) -> str:
     Args:
         key: of the state that the plan was made with.
     """
-    body = _body(plan, _head_document(plan) | {"made_at": plan.made_at})
+    body = _body(plan, _head(plan) | {"made_at": plan.made_at})
     return body + _SEAL + _seal_line(body, key)
 
 
+_HEAD = (
+    *("format_version", "flowplan_version", "project", "mode", "digest", "expires_at", "refreshed", "state", "spec"),
+    *("summary", "variables", "providers", "targets", "secrets", "diagnostics"),
+)
+"""The order in which a document tells what it says of the whole plan."""
+
+
+def _head(plan: Plan) -> dict[str, Json]:
+    known = encode(replace(plan, changes=()))
+    known |= {"format_version": FORMAT_VERSION, "summary": summary(plan.changes)}
+    return {name: known[name] for name in _HEAD}
+
+
 def _body(plan: Plan, head: Mapping[str, Json]) -> str:
-    """Objects that are shown keep the order of their keys, so that a plan reads the same wherever it is."""
+    """Return the text up to the seal; objects that are shown keep the order of their keys, so that plans read alike."""
     try:
         lines = [_line(change) for change in plan.changes]
     except ValueError as error:
@@ -124,10 +120,9 @@ def _body(plan: Plan, head: Mapping[str, Json]) -> str:
 
 
 def _line(change: Change) -> str:
-    document = change_document(change)
     if change.action is Action.NO_OP:
-        return _canonical(document)
-    return json.dumps(document, separators=(",", ":"), allow_nan=False)
+        return _canonical(encode(change))
+    return json.dumps(encode(change), separators=(",", ":"), allow_nan=False)
 
 
 _SEAL = ',\n "seal": '
@@ -162,127 +157,10 @@ def write_plan(plan: Plan, path: Path, key: bytes) -> None:
         raise FlowplanError(f"the plan cannot be written to {path}: {error.strerror}") from error
 
 
-def _head_document(plan: Plan) -> dict[str, Json]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "flowplan_version": plan.flowplan_version,
-        "project": plan.project,
-        "mode": plan.mode,
-        "digest": plan.digest,
-        "expires_at": plan.expires_at,
-        "refreshed": plan.refreshed,
-        "state": {"lineage": plan.lineage, "serial": plan.serial},
-        "spec": {"path": plan.spec_path, "digest": plan.spec_digest},
-        "summary": summary(plan.changes),
-        "variables": dict(plan.variables),
-        "providers": dict(plan.providers),
-        "targets": dict(plan.targets),
-        "secrets": {token: _secret_document(source) for token, source in plan.secrets.items()},
-        "diagnostics": [_diagnostic_document(remark) for remark in plan.diagnostics],
-    }
-
-
 def summary(changes: Sequence[Change]) -> dict[str, int]:
-    """How many changes of each action there are, zeros included; skipped changes count as ``no_op``."""
+    """Return how many changes of each action there are, zeros included; skipped changes count as ``no_op``."""
     counts = Counter(Action.NO_OP if change.skipped else change.action for change in changes)
     return {action.value.replace("-", "_"): counts[action] for action in Action}
-
-
-def change_document(change: Change) -> dict[str, Json]:
-    """The JSON document of one change."""
-    return {
-        "address": change.address,
-        "provider": change.provider,
-        "type": change.type,
-        "action": change.action.value,
-        "reasons": list(change.reasons),
-        "name": change.name,
-        "run_id": change.run_id,
-        "attempt": change.attempt,
-        "interrupts": change.interrupts,
-        "skipped": change.skipped,
-        "moved_from": change.moved_from,
-        "live": change.live,
-        "before": change.before,
-        "after": change.after,
-        "fields": [_field_document(field) for field in change.fields],
-        "run": _run_document(change.run),
-        "warnings": list(change.warnings),
-        "preflight": [_finding_document(finding) for finding in change.preflight],
-        "settings": _settings_document(change.settings),
-        "history": dict(change.history),
-        "origins": dict(change.origins),
-    }
-
-
-def _field_document(field: FieldChange) -> dict[str, Json]:
-    document: dict[str, Json] = {"path": field.path, "effect": field.effect, "rule": field.rule, "origin": field.origin}
-    values: dict[str, Json] = {"before": field.before, "after": field.after}
-    if field.drift:
-        document |= {"drift": True, "manager": field.manager}
-        values["recorded"] = field.recorded
-    return document | {key: value for key, value in values.items() if value is not ABSENT}
-
-
-def _run_document(run: RunFacts | None) -> Json:
-    if run is None:
-        return None
-    return {
-        "status": run.status,
-        "attempt": run.attempt,
-        "run_id": run.run_id,
-        "name": run.name,
-        "reason": run.reason,
-        "message": run.message,
-        "exit_code": run.exit_code,
-        "started_at": run.started_at,
-        "finished_at": run.finished_at,
-    }
-
-
-def _finding_document(finding: Finding) -> Json:
-    return {
-        "address": finding.address,
-        "severity": finding.severity,
-        "check": finding.check,
-        "message": finding.message,
-        "hint": finding.hint,
-    }
-
-
-def _settings_document(settings: Settings) -> dict[str, Json]:
-    return {
-        "group": settings.group,
-        "needs": list(settings.needs),
-        "max_parallel": settings.max_parallel,
-        "timeout": settings.timeout,
-        "start_timeout": settings.start_timeout,
-        "grace_period": settings.grace_period,
-        "stream_output": settings.stream_output,
-        "rerun": settings.rerun,
-        "replace": settings.replace,
-        "protect": settings.protect,
-        "ignore_changes": list(settings.ignore_changes),
-        "description": settings.description,
-        "triggers": dict(settings.triggers),
-    }
-
-
-def _secret_document(source: SecretSource) -> Json:
-    return {"kind": source.kind, "value": source.value, "variables": list(source.variables)}
-
-
-def _diagnostic_document(remark: Diagnostic | str) -> Json:
-    if isinstance(remark, str):
-        remark = Diagnostic(message=remark, severity="warning")
-    place = remark.position
-    return {
-        "severity": remark.severity,
-        "message": remark.message,
-        "subject": remark.subject,
-        "hint": remark.hint,
-        "position": place and {"file": place.file, "line": place.line, "column": place.column},
-    }
 
 
 # --- JSON -> Plan ----------------------------------------------------------------------------------------------------
@@ -332,9 +210,9 @@ def parse_plan(document: Json, file: str) -> Plan:
     """
     _check_version(document, file)
     try:
-        plan = _plan(document)
+        plan = decode(Plan, document, extensible=True)
         genuine = plan_digest(plan) == plan.digest
-    except (_Broken, ValueError) as error:
+    except ValueError as error:
         raise InvalidInput(_faults(document, file, str(error))) from error
     if not genuine:
         raise PlanStale(f"{file}: {_EDITED}", hint=_AGAIN)
@@ -400,180 +278,3 @@ def _in_words(error: ValidationError) -> str:
     if error.validator == "type":
         return f"must be {wanted if isinstance(wanted, str) else ' or '.join(wanted)}, not {kind_of(error.instance)}"
     return error.message[:200]
-
-
-def _take(document: Json, key: str, kind: type | tuple[type, ...], default: Any = _MISSING) -> Any:
-    """The value at ``key``, of the type that the format promises; ``default`` where it may be missing."""
-    if not isinstance(document, dict):
-        raise _Broken(f"an object with {key} was expected")
-    value = document.get(key, default)
-    if value is _MISSING:
-        raise _Broken(f"{key} is missing")
-    if value is not default and (not isinstance(value, kind) or (isinstance(value, bool) and kind is int)):
-        raise _Broken(f"{key} has the wrong type")
-    return value
-
-
-def _words(document: Json, key: str) -> tuple[str, ...]:
-    words = _take(document, key, list, ())
-    if not all(isinstance(word, str) for word in words):
-        raise _Broken(f"{key} must hold strings")
-    return tuple(words)
-
-
-def _texts(document: Json, key: str) -> dict[str, str]:
-    texts: dict[str, str] = _take(document, key, dict, {})
-    if not all(isinstance(text, str) for text in texts.values()):
-        raise _Broken(f"{key} must hold strings")
-    return texts
-
-
-def _entries(document: Json, key: str) -> dict[str, dict[str, Json]]:
-    """Return what a plan says of each provider entry: a mapping that has a type."""
-    entries: dict[str, dict[str, Json]] = _take(document, key, dict, {})
-    for name, entry in entries.items():
-        try:
-            _take(entry, "type", str)
-        except _Broken as error:
-            raise _Broken(f"{key}.{name}: {error}") from error
-    return entries
-
-
-def _history(document: dict[str, Json]) -> dict[str, Json]:
-    _words(document, "last")
-    seconds = _take(document, "durations", list, [])
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in seconds):
-        raise _Broken("durations must hold numbers")
-    return document
-
-
-def _text(document: Json, key: str) -> str:
-    text: str = _take(document, key, str, "")
-    return text
-
-
-def _plan(document: Json) -> Plan:
-    state, spec = _take(document, "state", dict), _take(document, "spec", dict)
-    return Plan(
-        project=_take(document, "project", str),
-        digest=_take(document, "digest", str),
-        lineage=_take(state, "lineage", str),
-        serial=_take(state, "serial", int),
-        spec_path=_text(spec, "path"),
-        spec_digest=_text(spec, "digest"),
-        changes=tuple(map(_change, _take(document, "changes", list))),
-        variables=_take(document, "variables", dict, {}),
-        providers=_entries(document, "providers"),
-        targets=_entries(document, "targets"),
-        secrets={token: _secret(source) for token, source in _take(document, "secrets", dict, {}).items()},
-        diagnostics=tuple(map(_diagnostic, _take(document, "diagnostics", list, ()))),
-        mode=_take(document, "mode", str, "normal"),
-        refreshed=_take(document, "refreshed", bool, True),
-        flowplan_version=_text(document, "flowplan_version"),
-        expires_at=_take(document, "expires_at", (str, type(None)), None),
-        made_at=_text(document, "made_at"),
-    )
-
-
-def _change(document: Json) -> Change:
-    action = _take(document, "action", str)
-    if action not in _ACTIONS:
-        raise _Broken(f"unknown action {action!r}; it needs a newer flowplan")
-    return Change(
-        address=_take(document, "address", str),
-        provider=_take(document, "provider", str),
-        type=_take(document, "type", str),
-        action=_ACTIONS[action],
-        reasons=_words(document, "reasons"),
-        before=_take(document, "before", (dict, type(None))),
-        after=_take(document, "after", (dict, type(None))),
-        fields=tuple(map(_field, _take(document, "fields", list, ()))),
-        run=_run(_take(document, "run", (dict, type(None)), None)),
-        warnings=_words(document, "warnings"),
-        preflight=tuple(map(_finding, _take(document, "preflight", list, ()))),
-        settings=_settings(_take(document, "settings", dict)),
-        name=_text(document, "name"),
-        run_id=_text(document, "run_id"),
-        attempt=_take(document, "attempt", int),
-        interrupts=_take(document, "interrupts", bool, False),
-        skipped=_text(document, "skipped"),
-        moved_from=_text(document, "moved_from"),
-        live=_text(document, "live"),
-        history=_history(_take(document, "history", dict, {})),
-        origins=_texts(document, "origins"),
-    )
-
-
-def _field(document: Json) -> FieldChange:
-    drift: bool = _take(document, "drift", bool, False)
-    return FieldChange(
-        path=_take(document, "path", str),
-        before=document.get("before", ABSENT),
-        after=document.get("after", ABSENT),
-        effect=_take(document, "effect", str),
-        rule=_text(document, "rule"),
-        origin=_text(document, "origin"),
-        drift=drift,
-        recorded=document.get("recorded", ABSENT) if drift else None,
-        manager=_text(document, "manager"),
-    )
-
-
-def _run(document: Json) -> RunFacts | None:
-    if document is None:
-        return None
-    return RunFacts(
-        status=_take(document, "status", str),
-        attempt=_take(document, "attempt", int),
-        run_id=_take(document, "run_id", str),
-        reason=_text(document, "reason"),
-        message=_text(document, "message"),
-        exit_code=_take(document, "exit_code", (int, type(None)), None),
-        started_at=_take(document, "started_at", (str, type(None)), None),
-        finished_at=_take(document, "finished_at", (str, type(None)), None),
-        name=_text(document, "name"),
-    )
-
-
-def _finding(document: Json) -> Finding:
-    return Finding(
-        address=_text(document, "address"),
-        severity=_take(document, "severity", str),
-        check=_text(document, "check"),
-        message=_take(document, "message", str),
-        hint=_text(document, "hint"),
-    )
-
-
-def _settings(document: Json) -> Settings:
-    default = Settings()
-    return Settings(
-        group=_text(document, "group"),
-        needs=_words(document, "needs"),
-        max_parallel=_take(document, "max_parallel", (int, type(None)), None),
-        timeout=_take(document, "timeout", (int, float, type(None)), None),
-        start_timeout=_take(document, "start_timeout", (int, float, type(None)), None),
-        grace_period=_take(document, "grace_period", (int, float), default.grace_period),
-        stream_output=_take(document, "stream_output", bool, default.stream_output),
-        rerun=_take(document, "rerun", str, default.rerun),
-        replace=_take(document, "replace", str, default.replace),
-        protect=_text(document, "protect"),
-        ignore_changes=_words(document, "ignore_changes"),
-        description=_text(document, "description"),
-        triggers=_texts(document, "triggers"),
-    )
-
-
-def _secret(document: Json) -> SecretSource:
-    return SecretSource(_take(document, "kind", str), _take(document, "value", str), _words(document, "variables"))
-
-
-def _diagnostic(document: Json) -> Diagnostic:
-    place = _take(document, "position", (dict, type(None)), None)
-    return Diagnostic(
-        message=_take(document, "message", str),
-        position=place and Position(_take(place, "file", str), _take(place, "line", int), _take(place, "column", int)),
-        subject=_text(document, "subject"),
-        hint=_text(document, "hint"),
-        severity=_take(document, "severity", str),
-    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from flowplan.schemas.codec import Member, like
 from flowplan.schemas.runs import Json, Objects, Settings
 from flowplan.schemas.secrets import SecretSource
+from flowplan.schemas.sources import Diagnostic
 
 FORMAT_VERSION = "1.0"
 
@@ -31,6 +33,16 @@ class Action(StrEnum):
         return self in (Action.CREATE, Action.REPLACE, Action.RERUN)
 
 
+class _Absent:
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Any = _Absent()
+"""The value of a field that is not there (JSON null is a value)."""
+_VALUE = Member(absent=ABSENT, last=True)
+
+
 @dataclass(frozen=True, slots=True)
 class FieldChange:
     """One changed field of the objects.
@@ -43,28 +55,18 @@ class FieldChange:
         origin: where the wanted value was written ("spec.yaml:12"), or "".
         drift: True when ``before`` is the live value, which somebody changed behind flowplan's back.
         recorded: for drift, the value that was applied.
-        manager: for drift, who changed it, where the engine knows.
+        manager: for drift, who changed it, "" where the engine does not know; None without drift.
     """
 
     path: str
-    before: Json
-    after: Json
+    before: Annotated[Json, _VALUE]
+    after: Annotated[Json, _VALUE]
     effect: str
     rule: str
     origin: str = ""
-    drift: bool = False
-    recorded: Json = None
-    manager: str = ""
-
-
-class _Absent:
-    """The value of a field that is not there (JSON null is a value)."""
-
-    def __repr__(self) -> str:
-        return "ABSENT"
-
-
-ABSENT: Any = _Absent()
+    drift: Annotated[bool, Member(absent=False)] = False
+    recorded: Annotated[Json, _VALUE] = ABSENT
+    manager: Annotated[str | None, Member(absent=None)] = None
 
 
 class Finding(NamedTuple):
@@ -89,12 +91,17 @@ class RunFacts(NamedTuple):
     status: str
     attempt: int
     run_id: str
+    name: str = ""
     reason: str = ""
     message: str = ""
     exit_code: int | None = None
     started_at: str | None = None
     finished_at: str | None = None
-    name: str = ""
+
+
+class _History(NamedTuple):
+    last: tuple[str, ...] = ()
+    durations: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +123,22 @@ class Change:
     type: str
     action: Action
     reasons: tuple[str, ...]
+    _: KW_ONLY
+    name: str = ""
+    run_id: str = ""
+    attempt: Annotated[int, Member(required=True)] = 1
+    interrupts: bool = False
+    skipped: str = ""
+    moved_from: str = ""
+    live: str = ""
     before: Objects | None
     after: Objects | None
     fields: tuple[FieldChange, ...] = ()
     run: RunFacts | None = None
     warnings: tuple[str, ...] = ()
     preflight: tuple[Finding, ...] = ()
-    settings: Settings = field(default_factory=Settings)
-    name: str = ""
-    run_id: str = ""
-    attempt: int = 1
-    interrupts: bool = False
-    skipped: str = ""
-    moved_from: str = ""
-    live: str = ""
-    history: Mapping[str, Any] = field(default_factory=dict)
+    settings: Annotated[Settings, Member(required=True)] = field(default_factory=Settings)
+    history: Annotated[Mapping[str, Any], like(_History)] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -139,9 +147,17 @@ class Change:
         return not self.skipped and (self.action is not Action.NO_OP or bool(self.moved_from))
 
 
+class _Entry(NamedTuple):
+    type: str
+
+
+Entries = Annotated[Mapping[str, Any], like(Mapping[str, _Entry])]
+"""Provider entry name -> what is said of it; the entries have a ``type``, and other members as it pleases."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole plan; ``schemas/documents of plans`` turn it to and from JSON (``plan.schema.json``).
+    """A whole plan; ``schemas/plan_documents.py`` turns it to and from JSON (``plan.schema.json``).
 
     Attributes:
         providers: provider entry name -> {"type": ..., connection settings with tokens for secrets}.
@@ -156,16 +172,16 @@ class Plan:
 
     project: str
     digest: str
-    lineage: str
-    serial: int
-    spec_path: str
-    spec_digest: str
+    lineage: Annotated[str, Member(within="state")]
+    serial: Annotated[int, Member(within="state")]
+    spec_path: Annotated[str, Member(within="spec", name="path")]
+    spec_digest: Annotated[str, Member(within="spec", name="digest")]
     changes: tuple[Change, ...]
     variables: Mapping[str, Any] = field(default_factory=dict)
-    providers: Mapping[str, Any] = field(default_factory=dict)
-    targets: Mapping[str, Any] = field(default_factory=dict)
+    providers: Entries = field(default_factory=dict)
+    targets: Entries = field(default_factory=dict)
     secrets: Mapping[str, SecretSource] = field(default_factory=dict)
-    diagnostics: tuple[Any, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
     mode: str = "normal"
     refreshed: bool = True
     flowplan_version: str = ""

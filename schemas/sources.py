@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from flowplan.schemas.codec import Member
 
 Path = tuple[str | int, ...]
 """A path into a YAML document: mapping keys and list indexes."""
@@ -58,7 +60,7 @@ class Diagnostic(NamedTuple):
     position: Position | None = None
     subject: str = ""
     hint: str = ""
-    severity: str = "error"
+    severity: Annotated[str, Member(required=True)] = "error"
 
     def __str__(self) -> str:
         where = f"{self.position}: " if self.position else ""

@@ -61,7 +61,7 @@ def live(since: str = "2026-11-01T08:00:00.123Z") -> RunFacts:
 
 
 def failed(at: str = "2026-11-01T08:00:00Z") -> RunFacts:
-    return RunFacts("failed", 1, "x", "OOMKilled", exit_code=137, finished_at=at)
+    return RunFacts("failed", 1, "x", reason="OOMKilled", exit_code=137, finished_at=at)
 
 
 def rerun(address: str, at: str = "2026-11-01T08:00:00.123Z") -> Change:

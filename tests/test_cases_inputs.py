@@ -96,7 +96,7 @@ def job(container: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_every_argument_that_is_too_long_is_found(kind: str, objects: dict[str, Any], pointers: list[str]) -> None:
-    change = Change("a", kind, kind, Action.CREATE, ("new",), None, objects)
+    change = Change("a", kind, kind, Action.CREATE, ("new",), before=None, after=objects)
     [told] = long_arguments([change], {TOKEN: "x" * LIMIT})
     assert [(f.severity, f.message.split()[0]) for f in told.preflight] == [("error", p) for p in pointers]
     assert "xxxxx" not in str(told.preflight)

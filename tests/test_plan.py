@@ -390,7 +390,7 @@ def test_a_move_keeps_the_run_and_its_identity() -> None:
 def test_runs_of_one_name_on_one_engine_are_told_of() -> None:
     def starts(address: str, provider: str, name: str, action: Action = Action.CREATE, **metadata: str) -> Change:
         after = {"Job": {"metadata": {**metadata, "name": name}}} if metadata else {"Container": {"Name": name}}
-        return Change(address, provider, "kubernetes" if metadata else "docker", action, (), None, after)
+        return Change(address, provider, "kubernetes" if metadata else "docker", action, (), before=None, after=after)
 
     found = namesakes(
         [

@@ -25,7 +25,7 @@ def rules(text: str) -> Any:
 
 
 def change(objects: Any = CONTAINER, action: Action = Action.CREATE, **facts: Any) -> Change:
-    return Change("a", "docker", "docker", action, ("new",), None, objects, **facts)
+    return Change("a", "docker", "docker", action, ("new",), before=None, after=objects, **facts)
 
 
 def messages(text: str, one: Change | None = None) -> list[str]:

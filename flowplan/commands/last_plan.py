@@ -15,7 +15,7 @@ from flowplan.given import Given, given_strings
 from flowplan.schemas.errors import FlowplanError, PlanStale
 from flowplan.schemas.files import is_stream
 from flowplan.schemas.places import refuse_foreign, write_private
-from flowplan.schemas.plan_documents import carried_out, write_plan
+from flowplan.schemas.plan_documents import write_plan
 from flowplan.schemas.plans import Plan
 
 
@@ -58,7 +58,7 @@ def _record_file(state: Path) -> Path:
 def usable_later(plan: Plan) -> bool:
     """True when a bare `flowplan apply` would carry the plan out: it changes something and follows a spec in a file."""
     in_file = plan.spec_path != "" and not is_stream(Path(plan.spec_path))
-    return plan.mode == "normal" and in_file and any(map(carried_out, plan.changes))
+    return plan.mode == "normal" and in_file and any(change.effective for change in plan.changes)
 
 
 def keep(plan: Plan, state: Path, given: Given, key: bytes, spec_dir: Path) -> None:
