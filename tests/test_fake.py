@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -97,3 +100,19 @@ def test_what_somebody_else_started_can_be_taken_over(engine: FakeEngine) -> Non
     assert (seen.run_id, seen.status) == (made.identity.run_id, Status.RUNNING)
     provider.delete(record, 1.0)
     assert not engine.runs
+
+
+def test_the_contract_suite_takes_the_case_of_a_provider_from_elsewhere(tmp_path: Path) -> None:
+    contract = Path(__file__).with_name("contract")
+    (tmp_path / "mine_case.py").write_text((contract / "fake_case.py").read_text())
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", contract, "-k", "adopts", "-p", "no:cacheprovider", "-vv"],
+        check=False,
+        env={**os.environ, "FLOWPLAN_CONTRACT_CASE": str(tmp_path / "mine_case.py")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_creating_again_adopts[mine] PASSED" in done.stdout
+    assert "[process]" not in done.stdout

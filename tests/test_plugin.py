@@ -47,6 +47,11 @@ def run(installed: Path, tmp_path: Path) -> Run:
     return flowplan
 
 
+def notes(directory: Path) -> dict[str, str]:
+    """Name -> text of every note on the board."""
+    return {path.stem: json.loads(path.read_text())["text"] for path in sorted((directory / "board").glob("*.json"))}
+
+
 def test_the_main_job(run: Run, tmp_path: Path) -> None:
     run("validate")
     plan = json.loads(run("plan", "--format", "json").stdout)
@@ -55,11 +60,80 @@ def test_the_main_job(run: Run, tmp_path: Path) -> None:
         ("hello[name=Grace]", "Hello, Grace."),
     ]
     run("apply", "--yes")
-    assert len(list((tmp_path / "board").iterdir())) == 2
+    assert len(notes(tmp_path)) == 2
     assert run("logs", "hello[name=Ada]").stdout == "Hello, Ada.\n"
     run("plan", "--detailed-exitcode")
     run("destroy", "--yes")
-    assert not list((tmp_path / "board").iterdir())
+    assert not notes(tmp_path)
+
+
+def test_a_saved_plan_is_shown_checked_and_applied(run: Run, tmp_path: Path) -> None:
+    run("plan", "--out", "plan.json")
+    shown = run("show", "plan.json").stdout
+    assert 'text: "Hello, Ada."' in shown and "retries" not in shown
+    run("plan", "--check", "plan.json")
+    run("apply", "--yes", "plan.json")
+    assert sorted(notes(tmp_path).values()) == ["Hello, Ada.", "Hello, Grace."]
+
+
+def test_what_is_recorded_is_told(run: Run) -> None:
+    run("apply", "--yes", "--detach")
+    run("watch")
+    status = json.loads(run("status", "--refresh", "--format", "json").stdout)
+    assert {r["address"]: r["status"] for r in status["runs"]} == dict.fromkeys(
+        ["hello[name=Ada]", "hello[name=Grace]"], "succeeded"
+    )
+    assert run("events").stdout.count("succeeded") == 2
+    assert "hello[name=Ada]" in run("state", "list").stdout
+
+
+def test_runs_are_done_again(run: Run, tmp_path: Path) -> None:
+    run("apply", "--yes")
+    run("apply", "--yes", "--rerun", "hello[name=Ada]")
+    assert notes(tmp_path) == {"hello[name=Ada]-2": "Hello, Ada.", "hello[name=Grace]-1": "Hello, Grace."}
+    assert "attempt 2" in " ".join(run("state", "show", "hello[name=Ada]").stdout.split()).replace('"', "").replace(
+        ":", ""
+    )
+
+
+def test_the_state_is_carried_to_another_checkout(run: Run, tmp_path: Path) -> None:
+    run("apply", "--yes")
+    (tmp_path / "pulled.json").write_text(run("state", "pull", "--with-key").stdout)
+    shutil.rmtree(tmp_path / ".flowplan")
+    run("state", "push", "pulled.json")
+    run("plan", "--detailed-exitcode")
+    run("destroy", "--yes")
+    assert not notes(tmp_path)
+
+
+def test_a_lost_state_is_made_again(run: Run, tmp_path: Path) -> None:
+    run("apply", "--yes")
+    shutil.rmtree(tmp_path / ".flowplan")
+    assert "another state" in run("plan", code=6).stderr.replace("\n", " ")
+    run("state", "rebuild")
+    run("plan", "--detailed-exitcode")
+    run("destroy", "--yes")
+    assert not notes(tmp_path)
+
+
+def test_a_note_of_somebody_else_is_imported(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board/theirs.json").write_text('{"text": "Hello, Ada."}')
+    assert "there is no note nothing" in run("state", "import", "hello[name=Ada]", "nothing", code=1).stderr
+    run("state", "import", "hello[name=Ada]", "theirs")
+    plan = json.loads(run("plan", "--format", "json").stdout)
+    assert {c["address"]: c["action"] for c in plan["changes"]} == {
+        "hello[name=Ada]": "no-op",
+        "hello[name=Grace]": "create",
+    }
+    assert run("logs", "hello[name=Ada]").stdout == "Hello, Ada.\n"
+    run("destroy", "--yes")
+    assert not notes(tmp_path)
+
+
+def test_its_example_is_written(run: Run, tmp_path: Path) -> None:
+    run("init", "new", "--provider", "notes")
+    assert "notes: {text:" in (tmp_path / "new/flowplan.yaml").read_text()
 
 
 def test_a_change_replaces(run: Run, tmp_path: Path) -> None:

@@ -103,4 +103,4 @@ def _retries(change: Change, kinds: Kinds) -> Json:
     for kind in (kinds[name] for name in objects if name in kinds and kinds[name].retries):
         told = field_at(objects, kind.retries)
         return kind.no_retries if told is None else told
-    return 0
+    return None

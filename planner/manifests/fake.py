@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, with_content
+from flowplan.planner.manifests import CONTENT, IN_PLACE, REPLACE, Effect, ResolvedRun, with_content
 from flowplan.schemas.kinds import Kind
 from flowplan.schemas.runs import Identity, Json, Objects, Rendered
 from flowplan.schemas.sources import Diagnostic, dotted
@@ -46,8 +46,10 @@ def effect(path: str, before: Json, after: Json) -> Effect:
 
 
 def comparable(applied: Objects) -> Objects:
-    """Return all of it: whatever somebody changes on the engine is drift."""
-    return applied
+    """Return all but flowplan's own label, which an imported run does not have."""
+    fake = applied["Fake"]
+    labels = {name: value for name, value in fake["labels"].items() if name != CONTENT}
+    return {"Fake": {**fake, "labels": labels}}
 
 
 def equal(path: str, one: Json, other: Json) -> bool:

@@ -1,13 +1,13 @@
 """Every provider with an engine at hand, as the parameter ``case`` of the contract suite.
 
-A provider takes part by a module ``<name>_case.py`` beside this file, with ``available() -> str | None`` (why
-its engine cannot be used) and ``case(tmp_path) -> Case``. Without its engine it is skipped, saying so; with
-FLOWPLAN_REQUIRE_ENGINES=1 that is a failure.
+A provider takes part by a module ``<name>_case.py`` beside this file, or anywhere else with FLOWPLAN_CONTRACT_CASE naming
+its file. It has ``available() -> str | None`` (why its engine cannot be used) and ``case(tmp_path) -> Case``. Without its
+engine it is skipped, saying so; with FLOWPLAN_REQUIRE_ENGINES=1 that is a failure.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +17,15 @@ from case import Case
 
 from flowplan.providers.protocol import Provider
 
-PROVIDERS = [
-    pytest.param("fake", id="fake"),
-    pytest.param("process", id="process"),
-    pytest.param("docker", id="docker", marks=pytest.mark.docker),
-    pytest.param("kubernetes", id="kubernetes", marks=pytest.mark.kubernetes),
-]
+FILES = sorted(Path(__file__).parent.glob("*_case.py"))
+MARKS = {"docker": [pytest.mark.docker], "kubernetes": [pytest.mark.kubernetes]}
+
+
+def _cases() -> Iterator[pytest.ParameterSet]:
+    own = os.environ.get("FLOWPLAN_CONTRACT_CASE")
+    for path in [Path(own)] if own else FILES:
+        name = path.stem.removesuffix("_case")
+        yield pytest.param(path, id=name, marks=MARKS.get(name, []))
 
 
 def _missing(why: str) -> None:
@@ -31,12 +34,13 @@ def _missing(why: str) -> None:
     pytest.skip(why)
 
 
-@pytest.fixture(params=PROVIDERS)
+@pytest.fixture(params=_cases())
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
     """A provider with a lineage of its own; what it leaves behind is removed afterwards."""
-    if not Path(__file__).with_name(f"{request.param}_case.py").exists():
-        _missing(f"{request.param} has no contract case")
-    module = importlib.import_module(f"{request.param}_case")
+    spec = importlib.util.spec_from_file_location(request.param.stem, request.param)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     why = module.available()
     if why:
         _missing(why)

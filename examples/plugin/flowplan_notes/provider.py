@@ -6,34 +6,45 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flowplan.providers.protocol import Context, LogLine, Order, of_other_content
+from flowplan.providers.polling import watch_by_looking
+from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, News, Order, of_other_content
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Objects, Observed, Recorded, Status, Target
 
+Note = dict[str, Any]
+"""What a file holds: ``text`` and ``labels``, and of what run it is, unless somebody else wrote it."""
+
 
 def connect(context: Context) -> Notes:
-    """One connection; ``context.settings`` is the entry in ``providers:``."""
-    return Notes(context.spec_dir / context.settings.get("directory", "notes"), context.lineage)
+    """Return one connection; ``context.settings`` is the entry in ``providers:``."""
+    return Notes(context.spec_dir / context.settings.get("directory", "notes"), context.lineage, context.project)
 
 
 class Notes:
     """Notes in a directory; a file knows the run that it belongs to."""
 
-    def __init__(self, directory: Path, lineage: str) -> None:
+    def __init__(self, directory: Path, lineage: str, project: str) -> None:
         self._directory = directory
         self._lineage = lineage
+        self._project = project
 
     def target(self) -> Target:
         return Target("notes", str(self._directory), str(self._directory))
 
     def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
-        there = {note["run_id"]: _observed(note) for note in self._ours()}
-        known = [there.pop(r.run_id, Observed(r.run_id, exists=False, address=r.address)) for r in records]
-        return [*known, *there.values()]
+        there = self._there()
+        seen = [self._seen_as(record, there.pop(_id_of(record), None)) for record in records]
+        for note in there.values():
+            ours = note.get("lineage") == self._lineage
+            of_project = note.get("project") == self._project and wanted is not None
+            if ours or ("lineage" in note and of_project):
+                seen.append(self._seen(note))
+        return seen
 
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:
         if self._directory.exists() and not self._directory.is_dir():
@@ -42,39 +53,62 @@ class Notes:
         return []
 
     def create(self, order: Order) -> Observed:
-        known = {"run_id": order.identity.run_id, "lineage": order.identity.lineage}
-        note = {**order.objects["Note"], **known, "address": order.identity.address, "attempt": order.identity.attempt}
-        if any(n["run_id"] == note["run_id"] and n["labels"] != note["labels"] for n in self._ours()):
-            raise of_other_content(f"the note {order.name}", order.identity.address)
+        identity = order.identity
+        there = self._there().get(identity.run_id)
+        if there and _content(there) != _content(order.objects["Note"]):
+            raise of_other_content(f"the note {order.name}", identity.address)
+        note = {
+            **order.objects["Note"],
+            "name": order.name,
+            "run_id": identity.run_id,
+            "project": identity.project,
+            "lineage": identity.lineage,
+            "address": identity.address,
+            "attempt": identity.attempt,
+        }
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             draft = self._file(order.name).with_suffix(".new")
             draft.write_text(json.dumps(note), encoding="utf-8")
             draft.replace(self._file(order.name))  # whole or not at all: others may be reading
         except OSError as error:
-            raise ProviderError(
-                f"cannot write into {self._directory}: {error.strerror}", address=note["address"]
-            ) from error
-        return _observed(note)
+            words = f"cannot write into {self._directory}: {error.strerror}"
+            raise ProviderError(words, address=identity.address) from error
+        return self._seen(note)
 
     def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:
-        return self.create(order)
+        raise ProviderError("a note is written once; it must be replaced", address=record.address)
 
     def delete(self, record: Recorded, grace: float) -> None:
-        if any(note["run_id"] == record.run_id for note in self._ours()):
-            self._file(record.name).unlink(missing_ok=True)
+        note = self._there().get(_id_of(record))
+        if note:
+            self._file(note["name"]).unlink(missing_ok=True)
 
-    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[Observed | None]:
-        yield from self.observe(records)
+    def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
+        return watch_by_looking(records, stop, self.observe)
 
     def logs(
         self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None
     ) -> Iterator[LogLine]:
-        lines = [line for note in self._ours() if note["run_id"] == record.run_id for line in note["text"].splitlines()]
-        yield from (LogLine(line) for line in (lines if tail is None else lines[len(lines) - tail :]))
+        note = self._there().get(_id_of(record))
+        if note is None:
+            raise ProviderError(f"there is no note {record.name}", address=record.address)
+        lines = note["text"].splitlines()
+        yield from (LogLine(line) for line in (lines if tail is None else lines[max(0, len(lines) - tail) :]))
 
     def secret_values(self, record: Recorded) -> list[str]:
         return []
+
+    def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
+        notes = [note for note in self._there().values() if note.get("project") == project]
+        return [self._found(note) for note in sorted(notes, key=lambda note: int(note["attempt"]))]
+
+    def describe(self, object_id: str) -> Found:
+        for note in self._there().values():
+            if note["name"] == object_id:
+                found = self._found(note)
+                return replace(found, seen=replace(found.seen, handle={**found.seen.handle, IMPORTED: True}))
+        raise ProviderError(f"there is no note {object_id} in {self._directory}", reason="NotFound")
 
     def close(self) -> None:
         pass
@@ -82,25 +116,50 @@ class Notes:
     def _file(self, name: str) -> Path:
         return self._directory / f"{name}.json"
 
-    def _ours(self) -> list[dict[str, Any]]:
+    def _there(self) -> dict[str, Note]:
+        """Return all notes, those of runs by their run ids, others by their names."""
         notes = []
         for path in sorted(self._directory.glob("*.json")):
             with contextlib.suppress(FileNotFoundError):  # another thread has just removed it
-                notes.append(json.loads(path.read_text(encoding="utf-8")))
-        return [note for note in notes if note["lineage"] == self._lineage]
+                notes.append({"labels": {}, **json.loads(path.read_text(encoding="utf-8")), "name": path.stem})
+        return {note.get("run_id", note["name"]): note for note in notes}
+
+    def _seen_as(self, record: Recorded, note: Note | None) -> Observed:
+        """Return what is seen of a record: an imported note does not know of what run it is."""
+        seen = self._seen(note) if note else Observed(record.run_id, exists=False)
+        return replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
+
+    def _seen(self, note: Note) -> Observed:
+        lineage = note.get("lineage", "")
+        return Observed(
+            note.get("run_id", ""),
+            address=note.get("address", ""),
+            attempt=note.get("attempt", 0),
+            status=Status.SUCCEEDED,
+            reason="Written",
+            exit_code=0,
+            attempts=1,
+            handle={"name": note["name"]},
+            name=note["name"],
+            infrastructure_id=note["name"],
+            live=_objects(note),
+            content=_content(note),
+            lineage="" if lineage == self._lineage else lineage,
+        )
+
+    def _found(self, note: Note) -> Found:
+        objects = _objects(note)
+        known = (note.get("project", ""), note.get("lineage", ""))
+        return Found(self._seen(note), *known, objects=objects, bare=objects, applied=objects if known[1] else None)
 
 
-def _observed(note: dict[str, Any]) -> Observed:
-    return Observed(
-        note["run_id"],
-        address=note["address"],
-        attempt=note["attempt"],
-        status=Status.SUCCEEDED,
-        reason="Written",
-        exit_code=0,
-        attempts=1,
-        name=note["name"],
-        infrastructure_id=note["name"],
-        live={"Note": {"name": note["name"], "text": note["text"], "labels": note["labels"]}},
-        content=note["labels"].get("flowplan.dev/content", ""),
-    )
+def _id_of(record: Recorded) -> str:
+    return str(record.handle["name"]) if record.handle.get(IMPORTED) else record.run_id
+
+
+def _objects(note: Note) -> Objects:
+    return {"Note": {key: note[key] for key in ("name", "text", "labels")}}
+
+
+def _content(note: Note) -> str:
+    return str(note["labels"].get("flowplan.dev/content", ""))
