@@ -59,7 +59,11 @@ class Images:
             begun = time.monotonic()
             point("docker:pull:before")
             rest = None if limit is None else max(0.1, asked + limit - begun)
-            self._pull(image, container.get("Platform"), container.get("Registry"), rest)
+            try:
+                self._pull(image, container.get("Platform"), container.get("Registry"), rest)
+            except StartFailed:
+                if not (unless_present and self.present(image)):  # an error answer to a pull that was made
+                    raise
             point("docker:pull:after")
             self._begun[key] = begun
         except TimeoutError:

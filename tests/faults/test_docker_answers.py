@@ -10,14 +10,17 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import docker.errors
 import pytest
 from engines import docker_api
 from faulty_proxy import Fault, FaultyProxy
 
-from flowplan.planner.manifests import ResolvedRun, docker
+from flowplan.planner.manifests import ResolvedRun
+from flowplan.planner.manifests import docker as manifests
 from flowplan.providers.docker import connect
 from flowplan.providers.protocol import Context, Order, Provider
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
@@ -52,6 +55,7 @@ class World:
         self.api = docker_api()
         self.networks = [f"fp-{self.lineage[:8]}-{n}" for n in "ab"]
         self.number = 0
+        self.pulled = f"{os.environ.get('REGISTRY')}/faults/{self.lineage[:8]}:1"
         self.provider.target()
 
     def order(self, **fields: Any) -> Order:
@@ -62,7 +66,7 @@ class World:
         given["env"] = {"ID": identity.run_id}
         blocks = {key: value for key, value in blocks.items() if value is not None}
         run = ResolvedRun(identity.address, "r", 0, "docker", "docker", {**given, "docker": blocks}, {}, "/")
-        found = docker.render(run, identity)
+        found = manifests.render(run, identity)
         return Order(identity, found.name, found.objects, Settings(grace_period=0.2), {})
 
     def record(self, order: Order, seen: Observed | None) -> Recorded:
@@ -123,6 +127,14 @@ def created(world: World, fault: Callable[[], None], **fields: Any) -> None:
     assert world.starts(order) <= 1 and not world.containers(order)
 
 
+def pulled(world: World, fault: Callable[[], None], policy: str) -> None:
+    """A pull that the Engine finished although its answer did not arrive."""
+    login = {"registry_credentials": LOGIN}
+    with contextlib.suppress(docker.errors.ImageNotFound):
+        world.api.remove_image(world.pulled)
+    created(world, fault, image=world.pulled, image_pull_policy=policy, docker=login)
+
+
 def connected(world: World, fault: Callable[[], None]) -> None:
     created(world, fault, docker={"network_mode": None, "networks": world.networks})
 
@@ -181,7 +193,12 @@ WRITES: dict[str, tuple[str, str, Play]] = {
     "unpause": ("POST", "/unpause", lambda world, fault: deleted(world, fault, paused=True)),
     "stop": ("POST", "/stop", deleted),
     "delete": ("DELETE", "/containers/", deleted),
+    "pull": ("POST", "/images/create", partial(pulled, policy="Always")),
+    "pull-missing": ("POST", "/images/create", partial(pulled, policy="IfNotPresent")),
 }
+PULLS = ("pull", "pull-missing")
+MADE = [pytest.param(write, marks=[pytest.mark.registry] if write in PULLS else []) for write in WRITES]
+LOGIN = {"username": "robot", "password": "robot-password"}
 """Write -> its method and path, and what makes it and sees that it was made once."""
 
 
@@ -195,21 +212,41 @@ def play(world: World, write: str, **fault: Any) -> Fault:
     return played[0]
 
 
-@pytest.mark.parametrize("write", WRITES)
-def test_an_answer_that_is_cut_at_any_byte(world: World, write: str) -> None:
+@pytest.fixture(scope="module")
+def image(world: World) -> Iterator[None]:
+    """The image that pulls are about, in the registry."""
+    world.api.tag("busybox:1.35", *world.pulled.rsplit(":", 1))
+    answer = world.api.push(*world.pulled.rsplit(":", 1), auth_config=LOGIN)
+    assert "errorDetail" not in answer, answer
+    yield
+    world.api.remove_image(world.pulled)
+
+
+def prepared(request: pytest.FixtureRequest, write: str) -> None:
+    if write in PULLS:
+        request.getfixturevalue("image")
+
+
+@pytest.mark.parametrize("write", MADE)
+def test_an_answer_that_is_cut_at_any_byte(world: World, write: str, request: pytest.FixtureRequest) -> None:
+    prepared(request, write)
     said = play(world, write, what="clip", after=1 << 20).said
     header = said.index(b"\r\n\r\n") + 4
     body = {header + (len(said) - header) * part // 4 for part in range(4)} if len(said) > header else set[int]()
     few = {0, len(b"HTTP/1.1 2"), len(b"HTTP/1.1 201"), header // 2, header - 2, len(said) - 1}
+    few |= body if write in PULLS else set()
     every = bool(os.environ.get("FLOWPLAN_EXAMPLES"))
     for number, after in enumerate(sorted({*range(header), *body} if every else few)):
         for what in ("clip", "clipend") if every else (("clip", "clipend")[number % 2],):
             play(world, write, what=what, after=after)
 
 
-@pytest.mark.parametrize("write", WRITES)
-def test_an_answer_that_is_false(world: World, write: str) -> None:
+@pytest.mark.parametrize("write", MADE)
+def test_an_answer_that_is_false(world: World, write: str, request: pytest.FixtureRequest) -> None:
+    prepared(request, write)
     for fault in FALSE:
+        if write == "pull" and fault.get("body") == ENGINES_OWN:
+            continue  # how the Engine says that it could not pull
         play(world, write, **fault)
 
 
