@@ -38,6 +38,10 @@ class Following:
         until(lambda: words in "".join(self._err), patience)
         return "".join(self._err)
 
+    def out(self) -> str:
+        """All that it has written to stdout so far."""
+        return "".join(self._out)
+
     def end(self, code: int, *, interrupt: bool = False) -> tuple[str, str]:
         """Its stdout and stderr once it has ended."""
         if interrupt:

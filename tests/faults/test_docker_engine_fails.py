@@ -208,6 +208,36 @@ def test_a_daemon_that_goes_away_in_the_middle_of_a_destroy(world: World, own: O
 
 
 @own_engine
+@pytest.mark.parametrize(
+    "own",
+    [pytest.param((), id="killed"), pytest.param(("--live-restore",), id="live-restore-killed", marks=slow)],
+    indirect=True,
+)
+def test_a_daemon_that_is_killed_while_runs_are_watched_and_read(
+    world: World, own: OwnDocker, request: pytest.FixtureRequest
+) -> None:
+    """Both go on when it is back, no line is lost that the Engine has, and both end with the run."""
+    count = f"{NOTED}i=0; while [ $i -lt 200 ]; do echo $i; i=$((i+1)); sleep 0.1; done; exit 3"
+    world.spec(f'a: {{command: [sh, -c, "{count}"]}}')
+    world.project.ok("apply", "--yes", "--detach")
+    watching, reading = world.follow("watch"), world.follow("logs", "-f", "a")
+    until(lambda: "20\n" in reading.out())
+    own.stop(signal.SIGKILL)
+    assert own.host in watching.said("does not answer")
+    own.start()
+    watching.said("answers again")
+    out, _ = reading.end(0)
+    watching.end(3)
+    lines = [int(line) for line in out.split()]
+    assert lines == list(range(len(lines)))
+    assert len(lines) == 200 if "live-restore" in request.node.name else len(lines) >= 20
+    seen = world.project.status()["a"]
+    assert (seen["status"], "lost" in {e["status"] for e in world.project.events()}) == ("failed", False)
+    assert set(world.starts().values()) == {1}
+    assert world.project.ok("logs", "a").out.split() == out.split()
+
+
+@own_engine
 def test_a_daemon_that_hangs_is_told_in_time_and_waited_for(world: World, own: OwnDocker) -> None:
     world.spec(f"""a: {{command: [sh, -c, "{NOTED}echo one; sleep 4; echo two; exit 3"]}}""")
     world.project.env["DOCKER_CLIENT_TIMEOUT"] = "3"
