@@ -951,3 +951,10 @@ def test_quantities_are_equal_as_the_server_rounds_them(one: str, other: str) ->
 def test_what_the_server_writes_into_metadata_is_not_compared() -> None:
     meta = {"name": "a", "creationTimestamp": "2020-01-01T00:00:00Z", "uid": "x", "finalizers": ["a/b"]}
     assert kubernetes.comparable({"Job": {"metadata": meta}}) == {"Job": {"metadata": {"name": "a"}}}
+
+
+def test_a_checked_run_is_rendered_as_any_other() -> None:
+    run = from_file(command=["a"], env={"A": "b"})
+    alone = [kubernetes.render(run, IDENTITY) for _ in range(2)]
+    assert not kubernetes.check(run)
+    assert [kubernetes.render(run, IDENTITY) for _ in range(2)] == alone

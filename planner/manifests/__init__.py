@@ -26,6 +26,7 @@ class ResolvedRun:
         origin_of: path inside ``fields`` -> Origin.
         position_of: path inside ``fields`` -> Diagnostic position.
         template: the base job template that fields came from, as written in the spec; "" without one.
+        drafts: what ``check`` made of the run; the first ``render`` takes and completes it instead of making another.
     """
 
     address: str
@@ -39,6 +40,7 @@ class ResolvedRun:
     files: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[Path, Origin] = field(default_factory=dict)
     template: str = ""
+    drafts: list[Any] = field(default_factory=list, compare=False, repr=False)
 
     def origin(self, *path: str | int) -> Origin:
         """Where the value at ``path`` inside ``fields`` was written; its nearest ancestor's, else ``default``."""

@@ -105,8 +105,10 @@ class _Build:
 
 
 def check(run: ResolvedRun) -> list[Diagnostic]:
-    """Every fault of the run that can be seen without an engine (D8, D18-D20, D26)."""
-    return _built(run).faults
+    """Return every fault of the run that can be seen without an engine."""
+    build = _built(run)
+    run.drafts[:] = [build]
+    return build.faults
 
 
 def render(run: ResolvedRun, identity: Identity) -> Rendered:
@@ -115,7 +117,7 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
     Raises:
         InvalidInput: when ``check`` finds faults.
     """
-    build = _built(run)
+    build: _Build = run.drafts.pop() if run.drafts else _built(run)
     if build.faults:
         raise InvalidInput(build.faults)
     name = docker_run_name(identity, run.fields.get("name"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests.images import parse_image
@@ -26,7 +27,7 @@ from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json, Origin, canonical
 from flowplan.schemas.secrets import tokens_in
-from flowplan.schemas.sources import Path, SourceMap
+from flowplan.schemas.sources import Path, Position
 
 CONTAINER_NAME = "main"
 """Name of the container of a run without a manifest of its own."""
@@ -93,26 +94,15 @@ def _manifest(draft: Draft) -> bool:
 def _manifest_file(draft: Draft, name: str) -> Json:
     content = draft.run.files.get(name)
     if isinstance(content, Document):
-        draft.origins.update(_document_origins(content, name))
+        draft.origins |= {pointer(path): _written_at(name, at) for path, at in content.sources.keys.items()}
         return content.value
     draft.origins["/Job"] = Origin(name, name)
     return content
 
 
-_known_documents: dict[int, tuple[SourceMap, dict[str, Origin]]] = {}
-
-
-def _document_origins(document: Document, file: str) -> dict[str, Origin]:
-    """The origin of every value of a file, named as in the spec; worked out once for a file that many runs share."""
-    sources = document.sources
-    known = _known_documents.get(id(sources))
-    if known is None or known[0] is not sources:
-        places = sources.keys.items()
-        origins = {pointer(p): Origin(f"{file}:{at.line}", file, at.line, at.column) for p, at in places}
-        if len(_known_documents) > 64:
-            _known_documents.clear()
-        known = _known_documents[id(sources)] = (sources, origins)
-    return known[1]
+@lru_cache(maxsize=4096)  # the same few places for every run that names the file
+def _written_at(file: str, at: Position) -> Origin:
+    return Origin(f"{file}:{at.line}", file, at.line, at.column)
 
 
 def _sections(draft: Draft) -> bool:

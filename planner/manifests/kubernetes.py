@@ -42,37 +42,24 @@ EXAMPLE = """\
 RUN_ID_LABELS = ("identifier", "flow_run_id", "prefect.io/identifier", "prefect.io/flow_run_id")
 """Label keys that are filled with the run id where the user's manifest has them (J5)."""
 
-KEPT = 1000
-"""How many checked manifests are kept until they are rendered."""
-
-_checked: dict[int, tuple[ResolvedRun, Draft]] = {}
 _DEFAULT = Origin("default")
 _UNUSED = ("docker", "process")
 
 
 def check(run: ResolvedRun) -> list[Diagnostic]:
-    """Every fault of the run's manifest, fields and customizations."""
+    """Return every fault of the run's manifest, fields and customizations."""
     draft = layered(run)
-    if not draft.faults:
-        while len(_checked) >= KEPT:
-            del _checked[next(iter(_checked))]
-        _checked[id(run)] = run, draft
+    run.drafts[:] = [draft]
     return draft.faults
 
 
-def _draft_of(run: ResolvedRun) -> Draft:
-    """The manifest that ``check`` has just made of this very run, to be finished by its only owner; else a new one."""
-    checked = _checked.pop(id(run), None)
-    return checked[1] if checked and checked[0] is run else layered(run)
-
-
 def render(run: ResolvedRun, identity: Identity) -> Rendered:
-    """The ``Job`` of one attempt, complete as it is posted, and its ``Secret`` where it has secret values.
+    """Return the ``Job`` of one attempt, complete as it is posted, and its ``Secret`` where it has secret values.
 
     Raises:
         InvalidInput: with every fault, when ``check`` finds any.
     """
-    draft = _draft_of(run)
+    draft: Draft = run.drafts.pop() if run.drafts else layered(run)
     if draft.faults:
         raise InvalidInput(draft.faults)
     name = _identify(draft, identity)
