@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, over_already, with_content
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, job_drift, over_already, with_content
 from flowplan.planner.manifests.job_draft import Draft
 from flowplan.planner.manifests.job_layers import layered
 from flowplan.planner.manifests.names import is_kubernetes_name, kubernetes_label_value, kubernetes_run_name
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.kinds import Kind
 from flowplan.schemas.pointers import escape
-from flowplan.schemas.quantities import quantity
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.sources import Diagnostic
+
+comparable, equal, controlled_by = job_drift.comparable, job_drift.equal, job_drift.controlled_by
 
 KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 """Settings that the Job itself carries: activeDeadlineSeconds, terminationGracePeriodSeconds."""
@@ -176,7 +175,10 @@ _DEFAULT_RETRIES = 6
 
 
 def effect(path: str, before: Json, after: Json) -> Effect:
-    """By the API server's own rules for Jobs (ValidateJobSpecUpdate); what is not known to be changeable replaces."""
+    """Return what a changed field takes by the rules of the API server (ValidateJobSpecUpdate in its source).
+
+    A field that is not known to be changeable replaces the Job.
+    """
     parts = path.split("/")[1:]
     if parts[0] == "Secret":
         return Effect(REPLACE, "pods read their Secret when they start")
@@ -193,7 +195,7 @@ def effect(path: str, before: Json, after: Json) -> Effect:
 
 
 def interrupts(path: str, before: Json, after: Json, progress: Mapping[str, float]) -> str:
-    """What a change in place does to a live Job that it ends, pauses or shrinks; "" for any other.
+    """Say what a change in place does to a live Job that it ends, pauses or shrinks; "" for any other.
 
     Args:
         before, after: None where the field is not there; progress: as in ``Observed``, {} when nobody asked the cluster.
@@ -212,79 +214,3 @@ def interrupts(path: str, before: Json, after: Json, progress: Mapping[str, floa
         failed = progress.get("failed", 0)
         return f"{failed:g} of its pods failed already, and {allowed} may" if failed > allowed else ""
     return ""
-
-
-_PEOPLE = ("kubectl", "curl", "python-requests", "OpenAPI-Generator", "Mozilla", "okhttp", "Go-http-client", "unknown")
-"""What the names of field managers begin with that are tools in people's hands."""
-_CONTROLLER = re.compile(
-    r"controller|operator|manager|scheduler|scaler|queue|kueue|keda|volcano|yunikorn|webhook", re.IGNORECASE
-)
-_CONTROLLED = ("/Job/spec/suspend", "/Job/spec/parallelism")
-"""Fields of a Job that exist for controllers to set: whoever has set one, and is not a person's tool, is a controller."""
-
-
-def controlled_by(path: str, manager: str) -> bool:
-    """Return whether a field belongs to a controller (Kueue, an autoscaler) that set it last."""
-    if not manager or manager.startswith((*_PEOPLE, "flowplan")):
-        return False
-    return path in _CONTROLLED or bool(_CONTROLLER.search(manager))
-
-
-def comparable(applied: Objects) -> Objects:
-    """The applied Job without what lists of the API do not tell, and without nulls, which the server drops.
-
-    The Secret is not compared: its values are not read back. Nor is what the server and its controllers write into the
-    metadata.
-    """
-    job = applied.get("Job")
-    if not isinstance(job, Mapping):
-        return {}
-    kept = {key: value for key, value in job.items() if key not in ("apiVersion", "kind", "status")}
-    meta = kept.get("metadata")
-    if isinstance(meta, Mapping):
-        kept["metadata"] = {key: value for key, value in meta.items() if key not in _OF_SERVER}
-    return {"Job": _without_null(kept)}
-
-
-_OF_SERVER = frozenset(
-    (
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "finalizers",
-        "generation",
-        "managedFields",
-        "ownerReferences",
-        "resourceVersion",
-        "selfLink",
-        "uid",
-    )
-)
-
-
-def _without_null(value: Json) -> Json:
-    if isinstance(value, Mapping):
-        return {key: _without_null(child) for key, child in value.items() if child is not None}
-    if isinstance(value, list):
-        return [_without_null(child) for child in value]
-    return value
-
-
-def _to_nano(amount: Decimal) -> Decimal:
-    """The server rounds up to the next nano."""
-    return amount.quantize(Decimal("1e-9"), ROUND_CEILING)
-
-
-_QUANTITIES = re.compile(r"/(?:limits|requests|overhead|capacity)/[^/]+$|/(?:sizeLimit|divisor)$")
-
-
-def equal(path: str, one: Json, other: Json) -> bool:
-    """Quantities compare by value, number or string: ``1000m``, ``1`` and ``"1"`` are the same (A10)."""
-    if one == other and isinstance(one, bool) == isinstance(other, bool):
-        return True
-    if not _QUANTITIES.search(path):
-        return False
-    try:
-        return _to_nano(quantity(one)) == _to_nano(quantity(other))
-    except (ValueError, TypeError, IndexError):
-        return False
