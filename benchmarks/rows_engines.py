@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 import uuid
@@ -180,7 +181,8 @@ def refresh_jobs(scratch: Path) -> Result:
 
 def _looking(state: Path) -> tuple[Callable[[], Any], Callable[[], int]]:
     """Look at the engines of a state as ``plan`` does; and how many requests the last look took."""
-    from flowplan.gather import engines_of, observe
+    from flowplan.planning import observe
+    from flowplan.project import Project
     from flowplan.providers.kubernetes.requests import Api
     from flowplan.state.store import Store
 
@@ -192,14 +194,14 @@ def _looking(state: Path) -> tuple[Callable[[], Any], Callable[[], int]]:
         return send(self, method, path, *rest)  # type: ignore[arg-type]
 
     store = Store.open(state)
-    engines, _ = engines_of(store, state)
+    project = contextlib.ExitStack().enter_context(Project.of_state(store))
     records = store.records()
 
     def look() -> Any:
         sent.clear()
         Api._send = counted  # type: ignore[assignment,method-assign]
         try:
-            return observe(store, engines, records)
+            return observe(project, records)
         finally:
             Api._send = send  # type: ignore[method-assign]
 

@@ -505,9 +505,9 @@ def _defect(error: Exception) -> int:
 
 def complain(text: str, code: int, prefix: str = "error: ") -> int:
     """Print an error for the user and return the exit code."""
-    from flowplan.output import Output, without_secrets
+    from flowplan.output import Output
     from flowplan.showing import harmless
 
-    lines = without_secrets(text).splitlines() or [""]
+    lines = text.splitlines() or [""]
     Output().note("\n".join([prefix + harmless(lines[0]), *(harmless(line) for line in lines[1:])]))
     return code

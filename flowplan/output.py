@@ -180,23 +180,6 @@ def harmless_json(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
-_concealing: list[Redactor] = []
-
-
-def concealed(redactor: Redactor) -> Redactor:
-    """From now on errors pass this redactor too, wherever they come from; gives it back."""
-    _concealing.append(redactor)
-    del _concealing[:-8]
-    return redactor
-
-
-def without_secrets(text: str) -> str:
-    """``text`` without any secret that this command has learnt so far."""
-    for redactor in _concealing:
-        text = redactor(text)
-    return text
-
-
 class Sink:
     """What an apply or a watch tells while it works, as plain lines."""
 

@@ -4,77 +4,33 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from flowplan.clock import timestamp
-from flowplan.engines import Engines, ManifestsByType, read_spec
-from flowplan.gather import origin_of, remember_connections, runs_directory
-from flowplan.given import Given, variables_of
+from flowplan.engines import ManifestsByType
 from flowplan.planner.compare.diff import changed_fields
 from flowplan.planner.compare.takeover import Takeover
 from flowplan.planner.manifests import content_of
+from flowplan.project import Project, Request
 from flowplan.providers.protocol import Found
-from flowplan.resolve import lookup
 from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.runs import Desired, Recorded, Rendered, Settings, Status, run_id
 from flowplan.schemas.secrets import token, tokens_in
 from flowplan.schemas.sources import did_you_mean
 from flowplan.state.store import Store
 
-if TYPE_CHECKING:
-    from flowplan.planner.desired.expand import Expansion
-    from flowplan.planner.desired.sealing import Sealer
-    from flowplan.schemas.load import LoadedSpec
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What the spec wants under the lineage that the state has, and the engines it is on."""
-
-    store: Store
-    loaded: LoadedSpec
-    expansion: Expansion
-    sealer: Sealer
-    engines: Engines
-
-    @property
-    def desired(self) -> dict[str, Desired]:
-        return {one.address: one for one in self.expansion.desired}
-
-
-def _wanted(store: Store, state_path: Path, spec_path: Path, given: Given) -> _Wanted:
-    from flowplan.planner.desired.expand import expand
-    from flowplan.planner.desired.sealing import Sealer
-
-    loaded = read_spec(spec_path)
-    variables = variables_of(loaded.spec, given, loaded.sources)
-    sealer = Sealer(store.key, lambda source: lookup(source, loaded.directory))
-    expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=store.lineage)
-    entries = {**store.recall("providers"), **expansion.providers}
-    engines = Engines(
-        entries,
-        lineage=store.lineage,
-        runs_dir=runs_directory(state_path),
-        spec_dir=loaded.directory,
-        secrets=sealer.values,
-        project=expansion.project,
-        created_from=origin_of(state_path),
-    )
-    return _Wanted(store, loaded, expansion, sealer, engines)
-
-
 # --- rebuild ---------------------------------------------------------------------------------------------------------
 
 
-def rebuild_records(store: Store, state_path: Path, spec_path: Path, given: Given, lineage: str = "") -> list[Recorded]:
-    """Record every object of the spec's project that the state does not know, or knows as something else; an empty state
-    takes their lineage.
+def rebuild(request: Request, lineage: str, before_state: Callable[[], None]) -> list[Recorded]:
+    """Record every object of the spec's project that the state does not know, or knows as something else.
+
+    A state without attempts takes the lineage of the objects.
 
     Args:
         lineage: which one, when the engines hold objects of several.
+        before_state: see ``Project.of_spec``.
 
     Returns:
         What was recorded, oldest attempt first.
@@ -83,26 +39,26 @@ def rebuild_records(store: Store, state_path: Path, spec_path: Path, given: Give
         Refused: the objects are of several lineages, or of another one than the state's records.
         InvalidInput, ProviderError: the spec is not valid, an engine does not answer.
     """
-    wanted = _wanted(store, state_path, spec_path, given)
-    try:
-        found = _found_everywhere(wanted)
-        chosen = _lineage(store, [one for _, one in found], lineage)
-        store.claim_project(wanted.expansion.project)
-        if chosen != store.lineage:
-            store.take_lineage(chosen)
-            wanted.engines.close()
-            wanted = _wanted(store, state_path, spec_path, given)
-        _remember(wanted)
-        known = {record.run_id: record for record in store.attempts()}
-        ours = [
-            (name, one) for name, one in found if one.lineage == chosen and _is_new(one, known.get(one.seen.run_id))
-        ]
-        records = [_again(wanted, name, one) for name, one in ours]
-        for record in records:
-            store.add(record)
-        return records
-    finally:
-        wanted.engines.close()
+    with Project.of_spec(request, before_state) as project:
+        found = _found_everywhere(project)
+        chosen = _lineage(project.store, [one for _, one in found], lineage)
+        project.store.claim_project(project.wanted.expansion.project)
+        if chosen == project.store.lineage:
+            return _recorded(project, found)
+        project.store.take_lineage(chosen)
+    with Project.of_spec(request) as project:  # names and run ids are other ones under another lineage
+        return _recorded(project, found)
+
+
+def _recorded(project: Project, found: Sequence[tuple[str, Found]]) -> list[Recorded]:
+    """Record the objects of the state's lineage that it does not know."""
+    project.remember()
+    known = {record.run_id: record for record in project.store.attempts()}
+    ours = [(name, one) for name, one in found if one.lineage == project.store.lineage]
+    records = [_again(project, name, one) for name, one in ours if _is_new(one, known.get(one.seen.run_id))]
+    for record in records:
+        project.store.add(record)
+    return records
 
 
 def _is_new(found: Found, known: Recorded | None) -> bool:
@@ -112,18 +68,18 @@ def _is_new(found: Found, known: Recorded | None) -> bool:
     return found.seen.content != content_of(known.objects, ManifestsByType()[known.type])
 
 
-def _found_everywhere(wanted: _Wanted) -> list[tuple[str, Found]]:
+def _found_everywhere(project: Project) -> list[tuple[str, Found]]:
     """(provider entry, object) of the project, each object once, under the entry that its run has in the spec."""
-    desired = wanted.desired
-    by_provider: dict[str, list[Desired]] = {name: [] for name in wanted.expansion.providers}
-    for run in desired.values():
+    wanted = project.wanted
+    by_provider: dict[str, list[Desired]] = {name: [] for name in project.providers}
+    for run in wanted.runs.values():
         by_provider.setdefault(run.provider, []).append(run)
     found: dict[tuple[str, str], tuple[str, Found]] = {}
     for name, runs in by_provider.items():
         objects = [run.render(1).objects for run in runs]
-        for one in wanted.engines.provider(name).find(wanted.expansion.project, objects):
+        for one in project.engines.provider(name).find(wanted.expansion.project, objects):
             key = (one.lineage, one.seen.run_id)
-            named = desired.get(one.seen.address)
+            named = wanted.runs.get(one.seen.address)
             if one.seen.exists and one.seen.run_id and (key not in found or (named and named.provider == name)):
                 found[key] = (name, one)
     return sorted(found.values(), key=lambda pair: (pair[1].seen.address, pair[1].seen.attempt))
@@ -158,17 +114,18 @@ def _is_uuid(text: str) -> bool:
         return False
 
 
-def _again(wanted: _Wanted, name: str, found: Found) -> Recorded:
+def _again(project: Project, name: str, found: Found) -> Recorded:
     """Return the record of an object that this lineage made: what ran, never what the spec wants by now.
 
     What cannot be known counts as not done: such a record holds only what is certain, so that the next plan differs.
     """
     seen = found.seen
-    desired = wanted.desired.get(seen.address)
-    at_home = desired is not None and _is_at(wanted.store.lineage, found)
-    if desired is None or not at_home or desired.type != wanted.engines.type_of(name):
+    wanted = project.wanted
+    desired = wanted.runs.get(seen.address)
+    at_home = seen.run_id == run_id(project.store.lineage, seen.address, seen.attempt)
+    if desired is None or not at_home or desired.type != project.engines.type_of(name):
         settings = Settings(seen.address.partition("[")[0])
-        return _record(wanted, name, found, Rendered(found.bare, seen.name, seen.run_id, seen.attempt), settings)
+        return _record(project, name, found, Rendered(found.bare, seen.name, seen.run_id, seen.attempt), settings)
     rendered, manifests = desired.render(seen.attempt), ManifestsByType()[desired.type]
     settings = replace(desired.settings, triggers={})  # no engine knows what they were
     if seen.content and seen.content == content_of(rendered.objects, manifests):
@@ -177,23 +134,17 @@ def _again(wanted: _Wanted, name: str, found: Found) -> Recorded:
         known = Takeover(rendered, manifests, wanted.sealer.values)
         ran = rendered._replace(objects=known.resealed(found.applied, found.objects))
     else:
-        ran = _taken(wanted, desired, rendered, found)
+        ran = _taken(project, desired, rendered, found)
         hidden = not changed_fields(ran.objects, rendered.objects, manifests)
         if seen.content and hidden and not tokens_in(rendered.objects):
             ran = rendered._replace(objects=found.bare)  # it was made of something else, in a way that cannot be seen
-    return _record(wanted, name, found, ran, settings)
-
-
-def _is_at(lineage: str, found: Found) -> bool:
-    return found.seen.run_id == run_id(lineage, found.seen.address, found.seen.attempt)
+    return _record(project, name, found, ran, settings)
 
 
 # --- import ----------------------------------------------------------------------------------------------------------
 
 
-def import_object(
-    store: Store, state_path: Path, spec_path: Path, given: Given, address: str, object_id: str
-) -> Recorded:
+def import_object(project: Project, address: str, object_id: str) -> Recorded:
     """Record an object that somebody else made as the next attempt at ``address``; it is not touched.
 
     Raises:
@@ -201,40 +152,37 @@ def import_object(
         Refused: the object is managed already, by this state or another.
         ProviderError: there is no such object.
     """
-    wanted = _wanted(store, state_path, spec_path, given)
-    try:
-        desired = _importable(wanted, address)
-        found = wanted.engines.provider(desired.provider).describe(object_id)
-        _refuse_managed(wanted, found)
-        store.claim_project(wanted.expansion.project)
-        attempt = store.last_attempts().get(address, 0) + 1
-        taken = _taken(wanted, desired, desired.render(attempt), found)
-        record = _record(wanted, desired.provider, found, taken, desired.settings, address)
-        _remember(wanted)
-        store.add(record)
-        return record
-    finally:
-        wanted.engines.close()
+    store = project.store
+    desired = _importable(project, address)
+    found = project.engines.provider(desired.provider).describe(object_id)
+    _refuse_managed(store, found)
+    store.claim_project(project.wanted.expansion.project)
+    taken = _taken(project, desired, desired.render(store.last_attempts().get(address, 0) + 1), found)
+    record = _record(project, desired.provider, found, taken, desired.settings, address)
+    project.remember()
+    store.add(record)
+    return record
 
 
-def _importable(wanted: _Wanted, address: str) -> Desired:
-    desired = wanted.desired.get(address)
+def _importable(project: Project, address: str) -> Desired:
+    wanted = project.wanted
+    desired = wanted.runs.get(address)
     if desired is None:
-        cells = [known for known in wanted.desired if known.startswith(f"{address}[")]
-        hint = f"name one cell, for example '{cells[0]}'" if cells else did_you_mean(address, wanted.desired)
+        cells = [known for known in wanted.runs if known.startswith(f"{address}[")]
+        hint = f"name one cell, for example '{cells[0]}'" if cells else did_you_mean(address, wanted.runs)
         raise InvalidInput(
             f"{wanted.loaded.path} has no run {address}", hint=hint or "write the run first, then import the object"
         )
-    if wanted.store.record(address):
+    if project.store.record(address):
         raise InvalidInput(
             f"something is recorded at {address} already", hint=f"`flowplan state rm {address}` forgets it"
         )
     return desired
 
 
-def _refuse_managed(wanted: _Wanted, found: Found) -> None:
+def _refuse_managed(store: Store, found: Found) -> None:
     seen = found.seen
-    if found.lineage == wanted.store.lineage:
+    if found.lineage == store.lineage:
         raise Refused(
             f"{seen.name} was made by this state, as {seen.address}", hint="`flowplan state rebuild` records it again"
         )
@@ -243,7 +191,7 @@ def _refuse_managed(wanted: _Wanted, found: Found) -> None:
             f"{seen.name} belongs to another state (project {found.project}, lineage {found.lineage})",
             hint="destroy it there, or forget it there and remove its labels",
         )
-    for record in wanted.store.records().values():
+    for record in store.records().values():
         if record.infrastructure_id == seen.infrastructure_id and record.present:
             raise Refused(f"{seen.name} is managed already, at {record.address}")
 
@@ -251,25 +199,25 @@ def _refuse_managed(wanted: _Wanted, found: Found) -> None:
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-def _taken(wanted: _Wanted, desired: Desired, rendered: Rendered, found: Found) -> Rendered:
+def _taken(project: Project, desired: Desired, rendered: Rendered, found: Found) -> Rendered:
     """The rendered attempt with the live values where they differ."""
 
     def sealed(shown: str, value: str) -> str:
-        return token(wanted.sealer.secrets[shown], wanted.store.key, value)
+        return token(project.sources[shown], project.store.key, value)
 
-    manifests = ManifestsByType()[desired.type]
-    return rendered._replace(objects=Takeover(rendered, manifests, wanted.sealer.values, sealed).objects(found.objects))
+    takeover = Takeover(rendered, ManifestsByType()[desired.type], project.wanted.sealer.values, sealed)
+    return rendered._replace(objects=takeover.objects(found.objects))
 
 
 def _record(
-    wanted: _Wanted, name: str, found: Found, rendered: Rendered, settings: Settings, address: str = ""
+    project: Project, name: str, found: Found, rendered: Rendered, settings: Settings, address: str = ""
 ) -> Recorded:
     seen = found.seen
     return Recorded(
         address=address or seen.address,
         provider=name,
-        type=wanted.engines.type_of(name),
-        target=wanted.engines.target(name).document(),
+        type=project.engines.type_of(name),
+        target=project.engines.target(name).document(),
         attempt=rendered.attempt,
         run_id=rendered.run_id,
         name=seen.name or rendered.name,
@@ -286,7 +234,3 @@ def _record(
         finished_at=seen.finished_at,
         image=seen.image,
     )
-
-
-def _remember(wanted: _Wanted) -> None:
-    remember_connections(wanted.store, wanted.expansion.providers, wanted.sealer.secrets, wanted.loaded.directory)

@@ -1,34 +1,53 @@
-"""What engines said is recorded: statuses, ends, and the last output of runs that ended unwatched."""
+"""Record what the engines say now: statuses, ends, and the last output of runs that ended while nothing followed them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from flowplan.engines import Engines
+from flowplan.engines import ManifestsByType
 from flowplan.following import tail_of, without_secrets_of_runs
-from flowplan.schemas.events import Event
+from flowplan.planner.compare.ownership import refuse_strangers
+from flowplan.planning import observe
+from flowplan.project import Project
+from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.runs import Observed, Recorded, Status
-from flowplan.schemas.secrets import Redactor
-from flowplan.state.store import Store
+from flowplan.state.lock import others_write
 
 WORKERS = 10
 
 
-def record_observed(store: Store, engines: Engines, seen: Sequence[Observed], redactor: Redactor) -> list[Event]:
+def refresh(project: Project) -> None:
+    """Record what the engines say now; runs of one that does not answer stay as recorded, with a warning.
+
+    Warn too when the engines hold runs of the project that are not in its state: what is shown is not all.
+    """
+    store, output = project.store, project.output()
+    by_provider: dict[str, dict[str, Recorded]] = {}
+    for address, record in store.records().items():
+        by_provider.setdefault(record.provider, {})[address] = record
+    for name, records in by_provider.items():
+        try:
+            seen, strangers = observe(project, records)
+            try:
+                refuse_strangers(store.project or "", strangers, records, seen, ManifestsByType())
+            except Refused as error:
+                output.note(f"warning: {error.message} ({error.hint})")
+            if not store.read_only:
+                others = others_write(store.path)  # they may be stopping runs, and record these ends themselves
+                _record(project, [one for one in seen.values() if not (others and one.over)])
+        except ProviderError as error:
+            output.note(f"warning: provider {name} was not asked, its runs are shown as recorded: {error}")
+
+
+def _record(project: Project, seen: Sequence[Observed]) -> None:
     """Record a bulk look at the engines; for every run that ended, the tail of its output too."""
+    store, engines, redactor = project.store, project.engines, project.redactor
     known = {record.run_id: record for record in store.records().values()}
     told = [without_secrets_of_runs(engines, known.get(one.run_id), one, redactor) for one in seen]
-    events = store.observe(told)
-    ended = [e.run_id for e in events if Status(e.status).settled]
+    ended = [event.run_id for event in store.observe(told) if Status(event.status).settled]
     records = [record for run_id in ended for record in store.attempts(run_id=run_id)]
     if records:
-        store.set_tails(fetch_tails(engines, records, redactor))
-    return events
-
-
-def fetch_tails(engines: Engines, records: Sequence[Recorded], redactor: Redactor) -> dict[str, str]:
-    """Run id -> the redacted last output, of those that have some."""
-    with ThreadPoolExecutor(WORKERS) as pool:
-        texts = pool.map(lambda record: tail_of(engines, record, redactor), records)
-        return {record.run_id: text for record, text in zip(records, texts, strict=True) if text}
+        with ThreadPoolExecutor(WORKERS) as pool:
+            texts = pool.map(lambda record: tail_of(engines, record, redactor), records)
+            store.set_tails({r.run_id: text for r, text in zip(records, texts, strict=True) if text})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from flowplan.gather import Gathered
 from flowplan.planner.compare.replay import deviations
 from flowplan.schemas.errors import PlanStale
 from flowplan.schemas.plan_documents import read_plan, unsealed
@@ -23,11 +23,8 @@ def sealed_plan(path: Path, state_path: Path) -> Plan:
         PlanStale: the plan was edited, forged, or made with another state.
     """
     file = read_plan(path)
-    store = Store.open(state_path)
-    try:
+    with closing(Store.open(state_path)) as store:
         fault = unsealed(file, path, store.lineage, store.key)
-    finally:
-        store.close()
     if fault:
         raise PlanStale(
             fault, hint="make it with this state, by `flowplan plan --out FILE`, or name its own with --state"
@@ -35,7 +32,7 @@ def sealed_plan(path: Path, state_path: Path) -> Plan:
     return file.plan
 
 
-def check_reviewed(reviewed: Plan, gathered: Gathered) -> Plan:
+def check_reviewed(reviewed: Plan, today: Plan, store: Store) -> Plan:
     """What is left to do of a reviewed plan: its own changes, as they stand now.
 
     What an earlier apply of the same plan did already counts as reviewed; an intent of it that was not carried out
@@ -44,13 +41,13 @@ def check_reviewed(reviewed: Plan, gathered: Gathered) -> Plan:
     Raises:
         PlanStale: something that was reviewed would not happen the same way any more.
     """
-    done = gathered.store.plan_progress(reviewed.digest)
-    now = {c.address: c for c in gathered.plan.changes}
+    done = store.plan_progress(reviewed.digest)
+    now = {c.address: c for c in today.changes}
     differing = deviations(reviewed.changes, now, done)
     if differing:
         raise PlanStale(_delta(differing), hint="nothing was written; plan and review again")
     changes = [_left(change, now.get(change.address), change.address in done) for change in reviewed.changes]
-    return replace(reviewed, changes=tuple(c for c in changes if c is not None), serial=gathered.plan.serial)
+    return replace(reviewed, changes=tuple(c for c in changes if c is not None), serial=today.serial)
 
 
 def _left(reviewed: Change, now: Change | None, done: bool) -> Change | None:

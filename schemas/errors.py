@@ -14,7 +14,8 @@ FlowplanError                exit 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from flowplan.schemas.sources import Diagnostic
 
@@ -40,6 +41,21 @@ class FlowplanError(Exception):
         where = f"{self.address}: " if self.address else ""
         hint = f" ({self.hint})" if self.hint else ""
         return f"{where}{self.message}{hint}"
+
+    def conceal(self, redact: Callable[[str], str]) -> None:
+        """Pass everything that the error says through ``redact``."""
+        self.message, self.hint, self.address = redact(self.message), redact(self.hint), redact(self.address)
+        self.args = (self.message,)
+
+
+@contextmanager
+def concealing(redact: Callable[[str], str]) -> Iterator[None]:
+    """Pass every error that leaves the block through ``redact``, a redactor that may learn secrets meanwhile."""
+    try:
+        yield
+    except FlowplanError as error:
+        error.conceal(redact)
+        raise
 
 
 class InvalidInput(FlowplanError):

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from flowplan.gather import observe
+from flowplan.planning import observe
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
 from flowplan.state.store import Store
 
@@ -42,5 +42,6 @@ def test_a_run_that_another_flowplan_starts_meanwhile_is_not_unknown(tmp_path: P
         check_target=lambda *given: None,
         now=lambda name: None,
     )
-    _, strangers = observe(store, engines, store.records())
+    project: Any = SimpleNamespace(store=store, engines=engines)
+    _, strangers = observe(project, store.records())
     assert [one.address for one in strangers] == ["gone"]

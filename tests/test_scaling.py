@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +15,11 @@ from rendered import plan_text
 
 from flowplan.apply import carry_out
 from flowplan.engines import Engines
-from flowplan.gather import Gathered, Request, gather_spec
 from flowplan.outcome import Options, Outcome
 from flowplan.output import Output, Sink
 from flowplan.planner.conduct import starting
+from flowplan.planning import plan_spec
+from flowplan.project import Project, Request
 from flowplan.providers.fake import FakeEngine, Script
 from flowplan.providers.kubernetes.observing import observe
 from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID
@@ -217,13 +219,16 @@ def spec_of(directory: Path, runs: str) -> Path:
     return path
 
 
-def gathered(spec: Path) -> Gathered:
-    return gather_spec(Request(spec.parent / ".flowplan/state.db"), spec)
+@contextmanager
+def opened(spec: Path, *, refresh: bool = True) -> Iterator[tuple[Project, Plan]]:
+    request = Request(spec.parent / ".flowplan/state.db", spec, refresh=refresh)
+    with Project.of_spec(request) as project:
+        yield project, plan_spec(project, request).plan
 
 
-def shown(found: Gathered) -> None:
-    assert plan_json(found.plan)
-    assert list(plan_text(found.plan, colour=False))
+def shown(plan: Plan) -> None:
+    assert plan_json(plan)
+    assert list(plan_text(plan, colour=False))
 
 
 KINDS = {
@@ -240,11 +245,9 @@ def test_a_plan_costs_the_same_for_each_further_run(tmp_path: Path, kind: str) -
         spec = spec_of(tmp_path / str(number), "\n".join(lines))
 
         def work() -> None:
-            request = Request(spec.parent / ".flowplan/state.db", refresh=False)
-            found = gather_spec(request, spec)
-            assert len(found.plan.changes) == number
-            shown(found)
-            found.close()
+            with opened(spec, refresh=False) as (_, plan):
+                assert len(plan.changes) == number
+                shown(plan)
 
         return calls(work)
 
@@ -255,13 +258,12 @@ def test_a_plan_of_what_is_there_costs_the_same_for_each_further_cell(tmp_path: 
     def planned(number: int) -> int:
         cells = f'  c: {{provider: process, command: ["true"], matrix: {{n: {{from: 1, to: {number}}}}}}}'
         spec = spec_of(tmp_path / str(number), cells)
-        recorded(gathered(spec))
+        record_all(spec)
 
         def work() -> None:
-            found = gathered(spec)
-            assert {c.action for c in found.plan.changes} == {Action.NO_OP}
-            shown(found)
-            found.close()
+            with opened(spec) as (_, plan):
+                assert {c.action for c in plan.changes} == {Action.NO_OP}
+                shown(plan)
 
         return calls(work)
 
@@ -274,42 +276,41 @@ def test_a_plan_costs_the_same_for_each_further_field(tmp_path: Path) -> None:
         spec = spec_of(tmp_path / str(number), f'  r: {{provider: process, command: ["true"], env: {{{env}}}}}')
 
         def work() -> None:
-            found = gathered(spec)
-            shown(found)
-            found.close()
+            with opened(spec) as (_, plan):
+                shown(plan)
 
         return calls(work)
 
     grows_linearly(planned)
 
 
-def recorded(found: Gathered) -> None:
-    """Everything that a plan would start, as if it had succeeded."""
-    target = found.engines.target("process").document()
-    items = [
-        Recorded(
-            c.address,
-            c.provider,
-            c.type,
-            target,
-            c.attempt,
-            c.run_id,
-            c.name,
-            c.after or {},
-            c.settings,
-            Status.CREATING,
-        )
-        for c in found.plan.changes
-    ]
-    found.store.claim_project("p")
-    found.store.intend(items)
-    found.store.observe([Observed(item.run_id, status=Status.SUCCEEDED, exit_code=0) for item in items])
-    found.close()
+def record_all(spec: Path) -> None:
+    """Record everything that a plan would start, as if it had succeeded."""
+    with opened(spec) as (project, plan):
+        target = project.engines.target("process").document()
+        items = [
+            Recorded(
+                c.address,
+                c.provider,
+                c.type,
+                target,
+                c.attempt,
+                c.run_id,
+                c.name,
+                c.after or {},
+                c.settings,
+                Status.CREATING,
+            )
+            for c in plan.changes
+        ]
+        project.store.claim_project("p")
+        project.store.intend(items)
+        project.store.observe([Observed(item.run_id, status=Status.SUCCEEDED, exit_code=0) for item in items])
 
 
 def test_no_question_to_the_state_looks_through_the_history(tmp_path: Path) -> None:
     spec = spec_of(tmp_path / "p", '  r: {provider: process, command: ["true"], matrix: {n: {from: 1, to: 3}}}')
-    recorded(gathered(spec))
+    record_all(spec)
     store = Store.open(spec.parent / ".flowplan/state.db")
     asked: list[str] = []
     store._connection.set_trace_callback(asked.append)

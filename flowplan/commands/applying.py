@@ -16,17 +16,10 @@ from flowplan.commands.arguments import check_format
 from flowplan.commands.places import place, shown
 from flowplan.commands.planning import Shown, at, show_plan
 from flowplan.commands.refusals import allowed, planning_options, refuse_findings, refuse_violations, usable
-from flowplan.gather import (
-    Gathered,
-    Request,
-    gather_destroy,
-    gather_plan,
-    gather_spec,
-    remember_connections,
-    same_engines,
-)
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.compare.plan import has_changes
+from flowplan.planning import Planned, check_targets, plan_again, plan_destroy, plan_spec
+from flowplan.project import Project, Request, open_state, writing
 from flowplan.reviewing import check_reviewed, sealed_plan
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, StateError
 from flowplan.schemas.files import is_directory, is_file, is_stream, read_bounded
@@ -34,7 +27,6 @@ from flowplan.schemas.plan_documents import MOST_BYTES
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.runs import Status
 from flowplan.schemas.secrets import is_common, tokens_in
-from flowplan.state.lock import WriterLock
 from flowplan.state.store import Store
 from flowplan.terminal import approved, can_ask, can_draw
 
@@ -42,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flowplan.outcome import Outcome
+    from flowplan.state.lock import WriterLock
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,58 +57,56 @@ def apply(what: Path | None, state: Path | None, request: Request, how: How) -> 
     """Apply a saved plan, a spec, or without either the last plan if nothing that it was made from has changed."""
     check_format(how.format, ("text", "json"))
     if what is None:
-        found = place(state)
-        return _apply_last(found.spec, at(request, found), how)
+        return _apply_last(at(request, place(state)), how)
     if is_plan(what):
         return _apply_plan(what, at(request, place(state)), how)
-    return _apply_spec(what, at(request, place(state, what)), how)
+    return _apply_spec(at(request, place(state, what)), how)
 
 
-def _apply_last(spec: Path, request: Request, how: How) -> int:
-    """Apply the last plan when it still counts; else plan anew, from the spec that it was made of.
-
-    Args:
-        spec: when there was no plan yet.
-    """
-    from flowplan.engines import read_spec
-
+def _apply_last(request: Request, how: How) -> int:
+    """Apply the last plan when it still counts; else plan anew, from the spec that it was made of."""
     state = request.state_path
     made = last_plan.recall(state)
     if made is None or not made.spec or not Store.exists(state):
-        return _apply_spec(shown(spec), request, how)
+        return _apply_spec(request, how)
     spec = shown(Path(made.directory if is_directory(made.directory) else state.parent, made.spec))
+    request = replace(request, spec=spec)
     path = last_plan.plan_file(state)
     try:
-        with closing(Store.open(state)) as store:
-            last_plan.check(made, state, request.given, store.key, read_spec(spec).digest)
-        if options := planning_options(request):
-            raise PlanStale(f"{' and '.join(options)} ask for another plan")
-        reviewed = sealed_plan(path, state)
-        allowed(reviewed, request, how.max_age)
-        gathered, plan = _still_so(request, reviewed)
+        reviewed = _last_reviewed(made, path, request, how)
+        with Project.of_plan(request, reviewed) as project:
+            plan = check_reviewed(reviewed, plan_again(project, request, reviewed).plan, project.store)
+            if changes := not _nothing_to_do(plan, project.store):
+                Output().note(
+                    f"Applying the last plan, of {made.made_at}; {spec} and the files it names are unchanged."
+                )
+                if not _agreed(plan, project, how):
+                    return 1
     except PlanStale as stale:
         if made.usable:
             Output().note(f"Planning {spec} anew: {stale.message}.")
-        return _apply_spec(spec, request, how)
-    if _nothing_to_do(plan, gathered):
-        gathered.close()
-        return _apply_spec(spec, request, how)
-    Output().note(f"Applying the last plan, of {made.made_at}; {spec} and the files it names are unchanged.")
-    return _apply_gathered(gathered, plan, reviewed, path, request, how)
+        return _apply_spec(request, how)
+    if not changes:
+        return _apply_spec(request, how)
+    last_plan.supersede(state, path)
+    return _apply_reviewed(reviewed, request, how)
 
 
-def _still_so(request: Request, reviewed: Plan) -> tuple[Gathered, Plan]:
-    """What is left to do of a reviewed plan, with what it rests on now.
+def _last_reviewed(made: last_plan.LastPlan, path: Path, request: Request, how: How) -> Plan:
+    """Read the last plan.
 
     Raises:
-        PlanStale: it is not what would be done any more.
+        PlanStale: it does not count any more.
     """
-    gathered = gather_plan(request, reviewed)
-    try:
-        return gathered, check_reviewed(reviewed, gathered)
-    except BaseException:
-        gathered.close()
-        raise
+    from flowplan.engines import read_spec
+
+    with closing(Store.open(request.state_path)) as store:
+        last_plan.check(made, request.state_path, request.given, store.key, read_spec(request.spec).digest)
+    if options := planning_options(request):
+        raise PlanStale(f"{' and '.join(options)} ask for another plan")
+    reviewed = sealed_plan(path, request.state_path)
+    allowed(reviewed, request, how.max_age)
+    return reviewed
 
 
 def is_plan(path: Path) -> bool:
@@ -136,119 +127,87 @@ def is_plan(path: Path) -> bool:
 def _apply_plan(path: Path, request: Request, how: How) -> int:
     reviewed = sealed_plan(path, request.state_path)
     usable(reviewed, path, request, how.max_age)
-    gathered, plan = _still_so(request, reviewed)
-    if not _nothing_to_do(plan, gathered):
-        return _apply_gathered(gathered, plan, reviewed, path, request, how)
-    return _done_already(
-        plan, gathered, how, f"Nothing is left to do: {path} was carried out before, or changes nothing."
-    )
-
-
-def _apply_gathered(gathered: Gathered, plan: Plan, reviewed: Plan, path: Path, request: Request, how: How) -> int:
-    """Show what is left of a reviewed plan, ask, and do it."""
-    try:
-        if not _agreed(plan, gathered, how, path):
+    with Project.of_plan(request, reviewed) as project:
+        plan = check_reviewed(reviewed, plan_again(project, request, reviewed).plan, project.store)
+        if _nothing_to_do(plan, project.store):
+            words = f"Nothing is left to do: {path} was carried out before, or changes nothing."
+            return _done_already(plan, project, how, words)
+        if not _agreed(plan, project, how):
             return 1
-        last_plan.supersede(request.state_path, path)
-    except BaseException:
-        gathered.close()
-        raise
-    return _again_under_lock(reviewed, gathered, request, how, WriterLock(request.state_path, "apply"))
+    last_plan.supersede(request.state_path, path)
+    return _apply_reviewed(reviewed, request, how)
 
 
-def _apply_spec(path: Path, request: Request, how: How) -> int:
+def _apply_spec(request: Request, how: How) -> int:
     """Plan, show, ask, and do it; with --yes the plan is made under the lock, so that nothing can come between."""
-    lock = WriterLock(request.state_path, "apply")
+    with writing(request.state_path, "apply") as lock:
 
-    def sound() -> None:  # a broken spec is refused before the state or its lock is made
-        if how.yes and not lock.held:
-            lock.acquire(how.lock_timeout)
+        def take_lock() -> None:
+            if how.yes:
+                lock.acquire(how.lock_timeout)
 
-    try:
-        gathered = gather_spec(request, path, sound)
-    except BaseException:
-        lock.release()
-        raise
-    try:
-        last_plan.keep(gathered.plan, request.state_path, request.given, gathered.store.key, gathered.spec_dir)
-        refuse_violations(gathered.plan)
-        _require_secrets(gathered)
-        if _nothing_to_do(gathered.plan, gathered):
-            lock.release()
-            return _done_already(gathered.plan, gathered, how, "No changes. Everything is as the spec wants it.")
-        if not _agreed(gathered.plan, gathered, how, None):
-            return 1
-    except BaseException:
-        lock.release()
-        gathered.close()
-        raise
-    if not how.yes:
-        return _again_under_lock(gathered.plan, gathered, request, how, lock)
-    return _carry_out(gathered.plan, gathered, how, lock)
+        with Project.of_spec(request, take_lock) as project:
+            planned = plan_spec(project, request)
+            plan = planned.plan
+            last_plan.keep(plan, project, request.given)
+            refuse_violations(plan)
+            _require_secrets(plan, project)
+            if _nothing_to_do(plan, project.store):
+                return _done_already(plan, project, how, "No changes. Everything is as the spec wants it.")
+            if not _agreed(plan, project, how):
+                return 1
+            if how.yes:
+                return _carry_out(planned, project, how, lock)
+    return _apply_reviewed(plan, request, how)
 
 
-def _again_under_lock(reviewed: Plan, before: Gathered, request: Request, how: How, lock: WriterLock) -> int:
-    """Time has passed while people read: plan again with the lock in hand, and do only what was reviewed."""
-    before.close()
-    lock.acquire(how.lock_timeout)
-    try:
-        gathered = gather_plan(replace(request, preflight=False), reviewed)
-    except BaseException:
-        lock.release()
-        raise
-    try:
-        plan = check_reviewed(reviewed, gathered)
-    except BaseException:
-        lock.release()
-        gathered.close()
-        raise
-    return _carry_out(plan, gathered, how, lock)
+def _apply_reviewed(reviewed: Plan, request: Request, how: How) -> int:
+    """Plan again with the lock in hand, for time has passed while people read, and do only what was reviewed."""
+    with writing(request.state_path, "apply") as lock:
+        lock.acquire(how.lock_timeout)
+        with Project.of_plan(request, reviewed) as project:
+            planned = plan_again(project, replace(request, preflight=False), reviewed)
+            plan = check_reviewed(reviewed, planned.plan, project.store)
+            return _carry_out(planned._replace(plan=plan), project, how, lock)
 
 
-def _require_secrets(gathered: Gathered) -> None:
-    """Every secret must be there before anything starts.
+def _require_secrets(plan: Plan, project: Project) -> None:
+    """Check that every secret is there before anything starts.
 
     Raises:
         InvalidInput: all those that cannot be resolved.
     """
     from flowplan.resolve import unresolvable
 
-    plan = gathered.plan
-    missing = {token: source for token, source in plan.secrets.items() if token not in gathered.secrets}
+    missing = {token: source for token, source in plan.secrets.items() if token not in project.secrets}
     faults = [unresolvable(token, source, plan.changes) for token, source in missing.items()]
     if faults:
         raise InvalidInput(faults)
 
 
-def _live(gathered: Gathered) -> list[str]:
-    return [a for a, r in gathered.store.records().items() if r.status.live]
+def _nothing_to_do(plan: Plan, store: Store) -> bool:
+    """Return whether a plan changes nothing, and nothing that it plans runs or is left to be removed."""
+    alive = {address for address, record in store.records().items() if record.status.live}
+    busy = alive.union(record.address for record in store.leftovers())
+    return not has_changes(plan.changes) and busy.isdisjoint(change.address for change in plan.changes)
 
 
-def _nothing_to_do(plan: Plan, gathered: Gathered) -> bool:
-    addresses = {c.address for c in plan.changes}
-    left = {r.address for r in gathered.store.leftovers()}
-    return not has_changes(plan.changes) and not addresses.intersection({*_live(gathered), *left})
-
-
-def _done_already(plan: Plan, gathered: Gathered, how: How, words: str) -> int:
+def _done_already(plan: Plan, project: Project, how: How, words: str) -> int:
     """Say that nothing would change and nothing runs."""
     from flowplan.schemas.plan_documents import write_plan
 
     if how.json_into:
-        write_plan(plan, how.json_into, gathered.store.key)
-    output = Output(gathered.redactor)
+        write_plan(plan, how.json_into, project.store.key)
     if how.format == "text":
-        output.note(words)
-    left_out = any(c.skipped for c in plan.changes)
-    gathered.close()
-    return 6 if left_out else 0
+        project.output().note(words)
+    return 6 if any(c.skipped for c in plan.changes) else 0
 
 
-def _agreed(plan: Plan, gathered: Gathered, how: How, path: Path | None) -> bool:
-    """Show the plan and ask; True when it was approved.
+def _agreed(plan: Plan, project: Project, how: How) -> bool:
+    """Show the plan and ask; return whether it was approved.
 
     Raises:
-        FlowplanError: nobody can answer.
+        FlowplanError: there is no terminal to ask on.
         Refused: a part of it would fail, and ``--strict`` was given.
     """
     from flowplan.schemas.plan_documents import write_plan
@@ -256,7 +215,7 @@ def _agreed(plan: Plan, gathered: Gathered, how: How, path: Path | None) -> bool
     if how.strict:
         refuse_findings(plan)
     if how.json_into:
-        write_plan(plan, how.json_into, gathered.store.key)
+        write_plan(plan, how.json_into, project.store.key)
     if not has_changes(plan.changes):
         return True
     output = Output()  # a plan holds tokens only, and a text that hid a guess would confirm it
@@ -271,9 +230,8 @@ def _agreed(plan: Plan, gathered: Gathered, how: How, path: Path | None) -> bool
         )
     if approved("Carry out this plan?"):
         return True
-    last_plan.spend(gathered.store.path)
+    last_plan.spend(project.store.path)
     output.note("Not applied.")
-    gathered.close()
     return False
 
 
@@ -297,119 +255,102 @@ def destroy(spec: Path | None, state: Path | None, request: Request, how: How, *
             raise StateError(missing, hint=hint)
         Output().note(f"Nothing to destroy: {missing}.")
         return 0
-    lock = WriterLock(request.state_path, "destroy")
-    lock.acquire(how.lock_timeout)
-    try:
-        gathered = gather_destroy(request)
-    except BaseException:
-        lock.release()
-        raise
-    try:
-        if spec:
-            _same_project(spec, gathered)
-        if not has_changes(gathered.plan.changes):
-            Output().note(f"Nothing to destroy: the state {request.state_path.absolute()} records no run.")
-            gathered.close()
-            lock.release()
-            return 0
-        if not _agreed(gathered.plan, gathered, how, None):
-            lock.release()
-            return 1
-        last_plan.spend(request.state_path)
-    except BaseException:
-        lock.release()
-        gathered.close()
-        raise
-    return _carry_out(gathered.plan, gathered, replace(how, detach=True), lock)
+    with writing(request.state_path, "destroy") as lock:
+        lock.acquire(how.lock_timeout)
+        with closing(open_state(request.state_path)) as store, Project.of_state(store, all_secrets=True) as project:
+            planned = plan_destroy(project, request)
+            if spec:
+                _same_project(spec, store)
+            if not has_changes(planned.plan.changes):
+                Output().note(f"Nothing to destroy: the state {request.state_path.absolute()} records no run.")
+                return 0
+            if not _agreed(planned.plan, project, how):
+                return 1
+            last_plan.spend(request.state_path)
+            return _carry_out(planned, project, replace(how, detach=True), lock)
 
 
-def _same_project(spec: Path, gathered: Gathered) -> None:
+def _same_project(spec: Path, store: Store) -> None:
     from flowplan.engines import read_spec
     from flowplan.schemas.errors import Refused
 
     project = read_spec(spec).spec.project
-    if gathered.store.project not in (None, project):
-        raise Refused(f"{spec} is project {project}, but the state belongs to project {gathered.store.project}")
+    if store.project not in (None, project):
+        raise Refused(f"{spec} is project {project}, but the state belongs to project {store.project}")
 
 
 def watch(state: Path, addresses: Sequence[str], how: How) -> int:
     """Follow what runs, without changing anything."""
-    from flowplan.commands.reading import chosen, opened, refresh_statuses
-    from flowplan.gather import engines_of
+    from flowplan.commands.reading import chosen, opened
+    from flowplan.refreshing import refresh
 
     check_format(how.format, ("text", "json"))
-    store = opened(state)
-    store.check_home()
-    if any(r.status is Status.LOST for r in chosen(store.records(), addresses).values()):
-        refresh_statuses(store, state, Output())  # an engine may have them after all
-    engines, redactor = engines_of(store, state)
-    records = chosen(store.records(), addresses)
-    live = [a for a, r in records.items() if r.status.live]
-    plan = Plan(store.project or "", "", store.lineage, store.serial, "", "", ())
-    gathered = Gathered(plan, store, engines, redactor, {})
-    outcome = _run(plan, gathered, how, WriterLock(state, "watch"), follow=live) if live else None
-    ill = ("failed", "timed_out", "lost", *(() if outcome and outcome.timed_out else ("creating",)))
-    bad = {a: r for a, r in chosen(store.records(), addresses).items() if r.status in ill}
-    code = _report(outcome, gathered, how) if outcome else 0
-    if not live:
-        refresh_statuses(store, state, Output())
-        Output().note("Nothing that is recorded runs.")
-    gathered.close()
+    with closing(opened(state)) as store, Project.of_state(store) as project:
+        store.check_home()
+        if any(r.status is Status.LOST for r in chosen(store.records(), addresses).values()):
+            refresh(project)  # an engine may have them after all
+        live = [a for a, r in chosen(store.records(), addresses).items() if r.status.live]
+        outcome = None
+        if live:
+            plan = Plan(store.project or "", "", store.lineage, store.serial, "", "", ())
+            with writing(state, "watch") as lock:
+                outcome = _run(Planned(plan, ()), project, how, lock, follow=live)
+        ill = ("failed", "timed_out", "lost", *(() if outcome and outcome.timed_out else ("creating",)))
+        bad = [a for a, r in chosen(store.records(), addresses).items() if r.status in ill]
+        code = _report(outcome, project, how) if outcome else 0
+        if not live:
+            refresh(project)
+            Output().note("Nothing that is recorded runs.")
     return code if code else 3 if bad else 0
 
 
-def _carry_out(plan: Plan, gathered: Gathered, how: How, lock: WriterLock) -> int:
+def _carry_out(planned: Planned, project: Project, how: How, lock: WriterLock) -> int:
     """Do it, under a lock that is held already."""
-    try:
-        same_engines(gathered.engines, plan)
-        gathered.store.claim_project(plan.project)
-        if plan.mode != "destroy":
-            spec = "" if is_stream(Path(plan.spec_path)) else Path(plan.spec_path).name
-            directory = gathered.spec_dir
-            remember_connections(gathered.store, plan.providers, plan.secrets, directory, gathered.fingerprints, spec)
-        outcome = _run(plan, gathered, how, lock)
-        if not outcome.waiting and not outcome.unanswered:
-            last_plan.spend(gathered.store.path)
-        if plan.mode == "destroy":
-            _discard(gathered)
-        return _report(outcome, gathered, how)
-    finally:
-        lock.release()
-        gathered.close()
+    plan, store = planned.plan, project.store
+    check_targets(project.engines, plan)
+    store.claim_project(plan.project)
+    if plan.mode != "destroy":
+        project.remember("" if is_stream(Path(plan.spec_path)) else Path(plan.spec_path).name)
+    outcome = _run(planned, project, how, lock)
+    if not outcome.waiting and not outcome.unanswered:
+        last_plan.spend(store.path)
+    if plan.mode == "destroy":
+        _discard(project)
+    return _report(outcome, project, how)
 
 
-def _discard(gathered: Gathered) -> None:
+def _discard(project: Project) -> None:
     """Remove the files of runs that are not managed any more; the ends of their outputs stay in the state."""
-    managed = gathered.store.records()
-    attempts = gathered.store.attempts()
+    managed = project.store.records()
+    attempts = project.store.attempts()
     kept = {a.run_id for a in attempts if a.address in managed or a.present or not a.status.final}
-    gathered.engines.discard({a.provider for a in attempts}, kept)
+    project.engines.discard({a.provider for a in attempts}, kept)
 
 
-def _run(plan: Plan, gathered: Gathered, how: How, lock: WriterLock, follow: Sequence[str] = ()) -> Outcome:
+def _run(planned: Planned, project: Project, how: How, lock: WriterLock, follow: Sequence[str] = ()) -> Outcome:
     from flowplan.apply import carry_out
     from flowplan.outcome import Options
 
-    output = Output(gathered.redactor)
+    plan = planned.plan
     detach = how.detach or plan.mode == "refresh_only"  # which only records: there is nothing of its own to follow
     options = Options(how.parallelism, detach, how.wait_timeout, how.lock_timeout, how.stream)
-    with interruption.finishing() as interrupted, _sink(output, how) as sink:
-        if common := _common_secrets(plan, gathered.secrets):
+    with interruption.finishing() as interrupted, _sink(project.output(), how) as sink:
+        if common := _common_secrets(plan, project.secrets):
             sink.note(
                 f"warning: {', '.join(common)}: too short or too common a word to be redacted safely; what runs print "
                 "may show it inside other words, or be hard to read"
             )
         return carry_out(
             plan,
-            gathered.store,
-            gathered.engines,
+            project.store,
+            project.engines,
             lock,
             sink,
             options,
-            secrets=gathered.secrets,
+            secrets=project.secrets,
             interrupted=interrupted,
             follow=follow,
-            observed=gathered.observed,
+            observed=planned.observed,
         )
 
 
@@ -445,9 +386,9 @@ _DONE = {
 }
 
 
-def _report(outcome: Outcome, gathered: Gathered, how: How) -> int:
+def _report(outcome: Outcome, project: Project, how: How) -> int:
     """The last words: what was done, what failed, how to come back."""
-    output = Output(gathered.redactor)
+    output = project.output()
     if how.format == "json":
         return outcome.exit_code
     if outcome.carried_out:
@@ -456,7 +397,7 @@ def _report(outcome: Outcome, gathered: Gathered, how: How) -> int:
     for address, why in outcome.left_out.items():
         output.note(f"left out: {address}: {why}")
     for address, why in outcome.failed.items():
-        record = gathered.store.record(address)
+        record = project.store.record(address)
         see = f"; see `flowplan logs {_quoted(address)}`" if record and record.started_at else ""
         output.note(f"{address}: {why}{see}")
     if outcome.waiting:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flowplan.clock import timestamp
 from flowplan.given import Given, given_strings
+from flowplan.project import Project
 from flowplan.schemas.errors import FlowplanError, PlanStale
 from flowplan.schemas.files import is_stream
 from flowplan.schemas.places import refuse_foreign, write_private
@@ -61,22 +62,20 @@ def usable_later(plan: Plan) -> bool:
     return plan.mode == "normal" and in_file and any(change.effective for change in plan.changes)
 
 
-def keep(plan: Plan, state: Path, given: Given, key: bytes, spec_dir: Path) -> None:
+def keep(plan: Plan, project: Project, given: Given) -> None:
     """Make this plan the last one of its state.
-
-    Args:
-        spec_dir: where its spec is.
 
     Raises:
         FlowplanError: it cannot be written.
     """
+    state, key = project.store.path, project.store.key
     file = plan_file(state)
     write_plan(plan, file, key)
     beside = Path(os.path.abspath(state.parent))  # noqa: PTH100 - without following links
     made = LastPlan(
         made_at=timestamp(),
         content=_content(file),
-        spec=os.path.relpath(spec_dir / Path(plan.spec_path).name, beside) if usable_later(plan) else "",
+        spec=os.path.relpath(project.directory / Path(plan.spec_path).name, beside) if usable_later(plan) else "",
         directory=str(beside),
         spec_digest=plan.spec_digest,
         given={**dict.fromkeys(plan.variables, ""), **_fingerprints(given, key, plan.variables)},

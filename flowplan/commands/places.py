@@ -91,6 +91,8 @@ def _is_there(entry: Path) -> bool:
 
 
 def shown(path: Path) -> Path:
-    """A path as people read it: relative below the working directory, else absolute."""
+    """Return a path as people read it: relative below the working directory, else absolute."""
     whole = Path(os.path.abspath(path))  # noqa: PTH100 - without following links
+    if ".." in path.parts and whole.resolve() != path.resolve():
+        return path  # a link before the ``..`` leads elsewhere
     return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,11 +16,12 @@ from flowplan import progress
 from flowplan.commands import last_plan
 from flowplan.commands.arguments import check_format, seconds
 from flowplan.commands.places import Place, place, shown
-from flowplan.gather import Request, gather_destroy, gather_plan, gather_spec
 from flowplan.given import Given
 from flowplan.output import Output
 from flowplan.planner.compare.plan import Options, has_changes
-from flowplan.schemas.errors import InvalidInput, PlanStale, StateError
+from flowplan.planning import Planned, plan_again, plan_destroy, plan_spec
+from flowplan.project import Project, Request, open_state
+from flowplan.schemas.errors import InvalidInput, StateError
 from flowplan.schemas.plans import Plan
 
 if TYPE_CHECKING:
@@ -75,8 +77,8 @@ def request(
 
 
 def at(request: Request, place: Place) -> Request:
-    """The same request, for the state of a place."""
-    return replace(request, state_path=place.state, other_state=place.other)
+    """Return the same request, for the state and the spec of a place."""
+    return replace(request, state_path=place.state, spec=shown(place.spec), other_state=place.other)
 
 
 def plan(
@@ -96,22 +98,28 @@ def plan(
     check_format(how.format, ("text", "json", "markdown"))
     if check:
         return compare(check, state, request)
-    found = place(state, spec)
-    request = at(request, found)
-    destroying = request.options.mode == "destroy"
-    gathered = gather_destroy(request) if destroying else gather_spec(request, shown(found.spec))
-    try:
-        plan = _expiring(gathered.plan, max_age)
+    request = at(request, place(state, spec))
+    with _planned(request) as (project, planned):
+        plan = _expiring(planned.plan, max_age)
         progress.stage("writing the plan")
         with progress.shown():
-            last_plan.keep(plan, request.state_path, request.given, gathered.store.key, gathered.spec_dir)
+            last_plan.keep(plan, project, request.given)
             for file in (out, how.json_into):
                 if file:
-                    write_plan(plan, file, gathered.store.key)
+                    write_plan(plan, file, project.store.key)
         show_plan(plan, Output(), how, apply_command(out, plan, request.state_path))
         return _verdict(plan, detailed, how.strict)
-    finally:
-        gathered.close()
+
+
+@contextmanager
+def _planned(request: Request) -> Iterator[tuple[Project, Planned]]:
+    """Yield the open project of a request, and its plan."""
+    if request.options.mode == "destroy":
+        with closing(open_state(request.state_path)) as store, Project.of_state(store, all_secrets=True) as project:
+            yield project, plan_destroy(project, request)
+    else:
+        with Project.of_spec(request) as project:
+            yield project, plan_spec(project, request)
 
 
 def _verdict(plan: Plan, detailed: bool, strict: bool) -> int:
@@ -140,13 +148,10 @@ def compare(path: Path, state: Path | None, request: Request) -> int:
     request = at(request, place(state))
     reviewed = sealed_plan(path, request.state_path)
     usable(reviewed, path, request)
-    gathered = gather_plan(request, reviewed)
-    try:
-        check_reviewed(reviewed, gathered)
-        Output().note(f"{path}: still what would be done, {reviewed.digest}")
-        return 0
-    finally:
-        gathered.close()
+    with Project.of_plan(request, reviewed) as project:
+        check_reviewed(reviewed, plan_again(project, request, reviewed).plan, project.store)
+    Output().note(f"{path}: still what would be done, {reviewed.digest}")
+    return 0
 
 
 def show(path: Path | None, state: Path, how: Shown) -> int:
@@ -173,11 +178,9 @@ def _authenticity(file: PlanFile, path: Path, state: Path) -> tuple[str, bool]:
         store = Store.open(state, read_only=True)
     except StateError as error:
         return f"not verified, no state to check the seal with: {error.message}", False
-    try:
+    with closing(store):
         fault = unsealed(file, path, store.lineage, store.key)
         other = file.plan.lineage != store.lineage
-    finally:
-        store.close()
     return (f"not verified: {fault}" if other else fault), bool(fault) and not other
 
 
@@ -252,8 +255,3 @@ def _append(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
-
-
-def stale(message: str) -> PlanStale:
-    """The error of a plan that is no longer what would be done."""
-    return PlanStale(message, hint="plan and review again")

@@ -6,27 +6,25 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from flowplan.clock import seconds_between
 from flowplan.commands.arguments import check_format
-from flowplan.engines import ManifestsByType
 from flowplan.following import drawing, redacted
-from flowplan.gather import engines_of, observe
 from flowplan.output import Bursts, Output, reader_gone
-from flowplan.planner.compare.ownership import refuse_strangers
 from flowplan.planner.compare.plan import names
+from flowplan.project import Project
 from flowplan.providers.protocol import LogLine
-from flowplan.refreshing import record_observed
+from flowplan.refreshing import refresh
 from flowplan.schemas.errors import InvalidInput, ProviderError, Refused, StateFull
 from flowplan.schemas.plans import FORMAT_VERSION
-from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import did_you_mean
 from flowplan.showing import Progress, last_state, shown
-from flowplan.state.lock import others_write
 from flowplan.state.store import Store
 from flowplan.terminal import can_draw, use_colour
 
@@ -72,53 +70,18 @@ def unknown_address(address: str, known: Iterable[str]) -> InvalidInput:
     return InvalidInput(f"nothing is recorded at {address}", hint=hint)
 
 
-def status(state: Path, addresses: Sequence[str], refresh: bool, format: str) -> None:
-    """How every run stands; asks the engines first."""
+def status(state: Path, addresses: Sequence[str], ask: bool, format: str) -> None:
+    """Show how every run stands; with ``ask`` the engines are asked first."""
     check_format(format, ("text", "json"))
-    store = opened(state)
-    output = Output()
-    if refresh:
-        refresh_statuses(store, state, output)
-    records = chosen(store.records(), addresses)
-    document = status_document(store, records)
+    with closing(opened(state)) as store:
+        if ask:
+            with Project.of_state(store) as project:
+                refresh(project)
+        document = status_document(store, chosen(store.records(), addresses))
     if format == "json":
-        output.document(document)
+        Output().document(document)
     else:
-        _status_text(document, output)
-    store.close()
-
-
-def refresh_statuses(store: Store, state: Path, output: Output) -> None:
-    """Record what the engines say now; one that does not answer leaves what is recorded, and says so."""
-    engines, redactor = engines_of(store, state)
-    by_provider: dict[str, dict[str, Recorded]] = {}
-    for address, record in store.records().items():
-        by_provider.setdefault(record.provider, {})[address] = record
-    for name, records in by_provider.items():
-        try:
-            seen, strangers = observe(store, engines, records)
-            _tell_strangers(store, records, seen, strangers, output)
-            if not store.read_only:
-                others = others_write(state)  # they may be stopping runs, and tell of these ends themselves
-                told = [s for s in seen.values() if not (others and s.over)]
-                record_observed(store, engines, told, redactor)
-        except ProviderError as error:
-            output.note(f"warning: provider {name} was not asked, its runs are shown as recorded: {error}")
-    engines.close()
-
-
-def _tell_strangers(
-    store: Store,
-    records: Mapping[str, Recorded],
-    seen: Mapping[str, Observed],
-    strangers: Sequence[Observed],
-    output: Output,
-) -> None:
-    """Warn when the engines hold runs of this project that are not in this state, so that what is shown is not all."""
-    try:
-        refuse_strangers(store.project or "", strangers, records, seen, ManifestsByType())
-    except Refused as error:
-        output.note(f"warning: {error.message} ({error.hint})")
+        _status_text(document, Output())
 
 
 def status_document(store: Store, records: Mapping[str, Recorded]) -> dict[str, Any]:
@@ -183,49 +146,45 @@ def _status_text(document: Mapping[str, Any], output: Output) -> None:
 def events(state: Path, address: str | None, after: int, format: str) -> None:
     """The history, oldest first."""
     check_format(format, ("text", "json"))
-    store = opened(state)
     output = Output()
-    if address and not store.attempts(address):
-        cells = {r.address for r in store.attempts() if names(address, r.address, r.settings.group)}
-        if not cells:
-            raise unknown_address(address, {r.address for r in store.attempts()})
-    found = store.events(address, after=after)
-    if format == "json":
-        for event in found:
-            output.document(event.document(), indent=None)
-    else:
-        from flowplan.render.tables import event_lines
+    with closing(opened(state)) as store:
+        if address and not store.attempts(address):
+            known = {r.address: r.settings.group for r in store.attempts()}
+            if not any(names(address, one, group) for one, group in known.items()):
+                raise unknown_address(address, known)
+        found = store.events(address, after=after)
+        if format == "json":
+            for event in found:
+                output.document(event.document(), indent=None)
+        else:
+            from flowplan.render.tables import event_lines
 
-        output.lines(event_lines(event.document() for event in found))
-    store.close()
+            output.lines(event_lines(event.document() for event in found))
 
 
 def logs(state: Path, address: str, follow: bool, tail: int | None, attempt: int | None, format: str) -> None:
     """The output of one attempt, from the engine, else its stored end."""
     check_format(format, ("text", "json", "raw"))
-    store = opened(state)
-    record = _attempt(store, address, attempt)
-    engines, redactor = engines_of(store, state)
-    output = Output(redactor)
-    try:
-        provider = engines.provider(record.provider)
-        count = _stream(provider, record, follow, tail, output, format)
-        if count == 0 and _stored(store, record, tail, output, format):
-            output.note("warning: this is the stored end of the output: the engine has none any more")
-        elif count == 0 and record.status is Status.CREATING:
-            output.note("warning: there is no output yet: the run is being created")
-        elif count == 0 and _is_gone(provider, record):
-            output.note(
-                "warning: no output is kept: the engine does not have the run any more, and nobody saw its end; "
-                "whether it printed anything is not known"
-            )
-    except ProviderError as error:
-        if not _stored(store, record, tail, output, format):
-            raise
-        output.note(f"warning: this is the stored end of the output: {error}")
-    finally:
-        engines.close()
-        store.close()
+    with closing(opened(state)) as store:
+        record = _attempt(store, address, attempt)
+        with Project.of_state(store) as project:
+            output = project.output()
+            try:
+                provider = project.engines.provider(record.provider)
+                count = _stream(provider, record, follow, tail, output, format)
+                if count == 0 and _stored(store, record, tail, output, format):
+                    output.note("warning: this is the stored end of the output: the engine has none any more")
+                elif count == 0 and record.status is Status.CREATING:
+                    output.note("warning: there is no output yet: the run is being created")
+                elif count == 0 and _is_gone(provider, record):
+                    output.note(
+                        "warning: no output is kept: the engine does not have the run any more, and nobody saw its end; "
+                        "whether it printed anything is not known"
+                    )
+            except ProviderError as error:
+                if not _stored(store, record, tail, output, format):
+                    raise
+                output.note(f"warning: this is the stored end of the output: {error}")
 
 
 def _is_gone(provider: Any, record: Recorded) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowplan.clock import seconds_between, timestamp
-from flowplan.gather import Request
 from flowplan.given import policies_of
+from flowplan.project import Request
 from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
 from flowplan.schemas.places import DEFAULT_SPEC
 from flowplan.schemas.plans import Change, Finding, Plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -12,14 +12,14 @@ from flowplan.clock import timestamp
 from flowplan.commands.arguments import check_format, seconds
 from flowplan.commands.places import Place
 from flowplan.commands.reading import chosen, numbered, opened, unknown_address
-from flowplan.gather import open_state
 from flowplan.given import Given
 from flowplan.output import Output, harmless_json
+from flowplan.project import Project, Request, open_state, writing
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.files import Unreadable, read_bounded
 from flowplan.schemas.runs import Recorded, Settings
 from flowplan.showing import harmless
-from flowplan.state.lock import WriterLock, break_lock
+from flowplan.state.lock import break_lock
 from flowplan.state.shapes import parsed
 from flowplan.state.store import Store
 
@@ -29,43 +29,41 @@ MOST_BYTES = 4 << 30
 
 @contextmanager
 def _writing(state: Path, lock_timeout: str, *, create: bool = False, anywhere: bool = False) -> Iterator[Store]:
-    """The state, with the writer's lock in hand; a new one is announced."""
+    """Open a state with the writer's lock in hand, and announce a new one."""
     new = create and not Store.exists(state)
-    store = open_state(state, create=create, anywhere=anywhere)
-    if new:
-        Output().note(f"New state: {store.path.absolute()}")
-    lock = WriterLock(state, "state")
-    lock.acquire(seconds("--lock-timeout", lock_timeout) or 0.0)
-    try:
-        yield store
-    finally:
-        lock.release()
-        store.close()
+    with closing(open_state(state, create=create, anywhere=anywhere)) as store:
+        if new:
+            _announce(state)
+        with writing(state, "state") as lock:
+            lock.acquire(seconds("--lock-timeout", lock_timeout) or 0.0)
+            yield store
+
+
+def _announce(state: Path) -> None:
+    Output().note(f"New state: {state.absolute()}")
 
 
 def list_(state: Path, format: str) -> None:
     """The managed addresses, in the order of their creation."""
     check_format(format, ("text", "json"))
-    store = opened(state)
     output = Output()
-    records = store.records()
+    with closing(opened(state)) as store:
+        records = store.records()
     if format == "json":
         output.document(list(records))
     else:
         output.lines(map(harmless, records))
-    store.close()
 
 
 def show(state: Path, address: str) -> None:
     """Everything recorded about a run: all attempts, newest last."""
-    store = opened(state)
-    attempts = store.attempts(address)
-    if not attempts:
-        raise unknown_address(address, {r.address for r in store.attempts()})
-    if missing := store.missing_attempts(address):
-        Output().note(f"{address}: {numbered(missing)} not kept: pruned, or older than a rebuilt state")
+    with closing(opened(state)) as store:
+        attempts = store.attempts(address)
+        if not attempts:
+            raise unknown_address(address, {r.address for r in store.attempts()})
+        if missing := store.missing_attempts(address):
+            Output().note(f"{address}: {numbered(missing)} not kept: pruned, or older than a rebuilt state")
     Output().document({"address": address, "attempts": [_document(r) for r in attempts]})
-    store.close()
 
 
 def _document(record: Recorded) -> dict[str, object]:
@@ -113,8 +111,7 @@ def remove(state: Path, addresses: Sequence[str], lock_timeout: str) -> None:
 
 def pull(state: Path, with_key: bool) -> None:
     """Print the whole state."""
-    store = opened(state)
-    with closing(store):
+    with closing(opened(state)) as store:
         Output().lines(map(harmless_json, store.dump(with_key=with_key)))
 
 
@@ -135,8 +132,6 @@ def push(state: Path, file: Path, lock_timeout: str) -> None:
 
 def prune(state: Path, older: str, dry_run: bool, lock_timeout: str) -> None:
     """Remove attempts that nothing happened to for a time, with their output and files, and tell which."""
-    from flowplan.gather import engines_of
-
     age = seconds("--older", older) or 0.0
     output = Output()
     with _writing(state, lock_timeout) as store:
@@ -144,9 +139,8 @@ def prune(state: Path, older: str, dry_run: bool, lock_timeout: str) -> None:
         pruned = store.prune(timestamp(datetime.now(UTC) - timedelta(seconds=age)), dry_run=dry_run)
         size = pruned.bytes
         if not dry_run:
-            engines, _ = engines_of(store, state)
-            with closing(engines):
-                size += engines.discard(providers, store.run_ids())
+            with Project.of_state(store) as project:
+                size += project.engines.discard(providers, store.run_ids())
     for address, attempts in pruned.attempts.items():
         output.data(f"{harmless(address)}: {numbered(attempts)}")
     count = sum(map(len, pruned.attempts.values()))
@@ -182,10 +176,10 @@ def new_lineage(state: Path, lock_timeout: str) -> None:
 
 def rebuild(place: Place, given: Given, lineage: str, lock_timeout: str) -> None:
     """Record again what the engines have of this project."""
-    from flowplan.rebuilding import rebuild_records
+    from flowplan import rebuilding
 
-    with _writing(place.state, lock_timeout, create=True) as store:
-        found = rebuild_records(store, place.state, place.spec, given, lineage)
+    with _ready(place.state, lock_timeout) as ready:
+        found = rebuilding.rebuild(Request(place.state, place.spec, given=given), lineage, ready)
     for record in found:
         Output().note(f"{record.address}: attempt {record.attempt} is {record.status}")
     Output().note(f"{len(found)} runs recorded again")
@@ -195,6 +189,20 @@ def import_(place: Place, address: str, object_id: str, given: Given, lock_timeo
     """Record an object that exists already as the run that the spec wants."""
     from flowplan.rebuilding import import_object
 
-    with _writing(place.state, lock_timeout, create=True) as store:
-        record = import_object(store, place.state, place.spec, given, address, object_id)
+    request = Request(place.state, place.spec, given=given)
+    with _ready(place.state, lock_timeout) as ready, Project.of_spec(request, ready) as project:
+        record = import_object(project, address, object_id)
     Output().note(f"{record.address} is now {record.infrastructure_id or record.name} ({record.status})")
+
+
+@contextmanager
+def _ready(state: Path, lock_timeout: str) -> Iterator[Callable[[], None]]:
+    """Yield what takes the writer's lock and announces a new state, once the spec is known to have no fault."""
+    with writing(state, "state") as lock:
+
+        def ready() -> None:
+            lock.acquire(seconds("--lock-timeout", lock_timeout) or 0.0)
+            if not Store.exists(state):
+                _announce(state)
+
+        yield ready

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flowplan.checking import check_spec
 from flowplan.commands.arguments import check_format
 from flowplan.commands.places import place, shown
 from flowplan.given import Given
 from flowplan.output import Output
+from flowplan.wanted import check_spec
 
 
 def validate(spec: Path | None, given: Given, format: str) -> None:

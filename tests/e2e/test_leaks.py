@@ -348,9 +348,9 @@ def test_a_defect_shows_no_values(project: Project) -> None:
     """Whatever is raised wherever, only its kind and its place are told, with FLOWPLAN_DEBUG too."""
     project.write(BARE.replace("VARIABLE", "sensitive: true"))
     program = (
-        "import sys, flowplan.gather as gather\n"
+        "import sys, flowplan.planning as planning\n"
         f"def broken(*given, **more): raise ZeroDivisionError('{SECRET}')\n"
-        "gather._decide = broken\nsys.argv[1:] = ['plan']\nfrom flowplan.__main__ import main\nmain()\n"
+        "planning.make_changes = broken\nsys.argv[1:] = ['plan']\nfrom flowplan.__main__ import main\nmain()\n"
     )
     environment = {**os.environ, "FLOWPLAN_DEBUG": "1", "FLOWPLAN_VAR_s": SECRET}
     done = subprocess.run(

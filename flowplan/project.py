@@ -1,0 +1,333 @@
+"""A project as a command has it open: its state, the engines of its runs, its secrets, and its spec where there is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowplan.engines import Engines, read_spec
+from flowplan.given import Given, given_strings
+from flowplan.output import Output
+from flowplan.planner.compare.plan import Options
+from flowplan.progress import shown, stage
+from flowplan.resolve import lookup, resolve
+from flowplan.schemas.errors import InvalidInput, PlanStale, Refused, concealing
+from flowplan.schemas.files import is_stream
+from flowplan.schemas.plans import Plan
+from flowplan.schemas.secrets import PART, Parts, Redactor, SecretSource, token, tokens_in
+from flowplan.state.store import Store, new_identity
+from flowplan.wanted import Wanted
+
+if TYPE_CHECKING:
+    from flowplan.state.lock import WriterLock
+
+MOST_FINGERPRINTS = 1000
+"""Of variables inside secrets, that a state keeps; the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a command wants planned, and where.
+
+    Attributes:
+        spec: path of the spec, where one is read.
+        other_state: one that is found from the working directory, while ``state_path`` lies beside a spec elsewhere.
+        require_state: refuse to make a new state.
+    """
+
+    state_path: Path = Path(".flowplan/state.db")
+    spec: Path = Path("flowplan.yaml")
+    options: Options = field(default_factory=Options)
+    given: Given = field(default_factory=Given)
+    refresh: bool = True
+    preflight: bool = True
+    policies: tuple[Path, ...] = ()
+    other_state: Path | None = None
+    require_state: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """An open project. ``of_spec``, ``of_plan`` and ``of_state`` open one, for a ``with`` statement.
+
+    No error that leaves the ``with`` statement holds a secret of the project.
+
+    Attributes:
+        redactor: hides the secrets, in whatever is shown.
+        directory: where relative paths of secrets and connections start.
+        providers: entries of the spec, the plan or the state: name -> {"type": ..., settings with tokens for secrets}.
+        sources: token -> where its secret comes from; secrets: token -> value, of those that are there.
+        parts: the same of variables that are only parts of secrets.
+    """
+
+    store: Store
+    engines: Engines
+    redactor: Redactor
+    directory: Path
+    providers: Mapping[str, Mapping[str, Any]]
+    sources: Mapping[str, SecretSource]
+    secrets: dict[str, str]
+    parts: Mapping[str, str] = field(default_factory=dict)
+    _wanted: Wanted | None = None
+
+    @classmethod
+    @contextmanager
+    def of_spec(cls, request: Request, before_state: Callable[[], None] = lambda: None) -> Iterator[Project]:
+        """Open the project of a spec; its state is made if there is none.
+
+        Args:
+            before_state: called once the spec is known to have no fault, before the state is made and anything in it or
+                on an engine is looked at; a writer takes the lock then.
+
+        Raises:
+            InvalidInput, StateError, Refused: the spec, a variable, a secret or the state is not as it must be.
+        """
+        redactor = Redactor()
+        with concealing(redactor):
+            with shown():
+                stage(f"reading {request.spec.name}")
+                loaded = read_spec(request.spec)
+                born = _identity(request.state_path)
+                wanted = Wanted.of(loaded, request.given, redactor, *born, policies=request.policies)
+                if not Store.exists(request.state_path):
+                    _check_new(request, wanted.expansion.project)
+                stage("waiting for the state")
+                before_state()
+            with closing(open_state(request.state_path, create=True, born=born)) as store:
+                if (store.lineage, store.key) != born:  # another flowplan has just made or replaced it
+                    identity = store.lineage, store.key
+                    wanted = Wanted.of(loaded, request.given, redactor, *identity, policies=request.policies)
+                project, providers, sealer = wanted.expansion.project, wanted.expansion.providers, wanted.sealer
+                _check_project(store, project)
+                parts = _parts(sealer.secrets, wanted.variables.values, store.key)
+                secrets = {**parts, **sealer.values}
+                redactor.add(secrets.values())
+                with closing(_engines(store, providers, loaded.directory, secrets, project)) as engines:
+                    yield cls(
+                        store, engines, redactor, loaded.directory, providers, sealer.secrets, secrets, parts, wanted
+                    )
+
+    @classmethod
+    @contextmanager
+    def of_plan(cls, request: Request, reviewed: Plan) -> Iterator[Project]:
+        """Open the project of a saved plan, with the secrets that it needs; no spec is read.
+
+        Raises:
+            PlanStale: the plan belongs to another state, or a secret is not the reviewed one.
+            InvalidInput: a secret is not there.
+        """
+        with closing(open_state(request.state_path)) as store:
+            if store.lineage != reviewed.lineage:
+                raise PlanStale(
+                    f"the plan was made for another state (lineage {reviewed.lineage}, this one is {store.lineage})",
+                    hint="give the right one with --state, or plan again",
+                )
+            directory = _directory_of(reviewed, store)
+            given = given_strings(request.given)
+            sensitive = {name for source in reviewed.secrets.values() for name in source.variables}
+            redactor = Redactor((given[name] for name in sensitive if name in given), inside=_recorded_parts(store))
+            with concealing(redactor):
+                secrets = _secrets_of(reviewed, given, directory, store.key)
+                parts = _parts(reviewed.secrets, given, store.key)
+                secrets = {**parts, **secrets}
+                redactor.add(secrets.values())
+                with closing(_engines(store, reviewed.providers, directory, secrets)) as engines:
+                    yield cls(store, engines, redactor, directory, reviewed.providers, reviewed.secrets, secrets, parts)
+
+    @classmethod
+    @contextmanager
+    def of_state(cls, store: Store, *, all_secrets: bool = False) -> Iterator[Project]:
+        """Open the engines of what is recorded, without a spec; whoever opened ``store`` closes it.
+
+        Args:
+            all_secrets: every secret of a connection must be there; else engines that need a missing one do not answer.
+
+        Raises:
+            InvalidInput: secrets are not there.
+            PlanStale: they are not what they were.
+        """
+        providers = store.recall("providers")
+        sources = {shown: SecretSource(**source) for shown, source in store.recall("provider_secrets").items()}
+        directory = Path(store.recall("spec").get("directory", "."))
+        if all_secrets:
+            secrets = resolve(sources, directory=directory, key=store.key, known={}, template=lambda source: None)
+        else:
+            found = {shown: lookup(source, directory) for shown, source in sources.items()}
+            secrets = {shown: value for shown, value in found.items() if value is not None}
+        redactor = Redactor(secrets.values(), inside=_recorded_parts(store))
+        with concealing(redactor), closing(_engines(store, providers, directory, secrets)) as engines:
+            yield cls(store, engines, redactor, directory, providers, sources, secrets)
+
+    @property
+    def wanted(self) -> Wanted:
+        """Return what the spec wants, of a project that ``of_spec`` opened."""
+        assert self._wanted is not None
+        return self._wanted
+
+    def output(self) -> Output:
+        """Return the streams of the command, which show no secret of the project."""
+        return Output(self.redactor)
+
+    def remember(self, spec: str = "") -> None:
+        """Keep in the state what later commands need to reach the engines; of secrets only where they come from.
+
+        Args:
+            spec: the name of the spec's file, "" to keep the name that is known.
+        """
+        known = self.store.recall("fingerprints")
+        # Of variables inside longer secrets, so that later commands find them in what runs print.
+        marks = {shown.rstrip(")").rpartition(" ")[2] for shown in self.parts}
+        if new := dict.fromkeys(sorted(marks.difference(known)), True):
+            self.store.remember("fingerprints", dict(list({**known, **new}.items())[-MOST_FINGERPRINTS:]))
+        entries = {**self.store.recall("providers"), **self.providers}
+        used = tokens_in(entries)
+        sources = {**self.store.recall("provider_secrets"), **{t: asdict(s) for t, s in self.sources.items()}}
+        self.store.remember("providers", entries)
+        self.store.remember("provider_secrets", {t: source for t, source in sources.items() if t in used})
+        self.store.remember("spec", {"directory": str(self.directory), **({"name": spec} if spec else {})})
+
+
+def open_state(path: Path, **how: Any) -> Store:
+    """Open a state, see ``Store.open``, and say so when it was moved."""
+    store = Store.open(path, **how)
+    if store.moved_from:
+        Output().note(f"note: the state was moved here from {store.moved_from}")
+    return store
+
+
+@contextmanager
+def writing(state: Path, command: str) -> Iterator[WriterLock]:
+    """Yield the writer's lock of a state, not acquired yet; release it in the end, if it was.
+
+    Args:
+        command: what others are told of who has it.
+    """
+    from flowplan.state.lock import WriterLock
+
+    lock = WriterLock(state, command)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _identity(state: Path) -> tuple[str, bytes]:
+    """Return lineage and key of the state, or those that it will have."""
+    if not Store.exists(state):
+        return new_identity()
+    with closing(Store.open(state)) as store:
+        return store.lineage, store.key
+
+
+def _check_new(request: Request, project: str) -> None:
+    """Check that a state may be made where there is none.
+
+    Raises:
+        Refused: the user wants none, or the project has one in the working directory.
+    """
+    if request.require_state:
+        raise Refused(
+            f"there is no state {request.state_path.absolute()}, and --require-state (FLOWPLAN_REQUIRE_STATE) forbids to make one",
+            hint="correct --state, restore the state, or make it once with `flowplan plan` without that option",
+        )
+    if request.other_state is None:
+        return
+    with closing(Store.open(request.other_state, read_only=True)) as other:
+        if other.project == project:
+            raise Refused(
+                f"project {project} has a state already, {request.other_state.absolute()}; the state beside the spec, "
+                f"{request.state_path.absolute()}, would be a new one and start everything again",
+                hint=f"go on with it: --state {request.other_state}; or move its directory to {request.state_path.parent.absolute()}",
+            )
+
+
+def _check_project(store: Store, project: str) -> None:
+    if store.project not in (None, project) and store.records():
+        raise Refused(
+            f"the state {store.path} belongs to project {store.project}, not {project}",
+            hint="name another state with --state",
+        )
+
+
+def _engines(
+    store: Store,
+    providers: Mapping[str, Mapping[str, Any]],
+    directory: Path,
+    secrets: Mapping[str, str],
+    project: str | None = None,
+) -> Engines:
+    """Return the engines of a state and of further provider entries; the project is the state's own, unless it is given."""
+    return Engines(
+        {**store.recall("providers"), **providers},
+        lineage=store.lineage,
+        runs_dir=store.path.absolute().with_suffix(".runs"),
+        spec_dir=directory,
+        secrets=secrets,
+        project=project or store.project or "",
+        created_from=_origin_of(store.path),
+    )
+
+
+def _origin_of(state_path: Path) -> str:
+    """Return ``user@host:path`` of a state, which every object that is made from it carries."""
+    import getpass
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        user = str(os.getuid())
+    return f"{user}@{os.uname().nodename}:{state_path.absolute()}"
+
+
+def _parts(sources: Mapping[str, SecretSource], values: Mapping[str, Any], key: bytes) -> dict[str, str]:
+    """Return token -> value of the variables inside longer secret strings."""
+    from flowplan.planner.desired.sealing import pieces
+
+    longer = [s for s in sources.values() if s.kind == "template"]
+    found = {(piece, source.variables) for source in longer for piece in pieces(source, values)}
+    return {token(replace(PART, variables=names), key, piece): piece for piece, names in found}
+
+
+def _recorded_parts(store: Store) -> Parts:
+    return Parts(store.key, store.recall("fingerprints"))
+
+
+def _secrets_of(reviewed: Plan, given: Mapping[str, str], directory: Path, key: bytes) -> dict[str, str]:
+    """Return token -> value for every secret of a saved plan; sensitive variables are given again."""
+    from flowplan.planner.desired.sealing import evaluate_template
+
+    def template(source: SecretSource) -> str | None:
+        return evaluate_template(source, given) if all(name in given for name in source.variables) else None
+
+    return resolve(
+        reviewed.secrets, directory=directory, key=key, known={}, template=template, changes=reviewed.changes
+    )
+
+
+def bases(state_path: Path) -> list[Path]:
+    """Return the directories that a plan's path of a spec may be relative to: that of the state's project, and this."""
+    place = state_path.parent.resolve()
+    return [*([place.parent] if place.name == ".flowplan" else []), Path.cwd()]
+
+
+def _directory_of(plan: Plan, store: Store) -> Path:
+    """Return the directory that the plan's relative paths start from.
+
+    Raises:
+        InvalidInput: it cannot be known, because the state lies elsewhere and the spec is not here.
+    """
+    last = Path(store.recall("spec").get("directory", "."))
+    if not plan.spec_path:
+        return last
+    places = [base / plan.spec_path for base in bases(store.path)]
+    known = next((place for place in [*places, last / Path(plan.spec_path).name] if place.exists()), None)
+    if known is None and len(places) == 1 and not is_stream(Path(plan.spec_path)):
+        raise InvalidInput(
+            f"the plan's spec {plan.spec_path} is not here, and what the plan starts is relative to it",
+            hint="give the command in the directory where the plan was made",
+        )
+    return (known or places[0]).parent

@@ -1,0 +1,94 @@
+"""From a spec to the runs that it wants: variables, secrets, rendered runs and policies, the same for every command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowplan.engines import ManifestsByType, read_spec
+from flowplan.given import Given, policies_of, variables_of
+from flowplan.planner.desired.order import ordered
+from flowplan.resolve import Secrets
+from flowplan.schemas.errors import concealing
+from flowplan.schemas.runs import Desired
+from flowplan.schemas.secrets import Redactor
+from flowplan.schemas.sources import Diagnostic
+
+if TYPE_CHECKING:
+    from flowplan.planner.compare.policies import Rule
+    from flowplan.planner.desired.expand import Expansion
+    from flowplan.planner.desired.sealing import Sealer
+    from flowplan.planner.desired.variables import Variables
+    from flowplan.schemas.load import LoadedSpec
+
+_LINEAGE = "00000000-0000-4000-8000-000000000000"
+_KEY = b"\0" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a spec wants under the lineage of a state.
+
+    Attributes:
+        sealer: has the source of every secret, and the values of those that are there.
+        runs: by address.
+        rules: the policies of the spec and of the command line.
+    """
+
+    loaded: LoadedSpec
+    variables: Variables
+    sealer: Sealer
+    expansion: Expansion
+    runs: Mapping[str, Desired]
+    rules: tuple[Rule, ...]
+
+    @classmethod
+    def of(
+        cls,
+        loaded: LoadedSpec,
+        given: Given,
+        redactor: Redactor,
+        lineage: str,
+        key: bytes,
+        *,
+        policies: Sequence[Path] = (),
+        offline: bool = False,
+    ) -> Wanted:
+        """Evaluate a spec.
+
+        Args:
+            redactor: learns every secret before anything else can show it.
+            lineage, key: of the state.
+            policies: files of the command line.
+            offline: look no secret up.
+
+        Raises:
+            InvalidInput: every fault of the first stage that has one.
+        """
+        from flowplan.planner.desired.expand import expand
+        from flowplan.planner.desired.sealing import Sealer
+        from flowplan.planner.desired.variables import value_text
+
+        variables = variables_of(loaded.spec, given, loaded.sources)
+        redactor.add(value_text(v.value) for v in variables.by_name.values() if v.sensitive)
+        secrets = Secrets(loaded, lambda value: redactor.add([value]))
+        sealer = Sealer(key, (lambda source: None) if offline else secrets)
+        expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=lineage)
+        secrets.check()
+        runs = {run.address: run for run in expansion.desired}
+        return cls(loaded, variables, sealer, expansion, runs, policies_of(policies, loaded))
+
+
+def check_spec(path: Path, given: Given) -> tuple[Sequence[Diagnostic], int]:
+    """Check a spec without engine, state or secret, and return (warnings, number of runs).
+
+    Raises:
+        InvalidInput: with all faults.
+    """
+    redactor = Redactor()
+    with concealing(redactor):
+        wanted = Wanted.of(read_spec(path), given, redactor, _LINEAGE, _KEY, offline=True)
+        ordered(list(wanted.runs), {address: run.settings.needs for address, run in wanted.runs.items()})
+    return wanted.expansion.diagnostics, len(wanted.runs)
