@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flowplan.schemas.errors import InvalidInput, PlanStale
 from flowplan.schemas.files import Unreadable, read_bounded
 from flowplan.schemas.plans import Change
+from flowplan.schemas.pointers import keys_of, member
 from flowplan.schemas.secrets import SecretSource, token, tokens_in
 from flowplan.schemas.sources import Diagnostic, dotted
 
@@ -119,14 +120,8 @@ def _written(place: str, directory: Path) -> str | None:
         value = parse(read_text(directory / name), name).value
     except InvalidInput:
         return None
-    for part in pointer.split("/")[1:]:
-        step = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, dict):
-            value = value.get(step)
-        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            return None
+    for key in keys_of(pointer):
+        value = member(value, key)
     return value.replace("$${", "${") if isinstance(value, str) else None
 
 

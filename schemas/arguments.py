@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flowplan.schemas.pointers import escape
 from flowplan.schemas.secrets import reveal
 
 LONGEST = 131_071
@@ -27,7 +28,7 @@ def too_long(objects: Any, secrets: Mapping[str, str], pointer: str = "") -> Ite
     """
     if isinstance(objects, Mapping):
         for key, value in objects.items():
-            place = f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}"
+            place = f"{pointer}/{escape(key)}"
             if key in _LISTS or key in _VARIABLES:
                 yield from _measured(value, secrets, place)
             else:
@@ -48,7 +49,7 @@ def _measured(value: Any, secrets: Mapping[str, str], pointer: str) -> Iterator[
         if len(text) * 4 > LONGEST:  # a character is at most 4 bytes
             size = len(text.encode("utf-8", "surrogatepass"))
             if size > LONGEST:
-                yield f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}", size
+                yield f"{pointer}/{escape(key)}", size
 
 
 def explanation(pointer: str, size: int) -> str:

@@ -15,7 +15,7 @@ from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from flowplan.schemas.pointers import escape
+from flowplan.schemas.pointers import pointer_to
 
 T = TypeVar("T")
 Convert = Callable[[Any], Any]
@@ -32,7 +32,7 @@ class Misfit(ValueError):
 
     def inside(self, *keys: str | int) -> Misfit:
         """Return the same fault, seen from the value that holds the part at these keys."""
-        return Misfit(self.problem, "".join(f"/{escape(key)}" for key in keys) + self.place)
+        return Misfit(self.problem, pointer_to(keys) + self.place)
 
 
 class Member(NamedTuple):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from flowplan.schemas.pointers import escape
+
 Shape = Any
 """A Scalar, Items, Texts or Members."""
 
@@ -362,7 +364,7 @@ def _unheard(shape: Shape, value: Any, version: tuple[int, ...], path: str) -> I
             yield from _unheard(shape.of, item, version, f"{path}/{index}")
     elif isinstance(shape, Named) and isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _unheard(shape.of, item, version, f"{path}/{name.replace('~', '~0').replace('/', '~1')}")
+            yield from _unheard(shape.of, item, version, f"{path}/{escape(name)}")
 
 
 def api_version(text: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from flowplan.schemas.pointers import keys_of
 from flowplan.schemas.sources import Position
 
 Json = Any
@@ -277,7 +278,7 @@ class Observed:
 
 def remark(place: str, words: str) -> str:
     """Say a remark of an engine in a sentence; ``place`` is a JSON Pointer into the objects, or "" for all of them."""
-    parts = [part.replace("~1", "/").replace("~0", "~") for part in place.split("/")[2:]]
+    parts = keys_of(place)[1:]
     return (
         f"the engine left out {'.'.join(parts).removeprefix('Config.')}: {words}"
         if place

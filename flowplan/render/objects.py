@@ -11,6 +11,7 @@ from flowplan.render.signs import harmless
 from flowplan.render.units import in_units
 from flowplan.schemas.kinds import Kind, Kinds
 from flowplan.schemas.plans import ABSENT
+from flowplan.schemas.pointers import escape, member, unescape
 from flowplan.schemas.runs import Json
 
 _PLAIN = re.compile(r"(?![-.]?\d|- |\.nan|\.inf)[A-Za-z_/.(-][\w ./=+()@:%~-]*(?<![ :])")
@@ -100,7 +101,7 @@ def leaves(value: Json, path: str = "") -> Iterator[tuple[str, Json]]:
     """(JSON Pointer, value) of every scalar and every empty collection."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from leaves(item, f"{path}/{str(key).replace('~', '~0').replace('/', '~1')}")
+            yield from leaves(item, f"{path}/{escape(key)}")
     elif isinstance(value, list | tuple) and value:
         for index, item in enumerate(value):
             yield from leaves(item, f"{path}/{index}")
@@ -130,9 +131,8 @@ def place(path: str, *objects: Json, kinds: Kinds) -> str:
     prefix, rest = next(fitting, ("", path[1:]))
     here = [_at(o, path[: len(path) - len(rest)]) for o in objects if o is not None]
     text = prefix.rstrip(".")
-    for part in rest.split("/") if rest else ():
-        key = part.replace("~1", "/").replace("~0", "~")
-        here = [_child(value, key) for value in here]
+    for key in map(unescape, rest.split("/") if rest else ()):
+        here = [member(value, key, ABSENT) for value in here]
         text += _step(key, here, text)
     return harmless(text) or "(all)"
 
@@ -148,13 +148,5 @@ def _step(key: str, here: list[Any], text: str) -> str:
 
 def _at(value: Json, path: str) -> Json:
     for part in path.strip("/").split("/") if path.strip("/") else ():
-        value = _child(value, part)
+        value = member(value, part, ABSENT)
     return value
-
-
-def _child(value: Json, key: str) -> Json:
-    if isinstance(value, Mapping):
-        return value.get(key, ABSENT)
-    if isinstance(value, list) and key.isdigit() and int(key) < len(value):
-        return value[int(key)]
-    return ABSENT

@@ -18,6 +18,7 @@ from flowplan.render.units import in_units
 from flowplan.render.varying import as_ranges, words_of_needs
 from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, Plan
+from flowplan.schemas.pointers import nearest
 from flowplan.schemas.runs import Objects
 
 _LISTED = 40
@@ -401,12 +402,7 @@ def _explained(change: Change, style: _Style) -> Iterator[str]:
 
 def origin_of(change: Change, path: str) -> str:
     """The origin of the field at a JSON Pointer: its own, that of its nearest ancestor, or ``default``."""
-    while path:
-        found = change.origins.get(path)
-        if found:
-            return found
-        path = path.rpartition("/")[0]
-    return "default"
+    return nearest(change.origins, path) or "default"
 
 
 def _wrapped(text: str, pad: str, style: _Style, later: str = "") -> Iterator[str]:

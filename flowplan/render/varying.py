@@ -13,6 +13,7 @@ from flowplan.render.presented import presented, run_settings
 from flowplan.render.signs import harmless
 from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import ABSENT, Change
+from flowplan.schemas.pointers import escape, keys_of
 from flowplan.schemas.runs import Json
 
 _MOST_VALUES = 2000
@@ -51,16 +52,12 @@ def compare(one: Json, other: Json, path: str, found: dict[str, None]) -> bool:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         if one.keys() != other.keys():
             return False
-        return all(compare(one[k], other[k], f"{path}/{_escaped(k)}", found) for k in one)
+        return all(compare(one[k], other[k], f"{path}/{escape(k)}", found) for k in one)
     if isinstance(one, list) and isinstance(other, list):
         pairs = zip(one, other, strict=False)
         return len(one) == len(other) and all(compare(a, b, f"{path}/{i}", found) for i, (a, b) in enumerate(pairs))
     found[path] = None
     return not isinstance(one, Mapping | list) and not isinstance(other, Mapping | list)
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def varying(
@@ -87,8 +84,8 @@ def _where(path: str, first: Change, kinds: Kinds) -> str:
 
 
 def _at(value: Json, path: str) -> Json:
-    for part in path[1:].split("/"):
-        value = value[int(part)] if isinstance(value, list) else value[part.replace("~1", "/").replace("~0", "~")]
+    for key in keys_of(path):
+        value = value[int(key)] if isinstance(value, list) else value[key]
     return value
 
 

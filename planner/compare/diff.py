@@ -14,7 +14,7 @@ from typing import Any
 
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_labels
 from flowplan.schemas.plans import ABSENT, FieldChange
-from flowplan.schemas.pointers import escape, unescape
+from flowplan.schemas.pointers import keys_of, nearest, pointer_to
 from flowplan.schemas.runs import Json, Objects, Origin, Settings, canonical
 from flowplan.schemas.secrets import TOKEN
 
@@ -52,7 +52,7 @@ def differences(before: Json, after: Json, path: str = "") -> list[tuple[str, Js
                 ranks[steps[:depth]] = {key: n for n, key in enumerate(dict.fromkeys([*above.t1, *above.t2]))}
             place.append(ranks[steps[:depth]][step])
             above = above.down
-        found.append((place, path + "".join(f"/{escape(step)}" for step in steps), old, new))
+        found.append((place, path + pointer_to(steps), old, new))
     return [(pointer, old, new) for _, pointer, old, new in sorted(found, key=lambda one: one[0])]
 
 
@@ -126,12 +126,8 @@ def _ignored(path: str, ignore: Sequence[str]) -> bool:
 
 def origin_at(origins: Mapping[str, Origin], path: str) -> str:
     """Return the origin of the field at ``path``: its own, or that of its nearest ancestor."""
-    while path:
-        found = origins.get(path)
-        if found:
-            return found.text
-        path = path.rpartition("/")[0]
-    return ""
+    origin = nearest(origins, path)
+    return origin.text if origin else ""
 
 
 def drifted_fields(
@@ -207,7 +203,7 @@ def patched(objects: Objects, fields: Sequence[FieldChange]) -> Objects:
     copy: Any = _copy(objects)
     for field in fields:
         if not field.drift and not field.path.startswith("/Run/"):
-            _put(copy, [unescape(part) for part in field.path.split("/")[1:]], field.after)
+            _put(copy, keys_of(field.path), field.after)
     return copy  # type: ignore[no-any-return]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.patience import patience
 from flowplan.schemas.plans import Action, Change, Finding
-from flowplan.schemas.pointers import escape
+from flowplan.schemas.pointers import escape, nearest, pointer_to
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, did_you_mean
 
@@ -290,7 +290,7 @@ def _broken(rule: Rule, validator: Any, objects: Json) -> Iterator[tuple[str, st
 
 def _words(error: ValidationError) -> Iterator[tuple[str, str]]:
     """(JSON Pointer, what it must be) of one broken keyword."""
-    at = "".join(f"/{escape(part)}" for part in error.absolute_path)
+    at = pointer_to(error.absolute_path)
     wanted: Any = error.validator_value
     value: Any = error.instance
     match error.validator:
@@ -337,9 +337,5 @@ def _cut(text: str, length: int = 200) -> str:
 
 def _origin(change: Change, pointer: str) -> str:
     """`` (spec.yaml:12)``: where the value, or what it is missing in, was written."""
-    while pointer:
-        found = change.origins.get(pointer)
-        if found:
-            return "" if found == "default" else f" ({found})"
-        pointer = pointer.rpartition("/")[0]
-    return ""
+    origin = nearest(change.origins, pointer) or "default"
+    return "" if origin == "default" else f" ({origin})"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flowplan.schemas.lifecycle import after, progress_of
 from flowplan.schemas.plans import FieldChange, RunFacts
+from flowplan.schemas.pointers import keys_of
 from flowplan.schemas.runs import Observed, Recorded
 
 
@@ -36,7 +37,7 @@ def how_it_ended(facts: RunFacts) -> str:
 
 def field_name(path: str) -> str:
     """The part of a JSON Pointer that people would name: ``image``, ``env``, ``memory``."""
-    parts = [p.replace("~1", "/").replace("~0", "~") for p in path.split("/") if p]
+    parts = [key for key in keys_of(path) if key]
     named = [p for p in parts if not p.isdigit()]
     if not named:
         return path

@@ -9,7 +9,7 @@ from typing import Any
 from flowplan.planner.compare.diff import is_empty, origin_at
 from flowplan.planner.manifests import Manifests
 from flowplan.schemas.plans import ABSENT
-from flowplan.schemas.pointers import escape
+from flowplan.schemas.pointers import escape, unescape
 from flowplan.schemas.runs import Json, Objects, Rendered
 from flowplan.schemas.secrets import TOKEN, reveal
 
@@ -73,7 +73,7 @@ class Takeover:
         return wanted if self.manifests.equal(path, wanted, live) else self._hidden(live)
 
     def _is_own(self, path: str, wanted: Json) -> bool:
-        key = path.rpartition("/")[2].replace("~1", "/")
+        key = unescape(path.rpartition("/")[2])
         return key.startswith(_OWN_KEYS) or (
             isinstance(wanted, str) and wanted in (self.rendered.name, self.rendered.run_id)
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from flowplan.planner.desired import expressions
 from flowplan.planner.desired.sealing import Sealer
-from flowplan.schemas.pointers import escape
+from flowplan.schemas.pointers import pointer_to
 from flowplan.schemas.runs import Json
 from flowplan.schemas.secrets import SecretSource, tokens_in
 from flowplan.schemas.sources import Path
@@ -40,7 +40,7 @@ def sealed_literal(written: Json, value: Json, file: str, path: Path, sealer: Se
     template = expressions.parse(written) if isinstance(written, str) and "${" in written else None
     if written is None or (template and template.references):
         raise LiteralError("is a secret that would be shown")
-    pointer = "".join(f"/{escape(part)}" for part in path)
+    pointer = pointer_to(path)
     return sealer.token_for(SecretSource("from_spec", f"{file}#{pointer}"), value)
 
 

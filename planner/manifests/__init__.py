@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from flowplan.schemas.pointers import unescape
+from flowplan.schemas.pointers import keys_of
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered, digest
 from flowplan.schemas.sources import Diagnostic, Path
 
@@ -91,7 +91,7 @@ def content_labels(manifests: Manifests) -> tuple[str, ...]:
 
 
 def _labels_at(objects: Objects, place: str) -> tuple[dict[str, Json] | None, str]:
-    *parents, key = [unescape(part) for part in place.split("/")[1:]]
+    *parents, key = keys_of(place)
     labels: Json = objects
     for parent in parents:
         labels = labels.get(parent) if isinstance(labels, dict) else None

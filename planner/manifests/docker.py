@@ -20,6 +20,7 @@ from flowplan.schemas.docker_api import UNORDERED, meaning
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.kinds import Kind
 from flowplan.schemas.plans import ABSENT
+from flowplan.schemas.pointers import escape
 from flowplan.schemas.quantities import cpus, memory, quantity, size
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.sources import Diagnostic, Path, dotted
@@ -86,7 +87,7 @@ class _Build:
             inner = inner.setdefault(key, {})
         inner[place[-1]] = value
         if source:
-            self.origins["/Container/" + "/".join(_escaped(key) for key in place)] = self.run.origin(*source)
+            self.origins["/Container/" + "/".join(escape(key) for key in place)] = self.run.origin(*source)
 
     def fault(self, path: Path, message: str, hint: str = "") -> None:
         origin = self.run.origin(*path)
@@ -423,7 +424,7 @@ def _options(build: _Build) -> None:
         else:
             _option(build, place, value, (*base, *path))
     for inner, path in options.origins.items():
-        pointer = "/Container/" + "/".join(_escaped(str(key)) for key in inner)
+        pointer = "/Container/" + "/".join(escape(str(key)) for key in inner)
         build.origins.setdefault(pointer, build.run.origin(*base, *path))
 
 
@@ -445,7 +446,3 @@ def _endpoint(build: _Build, place: tuple[str, ...], value: Json, path: Path) ->
         build.fault(path, f"the run does not join the network {place[-1]}", "list it in docker.networks")
         return
     build.put(place, value, *path)
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")

@@ -10,7 +10,7 @@ from typing import Any
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests.job_secrets import HiddenSecrets
 from flowplan.schemas.documents import scalar_text
-from flowplan.schemas.pointers import escape
+from flowplan.schemas.pointers import nearest, pointer_to
 from flowplan.schemas.runs import Json, Origin
 from flowplan.schemas.sources import Diagnostic, Path, dotted
 
@@ -22,7 +22,7 @@ FIRST: Path = (*POD, "containers", 0)
 @lru_cache(maxsize=4096)  # the same few paths for every run
 def pointer(path: Path) -> str:
     """The JSON Pointer into the objects of a path in the Job: ``/Job/spec/template``."""
-    return "/Job" + "".join(f"/{escape(part)}" for part in path)
+    return "/Job" + pointer_to(path)
 
 
 @dataclass(slots=True)
@@ -95,12 +95,7 @@ class Draft:
 
     def origin_at(self, path: str) -> Origin:
         """The origin of the value at a pointer, or of its nearest ancestor."""
-        while path:
-            found = self.origins.get(path)
-            if found:
-                return found
-            path = path.rpartition("/")[0]
-        return Origin("default")
+        return nearest(self.origins, path) or Origin("default")
 
 
 def copied(value: Json) -> Json:

@@ -9,6 +9,7 @@ from typing import Any
 from flowplan.planner.manifests import REPLACE, Effect, ResolvedRun, with_content
 from flowplan.planner.manifests.names import docker_run_name
 from flowplan.schemas.kinds import Kind
+from flowplan.schemas.pointers import escape
 from flowplan.schemas.quantities import duration, size
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.secrets import tokens_in
@@ -148,18 +149,14 @@ def _identity_labels(identity: Identity) -> dict[str, str]:
 def _origins(run: ResolvedRun) -> dict[str, Origin]:
     origins = {f"/Process/argv/{index}": run.origin(*path) for index, (path, _) in enumerate(_argv(run))}
     for name in run.fields.get("env") or {}:
-        origins[f"/Process/env/{_escaped(name)}"] = run.origin("env", name)
+        origins[f"/Process/env/{escape(name)}"] = run.origin("env", name)
     for name in run.fields.get("labels") or {}:
-        origins[f"/Process/labels/{_escaped(name)}"] = run.origin("labels", name)
+        origins[f"/Process/labels/{escape(name)}"] = run.origin("labels", name)
     origins["/Process/cwd"] = run.origin("working_dir")
     for key in _behaviour(run):
         path = ("process", key) if key in ("inherit_env", "log_limit") else (key,)
         origins[f"/Process/{key}"] = run.origin(*path)
     return origins
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _warnings(run: ResolvedRun, process: Mapping[str, Any]) -> tuple[str, ...]:

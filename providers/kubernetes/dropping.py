@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from flowplan.schemas.plans import FieldChange
+from flowplan.schemas.pointers import escape, keys_of, member
 from flowplan.schemas.runs import Json, Observed, Recorded
 
 NOTE = "dropped"
@@ -24,7 +25,7 @@ def dropped(posted: Any, returned: Any, at: str = "") -> Iterator[str]:
     if isinstance(posted, Mapping):
         there = returned if isinstance(returned, Mapping) else {}
         for key, value in posted.items():
-            pointer = f"{at}/{str(key).replace('~', '~0').replace('/', '~1')}"
+            pointer = f"{at}/{escape(key)}"
             if key in there:
                 yield from dropped(value, there[key], pointer)
             elif value not in (None, "", 0, False) and value != {} and value != []:
@@ -55,20 +56,13 @@ def as_if_kept(seen: Observed, record: Recorded) -> Observed:
         return seen
     live = copy.deepcopy(seen.live)
     for pointer in lost if live else ():
-        steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
-        _put(live["Job"] if live else None, record.objects.get("Job"), steps)
+        _put(live["Job"] if live else None, record.objects.get("Job"), keys_of(pointer))
     return replace(seen, handle={**seen.handle, NOTE: lost}, live=live)
 
 
 def _put(live: Any, applied: Any, steps: Sequence[str]) -> None:
     """Copy the value at ``steps`` where the live Job lacks it."""
     for step in steps[:-1]:
-        live, applied = _member(live, step), _member(applied, step)
+        live, applied = member(live, step), member(applied, step)
     if isinstance(live, dict) and isinstance(applied, Mapping) and steps[-1] in applied:
         live.setdefault(steps[-1], applied[steps[-1]])
-
-
-def _member(value: Any, step: str) -> Any:
-    if isinstance(value, list):
-        return value[int(step)] if step.isdigit() and int(step) < len(value) else None
-    return value.get(step) if isinstance(value, Mapping) else None

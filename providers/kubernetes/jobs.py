@@ -24,6 +24,7 @@ from flowplan.providers.protocol import Order, of_other_content
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, Refused, StartFailed
 from flowplan.schemas.faults import point
 from flowplan.schemas.plans import ABSENT, FieldChange
+from flowplan.schemas.pointers import keys_of
 from flowplan.schemas.runs import Json, Recorded
 from flowplan.schemas.secrets import reveal
 
@@ -287,17 +288,13 @@ def update(api: Api, record: Recorded, order: Order, fields: Sequence[FieldChang
     patch: dict[str, Any] = {"metadata": {"uid": record.handle["uid"]} if record.handle.get("uid") else {}}
     for field in fields:
         if field.path.startswith("/Job/"):
-            _put(patch, _steps(field.path)[1:], _wanted(order.objects, field))
+            _put(patch, keys_of(field.path)[1:], _wanted(order.objects, field))
     return _patch(api, jobs_path(namespace, name), reveal(patch, order.secrets))
-
-
-def _steps(pointer: str) -> list[str]:
-    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
 
 
 def _wanted(objects: Mapping[str, Any], field: FieldChange) -> Json:
     value: Any = objects
-    for step in _steps(field.path):
+    for step in keys_of(field.path):
         if not isinstance(value, Mapping) or step not in value:
             return None if field.after is ABSENT else field.after
         value = value[step]

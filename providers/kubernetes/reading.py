@@ -15,6 +15,7 @@ from flowplan.providers.kubernetes.diagnosis import (
     waiting_cause,
 )
 from flowplan.schemas import arguments
+from flowplan.schemas.pointers import escape
 from flowplan.schemas.runs import Json, Observed, Status
 
 Object = Mapping[str, Any]
@@ -274,7 +275,7 @@ def _step(key: str, live: Any) -> tuple[str | None, Any]:
     """One step of fieldsV1: ``f:name`` of a mapping, or ``k:{"name":"x"}`` of a list, where it is now."""
     if key.startswith("f:"):
         name = key[2:]
-        return name.replace("~", "~0").replace("/", "~1"), live.get(name) if isinstance(live, Mapping) else None
+        return escape(name), live.get(name) if isinstance(live, Mapping) else None
     if key.startswith("k:") and isinstance(live, list):
         wanted = json.loads(key[2:])
         for index, item in enumerate(live):
