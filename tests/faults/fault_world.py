@@ -253,14 +253,26 @@ class ProcessWorld(World):
 
 
 class DockerWorld(World):
-    """The Engine's own events tell how often each container was started."""
+    """The Engine's own events tell how often each container was started.
+
+    It keeps the newest few hundred only, so they are listened to from the beginning; the last ones may be on their way.
+    """
 
     provider = "docker"
 
     def __init__(self, base: Path) -> None:
         super().__init__(base)
         self.since = str(int(time.time()) - 1)
+        self._seen = base / "started"
+        with self._seen.open("w") as file:
+            self._listener = subprocess.Popen(["docker", *self._started()], stdout=file)
         self._docker("network", "create", "--internal", self.project)
+
+    def _started(self) -> list[str]:
+        return [
+            "events", "--since", self.since, "--filter", "event=start", "--filter", f"label=dev.flowplan.project={self.project}",
+            "--format", '{{index .Actor.Attributes "dev.flowplan.run-id"}}',
+        ]  # fmt: skip
 
     def fields(self, kind: str, memory: int) -> str:
         image = f"{os.environ['REGISTRY']}/library/{IMAGE}" if self.pulls else IMAGE
@@ -285,12 +297,8 @@ class DockerWorld(World):
         return {line.split()[0]: line.split()[1] == "running" for line in lines}
 
     def starts(self) -> Counter[str]:
-        lines = self._docker(
-            "events", "--since", self.since, "--until", str(int(time.time()) + 1), "--filter", "event=start",
-            "--filter", f"label=dev.flowplan.project={self.project}",
-            "--format", '{{index .Actor.Attributes "dev.flowplan.run-id"}}',
-        )  # fmt: skip
-        return Counter(lines)
+        newest = self._docker(*self._started(), "--until", str(int(time.time()) + 1))
+        return Counter(self._seen.read_text().split()) | Counter(newest)
 
     def contents(self) -> dict[str, str]:
         listed = self._docker("ps", "-aq", "--filter", f"label=dev.flowplan.project={self.project}")
@@ -308,6 +316,8 @@ class DockerWorld(World):
         for container in self._docker("ps", "-aq", "--filter", f"label=dev.flowplan.project={self.project}"):
             self._docker("rm", "-fv", container)
         self._docker("network", "rm", self.project)
+        self._listener.kill()
+        self._listener.wait()
 
 
 class KubernetesWorld(World):
