@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flowplan.engines import Engines
-from flowplan.following import redacted, tail_of, tail_text
+from flowplan.outputs import redacted, tail_of, tail_text
 from flowplan.planner.conduct.words import Answered, Remove, Start, Update
 from flowplan.providers.protocol import LogLine, Order
 from flowplan.schemas.errors import FlowplanError

@@ -9,9 +9,10 @@ from typing import Any
 from flowplan import jobs
 from flowplan.clock import timestamp
 from flowplan.engines import Engines
-from flowplan.following import LogStreams, Watches, tail_of, without_secrets_of_runs
+from flowplan.following import LogStreams, Watches
 from flowplan.outcome import Options
 from flowplan.output import Sink
+from flowplan.outputs import tail_of, without_secrets_of_runs
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.words import EndRead
 from flowplan.providers.protocol import Order

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from flowplan.engines import ManifestsByType
-from flowplan.following import tail_of, without_secrets_of_runs
+from flowplan.outputs import tail_of, without_secrets_of_runs
 from flowplan.planner.compare.ownership import refuse_strangers
 from flowplan.planning import observe
 from flowplan.project import Project

@@ -21,6 +21,10 @@ MOST_AT_ONCE = 1000
 """Messages that are taken from the inbox at once."""
 
 
+Inbox = SimpleQueue[Fact | BaseException]
+"""Where workers, watches and readers put what they have to say; an exception is raised where facts are taken out."""
+
+
 class Workers:
     """``at_once`` threads.
 
@@ -29,7 +33,7 @@ class Workers:
     """
 
     def __init__(self, at_once: int) -> None:
-        self.inbox: SimpleQueue[Fact | BaseException] = SimpleQueue()
+        self.inbox: Inbox = SimpleQueue()
         self.busy = 0
         self._at_once = at_once
         self._answered, self._began = 0, time.monotonic()

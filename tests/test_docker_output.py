@@ -15,7 +15,7 @@ from engines import docker_api
 from faulty_proxy import FaultyProxy
 from projects import Project, until
 
-from flowplan.following import drawing
+from flowplan.outputs import drawing
 from flowplan.planner.manifests import ResolvedRun, docker
 from flowplan.providers.docker import connect
 from flowplan.providers.protocol import Context, LogLine, Order, Provider

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowplan.following import drawing
+from flowplan.outputs import drawing
 from flowplan.providers.pieces import Pieces
 from flowplan.providers.protocol import LogLine, ProgressReader
 from flowplan.schemas.runs import Recorded

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from flowplan.following import redacted
+from flowplan.outputs import redacted
 from flowplan.providers.protocol import CUT, LogLine
 from flowplan.schemas.secrets import PART, Parts, Redactor, SecretSource, fingerprint, token
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from flowplan.clock import seconds_between
 from flowplan.commands.arguments import check_format
-from flowplan.following import drawing, redacted
 from flowplan.output import Bursts, Output, reader_gone
+from flowplan.outputs import drawing, redacted
 from flowplan.planner.compare.plan import names
 from flowplan.project import Project
 from flowplan.providers.protocol import LogLine
