@@ -51,7 +51,15 @@ def moved_from(home: Home | None, path: Path, lineage: str) -> str:
         Refused: it is a copy, or nobody can know that it is none.
     """
     now = here(path)
-    if home is None or home.file == now.file or home.path == now.path:
+    if home is None or home.path == now.path:
+        return ""
+    if home.file == now.file:
+        if home.directory != now.directory and path.stat().st_nlink > 1 and here(Path(home.path)).file == now.file:
+            raise Refused(
+                f"the state {path} is another name (a hard link) of {home.path}: SQLite keeps a journal beside each name, "
+                "and two journals destroy the state",  # https://www.sqlite.org/howtocorrupt.html, "Multiple links"
+                hint=f"remove this name and use --state {home.path}",
+            )
         return ""
     if home.machine != now.machine:
         raise _copy(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from flowplan import interruption
 from flowplan.commands import last_plan
-from flowplan.commands.arguments import check_format
+from flowplan.commands.arguments import check_directory, check_format
 from flowplan.commands.places import place, shown
 from flowplan.commands.planning import Shown, at, show_plan
 from flowplan.commands.refusals import allowed, planning_options, refuse_findings, refuse_violations, usable
@@ -56,6 +56,7 @@ class How:
 def apply(what: Path | None, state: Path | None, request: Request, how: How) -> int:
     """Apply a saved plan, a spec, or without either the last plan if nothing that it was made from has changed."""
     check_format(how.format, ("text", "json"))
+    check_directory("--json-into", how.json_into)
     if what is None:
         return _apply_last(at(request, place(state)), how)
     if is_plan(what):
@@ -262,7 +263,10 @@ def destroy(spec: Path | None, state: Path | None, request: Request, how: How, *
             if spec:
                 _same_project(spec, store)
             if not has_changes(planned.plan.changes):
-                Output().note(f"Nothing to destroy: the state {request.state_path.absolute()} records no run.")
+                Output().note(
+                    f"Nothing to destroy: the state {request.state_path.absolute()} records no run. Runs of another state "
+                    "are destroyed with that one (--state); those of a lost one after `flowplan state rebuild`."
+                )
                 return 0
             if not _agreed(planned.plan, project, how):
                 return 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flowplan.given import Given
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.files import is_directory
 from flowplan.schemas.sources import Diagnostic, did_you_mean
 
 
@@ -15,6 +16,13 @@ def check_format(format: str, allowed: Sequence[str]) -> None:
     if format not in allowed:
         hint = did_you_mean(format, allowed) or f"one of {', '.join(allowed)}"
         raise InvalidInput([Diagnostic(f'unknown format "{format}"', subject="--format", hint=hint)])
+
+
+def check_directory(option: str, file: Path | None) -> None:
+    """Raise InvalidInput unless the directory exists that the file of an option is to be written into."""
+    if file and not is_directory(file.parent):
+        message = f"the directory {file.parent.absolute()} of {file.name} does not exist"
+        raise InvalidInput([Diagnostic(message, subject=option, hint="correct the path, or make the directory first")])
 
 
 def given(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> Given:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flowplan import progress
 from flowplan.commands import last_plan
-from flowplan.commands.arguments import check_format, seconds
+from flowplan.commands.arguments import check_directory, check_format, seconds
 from flowplan.commands.places import Place, place, shown
 from flowplan.given import Given
 from flowplan.output import Output
@@ -96,6 +96,8 @@ def plan(
     from flowplan.schemas.plan_documents import write_plan
 
     check_format(how.format, ("text", "json", "markdown"))
+    check_directory("--out", out)
+    check_directory("--json-into", how.json_into)
     if check:
         return compare(check, state, request)
     request = at(request, place(state, spec))

@@ -89,6 +89,13 @@ class Hub:
         assert "project: nightly\n" in text
         (self.work / "flowplan.yaml").write_text(text.replace("project: nightly\n", f"project: {self.project}\n"))
 
+        self.make_state()
+
+    def make_state(self) -> None:
+        """Make the state once, as the README says."""
+        command = [FLOWPLAN, "plan", "flowplan.yaml", "--state", self.directory / "state.db"]
+        subprocess.run(command, cwd=self.work, capture_output=True, check=True)
+
     @property
     def comments(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads((self.hub / "comments.json").read_text())
@@ -207,6 +214,14 @@ def test_the_workflows_are_well_formed(name: str) -> None:
         assert ("uses" in step) != ("run" in step)
         for expression in re.findall(r"\$\{\{(.+?)\}\}", step.get("run", "")):
             raise AssertionError(f"{expression} inside a command could be code; pass it through env")
+
+
+def test_a_lost_state_is_not_made_anew(hub: Hub) -> None:
+    (hub.directory / "state.db").unlink()
+    assert hub.run("plan.yml")["Plan"] == 6
+    [comment] = hub.comments
+    assert "nothing can be applied" in comment["body"]
+    assert not (hub.directory / "state.db").exists()
 
 
 def test_from_the_pull_request_to_the_merge(hub: Hub) -> None:

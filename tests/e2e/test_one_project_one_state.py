@@ -97,7 +97,8 @@ def test_what_an_older_state_does_not_know_is_told_by_what_only_looks(project: P
     assert "records no run" not in project.ok("destroy", "--yes", code=6).err
     state.write_bytes(newest)
     project.ok("destroy", "--yes")
-    assert "records no run" in project.ok("destroy", "--yes").err
+    told = project.ok("destroy", "--yes").err
+    assert f"the state {state} records no run" in told and "--state" in told and "state rebuild" in told
 
 
 @pytest.mark.parametrize("kind", ENGINES)
@@ -172,6 +173,19 @@ def test_a_state_that_was_moved_is_at_home_where_it_is(project: Project, tmp_pat
     assert f"moved here from {second}" in project.ok("plan", "--var", "day=2").err
     assert "moved here" in day(project, 3)
     assert "moved here" not in project.ok("plan", "--var", "day=3").err, "told once, then it is at home"
+
+
+def test_another_name_of_a_state_is_refused(project: Project, tmp_path: Path) -> None:
+    """Two names have two journals, see https://www.sqlite.org/howtocorrupt.html#_multiple_links_to_the_same_file."""
+    project.write(spec("process"))
+    day(project, 1)
+    [state] = [path for path in files_of_state(project) if path.name == "state.db"]
+    other = tmp_path / "other.db"
+    other.hardlink_to(state)
+    told = project.ok("plan", "--state", str(other), code=6).err
+    assert "hard link" in told and str(state) in told
+    state.unlink()
+    project.ok("plan", "--state", str(other))
 
 
 def test_a_copy_whose_original_is_elsewhere_can_be_declared_moved(project: Project, tmp_path: Path) -> None:

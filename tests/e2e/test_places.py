@@ -213,3 +213,11 @@ def test_a_plan_runs_beside_its_spec_wherever_it_is_applied_from(project: Projec
     proj.ok("plan", *state, "--out", "../plan.json")
     home.ok("apply", "--yes", *state, "../plan.json")
     assert (proj.directory / "sub/ran").read_text().split() == [str(proj.directory.resolve() / "sub")]
+
+
+@pytest.mark.parametrize("option", ["--out", "--json-into"])
+def test_no_directory_is_made_for_a_plan(project: Project, option: str) -> None:
+    project.write(SPEC)
+    told = project.ok("plan", option, "nope/plan.json", code=7).err
+    assert option in told and f"{project.directory}/nope of plan.json does not exist" in told
+    assert not (project.directory / "nope").exists()
