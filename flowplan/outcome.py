@@ -49,7 +49,7 @@ class Outcome:
 def outcome_of(world: World) -> Outcome:
     """Return what came of an apply that is over."""
     live = [run for run in world.live.values() if run.wanted]
-    unborn = [run for run in live if world.unborn(run)]
+    unborn = [run for run in live if world.abandoned(run)]
     return Outcome(
         carried_out=world.carried_out,
         failed={a: run.failed for a, run in world.runs.items() if run.failed},
@@ -58,9 +58,9 @@ def outcome_of(world: World) -> Outcome:
         left_out={c.address: c.skipped for c in world.plan.changes if c.skipped},
         waiting=[*world.waiting, *(run.address for run in unborn if not run.error)],
         unanswered=[run.address for run in unborn if run.error],
-        live=[run.address for run in live if not world.unborn(run)],
+        live=[run.address for run in live if not world.abandoned(run)],
         ended=world.ended,
-        timed_out=world.late,
+        timed_out=world.timed_out,
         interrupted=world.interrupted,
     )
 

@@ -17,37 +17,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from flowplan.planner.conduct import words
 from flowplan.planner.conduct.following import (
     advance,
     enforce_limits,
-    follow_open,
+    follow_live,
     give_up,
     look_at_others,
     read_end,
 )
 from flowplan.planner.conduct.settling import removed, settle
 from flowplan.planner.conduct.starting import clear_away, dispatch, move, take_lock
-from flowplan.planner.conduct.words import (
-    Answered,
-    Commands,
-    EndRead,
-    Fact,
-    Interrupted,
-    Keep,
-    Moment,
-    Note,
-    Seen,
-    Shown,
-    Trouble,
-    Unwatchable,
-    Well,
-)
+from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import World
 from flowplan.schemas.errors import EngineUnreachable
 from flowplan.schemas.runs import Observed, remark
 
 
-def begin(world: World, observed: Sequence[Observed], moment: Moment) -> Commands:
+def begin(world: World, observed: Sequence[Observed], moment: words.Moment) -> Commands:
     """Take up what is there: moves, what the engines said while planning, leftovers, runs that are live."""
     world.moment = moment
     if world.waiting and not world.locked:
@@ -56,24 +43,24 @@ def begin(world: World, observed: Sequence[Observed], moment: Moment) -> Command
     yield from advance(world, observed, catching_up=True)
     if world.locked:
         yield from clear_away(world)
-    yield from follow_open(world)
+    yield from follow_live(world)
     yield from dispatch(world)
 
 
-def react(world: World, facts: Sequence[Fact], moment: Moment) -> Commands:
+def react(world: World, facts: Sequence[words.Fact], moment: words.Moment) -> Commands:
     """Do what follows from facts; none at all is the passing of time."""
     world.moment = moment
-    answers = [fact for fact in facts if isinstance(fact, Answered)]
-    world.calls -= len(answers) + sum(isinstance(fact, EndRead) for fact in facts)
+    answers = [fact for fact in facts if isinstance(fact, words.Answered)]
+    world.calls -= len(answers) + sum(isinstance(fact, words.EndRead) for fact in facts)
     for answer in answers:
         yield from removed(world, answer)
     disputed, world.disputed = world.disputed, []
-    seen = [a.seen for a in answers if a.seen] + [fact.what for fact in facts if isinstance(fact, Seen)]
+    seen = [a.seen for a in answers if a.seen] + [fact.what for fact in facts if isinstance(fact, words.Seen)]
     yield from advance(world, _newest([*disputed, *seen]))
     for answer in answers:
         if answer.seen:
             for place, what in (answer.seen.remarks or {}).items():
-                yield Note(f"warning: {world.address_of[answer.seen.run_id]}: {remark(place, what)}")
+                yield words.Note(f"warning: {world.address_of[answer.seen.run_id]}: {remark(place, what)}")
         yield from settle(world, answer)
     for fact in facts:
         yield from _take(world, fact)
@@ -85,23 +72,23 @@ def react(world: World, facts: Sequence[Fact], moment: Moment) -> Commands:
     yield from dispatch(world)
 
 
-def _take(world: World, fact: Fact) -> Commands:
+def _take(world: World, fact: words.Fact) -> Commands:
     match fact:
-        case EndRead(run_id, text) if text:
-            yield Keep({run_id: text})
-        case Shown(run_id):
+        case words.EndRead(run_id, text) if text:
+            yield words.Keep({run_id: text})
+        case words.Shown(run_id):
             yield from read_end(world, run_id)
-        case Trouble(_, EngineUnreachable() as error):
-            yield Note(f"warning: {error}; runs there continue, and following resumes when the engine answers")
-        case Trouble(_, error):
-            yield Note(f"warning: {error}; the runs continue")
-        case Well(provider, EngineUnreachable()):
-            yield Note(f"provider {provider} answers again")
-        case Well(_, error):
-            yield Note(f"no longer: {error.message}")
-        case Unwatchable(provider, error):
+        case words.Trouble(_, EngineUnreachable() as error):
+            yield words.Note(f"warning: {error}; runs there continue, and following resumes when the engine answers")
+        case words.Trouble(_, error):
+            yield words.Note(f"warning: {error}; the runs continue")
+        case words.Well(provider, EngineUnreachable()):
+            yield words.Note(f"provider {provider} answers again")
+        case words.Well(_, error):
+            yield words.Note(f"no longer: {error.message}")
+        case words.Unwatchable(provider, error):
             yield from give_up(world, provider, error)
-        case Interrupted():
+        case words.Interrupted():
             world.interrupted = True
 
 

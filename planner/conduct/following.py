@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flowplan.planner.conduct.words import (
-    Advance,
-    AskOthers,
-    Commands,
-    Follow,
-    Note,
-    ReadEnd,
-    Reload,
-    Remove,
-    Show,
-    Tell,
-    Unfollow,
-)
+from flowplan.planner.conduct import words
+from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import (
     LOOK_AT_LIMITS,
     LOOK_AT_THEIRS,
@@ -37,7 +26,7 @@ def follow(world: World, records: Sequence[Recorded]) -> Commands:
         world.runs[record.address].care = Care.FOLLOWED
     if world.manner.detach:
         return
-    yield Follow(tuple(records))
+    yield words.Follow(tuple(records))
     for record in records:
         if record.status in (Status.PENDING, Status.RUNNING):
             yield from _show(world, record)
@@ -45,13 +34,13 @@ def follow(world: World, records: Sequence[Recorded]) -> Commands:
 
 def _show(world: World, record: Recorded) -> Commands:
     if not world.manner.detach:
-        yield Show(record, aloud=world.manner.stream and record.settings.stream_output)
+        yield words.Show(record, aloud=world.manner.stream and record.settings.stream_output)
 
 
-def follow_open(world: World) -> Commands:
+def follow_live(world: World) -> Commands:
     """Follow what is live already. An intent that another flowplan carries out now is looked at again later."""
-    open_ = [run for run in world.live.values() if run.wanted and run.care is not Care.AWAY]
-    others = bool(open_) and not world.locked and (yield AskOthers())
+    open_ = [run for run in world.live.values() if run.wanted and run.care is not Care.ELSEWHERE]
+    others = bool(open_) and not world.locked and (yield words.AskOthers())
     for run in open_:
         assert run.record
         if run.record.status is not Status.CREATING or (not others and run.phase is not Phase.WAITING):
@@ -66,15 +55,15 @@ def look_at_others(world: World) -> Commands:
     if not world.theirs or (world.theirs_due and world.moment.now < world.theirs_due):
         return
     world.theirs_due = world.moment.now + LOOK_AT_THEIRS
-    others = yield AskOthers()
+    others = yield words.AskOthers()
     unborn = sorted(world.theirs)
-    records = yield Reload(tuple(unborn))
+    records = yield words.Reload(tuple(unborn))
     for address in unborn:
         record, run = records.get(address), world.runs[address]
         if others and record and record.status is Status.CREATING:
             continue
         same = record is not None and run.record is not None and run.record.run_id == record.run_id
-        run.care = Care.UNSEEN
+        run.care = Care.NOBODY
         world.theirs.discard(address)
         yield from _replace(world, address, record)
         if record and record.status.live and same:
@@ -88,7 +77,7 @@ def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False
     if told and not world.locked:
         # Another flowplan that writes may be stopping these runs; it tells of them itself, as cancelled.
         ends = [s for s in told if s.over]
-        if ends and (yield AskOthers()):
+        if ends and (yield words.AskOthers()):
             world.disputed, told = ends, [s for s in told if not s.over]
     pairs = [(record, s) for s in told if (record := world.runs[world.address_of[s.run_id]].record)]
     if not pairs:
@@ -96,7 +85,7 @@ def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False
     for record, away in pairs:
         if away.elsewhere:
             yield from _leave_out(world, record, away)
-    events, records = yield Advance(tuple(pairs))
+    events, records = yield words.Advance(tuple(pairs))
     for address in dict.fromkeys(record.address for record, _ in pairs):
         yield from _replace(world, address, records.get(address))
     yield from tell(world, events)
@@ -109,11 +98,11 @@ def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False
 def _leave_out(world: World, record: Recorded, seen: Observed) -> Commands:
     """Leave a run of another host alone: how it ends cannot be seen from here."""
     run = world.runs[record.address]
-    if run.care is not Care.AWAY and run.wanted:
-        yield Note(f"{run.address}: {seen.message}, and is not followed")
+    if run.care is not Care.ELSEWHERE and run.wanted:
+        yield words.Note(f"{run.address}: {seen.message}, and is not followed")
         world.wake(run.address)
-    run.care = Care.AWAY
-    yield Unfollow(record)
+    run.care = Care.ELSEWHERE
+    yield words.Unfollow(record)
 
 
 def _end(world: World, record: Recorded, catching_up: bool) -> Commands:
@@ -123,7 +112,7 @@ def _end(world: World, record: Recorded, catching_up: bool) -> Commands:
         run.failed = how_it_ended(record)
     if record.status is not Status.LOST and not catching_up:
         yield from _show(world, record)
-    showing = yield Unfollow(record)
+    showing = yield words.Unfollow(record)
     world.ending[record.run_id] = record, world.moment.now + SHOWN_WITHIN
     if not showing:
         yield from read_end(world, record.run_id)
@@ -133,7 +122,7 @@ def read_end(world: World, run_id: str) -> Commands:
     record, _ = world.ending.pop(run_id, (None, None))
     if record:
         world.calls += 1
-        yield ReadEnd(record)
+        yield words.ReadEnd(record)
 
 
 def enforce_limits(world: World) -> Commands:
@@ -143,15 +132,15 @@ def enforce_limits(world: World) -> Commands:
     world.limits_due = world.moment.now + LOOK_AT_LIMITS * (1 + len(world.limited) / 1000)
     for run in list(world.limited.values()):
         record = run.record
-        if record is None or not run.wanted or run.care is not Care.FOLLOWED or world.first_its_step(run):
+        if record is None or not run.wanted or run.care is not Care.FOLLOWED or world.step_is_pending(run):
             continue  # what an adoption does not find any more it would create again
         passed = _limit_passed(world, record)
         if passed:
             run.care, run.limit = Care.STOPPING, passed
             world.removing.add(record.run_id)
             world.calls += 1
-            yield Note(f"{record.address}: {passed}, stopping it")
-            yield Remove(record.address, (record,), passed)
+            yield words.Note(f"{record.address}: {passed}, stopping it")
+            yield words.Remove(record.address, (record,), passed)
 
 
 def _limit_passed(world: World, record: Recorded) -> str:
@@ -171,7 +160,7 @@ def _limit_passed(world: World, record: Recorded) -> str:
 
 
 def refresh(world: World, addresses: Sequence[str]) -> Commands:
-    records = yield Reload(tuple(addresses))
+    records = yield words.Reload(tuple(addresses))
     for address in addresses:
         yield from _replace(world, address, records.get(address))
 
@@ -191,25 +180,25 @@ def _replace(world: World, address: str, record: Recorded | None) -> Commands:
             run.failed = ""
             yield from follow(world, [record])
         return
-    yield Unfollow(former)
+    yield words.Unfollow(former)
     if record is None:
-        yield Note(f"{address}: destroyed by another flowplan")
+        yield words.Note(f"{address}: destroyed by another flowplan")
     elif record.status.live:
-        yield Note(f"{address}: attempt {record.attempt} was started by another flowplan")
+        yield words.Note(f"{address}: attempt {record.attempt} was started by another flowplan")
         yield from follow(world, [record])
 
 
 def tell(world: World, events: Sequence[Event]) -> Commands:
     for event in events:
         run = world.runs.get(event.address)
-        yield Tell(event, run.record if run else None)
+        yield words.Tell(event, run.record if run else None)
 
 
 def give_up(world: World, provider: str, error: FlowplanError) -> Commands:
     """The engine refuses to be watched: its runs go on without us, and are neither lost nor well."""
     runs = [run for run in world.live.values() if run.wanted and run.record and run.record.provider == provider]
     if runs:
-        yield Note(f"error: {error}; its runs are not followed any more")
+        yield words.Note(f"error: {error}; its runs are not followed any more")
     for run in runs:
         run.care = Care.UNWATCHED
         run.error = run.error or error
@@ -219,4 +208,4 @@ def give_up(world: World, provider: str, error: FlowplanError) -> Commands:
 def fail(world: World, address: str, error: FlowplanError) -> Commands:
     world.run_at(address).error = error
     world.wake(address)
-    yield Note(f"error: {error if error.address else f'{address}: {error}'}")
+    yield words.Note(f"error: {error if error.address else f'{address}: {error}'}")

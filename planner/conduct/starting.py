@@ -6,23 +6,9 @@ from collections.abc import Generator, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
+from flowplan.planner.conduct import words
 from flowplan.planner.conduct.following import fail, follow, refresh, tell
-from flowplan.planner.conduct.words import (
-    Absent,
-    Applied,
-    Command,
-    Commands,
-    Forget,
-    Intend,
-    Lock,
-    Move,
-    Note,
-    Reload,
-    Remove,
-    Start,
-    Unlock,
-    Update,
-)
+from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of, group_key, how_it_ended, timestamp
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import Action, Change
@@ -32,8 +18,8 @@ from flowplan.schemas.runs import Recorded, Status
 def dispatch(world: World) -> Commands:
     """Ask for what can be done now; all intents of a batch are one command, before any engine is called."""
     if world.manner.until is not None and world.moment.now > world.manner.until:
-        world.late = True
-    if not (world.interrupted or (world.late and not world.working)):
+        world.timed_out = True
+    if not (world.interrupted or (world.timed_out and not world.working)):
         ready = yield from _ready(world)
         if ready and not world.locked and not (yield from take_lock(world)):
             for run in ready:
@@ -46,10 +32,10 @@ def dispatch(world: World) -> Commands:
             yield from _call(world, run)
     if world.locked and not world.working and not world.manner.detach:
         world.locked = False
-        yield Unlock()
+        yield words.Unlock()
 
 
-def _ready(world: World) -> Generator[Command, Any, list[Run]]:
+def _ready(world: World) -> Generator[words.Command, Any, list[Run]]:
     """Take the steps that can begin; set the others aside until what holds them back has changed."""
     ready: list[Run] = []
     starting: dict[str, int] = {}
@@ -66,7 +52,7 @@ def _ready(world: World) -> Generator[Command, Any, list[Run]]:
             heappush(world.aside.setdefault(until, []), run.place)
         else:
             ready.append(run)
-            starting[group] = starting.get(group, 0) + world.enters(run)
+            starting[group] = starting.get(group, 0) + world.adds_to_group(run)
             continue
         if until != group_key(group):  # it may have been woken as the one of its group that there is room for
             world.wake_one(group_key(group))
@@ -89,7 +75,7 @@ def held_back(world: World, run: Run, starting: Mapping[str, int]) -> tuple[str,
     if change.settings.replace == "after_finish" and change.action is Action.REPLACE and run.live:
         return run.address, ""
     most, group = change.settings.max_parallel, change.settings.group
-    if most is not None and world.enters(run) and len(world.running(group)) + starting.get(group, 0) >= most:
+    if most is not None and world.adds_to_group(run) and len(world.running(group)) + starting.get(group, 0) >= most:
         return group_key(group), ""
     return "", ""
 
@@ -105,7 +91,7 @@ def _need(world: World, need: str) -> tuple[bool, str]:
         return False, f"{need}, which it needs, has never run"
     if other.record.status is Status.SUCCEEDED:
         return True, ""
-    if other.live and other.care in (Care.UNWATCHED, Care.AWAY):
+    if other.live and other.care in (Care.UNWATCHED, Care.ELSEWHERE):
         return False, f"{need}, which it needs, is not followed any more"
     if other.live and other.error is None:
         return False, ""
@@ -116,27 +102,27 @@ def _skip(world: World, run: Run, why: str) -> Commands:
     run.skipped, run.phase = why, Phase.SKIPPED
     del world.waiting[run.address]
     world.wake(run.address)
-    yield Note(f"{run.address}: skipped: {why}")
+    yield words.Note(f"{run.address}: skipped: {why}")
     if world.locked:
         yield from _remove_former(world, run)
 
 
-def take_lock(world: World, *, wait: bool = False) -> Generator[Command, Any, bool]:
+def take_lock(world: World, *, wait: bool = False) -> Generator[words.Command, Any, bool]:
     """Take the writer's lock; a run that becomes ready later waits for it without blocking others."""
-    holder = yield Lock(wait)
+    holder = yield words.Lock(wait)
     if holder:
         if not world.said_locked:
-            yield Note(f"waiting: {holder}")
+            yield words.Note(f"waiting: {holder}")
         world.said_locked = True
         return False
     world.locked, world.said_locked, world.lock_was_away = True, False, not wait
     return True
 
 
-def _still_as_planned(world: World, ready: list[Run]) -> Generator[Command, Any, list[Run]]:
+def _still_as_planned(world: World, ready: list[Run]) -> Generator[words.Command, Any, list[Run]]:
     """After the lock was away: leave out the runs that another flowplan changed meanwhile."""
     world.lock_was_away = False
-    records = yield Reload(tuple(run.address for run in ready))
+    records = yield words.Reload(tuple(run.address for run in ready))
     left = []
     for run in ready:
         change, record = change_of(run), records.get(run.address)
@@ -145,7 +131,7 @@ def _still_as_planned(world: World, ready: list[Run]) -> Generator[Command, Any,
             continue
         world.done(run)
         if record and record.run_id == change.run_id and record.objects == change.after:
-            yield Note(f"{run.address}: started by another flowplan")
+            yield words.Note(f"{run.address}: started by another flowplan")
             world.keep(record)
             run.wanted = True
             if record.status.live:
@@ -166,12 +152,12 @@ def _intend(world: World, starting: Sequence[Run]) -> Commands:
     for run, record in zip(starting, records, strict=True):
         if run.record is None or run.record.run_id == record.run_id:
             continue
-        if run.care is Care.AWAY:  # it is not ours to end
-            yield Absent((run.record.run_id,))
+        if run.care is Care.ELSEWHERE:  # it is not ours to end
+            yield words.Absent((run.record.run_id,))
         elif run.record.present:
             run.former.append(run.record)
-        run.care = Care.UNSEEN
-    events = yield Intend(tuple(records))
+        run.care = Care.NOBODY
+    events = yield words.Intend(tuple(records))
     for run, record in zip(starting, records, strict=True):
         world.keep(record)
         run.wanted, run.failed = True, ""
@@ -202,13 +188,13 @@ def _call(world: World, run: Run) -> Commands:
     run.phase = Phase.CALLING
     born_as = run.record.born_as if run.record and not change.action.starts else ""
     if change.action is Action.FORGET:
-        yield from tell(world, (yield Forget(run.address)))
+        yield from tell(world, (yield words.Forget(run.address)))
         world.drop(run.address)
         world.finished(run)
         return
     if change.action is Action.ADOPT and run.record and run.record.status not in (Status.CREATING, Status.PENDING):
         # It was seen to have started. A call would create it again if it has been removed since.
-        yield Applied(change)
+        yield words.Applied(change)
         yield from refresh(world, [run.address])
         world.finished(run)
         yield from _remove_former(world, run)
@@ -217,15 +203,15 @@ def _call(world: World, run: Run) -> Commands:
     if change.action is Action.DESTROY:
         attempts = world.take_attempts(run)
         world.removing |= {r.run_id for r in attempts}
-        yield Remove(run.address, tuple(attempts))
+        yield words.Remove(run.address, tuple(attempts))
     elif change.action is Action.UPDATE and run.record:
         fields = () if world.plan.mode == "refresh_only" else change.fields
-        yield Update(change, run.record, fields, born_as)
+        yield words.Update(change, run.record, fields, born_as)
     else:
         former, run.former = tuple(run.former), []
         world.removing |= {r.run_id for r in former}
         first = change.settings.replace == "start_first"
-        yield Start(change, former, first, fresh=change.action.starts and not run.known, born_as=born_as)
+        yield words.Start(change, former, first, fresh=change.action.starts and not run.known, born_as=born_as)
 
 
 def clear_away(world: World) -> Commands:
@@ -248,12 +234,12 @@ def _remove_former(world: World, run: Run) -> Commands:
     newest = run.record
     if newest and newest.not_started:
         for left in (former for former in run.former if former.status.live):
-            yield Note(f"{run.address}: attempt {left.attempt} goes on: attempt {newest.attempt} has not started")
+            yield words.Note(f"{run.address}: attempt {left.attempt} goes on: attempt {newest.attempt} has not started")
     elif run.former:
         attempts, run.former = tuple(run.former), []
         world.removing |= {r.run_id for r in attempts}
         world.calls += 1
-        yield Remove(run.address, attempts)
+        yield words.Remove(run.address, attempts)
 
 
 def move(world: World) -> Commands:
@@ -261,13 +247,13 @@ def move(world: World) -> Commands:
         change = change_of(run)
         if not change.moved_from:
             continue
-        yield Move(change.moved_from, change.address)
+        yield words.Move(change.moved_from, change.address)
         world.drop(change.moved_from)
-        records = yield Reload((change.address,))
+        records = yield words.Reload((change.address,))
         if change.address in records:
             world.keep(records[change.address])
             run.wanted = True
-        yield Note(f"{change.moved_from} is now {change.address}")
+        yield words.Note(f"{change.moved_from} is now {change.address}")
         if change.action is Action.NO_OP:
             del world.waiting[run.address]
             world.finished(run)

@@ -22,24 +22,24 @@ SHOWN_WITHIN = timedelta(seconds=5)
 
 
 class Phase(Enum):
-    """How far the step of a run is."""
+    """How far the step of a run is: what the plan does at its address."""
 
-    NONE = auto()
+    NONE = auto()  # the plan does nothing there
     WAITING = auto()
-    CALLING = auto()
-    DONE = auto()
-    SKIPPED = auto()
+    CALLING = auto()  # an engine was asked, and has not answered
+    DONE = auto()  # also after an error
+    SKIPPED = auto()  # it can never begin: what it needs failed
 
 
 class Care(Enum):
     """Who looks after the recorded attempt of a run."""
 
-    UNSEEN = auto()
+    NOBODY = auto()  # not yet, or not any more
     FOLLOWED = auto()
-    STOPPING = auto()  # a time limit has passed, and we are ending it
+    STOPPING = auto()  # a time limit has passed, and this flowplan is ending it
     THEIRS = auto()  # another flowplan is starting it
     UNWATCHED = auto()  # its engine refuses to be watched
-    AWAY = auto()  # its host cannot be seen from here
+    ELSEWHERE = auto()  # it is on a host that cannot be seen from here
 
 
 @dataclass(slots=True)
@@ -47,11 +47,17 @@ class Run:
     """One address: its step in the plan, and the attempt that is recorded.
 
     Attributes:
+        place: of its step among all steps of the plan.
+        change, phase: its step, and how far that is; no change for runs that the plan leaves alone.
+        record, care: the newest attempt in the state, and who looks after it.
+        wanted: whether the user is told of it: it is in the plan, needed by what is, or asked for.
         former: earlier attempts whose objects may still be on the engine; they go before anything new is created.
         after: addresses whose steps have to be done before this one begins.
         met: how many of its needs, from the first one, are known to have succeeded.
-        known: True when the run id of the step was intended by an earlier apply.
+        known: whether an earlier apply intended the attempt that the step creates.
         limit: the time limit that passed, while the attempt is being stopped for it.
+        skipped, failed: why the step did not begin, and how the run ended without success, in words; "" for neither.
+        error: what went wrong with the step itself.
     """
 
     address: str
@@ -59,7 +65,7 @@ class Run:
     change: Change | None = None
     phase: Phase = Phase.NONE
     record: Recorded | None = None
-    care: Care = Care.UNSEEN
+    care: Care = Care.NOBODY
     wanted: bool = False
     former: list[Recorded] = field(default_factory=list)
     after: frozenset[str] = frozenset()
@@ -72,12 +78,34 @@ class Run:
 
     @property
     def live(self) -> bool:
-        """Whether the recorded attempt may still do work."""
+        """Return whether the recorded attempt may still do work."""
         return self.record is not None and self.record.status.live
 
 
 class World:
-    """All that an apply knows; ``begin`` and ``react`` change it, nothing else does."""
+    """All that an apply knows; ``begin`` and ``react`` change it, nothing else does.
+
+    The work of one fact does not grow with the plan, so there is an index for each question that is asked often.
+
+    Attributes:
+        locked: whether this process holds the writer's lock. lock_was_away: whether it was given back since the last step,
+            so that another flowplan may have changed what was planned. said_locked: whether the user knows who holds it.
+        runs: by address. address_of: by run id, of every attempt seen here.
+        live, limited: the runs whose attempt may still do work, and those of them that have a time limit.
+        groups: group -> addresses of its live runs, for ``max_parallel``.
+        waiting: the runs whose step has not begun.
+        steps: the runs of the plan, in its order. due: the places among them to look at (a heap). aside: what has to change
+            (an address, or a group that is full) -> the places of steps that wait for it (heaps).
+        theirs: addresses that another flowplan is starting. theirs_due: when to look at them again.
+        limits_due: when to look at time limits again.
+        removing: run ids whose objects are being removed here, so that it is no loss when they go away.
+        ending: run id -> the attempt that ended, and until when its output may take to be shown.
+        disputed: ends that engines told of while another flowplan, which may be the cause, had the lock.
+        calls: how many engine calls and readings are under way. ended: how many runs ended.
+        carried_out: action -> how many steps of it are done.
+        interrupted: the user wants flowplan to end. timed_out: the time that the user gave has passed.
+        moment: when the facts at hand were taken in.
+    """
 
     def __init__(
         self,
@@ -106,7 +134,7 @@ class World:
         self.calls = 0
         self.ended = 0
         self.carried_out: dict[str, int] = {}
-        self.interrupted = self.late = False
+        self.interrupted = self.timed_out = False
         self.said_locked = self.lock_was_away = False
         self.theirs_due: datetime | None = None
         self.limits_due: datetime | None = None
@@ -115,20 +143,20 @@ class World:
             self.keep(record)
         for record in leftovers:
             self.run_at(record.address).former.append(record)
-        self._take_steps()
+        self._add_steps([change for change in plan.changes if change.effective])
         needed = {need for run in self.waiting.values() for need in run.change.settings.needs}  # type: ignore[union-attr]
         for address in {c.address for c in plan.changes} | needed | set(follow):
             if address in self.runs:
                 self.runs[address].wanted = True
 
-    def _take_steps(self) -> None:
-        chosen = [c for c in self.plan.changes if c.effective]
+    def _add_steps(self, changes: Sequence[Change]) -> None:
+        """Take in the steps of the plan. What is destroyed waits until everything that needs it is destroyed."""
         dependents: dict[str, set[str]] = {}
-        for change in chosen:
+        for change in changes:
             if change.action is Action.DESTROY:
                 for need in change.settings.needs:
                     dependents.setdefault(need, set()).add(change.address)
-        for place, change in enumerate(chosen):
+        for place, change in enumerate(changes):
             run = self.run_at(change.address)
             run.change, run.phase, run.place = change, Phase.WAITING, place
             if change.action is Action.DESTROY:
@@ -140,47 +168,45 @@ class World:
 
     @property
     def working(self) -> bool:
-        """Whether calls or readings are under way."""
+        """Return whether calls or readings are under way."""
         return bool(self.calls or self.ending)
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to do or to wait for."""
+        """Return whether nothing is left to do or to wait for."""
         if self.working:
             return False
-        return self.interrupted or self.manner.detach or self.late or not self._anything_left()
-
-    def _anything_left(self) -> bool:
-        return bool(self.waiting) or any(self.goes_on(run) for run in self.live.values())
+        left = bool(self.waiting) or any(self.is_followed(run) for run in self.live.values())
+        return self.interrupted or self.manner.detach or self.timed_out or not left
 
     def running(self, group: str) -> set[str]:
         """Return the addresses of a group whose runs count for ``max_parallel``."""
-        return {a for a in self.groups.get(group, ()) if not self.only_meant(self.runs[a])}
+        return {a for a in self.groups.get(group, ()) if not self.merely_intended(self.runs[a])}
 
-    def only_meant(self, run: Run) -> bool:
-        """Whether the record is an intent of an earlier apply, of which the engine has nothing and which is not being started."""
+    def merely_intended(self, run: Run) -> bool:
+        """Return whether the record is only an intent of an earlier apply: no object exists, and none is being created."""
         if run.record is None or run.record.status is not Status.CREATING or run.care is Care.THEIRS:
             return False
         return run.phase is Phase.WAITING or not run.record.present
 
-    def enters(self, run: Run) -> bool:
-        """Whether a step adds a live run to its group; an attempt that replaces a live one takes its place."""
+    def adds_to_group(self, run: Run) -> bool:
+        """Return whether a step adds a live run to its group; an attempt that replaces a live one takes its place."""
         change = change_of(run)
-        there = run.address in self.groups.get(change.settings.group, ()) and not self.only_meant(run)
+        there = run.address in self.groups.get(change.settings.group, ()) and not self.merely_intended(run)
         return change.action.starts and not there
 
-    def first_its_step(self, run: Run) -> bool:
-        """Whether a step about the very attempt that is recorded is still to be carried out."""
+    def step_is_pending(self, run: Run) -> bool:
+        """Return whether the step of a run is about the very attempt that is recorded, and not done yet."""
         pending = run.phase in (Phase.WAITING, Phase.CALLING)
         return pending and run.record is not None and change_of(run).run_id == run.record.run_id
 
-    def goes_on(self, run: Run) -> bool:
-        """Whether a live run is followed to its end; not an intent that no flowplan carries out any more."""
+    def is_followed(self, run: Run) -> bool:
+        """Return whether a live run is followed to its end; an abandoned intent is not."""
         followed = run.wanted and run.care in (Care.FOLLOWED, Care.STOPPING, Care.THEIRS)
-        return followed and not self.unborn(run)
+        return followed and not self.abandoned(run)
 
-    def unborn(self, run: Run) -> bool:
-        """Whether the record is an intent that no flowplan works on; the next apply resolves it."""
+    def abandoned(self, run: Run) -> bool:
+        """Return whether the record is an intent that no flowplan works on; the next apply resolves it."""
         record = run.record
         if record is None or record.status is not Status.CREATING:
             return False
@@ -196,23 +222,28 @@ class World:
         return [*former, *newest]
 
     def finished(self, run: Run) -> None:
+        """Count a step as carried out."""
         action = "move" if change_of(run).action is Action.NO_OP else str(change_of(run).action)
         self.carried_out[action] = self.carried_out.get(action, 0) + 1
         self.done(run)
 
     def done(self, run: Run) -> None:
+        """Mark a step as done, well or not; what waits for it is looked at again."""
         self.waiting.pop(run.address, None)
         run.phase = Phase.DONE
         self.wake(run.address)
 
     def destroying(self, address: str) -> bool:
+        """Return whether the plan destroys the run at an address."""
         change = self.runs[address].change
         return change is not None and change.action is Action.DESTROY
 
     def engine_time(self, provider: str) -> datetime:
+        """Return the time by the clock of an engine, or by ours while that is not known."""
         return self.moment.engine(provider) or self.moment.now
 
     def run_at(self, address: str) -> Run:
+        """Return the run at an address, which is a new one the first time."""
         return self.runs.setdefault(address, Run(address))
 
     def keep(self, record: Recorded) -> None:
@@ -238,7 +269,7 @@ class World:
             self.wake(address)
 
     def _leave_group(self, run: Run) -> None:
-        """Take a run that is not live any more out of its group, where the first that waits may have its place."""
+        """Take a run that is not live any more out of its group; the first step that waits for room there is looked at."""
         if run.record is None or self.live.pop(run.address, None) is None:
             return
         self.limited.pop(run.address, None)
@@ -248,10 +279,12 @@ class World:
         self.wake_one(group_key(group))
 
     def wake(self, until: str) -> None:
+        """Look again at the steps that wait for a change of an address."""
         for place in self.aside.pop(until, ()):
             heappush(self.due, place)
 
     def wake_one(self, until: str) -> None:
+        """Look again at the first of the steps that wait for room in a group."""
         aside = self.aside.get(until)
         while aside:
             place = heappop(aside)
@@ -268,18 +301,21 @@ def how_it_ended(record: Recorded) -> str:
 
 
 def change_of(run: Run) -> Change:
+    """Return the change of a run that is a step of the plan."""
     assert run.change is not None
     return run.change
 
 
 def group_key(name: str) -> str:
-    """Return what steps wait for that ``max_parallel`` holds back; no address is like it."""
+    """Return the key of ``World.aside`` for steps that ``max_parallel`` holds back; no address is like it."""
     return f"\0{name}"
 
 
 def seconds(since: str | None, now: datetime | None) -> float | None:
+    """Return the seconds that passed since a time of the state; None while one of the two is not known."""
     return (now - datetime.fromisoformat(since)).total_seconds() if since and now else None
 
 
 def timestamp(moment: datetime) -> str:
+    """Return a time as the state keeps it."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
