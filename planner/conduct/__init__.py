@@ -1,15 +1,18 @@
 """Carry out a plan, as a function: facts in, commands out. No thread, clock, file, engine or print.
 
-``World`` is all that an apply knows. Its two entries, ``begin`` and ``react``, are generators of commands; whoever
-drives them performs each command before asking for the next, and sends back what the state answered. What an engine
-answers comes later, as a fact. A command is durable before the next one is asked for, so a crash can only fall
-between two commands.
+``World`` is all that an apply knows. ``begin`` and ``react`` are generators of commands: whoever drives them (``flowplan/apply.py``,
+or a test) performs each command before asking for the next, and sends back what the state answered. Engines answer later, with a fact.
+A command is durable before the next one is asked for, so a crash can only fall between two commands.
 
 Two things are told apart for each run::
 
     its step      WAITING -> CALLING -> DONE            what the plan does here; SKIPPED when it can never begin
-    its attempt   UNSEEN  -> FOLLOWED -> STOPPING       who looks after the attempt that is recorded; THEIRS, UNWATCHED
-                                                        and AWAY are attempts that others follow, or nobody can
+    its attempt   NOBODY  -> FOLLOWED -> STOPPING       who looks after the attempt that is recorded; THEIRS, UNWATCHED
+                                                        and ELSEWHERE are attempts that others follow, or nobody can
+
+To read it: ``words`` (the commands and facts), ``react`` below, then ``starting`` (which steps begin, and what is asked of the
+engine), ``settling`` (what its answer means) and ``following`` (live runs, to their end). ``world`` holds the data and the
+questions about it. Each file of ``tests/transcripts`` shows one rule.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from flowplan.schemas.runs import Observed, remark
 
 
 def begin(world: World, observed: Sequence[Observed], moment: words.Moment) -> Commands:
-    """Take up what is there: moves, what the engines said while planning, leftovers, runs that are live."""
+    """Begin an apply: moved addresses, what engines said while planning, leftovers, live runs, the first steps."""
     world.moment = moment
     if world.waiting and not world.locked:
         yield from take_lock(world, wait=True)
@@ -48,7 +51,11 @@ def begin(world: World, observed: Sequence[Observed], moment: words.Moment) -> C
 
 
 def react(world: World, facts: Sequence[words.Fact], moment: words.Moment) -> Commands:
-    """Do what follows from facts; none at all is the passing of time."""
+    """Return what follows from facts; without any, time has passed.
+
+    Removals come first, so that an object which went away because of them is not taken for lost. Then what was seen is
+    recorded, then answered steps are finished; new steps begin last, when all that they depend on is known.
+    """
     world.moment = moment
     answers = [fact for fact in facts if isinstance(fact, words.Answered)]
     world.calls -= len(answers) + sum(isinstance(fact, words.EndRead) for fact in facts)
@@ -73,6 +80,7 @@ def react(world: World, facts: Sequence[words.Fact], moment: words.Moment) -> Co
 
 
 def _take(world: World, fact: words.Fact) -> Commands:
+    """Take in one fact that is neither an answer nor an observation."""
     match fact:
         case words.EndRead(run_id, text) if text:
             yield words.Keep({run_id: text})

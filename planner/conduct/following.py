@@ -1,4 +1,4 @@
-"""What is live: who follows it, what engines say of it, which of its limits have passed, how its output is kept."""
+"""Live runs: who follows them, what engines say of them, which time limits have passed, and how their output is kept."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from flowplan.schemas.runs import Observed, Recorded, Status
 
 
 def follow(world: World, records: Sequence[Recorded]) -> Commands:
+    """Follow attempts, unless the user wants to go on with something else (``--detach``)."""
     for record in records:
         world.runs[record.address].care = Care.FOLLOWED
     if world.manner.detach:
@@ -38,7 +39,7 @@ def _show(world: World, record: Recorded) -> Commands:
 
 
 def follow_live(world: World) -> Commands:
-    """Follow what is live already. An intent that another flowplan carries out now is looked at again later."""
+    """Follow the runs that are live at the beginning; those that another flowplan is starting are looked at later."""
     open_ = [run for run in world.live.values() if run.wanted and run.care is not Care.ELSEWHERE]
     others = bool(open_) and not world.locked and (yield words.AskOthers())
     for run in open_:
@@ -51,14 +52,14 @@ def follow_live(world: World) -> Commands:
 
 
 def look_at_others(world: World) -> Commands:
-    """Follow what another flowplan was starting once it has started, or once nobody is at it any more."""
+    """Follow the runs that another flowplan was starting, once it has started them or has ended."""
     if not world.theirs or (world.theirs_due and world.moment.now < world.theirs_due):
         return
     world.theirs_due = world.moment.now + LOOK_AT_THEIRS
     others = yield words.AskOthers()
-    unborn = sorted(world.theirs)
-    records = yield words.Reload(tuple(unborn))
-    for address in unborn:
+    addresses = sorted(world.theirs)
+    records = yield words.Reload(tuple(addresses))
+    for address in addresses:
         record, run = records.get(address), world.runs[address]
         if others and record and record.status is Status.CREATING:
             continue
@@ -71,7 +72,13 @@ def look_at_others(world: World) -> Commands:
 
 
 def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False) -> Commands:
-    """Record what engines said. What we remove goes away because of us: its end is told by what removes it."""
+    """Record what engines said, and tell what has changed.
+
+    Objects that are being removed here go away for that reason; their ends are recorded when the removal is answered.
+
+    Args:
+        catching_up: True for what was seen while planning, whose output is not shown.
+    """
     told = [s for s in seen if s.run_id in world.address_of and s.run_id not in world.removing]
     told = [s for s in told if not (s.gone and world.destroying(world.address_of[s.run_id]))]
     if told and not world.locked:
@@ -83,8 +90,13 @@ def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False
     if not pairs:
         return
     for record, away in pairs:
-        if away.elsewhere:
-            yield from _leave_out(world, record, away)
+        if away.elsewhere:  # how it ends cannot be seen from here
+            run = world.runs[record.address]
+            if run.care is not Care.ELSEWHERE and run.wanted:
+                yield words.Note(f"{run.address}: {away.message}, and is not followed")
+                world.wake(run.address)
+            run.care = Care.ELSEWHERE
+            yield words.Unfollow(record)
     events, records = yield words.Advance(tuple(pairs))
     for address in dict.fromkeys(record.address for record, _ in pairs):
         yield from _replace(world, address, records.get(address))
@@ -95,17 +107,8 @@ def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False
             yield from _end(world, record, catching_up)
 
 
-def _leave_out(world: World, record: Recorded, seen: Observed) -> Commands:
-    """Leave a run of another host alone: how it ends cannot be seen from here."""
-    run = world.runs[record.address]
-    if run.care is not Care.ELSEWHERE and run.wanted:
-        yield words.Note(f"{run.address}: {seen.message}, and is not followed")
-        world.wake(run.address)
-    run.care = Care.ELSEWHERE
-    yield words.Unfollow(record)
-
-
 def _end(world: World, record: Recorded, catching_up: bool) -> Commands:
+    """Stop following an attempt that ended; the end of its output is read when it has been shown."""
     run = world.runs[record.address]
     world.ended += 1
     if record.status is not Status.SUCCEEDED and run.wanted and not world.destroying(run.address):
@@ -119,6 +122,7 @@ def _end(world: World, record: Recorded, catching_up: bool) -> Commands:
 
 
 def read_end(world: World, run_id: str) -> Commands:
+    """Read the end of the output of an attempt that ended, once."""
     record, _ = world.ending.pop(run_id, (None, None))
     if record:
         world.calls += 1
@@ -126,14 +130,14 @@ def read_end(world: World, run_id: str) -> Commands:
 
 
 def enforce_limits(world: World) -> Commands:
-    """Stop the runs that passed a limit which their engine does not keep."""
+    """Stop the runs that passed a time limit which their engine does not keep."""
     if world.limits_due and world.moment.now < world.limits_due:
         return
     world.limits_due = world.moment.now + LOOK_AT_LIMITS * (1 + len(world.limited) / 1000)
     for run in list(world.limited.values()):
         record = run.record
         if record is None or not run.wanted or run.care is not Care.FOLLOWED or world.step_is_pending(run):
-            continue  # what an adoption does not find any more it would create again
+            continue  # an adoption that is still to come would create it again
         passed = _limit_passed(world, record)
         if passed:
             run.care, run.limit = Care.STOPPING, passed
@@ -144,9 +148,9 @@ def enforce_limits(world: World) -> Commands:
 
 
 def _limit_passed(world: World, record: Recorded) -> str:
-    """Return which limit of a run has passed, in words; "" for none.
+    """Return which time limit of a run has passed, in words; "" for none.
 
-    When it was created we know by our clock, when it began to run by the engine's.
+    The time of its creation is by our clock, that of its start by the engine's.
     """
     settings = record.settings
     if record.status is Status.PENDING:
@@ -160,6 +164,7 @@ def _limit_passed(world: World, record: Recorded) -> str:
 
 
 def refresh(world: World, addresses: Sequence[str]) -> Commands:
+    """Reload the records of addresses from the state."""
     records = yield words.Reload(tuple(addresses))
     for address in addresses:
         yield from _replace(world, address, records.get(address))
@@ -188,14 +193,20 @@ def _replace(world: World, address: str, record: Recorded | None) -> Commands:
         yield from follow(world, [record])
 
 
+def record_and_tell(world: World, command: words.Finish | words.Destroyed | words.Forget) -> Commands:
+    """Have the state record an end, and tell the events that it answers."""
+    yield from tell(world, (yield command))
+
+
 def tell(world: World, events: Sequence[Event]) -> Commands:
+    """Show events to the user."""
     for event in events:
         run = world.runs.get(event.address)
         yield words.Tell(event, run.record if run else None)
 
 
 def give_up(world: World, provider: str, error: FlowplanError) -> Commands:
-    """The engine refuses to be watched: its runs go on without us, and are neither lost nor well."""
+    """Follow the runs of an engine no more that refuses to be watched; they go on, and are not lost."""
     runs = [run for run in world.live.values() if run.wanted and run.record and run.record.provider == provider]
     if runs:
         yield words.Note(f"error: {error}; its runs are not followed any more")
@@ -206,6 +217,7 @@ def give_up(world: World, provider: str, error: FlowplanError) -> Commands:
 
 
 def fail(world: World, address: str, error: FlowplanError) -> Commands:
+    """Note what went wrong with the step at an address."""
     world.run_at(address).error = error
     world.wake(address)
     yield words.Note(f"error: {error if error.address else f'{address}: {error}'}")

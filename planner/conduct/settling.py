@@ -1,9 +1,9 @@
-"""What came of the commands to engines."""
+"""What engines answered: attempts that are gone, steps that are done, refusals, and runs that were stopped for a limit."""
 
 from __future__ import annotations
 
 from flowplan.planner.conduct import words
-from flowplan.planner.conduct.following import fail, follow, refresh, tell
+from flowplan.planner.conduct.following import fail, follow, record_and_tell, refresh
 from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed
@@ -11,7 +11,7 @@ from flowplan.schemas.runs import Status
 
 
 def removed(world: World, answer: words.Answered) -> Commands:
-    """Attempts whose objects are gone; those that were live were cancelled."""
+    """Record which attempts a command removed; those that were live were cancelled."""
     if answer.outputs:
         yield words.Keep(answer.outputs)
     command, gone = answer.command, {r.run_id for r in answer.removed}
@@ -19,51 +19,42 @@ def removed(world: World, answer: words.Answered) -> Commands:
     world.removing -= {r.run_id for r in attempts} - gone
     for record in answer.removed:
         if record.status.live and not (isinstance(command, words.Remove) and command.limit):
-            yield from tell(
-                world,
-                (
-                    yield words.Finish(
-                        record.run_id, Status.CANCELLED, "Stopped", finished_at=world.engine_time(record.provider)
-                    )
-                ),
-            )
+            end = world.engine_time(record.provider)
+            yield from record_and_tell(world, words.Finish(record.run_id, Status.CANCELLED, "Stopped", finished_at=end))
     if gone:
         yield words.Absent(tuple(r.run_id for r in answer.removed))
 
 
 def settle(world: World, answer: words.Answered) -> Commands:
-    command = answer.command
-    if isinstance(command, words.Remove):
-        run = world.run_at(command.address)
-        if command.limit:
-            yield from _stopped(world, run, answer)
-        elif run.phase is not Phase.CALLING:  # leftovers, which are nobody's step
-            if answer.error:
-                yield from fail(world, command.address, answer.error)
-        elif answer.error:
-            yield from _failed(world, run, answer, answer.error)
-        else:
-            run_ids = {r.run_id for r in answer.removed} | {change_of(run).run_id}
-            yield from tell(world, (yield words.Destroyed(tuple(sorted(run_ids)))))
-            world.drop(run.address)
-            world.finished(run)
-        return
-    run = world.run_at(command.change.address)
-    if answer.error:
-        yield from _failed(world, run, answer, answer.error)
-        return
-    if not command.change.action.starts:
-        yield words.Applied(command.change)
-        yield from refresh(world, [run.address])
-    world.finished(run)
-    if run.record and run.record.status.live:
-        yield from follow(world, [run.record])
+    """Finish the step that an engine answered."""
+    command, error = answer.command, answer.error
+    run = world.run_at(command.address if isinstance(command, words.Remove) else command.change.address)
+    if isinstance(command, words.Remove) and command.limit:
+        yield from _stopped(world, run, answer)
+    elif run.phase is not Phase.CALLING:  # leftovers were removed, which belong to no step
+        if error:
+            yield from fail(world, run.address, error)
+    elif error:
+        yield from _failed(world, run, answer, error)
+    elif isinstance(command, words.Remove):
+        run_ids = {r.run_id for r in answer.removed} | {change_of(run).run_id}
+        yield from record_and_tell(world, words.Destroyed(tuple(sorted(run_ids))))
+        world.drop(run.address)
+        world.finished(run)
+    else:
+        if not command.change.action.starts:
+            yield words.Applied(command.change)
+            yield from refresh(world, [run.address])
+        world.finished(run)
+        if run.record and run.record.status.live:
+            yield from follow(world, [run.record])
 
 
 def _failed(world: World, run: Run, answer: words.Answered, error: FlowplanError) -> Commands:
-    """A refusal ends the attempt; no answer leaves it ``creating``, for the next command to find out.
+    """End a step without success.
 
-    An attempt that was started before its former one could not be removed (``start_first``) goes on.
+    A refusal ends the attempt, too. Without an answer it stays ``creating``, and the next command asks the engine. An attempt
+    that was started before its former one could not be removed (``start_first``) goes on.
     """
     world.done(run)
     change = change_of(run)
@@ -73,7 +64,7 @@ def _failed(world: World, run: Run, answer: words.Answered, error: FlowplanError
         reason = getattr(error, "reason", "") or ("StartFailed" if started else "Refused")
         status = Status.TIMED_OUT if reason == "StartTimeout" else Status.FAILED
         code = error.exit_code_of_run if isinstance(error, StartFailed) else None
-        yield from tell(world, (yield words.Finish(run.record.run_id, status, reason, error.message, code)))
+        yield from record_and_tell(world, words.Finish(run.record.run_id, status, reason, error.message, code))
         yield from refresh(world, [run.address])
     if isinstance(error, StartFailed):
         run.failed = error.message
@@ -84,7 +75,7 @@ def _failed(world: World, run: Run, answer: words.Answered, error: FlowplanError
 
 
 def _stopped(world: World, run: Run, answer: words.Answered) -> Commands:
-    """The object is removed first, then the end is reported: it can never start after all."""
+    """Record the end of a run that passed a time limit, now that its object is gone and can never start after all."""
     command, record = answer.command, run.record
     assert isinstance(command, words.Remove)
     if not answer.removed:  # the engine refused, or the run had just moved on
@@ -99,7 +90,7 @@ def _stopped(world: World, run: Run, answer: words.Answered) -> Commands:
     reason = "DeadlineExceeded" if stopped.status is Status.RUNNING else ""
     reason = reason or (before.reason if before else "") or stopped.reason or "StartTimeout"
     end = world.engine_time(stopped.provider)
-    yield from tell(world, (yield words.Finish(stopped.run_id, Status.TIMED_OUT, reason, message, finished_at=end)))
+    yield from record_and_tell(world, words.Finish(stopped.run_id, Status.TIMED_OUT, reason, message, finished_at=end))
     yield from refresh(world, [run.address])
     yield words.Unfollow(stopped)
     if record is not None and record.run_id == stopped.run_id:

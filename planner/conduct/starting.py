@@ -1,4 +1,4 @@
-"""What begins: which steps may, in what order, with their intents recorded before any engine is called."""
+"""Steps that begin: which of them can, in what order; their intents are recorded before any engine is called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from flowplan.planner.conduct import words
-from flowplan.planner.conduct.following import fail, follow, refresh, tell
+from flowplan.planner.conduct.following import fail, follow, record_and_tell, refresh, tell
 from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of, group_key, how_it_ended, timestamp
 from flowplan.schemas.errors import ProviderError
@@ -16,7 +16,7 @@ from flowplan.schemas.runs import Recorded, Status
 
 
 def dispatch(world: World) -> Commands:
-    """Ask for what can be done now; all intents of a batch are one command, before any engine is called."""
+    """Begin the steps that can begin now. Their intents are recorded together, before any engine is called."""
     if world.manner.until is not None and world.moment.now > world.manner.until:
         world.timed_out = True
     if not (world.interrupted or (world.timed_out and not world.working)):
@@ -99,6 +99,7 @@ def _need(world: World, need: str) -> tuple[bool, str]:
 
 
 def _skip(world: World, run: Run, why: str) -> Commands:
+    """Give up a step that can never begin, and with it those that need it."""
     run.skipped, run.phase = why, Phase.SKIPPED
     del world.waiting[run.address]
     world.wake(run.address)
@@ -120,7 +121,7 @@ def take_lock(world: World, *, wait: bool = False) -> Generator[words.Command, A
 
 
 def _still_as_planned(world: World, ready: list[Run]) -> Generator[words.Command, Any, list[Run]]:
-    """After the lock was away: leave out the runs that another flowplan changed meanwhile."""
+    """Leave out the runs that another flowplan changed while this one did not have the lock."""
     world.lock_was_away = False
     records = yield words.Reload(tuple(run.address for run in ready))
     left = []
@@ -145,7 +146,7 @@ def _still_as_planned(world: World, ready: list[Run]) -> Generator[words.Command
 
 
 def _intend(world: World, starting: Sequence[Run]) -> Commands:
-    """Record the intents before any engine is called (write-ahead)."""
+    """Record what is about to be created, before any engine is called (write-ahead)."""
     if not starting:
         return
     records = [_intent(world, change_of(run)) for run in starting]
@@ -188,7 +189,7 @@ def _call(world: World, run: Run) -> Commands:
     run.phase = Phase.CALLING
     born_as = run.record.born_as if run.record and not change.action.starts else ""
     if change.action is Action.FORGET:
-        yield from tell(world, (yield words.Forget(run.address)))
+        yield from record_and_tell(world, words.Forget(run.address))
         world.drop(run.address)
         world.finished(run)
         return
@@ -243,6 +244,7 @@ def _remove_former(world: World, run: Run) -> Commands:
 
 
 def move(world: World) -> Commands:
+    """Rename addresses in the state, as ``moved`` in the spec says, before anything else."""
     for run in list(world.waiting.values()):
         change = change_of(run)
         if not change.moved_from:
