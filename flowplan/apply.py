@@ -22,7 +22,7 @@ from flowplan.state.store import Store
 from flowplan.workers import Workers
 
 WAITING_TOGETHER = 4
-"""How many times as many runs as ``--parallelism`` says are destroyed at once: they wait for their grace periods."""
+"""Multiplies ``--parallelism`` while destroying: most of that time is spent waiting for grace periods."""
 TICK = 0.2
 """Seconds between looks at time limits and signals."""
 
@@ -40,7 +40,7 @@ def carry_out(
     follow: Sequence[str] = (),
     observed: Sequence[Observed] = (),
 ) -> Outcome:
-    """Carry out every step whose needs are met, follow the runs to their end, and return what came of it.
+    """Carry out a plan, follow its runs to their end, and return the outcome.
 
     Only the thread that calls this uses the state; workers only call engines.
 

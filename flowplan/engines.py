@@ -1,4 +1,4 @@
-"""The provider types and the open connections: every engine is connected to once, when it is first needed."""
+"""Provider types, and the connections of a project: each engine is connected once, when it is first needed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENTRY_POINTS = "flowplan.providers"
 
 
 class ProviderType(NamedTuple):
-    """Where the two halves of a provider type are, each as ``module`` or ``module:attribute``."""
+    """The places of the two halves of a provider type, each as ``module`` or ``module:attribute``."""
 
     manifests: str
     connect: str
@@ -79,7 +79,7 @@ def _load(reference: str) -> Any:
 
 
 class ManifestsByType(Mapping[str, "Manifests"]):
-    """Provider type -> its pure half, imported when it is first asked for."""
+    """Provider type -> its pure half, imported on first use."""
 
     def __getitem__(self, name: str) -> Manifests:
         return cast("Manifests", _load(provider_type(name).manifests))
@@ -126,7 +126,7 @@ class Engines:
         entries: entry name -> {"type": ..., connection settings}; secrets in them as tokens.
         secrets: token -> value.
         project: of the spec or the state, "" while it is not known.
-        created_from: what the objects made here say of where they come from.
+        created_from: ``user@host:path`` of the state, for ``Context``.
         connected: connections that there are already, by entry name; they are closed with the others.
     """
 
@@ -159,11 +159,11 @@ class Engines:
         return name in self._entries or name in BUILT_IN
 
     def type_of(self, name: str) -> str:
-        """The provider type of an entry."""
+        """Return the provider type of an entry."""
         return str(self._entries.get(name, {}).get("type", name))
 
     def provider(self, name: str) -> Provider:
-        """The connection of an entry; made at the first call."""
+        """Return the connection of an entry, made at the first call."""
         from flowplan.providers.protocol import Context
 
         with self._lock:
@@ -181,20 +181,20 @@ class Engines:
             return self._providers[name]
 
     def target(self, name: str) -> Target:
-        """The identity of the engine behind an entry; asked once."""
+        """Return the identity of the engine behind an entry; it is asked once."""
         if name not in self._targets:
             self._targets[name] = self.provider(name).target()
         return self._targets[name]
 
     def now(self, name: str) -> datetime | None:
-        """The time by the clock of the engine behind an entry, without asking it; None while nobody knows."""
+        """Return the time by the clock of the engine behind an entry, without a request; None while it is unknown."""
         from flowplan.providers.protocol import Timekeeper
 
         provider = self._providers.get(name)
         return provider.now() if isinstance(provider, Timekeeper) else self._clock.now()
 
     def targets(self) -> dict[str, Target]:
-        """The identities that were asked for."""
+        """Return the identities that were asked for."""
         return dict(self._targets)
 
     def check_target(self, name: str, known: Mapping[str, str], address: str = "", *, planned: bool = False) -> None:
@@ -207,7 +207,7 @@ class Engines:
 
         now = self.target(name)
         if not planned and isinstance(self.provider(name), Roaming):
-            return  # it tells of each run where that is
+            return  # ``observe`` says of each run where it is
         if known and known.get("id") not in (None, "", now.id):
             word = getattr(self._manifests[self.type_of(name)], "ENGINE", "engine")
             hint = "point the provider at the engine of the run, or give the new engine an entry of its own under `providers:`"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flowplan import jobs
+from flowplan import calls
 from flowplan.clock import timestamp
 from flowplan.engines import Engines
 from flowplan.following import LogStreams, Watches
@@ -27,7 +27,7 @@ from flowplan.workers import Workers
 
 
 class Performer:
-    """Performs one command after another; ``perform`` returns what the state answered."""
+    """The hands of an apply: it knows how each kind of command is performed, and decides nothing."""
 
     def __init__(
         self,
@@ -135,14 +135,14 @@ class Performer:
     def _start(self, command: words.Start) -> None:
         order = self._order(command.change, command.born_as, fresh=command.fresh)
         command = replace(command, former=self._with_ends(command.former))
-        self._workers.submit(jobs.start, self._engines, self._sink.redactor, command, order)
+        self._workers.submit(calls.start, self._engines, self._sink.redactor, command, order)
 
     def _update(self, command: words.Update) -> None:
-        self._workers.submit(jobs.update, self._engines, command, self._order(command.change, command.born_as))
+        self._workers.submit(calls.update, self._engines, command, self._order(command.change, command.born_as))
 
     def _remove(self, command: words.Remove) -> None:
         command = replace(command, attempts=self._with_ends(command.attempts))
-        work = jobs.expire if command.limit else jobs.remove
+        work = calls.expire if command.limit else calls.remove
         self._workers.submit(work, self._engines, self._sink.redactor, command)
 
     def _order(self, change: Change, born_as: str, *, fresh: bool = False) -> Order:

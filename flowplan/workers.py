@@ -1,4 +1,4 @@
-"""Threads that call engines: what they and the watches say comes back through one inbox, to the one thread that writes."""
+"""Threads that call engines. Their answers, and all other facts, come to the one thread that writes through one inbox."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from typing import Any
 from flowplan.planner.conduct.words import Answered, EndRead, Fact
 
 AHEAD = 2
-"""How many jobs are handed out for each worker, at least: one to do and one to go on with."""
+"""The least number of jobs for each worker: one that it does and one that waits."""
 LEAD = 0.1
-"""Seconds of work that are handed out where jobs take less: their intents are written together."""
+"""Seconds of work that are submitted ahead when jobs are shorter, so that their intents are written together."""
 GATHER = 0.01
-"""Seconds in which further answers are waited for while all workers have enough to do: they are written together."""
+"""Seconds to wait for further answers while all workers have jobs waiting, so that answers are written together."""
 MOST_AT_ONCE = 1000
-"""Messages that are taken from the inbox at once."""
-
+"""The most facts that are taken from the inbox at once."""
 
 Inbox = SimpleQueue[Fact | BaseException]
-"""Where workers, watches and readers put what they have to say; an exception is raised where facts are taken out."""
+"""The queue of facts. An exception in it is a defect of a thread, and is raised where facts are taken out."""
 
 
 class Workers:
-    """``at_once`` threads.
+    """A pool of ``at_once`` threads.
 
     Attributes:
-        inbox: where watches put their facts too; busy: jobs whose answer has not been taken yet.
+        inbox: the facts of workers and listeners; busy: the number of jobs whose answer has not been taken out yet.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -41,12 +40,12 @@ class Workers:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Until they have done what they were given."""
+        """Start the threads, and wait for the end of all submitted jobs afterwards."""
         with ThreadPoolExecutor(self._at_once, thread_name_prefix="apply") as self._pool:
             yield
 
     def submit(self, work: Callable[..., Fact], *args: Any) -> None:
-        """Call ``work`` in a thread; what it returns is a fact."""
+        """Call ``work`` in a thread and put the fact that it returns into the inbox."""
         self.busy += 1
 
         def report(future: Future[Fact]) -> None:
@@ -55,10 +54,10 @@ class Workers:
         self._pool.submit(work, *args).add_done_callback(report)
 
     def facts(self, timeout: float) -> list[Fact]:
-        """Return everything that has become known, waiting at most ``timeout`` seconds for the first fact.
+        """Return the facts in the inbox, waiting at most ``timeout`` seconds for the first one.
 
         Raises:
-            BaseException: whatever a worker or a watch did not expect.
+            BaseException: an error that a worker or a listener did not expect.
         """
         facts: list[Fact] = []
         try:
@@ -81,6 +80,6 @@ class Workers:
         return fact
 
     def room(self) -> int:
-        """How many jobs more they shall have, so that none waits while the state is written."""
+        """Return how many more jobs to submit so that no worker is idle while the state is written."""
         pace = self._answered / (time.monotonic() - self._began)
         return self._at_once + max((AHEAD - 1) * self._at_once, int(pace * LEAD)) - self.busy

@@ -1,4 +1,4 @@
-"""The time by an engine's own clock, from what its answers say: this computer's clock may be another one, and wrong."""
+"""An engine's own time, from the dates of its answers: this computer's clock may differ from it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from email.utils import parsedate_to_datetime
 
 
 class EngineClock:
-    """A clock that is set by an engine once, and then runs on as steadily as this computer's time since its start."""
+    """A clock that the first answer of an engine sets, and that then runs with this computer's monotonic time."""
 
     def __init__(self) -> None:
         self._set: tuple[datetime, float] | None = None
 
     def hear(self, date: str | None) -> None:
-        """Take the ``Date`` of an answer; the first one counts. What is no date is ignored."""
+        """Set the clock by the ``Date`` of the first answer that has a valid one."""
         if self._set is None and date:
             try:
                 moment = parsedate_to_datetime(date)
@@ -23,7 +23,7 @@ class EngineClock:
             self._set = (moment if moment.tzinfo else moment.replace(tzinfo=UTC), _since_boot())
 
     def now(self) -> datetime | None:
-        """The engine's time, at most two seconds behind it; None before it has answered anything."""
+        """Return the engine's time, at most two seconds behind it; None before its first answer."""
         if self._set is None:
             return None
         moment, heard = self._set
@@ -31,5 +31,5 @@ class EngineClock:
 
 
 def _since_boot() -> float:
-    """Seconds since this computer was started, asleep or not: nobody can set them."""
+    """Return the seconds since this computer was started, including sleep; this clock cannot be set."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -81,7 +81,7 @@ class FakeRun:
     """An object on the engine.
 
     Attributes:
-        identity: None for what somebody else started.
+        identity: None for a run that flowplan did not create.
         objects: as they were sent, with tokens in the place of ``secrets`` (token -> value).
         stopped: how it was ended from outside.
     """
@@ -148,7 +148,7 @@ class FakeEngine:
     def start(
         self, name: str, objects: Objects, identity: Identity | None = None, secrets: Mapping[str, str] = {}
     ) -> FakeRun:
-        """Start what ``objects`` say; without an identity as somebody else would, who knows nothing of flowplan."""
+        """Start a run of ``objects``; without an identity it is one that flowplan did not create."""
         run_id = identity.run_id if identity else name
         script = self.script_of(objects, secrets)
         self.runs[run_id] = FakeRun(run_id, name, objects, script, self.clock.now(), identity, secrets)
@@ -172,7 +172,7 @@ class FakeProvider:
         return self._engine.clock.now()
 
     def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
-        """Return what is known of the records, and what else is here of our lineage, or of our project."""
+        """Return the runs of the records, and the other ones of our lineage; while planning, of our project."""
         there = self._there()
         seen = [self._seen_as(record, there.pop(_id_of(record), None)) for record in records]
         for run in there.values():
@@ -220,7 +220,7 @@ class FakeProvider:
             self._engine.history.append(("delete", record.address))
 
     def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
-        """Look at the runs again and again; an engine that can tell by itself is listened to instead."""
+        """Poll the runs; where an engine has a stream of events, that is better."""
         return watch_by_looking(records, stop, self.observe, every=LOOK)
 
     def logs(
@@ -246,7 +246,7 @@ class FakeProvider:
         return list(run.secrets.values()) if run else []
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
-        """Return what is here of a project."""
+        """Return the runs of a project."""
         runs = [run for run in self._there().values() if run.identity and run.identity.project == project]
         return [self._found(run) for run in sorted(runs, key=lambda run: self._seen(run).attempt)]
 
@@ -262,13 +262,17 @@ class FakeProvider:
         """Do nothing: there is nothing to release."""
 
     def _there(self) -> dict[str, FakeRun]:
-        """Return what is on the engine, if it answers."""
+        """Return the runs on the engine, by id.
+
+        Raises:
+            EngineUnreachable: the test made it ``silent``.
+        """
         if self._engine.silent:
             raise EngineUnreachable(self._engine.silent)
         return dict(self._engine.runs)
 
     def _seen_as(self, record: Recorded, run: FakeRun | None) -> Observed:
-        """Return what a record's run is seen to be: what was imported knows nothing of the run that it is now."""
+        """Return the observation of a record; an imported object does not have the identity that its record has."""
         seen = self._seen(run) if run else Observed(record.run_id, exists=False)
         return replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
 

@@ -1,5 +1,5 @@
-"""Watching by looking: for engines that tell nothing by themselves, and for imported runs, which no stream tells about
-because they carry none of our labels."""
+"""Watching by polling: for engines without a stream of events, and for imported runs, which carry none of the labels that
+streams are filtered by."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Observe = Callable[[Sequence[Recorded]], list[Observed]]
 def watch_by_looking(
     records: Sequence[Recorded], stop: threading.Event, observe: Observe, *, every: float = EVERY
 ) -> Iterator[News]:
-    """Yield as ``Provider.watch``; ``observe`` is called again and again, ``every`` so many seconds."""
+    """Yield as ``Provider.watch`` promises, from calls of ``observe`` ``every`` so many seconds."""
     return _Looks(records, observe, every).until_all_ended(stop)
 
 
 def watch(records: Sequence[Recorded], stop: threading.Event, stream: Stream, observe: Observe) -> Iterator[News]:
-    """Yield as ``Provider.watch``: from ``stream`` for runs that carry our labels, by looking for the imported ones."""
+    """Yield as ``Provider.watch`` promises, from ``stream`` for runs with our labels and by polling for imported ones."""
     own = [record for record in records if not record.handle.get(IMPORTED)]
     looks = _Looks([record for record in records if record.handle.get(IMPORTED)], observe, EVERY)
     for seen in stream(own, stop) if own else ():
@@ -36,7 +36,7 @@ def watch(records: Sequence[Recorded], stop: threading.Event, stream: Stream, ob
 
 
 class _Looks:
-    """What the last look at each run that has not ended showed."""
+    """The runs that have not ended, and what was last seen of each."""
 
     def __init__(self, records: Sequence[Recorded], observe: Observe, every: float) -> None:
         self._waiting = {record.run_id: record for record in records}
@@ -52,7 +52,7 @@ class _Looks:
             stop.wait(self._every / 2)
 
     def due(self) -> Iterator[Observed]:
-        """Yield what is new, when it is time to look; an engine that does not answer says nothing about any run."""
+        """Yield what is new, when it is time for the next look. An engine that does not answer changes no run."""
         if not self._waiting or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every

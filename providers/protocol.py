@@ -82,7 +82,7 @@ class LogLine(NamedTuple):
 
 @runtime_checkable
 class ProgressReader(Protocol):
-    """What a provider may offer as well: progress bars while they are drawn, for people at a terminal.
+    """An optional part of a provider: progress bars while they are drawn, for people at a terminal.
 
     Engines keep an output line by line, so that ``logs`` has a line once its newline was written. What comes this way is
     shown beside the run until then, and is kept nowhere: ``logs`` remains the output.
@@ -91,19 +91,19 @@ class ProgressReader(Protocol):
     def progress(self, record: Recorded, stop: threading.Event) -> Iterator[LogLine]:
         """Yield the lines of a live run as they are written, and pieces of them that ``goes_on``, until ``stop`` is set.
 
-        Of output from before the call there is nothing, and nothing at all where the engine refuses. A run is never
-        slowed down: who takes the lines too slowly gets no more of them.
+        Output from before the call is left out. Nothing is yielded when the engine refuses. The run is never slowed down:
+        a reader that is too slow gets no more lines.
         """
 
 
 IMPORTED = "imported"
-"""Key of ``Recorded.handle`` that is true for an object that somebody else made: it carries none of our labels, so it is
-found by its handle alone, and its name and labels are no drift."""
+"""Key of ``Recorded.handle`` that is true for an imported object, which flowplan did not create: it carries none of our
+labels, so it is found by its handle alone, and its name and labels are not drift."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object on the engine, whoever made it.
+    """An object on the engine, created by flowplan or not.
 
     Attributes:
         seen: what the engine says of it; ``run_id``, ``address`` and ``attempt`` by its labels, where it has them.
@@ -123,21 +123,22 @@ class Found:
 
 
 News = Observed | ProviderError | None
-"""What a watch yields: something new of a run, the engine's refusal or silence while it lasts, or nothing."""
+"""What a watch yields: an observation that differs from the last one, the engine's error while it lasts, or None."""
 
 
 @runtime_checkable
 class Timekeeper(Protocol):
-    """What a provider may offer as well: its engine's own time. Without it this computer's time is taken for it."""
+    """An optional part of a provider: its engine's own time. Without it this computer's time is used."""
 
     def now(self) -> datetime | None:
-        """The engine's time without asking it; None while nobody knows."""
+        """Return the engine's time without a request; None while it is unknown."""
 
 
 @runtime_checkable
 class Roaming(Protocol):
-    """What a provider may offer as well, whose runs need not be where this command is: ``observe`` says of each that it
-    is ``elsewhere``, and ``delete`` refuses it. With other providers an engine that is not the recorded one is refused.
+    """An optional part of a provider whose runs may be on another host than this command: ``observe`` says of such a run
+    that it is ``elsewhere``, and ``delete`` refuses it. For other providers an engine that is not the recorded one is
+    refused as a whole.
     """
 
     tells_elsewhere: bool
@@ -145,19 +146,19 @@ class Roaming(Protocol):
 
 @runtime_checkable
 class TimeoutKeeper(Protocol):
-    """What a provider may offer as well, whose engine ends runs at their ``timeout``."""
+    """An optional part of a provider whose engine ends runs at their ``timeout``."""
 
     def keeps_timeout(self, record: Recorded) -> bool:
-        """Return whether it does so for this run; else whoever follows it has to."""
+        """Return whether it does so for this run; else the command that follows it stops it."""
 
 
 class Keeper(Protocol):
-    """What a provider offers as well that keeps files of attempts after their end: its pure half says ``KEEPS_FILES``."""
+    """A part of a provider that keeps files of attempts after their end; its pure half says ``KEEPS_FILES``."""
 
     def discard(self, known: Collection[str]) -> int:
-        """Remove what is kept of attempts that were removed, except of the ``known`` run ids; return the bytes of it.
+        """Remove the files of removed attempts, except of the ``known`` run ids; return their size in bytes.
 
-        Only for attempts whose removal the state has committed: nobody starts them any more.
+        Called only after the state has committed the removal, so that none of these attempts is started again.
         """
 
 
@@ -169,12 +170,13 @@ class Provider(Protocol):
     """
 
     def target(self) -> Target:
-        """The identity of the engine. The first call may connect."""
+        """Return the identity of the engine. The first call may connect."""
 
     def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
-        """Return one Observed for every record (``exists=False`` when the engine has no such object, with the status
-        ``lost`` when it knows that there was one), and one for every object of our lineage that no record names. A
-        constant number of requests, whatever the number of records.
+        """Return one Observed for every record, and one for every object of our lineage that no record names.
+
+        A record without an object has ``exists=False``, with the status ``lost`` when the engine knows that there was
+        one. The number of requests is constant, whatever the number of records.
 
         Args:
             wanted: given while planning: rendered objects that may be created. The places of these are looked at too, and
@@ -182,15 +184,17 @@ class Provider(Protocol):
         """
 
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:
-        """What ``create`` would trip over, in bulk, without changing anything."""
+        """Return the problems that would make ``create`` fail, in bulk, without changing anything."""
 
     def create(self, order: Order) -> Observed:
-        """Create and start the attempt. Idempotent: an object that carries this run id and the content label of
-        ``order`` is adopted (and started if it never was), never created twice. When a step fails nothing is left behind
-        and StartFailed is raised. A foreign object of the same name gets a bounded number of ``-1``, ``-2`` suffixes, or
-        an error.
+        """Create and start the attempt; adopt an object that carries its run id and the content label of ``order``.
+
+        An adopted object is started if it never was. Calling this twice, or from two places at once, creates one object.
+        When a step fails, nothing is left behind. A name that a foreign object has gets a suffix, ``-1``, ``-2``, up to
+        a limit, or is an error.
 
         Raises:
+            StartFailed: the engine could not start it.
             Refused: an object has this run id and another content label; it is left alone (``of_other_content``).
         """
 
@@ -198,36 +202,41 @@ class Provider(Protocol):
         """Change the in-place ``fields`` of the live object to what ``order`` wants."""
 
     def delete(self, record: Recorded, grace: float) -> None:
-        """TERM, wait ``grace`` seconds, KILL, remove everything that was created for the attempt. Missing is success.
-        Returns when it is gone. The identity of the object is checked first: never somebody else's."""
+        """End the attempt (TERM, ``grace`` seconds, KILL), remove everything that was created for it, and return then.
+
+        An object that is missing is success. One with another identity is never touched.
+        """
 
     def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
-        """Yield an Observed whenever something changed (the current one of each record first), until every record has
-        ended or ``stop`` is set. One stream per engine, not one per run. A lost connection is a reconnect and a new
-        look, never a status. Yields None at least every second when there is nothing new; while the engine cannot be
-        asked, the error instead, so that people are told.
+        """Yield the current Observed of each record, then one whenever something changed, until all of them have ended or
+        ``stop`` is set.
+
+        There is one stream for the engine, not one for each run. A lost connection is made again and is no status. When
+        there is nothing new, None is yielded at least every second, and the error while the engine cannot be asked.
         """
 
     def logs(
         self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None
     ) -> Iterator[LogLine]:
-        """The output of the attempt, oldest first; ``tail`` limits to the last lines; ``follow`` goes on to its end."""
+        """Yield the output of the attempt, oldest first: its last ``tail`` lines; with ``follow`` until its end."""
 
     def secret_values(self, record: Recorded) -> list[str]:
-        """The secret values that the attempt was given, as far as the engine still tells; for the redactor."""
+        """Return the secret values that the attempt was given, as far as the engine tells, for the redactor."""
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
-        """Every object of a project by its labels, of whatever lineage, oldest attempt first.
+        """Return the objects of a project by their labels, of all lineages, oldest attempt first.
 
         Args:
-            wanted: rendered objects; where the engine does not let us look everywhere, their places are looked at.
+            wanted: rendered objects; where permissions do not allow to list everything, their places are listed.
         """
 
     def describe(self, object_id: str) -> Found:
-        """The object that a person names: a container's id or name, ``namespace/job``, a pid.
+        """Return the object that a user names: a container's id or name, ``namespace/job``, a pid.
+
+        Its handle has the key ``IMPORTED``, and finds it again without labels.
 
         Raises:
-            ProviderError: there is none, or it is nothing that a run can be.
+            ProviderError: there is none, or it cannot be a run.
         """
 
     def close(self) -> None:

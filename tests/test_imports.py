@@ -75,7 +75,7 @@ def test_planning_loads_nothing_that_only_applying_needs(directory: Path) -> Non
     loaded(directory, "apply", "--yes")
     found = loaded(directory, "plan")
     assert "flowplan.planner.compare.decide" in found
-    assert not found & {"flowplan.apply", "flowplan.jobs", "flowplan.following", "flowplan.commands.applying"}
+    assert not found & {"flowplan.apply", "flowplan.calls", "flowplan.following", "flowplan.commands.applying"}
     assert not found & {"filelock", "sqlite_utils", "flowplan.state.transfer", "flowplan.planner.desired.template"}
     assert not found & {"typer", "concurrent.futures", "logging", "email", "rich", "docker", "kubernetes", "urllib3"}
 

@@ -17,7 +17,7 @@ from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Objects, Observed, Recorded, Status, Target
 
 Note = dict[str, Any]
-"""What a file holds: ``text`` and ``labels``, and of what run it is, unless somebody else wrote it."""
+"""What a file holds: ``text`` and ``labels``, and of what run it is, unless flowplan did not write it."""
 
 
 def connect(context: Context) -> Notes:
@@ -125,7 +125,7 @@ class Notes:
         return {note.get("run_id", note["name"]): note for note in notes}
 
     def _seen_as(self, record: Recorded, note: Note | None) -> Observed:
-        """Return what is seen of a record: an imported note does not know of what run it is."""
+        """Return the observation of a record; an imported note does not have the identity that its record has."""
         seen = self._seen(note) if note else Observed(record.run_id, exists=False)
         return replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
 

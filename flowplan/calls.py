@@ -1,4 +1,4 @@
-"""What workers do: one engine call after another for one step; they touch no state."""
+"""What workers do for one command: one engine call after another. They use no state; what they return is a fact."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from flowplan.schemas.secrets import Redactor
 
 _LAST_LINES = 100
 _PATIENCE = 0.5
-"""Seconds that the last output of a run may take to arrive once the run is gone."""
+"""Seconds that the last output of a run may take to arrive after its removal."""
 
 
 def start(engines: Engines, redactor: Redactor, command: Start, order: Order) -> Answered:
-    """Create an attempt; the objects of former attempts go before it, or after it when ``first``."""
+    """Create an attempt; remove the objects of former attempts before it, or after it when ``first``."""
     gone, seen = Removed(engines, redactor), None
     try:
         if not command.first:
@@ -40,7 +40,7 @@ def start(engines: Engines, redactor: Redactor, command: Start, order: Order) ->
 
 
 def update(engines: Engines, command: Update, order: Order) -> Answered:
-    """Change a live object in place; settings that flowplan keeps need no engine."""
+    """Change a live object in place. Settings that flowplan keeps itself are not sent."""
     sent = [f for f in command.fields if not f.path.startswith("/Run/")]
     point("engine:update:before")
     try:
@@ -62,7 +62,7 @@ def remove(engines: Engines, redactor: Redactor, command: Remove, before: Observ
 
 
 def expire(engines: Engines, redactor: Redactor, command: Remove) -> Answered:
-    """Stop and remove a run that passed a time limit which its engine does not keep; not one that has moved on."""
+    """Stop and remove a run that passed a time limit which its engine does not keep, unless its status has changed."""
     [record] = command.attempts
     try:
         engines.check_target(record.provider, record.target, record.address)
@@ -76,7 +76,7 @@ def expire(engines: Engines, redactor: Redactor, command: Remove) -> Answered:
 
 @dataclass(slots=True)
 class Removed:
-    """Removes attempts one after another, and knows which of them are gone and what they printed last."""
+    """The attempts that were removed so far, and the end of their outputs by run id."""
 
     engines: Engines
     redactor: Redactor
@@ -84,7 +84,7 @@ class Removed:
     outputs: dict[str, str] = field(default_factory=dict)
 
     def remove(self, attempts: Sequence[Recorded]) -> None:
-        """Stop and remove the objects of these attempts; stop at the first that an engine refuses."""
+        """Stop and remove the objects of attempts, one after another, until an engine refuses."""
         for record in attempts:
             self.engines.check_target(record.provider, record.target, record.address)
             end = record.output_tail or tail_of(self.engines, record, self.redactor, _LAST_LINES)
@@ -111,7 +111,7 @@ class Removed:
 
 @contextmanager
 def _listening(engines: Engines, record: Recorded) -> Iterator[deque[LogLine]]:
-    """The end of the output of a live run, with what it says between TERM and its end; complete afterwards."""
+    """Read the output of a live run while it is removed: what it prints between TERM and its end is there afterwards."""
     heard: deque[LogLine] = deque(maxlen=_LAST_LINES)
     stop = threading.Event()
     if record.status.final:
@@ -123,9 +123,9 @@ def _listening(engines: Engines, record: Recorded) -> Iterator[deque[LogLine]]:
             for line in engines.provider(record.provider).logs(record, follow=True, tail=_LAST_LINES, stop=stop):
                 heard.append(line)
         except FlowplanError:
-            return  # the end of the run is what matters; what was heard until now is kept
+            return  # what was heard until now is kept
 
-    listener = threading.Thread(target=listen, name=f"last words of {record.address}", daemon=True)
+    listener = threading.Thread(target=listen, name=f"last output of {record.address}", daemon=True)
     listener.start()
     try:
         yield heard
