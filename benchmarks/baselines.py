@@ -11,7 +11,7 @@ WORKERS = 10
 
 
 def create_containers(count: str, label: str) -> None:
-    """The docker package in a pool: create and start."""
+    """Create and start containers with the docker package, in a pool of threads."""
     import docker
 
     client = docker.from_env(max_pool_size=WORKERS)
@@ -26,7 +26,7 @@ def create_containers(count: str, label: str) -> None:
 
 
 def stop_containers(label: str) -> None:
-    """The docker package, with a thread for each container: stop with a grace period of 1 s, and remove."""
+    """Stop containers with a grace period of 1 s and remove them, with the docker package, in a thread for each."""
     import docker
 
     client = docker.from_env(max_pool_size=100)
@@ -41,7 +41,7 @@ def stop_containers(label: str) -> None:
 
 
 def post_jobs(file: str) -> None:
-    """One POST for each manifest, over one pool of connections, with nothing around."""
+    """Post each manifest over one pool of connections, with nothing around."""
     import json
 
     import urllib3

@@ -21,7 +21,7 @@ SCALE = float(os.environ.get("FLOWPLAN_BENCH_SCALE", "1"))
 
 
 def scaled(number: int) -> int:
-    """A number of runs or repetitions, at this scale; at least 2."""
+    """Return a number of runs or repetitions at this scale, at least 2."""
     return max(2, round(number * SCALE))
 
 
@@ -75,7 +75,7 @@ class Failed(Exception):
 
 
 def need(program: str) -> str:
-    """The path of a program to compare with.
+    """Return the path of a program to compare with.
 
     Raises:
         Skipped: it is not installed.
@@ -110,7 +110,7 @@ def run(
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This environment without what changes what commands print or where they look."""
+    """Return this environment without variables that change what commands print or where they look."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("FLOWPLAN_", "TF_"))}
     return {**kept, "NO_COLOR": "1", "CHECKPOINT_DISABLE": "1", **(more or {})}
 
@@ -119,7 +119,7 @@ Measured = Callable[[], Sample]
 
 
 def in_turn(ours: Measured, theirs: Measured, runs: int, *, warm: bool = True) -> tuple[list[Sample], list[Sample]]:
-    """A B A B ...; the first pair is not counted when ``warm``."""
+    """Measure A B A B ...; with ``warm`` the first pair is not counted."""
     pairs = [(ours(), theirs()) for _ in range(runs + warm)][warm:]
     return [a for a, _ in pairs], [b for _, b in pairs]
 
@@ -129,14 +129,14 @@ def median(samples: Sequence[Sample], what: str = "wall") -> float:
 
 
 def compared(what: str, against: str, bar: float, ours: Measured, theirs: Measured, runs: int, **more: Any) -> Result:
-    """The ratio of the medians of two things that are measured in turn."""
+    """Measure two things in turn and return the ratio of their medians."""
     warm = more.pop("warm", True)
     a, b = in_turn(ours, theirs, runs, warm=warm)
     return ratio(what, against, bar, a, b, **more)
 
 
 def ratio(what: str, against: str, bar: float, a: Sequence[Sample], b: Sequence[Sample], **more: Any) -> Result:
-    """The ratio of the medians of two lists of samples."""
+    """Return the ratio of the medians of two lists of samples."""
     peak = max(s.peak for s in a)
     return Result(
         what,
@@ -153,7 +153,7 @@ def ratio(what: str, against: str, bar: float, a: Sequence[Sample], b: Sequence[
 
 
 def timed(work: Callable[[], object]) -> Sample:
-    """Something that is done in this process."""
+    """Time something that is done in this process."""
     start, cpu = time.perf_counter(), time.process_time()
     work()
     return Sample(time.perf_counter() - start, time.process_time() - cpu)

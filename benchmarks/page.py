@@ -32,7 +32,7 @@ LIMITS = {
 
 
 def page(document: dict[str, Any]) -> str:
-    """The page: the table, what limits each row, and where it was measured."""
+    """Return the page: the table, what limits each row, and where it was measured."""
     rows = "\n".join(_row(result) for result in document["results"])
     left_out = "".join(f"\nNot measured: {name} ({why}).\n" for name, why in document["not_measured"].items())
     where = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in document["machine"].items())
@@ -79,5 +79,5 @@ def _row(result: dict[str, Any]) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A time for people."""
+    """Return a time in words, ``""`` for none."""
     return "" if value is None else f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"

@@ -30,7 +30,7 @@ STOP = [PYTHON, BASELINES, "stop-containers"]
 
 
 def containers(scratch: Path) -> list[Result]:
-    """Create and start, then remove, in turn; every round is checked on the engine, so that nothing done is no speed."""
+    """Compare creating, starting and removing containers; every round is checked on the engine."""
     specs.docker()
     project = f"bench-{uuid.uuid4().hex[:8]}"
     directory = specs.write(scratch / "containers", specs.matrix(CONTAINERS, specs.CONTAINER), project)
@@ -58,7 +58,7 @@ def containers(scratch: Path) -> list[Result]:
 
 
 def _with_the_package(directory: Path, remove: Callable[[str], Sample]) -> tuple[Sample, Sample]:
-    """Containers that flowplan does not know: how long they took to create, and to remove."""
+    """Return how long containers take to create and to remove without flowplan."""
     label = f"bench-{uuid.uuid4().hex[:8]}"
     try:
         created = run([PYTHON, BASELINES, "create-containers", str(CONTAINERS), label], directory)
@@ -71,7 +71,7 @@ def _with_the_package(directory: Path, remove: Callable[[str], Sample]) -> tuple
 
 
 def _expect_running(label: str, count: int) -> None:
-    """Raise Failed unless so many containers of a label are there, all of them running."""
+    """Raise Failed unless exactly ``count`` containers of a label exist and run."""
     found = specs.docker().containers.list(all=True, filters={"label": label})
     running = [c for c in found if c.status == "running"]
     if len(found) != count or len(running) != count:
@@ -79,7 +79,7 @@ def _expect_running(label: str, count: int) -> None:
 
 
 def _expect_jobs(namespace: str, label: str, count: int) -> None:
-    """Raise Failed unless so many Jobs of a label are there."""
+    """Raise Failed unless exactly ``count`` Jobs of a label exist."""
     found = specs.api().items(f"/apis/batch/v1/namespaces/{namespace}/jobs", labelSelector=label)
     live = [job for job in found if not job["metadata"].get("deletionTimestamp")]
     if len(live) != count:
@@ -113,7 +113,7 @@ DELETIONS = 2
 
 
 def jobs(scratch: Path) -> list[Result]:
-    """Create and remove, with kubectl and raw requests in turn."""
+    """Compare creating and removing Jobs with kubectl and with raw requests."""
     kubectl = need("kubectl")
     with namespace() as name:
         directory = specs.write(scratch / "jobs", specs.matrix(JOBS, specs.job(name)))
@@ -161,7 +161,7 @@ def diff_jobs(scratch: Path) -> Result:
 
 
 def refresh_jobs(scratch: Path) -> Result:
-    """The looking alone, in this process, with connections that are open already."""
+    """Compare observing Jobs alone, in this process, with connections that are open already."""
     api = specs.api()
     with namespace() as name:
         directory = specs.write(scratch / "refresh", specs.matrix(MANY_JOBS, specs.job(name)))
@@ -180,7 +180,7 @@ def refresh_jobs(scratch: Path) -> Result:
 
 
 def _looking(state: Path) -> tuple[Callable[[], Any], Callable[[], int]]:
-    """Look at the engines of a state as ``plan`` does; and how many requests the last look took."""
+    """Return a function that observes the engines of a state as ``plan`` does, and one that counts its requests."""
     from flowplan.planning import observe
     from flowplan.project import Project
     from flowplan.providers.kubernetes.requests import Api
@@ -209,7 +209,7 @@ def _looking(state: Path) -> tuple[Callable[[], Any], Callable[[], int]]:
 
 
 def logs(scratch: Path) -> Result:
-    """100 MB that a container has printed, followed to its end."""
+    """Compare reading 100 MB that a container has printed."""
     specs.docker()
     docker = need("docker")
     line = "x" * 99

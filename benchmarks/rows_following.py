@@ -28,7 +28,7 @@ JOBS, ENDING_JOBS = scaled(190), 10
 
 @contextmanager
 def watching(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A ``flowplan watch`` that has settled."""
+    """Start a ``flowplan watch`` and wait until it has settled."""
     errors = (directory / "watch.txt").open("wb")
     process = subprocess.Popen(
         [FLOWPLAN, "watch"],
@@ -58,7 +58,7 @@ def _resident(process: subprocess.Popen[bytes]) -> float:
 
 
 def _load(process: subprocess.Popen[bytes]) -> float:
-    """Percent of one core, while nothing changes."""
+    """Return the percentage of one core that is used while nothing changes."""
     before, start = _cpu(process), time.perf_counter()
     time.sleep(QUIET)
     return 100 * (_cpu(process) - before) / (time.perf_counter() - start)
@@ -78,7 +78,7 @@ def _p95(values: list[float]) -> float:
 
 
 def processes(scratch: Path) -> list[Result]:
-    """1,000 processes that sleep, 99 of which then end one after another."""
+    """Follow 1,000 processes that sleep, 99 of which then end one after another."""
     ending = 'provider: process\ncommand: [sh, -c, "while ! [ -e go ]; do sleep 1; done; sleep 0.${each.n}"]\ngrace_period: 1s'
     runs = specs.matrix(PROCESSES, specs.SLEEPING_PROCESS) + specs.matrix(ENDING_PROCESSES, ending).replace(
         "  cell:", "  ending:"
@@ -109,7 +109,7 @@ def processes(scratch: Path) -> list[Result]:
 
 
 def jobs(scratch: Path) -> list[Result]:
-    """200 Jobs without pods, and 10 that end while they are watched."""
+    """Follow 200 Jobs without pods, and 10 that end meanwhile."""
     with namespace() as name:
         runs = specs.matrix(JOBS, specs.job(name))
         ending = specs.job(name, parallelism=1, command='["sh", "-c", "sleep $((40 + ${each.n}))"]')
@@ -142,7 +142,7 @@ def jobs(scratch: Path) -> list[Result]:
 
 @contextmanager
 def _ends(namespace: str) -> Iterator[dict[str, float]]:
-    """When a raw watch of the API saw each Job complete, by address."""
+    """Return when a raw watch of the API saw each Job complete, by address."""
     ended: dict[str, float] = {}
     path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
     version = specs.api().get(path, limit=1)["metadata"]["resourceVersion"]

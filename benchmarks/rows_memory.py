@@ -1,4 +1,4 @@
-"""What following keeps: the loop that records what engines say, fed with 10,000 changes of 1,000 runs by an engine of wood.
+"""What following keeps: the loop that records what engines say, fed with 10,000 changes of 1,000 runs by a fake engine.
 
 It is measured in a process of its own, which this file is the program of.
 """
@@ -74,7 +74,7 @@ def watch_memory(scratch: Path) -> Result:
 
 
 def _watch(directory: Path) -> dict[str, float]:
-    """Follow an engine of wood to the end of what it tells: by how many MiB memory grew, and the number of events."""
+    """Follow a fake engine to its last event; return by how many MiB memory grew, and the number of events."""
     store = Store.open(directory / ".flowplan/state.db")
     store.intend([_record(n) for n in range(RUNS)])
     done, interrupted = threading.Event(), threading.Event()

@@ -107,7 +107,7 @@ def apply_1000(scratch: Path) -> Result:
 
 
 def _expect(directory: Path, status: str, count: int) -> None:
-    """Raise Failed unless so many runs of a state have this status."""
+    """Raise Failed unless exactly ``count`` runs of a state have this status."""
     told = directory / "status.json"
     run([FLOWPLAN, "status", "--no-refresh", "--format", "json"], directory, output=told)
     found = sum(1 for one in json.loads(told.read_text())["runs"] if one["status"] == status)
@@ -116,7 +116,7 @@ def _expect(directory: Path, status: str, count: int) -> None:
 
 
 def history(scratch: Path) -> Result:
-    """A long history costs nothing: the slowest of plan, status and the newest events."""
+    """Measure the slowest of plan, status and the newest events with a long history."""
     runs = specs.matrix(10, specs.PROCESS)
     short, long = (specs.write(scratch / name, runs) for name in ("history-1000", "history-1000000"))
     with applied(short), applied(long):
@@ -140,7 +140,7 @@ def history(scratch: Path) -> Result:
 
 
 def _grow(state: Path, events: int) -> int:
-    """Repeat the events that are there until there are so many; returns the newest number."""
+    """Repeat the existing events until there are ``events``; return the newest number."""
     database = sqlite3.connect(state)
     columns = [row[1] for row in database.execute("PRAGMA table_info(events)") if row[1] != "seq"]
     listed = ", ".join(columns)

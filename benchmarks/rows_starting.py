@@ -60,7 +60,7 @@ def unchanged(directory: Path) -> None:
 
 @contextmanager
 def applied(directory: Path, *options: str) -> Iterator[Path]:
-    """A spec that is applied meanwhile, and destroyed afterwards."""
+    """Apply a spec, and destroy it afterwards."""
     run([FLOWPLAN, "apply", "--yes", *options], directory)
     try:
         yield directory
@@ -70,7 +70,7 @@ def applied(directory: Path, *options: str) -> Iterator[Path]:
 
 @contextmanager
 def namespace() -> Iterator[str]:
-    """A namespace of one's own, which goes away in the background afterwards."""
+    """Make a namespace, which is removed in the background afterwards."""
     api = specs.api()
     name = f"fp-bench-{uuid.uuid4().hex[:8]}"
     api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})

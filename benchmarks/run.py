@@ -55,7 +55,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> int:
-    """Install this tree and measure it; 1 when a row failed or missed its bar."""
+    """Install this tree and measure it; return 1 when a row failed or missed its bar."""
     options = _options()
     return _measure(options) if options.installed else _measure_installed(sys.argv[1:])
 
@@ -74,7 +74,7 @@ def _measure_installed(arguments: list[str]) -> int:
 
 
 def _not_installed(directory: str, names: list[str]) -> set[str]:
-    """What ``pip install`` has no use for; the links for editors lead back to what is copied anyway."""
+    """Return the names that ``pip install`` does not need, such as the links for editors."""
     left = {"__pycache__", "build", "dist", "tests", "docs", "examples", "benchmarks"}
     return {
         n for n in names if n in left or n.startswith(".") or n.endswith(".egg-info") or Path(directory, n).is_symlink()
@@ -129,7 +129,7 @@ def _measured(name: str, scratch: Path, problems: dict[str, str]) -> list[Result
 
 
 def line(result: Result) -> str:
-    """One row of the table for people."""
+    """Return one row of the table for a terminal."""
     mark = "ok  " if result.met else "MISS"
     times = f"{seconds(result.ours)} : {seconds(result.theirs)}" if result.ours is not None else ""
     head = f"{mark} {result.what:<62} {result.value:8.2f}{result.unit:<3} bar {result.bar:g}{result.unit}"
@@ -138,7 +138,7 @@ def line(result: Result) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what it was measured."""
+    """Return where and with what it was measured."""
     model = [
         x.partition(":")[2].strip()
         for x in Path("/proc/cpuinfo").read_text().splitlines()

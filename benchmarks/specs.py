@@ -15,19 +15,19 @@ IMAGE = "busybox:1.35"
 
 
 def write(directory: Path, runs: str, project: str = "bench") -> Path:
-    """A spec with these runs, in YAML, as ``flowplan.yaml`` of a new directory."""
+    """Write a spec with these runs, in YAML, as ``flowplan.yaml`` of a new directory."""
     directory.mkdir(parents=True)
     (directory / "flowplan.yaml").write_text(f"flowplan: 1\nproject: {project}\nruns:\n{runs}", encoding="utf-8")
     return directory
 
 
 def matrix(count: int, fields: str) -> str:
-    """One run with ``count`` cells."""
+    """Return one run with ``count`` cells."""
     return f"  cell:\n    matrix: {{n: {{from: 1, to: {count}}}}}\n{indented(fields)}"
 
 
 def indented(fields: str) -> str:
-    """The fields of a run at their place in a spec."""
+    """Return the fields of a run, indented as in a spec."""
     return "".join(f"    {line}\n" for line in fields.strip().splitlines())
 
 
@@ -37,7 +37,7 @@ CONTAINER = f'provider: docker\nimage: {IMAGE}\ncommand: [sleep, "3600"]\ngrace_
 
 
 def job(namespace: str, *, parallelism: int = 0, command: str = '["true"]') -> str:
-    """A Job that makes no pods unless ``parallelism`` says so."""
+    """Return a Job that creates no pods unless ``parallelism`` says so."""
     return (
         f"provider: kubernetes\nimage: {IMAGE}\ncommand: {command}\ngrace_period: 1s\n"
         f"kubernetes: {{namespace: {namespace}, job: {{spec: {{parallelism: {parallelism}}}}}}}"
@@ -45,7 +45,7 @@ def job(namespace: str, *, parallelism: int = 0, command: str = '["true"]') -> s
 
 
 def different_runs(count: int) -> str:
-    """As many runs that have nothing in common."""
+    """Return ``count`` runs that have nothing in common."""
     return "".join(
         f'  run-{n}:\n    provider: process\n    command: [echo, "{n}"]\n    env: {{N: "{n}", M: x{n}}}\n'
         for n in range(count)
@@ -53,7 +53,7 @@ def different_runs(count: int) -> str:
 
 
 def terraform(directory: Path, text: str) -> Path:
-    """A terraform configuration in a new directory."""
+    """Write a terraform configuration in a new directory."""
     directory.mkdir(parents=True)
     (directory / "main.tf").write_text(text, encoding="utf-8")
     return directory
@@ -71,7 +71,7 @@ def different_resources(count: int) -> str:
 
 
 def jobs(namespace: str, count: int, label: str) -> list[dict[str, Any]]:
-    """Manifests of the size of flowplan's own."""
+    """Return manifests of the size of flowplan's own."""
     return [_job(namespace, f"{label}-{n}", label) for n in range(1, count + 1)]
 
 
@@ -88,14 +88,14 @@ def _job(namespace: str, name: str, label: str) -> dict[str, Any]:
 
 
 def manifests(path: Path, documents: list[dict[str, Any]]) -> Path:
-    """A file for kubectl."""
+    """Write a file for kubectl."""
     path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}), encoding="utf-8")
     return path
 
 
 @cache
 def api() -> Any:
-    """The API of the cluster that KUBECONFIG names.
+    """Return the API of the cluster that KUBECONFIG names.
 
     Raises:
         Skipped: there is none.
@@ -116,7 +116,7 @@ def api() -> Any:
 
 @cache
 def docker() -> Any:
-    """A client of the Docker Engine with the image that is used.
+    """Return a client of the Docker Engine, which has the image that is used.
 
     Raises:
         Skipped: there is none.
