@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from flowplan.providers.kubernetes import connection, kubeconfig
+from flowplan.providers.kubernetes.comparing import as_recorded, dropped, noted
 from flowplan.providers.kubernetes.connection import endpoint
-from flowplan.providers.kubernetes.dropping import as_if_kept, dropped, noted
 from flowplan.providers.kubernetes.references import Reference, references
 from flowplan.providers.kubernetes.refusals import refusal
 from flowplan.providers.kubernetes.requests import Api
@@ -342,6 +342,6 @@ def test_what_was_dropped_is_noted_once_and_is_no_drift_afterwards() -> None:
     record = Recorded(
         "a", "k", "kubernetes", {}, 1, "r", "n", {"Job": job}, Settings(), Status.RUNNING, handle=seen.handle
     )
-    again = as_if_kept(Observed("r", handle={"uid": "u"}, live={"Job": live}), record)
+    again = as_recorded(Observed("r", handle={"uid": "u"}, live={"Job": live}), record)
     assert again.live == {"Job": job} and again.handle == seen.handle
     assert live["spec"].keys() == {"template"}, "what the server said is not changed"

@@ -14,10 +14,9 @@ from projects import Project
 
 from flowplan.planner.compare.diff import drifted_fields
 from flowplan.planner.manifests import ResolvedRun, kubernetes
+from flowplan.providers.kubernetes.comparing import as_recorded, noted
 from flowplan.providers.kubernetes.connection import endpoint
-from flowplan.providers.kubernetes.dropping import noted
 from flowplan.providers.kubernetes.jobs import jobs_path
-from flowplan.providers.kubernetes.observing import as_recorded
 from flowplan.providers.kubernetes.reading import observed
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.schemas.runs import Identity, Recorded, Settings, Status

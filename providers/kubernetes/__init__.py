@@ -6,7 +6,7 @@ from flowplan.providers.protocol import Context, Provider
 
 
 def connect(context: Context) -> Provider:
-    """A connection to the cluster that ``context.settings`` names (G1-G6); nothing is sent before it is used.
+    """Return the provider for the cluster that ``context.settings`` names; nothing is sent before it is used.
 
     Raises:
         ProviderError: the kubeconfig cannot be read or names no such context.

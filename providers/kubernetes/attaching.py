@@ -38,7 +38,7 @@ _CHANNELS = {1: "stdout", 2: "stderr"}
 
 
 def pieces(api: Api, record: Recorded, namespace: str, stop: threading.Event) -> Iterator[LogLine]:
-    """As ``ProgressReader.progress``.
+    """Yield what the pods of a run write, as ``ProgressReader.progress`` says.
 
     Raises:
         ProviderError: the server refuses it.

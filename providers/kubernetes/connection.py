@@ -1,4 +1,4 @@
-"""From provider settings to an endpoint: server, trust, credentials and identity, with nothing global (G1-G6)."""
+"""From provider settings to an endpoint: server, trust, credentials and identity, with nothing global."""
 
 from __future__ import annotations
 
@@ -43,24 +43,23 @@ class Credentials:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def header(self, *, renew: bool = False) -> str:
-        """The Authorization header, or "" where the certificate is all there is."""
+        """Return the Authorization header, or "" where a certificate authenticates.
+
+        Raises:
+            ProviderError: there is none, or no header can hold it.
+        """
         with self._lock:
             expired = self._expiry is not None and datetime.now(UTC) >= self._expiry
             if self._header is None or expired or (renew and self.refreshable):
                 header, self._expiry = self.fetch()
-                self._header = _sendable(header)
+                if header and not (header.isascii() and header.isprintable()):
+                    raise ProviderError(  # the http library would quote it
+                        "the token of the kubeconfig's user holds characters that no token has",
+                        hint="a line break, a space or a letter that is not ASCII",
+                        reason="BadKubeconfig",
+                    )
+                self._header = header
             return self._header
-
-
-def _sendable(header: str) -> str:
-    """A header as it is; what no header can hold is refused here, where it is not quoted."""
-    if header and not (header.isascii() and header.isprintable()):
-        raise ProviderError(
-            "the token of the kubeconfig's user holds characters that no token has",
-            hint="a line break, a space or a letter that is not ASCII",
-            reason="BadKubeconfig",
-        )
-    return header
 
 
 IN_CLUSTER = "in-cluster"
@@ -74,7 +73,7 @@ class Endpoint:
         server: URL without a trailing slash; label: what people call it (the context, or ``in-cluster``).
         namespace: the default namespace.
         cluster_id: an identity given by the user, or "".
-        fallback_id: a hash of server URL and CA, for users who may not read ``kube-system`` (G5).
+        fallback_id: a hash of server URL and CA, for users who may not read ``kube-system``.
     """
 
     server: str
@@ -90,9 +89,9 @@ class Endpoint:
 
 
 def endpoint(settings: Mapping[str, Any], base: Path) -> Endpoint:
-    """The endpoint that provider settings name.
+    """Return the endpoint that provider settings name.
 
-    Order (G3, as users expect): what the settings say; else the service account when there is one and no kubeconfig;
+    Order: what the settings say; else the service account when there is one and no kubeconfig;
     else the kubeconfig of the environment.
 
     Raises:
@@ -161,7 +160,7 @@ def _from_kubeconfig(settings: Mapping[str, Any], base: Path) -> Endpoint:
 
 
 def _is_url(text: str) -> bool:
-    """True for an http or https URL of a host."""
+    """Return whether a text is an http or https URL of a host."""
     from urllib.parse import urlsplit
 
     try:
@@ -176,7 +175,7 @@ def _hash(server: str, authority: str) -> str:
 
 
 def _proxy(server: str) -> str:
-    """The proxy of the environment, which is all there is on Linux; what reads it takes a while to load."""
+    """Return the proxy that the environment sets for a server, or ""."""
     if sys.platform == "linux" and not any(name.lower().endswith("_proxy") for name in os.environ):
         return ""
     from urllib.parse import urlsplit
@@ -187,7 +186,7 @@ def _proxy(server: str) -> str:
 
 
 def _pem(entry: Mapping[str, Any], key: str, source: str) -> str:
-    """The certificate or key stored inline (``<key>-data``, base64) or in a file, or ""."""
+    """Return the certificate or key stored inline (``<key>-data``, base64) or in a file, or ""."""
     try:
         if data := entry.get(f"{key}-data"):
             return base64.b64decode(data).decode("utf-8")
@@ -197,22 +196,17 @@ def _pem(entry: Mapping[str, Any], key: str, source: str) -> str:
 
 
 def _trust(authority: str, *, verify: bool) -> ssl.SSLContext:
+    """Return what checks the server's certificate; without ``verify`` the connection is encrypted, to any server."""
     if not verify:
-        return _no_trust()
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        return tls
     try:
         return ssl.create_default_context(cadata=authority or None)
     except ssl.SSLError as error:
         raise ProviderError(
             f"the cluster's certificate-authority is not valid: {error}", reason="BadKubeconfig"
         ) from None
-
-
-def _no_trust() -> ssl.SSLContext:
-    """insecure-skip-tls-verify: encrypted, to whoever answers."""
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    tls.check_hostname = False
-    tls.verify_mode = ssl.CERT_NONE
-    return tls
 
 
 def _present(tls: ssl.SSLContext | None, certificate: str, key: str, source: str) -> None:
@@ -243,7 +237,7 @@ def _credentials(
     tls: ssl.SSLContext | None,
     source: str,
 ) -> Credentials:
-    """Static credentials are read here; plugins and auth providers are the business of the kubernetes package."""
+    """Return the credentials of a user; plugins and auth providers are run by the kubernetes package."""
     _present(tls, _pem(user, "client-certificate", source), _pem(user, "client-key", source), source)
     if user.get("tokenFile"):
         return Credentials(lambda: _token_file(Path(user["tokenFile"])), refreshable=True)
@@ -302,7 +296,7 @@ def _expiry(status: Mapping[str, Any]) -> datetime | None:
 
 
 def _from_package(document: Mapping[str, Any], context: str, source: str) -> tuple[str, datetime | None]:
-    """The legacy auth providers (oidc, gcp), which the kubernetes package refreshes."""
+    """Return the header of a legacy auth provider (oidc, gcp), which the kubernetes package refreshes."""
     from kubernetes.client import Configuration
     from kubernetes.config import load_kube_config_from_dict
     from kubernetes.config.config_exception import ConfigException

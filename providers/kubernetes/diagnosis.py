@@ -1,4 +1,4 @@
-"""Why a Job waits or failed: a pure function of what the API server says about it, its pods and its events (E5)."""
+"""Why a Job waits or failed: a pure function of what the API server says about it, its pods and its events."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ EXIT_CODES = {
     143: "terminated (SIGTERM)",
     247: "killed, likely out of memory",
 }
-"""What exit codes mean (E6)."""
+"""What exit codes mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """A cause: the engine's own word, its message, and our class of it.
+    """A cause: the reason and the message of the API server, and its class.
 
     Attributes:
-        category: the class of E5, extended (``ImagePullError``, ``Unschedulable.Taint``, ``ConfigError``...).
+        category: its class (``ImagePullError``, ``Unschedulable.Taint``, ``ConfigError``...).
         severity: ``error``, or ``warning`` where waiting may help.
     """
 
@@ -68,26 +68,29 @@ class Diagnosis:
 
 
 def waiting_cause(job: Object, pods: Sequence[Object], events: Iterable[Object] = ()) -> Diagnosis | None:
-    """Why a Job that is not done does not get on, or None when nothing is wrong.
+    """Return why an unfinished Job makes no progress, or None.
 
     Args:
         pods: the Job's pods, oldest first; the newest one counts.
         events: core/v1 Events; those of other objects are ignored.
     """
     ours = relevant(events, job, pods)
-    if suspended := _suspended(job):  # whatever became of the pods that it had
-        return suspended
+    spec = job.get("spec") or {}
+    if spec.get("suspend") or spec.get("parallelism") == 0:  # the state of its former pods does not matter
+        why = "spec.suspend is true" if spec.get("suspend") else "spec.parallelism is 0"
+        return Diagnosis("Suspended", f"{why}: no pod is created", "Suspended", "warning")
     if not pods:
         return _from_events(ours)
     pod = pods[-1]
     found = _waiting(pod) or _unschedulable(pod) or _evicted(pod)
     if found is None:
-        return _from_events(ours) if _is_waiting(pod) else None
+        waits = (pod.get("status") or {}).get("phase") in (None, "", "Pending")
+        return _from_events(ours) if waits else None
     return _with_cause(found, ours)
 
 
 def failure_cause(job: Object, pods: Sequence[Object], events: Iterable[Object] = ()) -> Diagnosis:
-    """Why a Job failed: the most specific cause first, with the Job's own condition kept in the message."""
+    """Return the most specific cause of a failure, with the Job's own condition in the message."""
     condition = failed_condition(job) or {}
     reason, said = condition.get("reason") or "Failed", condition.get("message") or ""
     for pod in reversed(pods):
@@ -110,12 +113,12 @@ _SURVIVE_DEADLINE = frozenset({"ImagePullError", "ConfigError", "StartError", "U
 
 
 def failed_condition(job: Object) -> Object | None:
-    """The condition ``Failed=True``, or None."""
+    """Return the condition ``Failed=True``, or None."""
     return _condition(job, "Failed")
 
 
 def complete_condition(job: Object) -> Object | None:
-    """The condition ``Complete=True``, or None (A2: the only proof of success)."""
+    """Return the condition ``Complete=True``, the only proof of success, or None."""
     return _condition(job, "Complete")
 
 
@@ -125,14 +128,14 @@ def _condition(item: Object, kind: str, status: str = "True") -> Object | None:
 
 
 def relevant(events: Iterable[Object], job: Object, pods: Sequence[Object]) -> list[Object]:
-    """The events of this Job and its pods only, in time order."""
+    """Return the events of this Job and its pods, in time order."""
     uids = {item["metadata"]["uid"] for item in (job, *pods) if (item.get("metadata") or {}).get("uid")}
     ours = [e for e in events if (e.get("involvedObject") or {}).get("uid") in uids]
     return sorted(ours, key=event_time)
 
 
 def event_time(event: Object) -> str:
-    """When an event last happened (RFC 3339)."""
+    """Return when an event last happened (RFC 3339)."""
     series = event.get("series") or {}
     meta = event.get("metadata") or {}
     times = (event.get("lastTimestamp"), series.get("lastObservedTime"), event.get("eventTime"))
@@ -140,7 +143,7 @@ def event_time(event: Object) -> str:
 
 
 def containers(pod: Object) -> Iterator[Object]:
-    """The container statuses of a pod: init containers first, as they run."""
+    """Yield the container statuses of a pod: init containers first, as they run."""
     status = pod.get("status") or {}
     yield from status.get("initContainerStatuses") or []
     yield from status.get("containerStatuses") or []
@@ -150,21 +153,17 @@ def _waiting(pod: Object) -> Diagnosis | None:
     for status in containers(pod):
         waiting = (status.get("state") or {}).get("waiting") or {}
         reason = waiting.get("reason") or ""
-        if reason in _WAITING:
-            message = _about(status, waiting.get("message"), reason)
-            return _crash(status, message) if reason == "CrashLoopBackOff" else _made(_WAITING[reason], reason, message)
+        if reason not in _WAITING:
+            continue
+        message = _about(status, waiting.get("message"), reason)
+        if reason == "CrashLoopBackOff":  # what ended the container last is the cause
+            last = (status.get("lastState") or {}).get("terminated") or {}
+            if last.get("reason") == "OOMKilled":
+                return _made("OOMKilled", "OOMKilled", message)
+            if last.get("exitCode") is not None:
+                message += f" (last exit code {last['exitCode']})"
+        return _made(_WAITING[reason], reason, message)
     return None
-
-
-def _crash(status: Object, message: str) -> Diagnosis:
-    """A crash loop is told with what ended the container last."""
-    last = (status.get("lastState") or {}).get("terminated") or {}
-    if last.get("reason") == "OOMKilled":
-        return _made("OOMKilled", "OOMKilled", message)
-    code = last.get("exitCode")
-    return _made(
-        "CrashLoopBackOff", "CrashLoopBackOff", message + (f" (last exit code {code})" if code is not None else "")
-    )
 
 
 def _terminated(pod: Object) -> Diagnosis | None:
@@ -182,17 +181,14 @@ def _unschedulable(pod: Object) -> Diagnosis | None:
     if not condition or condition.get("reason") != "Unschedulable":
         return None
     message = condition.get("message") or ""
-    return Diagnosis("Unschedulable", message or "no node can take the pod", _schedule_class(message), "warning")
-
-
-def _schedule_class(message: str) -> str:
-    """The scheduler has no code for why, only words (E5)."""
-    text = message.lower()
+    text, category = message.lower(), "Unschedulable"  # the scheduler has no code for the cause
     if "taint" in text:
-        return "Unschedulable.Taint"
-    if "affinity" in text or "node selector" in text:
-        return "Unschedulable.NodeAffinity"
-    return "Unschedulable.InsufficientResources" if "insufficient" in text else "Unschedulable"
+        category += ".Taint"
+    elif "affinity" in text or "node selector" in text:
+        category += ".NodeAffinity"
+    elif "insufficient" in text:
+        category += ".InsufficientResources"
+    return Diagnosis("Unschedulable", message or "no node can take the pod", category, "warning")
 
 
 def _evicted(pod: Object) -> Diagnosis | None:
@@ -206,7 +202,7 @@ def _evicted(pod: Object) -> Diagnosis | None:
 
 
 def _failed_pod(pod: Object) -> Diagnosis | None:
-    """Any other reason that a failed pod itself gives (``OutOfcpu``, ``NodeLost``, ``UnexpectedAdmissionError``...)."""
+    """Return any other reason that a failed pod itself gives (``OutOfcpu``, ``NodeLost``, ``UnexpectedAdmissionError``...)."""
     status = pod.get("status") or {}
     reason = status.get("reason") or ""
     if status.get("phase") != "Failed" or not reason or reason == "DeadlineExceeded":
@@ -215,21 +211,13 @@ def _failed_pod(pod: Object) -> Diagnosis | None:
 
 
 def _failed_init(pod: Object) -> str:
-    """``init container "x": exit code 4``: why the main container never started, or ""."""
+    """Return ``init container "x": exit code 4``, when that is why the main container never started, or ""."""
     for status in (pod.get("status") or {}).get("initContainerStatuses") or []:
         for state in (status.get("state") or {}, status.get("lastState") or {}):
             code = (state.get("terminated") or {}).get("exitCode")
             if code:
                 return f'init container "{status.get("name", "")}": exit code {code}; '
     return ""
-
-
-def _suspended(job: Object) -> Diagnosis | None:
-    spec = job.get("spec") or {}
-    if not spec.get("suspend") and spec.get("parallelism") != 0:
-        return None
-    why = "spec.suspend is true" if spec.get("suspend") else "spec.parallelism is 0"
-    return Diagnosis("Suspended", f"{why}: no pod is created", "Suspended", "warning")
 
 
 def _from_events(events: Sequence[Object]) -> Diagnosis | None:
@@ -241,7 +229,7 @@ def _from_events(events: Sequence[Object]) -> Diagnosis | None:
 
 
 def _with_cause(found: Diagnosis, events: Sequence[Object]) -> Diagnosis:
-    """A back-off says only that it waits; the event before it says what went wrong."""
+    """Add to a back-off the event before it, which says what failed."""
     if found.reason != "ImagePullBackOff":
         return found
     for event in reversed(events):
@@ -249,10 +237,6 @@ def _with_cause(found: Diagnosis, events: Sequence[Object]) -> Diagnosis:
         if event.get("reason") == "Failed" and "pull" in message.lower() and message not in found.message:
             return Diagnosis(found.reason, f"{found.message}: {message}", found.category, found.severity)
     return found
-
-
-def _is_waiting(pod: Object) -> bool:
-    return (pod.get("status") or {}).get("phase") in (None, "", "Pending")
 
 
 def _about(status: Object, message: object, reason: str) -> str:

@@ -1,24 +1,21 @@
-"""Finding Jobs again: those of a project by their labels, and any other by its name; and what makes a foreign one ours."""
+"""Finding Jobs again: those of a project by their labels, and any other by its name."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from flowplan.providers.kubernetes.jobs import jobs_path, pods_of
-from flowplan.providers.kubernetes.reading import LINEAGE, PROJECT, RUN_ID, label, observed
+from flowplan.providers.kubernetes.reading import LINEAGE, PROJECT, label, observed
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import IMPORTED, Found
 from flowplan.schemas.errors import ProviderError
-from flowplan.schemas.runs import Json, Objects, Observed, Recorded
-
-_OWN = ("flowplan.dev/", "app.kubernetes.io/managed-by")
+from flowplan.schemas.runs import Json, Objects
 
 
 def of_project(api: Api, project: str, wanted: Sequence[Objects], default: str, cluster: str) -> list[Found]:
-    """Every Job of the project, of whatever lineage, oldest attempt first."""
+    """Return every Job of the project, of any lineage, oldest attempt first."""
     labels = (label(one["Job"], PROJECT) for one in wanted if "Job" in one)
     selector = f"{PROJECT}={next(filter(None, labels), project)}"
     try:
@@ -33,7 +30,7 @@ def of_project(api: Api, project: str, wanted: Sequence[Objects], default: str, 
 
 
 def job(api: Api, object_id: str, default: str, cluster: str) -> Found:
-    """The Job ``namespace/name`` or ``name``, whoever made it.
+    """Return the Job ``namespace/name`` or ``name``, whether flowplan made it or not.
 
     Raises:
         ProviderError: there is none.
@@ -56,7 +53,7 @@ def _found(api: Api, live: Json, cluster: str) -> Found:
 
 
 def _bare(live: Mapping[str, Any]) -> Json:
-    """What is enough to find, read and delete the Job; no environment, no arguments."""
+    """Return what is enough to find, read and delete the Job; no environment, no arguments."""
     meta, spec = live["metadata"], live["spec"]["template"]["spec"]
     kept = {key: meta[key] for key in ("name", "namespace", "labels") if key in meta}
     containers = [{key: one[key] for key in ("name", "image") if key in one} for one in spec.get("containers") or []]
@@ -66,24 +63,3 @@ def _bare(live: Mapping[str, Any]) -> Json:
         "metadata": kept,
         "spec": {"template": {"spec": {"containers": containers}}},
     }
-
-
-def taken_over(seen: Observed, record: Recorded) -> Observed:
-    """A Job that somebody else made, seen as ours: that it lacks our labels and has its own name is no drift."""
-    handle = {**seen.handle, IMPORTED: True}
-    if seen.live is None or "Job" not in seen.live:
-        return replace(seen, handle=handle)
-    live, applied = copy.deepcopy(dict(seen.live)), record.objects.get("Job") or {}
-    live["Job"]["metadata"]["name"] = (applied.get("metadata") or {}).get("name")
-    _label(live["Job"], applied)
-    _label(live["Job"]["spec"]["template"], (applied.get("spec") or {}).get("template") or {})
-    return replace(seen, handle=handle, live=live)
-
-
-def _label(live: Json, applied: Mapping[str, Any]) -> None:
-    for kind in ("labels", "annotations"):
-        own = (applied.get("metadata") or {}).get(kind) or {}
-        ours = {key: value for key, value in own.items() if key.startswith(_OWN) or value == own.get(RUN_ID)}
-        if ours:
-            meta = live.setdefault("metadata", {})
-            meta[kind] = {**(meta.get(kind) or {}), **ours}

@@ -1,4 +1,4 @@
-"""Creating, changing and deleting Jobs and their Secrets: one Job per attempt, whatever breaks in between (W14, S5)."""
+"""Creating, changing and deleting Jobs and their Secrets: one Job per attempt, whatever breaks in between."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from flowplan.schemas.runs import Json, Recorded
 from flowplan.schemas.secrets import reveal
 
 SUFFIXES = 5
-"""How many other names are tried when a foreign object has ours."""
+"""Number of other names that are tried when a foreign object has the wanted one."""
 
 _NAME_LIMIT = 63
 _PATIENCE = 120.0
@@ -44,7 +44,7 @@ def core_path(namespace: str, kind: str, name: str = "") -> str:
 
 
 def pods_of(api: Api, job: Json) -> list[Any]:
-    """The pods that the job controller made for this Job."""
+    """Return the pods that the job controller made for this Job."""
     meta = job["metadata"]
     return api.items(core_path(meta["namespace"], "pods"), labelSelector=f"controller-uid={meta['uid']}")
 
@@ -57,7 +57,7 @@ def pods_of_run(api: Api, record: Recorded, namespace: str) -> list[Any]:
 
 
 def manifest(order: Order, namespace: str) -> Json:
-    """The Job as it is posted, secrets still as tokens: identity labels are completed where they are missing."""
+    """Return the Job as it is posted, secrets still as tokens; missing identity labels are added."""
     job, identity = dict(order.objects["Job"]), order.identity
     meta = _own(job, "metadata")
     meta.setdefault("name", order.name)
@@ -71,7 +71,7 @@ def manifest(order: Order, namespace: str) -> Json:
 
 
 def _own(parent: dict[str, Any], key: str) -> dict[str, Any]:
-    """A copy of the mapping at ``key``, in its place, so that the original stays as it is."""
+    """Replace the mapping at ``key`` by a copy, and return that; the original is not changed."""
     parent[key] = dict(parent.get(key) or {})
     mine: dict[str, Any] = parent[key]
     return mine
@@ -110,8 +110,9 @@ def create(api: Api, order: Order, namespace: str, created_from: str = "") -> Js
         message = error.message
         try:
             live = _accepted(api, job, order)
-            if live is None:
-                _withdraw(api, secret, namespace, order)
+            there = find_secret(api, secret, namespace, order.identity.run_id) if secret and live is None else None
+            if there is not None:  # a Secret of the attempt, whichever order made it
+                _drop(api, core_path(namespace, "secrets", there["metadata"]["name"]), there["metadata"]["uid"])
         except EngineUnreachable:
             raise
         except ProviderError as second:  # a role that may not look: the first refusal stands
@@ -128,7 +129,7 @@ def _accepted(api: Api, job: Json, order: Order) -> Json | None:
     """Return the Job of an order that was refused, where there is one: the refusal may be that of a repetition.
 
     Raises:
-        EngineUnreachable: nobody can say.
+        EngineUnreachable: it is not known whether there is one.
     """
     try:
         return _earlier(api, job, order)
@@ -136,13 +137,6 @@ def _accepted(api: Api, job: Json, order: Order) -> Json | None:
         raise
     except ProviderError:
         return None  # who may not list Jobs is told the refusal of the first request
-
-
-def _withdraw(api: Api, secret: Json | None, namespace: str, order: Order) -> None:
-    """Remove the Secret of an attempt that has no Job, whichever order made it."""
-    there = find_secret(api, secret, namespace, order.identity.run_id) if secret else None
-    if there is not None:
-        _drop(api, core_path(namespace, "secrets", there["metadata"]["name"]), there["metadata"]["uid"])
 
 
 def _marked(item: Json, created_from: str) -> Json:
@@ -187,7 +181,7 @@ def _refuse_other_content(there: Json, wanted: Json, order: Order) -> None:
 
 
 def _post(api: Api, job: Json, order: Order) -> Json:
-    """POST under our name; a Job of somebody else there is passed with at most SUFFIXES other names."""
+    """Create the Job under its name, or a numbered one when a foreign Job has it."""
     namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
     for tried in names_of(name):
         body = {**job, "metadata": {**job["metadata"], "name": tried}}
@@ -257,7 +251,7 @@ def _ensure_secret(api: Api, secret: Json, order: Order, namespace: str) -> tupl
 
 
 def _give(api: Api, namespace: str, name: str, job: Json) -> None:
-    """Make the Job the Secret's owner, so that it goes with the Job. A failure leaves it to ``delete`` (S5)."""
+    """Make the Job the owner of the Secret, so that both are deleted together; on failure ``delete`` removes it."""
     owner = {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -309,7 +303,7 @@ def _put(patch: dict[str, Any], steps: Sequence[str], value: Json) -> None:
 
 
 def delete(api: Api, record: Recorded, grace: float, namespace: str, lineage: str) -> None:
-    """Stop and remove everything of the attempt, and return when it is gone; missing is success (W15, A8).
+    """Stop and remove everything of the attempt, and return when it is gone; missing is success.
 
     Args:
         grace: seconds, where the Job itself does not say how many.
@@ -332,7 +326,7 @@ def delete(api: Api, record: Recorded, grace: float, namespace: str, lineage: st
 
 
 def _ours(api: Api, record: Recorded, namespace: str, lineage: str) -> list[Json]:
-    """The Jobs of this attempt: by its run id, or (imported ones) by the recorded uid."""
+    """Return the Jobs of this attempt, found by its run id or, imported ones, by the recorded uid."""
     selector = f"{RUN_ID}={record.run_id},{LINEAGE}={lineage}"
     found = api.items(jobs_path(namespace), labelSelector=selector)
     if found or not record.handle.get("uid"):
@@ -344,7 +338,8 @@ def _ours(api: Api, record: Recorded, namespace: str, lineage: str) -> list[Json
 def _remove(api: Api, job: Json, grace: float) -> None:
     meta = job["metadata"]
     path = jobs_path(meta["namespace"], meta["name"])
-    quiet = _makes_no_pods(job)  # then the Job need not wait for the cluster's garbage collector, only its pods
+    # A Job that makes no further pods need not wait for the cluster's garbage collector, only for its pods.
+    quiet = has_ended(job) or (job.get("spec") or {}).get("parallelism") == 0
     _drop(api, path, meta["uid"], policy="Background" if quiet else "Foreground")
     point("kubernetes:delete:asked")
     _hurry(api, job, grace)
@@ -352,16 +347,19 @@ def _remove(api: Api, job: Json, grace: float) -> None:
     pause = 0.05
     while _is_there(api, path, meta["uid"]) or (quiet and pods_of(api, job)):
         if time.monotonic() > deadline:
-            raise _stuck(api, job)
+            pods = pods_of(api, job)
+            nodes = sorted({str((pod.get("spec") or {}).get("nodeName") or "no node") for pod in pods})
+            what = f"{len(pods)} pods on {', '.join(nodes)}" if pods else "its finalizers"
+            raise ProviderError(
+                f'Job "{meta["name"]}" is being deleted, but {what} did not end in time',
+                hint="check the node; run destroy again when it is back",
+                reason="Terminating",
+            )
         time.sleep(pause)
         pause = min(pause * 1.5, 1.0)
-        if pause == 1.0:
-            _forget_ended(api, job)
-
-
-def _makes_no_pods(job: Json) -> bool:
-    """True when the job controller will not make another pod, so that those there are all there will be."""
-    return has_ended(job) or (job.get("spec") or {}).get("parallelism") == 0
+        if pause == 1.0:  # a kubelet may take half a minute to delete a pod whose containers have ended
+            for pod in filter(_pod_ended, pods_of(api, job)):
+                _drop_pod(api, pod, 0)
 
 
 def _is_there(api: Api, path: str, uid: str) -> bool:
@@ -370,20 +368,13 @@ def _is_there(api: Api, path: str, uid: str) -> bool:
 
 
 def _hurry(api: Api, job: Json, grace: float) -> None:
-    """Deleting a Job gives its pods the grace period of their own spec; ours counts where it is another."""
+    """Delete the pods of a Job that have another grace period than ``grace``: deleting the Job keeps theirs."""
     seconds = max(math.ceil(grace), 1)  # 0 would forget the pod while its container may still run
     for pod in pods_of(api, job):
         if _pod_ended(pod):
             _drop_pod(api, pod, 0)
         elif (pod.get("spec") or {}).get("terminationGracePeriodSeconds") != seconds:
             _drop_pod(api, pod, seconds)
-
-
-def _forget_ended(api: Api, job: Json) -> None:
-    """A kubelet may take half a minute to give up the object of a pod whose containers it has reported as ended."""
-    for pod in pods_of(api, job):
-        if _pod_ended(pod):
-            _drop_pod(api, pod, 0)
 
 
 def _pod_ended(pod: Json) -> bool:
@@ -393,24 +384,13 @@ def _pod_ended(pod: Json) -> bool:
 
 
 def _drop_pod(api: Api, pod: Json, grace: int) -> None:
-    """A help: who may not delete pods waits until the cluster collects them."""
+    """Delete a pod; without the right to do so, the cluster collects it later."""
     meta = pod["metadata"]
     try:
         _drop(api, core_path(meta["namespace"], "pods", meta["name"]), meta["uid"], grace=grace)
     except ProviderError as error:
         if error.reason != "Forbidden":
             raise
-
-
-def _stuck(api: Api, job: Json) -> ProviderError:
-    pods = pods_of(api, job)
-    nodes = sorted({str((pod.get("spec") or {}).get("nodeName") or "no node") for pod in pods})
-    what = f"{len(pods)} pods on {', '.join(nodes)}" if pods else "its finalizers"
-    return ProviderError(
-        f'Job "{job["metadata"]["name"]}" is being deleted, but {what} did not end in time',
-        hint="check the node; run destroy again when it is back",
-        reason="Terminating",
-    )
 
 
 def _drop(api: Api, path: str, uid: str = "", *, policy: str = "Background", grace: int | None = None) -> None:

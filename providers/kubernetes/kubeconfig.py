@@ -1,9 +1,9 @@
-"""Reading kubeconfig files: which exist, merged as kubectl merges them, and the context that is meant (G1-G3)."""
+"""Reading kubeconfig files: which exist, merged as kubectl merges them, and the context that is meant."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ MOST = 10_000_000
 
 
 def load(given: str | Mapping[str, Any] | None, base: Path) -> tuple[dict[str, Any], str]:
-    """The merged kubeconfig and a name for it in messages.
+    """Return the merged kubeconfig and a name for it in messages.
 
     Args:
         given: a path (or several, separated as in ``KUBECONFIG``), an inline mapping, or None for the default.
@@ -49,7 +49,7 @@ def load(given: str | Mapping[str, Any] | None, base: Path) -> tuple[dict[str, A
 
 
 def default_exists() -> bool:
-    """True when the environment has a kubeconfig that a user would expect to be used."""
+    """Return whether the environment has a kubeconfig that a user would expect to be used."""
     text = os.environ.get("KUBECONFIG") or DEFAULT
     return any(is_file(Path(part).expanduser()) for part in text.split(os.pathsep) if part)
 
@@ -109,7 +109,7 @@ def _check_entry(one: Mapping[str, Any], part: str, name: str) -> None:
 
 
 def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Paths inside a kubeconfig are relative to the file they are written in."""
+    """Return a kubeconfig with absolute paths: they are relative to the file they are written in."""
     copy = dict(document)
     for key, part in (("clusters", "cluster"), ("users", "user")):
         copy[key] = [{**e, part: _resolved(e.get(part) or {}, base)} for e in document.get(key) or []]
@@ -121,7 +121,7 @@ def _resolved(entry: Mapping[str, Any], base: Path) -> dict[str, Any]:
 
 
 def _merge(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """As kubectl does: the first file that names a thing wins."""
+    """Merge kubeconfigs as kubectl does: the first file that names an entry wins."""
     merged: dict[str, Any] = {"apiVersion": "v1", "kind": "Config", "current-context": ""}
     for key in _LISTS:
         named: dict[str, Any] = {}
@@ -134,15 +134,15 @@ def _merge(documents: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def names(document: Mapping[str, Any], key: str) -> list[str]:
-    """The names of all ``contexts``, ``clusters`` or ``users``."""
+    """Return the names of all ``contexts``, ``clusters`` or ``users``."""
     return [entry["name"] for entry in document[key]]
 
 
 def entry(document: Mapping[str, Any], key: str, name: str, source: str) -> dict[str, Any]:
-    """The entry called ``name`` of a kubeconfig's list.
+    """Return the entry called ``name`` of a kubeconfig's list.
 
     Raises:
-        ProviderError: no such entry; a missing context lists those that exist (G2).
+        ProviderError: no such entry; a missing context lists those that exist.
     """
     part = key.removesuffix("s")
     for found in document[key]:
@@ -153,11 +153,6 @@ def entry(document: Mapping[str, Any], key: str, name: str, source: str) -> dict
 
 def _unknown(part: str, name: str, known: list[str], source: str) -> ProviderError:
     message = f'{source} has no {part} "{name}"' if name else f"{source} sets no current-context"
-    hint = " ".join(_hints(name, known, part))
+    listed = f"it has {', '.join(sorted(known))}" if known else f"it has no {part} at all"
+    hint = f"{did_you_mean(name, known)} {listed}".strip()
     return ProviderError(message, hint=hint, reason="BadKubeconfig")
-
-
-def _hints(name: str, known: list[str], part: str) -> Iterator[str]:
-    if near := did_you_mean(name, known):
-        yield near
-    yield f"it has {', '.join(sorted(known))}" if known else f"it has no {part} at all"

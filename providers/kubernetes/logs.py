@@ -1,4 +1,4 @@
-"""The output of a run: the right container of all its pods, resumed without loss or repetition (L4, L8, E4)."""
+"""The output of a run: the right container of all its pods, resumed without loss or repetition."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from flowplan.providers.kubernetes.diagnosis import complete_condition, failed_c
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of_run
 from flowplan.providers.kubernetes.reading import (
     RUN_ID,
+    container_status,
     label,
     line_prefix,
     main_container,
@@ -54,7 +55,7 @@ _LASTS = timedelta(seconds=60)
 def lines(
     api: Api, record: Recorded, namespace: str, *, follow: bool, tail: int | None, stop: threading.Event
 ) -> Iterator[LogLine]:
-    """As ``Provider.logs``.
+    """Yield the output of a run, as ``Provider.logs`` says.
 
     Raises:
         ProviderError: the run had pods, and they are gone.
@@ -75,7 +76,7 @@ class _Place:
     at_this: int = 0
 
     def is_new(self, moment: str, again: dict[str, int]) -> bool:
-        """True for a line that was not told yet; ``again`` counts the lines per time of this connection."""
+        """Return whether a line was not yielded yet; ``again`` counts the lines per time of this connection."""
         again[moment] = again.get(moment, 0) + 1
         if _order(moment) < _order(self.at) or (moment == self.at and again[moment] <= self.at_this):
             return False
@@ -89,7 +90,7 @@ _Heard = LogLine | ProviderError | str
 
 
 def _order(moment: str) -> tuple[str, str]:
-    """RFC 3339 with any number of decimals, comparable: the kubelet drops trailing zeros."""
+    """Return a sort key of an RFC 3339 time with any number of decimals: kubelets drop trailing zeros."""
     whole, _, fraction = moment.removesuffix("Z").partition(".")
     return whole, fraction.ljust(9, "0")
 
@@ -109,7 +110,7 @@ class _Reader:
         self._left = threading.Event()
 
     def so_far(self, tail: int | None) -> Iterator[LogLine]:
-        """What was printed until now, the last ``tail`` lines of it."""
+        """Yield what was printed until now, the last ``tail`` lines of it."""
         if tail is not None and tail <= 0:
             return
         job, pods = self._job(), self._pods()
@@ -123,7 +124,7 @@ class _Reader:
         yield from (lines[-tail:] if tail else lines) or self._fallback(pods, tail)
 
     def _refuse_gone(self, job: Any, pods: list[Any]) -> None:
-        """Tell a run whose pods are gone from one that said nothing.
+        """Refuse a run whose pods are gone, as opposed to one that printed nothing.
 
         Raises:
             ProviderError: it had pods, and has none any more.
@@ -138,7 +139,7 @@ class _Reader:
             )
 
     def _newest(self, pods: list[Any], tail: int | None) -> list[LogLine]:
-        """The end of the output of pods that came one after another; no pod more is asked than the tail needs."""
+        """Return the end of the output of consecutive pods; no pod is asked that the tail does not need."""
         found: list[LogLine] = []
         for pod in reversed(pods):
             if tail is not None and len(found) >= tail:
@@ -147,7 +148,7 @@ class _Reader:
         return found
 
     def _note_pods(self, job: Any) -> None:
-        """Note how many pods the Job takes, and how many of them at once: of several the lines carry their names."""
+        """Note how many pods the Job takes, and how many at once; lines of several carry their names."""
         spec = (job or self._record.objects.get("Job") or {}).get("spec") or {}
         wanted, parallelism = pods_wanted(spec), spec.get("parallelism")
         self._many = wanted > 1
@@ -157,9 +158,10 @@ class _Reader:
         return line_prefix(pod) if self._many else ""
 
     def _of_pod(self, pod: Any, container: str, tail: int | None) -> list[LogLine]:
-        """One pod's output: the instance before a restart first, as far as the node keeps it."""
+        """Return a pod's output, that of the container before a restart first, as far as the node keeps it."""
         now = list(self._whole(pod, container, tail))
-        if not _restarts(pod, container) or (tail is not None and len(now) >= tail):
+        restarts = (container_status(pod, container) or {}).get("restartCount") or 0
+        if not restarts or (tail is not None and len(now) >= tail):
             return now
         before = list(self._whole(pod, container, None if tail is None else tail - len(now), previous=True))
         return before + now
@@ -176,7 +178,7 @@ class _Reader:
                 raise
 
     def _fallback(self, pods: list[Any], tail: int | None) -> Iterator[LogLine]:
-        """E4: the main container printed nothing and its pod did not succeed: the others may know why."""
+        """Yield the output of other containers when the main one printed nothing and its pod did not succeed."""
         limit = min(tail or _FALLBACK_LINES, _FALLBACK_LINES)
         for pod in reversed(pods):
             if (pod.get("status") or {}).get("phase") == "Succeeded":
@@ -194,11 +196,12 @@ class _Reader:
                     return
 
     def follow(self, tail: int | None) -> Iterator[LogLine]:
-        """Everything of all pods as it is written, until the Job has ended and its last pod has been read."""
+        """Yield the output of all pods as it is written, until the Job has ended and its last pod has been read."""
         due, pause, printed = 0.0, _POLL, False
         try:
             while not self._stop.is_set():
-                if not self._ended and self._may_be_more() and time.monotonic() >= due:
+                may_be_more = not self._ended and len(self._reading) < self._together  # each look costs requests
+                if may_be_more and time.monotonic() >= due:
                     begun = len(self._begun)
                     with suppress(EngineUnreachable):
                         yield from self._look(tail)
@@ -223,14 +226,12 @@ class _Reader:
         finally:
             self._left.set()
 
-    def _may_be_more(self) -> bool:
-        """Whether a pod may be there that is not read yet: each look costs requests."""
-        return len(self._reading) < self._together
-
     def _look(self, tail: int | None) -> Iterator[LogLine]:
-        """Begin to read the pods that came meanwhile; at the first time, tell the end of what older ones said."""
+        """Begin to read new pods; the first time, yield the end of the output of older ones."""
         job, first = self._job(), not self._begun
-        pods = [pod for pod in self._pods() if _has_started(pod, self._main) or _over(pod)]
+        pods = [
+            pod for pod in self._pods() if _is_running(pod, self._main) or terminated(pod, self._main) or _over(pod)
+        ]
         ended = job is None or bool(complete_condition(job) or failed_condition(job))
         self._note_pods(job)
         if first and tail is not None:
@@ -246,7 +247,7 @@ class _Reader:
         self._ended = ended and all(pod["metadata"]["uid"] in self._begun for pod in pods)
 
     def _listen(self, pod: Any, tail: int | None) -> None:
-        """Follow a pod in a thread of its own: its lines, then its uid; or what went wrong."""
+        """Follow a pod in a thread of its own, which passes on its lines and then its uid, or an error."""
 
         def put(news: _Heard) -> None:
             while not self._left.is_set():
@@ -264,14 +265,14 @@ class _Reader:
         threading.Thread(target=listen, name=f"output of {pod['metadata']['name']}", daemon=True).start()
 
     def _before(self, older: list[Any], live: list[Any], tail: int) -> list[LogLine]:
-        """Of pods that are over as many lines as those that are followed leave of the tail."""
+        """Return as many lines of ended pods as the followed ones leave of the tail."""
         if not older:
             return []
         left = tail - sum(len(list(self._whole(pod, self._main, tail))) for pod in live)
         return self._newest(older, left) if left > 0 else []
 
     def _follow_pod(self, pod: Any, tail: int | None) -> Iterator[LogLine]:
-        """One pod until its container has ended for good; a broken stream is opened again where it was."""
+        """Yield the lines of a pod until its container has ended for good; a broken stream is resumed."""
         place = _Place()
         pause = _POLL
         while not (self._stop.is_set() or self._left.is_set()):
@@ -302,14 +303,18 @@ class _Reader:
                 pause = min(pause * 1.5, _SLOWEST)
 
     def _again(self, pod: Any) -> Any:
-        """The pod as it is now; itself while the server does not answer, None when it is gone."""
+        """Return the pod as it is now; ``pod`` while the server does not answer, None when it is gone."""
         try:
             return self._api.find(core_path(self._namespace, "pods", pod["metadata"]["name"]))
         except EngineUnreachable:
             return pod
 
     def _read(self, pod: Any, query: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """(time, text) of each line. A broken connection is EngineUnreachable; a half line of it is not told."""
+        """Yield (time, text) of each line; half a line of a broken connection is left out.
+
+        Raises:
+            EngineUnreachable: the connection broke.
+        """
         from urllib3.exceptions import HTTPError
 
         path = core_path(self._namespace, "pods", pod["metadata"]["name"]) + "/log"
@@ -335,7 +340,7 @@ class _Reader:
         return pods
 
     def _job(self) -> Any:
-        """The live Job, or None when it is gone."""
+        """Return the live Job, or None when it is gone."""
         name = str(self._record.handle.get("name") or self._record.name)
         job = self._api.find(jobs_path(self._namespace, name))
         ours = job is not None and (label(job, RUN_ID) or self._record.run_id) == self._record.run_id
@@ -359,7 +364,7 @@ def without_stamps(stamp: bytes, text: bytes) -> bytes:
 
 
 def _stamp_in(stamp: bytes, text: bytes, place: int) -> re.Match[bytes] | None:
-    """The stamp of the part that begins here or, where letters were split, a few bytes later."""
+    """Return the stamp of the part that begins here or, where letters were split, a few bytes later."""
     for at in range(place, place + _BROKEN_LETTERS + 1):
         found = _STAMP.match(text, at)
         if found and (found.group(1) == stamp or (at == place and _soon_after(stamp, found.group(1)))):
@@ -409,20 +414,10 @@ class _Wakers:
 _WAKERS = _Wakers()
 
 
-def _status(pod: Any, container: str) -> Mapping[str, Any]:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    return next((s for s in statuses if s.get("name") == container), {})
-
-
-def _restarts(pod: Any, container: str) -> int:
-    return int(_status(pod, container).get("restartCount") or 0)
-
-
-def _has_started(pod: Any, container: str) -> bool:
-    status = _status(pod, container)
-    return bool((status.get("state") or {}).get("running") or terminated(pod, container))
+def _is_running(pod: Any, container: str) -> bool:
+    return bool(((container_status(pod, container) or {}).get("state") or {}).get("running"))
 
 
 def _over(pod: Any) -> bool:
-    """True when no container of the pod will start again."""
+    """Return whether no container of the pod will start again."""
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")

@@ -1,4 +1,4 @@
-"""Looking at all runs of a lineage at once: a constant number of lists per namespace, whatever the number of runs."""
+"""Observing all runs of a lineage at once: a constant number of lists per namespace, whatever the number of runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from flowplan.providers.kubernetes.dropping import as_if_kept
-from flowplan.providers.kubernetes.finding import taken_over
-from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of, reading_secret
+from flowplan.providers.kubernetes.comparing import as_recorded
+from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of
 from flowplan.providers.kubernetes.reading import LINEAGE, PROJECT, RUN_ID, has_ended, label, observed, owner
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import IMPORTED
-from flowplan.schemas import arguments
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.runs import Objects, Observed, Recorded, Status
 
@@ -24,13 +22,13 @@ DELETED = "the Job was deleted"
 
 
 def namespace_of(record: Recorded, default: str) -> str:
-    """Where the record's Job lives."""
+    """Return the namespace of the record's Job."""
     written = ((record.objects.get("Job") or {}).get("metadata") or {}).get("namespace")
     return str(record.handle.get("namespace") or written or default)
 
 
 def by_namespace(records: Iterable[Recorded], default: str) -> dict[str, list[Recorded]]:
-    """The records of each namespace."""
+    """Return the records of each namespace."""
     groups: dict[str, list[Recorded]] = defaultdict(list)
     for record in records:
         groups[namespace_of(record, default)].append(record)
@@ -91,12 +89,14 @@ def _in_namespace(api: Api, namespace: str, records: Sequence[Recorded], lineage
 
 
 def _events_if_needed(api: Api, namespace: str, jobs: Iterable[Object], pods: Mapping[str, list[Any]]) -> list[Any]:
-    """Warnings, when a Job waits for longer than a start takes and neither it nor its pods say why."""
+    """Return warnings, when a Job waits for longer than a start takes and neither it nor its pods say why."""
     for job in jobs:
         if has_ended(job):
             continue
         seen = observed(job, pods.get(job["metadata"]["uid"], []), "")
-        if seen.status is Status.PENDING and not seen.reason and _age(job) > _SLOW_START:
+        created = job["metadata"].get("creationTimestamp")
+        waits = seen.status is Status.PENDING and not seen.reason and created
+        if waits and (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds() > _SLOW_START:
             return events_of(api, namespace, "type=Warning")
     return []
 
@@ -104,18 +104,12 @@ def _events_if_needed(api: Api, namespace: str, jobs: Iterable[Object], pods: Ma
 _SLOW_START = 5.0
 
 
-def _age(job: Object) -> float:
-    """Seconds since the Job was created."""
-    created = job["metadata"].get("creationTimestamp")
-    return (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds() if created else 0.0
-
-
 def _list(api: Api, path: str, selector: str) -> list[Any]:
     return api.items(path, labelSelector=selector)
 
 
 def _imported(api: Api, namespace: str, record: Recorded) -> Any:
-    """A Job that was taken over as it is does not carry our labels; it is known by name and uid."""
+    """Return the Job of an imported run, which has none of our labels: it is known by name and uid."""
     if not record.handle.get(IMPORTED) or not record.present:
         return None
     job = api.find(jobs_path(namespace, str(record.handle.get("name") or record.name)))
@@ -123,7 +117,7 @@ def _imported(api: Api, namespace: str, record: Recorded) -> Any:
 
 
 def _unlabelled(api: Api, namespace: str, records: Sequence[Recorded]) -> dict[str, Any]:
-    """Return the Jobs that somebody took our labels off, by run id: they are known by their uid.
+    """Return the Jobs that lost our labels, by run id: they are known by their uid.
 
     This takes one list, and only where runs seem to be gone that were there before.
     """
@@ -136,87 +130,21 @@ def _unlabelled(api: Api, namespace: str, records: Sequence[Recorded]) -> dict[s
 
 
 def same_job(api: Api, meta: Mapping[str, Any]) -> Any:
-    """The Job with this name and uid, or None."""
+    """Return the Job with this name and uid, or None."""
     job = api.find(jobs_path(meta["namespace"], meta["name"]))
     return job if job is not None and job["metadata"]["uid"] == meta["uid"] else None
 
 
 def by_owner(pods: Iterable[Any]) -> dict[str, list[Any]]:
-    """Pods by the uid of the Job that controls them."""
+    """Return pods by the uid of the Job that controls them."""
     groups: dict[str, list[Any]] = defaultdict(list)
     for pod in pods:
         groups[owner(pod)].append(pod)
     return groups
 
 
-def as_recorded(seen: Observed, record: Recorded) -> Observed:
-    """Complete what the engine says with what only the record knows; an end that is recorded is not told anew with
-    less (its pods may be gone by now)."""
-    seen = _immutable_as_made(_by_its_name(as_if_kept(seen, record), record), record)
-    seen = _cannot_start(seen, record)
-    seen = replace(seen, run_id=record.run_id, address=record.address, attempt=record.attempt)
-    if record.handle.get(IMPORTED):
-        seen = taken_over(seen, record)
-    if seen.status is None or seen.status.live or seen.status is not record.status:
-        return seen
-    return replace(
-        seen,
-        reason=record.reason,
-        message=record.message,
-        exit_code=record.exit_code if seen.exit_code is None else seen.exit_code,
-        attempts=max(seen.attempts, record.attempts),
-        started_at=seen.started_at or record.started_at,
-    )
-
-
-TOO_LONG = "too_long"
-"""Key of a handle: which argument or variable of the run is longer than Linux takes, and how long it is."""
-
-
-def _cannot_start(seen: Observed, record: Recorded) -> Observed:
-    """Say why a container failed whose command no kernel could execute: Docker tells that in its output alone."""
-    why = record.handle.get(TOO_LONG)
-    if not why:
-        return seen
-    seen = replace(seen, handle={**seen.handle, TOO_LONG: why})
-    if seen.status is not Status.FAILED or seen.exit_code not in arguments.EXEC_FAILED:
-        return seen
-    return replace(seen, reason=arguments.REASON, message=f"exit code {seen.exit_code}: {why}")
-
-
-_MUTABLE = frozenset(
-    ("parallelism", "suspend", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "completions")
-)
-"""Fields of a Job's spec that anybody can change once it is there."""
-
-
-def _immutable_as_made(seen: Observed, record: Recorded) -> Observed:
-    """``seen`` without differences that are no drift: in what nobody can change they are the server's own spelling,
-    defaults and admission of the same Job."""
-    applied = (record.objects.get("Job") or {}).get("spec")
-    if not seen.live or not applied or seen.handle.get("uid") != record.handle.get("uid"):
-        return seen
-    job = seen.live["Job"]
-    kept = {key: value for key, value in applied.items() if key not in _MUTABLE}
-    return replace(seen, live={**seen.live, "Job": {**job, "spec": {**job["spec"], **kept}}})
-
-
-def _by_its_name(seen: Observed, record: Recorded) -> Observed:
-    """A Job that got a suffix, because a foreign one had its name, is no other Job for that: it carries our run id. Nor
-    is one whose Secret got a suffix."""
-    wanted = ((record.objects.get("Job") or {}).get("metadata") or {}).get("name")
-    if not seen.live or not wanted:
-        return seen
-    job = seen.live["Job"]
-    if seen.name != wanted:
-        job = {**job, "metadata": {**job["metadata"], "name": wanted}}
-    if secret := record.objects.get("Secret"):
-        job = reading_secret(job, secret, secret["metadata"]["name"])
-    return replace(seen, live={**seen.live, "Job": job})
-
-
 def absent(record: Recorded, end: Observed | None = None) -> Observed:
-    """What is said of a Job that is not there; ``end`` is how it ended, when an event still tells."""
+    """Return the observation of a Job that is not there; ``end`` is how it ended, when an event still tells."""
     if end is not None:
         return end
     message = DELETED if record.status.live and record.handle else ""
@@ -233,11 +161,15 @@ _ENDS = {
 
 
 def ended_by_events(api: Api, namespace: str, records: Sequence[Recorded]) -> dict[str, Observed]:
-    """How Jobs that a TTL removed before anybody looked have ended: the job controller's own events tell, for an hour.
+    """Return how Jobs ended that a TTL removed before they were observed, from events that are kept for an hour.
 
-    One list, and only when a run that was live is gone. A Job without a TTL is gone because somebody deleted it.
+    One list, and only when a run that was live is gone. A Job without a TTL is gone because it was deleted.
     """
-    lost = {str(r.handle["uid"]): r for r in records if r.status.live and r.handle.get("uid") and _has_ttl(r)}
+
+    def has_ttl(record: Recorded) -> bool:
+        return ((record.objects.get("Job") or {}).get("spec") or {}).get("ttlSecondsAfterFinished") is not None
+
+    lost = {str(r.handle["uid"]): r for r in records if r.status.live and r.handle.get("uid") and has_ttl(r)}
     if not lost:
         return {}
     ends: dict[str, Observed] = {}
@@ -247,10 +179,6 @@ def ended_by_events(api: Api, namespace: str, records: Sequence[Recorded]) -> di
         if record is not None and status is not None:
             ends[record.run_id] = _end(record, status, event)
     return ends
-
-
-def _has_ttl(record: Recorded) -> bool:
-    return ((record.objects.get("Job") or {}).get("spec") or {}).get("ttlSecondsAfterFinished") is not None
 
 
 def _end(record: Recorded, status: Status, event: Object) -> Observed:
@@ -275,7 +203,7 @@ def _end(record: Recorded, status: Status, event: Object) -> Observed:
 
 
 def events_of(api: Api, namespace: str, fields: str) -> list[Any]:
-    """Recent core/v1 Events, at most a few pages; [] when they may not be read (they are a help, not a need)."""
+    """Return recent core/v1 Events, at most a few pages; [] without the right to read them."""
     found: list[Any] = []
     try:
         for page, _ in api.pages(core_path(namespace, "events"), fieldSelector=fields):

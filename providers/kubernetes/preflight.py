@@ -1,4 +1,4 @@
-"""What creating Jobs would trip over: permissions, what they refer to, and the server's own dry run (design 6.5)."""
+"""What would make the creation of Jobs fail: permissions, what they refer to, and the server's own dry run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from flowplan.providers.kubernetes.dropping import dropped
+from flowplan.providers.kubernetes.comparing import dropped
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path, manifest
 from flowplan.providers.kubernetes.reading import RUN_ID, label
 from flowplan.providers.kubernetes.references import KINDS, Reference, references
@@ -44,7 +44,7 @@ class _Wanted:
 
 
 def check(api: Api, orders: Sequence[Order], namespace: str) -> list[Finding]:
-    """Findings for all orders; requests grow with namespaces and with Jobs of different shape, not with orders.
+    """Return findings for all orders; requests grow with namespaces and shapes of Jobs, not with orders.
 
     Raises:
         EngineUnreachable: the server does not answer.
@@ -63,7 +63,10 @@ def _in_namespace(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequenc
         return
     denied = _denied(api, pool, name, wanted)
     if denied:  # about all runs of the namespace alike: told once
-        yield from (_finding(wanted[0], "error", "permission", _about_verb(d, len(wanted))) for d in denied)
+        count = f" ({len(wanted)} runs need it)" if len(wanted) > 1 else ""
+        for what, where in denied:
+            error = ProviderError(f"not allowed to {what} {where}{count}", hint="ask for a Role with this verb")
+            yield _finding(wanted[0], "error", "permission", error)
     yield from _missing(api, pool, name, wanted)
     if "create jobs.batch" not in {what for what, _ in denied}:
         yield from _dry_runs(api, pool, name, wanted)
@@ -90,7 +93,7 @@ def _namespace(api: Api, name: str) -> ProviderError | None:
 
 
 def _denied(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[_Wanted]) -> list[tuple[str, str]]:
-    """(verb and resource, the server's reason) of everything needed that is not allowed."""
+    """Return (verb and resource, where) of everything needed that is not allowed."""
     secrets = any(one.order.objects.get("Secret") for one in wanted)
     questions = [
         (group, resource, sub, verb)
@@ -121,14 +124,8 @@ def _allowed(api: Api, namespace: str, group: str, resource: str, sub: str, verb
     return bool((answer.get("status") or {}).get("allowed"))
 
 
-def _about_verb(denied: tuple[str, str], runs: int) -> ProviderError:
-    what, where = denied
-    count = f" ({runs} runs need it)" if runs > 1 else ""
-    return ProviderError(f"not allowed to {what} {where}{count}", hint="ask for a Role with this verb")
-
-
 def _missing(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[_Wanted]) -> Iterator[Finding]:
-    """Things that the pods refer to and that are not there."""
+    """Yield findings for objects that the pods refer to and that are missing."""
     needs = [(one, ref) for one in wanted for ref in references(one.job) if not _own(one, ref)]
     names: dict[str, set[str]] = defaultdict(set)
     for _, ref in needs:
@@ -167,8 +164,7 @@ def _absent(one: _Wanted, ref: Reference, namespace: str) -> Finding:
 
 
 def _existing(api: Api, namespace: str, resource: str, names: Iterable[str]) -> set[str] | None:
-    """The names of that resource: one list of metadata; each by itself where listing is forbidden; None when neither
-    may be read."""
+    """Return the existing names of a resource, or of ``names`` where listing is forbidden; None when neither may be read."""
     try:
         found = api.items(core_path(namespace, resource), partial=True)
         return {item["metadata"]["name"] for item in found}
@@ -186,7 +182,10 @@ def _existing(api: Api, namespace: str, resource: str, names: Iterable[str]) -> 
 
 
 def _dry_runs(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[_Wanted]) -> Iterator[Finding]:
-    """The server's word on each Job, and on the pod that its controller will create; alike Jobs are sent once."""
+    """Yield what the server says of each Job, and of the pod that its controller will create.
+
+    Jobs of one shape are sent once.
+    """
     shapes: dict[str, list[_Wanted]] = defaultdict(list)
     for one in wanted:
         shapes[_shape(one.job)].append(one)
@@ -198,7 +197,7 @@ def _dry_runs(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[_W
 
 
 def _shape(job: Json) -> str:
-    """What the server's answer depends on: not the identity, the arguments and the values of variables."""
+    """Return a digest of what the answer depends on: not the identity, arguments or values of variables."""
     template = job["spec"]["template"]
     pod = dict(template.get("spec") or {})
     pod["containers"] = [
@@ -233,7 +232,7 @@ def _dry_run(api: Api, one: _Wanted, with_pods: bool) -> Iterator[Finding]:
 
 
 def _unheard(error: ProviderError) -> bool:
-    """True where the server says nothing at all; a failing one (a webhook that is down) is what the plan tells about."""
+    """Return whether the server did not respond; a 5xx (a failing webhook) becomes a finding."""
     return isinstance(error, EngineUnreachable) and error.reason != FAILING
 
 
@@ -246,7 +245,7 @@ def _name_clash(api: Api, one: _Wanted, namespace: str) -> Iterator[Finding]:
 
 
 def _pod_dry_run(api: Api, one: _Wanted, namespace: str, answer: Mapping[str, Any]) -> Iterator[Finding]:
-    """Quota, limits and admission apply to pods, which only the job controller would create: too late for a plan."""
+    """Yield what quota, limits and admission say of the pod, which else only the job controller would learn."""
     template = answer["spec"]["template"]
     pod = {
         "apiVersion": "v1",

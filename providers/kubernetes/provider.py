@@ -9,9 +9,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from flowplan.providers import polling
-from flowplan.providers.kubernetes import finding, jobs, observing
+from flowplan.providers.kubernetes import comparing, finding, jobs, observing
 from flowplan.providers.kubernetes.connection import IN_CLUSTER
-from flowplan.providers.kubernetes.dropping import noted
 from flowplan.providers.kubernetes.reading import LINEAGE, label, observed
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import Context, Found, LogLine, News, Order
@@ -32,27 +31,24 @@ class KubernetesProvider:
         self._created_from = context.created_from
 
     def target(self) -> Target:
-        """The cluster: UID of ``kube-system``, the user's ``cluster_id``, or a hash of server and CA (G5)."""
+        """Return the cluster, known by the UID of ``kube-system``, the user's ``cluster_id``, or a hash of server and CA."""
         if self._target is None:
             place = self._api.endpoint
             context = place.label if place.label == IN_CLUSTER else f"context {place.label}"
             label = f"{context}, namespace {place.namespace} ({place.server})"
-            self._target = Target("kubernetes", self._cluster_id(), label)
+            cluster = place.cluster_id
+            if not cluster:
+                try:
+                    cluster = str(self._api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"])
+                except ProviderError as error:
+                    if error.reason != "Forbidden":
+                        raise
+                    cluster = place.fallback_id
+            self._target = Target("kubernetes", cluster, label)
         return self._target
 
-    def _cluster_id(self) -> str:
-        endpoint = self._api.endpoint
-        if endpoint.cluster_id:
-            return endpoint.cluster_id
-        try:
-            return str(self._api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"])
-        except ProviderError as error:
-            if error.reason != "Forbidden":
-                raise
-        return endpoint.fallback_id
-
     def now(self) -> datetime | None:
-        """The time by the API server's clock; None before it has answered."""
+        """Return the time by the API server's clock; None before it has answered."""
         return self._api.clock.now()
 
     def keeps_timeout(self, record: Recorded) -> bool:
@@ -63,11 +59,11 @@ class KubernetesProvider:
         return observing.observe(self._api, records, self._lineage, self._namespace, self.target().id, wanted)
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
-        """The Jobs that carry the project's label: in all namespaces, or where that is forbidden in those of ``wanted``."""
+        """Return the Jobs with the project's label, in all namespaces or, where that is forbidden, in those of ``wanted``."""
         return finding.of_project(self._api, project, wanted, self._namespace, self.target().id)
 
     def describe(self, object_id: str) -> Found:
-        """A Job as ``namespace/name``, or by its name alone in the provider's namespace.
+        """Return a Job given as ``namespace/name``, or by its name alone in the provider's namespace.
 
         Raises:
             ProviderError: there is none.
@@ -81,15 +77,15 @@ class KubernetesProvider:
 
     def create(self, order: Order) -> Observed:
         job = jobs.create(self._api, order, self._namespace, self._created_from)
-        seen = noted(self._seen(job), order.objects["Job"], job)
+        seen = comparing.noted(self._seen(job), order.objects["Job"], job)
         for place, size in arguments.too_long(order.objects, order.secrets):
-            return replace(seen, handle={**seen.handle, observing.TOO_LONG: arguments.explanation(place, size)})
+            return replace(seen, handle={**seen.handle, comparing.TOO_LONG: arguments.explanation(place, size)})
         return seen
 
     def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:
         job = jobs.update(self._api, record, order, fields, self._namespace)
-        seen = observing.as_recorded(self._seen(job), record)
-        return noted(seen, order.objects["Job"], job, fields)
+        seen = comparing.as_recorded(self._seen(job), record)
+        return comparing.noted(seen, order.objects["Job"], job, fields)
 
     def _seen(self, job: Json) -> Observed:
         pods = jobs.pods_of(self._api, job) if (job.get("status") or {}).get("startTime") else []

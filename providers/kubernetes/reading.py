@@ -1,4 +1,4 @@
-"""From a live Job and its pods to an Observed: status by conditions, never guessed (A2, L7, L8, L9)."""
+"""From a live Job and its pods to an Observed: its status comes from conditions and is never guessed."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ CREATED_FROM = "flowplan.dev/created-from"
 
 
 def label(item: Object, key: str) -> str:
-    """A label of an object, or ""."""
+    """Return a label of an object, or ""."""
     return str(((item.get("metadata") or {}).get("labels") or {}).get(key) or "")
 
 
 def main_container(job: Object) -> str:
-    """The name of the container that is the run: the first one of the pod template (L8)."""
+    """Return the name of the container that is the run: the first one of the pod template."""
     spec = ((job.get("spec") or {}).get("template") or {}).get("spec") or {}
     return str(((spec.get("containers") or [{}])[0]).get("name") or "")
 
 
 def oldest_first(pods: Iterable[Object]) -> list[Object]:
-    """Pods in the order of their creation."""
+    """Return pods in the order of their creation."""
     return sorted(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", pod["metadata"]["name"]))
 
 
@@ -54,13 +54,13 @@ def line_prefix(pod: Object) -> str:
 
 
 def owner(pod: Object) -> str:
-    """The uid of the Job that controls a pod, or ""."""
+    """Return the uid of the Job that controls a pod, or ""."""
     owners = (pod.get("metadata") or {}).get("ownerReferences") or []
     return next((str(o["uid"]) for o in owners if o.get("controller")), "")
 
 
 def observed(job: Object, pods: Sequence[Object], cluster: str, events: Iterable[Object] = ()) -> Observed:
-    """What a live Job says now.
+    """Return what a live Job says now.
 
     Args:
         pods: the pods of this Job that are known; cluster: the identity of the target.
@@ -87,16 +87,13 @@ def observed(job: Object, pods: Sequence[Object], cluster: str, events: Iterable
 
 
 def has_ended(job: Object) -> bool:
-    """True once the Job has come to an end of its own."""
-    failed = failed_condition(job)
-    return bool(complete_condition(job) or (failed and not _killed_by_deletion(job, failed)))
+    """Return whether the Job has ended, other than by its deletion.
 
-
-def _killed_by_deletion(job: Object, failed: Object) -> bool:
-    """A deletion in the foreground ends the pods first, which the job controller then counts as a failure: not an end
-    of the run's own, and gone in a moment."""
-    deleted = job["metadata"].get("deletionTimestamp")
-    return bool(deleted) and str(failed.get("lastTransitionTime") or "") >= str(deleted)
+    A deletion in the foreground ends the pods first, which the job controller counts as a failure.
+    """
+    failed, deleted = failed_condition(job), job["metadata"].get("deletionTimestamp")
+    by_deletion = failed and deleted and str(failed.get("lastTransitionTime") or "") >= str(deleted)
+    return bool(complete_condition(job) or (failed and not by_deletion))
 
 
 def _succeeded(job: Object, pods: Sequence[Object], cluster: str, condition: Object) -> Observed:
@@ -164,7 +161,7 @@ def _base(job: Object, pods: Sequence[Object], cluster: str, **facts: Any) -> Ob
 
 
 def _image(job: Object, pods: Sequence[Object]) -> dict[str, str]:
-    """The image that the newest pod ran: ``name`` as in the Job, ``id`` and, where it came from a registry, ``digest``."""
+    """Return the image of the newest pod: ``name`` as in the Job, ``id`` and, from a registry, ``digest``."""
     main = main_container(job)
     ids = [str(status["imageID"]) for pod in pods if (status := container_status(pod, main)) and status.get("imageID")]
     if not ids:
@@ -175,7 +172,7 @@ def _image(job: Object, pods: Sequence[Object]) -> dict[str, str]:
 
 
 def comparable(job: Object) -> Json:
-    """The Job without what only the server writes."""
+    """Return the Job without fields that only the server writes."""
     meta = {k: v for k, v in job["metadata"].items() if k not in ("managedFields", "resourceVersion", "generation")}
     return {
         "apiVersion": job.get("apiVersion") or "batch/v1",
@@ -186,7 +183,7 @@ def comparable(job: Object) -> Json:
 
 
 def pods_wanted(spec: Object) -> int:
-    """How many pods a Job takes when none fails."""
+    """Return how many pods a Job takes when none fails."""
     completions, parallelism = spec.get("completions"), spec.get("parallelism")
     if completions is None:
         return 1 if parallelism is None else int(parallelism)
@@ -194,8 +191,10 @@ def pods_wanted(spec: Object) -> int:
 
 
 def attempts(job: Object, pods: Sequence[Object]) -> int:
-    """How many times the engine tried: once, and once more for every pod beyond those that the Job takes, and for every
-    restart inside a pod (restartPolicy OnFailure)."""
+    """Return how many times the engine tried.
+
+    Once, once more for every pod beyond those that the Job takes, and for every restart inside a pod.
+    """
     main = main_container(job)
     status = job.get("status") or {}
     counted = max(sum(int(status.get(key) or 0) for key in ("active", "succeeded", "failed")), len(pods))
@@ -205,8 +204,10 @@ def attempts(job: Object, pods: Sequence[Object]) -> int:
 
 
 def exit_code(job: Object, pods: Sequence[Object], phase: str) -> int | None:
-    """The exit code of the main container in the newest pod of that phase (else the newest pod); None when the
-    engine does not say (L7)."""
+    """Return the exit code of the main container in the newest pod of that phase, else in the newest pod.
+
+    None when the engine does not say.
+    """
     wanted = [pod for pod in pods if (pod.get("status") or {}).get("phase") == phase] or list(pods)
     if not wanted:
         return None
@@ -215,7 +216,7 @@ def exit_code(job: Object, pods: Sequence[Object], phase: str) -> int | None:
 
 
 def terminated(pod: Object, container: str) -> Object | None:
-    """How the container ended: its present state, or the one before a restart that is still awaited."""
+    """Return how the container ended: its present state, or the one before a restart that is still awaited."""
     status = container_status(pod, container) or {}
     now = (status.get("state") or {}).get("terminated")
     if now or (status.get("state") or {}).get("running"):
@@ -230,7 +231,7 @@ def container_status(pod: Object, container: str) -> Object | None:
 
 
 def started_at(job: Object, pods: Sequence[Object]) -> str | None:
-    """When the main container first started, or None while it never did."""
+    """Return when the main container first started, or None while it never did."""
     main = main_container(job)
     times = [moment for pod in pods if (status := container_status(pod, main)) for moment in _starts(status)]
     if times:
@@ -251,7 +252,7 @@ def _accepted(job: Object) -> str | None:
 
 
 def managers(job: Object) -> dict[str, str]:
-    """JSON Pointer -> field manager, for the fields that somebody else than flowplan set (managedFields)."""
+    """Return JSON Pointer -> field manager, for the fields that others than flowplan set (managedFields)."""
     found: dict[str, str] = {}
     entries = [e for e in job["metadata"].get("managedFields") or [] if e.get("manager") != "flowplan"]
     for entry in sorted(entries, key=lambda e: e.get("time") or ""):
@@ -272,7 +273,7 @@ def _pointers(fields: Object, live: Any, at: str) -> Iterator[str]:
 
 
 def _step(key: str, live: Any) -> tuple[str | None, Any]:
-    """One step of fieldsV1: ``f:name`` of a mapping, or ``k:{"name":"x"}`` of a list, where it is now."""
+    """Return the key and the live value of a step of fieldsV1: ``f:name``, or ``k:{"name":"x"}`` of a list."""
     if key.startswith("f:"):
         name = key[2:]
         return escape(name), live.get(name) if isinstance(live, Mapping) else None

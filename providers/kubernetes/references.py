@@ -24,7 +24,7 @@ class Reference(NamedTuple):
 
 
 def references(job: Mapping[str, Any]) -> Iterator[Reference]:
-    """Every object that the pods of a Job manifest refer to."""
+    """Yield every object that the pods of a Job manifest refer to."""
     spec = ((job.get("spec") or {}).get("template") or {}).get("spec") or {}
     account = spec.get("serviceAccountName") or spec.get("serviceAccount")
     if account:

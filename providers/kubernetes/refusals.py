@@ -1,4 +1,4 @@
-"""What an API server's refusal means for the user: its own words in one line, and the hint that fits (W14)."""
+"""What an API server's refusal means for the user: its own words in one line, and the hint that fits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from flowplan.schemas.errors import ProviderError
 
 
 def refusal(code: int, body: bytes, endpoint: Endpoint, method: str) -> ProviderError:
-    """The error for an answer of 400 or more."""
+    """Return the error for an answer of 400 or more."""
     status = _status(body)
     reason = str(status.get("reason") or _REASONS.get(code, f"HTTP {code}"))
     message = " ".join(str(status.get("message") or _REASONS.get(code) or f"HTTP {code}").split())
-    if causes := _causes(status):
-        message = causes
+    if status.get("reason") == "Invalid":  # a 422 names every field
+        causes = (status.get("details") or {}).get("causes") or []
+        lines = [f"{c['field']}: {' '.join(str(c.get('message', '')).split())}" for c in causes if c.get("field")]
+        message = "; ".join(dict.fromkeys(lines)) or message
     return ProviderError(message, hint=_hint(code, status, message, endpoint, method), reason=reason)
 
 
@@ -42,17 +44,8 @@ def _status(body: bytes) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _causes(status: Mapping[str, Any]) -> str:
-    """``spec.template.spec.restartPolicy: Unsupported value: "Always"...; ...`` of a 422, every field named."""
-    if status.get("reason") != "Invalid":
-        return ""
-    causes = (status.get("details") or {}).get("causes") or []
-    lines = [f"{c['field']}: {' '.join(str(c.get('message', '')).split())}" for c in causes if c.get("field")]
-    return "; ".join(dict.fromkeys(lines))
-
-
 def is_quota(message: str) -> bool:
-    """The server has no code of its own for an exceeded quota, only these words in a 403."""
+    """Return whether a 403 is an exceeded quota, for which the server has no code of its own."""
     return "exceeded quota" in message or "failed quota" in message
 
 

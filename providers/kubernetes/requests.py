@@ -1,4 +1,4 @@
-"""Requests to one API server: JSON in and out, retried where that is safe, refusals in one line (W14, G6, L11)."""
+"""Requests to one API server: JSON in and out, retried where that is safe, refusals in one line."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Api:
         self._lock = threading.Lock()
 
     def impatient(self) -> Api:
-        """The same connection for questions that can be asked again later: one try, and a short wait."""
+        """Return an API with the same connection, but one try and a short timeout."""
         self._connected()
         other = copy.copy(self)
         other._tries, other._read = 1, _QUICK
@@ -70,7 +70,7 @@ class Api:
         return self.call("GET", path, query)
 
     def find(self, path: str, **query: Any) -> Json | None:
-        """The object at ``path``, or None when there is none."""
+        """Return the object at ``path``, or None when there is none."""
         try:
             return self.get(path, **query)
         except ProviderError as error:
@@ -79,7 +79,7 @@ class Api:
             raise
 
     def pages(self, path: str, *, partial: bool = False, **query: Any) -> Iterator[tuple[list[Json], str]]:
-        """The pages of a list, each with the list's resourceVersion; ``partial`` asks for metadata only."""
+        """Yield the pages of a list, each with the list's resourceVersion; ``partial`` asks for metadata only."""
         accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1" if partial else ""
         following = ""
         while True:
@@ -91,7 +91,7 @@ class Api:
                 return
 
     def items(self, path: str, *, partial: bool = False, **query: Any) -> list[Json]:
-        """All objects of a list."""
+        """Return all objects of a list."""
         return [item for page, _ in self.pages(path, partial=partial, **query) for item in page]
 
     def call(
@@ -104,8 +104,10 @@ class Api:
         content: str = "application/json",
         accept: str = "",
     ) -> Json:
-        """One request and its JSON answer. 429, 5xx, broken connections and answers are retried with backoff: every
-        write of this provider names its object, so that a repetition finds what the first one did.
+        """Send a request and return its JSON answer.
+
+        429, 5xx, broken connections and answers are retried with backoff: every write of this provider names its object,
+        so that a repetition finds what the first one did.
 
         Raises:
             ProviderError: the server refused; its reason and words in one line.
@@ -145,7 +147,7 @@ class Api:
         return EngineUnreachable(f"{message}; whether it did what was asked is not known", hint=hint, reason=FAILING)
 
     def stream(self, path: str, read_timeout: float, **query: Any) -> BaseHTTPResponse:
-        """An open response whose body the caller reads; it must ``shutdown`` or ``release_conn`` it.
+        """Return an open response whose body the caller reads; it must ``shutdown`` or ``release_conn`` it.
 
         Raises as ``call``, without a retry.
         """
@@ -187,7 +189,15 @@ class Api:
                     method,
                     url,
                     body=data,
-                    headers=self._authorized(headers, renew=renew),
+                    headers={
+                        **headers,
+                        "User-Agent": MANAGER,
+                        **(
+                            {"Authorization": header}
+                            if (header := self.endpoint.credentials.header(renew=renew))
+                            else {}
+                        ),
+                    },
                     timeout=Timeout(connect=_CONNECT, read=read or self._read),
                     retries=False,
                     redirect=False,
@@ -200,10 +210,6 @@ class Api:
             return response
         except (HTTPError, OSError) as error:
             raise unreachable(self.endpoint, error) from None
-
-    def _authorized(self, headers: Mapping[str, str], *, renew: bool) -> dict[str, str]:
-        header = self.endpoint.credentials.header(renew=renew)
-        return {**headers, "User-Agent": MANAGER, **({"Authorization": header} if header else {})}
 
     def _connected(self) -> HTTPConnectionPool:
         with self._lock:
@@ -240,7 +246,7 @@ def _cut(data: bytes, answer: Json | None, method: str) -> bool:
 
 
 def unreachable(endpoint: Endpoint, error: BaseException) -> EngineUnreachable:
-    """The one message for an API server that does not answer: which one, why, what to check."""
+    """Return the error for an API server that does not answer: which one, why, what to check."""
     import ssl
 
     reason = _innermost(error)
@@ -260,7 +266,7 @@ def unreachable(endpoint: Endpoint, error: BaseException) -> EngineUnreachable:
 
 
 def failing(endpoint: Endpoint, code: int, body: bytes, method: str) -> EngineUnreachable:
-    """The message for an API server that answers with errors of its own."""
+    """Return the error for an API server that answers with errors of its own."""
     told = refusal(code, body, endpoint, method)
     words = told.message if told.message.startswith("HTTP ") else f"HTTP {code}: {told.message}"
     hint = told.hint or "see the log of the API server, or try again"
@@ -275,7 +281,7 @@ _SILENT = "no answer in time"
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The operating system's own word below urllib3's layers."""
+    """Return the operating system's error below urllib3's layers."""
     from urllib3.exceptions import NewConnectionError, TimeoutError
 
     inner = error.__cause__ or error.__context__
@@ -321,10 +327,12 @@ def _pool(endpoint: Endpoint) -> HTTPConnectionPool:
 
 
 def body_lines(response: BaseHTTPResponse, limit: int = 1 << 20) -> Iterator[tuple[bytes, bool]]:
-    """The lines of a streamed body without their newlines, each with whether its newline came.
+    """Yield the lines of a streamed body without their newlines, each with whether its newline came.
 
     A line longer than ``limit`` bytes (0: no limit) is cut, so that memory stays flat.
-    Raises urllib3's HTTPError or OSError when the connection breaks.
+
+    Raises:
+        HTTPError, OSError: the connection broke.
     """
     rest = bytearray()
     dropped = False

@@ -1,4 +1,4 @@
-"""List and watch of Jobs and pods in threads that feed one bounded queue; they reconnect by themselves (L6, L11)."""
+"""List and watch of Jobs and pods in threads that feed one bounded queue; they reconnect by themselves."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ class Feed:
     _troubles: dict[_Stream, ProviderError] = field(default_factory=dict)
 
     def trouble(self) -> ProviderError | None:
-        """Why the server cannot be asked at present, or None."""
+        """Return why the server cannot be asked at present, or None."""
         return next(iter(tuple(self._troubles.values())), None)
 
     def tell(self, stream: _Stream, trouble: ProviderError | None) -> None:
-        """Note how a stream gets on."""
+        """Note that a stream is broken, and why, or works again."""
         if trouble is None:
             self._troubles.pop(stream, None)
         else:
             self._troubles[stream] = trouble
 
     def look(self, namespace: str, jobs: str, pods: str) -> Iterator[News]:
-        """The first look at a namespace, in the caller's thread, so that its errors are the caller's."""
+        """Yield the first lists of a namespace, in the caller's thread, so that it gets their errors."""
         for kind, path in (("jobs", jobs), ("pods", pods)):
             stream = _Stream(self, namespace, kind, path)
             self._streams.append(stream)
@@ -82,7 +82,7 @@ class Feed:
             threading.Thread(target=stream.run, name=f"watch-{stream.kind}-{stream.namespace}", daemon=True).start()
 
     def wait(self, seconds: float, stop: threading.Event) -> Iterator[News]:
-        """Everything new, waiting for the first of it at most ``seconds``; looks at ``stop`` meanwhile."""
+        """Yield everything new, after at most ``seconds`` or when ``stop`` is set."""
         deadline = time.monotonic() + seconds
         while not stop.is_set():
             try:
@@ -95,7 +95,7 @@ class Feed:
             return
 
     def put(self, item: News | ProviderError) -> None:
-        """Hand over, waiting while the consumer is behind: memory is bounded by the queue."""
+        """Queue an item, waiting while the queue is full: memory is bounded by it."""
         while not self._closed.is_set():
             try:
                 return self._queue.put(item, timeout=0.5)
@@ -119,7 +119,7 @@ def _news(item: News | ProviderError) -> News:
 
 
 class _Expired(Exception):
-    """The resourceVersion is too old: look again (L6)."""
+    """The resourceVersion is too old: list again."""
 
 
 class _Broken(Exception):
@@ -147,7 +147,7 @@ class _Stream:
         return News(self.namespace, self.kind, "LIST", items)
 
     def run(self) -> None:
-        """Until the feed is closed: watch, and look again whenever that is needed."""
+        """Watch until the feed is closed, and list again whenever that is needed."""
         pause = 0.2
         while not self._feed.closed.is_set():
             try:
@@ -180,7 +180,7 @@ class _Stream:
         return now - self._refused_since > _PATIENCE
 
     def _follow(self) -> None:
-        """One watch, until the server or the network ends it."""
+        """Read one watch until the server or the network ends it."""
         from urllib3.exceptions import HTTPError
 
         try:
@@ -226,7 +226,7 @@ class _Stream:
 
 
 def _event(line: bytes) -> Any:
-    """A line of a watch; something in between (a proxy's page) may have written another."""
+    """Return the event of a line of a watch, which a proxy may have falsified."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -240,7 +240,7 @@ _POD_META = ("name", "namespace", "uid", "creationTimestamp", "labels", "ownerRe
 
 
 def _trimmed(item: Any, kind: str) -> Any:
-    """Of a pod only what is read is kept; there may be thousands."""
+    """Return the part of a pod that is read; there may be thousands."""
     if kind != "pods":
         return item
     meta = item["metadata"]

@@ -1,4 +1,4 @@
-"""Following any number of Jobs with two streams per namespace; a lost stream is a new look, never a status (L6, L11)."""
+"""Following any number of Jobs with two streams per namespace; a lost stream leads to a new list, never to a status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flowplan.providers import protocol
-from flowplan.providers.kubernetes import observing
+from flowplan.providers.kubernetes import comparing, observing
 from flowplan.providers.kubernetes.diagnosis import IMAGE_PULL
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of
 from flowplan.providers.kubernetes.reading import (
@@ -34,7 +34,7 @@ _SETTLE = 1.5
 """Seconds that a Job's end may be ahead of its pods' on the other stream."""
 
 _UNLABELLED_EVERY = 2.0
-"""Seconds between looks at Jobs that somebody took our labels off: no stream tells about them."""
+"""Seconds between looks at Jobs that lost our labels: no stream tells about them."""
 
 _PODS_KEPT = 20
 _EVENTS_AFTER, _EVENTS_EVERY, _EVENTS_SLOWEST = 3.0, 5.0, 60.0
@@ -57,7 +57,7 @@ class _Run:
 def watch(
     api: Api, records: Sequence[Recorded], lineage: str, default: str, cluster: str, stop: threading.Event
 ) -> Iterator[protocol.News]:
-    """As ``Provider.watch``: the present state of each record first, then every change, None when nothing is new."""
+    """Yield the present state of each record, then every change; None when nothing is new, as ``Provider.watch`` says."""
     groups = observing.by_namespace(records, default)
     feed = Feed(api, f"{LINEAGE}={lineage}")
     views = {name: _View(api, name, some, cluster) for name, some in groups.items()}
@@ -102,26 +102,20 @@ class _View:
 
     @property
     def open(self) -> bool:
-        """True while a run has not ended."""
+        """Return whether a run has not ended."""
         return bool(self._runs)
 
     def take(self, news: News) -> None:
-        """Learn what a stream said."""
+        """Take in what a stream said."""
         if news.kind == "jobs":
-            self._take_jobs(news)
+            for job in news.items if news.type != "LIST" else ():
+                if (run := self._runs.get(self._run_of(job))) is not None:
+                    self._learn(run, job)
+                    run.deleted = news.type == "DELETED"
+            if news.type == "LIST":
+                self._listed({self._run_of(job): job for job in news.items})
         else:
             self._take_pods(news)
-
-    def _take_jobs(self, news: News) -> None:
-        if news.type == "LIST":
-            self._listed({self._run_of(job): job for job in news.items})
-            return
-        for job in news.items:
-            run = self._runs.get(self._run_of(job))
-            if run is None:
-                continue
-            self._learn(run, job)
-            run.deleted = news.type == "DELETED"
 
     def _run_of(self, job: Any) -> str:
         return self._by_uid.get(job["metadata"]["uid"]) or label(job, RUN_ID)
@@ -144,7 +138,10 @@ class _View:
 
     def _take_pods(self, news: News) -> None:
         if news.type == "LIST":
-            self._drop_pods_but({pod["metadata"]["uid"] for pod in news.items})
+            there = {pod["metadata"]["uid"] for pod in news.items}
+            for known in self._runs.values():  # forget pods that went away unseen, except those whose end is known
+                main = main_container(known.job) if known.job else ""
+                known.pods = {uid: pod for uid, pod in known.pods.items() if uid in there or terminated(pod, main)}
         for pod in news.items:
             uid = owner(pod)
             run = self._runs.get(self._by_uid.get(uid) or label(pod, RUN_ID))
@@ -155,21 +152,19 @@ class _View:
                 pods.pop(pod["metadata"]["uid"], None)
             else:
                 pods[pod["metadata"]["uid"]] = pod
-            _prune(pods)
+            while len(pods) > _PODS_KEPT:  # a Job may have very many retries
+                del pods[min(pods, key=lambda uid: pods[uid]["metadata"].get("creationTimestamp") or "")]
             self._dirty.add(run.record.run_id)
 
-    def _drop_pods_but(self, there: set[str]) -> None:
-        """Forget pods that went away unseen, except those whose end is known."""
-        for run in self._runs.values():
-            main = main_container(run.job) if run.job else ""
-            run.pods = {uid: pod for uid, pod in run.pods.items() if uid in there or terminated(pod, main)}
-
     def changes(self, *, first: bool = False) -> Iterator[Observed]:
-        """What there is to tell now, each fact once; what needs a question that stays unanswered waits."""
+        """Yield what is new, each fact once; what depends on a request that fails is yielded later."""
         try:
             self._ask_whether_gone()
             self._fetch_events()
-            ends = self._ends_of_gone()
+            gone = [
+                run for run_id in self._dirty if (run := self._runs.get(run_id)) and run.deleted and not _final(run)
+            ]
+            ends = observing.ended_by_events(self._api, self._namespace, [run.record for run in gone])
         except EngineUnreachable:
             return
         now = time.monotonic()
@@ -181,7 +176,7 @@ class _View:
                 yield from self._tell(self._runs[run_id], seen, now, first=first)
 
     def _ask_whether_gone(self) -> None:
-        """A Job that left the stream may only have lost its labels: it is looked at by its name and uid from then on."""
+        """Look for Jobs that left the stream by name and uid: they may only have lost their labels."""
         now = time.monotonic()
         left = [run for run_id in self._dirty if (run := self._runs.get(run_id)) and run.deleted and not _final(run)]
         if now >= self._unlabelled_due and (known := [run for run in self._runs.values() if run.unlabelled]):
@@ -196,12 +191,8 @@ class _View:
                 self._learn(run, there)
             self._dirty.add(run.record.run_id)
 
-    def _ends_of_gone(self) -> dict[str, Observed]:
-        gone = [run for run_id in self._dirty if (run := self._runs.get(run_id)) and run.deleted and not _final(run)]
-        return observing.ended_by_events(self._api, self._namespace, [run.record for run in gone])
-
     def _look(self, run: _Run, ends: Mapping[str, Observed], now: float) -> Observed | None:
-        """The run as it is, or None while the end of its pods is still on its way."""
+        """Return the run as it is, or None while the end of its pods is not known yet."""
         record = run.record
         if run.job is None or (run.deleted and not _final(run)):
             return observing.absent(record, ends.get(record.run_id))
@@ -210,7 +201,9 @@ class _View:
             return seen
         if run.ended_at is None:
             run.ended_at = now
-        if now < run.ended_at + _SETTLE and _expects_code(run):
+        main = main_container(run.job)
+        expects_code = not run.pods or any(not terminated(pod, main) for pod in run.pods.values())
+        if now < run.ended_at + _SETTLE and expects_code:
             return None
         try:
             run.pods.update({pod["metadata"]["uid"]: pod for pod in pods_of(self._api, run.job)})
@@ -221,7 +214,7 @@ class _View:
     def _seen(self, run: _Run) -> Observed:
         events = [e for uid in (run.job["metadata"]["uid"], *run.pods) for e in self._events.get(uid, [])]
         seen = observed(run.job, list(run.pods.values()), self._cluster, events)
-        return observing.as_recorded(seen, run.record)
+        return comparing.as_recorded(seen, run.record)
 
     def _tell(self, run: _Run, seen: Observed, now: float, *, first: bool) -> Iterator[Observed]:
         steady = _steady(run.told, seen)
@@ -241,7 +234,7 @@ class _View:
             self._events.pop(uid, None)
 
     def _fetch_events(self) -> None:
-        """Causes that only events tell: one list for all runs that wait without a word, ever more rarely."""
+        """Fetch causes that only events tell: one list for all runs that wait without a reason, ever more rarely."""
         now = time.monotonic()
         if now < self._events_due:
             return
@@ -268,7 +261,7 @@ def _waits_silently(run: _Run, now: float) -> bool:
 
 
 def _known(run: _Run) -> bool:
-    """Its Job has been seen, now or when it was recorded."""
+    """Return whether the Job of a run has been seen, now or when it was recorded."""
     return run.job is not None or bool(run.record.handle.get("uid"))
 
 
@@ -276,24 +269,12 @@ def _final(run: _Run) -> bool:
     return run.job is not None and has_ended(run.job)
 
 
-def _expects_code(run: _Run) -> bool:
-    """A pod whose end was not seen yet is still known."""
-    main = main_container(run.job)
-    return not run.pods or any(not terminated(pod, main) for pod in run.pods.values())
-
-
-def _prune(pods: dict[str, Any]) -> None:
-    """Of a Job with very many retries the newest pods are enough."""
-    while len(pods) > _PODS_KEPT:
-        del pods[min(pods, key=lambda uid: pods[uid]["metadata"].get("creationTimestamp") or "")]
-
-
 def _key(seen: Observed) -> tuple[object, ...]:
     return (seen.exists, seen.status, seen.reason, seen.message, seen.exit_code, seen.attempts, seen.started_at)
 
 
 def _steady(told: Observed | None, seen: Observed) -> Observed:
-    """The kubelet alternates between the attempt to pull and the pause after it: told once, with the cause kept."""
+    """Return ``seen`` with the cause of a failed pull, which the kubelet alternates with its back-off."""
     if told is None or not {told.reason, seen.reason} <= IMAGE_PULL or told.status is not seen.status:
         return seen
     if seen.reason == "ErrImagePull":
