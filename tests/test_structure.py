@@ -67,7 +67,12 @@ def test_nothing_of_this_machine_is_tracked() -> None:
 def test_every_dependency_is_used_and_explained() -> None:
     """A package that nothing imports is not asked of users."""
     text = (ROOT / "pyproject.toml").read_text()
-    imported = {"pyyaml": "yaml", "python-slugify": "slugify", "python-dotenv": "dotenv"}
+    imported = {
+        "pyyaml": "yaml",
+        "python-slugify": "slugify",
+        "python-dotenv": "dotenv",
+        "websocket-client": "websocket",
+    }
     code = "\n".join(p.read_text() for p in sources())
     for requirement in tomllib.loads(text)["project"]["dependencies"]:
         name = re.split(r"[<>=~ ]", requirement)[0]
