@@ -19,8 +19,8 @@ class Scalar(NamedTuple):
     """One value.
 
     Attributes:
-        kind: ``text``, ``whole`` (a number), ``flag``, ``size`` (bytes), ``time`` (nanoseconds), ``seconds``,
-            ``mode`` (of a file), ``count`` (of devices), ``address`` (of the internet protocol).
+        kind: ``text``, ``whole`` (a number), ``flag``, ``size`` (bytes), ``time`` (nanoseconds), ``microseconds``,
+            ``seconds``, ``mode`` (of a file), ``count`` (of devices), ``address`` (of the internet protocol).
         words: the texts that are allowed, all when empty; one that ends in ``:`` is the beginning of a text.
         low, high: the smallest and the largest number.
     """
@@ -272,8 +272,8 @@ HOST_CONFIG: dict[str, Field] = {
     "BlkioDeviceWriteIOps": Field(_CALLS_A_SECOND, "device_write_iops"),
     "CpuPeriod": Field(_between(0, 1_000_000), "cpu_period"),
     "CpuQuota": Field(WHOLE, "cpu_quota"),
-    "CpuRealtimePeriod": Field(_between(0), "cpu_rt_period"),
-    "CpuRealtimeRuntime": Field(_between(0), "cpu_rt_runtime"),
+    "CpuRealtimePeriod": Field(Scalar("microseconds", low=0), "cpu_rt_period"),
+    "CpuRealtimeRuntime": Field(Scalar("microseconds", low=0), "cpu_rt_runtime"),
     "CpusetCpus": Field(TEXT, "cpuset_cpus cpuset"),
     "CpusetMems": Field(TEXT, "cpuset_mems"),
     "Devices": Field(Items(DEVICE), "devices"),

@@ -461,7 +461,7 @@ class _Conversion:
             self.fault(node, path, "a key must be a string", "quote text that starts with { or [")
             return None
         key = self._scalar(node, path)
-        if self.as_kubectl and type(key) is int:
+        if type(key) is int and (self.as_kubectl or "create_options" in path):  # docker-py takes ports: {80: 8080}
             return str(key)
         if not isinstance(key, str):
             self.fault(node, path, "a key must be a string", f'write "{node.value}" in quotes')

@@ -51,6 +51,8 @@ def faults(options: dict[str, Any]) -> list[str]:
         ({"CapAdd": ["SYS_PTRACE"]}, [{"cap_add": ["SYS_PTRACE"]}, {"host_config": {"CapAdd": ["SYS_PTRACE"]}}]),
         ({"Dns": ["1.1.1.1"]}, [{"dns": "1.1.1.1"}, {"dns": ["1.1.1.1"]}]),
         ({"PidMode": "host"}, [{"pid_mode": "host"}, {"pid": "host"}]),
+        ({"CpuRealtimeRuntime": 400_000}, [{"cpu_rt_runtime": "400ms"}, {"cpu_rt_runtime": 400_000}, {"cpu_rt_runtime": "400000"}]),
+        ({"CpuRealtimePeriod": 1400}, [{"cpu_rt_period": "1400us"}, {"cpu_rt_period": 1400}]),
         ({"StopTimeout": 90}, [{"stop_timeout": 90}, {"stop_grace_period": "1m30s"}]),
         ({"Sysctls": {"a.b": "1 2"}}, [{"sysctls": ["a.b=1 2"]}, {"sysctls": {"a.b": "1 2"}}]),
         ({"Sysctls": {"a.b": "1"}}, [{"sysctls": {"a.b": 1}}]),

@@ -346,3 +346,10 @@ def test_whole_numbers_are_keys_of_a_manifest() -> None:
 
 def test_documents_without_content_do_not_count() -> None:
     assert parse("# head\n---\na: 1\n---\n# the end\n---\n", "f.yaml").value == {"a": 1}
+
+
+def test_a_number_may_be_the_key_of_an_option_of_docker() -> None:
+    given = "docker: {create_options: {ports: {80: 8080}}}"
+    assert parse(given, "f.yaml").value == {"docker": {"create_options": {"ports": {"80": 8080}}}}
+    with pytest.raises(InvalidInput, match="a key must be a string"):
+        parse("env: {80: 8080}", "f.yaml")

@@ -86,6 +86,16 @@ def _time(value: Json) -> int:
     return amount
 
 
+def _microseconds(value: Json) -> int:
+    """Return microseconds: a number is that already; compose files may have a duration (``400ms``)."""
+    if isinstance(value, str) and not value.removeprefix("-").isdecimal():
+        amount, rest = divmod(nanoseconds(value), 1000)
+        if rest:
+            raise must_be("whole microseconds", value)
+        return amount
+    return _whole(value)
+
+
 def _seconds(value: Json) -> int:
     if isinstance(value, str) and not value.removeprefix("-").isdecimal():
         seconds = duration(value)
@@ -126,6 +136,7 @@ _READ: dict[str, Callable[[Json], Any]] = {
     "flag": _flag,
     "size": _size,
     "time": _time,
+    "microseconds": _microseconds,
     "seconds": _seconds,
     "mode": _mode,
     "count": lambda value: -1 if value == "all" else _whole(value),
