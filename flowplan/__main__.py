@@ -12,7 +12,7 @@ OBJECTS = 200_000
 
 
 def main() -> None:
-    """Run the command line; the process ends with an exit code of design 9."""
+    """Run the command line; the process ends with an exit code of docs/commands.md."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is known how to be interrupted well: at once
     from flowplan import interruption
@@ -50,7 +50,7 @@ def _answer(arguments: list[str]) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Closed standard streams lead nowhere; else the state or a socket would get their numbers, and what is printed."""
+    """Open /dev/null for closed standard streams: else the state or a socket would get their numbers."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)

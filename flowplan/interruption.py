@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 2
+LEAVE_TIMEOUT = 2
 """Seconds after which a command that was told to end leaves whatever still holds it, such as an engine that hangs."""
 SHOW_CURSOR = b"\x1b[?25h\n"
 
@@ -30,7 +30,7 @@ class Interrupted(BaseException):
 
 
 def install() -> None:
-    """From here on a signal ends the command as ``Interrupted``, a second one at once.
+    """Let a signal end the command as ``Interrupted`` from here on, and a second one end it at once.
 
     What is ignored stays ignored: under ``nohup`` a closed terminal ends nothing.
     """
@@ -42,12 +42,12 @@ def install() -> None:
 
 
 def code() -> int:
-    """The exit code of a command that was interrupted: 128 and the signal's number, as shells count."""
+    """Return the exit code of a command that was interrupted: 128 and the signal's number, as shells count."""
     return _code or 128 + signal.SIGINT
 
 
 def told() -> bool:
-    """True once a signal has come: whatever is raised then may be the interruption in the clothes of another error."""
+    """Return whether a signal has come: an error that is raised then may be caused by the interruption."""
     return _code != 0
 
 
@@ -61,7 +61,7 @@ def leave() -> NoReturn:
 
 @contextmanager
 def finishing() -> Iterator[Event]:
-    """While things are under way on engines the first signal only sets the event: finish them, then leave."""
+    """Let the first signal only set the event, while things are under way on engines: finish them, then leave."""
     global _finishing
     import threading
 
@@ -75,7 +75,7 @@ def finishing() -> Iterator[Event]:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """While the cursor is hidden, even the sudden end shows it again."""
+    """Show the cursor again even at a sudden end, while it is hidden."""
     global _drawing
     _drawing = True
     try:
@@ -92,7 +92,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         leave()
     _code = 128 + number
     if _finishing is None:
-        signal.alarm(PATIENCE)
+        signal.alarm(LEAVE_TIMEOUT)
         raise Interrupted
     _finishing.set()
     # Not through the output: the thread that is interrupted here may hold its lock.
@@ -105,7 +105,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _unraisable(what: UnraisableHookArgs) -> None:
-    """An interruption in a place that cannot pass it on, such as a finalizer, is not lost."""
+    """Leave when an interruption came in a place that cannot pass it on, such as a finalizer."""
     if what.exc_type is Interrupted:
         leave()
     sys.__unraisablehook__(what)

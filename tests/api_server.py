@@ -65,7 +65,7 @@ class ApiServer:
         return 200, self.objects[path]
 
     def kinds(self) -> list[str]:
-        """What is there now."""
+        """Return what is there now."""
         return sorted(str(one["kind"]) for one in self.objects.values())
 
     def serve(self, connection: socket.socket) -> None:

@@ -13,7 +13,7 @@ from projects import Project, clear, copy_case, until
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With FLOWPLAN_REQUIRE_ENGINES=1, as in continuous integration, no engine may be missing."""
+    """Refuse to run without an engine when FLOWPLAN_REQUIRE_ENGINES=1, as in continuous integration."""
     if os.environ.get("FLOWPLAN_REQUIRE_ENGINES") == "1" and (why := without_engine(list(ENGINES))):
         raise pytest.UsageError(f"FLOWPLAN_REQUIRE_ENGINES=1, but the suite {why}")
     if os.environ.get("FLOWPLAN_EXAMPLES"):  # `make nightly`
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _as_many_suggestions_as_a_command_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command stops suggesting after very many comparisons; all tests of a worker share one process."""
+    """Count comparisons anew: a command stops suggesting after many, and all tests of a worker share one process."""
     monkeypatch.setattr("flowplan.schemas.sources._comparisons", 0)
 
 

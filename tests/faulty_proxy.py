@@ -104,13 +104,13 @@ class FaultyProxy:
         return fault
 
     def heal(self) -> None:
-        """No faults any more; what hangs is cut off."""
+        """Stop all faults; what hangs is cut off."""
         self.faults.clear()
         self.released.set()
         self.released = threading.Event()
 
     def count(self, method: str, path: str) -> int:
-        """How many requests came that match."""
+        """Count the requests that matched."""
         return sum(bool(re.fullmatch(method, m) and re.search(path, p)) for m, p in self.requests)
 
     def chosen(self, method: str, path: str) -> Fault | None:
@@ -128,7 +128,7 @@ class FaultyProxy:
             reset(one)
 
     def die(self) -> None:
-        """Be gone as a server that was killed: connections are reset, and refused."""
+        """Behave as a server that was killed: connections are reset, and refused."""
         self._server.shutdown()
         self._server.server_close()
         self.cut()
@@ -145,7 +145,7 @@ class FaultyProxy:
         self.die()
 
     def connect(self) -> http.client.HTTPConnection:
-        """A connection to the engine."""
+        """Open a connection to the engine."""
         parts = urlsplit(self._upstream)
         if parts.scheme == "unix":
             return _UnixConnection(parts.path)
@@ -176,7 +176,7 @@ class _UnixServer(ThreadingMixIn, UnixStreamServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A connection that breaks is what this is about."""
+        """Ignore connections that break, which this is about."""
 
 
 class _TcpServer(ThreadingMixIn, http.server.HTTPServer):
@@ -184,7 +184,7 @@ class _TcpServer(ThreadingMixIn, http.server.HTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A connection that breaks is what this is about."""
+        """Ignore connections that break, which this is about."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -206,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "somebody"
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silence."""
+        """Print nothing."""
 
     def _play(self) -> None:
         body = self._read()
@@ -302,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _parts(answer: http.client.HTTPResponse, fault: Fault) -> Iterator[bytes | None]:
-    """The answer as it comes; None where the connection is to be reset."""
+    """Yield the answer as it comes; None where the connection is to be reset."""
     begun, passed = time.monotonic(), 0
     while data := answer.read1(PART):
         if fault.what in ("cut", "end") and passed + len(data) > fault.after:

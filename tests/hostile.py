@@ -127,7 +127,7 @@ class Place:
 
 @contextlib.contextmanager
 def place() -> Iterator[Place]:
-    """A place that is gone afterwards."""
+    """Make a place that is gone afterwards."""
     made = Place()
     try:
         yield made
@@ -136,7 +136,7 @@ def place() -> Iterator[Place]:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process ever had."""
+    """Return the most memory that this process ever had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -182,7 +182,7 @@ values = st.recursive(
 
 
 def paths(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place of a tree."""
+    """Yield every place of a tree."""
     yield at
     members = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in members:
@@ -191,7 +191,7 @@ def paths(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @st.composite
 def mutated(draw: st.DrawFn, trees: list[Any], most: int = 4) -> Any:
-    """One of the trees with a few places replaced, removed, renamed, doubled or moved."""
+    """Return one of the trees with a few places replaced, removed, renamed, doubled or moved."""
     tree = json.loads(json.dumps(draw(st.sampled_from(trees))))
     for _ in range(draw(st.integers(1, most))):
         places = list(paths(tree))
@@ -242,5 +242,5 @@ yaml_texts = st.one_of(
 
 
 def as_text(tree: Any) -> str:
-    """A tree as JSON, which is YAML; lone surrogates stay escapes."""
+    """Write a tree as JSON, which is YAML; lone surrogates stay escapes."""
     return json.dumps(tree, ensure_ascii=True, allow_nan=True).replace("NaN", ".nan").replace("Infinity", ".inf")

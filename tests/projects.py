@@ -52,7 +52,7 @@ class Project:
 
     @property
     def name(self) -> str:
-        """The name of the project, as the spec says it."""
+        """Return the name of the project, as the spec says it."""
         [name] = re.findall(r"(?m)^project: *([^\s#]+)", (self.directory / "flowplan.yaml").read_text(encoding="utf-8"))
         return str(name)
 
@@ -101,24 +101,24 @@ class Project:
         return result
 
     def plan(self, *arguments: str, **options: Any) -> dict[str, Any]:
-        """The JSON of a plan."""
+        """Return the JSON of a plan."""
         document: dict[str, Any] = self.ok("plan", "--format", "json", *arguments, **options).json
         return document
 
     def actions(self, *arguments: str, **options: Any) -> dict[str, str]:
-        """Address -> action of a plan."""
+        """Return address -> action of a plan."""
         return {c["address"]: c["action"] for c in self.plan(*arguments, **options)["changes"]}
 
     def status(self, *arguments: str) -> dict[str, dict[str, Any]]:
-        """Address -> run of ``status --format json``."""
+        """Return address -> run of ``status --format json``."""
         return {r["address"]: r for r in self.ok("status", "--format", "json", *arguments).json["runs"]}
 
     def statuses(self) -> dict[str, str]:
-        """Address -> status."""
+        """Return address -> status."""
         return {address: run["status"] for address, run in self.status().items()}
 
     def events(self, *arguments: str) -> list[dict[str, Any]]:
-        """``events --format json``."""
+        """Return ``events --format json``."""
         return [json.loads(line) for line in self.ok("events", "--format", "json", *arguments).out.splitlines()]
 
     def await_status(self, address: str, status: str) -> dict[str, Any]:

@@ -305,7 +305,7 @@ class Apply:
         return None
 
     def endless(self, run_id: str) -> bool:
-        """Whether a run ends only by its time limit."""
+        """Return whether a run ends only by its time limit."""
         record = self.state.attempts.get(run_id)
         return record is not None and record.settings.timeout is not None and sum(run_id.encode()) % 3 == 0
 

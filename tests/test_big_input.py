@@ -34,7 +34,7 @@ def policy(schema: str, command: str = "x") -> str:
 
 
 def doubling(levels: int) -> dict[str, Any]:
-    """A schema that a validator looks at 4 ** levels times."""
+    """Return a schema that a validator looks at 4 ** levels times."""
     parts = {f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 4} for i in range(levels)}
     return {"$ref": "#/$defs/a0", "$defs": {**parts, f"a{levels}": {}}}
 

@@ -24,14 +24,14 @@ def api() -> Iterator[Any]:
 
 
 def inspected(api: Any, project: Project) -> dict[str, Any]:
-    """The one container of a project."""
+    """Inspect the one container of a project."""
     [run] = project.status().values()
     answer: dict[str, Any] = api.inspect_container(run["infrastructure_id"].rpartition(":")[2])
     return answer
 
 
 def planned(project: Project, *arguments: str) -> dict[str, Any]:
-    """The config of the one container that a plan creates."""
+    """Return the config of the one container that a plan creates."""
     [change] = project.plan(*arguments)["changes"]
     config: dict[str, Any] = change["after"]["Container"]["Config"]
     return config
@@ -103,7 +103,7 @@ def test_kernel_parameters_as_a_list_and_as_a_mapping(case_project: Case, api: A
 
 @pytest.mark.docker
 def test_what_the_runtime_refuses_is_no_missing_command(case_project: Case) -> None:
-    """The Engine notes 127 for each error that ends in "no such file or directory"."""
+    """Expect no word of a missing command: the Engine notes 127 for each "no such file or directory"."""
     project = case_project("43-sysctl-and-privileges", {"net.core.somaxconn=1024": "net.core.nosuch=1"})
     project.ok("apply", "--yes", "list.yaml", code=3)
     run = project.status()["db"]
@@ -117,7 +117,7 @@ def test_what_the_runtime_refuses_is_no_missing_command(case_project: Case) -> N
 
 @pytest.mark.docker
 def test_an_engine_over_ssh(case_project: Case) -> None:
-    """The case has a program that stands in for ssh; the other end is the Engine of the tests."""
+    """Use the case's program in place of ssh; the other end is the Engine of the tests."""
     project = case_project("12-engine-over-ssh")
     stand_in = project.directory / "bin" / "ssh"
     stand_in.write_text(f"#!/bin/sh\nexec env DOCKER_HOST={os.environ['DOCKER_HOST']} docker system dial-stdio\n")
@@ -195,7 +195,7 @@ def test_a_tag_that_is_another_image_now(case_project: Case, api: Any) -> None:
 
 @pytest.mark.docker
 def test_what_the_engine_leaves_out_is_told_and_is_no_change(case_project: Case, api: Any) -> None:
-    """Fields that came with a later API, and those that the create call answers a warning for."""
+    """Ask for fields of a later API, and for some that the create call answers a warning for."""
     if docker.utils.version_gte(api.version()["ApiVersion"], "1.43"):
         pytest.skip("this Engine takes annotations")
     project = case_project(

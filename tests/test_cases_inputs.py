@@ -132,7 +132,7 @@ def test_a_secret_that_is_too_long(case_project: Callable[..., Project], provide
 
 @pytest.mark.kubernetes
 def test_a_secret_that_is_too_long_for_a_pod(case_project: Callable[..., Project], namespace: str) -> None:
-    """The reason is that of the container, also where a runtime tells it in the output alone."""
+    """Expect the container's reason, also where a runtime tells it in the output alone."""
     place = f"provider: kubernetes, kubernetes: {{namespace: {namespace}}}"
     project = case_project("11-env-file", {"[env]": "['true']", "provider: docker": place})
     (project.directory / ".env").write_text("PGPASSWORD=" + "s" * LIMIT)

@@ -12,7 +12,7 @@ Make = Callable[..., Project]
 
 
 def jobs(project: Project, *arguments: str) -> dict[str, Any]:
-    """Address -> Job of a plan that asks no cluster."""
+    """Return address -> Job of a plan that asks no cluster."""
     plan = project.plan("--no-refresh", *arguments)
     return {change["address"]: change["after"]["Job"] for change in plan["changes"] if "Job" in change["after"]}
 

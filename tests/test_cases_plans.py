@@ -119,7 +119,7 @@ def test_a_plan_is_the_same_bytes_but_for_its_time_and_seal(case_project: CasePr
 
 
 def test_a_plan_is_applied_in_another_checkout_of_the_same_state(case_project: CaseProject, tmp_path: Path) -> None:
-    """The spec is named relative to the project, and the files that it names are looked up beside it."""
+    """Name the spec relative to the project; the files that it names are looked up beside it."""
     one, two = case_project("rs-04-forged-kubeconfig"), case_project("rs-04-forged-kubeconfig")
     text = "flowplan: 1\nproject: case\nruns:\n  a: {provider: process, command: [sh, -c, 'test $S = x'], working_dir: /, env: {S: {from_file: s}}}\n"
     for checkout in (one, two):

@@ -63,7 +63,7 @@ UNCLEAR = [
 
 
 def by_typer(words: list[str]) -> tuple[str, dict[str, Any]]:
-    """What typer would call, and with which values."""
+    """Return what typer would call, and with which values."""
     called: list[tuple[str, dict[str, Any]]] = []
 
     line = typer.main.get_command(application(COMMANDS))

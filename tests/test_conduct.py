@@ -266,7 +266,7 @@ class Careless(State):
 
 
 def caught(**options: Any) -> bool:
-    """Whether the simulation finds a broken promise in a thousand projects."""
+    """Return whether the simulation finds a broken promise in a thousand projects."""
     for seed in range(1000):
         try:
             simulate(seed, **options)

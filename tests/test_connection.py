@@ -40,7 +40,7 @@ def config(**user: Any) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An environment without any configuration."""
+    """Make an environment without any configuration."""
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -202,7 +202,7 @@ def test_a_failing_exec_plugin_is_named_with_its_words(tmp_path: Path) -> None:
 
 
 def certificate(folder: Path) -> tuple[str, str]:
-    """A self-signed certificate and its key."""
+    """Make a self-signed certificate and its key."""
     cert, key = folder / "cert.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     options = ["-keyout", str(key), "-out", str(cert), "-subj", "/CN=localhost", "-days", "2"]

@@ -523,7 +523,7 @@ def test_contexts_of_the_docker_cli_count(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that docker-py leaves open
 def test_a_watch_outlives_an_engine_that_does_not_answer(tmp_path: Path, engine: Engine) -> None:
-    """The Engine is behind a socket of ours, which goes away and comes back."""
+    """Put the Engine behind a socket of ours, which goes away and comes back."""
     path = tmp_path / "proxy.sock"
     proxy = Proxy(path)
     provider = connect(replace(engine.context, settings={"host": f"unix://{path}"}))

@@ -71,7 +71,7 @@ def test_every_block_is_of_a_kind_that_is_checked(page: Path, block: Block, tmp_
 
 
 def check_yaml(page: Path, block: Block, directory: Path) -> None:
-    """A spec, or a part of one, must be valid; anything else must say what it is."""
+    """Require a valid spec, or a part of one; anything else must say what it is."""
     for other in consoles.blocks(page):
         if other.option.startswith("file: "):
             (directory / other.option.removeprefix("file: ")).write_text(other.text)
@@ -173,7 +173,7 @@ def test_the_readme_has_two_commands() -> None:
 @pytest.mark.kubernetes
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")  # of the test cluster, by this test itself
 def test_the_role_of_the_page_is_enough(tmp_path: Path) -> None:
-    """As the user `nobody`, who has that Role and no more: plan, apply, logs and destroy, with a secret value."""
+    """Plan, apply, read logs and destroy as the user `nobody`, who has that Role and no more, with a secret value."""
     (role,) = (yaml.safe_load(b.text) for b in consoles.blocks(ROOT / "docs/kubernetes-permissions.md") if b.language)
     with bound(role) as namespace:
         text = SPEC_OF_NOBODY.format(kubeconfig=json.dumps(os.environ["KUBECONFIG"]), namespace=namespace)
@@ -189,7 +189,7 @@ def test_the_role_of_the_page_is_enough(tmp_path: Path) -> None:
 @pytest.mark.kubernetes
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")  # of the test cluster, by this test itself
 def test_the_role_of_the_page_is_the_smallest(tmp_path: Path) -> None:
-    """Without any one of its verbs the plan says that it is missing."""
+    """Expect the plan to say what is missing, without any one of its verbs."""
     (role,) = (yaml.safe_load(b.text) for b in consoles.blocks(ROOT / "docs/kubernetes-permissions.md") if b.language)
     wanted = {f"{verb} {rule['resources'][0]}" for rule in role["rules"] for verb in rule["verbs"]}
     with bound({**role, "rules": []}) as namespace:
@@ -226,7 +226,7 @@ def flowplan(directory: Path, *arguments: str) -> str:
 
 @contextlib.contextmanager
 def bound(role: dict[str, object]) -> Iterator[str]:
-    """A new namespace in which the user `nobody` has a Role."""
+    """Make a namespace in which the user `nobody` has a Role."""
     import kubernetes.client
     import kubernetes.config
 

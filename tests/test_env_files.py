@@ -79,7 +79,7 @@ def test_where_values_come_from(tmp_path: Path) -> None:
 
 
 def env(project: Project) -> dict[str, str]:
-    """The environment that the plan of the one run shows."""
+    """Return the environment that the plan of the one run shows."""
     [change] = project.plan(env={"GIVEN": "from outside"})["changes"]
     shown: dict[str, str] = change["after"]["Process"]["env"]
     return shown

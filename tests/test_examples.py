@@ -24,7 +24,7 @@ EXPECTED = {"06-timeouts-and-retries": {"slow": "timed_out", "broken": "failed"}
 
 
 def specs() -> list[Path]:
-    """Every example's spec: a numbered file, or the flowplan.yaml of a numbered folder."""
+    """Yield every example's spec: a numbered file, or the flowplan.yaml of a numbered folder."""
     return sorted([*EXAMPLES.glob("[0-9]*.yaml"), *EXAMPLES.glob("[0-9]*/flowplan.yaml")])
 
 
@@ -33,7 +33,7 @@ def title(spec: Path) -> str:
 
 
 def marked(spec: Path) -> object:
-    """The spec as a test parameter, with the engine that it needs."""
+    """Return the spec as a test parameter, with the engine that it needs."""
     text = spec.read_text()
     marks = [getattr(pytest.mark, e) for e in ("docker", "kubernetes") if re.search(rf"(provider|type): {e}\b", text)]
     marks += [pytest.mark.xdist_group("volumes")] if "flowplan-example-" in text else []
@@ -67,7 +67,7 @@ class Example:
         return done.stdout
 
     def statuses(self) -> dict[str, str]:
-        """Address -> status of everything recorded."""
+        """Return address -> status of everything recorded."""
         if not (self.directory / ".flowplan").exists():
             return {}
         document = json.loads(self.run("status", "--format", "json"))
@@ -133,7 +133,7 @@ def remove_volumes(spec: Path) -> None:
 
 @contextlib.contextmanager
 def engine() -> Iterator[Any]:
-    """A client of the Docker Engine."""
+    """Return a client of the Docker Engine."""
     import docker
 
     client = docker.DockerClient.from_env()
@@ -144,7 +144,7 @@ def engine() -> Iterator[Any]:
 
 
 def containers(lineage: str) -> list[str]:
-    """The ids of the containers of a state, whatever they do."""
+    """Return the ids of the containers of a state, whatever they do."""
     with engine() as client:
         found = client.containers.list(all=True, filters={"label": f"dev.flowplan.lineage={lineage}"})
         return [container.id for container in found]

@@ -114,7 +114,7 @@ def test_what_is_escaped_evaluates_to_itself(text: str) -> None:
 
 @given(st.lists(st.sampled_from(["$", "${", "}", "a", "${HOME}", "$$", "${var.none}"])), st.text(max_size=5))
 def test_sealed_strings_can_be_made_again(pieces: list[str], secret: str) -> None:
-    """Whatever surrounds a sensitive variable, its template gives the same string when apply evaluates it."""
+    """Expect the same string when apply evaluates a template, whatever surrounds its sensitive variable."""
     scope = Scope(var={"secret": secret, "dollar": "$", "none": "}{"})
     sealer = Sealer(b"key", lambda source: None)
     wrong: list[Any] = []

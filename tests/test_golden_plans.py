@@ -121,7 +121,7 @@ def record(wanted: Desired, kind: str) -> Recorded:
 
 
 def drifted(kind: str, objects: Any) -> Any:
-    """The live object after somebody changed it; None for a process, which cannot drift."""
+    """Return the live object after a change by hand; None for a process, which cannot drift."""
     if kind == "docker":
         config = objects["Container"]["Config"]
         host = {**config["HostConfig"], "Memory": 80 << 20}
@@ -132,7 +132,7 @@ def drifted(kind: str, objects: Any) -> Any:
 
 
 def golden_plan(directory: Path, kind: str) -> Plan:
-    """A plan with every action and reason that this provider can have."""
+    """Make a plan with every action and reason that this provider can have."""
     old = [name for name in RUNS if name not in NEVER_BEFORE] + ["old-name", "removed", "forgotten"]
     _, before = desired(directory, kind, old, dict.fromkeys(old, BEFORE))
     in_place = {"in-place": {**BEFORE, "LIMIT": "96m", "TIME": "900"}}
@@ -194,7 +194,7 @@ def test_golden_plans_of_every_provider(tmp_path: Path, kind: str) -> None:
 
 
 def _anywhere(plan: Plan, directory: Path) -> Any:
-    """The changes with origins that do not name this test's directory."""
+    """Return the changes with origins that do not name this test's directory."""
     return tuple(
         replace(c, origins={k: v.replace(f"{directory}/", "") for k, v in c.origins.items()}) for c in plan.changes
     )

@@ -32,7 +32,7 @@ from flowplan.state.store import Store
 
 
 def dumped(store: Store, *, with_key: bool = False) -> Any:
-    """What `flowplan state pull` prints, parsed."""
+    """Parse what `flowplan state pull` prints."""
     return json.loads("".join(store.dump(with_key=with_key)))
 
 
@@ -71,7 +71,7 @@ NIGHTLY = os.environ.get("FLOWPLAN_EXAMPLES") == "nightly"
 
 
 def hostile(share: float = 1.0) -> settings:
-    """A share of the profile's examples; the same ones at each run, but at night."""
+    """Run a share of the profile's examples: the same ones each time, but at night."""
     count = max(15, int((settings.default.max_examples if NIGHTLY else 40) * share))
     return settings(
         max_examples=count,
@@ -94,7 +94,7 @@ def in_little_memory() -> Iterator[None]:
 
 
 def checked_and_planned(somewhere: Place, *options: str) -> None:
-    """A spec goes through everything that needs no engine."""
+    """Pass a spec through everything that needs no engine."""
     if somewhere.flowplan("validate", *options).code == 0:
         for form in ("text", "json", "markdown"):
             somewhere.flowplan("plan", "--no-refresh", "--explain", "--full", "--format", form, *options)
@@ -214,7 +214,7 @@ PLANS = [plan_document(plan) for plan in (EVERYTHING,)] + [
 @hostile()
 @given(mutated(PLANS))
 def test_plan_documents_of_every_shape_are_read_or_refused(plan: Any) -> None:
-    """Any member of any wrong type, and a digest that fits all the same."""
+    """Give any member any wrong type, with a digest that fits all the same."""
     with contextlib.suppress(FlowplanError):
         with contextlib.suppress(ValueError, TypeError):
             plan["digest"] = plan_digest(decode(Plan, plan, extensible=True))
@@ -226,7 +226,7 @@ def test_plan_documents_of_every_shape_are_read_or_refused(plan: Any) -> None:
 @hostile(0.2)
 @given(mutated(PLANS), st.booleans(), st.integers(0, 400))
 def test_plan_files(plan: Any, sealed: bool, cut: int) -> None:
-    """Truncated, of wrong types, edited, and edited by somebody who has the key of the state."""
+    """Truncate, mistype and edit plan files, also with the key of the state in hand."""
     with place() as somewhere:
         somewhere.write("flowplan.yaml", "flowplan: 1\nproject: nightly\nruns: {}\n")
         somewhere.flowplan("plan", "--no-refresh")
@@ -250,7 +250,7 @@ def as_plan(plan: Any, sealed: bool, state: Path) -> str:
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state of the current format with runs in it."""
+    """Make a state of the current format with runs in it."""
     path = tmp_path_factory.mktemp("states") / "state.db"
     db = sqlite3.connect(path)
     db.executescript((ROOT / "tests/fixtures/states/format-1.sql").read_text())
@@ -376,7 +376,7 @@ def test_kubeconfigs(config: Any, inline: bool, spaced: bool) -> None:
 
 
 def without(tree: Any, keys: tuple[str, ...]) -> Any:
-    """A tree without the values that are texts at these keys."""
+    """Return a tree without the values that are texts at these keys."""
     if isinstance(tree, dict):
         return {k: without(v, keys) for k, v in tree.items() if not (k in keys and isinstance(v, str))}
     return [without(v, keys) for v in tree] if isinstance(tree, list) else tree

@@ -38,7 +38,7 @@ ON = "flowplan: 1\nproject: p\nruns:\n  a: {provider: %s, image: busybox:1.35, c
 
 
 def loaded(directory: Path, *arguments: str) -> set[str]:
-    """The modules in memory after a command."""
+    """Return the modules in memory after a command."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *arguments],
         check=False,

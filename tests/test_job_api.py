@@ -11,7 +11,7 @@ SPEC = "io.k8s.api.batch.v1.JobSpec"
 
 
 def test_the_file_is_current_and_has_every_version() -> None:
-    """A newer Kubernetes in the source is not in the file yet: `make docs` writes it anew."""
+    """Fail when a newer Kubernetes in the source is not in the file yet: `make docs` writes it anew."""
     assert job_api.versions() == tuple(sources())
 
 

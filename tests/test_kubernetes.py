@@ -199,7 +199,7 @@ WAITING = {
 
 @pytest.fixture(scope="module")
 def world(api: Api) -> Iterator[World]:
-    """Every scenario, started together and followed by one watch."""
+    """Start every scenario together, and follow all with one watch."""
     made = World(api, provider())
     for address, (script, options) in ENDING.items():
         made.start(order(address, script, **options))
@@ -222,7 +222,7 @@ def world(api: Api) -> Iterator[World]:
 
 
 def remove_when_running(api: Api, name: str) -> None:
-    """What a person does with kubectl delete job."""
+    """Delete a Job as a person does with kubectl."""
     path = jobs_path(SPACE, name)
     pods = core_path(SPACE, "pods")
     await_that(
@@ -441,7 +441,7 @@ def test_deleting_what_was_never_created_is_success(world: World) -> None:
 
 @pytest.fixture
 def shaky(api: Api) -> Iterator[tuple[CuttableProxy, Provider]]:
-    """A provider whose connection a test can break."""
+    """Return a provider whose connection a test can break."""
     parts = urlsplit(api.endpoint.server)
     proxy = CuttableProxy(parts.hostname or "", parts.port or 443)
     document = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
@@ -468,7 +468,7 @@ def test_followed_output_survives_broken_connections(api: Api, shaky: tuple[Cutt
 
 @pytest.mark.parametrize("what", ["answer", "reset"])
 def test_a_server_that_lets_nobody_attach_is_asked_for_the_output_alone(world: World, what: str) -> None:
-    """Refused for good, or the connection breaks: the bar is not drawn, and nothing else is missing."""
+    """Refuse for good, or break the connection: the bar is not drawn, and nothing else is missing."""
     there = endpoint({}, Path("/"))
     proxy = FaultyProxy(there.server)
     fault = proxy.play(what, "GET", "/attach", status=403, body=b"{}")

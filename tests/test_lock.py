@@ -42,7 +42,7 @@ with WriterLock(Path(sys.argv[1]), "apply"):
 
 @contextlib.contextmanager
 def other(path: Path, code: str = HOLDER, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock until it reads a line."""
+    """Start another process that holds the lock until it reads a line."""
     argv = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options) as process:
         assert process.stdout

@@ -164,7 +164,7 @@ def test_bad_volumes_are_faults_with_their_place(text: str) -> None:
 
 
 def test_sizes_are_of_one_grammar_and_compare_by_value() -> None:
-    """A field of Docker's means powers of 1024; ``resources`` means what Kubernetes does, wherever that makes sense."""
+    """Read fields of Docker's as powers of 1024, and ``resources`` as Kubernetes does."""
     for text in ("1e9", ".5Gi", "16Mi", "1G", "2g", "512m", 5_000_000):
         host(resources={"memory": text})
         host(docker={"mem_limit": text})

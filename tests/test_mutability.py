@@ -27,7 +27,7 @@ Change = tuple[str, Any]
 
 
 def changed(fields: dict[str, Any], change: Change) -> dict[str, Any]:
-    """The fields with one of them, named by a dotted path, set to another value; None takes it away."""
+    """Return the fields with one of them, named by a dotted path, set to another value; None takes it away."""
     copied = copy.deepcopy(fields)
     place = copied
     *path, last = change[0].split(".")
@@ -41,7 +41,7 @@ def changed(fields: dict[str, Any], change: Change) -> dict[str, Any]:
 
 
 def says(fields: tuple[FieldChange, ...]) -> str:
-    """What the plan would do: ``none``, ``in_place`` or ``replace``."""
+    """Return what the plan would do: ``none``, ``in_place`` or ``replace``."""
     effects = {field.effect for field in fields}
     return "replace" if "replace" in effects else "in_place" if effects else "none"
 
@@ -159,7 +159,7 @@ class Engine:
         return Order(IDENTITY, rendered.name, rendered.objects, Settings())
 
     def facts(self) -> dict[str, Any]:
-        """Everything about the container that a run's fields decide."""
+        """Return everything about the container that a run's fields decide."""
         found = self.api.inspect_container(self.id)
         host = {k: v for k, v in found["HostConfig"].items() if v not in (None, [], {}, "", 0, False)}
         return {
@@ -347,7 +347,7 @@ class Cluster:
         return kubernetes_manifests.render(run, IDENTITY)
 
     def try_(self, after: Rendered) -> Any:
-        """The Job that the server would have, by a server-side dry run of the whole wanted Job."""
+        """Return the Job that the server would have, by a server-side dry run of the whole wanted Job."""
         body = merge_patch(self.base.objects["Job"], after.objects["Job"])
         path = f"{self.path}/{self.base.name}"
         return self.api.call("PATCH", path, {"dryRun": "All"}, body, content="application/merge-patch+json")
@@ -358,7 +358,7 @@ class Cluster:
 
 
 def merge_patch(before: Any, after: Any) -> Any:
-    """RFC 7386: what turns ``before`` into ``after``; null removes."""
+    """Return what turns ``before`` into ``after`` (RFC 7386); null removes."""
     if not isinstance(before, dict) or not isinstance(after, dict):
         return after
     found = {key: merge_patch(before.get(key), value) for key, value in after.items() if before.get(key) != value}
@@ -439,7 +439,7 @@ PROCESS_CHANGES: list[tuple[Change, str]] = [
 
 
 def test_every_change_of_a_process_starts_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One spec with a run for each change: what was said to be replaced has another pid, all else is the same process."""
+    """Apply one run for each change: what was said to be replaced has another pid, all else has the same."""
     import json
 
     from flowplan.cli import run

@@ -63,7 +63,7 @@ def created(draw: st.DrawFn, address: str) -> Change:
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    """Cells of a matrix and single runs: the cells often equal, often not."""
+    """Draw cells of a matrix and single runs: the cells often equal, often not."""
     addresses = [f"load[n={n}]" for n in range(draw(st.integers(0, 12)))] + draw(
         st.lists(st.sampled_from(["a", "b", "c"]), unique=True)
     )
@@ -78,7 +78,7 @@ def plans(draw: st.DrawFn) -> Plan:
 
 
 def told(one: Change, words: str) -> str:
-    """What a reader of ``words`` knows about a run: where a rule names an axis, its value."""
+    """Return what a reader of ``words`` knows about a run: where a rule names an axis, its value."""
     cell = cell_of(one.address)
     return words + re.sub(r"\$\{each\.(\w+)\}", lambda m: cell.get(m[1], m[0]), words)
 

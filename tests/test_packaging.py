@@ -33,7 +33,7 @@ def quietly(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what is packaged, so that nothing is written into the repository."""
+    """Copy what is packaged, so that nothing is written into the repository."""
     copy = tmp_path_factory.mktemp("packaging") / "source"
     done = subprocess.run(["git", "ls-files", "-z"], check=True, cwd=ROOT, capture_output=True, text=True)
     for name in filter(None, done.stdout.split("\0")):
@@ -48,14 +48,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(source: Path) -> Path:
-    """The directory of a wheel and an sdist."""
+    """Return the directory of a wheel and an sdist."""
     quietly(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--sdist", "-o", source.parent, cwd=source)
     return source.parent
 
 
 @pytest.fixture(scope="module")
 def installed(built: Path) -> Path:
-    """The command in a new environment that holds the wheel, beside the libraries of this one."""
+    """Return the command in a new environment that holds the wheel, beside the libraries of this one."""
     venv = built / "venv"
     quietly(sys.executable, "-m", "venv", "--without-pip", venv, cwd=built)
     (wheel,) = built.glob("*.whl")

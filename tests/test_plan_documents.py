@@ -164,7 +164,7 @@ WHAT_IT_DOES = ("changes", "providers", "targets", "secrets", "spec", "mode", "s
 
 @pytest.mark.parametrize("path", [path for path, _ in leaves(plan_document(FULL))], ids=str)
 def test_no_edit_of_what_a_plan_does_keeps_its_digest(path: tuple[Any, ...]) -> None:
-    """What people compare is the digest; what only speaks to them is for the seal."""
+    """Edit everything that the digest covers; what is only shown is left to the seal."""
     document = plan_document(FULL)
     told = (
         "reasons",
@@ -189,7 +189,7 @@ def test_no_edit_of_what_a_plan_does_keeps_its_digest(path: tuple[Any, ...]) -> 
 
 @given(st.data())
 def test_any_other_byte_breaks_the_seal(data: st.DataObject) -> None:
-    """Changed, put in, taken out, cut off or put behind: no file but the one that was written is genuine."""
+    """Change, put in, take out, cut off and add bytes: only the file that was written is genuine."""
     text = sealed_json(FULL, KEY).encode()
     at = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.binary(min_size=0, max_size=3))

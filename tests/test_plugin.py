@@ -21,7 +21,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that the plugin is installed into."""
+    """Return a directory that the plugin is installed into."""
     top = tmp_path_factory.mktemp("plugin")
     source = shutil.copytree(PLUGIN, top / "source")
     options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")

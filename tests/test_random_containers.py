@@ -101,12 +101,12 @@ def fields() -> dict[str, Field]:
 
 
 def spelled(chance: random.Random, name: str) -> str:
-    """One of the spellings of a field."""
+    """Draw one of the spellings of a field."""
     return chance.choice([name, *fields()[name].names.split()])
 
 
 def run(chance: random.Random) -> dict[str, Any]:
-    """A run with a few random options, among them limits."""
+    """Draw a run with a few random options, among them limits."""
     names = chance.sample(sorted(VALUES), chance.randint(1, 6))
     options = {spelled(chance, name): chance.choice(VALUES[name]) for name in names}
     docker: dict[str, Any] = {"create_options": options, "network_mode": "bridge"}

@@ -195,7 +195,7 @@ def test_what_holds_no_secret_passes_byte_for_byte(data: bytes, sizes: list[int]
 
 
 def test_much_output_and_many_secrets_are_quick() -> None:
-    """Compared with the same work without secrets: a copy of the bytes."""
+    """Compare with the same work without secrets: a copy of the bytes."""
     known = matcher(*(f"secret/number&{i}-{'x' * (i % 7)}" for i in range(50)))
     line = b"2026-11-21 INFO an ordinary line with words and numbers 12345\n" * 1000
     stream, start = Stream(known), time.process_time()
@@ -205,7 +205,7 @@ def test_much_output_and_many_secrets_are_quick() -> None:
 
 
 def test_a_big_secret_is_bounded() -> None:
-    """An automaton of all forms of a megabyte would take hundreds of megabytes."""
+    """Bound the memory: an automaton of all forms of a megabyte would take hundreds of megabytes."""
     ring = "\n".join(f"{number * 7919:064x}" for number in range(16_000))
     forms = forms_of([ring])
     assert sum(map(len, forms.anywhere)) < 1_500_000

@@ -32,7 +32,7 @@ def fences(markdown: str, language: str) -> list[str]:
 
 
 def rows(markdown: str) -> list[list[str]]:
-    """The cells of the rendered table as a reader sees them, the head left out."""
+    """Return the cells of the rendered table as a reader sees them, without the head."""
     body = re.search(r"<tbody>(.*?)</tbody>", RENDERER.render(markdown), re.DOTALL)
     lines = re.findall(r"<tr>(.*?)</tr>", body[1], re.DOTALL) if body else []
     return [
@@ -41,7 +41,7 @@ def rows(markdown: str) -> list[list[str]]:
 
 
 def is_sound(markdown: str) -> None:
-    """Nothing broke out: folds are balanced, and the only HTML is ours."""
+    """Return whether nothing broke out: folds are balanced, and the only HTML is ours."""
     rendered = RENDERER.render(markdown)
     assert rendered.count("<details>") == rendered.count("</details>") == rendered.count("<summary>")
     html = [t.content for t in tokens(markdown) if t.type == "html_block"]
@@ -120,7 +120,7 @@ def test_the_foot_names_command_and_digest() -> None:
 
 
 def large(size: int, **more: Any) -> Plan:
-    """Runs that all differ, a third each destroyed, replaced while live, and created."""
+    """Make runs that all differ, a third each destroyed, replaced while live, and created."""
     made = []
     for i in range(size // 3):
         gone = change(f"old-{i}", Action.DESTROY, reasons=(f"removed from team-{i}.yaml",), interrupts=True, run=live())

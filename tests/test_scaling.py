@@ -33,7 +33,7 @@ from flowplan.state.store import Store
 
 
 def scripted(failing: frozenset[str] = frozenset()) -> FakeEngine:
-    """An engine whose runs end while they are created, all of them well but the ``failing`` ones."""
+    """Make an engine whose runs end while they are created, all of them well but the ``failing`` ones."""
     return FakeEngine(lambda command, env: Script(exit_code=int(command[0] in failing)))
 
 
@@ -171,7 +171,7 @@ def test_what_needs_a_failed_run_is_skipped_to_the_end_of_the_chain(worlds: Any)
 
 
 def test_a_skipped_cell_gives_its_turn_to_the_next(worlds: Any) -> None:
-    """A group whose woken cell cannot start must not stand still."""
+    """Expect the rest of a group to go on when a cell whose turn it is cannot start."""
     world = worlds(scripted(frozenset({"bad"})))
     lineage = world.store.lineage
     group = [change(lineage, f"cell[n={n}]", max_parallel=1, needs=("bad",) if n % 2 else ("good",)) for n in range(60)]
@@ -190,7 +190,7 @@ def test_dependents_are_destroyed_first(worlds: Any) -> None:
 
 
 def calls(work: Callable[[], object]) -> int:
-    """How many functions written in Python are called."""
+    """Count the functions written in Python that are called."""
     count = 0
 
     def probe(frame: object, event: str, argument: object) -> None:

@@ -50,7 +50,7 @@ def accepted(tree: Any) -> bool:
 
 
 def both(tree: Any) -> bool:
-    """Whether a document is accepted; pydantic and JSON Schema must agree."""
+    """Return whether a document is accepted; pydantic and JSON Schema must agree."""
     by_model, by_schema = accepted(tree), VALIDATOR.is_valid(tree)
     assert by_model == by_schema, (tree, [e.message for e in VALIDATOR.iter_errors(tree)])
     return by_model
@@ -107,7 +107,7 @@ VALUES: list[Any] = [None, True, False, 0, 1, -1, 2.0, 1.5, "", "x", "1", "-1", 
 
 
 def _small() -> dict[str, Any]:
-    """The document of all fields, without what makes it big."""
+    """Return the document of all fields, without what makes it big."""
     tree: dict[str, Any] = copy.deepcopy(EVERYTHING)
     del tree["runs"]["extract"]["variables"], tree["runs"]["extract"]["docker"]["create_options"]
     return tree
@@ -115,7 +115,7 @@ def _small() -> dict[str, Any]:
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_model_and_schema_agree_about_every_place(value: Any) -> None:
-    """Each value of the full document replaced by one of every kind."""
+    """Replace each value of the full document by one of every kind."""
     tree = _small()
     verdicts = [both(_with(tree, path, value)) for path in _places(tree)]
     assert not all(verdicts)

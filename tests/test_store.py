@@ -32,7 +32,7 @@ from flowplan.state.store import FORGOTTEN, Store
 
 
 def dumped(store: Store, *, with_key: bool = False) -> Any:
-    """What `flowplan state pull` prints, parsed."""
+    """Parse what `flowplan state pull` prints."""
     return json.loads("".join(store.dump(with_key=with_key)))
 
 
@@ -213,7 +213,7 @@ def test_read_only_refuses_to_write(path: Path) -> None:
 
 @contextlib.contextmanager
 def mounted(options: str) -> Iterator[Path]:
-    """A small file system of our own."""
+    """Mount a small file system of our own."""
     if not ROOT:
         pytest.skip("mounting a small tmpfs needs root")
     place = Path(tempfile.mkdtemp())
@@ -287,7 +287,7 @@ def with_steps(monkeypatch: pytest.MonkeyPatch, *steps: migrations.Step) -> None
 
 
 def format_one(path: Path) -> Path:
-    """The stored state of format 1."""
+    """Return the stored state of format 1."""
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.executescript((STATES / "format-1.sql").read_text())
     return path
@@ -963,7 +963,7 @@ def test_the_number_of_queries_does_not_grow(store: Store, read: str) -> None:
 
 
 def test_a_long_history_costs_only_those_who_read_it(store: Store) -> None:
-    """The reads of plan and status touch no event, and those of one address go through an index."""
+    """Expect plan and status to read no event, and reads of one address to go through an index."""
     db = store._connection
     seen: list[str] = []
     db.set_trace_callback(seen.append)

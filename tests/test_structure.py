@@ -16,7 +16,7 @@ PARTS = ("planner", "providers", "state", "schemas")
 
 
 def tracked() -> list[Path]:
-    """The files of the repository; without git those that lie there."""
+    """Return the files of the repository; without git those that lie there."""
     done = subprocess.run(["git", "ls-files", "-z"], check=False, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         pytest.skip("not a git repository")
@@ -51,7 +51,7 @@ def test_the_links_of_the_editors(part: str) -> None:
 
 
 def test_nothing_of_this_machine_is_tracked() -> None:
-    """Paths of a machine and addresses of package registries belong to nobody else."""
+    """Refuse paths of a machine and addresses of package registries."""
     place = re.compile(
         r"(?<![\w.])/(?:work|farm|opt/fp|tmp/bash)/|/(?:home|Users)/(?!ada\b|user\b|me\b)\w+/"
         r"|https?://[a-z.]*(?:pypi|pythonhosted|npmjs)[a-z.]*/"
@@ -65,7 +65,7 @@ def test_nothing_of_this_machine_is_tracked() -> None:
 
 
 def test_every_dependency_is_used_and_explained() -> None:
-    """A package that nothing imports is not asked of users."""
+    """Refuse packages that nothing imports."""
     text = (ROOT / "pyproject.toml").read_text()
     imported = {
         "pyyaml": "yaml",

@@ -134,7 +134,7 @@ class Host:
         until(lambda: not any(map(alive, pids)), "the end of the supervisor")
 
     def ending(self, record: Recorded) -> dict[str, Any]:
-        """How it ended, as its record says; {} before."""
+        """Return how it ended, as its record says; {} before."""
         found = RunFiles(self.file(record, ""), record.run_id).record()
         return (found and found.end) or {}
 
@@ -174,7 +174,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 def test_killed_at_the_worst_moment_it_starts_once(
     host: Host, monkeypatch: pytest.MonkeyPatch, point: str, starts: int
 ) -> None:
-    monkeypatch.setattr("flowplan.providers.process.provider.START_PATIENCE", 0.2)
+    monkeypatch.setattr("flowplan.providers.process.provider.START_TIMEOUT", 0.2)
     order = host.sh("echo x >> marks")
     monkeypatch.setenv("FLOWPLAN_FAULT", point)
     try:
@@ -278,7 +278,7 @@ def test_a_removed_directory_harms_no_other_run(host: Host) -> None:
 
 @pytest.mark.parametrize("broken_off", ["", '{"pid": 1, "start'])
 def test_a_start_that_was_not_recorded_was_none(host: Host, broken_off: str) -> None:
-    """A child writes its line before it becomes the program: with a part of it, or nothing, the program never ran."""
+    """Kill a child before its line is whole: then the program never ran."""
     order = host.sh("echo x >> marks")
     directory = host.runs / order.identity.run_id
     directory.mkdir(parents=True)

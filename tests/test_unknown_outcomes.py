@@ -55,7 +55,7 @@ def record() -> Recorded:
 
 
 def spoilt() -> Iterator[int | bytes]:
-    """Every byte of the header of an answer, many of its body, errors of the server's own, nonsense, refusals cut off."""
+    """Yield every byte of an answer's header, many of its body, server errors, nonsense, refusals cut off."""
     yield from range(HEADER + 1)
     yield from range(HEADER, 2500, 97)
     yield from (

@@ -14,7 +14,7 @@ from flowplan.workers import Workers
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The time, in seconds."""
+    """Return the time in seconds."""
     now = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: now.seconds, sleep=lambda _: None))
     return now

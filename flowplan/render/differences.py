@@ -32,7 +32,7 @@ class Shown(NamedTuple):
 
 
 def shown(before: Json, after: Json, context: int = 1) -> Shown:
-    """How the change from ``before`` to ``after`` (either may be ABSENT) is shown.
+    """Return how the change from ``before`` to ``after`` (either may be ABSENT) is shown.
 
     Args:
         context: unchanged lines around changed ones in line by line differences.
@@ -60,7 +60,7 @@ def _one_sided(before: Json, after: Json) -> Shown:
 
 
 def _flat(value: Json) -> bool:
-    """True for what reads well on one line: scalars, empty collections, short lists of scalars."""
+    """Return whether a value reads well on one line: scalars, empty collections, short lists of scalars."""
     if isinstance(value, str):
         return value.count("\n") == 0
     if isinstance(value, list):
@@ -87,19 +87,19 @@ def _strings(before: str, after: str, context: int) -> Shown:
 
 
 def _word(text: str) -> str:
-    """A word of a command line; quoted where its ends could not be seen."""
+    """Return a word of a command line, quoted where its ends could not be seen."""
     return text if re.fullmatch(r"[^\s'\"]+", text) and harmless(text) == text else json.dumps(harmless(text))
 
 
 def _both_split(before: str, after: str) -> tuple[list[str], list[str]]:
-    """The lines of both; what follows the last newline is a line only where one of them lacks that newline."""
+    """Split both into lines; what follows the last newline is a line only where one of them lacks that newline."""
     if before.endswith("\n") and after.endswith("\n"):
         before, after = before[:-1], after[:-1]
     return before.split("\n"), after.split("\n")
 
 
 def _parsed(text: str) -> Json:
-    """The mapping or list that a string holds as JSON; None when it is just a text, or says more than what it parses to.
+    """Return the mapping or list that a string holds as JSON; None when it says more than what it parses to.
 
     Keys that occur twice, comments and spellings of numbers would not be seen in the parsed value.
     """
@@ -114,7 +114,7 @@ def _parsed(text: str) -> Json:
 
 
 def _words(old: list[str], new: list[str]) -> str:
-    """Both lists in one line, with ``[-removed-]`` and ``{+added+}`` words, as git shows them."""
+    """Return both lists in one line, with ``[-removed-]`` and ``{+added+}`` words, as git shows them."""
     text = []
     for tag, i, j, k, m in _opcodes(old, new):
         if tag == "equal":
@@ -136,7 +136,7 @@ def _opcodes(old: list[str], new: list[str]) -> Sequence[tuple[str, int, int, in
 
 
 def line_differences(old: list[str], new: list[str], context: int) -> Iterator[Line]:
-    """The changed lines with ``context`` unchanged ones around them; what is left out is counted."""
+    """Yield the changed lines with ``context`` unchanged ones around them; what is left out is counted."""
     last = max(len(old), len(new))
     for tag, i, j, k, m in _opcodes(old, new):
         if tag != "equal":
@@ -154,7 +154,7 @@ def line_differences(old: list[str], new: list[str], context: int) -> Iterator[L
 
 
 def _parts(before: Json, after: Json, context: int, path: str = "") -> Iterator[Line]:
-    """The changed parts of two collections; list items are aligned by their ``name``, or by being equal."""
+    """Yield the changed parts of two collections; list items are aligned by their ``name``, or by being equal."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in [*before, *(k for k in after if k not in before)]:
             name = f"{path}.{harmless(str(key))}" if path else harmless(str(key))
@@ -182,7 +182,7 @@ def _items(before: list[Json], after: list[Json], context: int, path: str) -> It
 
 
 def _named(items: list[Json]) -> dict[str, Json] | None:
-    """The items by their ``name``; None unless every one has a name of its own."""
+    """Return the items by their ``name``; None unless every one has a name of its own."""
     names = [item.get("name") if isinstance(item, Mapping) else None for item in items]
     if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
         return None

@@ -40,17 +40,17 @@ class Group(NamedTuple):
 
     @property
     def action(self) -> Action:
-        """What is done; nothing where a rule leaves the change out."""
+        """Return what is done; nothing where a rule leaves the change out."""
         return self.first.action
 
 
 def is_shown(change: Change) -> bool:
-    """False for runs that stay as they are, which are only counted."""
+    """Return whether a change is shown: runs that stay as they are are only counted."""
     return change.action is not Action.NO_OP or bool(change.skipped or change.moved_from)
 
 
 def is_live(change: Change) -> bool:
-    """True when the run was live when the plan was made."""
+    """Return whether the run was live when the plan was made."""
     return change.run is not None and change.run.status in _LIVE
 
 
@@ -135,7 +135,7 @@ def _without_name(value: Json, name: str) -> Json:
 
 
 def shows_objects(change: Change) -> bool:
-    """True where people need the complete objects: they are new, or of another kind than those before."""
+    """Return whether people need the complete objects: they are new, or of another kind than those before."""
     if change.after is None or change.fields or change.skipped:
         return False
     if change.action in (Action.CREATE, Action.ADOPT):
@@ -173,7 +173,7 @@ class _Growing:
 
 
 def verdict(plan: Plan) -> str:
-    """The plan in one sentence: what would happen, how often."""
+    """Return the plan in one sentence: what would happen, how often."""
     done = Counter(c.action for c in plan.changes if not c.skipped and is_shown(c))
     left_out = sum(1 for c in plan.changes if c.skipped)
     moved = done.pop(Action.NO_OP, 0)
@@ -210,7 +210,7 @@ def _engine(plan: Plan, name: str) -> str:
 
 
 def only_records(plan: Plan) -> str:
-    """What applying a plan does that only looked for changes; "" for any other plan, and where there is none."""
+    """Say what applying a plan of changes on the engine does; "" for other plans, and where there are none."""
     if plan.mode != "refresh_only" or not any(map(is_shown, plan.changes)):
         return ""
     return "Applying this plan records what is there now; nothing on an engine is touched."
@@ -240,7 +240,7 @@ def dangers(plan: Plan) -> list[tuple[str, list[Change]]]:
 
 
 def standing(change: Change, now: datetime | None) -> str:
-    """What the run is doing: ``running since 2026-11-01T08:00:00Z (3h 12m)``; "" where there is none."""
+    """Return what the run is doing: ``running since 2026-11-01T08:00:00Z (3h 12m)``; "" where there is none."""
     if change.run is None:
         return ""
     words = harmless(change.run.status.replace("_", " "))
@@ -252,7 +252,7 @@ def standing(change: Change, now: datetime | None) -> str:
 
 
 def why(group: Group, now: datetime | None) -> str:
-    """The reasons of a group in one sentence."""
+    """Return the reasons of a group in one sentence."""
     return "; ".join(harmless(_reason(group, index, now)) for index in range(len(group.first.reasons)))
 
 
@@ -264,7 +264,7 @@ def _reason(group: Group, index: int, now: datetime | None) -> str:
 
 
 def live_sentence(change: Change) -> str:
-    """What a change does to a live run, or ""."""
+    """Say what a change does to a live run, or ""."""
     if change.action is Action.UPDATE and change.interrupts and not change.skipped:
         return "interrupts the live attempt"
     if not is_live(change) or change.skipped or change.action not in (Action.REPLACE, Action.DESTROY):
@@ -277,7 +277,7 @@ def live_sentence(change: Change) -> str:
 
 
 def unchanged_fields(change: Change) -> int:
-    """How many leaves of the objects are not touched by any of the changed fields."""
+    """Count the leaves of the objects that none of the changed fields touches."""
     if not change.fields or not change.after:
         return 0
     touched = (f.after for f in change.fields if f.after is not ABSENT and not f.path.startswith("/Run/"))
@@ -285,7 +285,7 @@ def unchanged_fields(change: Change) -> int:
 
 
 def past(group: Group) -> str:
-    """What history knows: ``last 5: 4 succeeded, 1 failed; 12m to 15m``, or ""."""
+    """Return what history knows: ``last 5: 4 succeeded, 1 failed; 12m to 15m``, or ""."""
     ends: Counter[str] = Counter()
     times: list[float] = []
     for change in group.changes:
@@ -307,7 +307,7 @@ def _span(times: Sequence[float]) -> str:
 
 
 def remarks(group: Group) -> Iterator[tuple[str, str, list[str]]]:
-    """(severity, sentence, addresses) of every distinct preflight finding and warning in the group, errors first."""
+    """Yield (severity, sentence, addresses) of every distinct preflight finding and warning, errors first."""
     found: dict[tuple[str, str], list[str]] = {}
     for change in group.changes:
         for finding in change.preflight:
@@ -322,12 +322,12 @@ def remarks(group: Group) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def problems(plan: Plan) -> int:
-    """How many preflight errors there are: what apply would trip over."""
+    """Count the preflight errors, at which apply would fail."""
     return sum(f.severity == "error" for change in plan.changes for f in change.preflight)
 
 
 def unchanged_words(plan: Plan) -> str:
-    """``12 unchanged: 10 succeeded, 2 running``, or ""."""
+    """Return ``12 unchanged: 10 succeeded, 2 running``, or ""."""
     rest = [c for c in plan.changes if not is_shown(c)]
     if not rest:
         return ""

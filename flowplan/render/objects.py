@@ -21,7 +21,7 @@ _OF_FLOWPLAN = Kind(shorter=(("/Run/", ""),))
 
 
 def scalar(value: Json) -> str:
-    """A scalar, an empty collection or any other value on one line, quoted only where it must be."""
+    """Return a scalar, an empty collection or any other value on one line, quoted only where it must be."""
     if value is ABSENT:
         return "(none)"
     if isinstance(value, str):
@@ -34,7 +34,7 @@ def scalar(value: Json) -> str:
 
 
 def _item(value: Json) -> str:
-    """A value inside a one-line collection."""
+    """Return a value inside a one-line collection."""
     return harmless(json.dumps(value, ensure_ascii=False)) if isinstance(value, str) and "," in value else scalar(value)
 
 
@@ -83,7 +83,7 @@ def _entry(head: str, value: Json, indent: int, path: str) -> Iterator[str]:
 
 
 def _as_block(text: str) -> bool:
-    """True for texts of several lines that a YAML block can hold as they are."""
+    """Return whether a text has several lines that a YAML block can hold as they are."""
     lines = text.split("\n")
     if len(lines) < 2 or not lines[0].strip() or lines[0][0] == " " or text.endswith("\n\n"):
         return False
@@ -98,7 +98,7 @@ def _block(head: str, text: str, indent: int) -> Iterator[str]:
 
 
 def leaves(value: Json, path: str = "") -> Iterator[tuple[str, Json]]:
-    """(JSON Pointer, value) of every scalar and every empty collection."""
+    """Yield (JSON Pointer, value) of every scalar and every empty collection."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
             yield from leaves(item, f"{path}/{escape(key)}")
@@ -110,7 +110,7 @@ def leaves(value: Json, path: str = "") -> Iterator[tuple[str, Json]]:
 
 
 def leaf_count(value: Json) -> int:
-    """How many leaves ``leaves`` would yield."""
+    """Count what ``leaves`` would yield."""
     if isinstance(value, Mapping) and value:
         return sum(map(leaf_count, value.values()))
     if isinstance(value, list | tuple) and value:
@@ -119,7 +119,7 @@ def leaf_count(value: Json) -> int:
 
 
 def place(path: str, *objects: Json, kinds: Kinds) -> str:
-    """A JSON Pointer as people name it: ``pod.containers[train].env[LR].value``.
+    """Return a JSON Pointer as people name it: ``pod.containers[train].env[LR].value``.
 
     Args:
         objects: where the names of list items are looked up, best first.

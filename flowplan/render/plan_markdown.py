@@ -77,7 +77,7 @@ def plan_markdown(plan: Plan, kinds: Kinds, *, budget: int = COMMENT, apply_comm
 
 
 def marker(plan: Plan) -> str:
-    """The hidden first line by which a bot finds its comment and sees whether the plan is another one."""
+    """Return the hidden first line by which a bot finds its comment and sees whether the plan is another one."""
     return f"<!-- flowplan:project={_in_comment(plan.project)} digest={_in_comment(plan.digest)} -->"
 
 
@@ -89,13 +89,13 @@ def _in_comment(text: str) -> str:
 
 
 def _entities(text: str) -> str:
-    """Text that is nothing but text in HTML, in a table and in Markdown; mentions and links stay silent."""
+    """Escape a text so that HTML, tables and Markdown leave it as it is; mentions and links stay silent."""
     quiet = re.sub(r"(@|#|www\.|://)", lambda m: f"{m[0][0]}\u200b{m[0][1:]}", harmless(text))
     return re.sub(r"[^\w .,:;/=()%+\u200b-]|_", lambda m: f"&#{ord(m[0])};", quiet)
 
 
 def _code(text: str) -> str:
-    """A name as code, wherever it stands."""
+    """Return a name as code, wherever it stands."""
     return "<code>" + re.sub(r"[^\w .,:;/=()%+-]|_", lambda m: f"&#{ord(m[0])};", harmless(text)) + "</code>"
 
 
@@ -107,14 +107,14 @@ def _span(text: str) -> str:
 
 
 def _fenced(lines: Sequence[str], language: str) -> str:
-    """A fence that its content cannot close."""
+    """Fence lines so that their content cannot close the fence."""
     runs = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, runs + 1)
     return f"{fence}{language}\n" + "".join(f"{line}\n" for line in lines) + f"{fence}\n"
 
 
 def _folded(title: str, body: str) -> str:
-    """A fold; ``title`` is safe HTML, and the blank lines make ``body`` Markdown again."""
+    """Return a fold; ``title`` is safe HTML, and the blank lines make ``body`` Markdown again."""
     return f"<details><summary>{title}</summary>\n\n{body}\n</details>\n\n"
 
 
@@ -169,7 +169,7 @@ def _cut(line: str, longest: int = _LONGEST_LINE) -> str:
 
 
 def _table(shown_groups: Sequence[Group], left: int) -> list[_Part]:
-    """The rows, what hurts first. Where not all fit, the names of what hurts stay, and the rest is counted."""
+    """Return the rows, what hurts first. Where not all fit, the names of what hurts stay, and the rest is counted."""
     if not shown_groups:
         return []
     parts = [_Part(_TABLE)]
@@ -198,7 +198,7 @@ def _name_size(change: Change) -> int:
 
 
 def _squeezed_rows(squeezed: Sequence[Group], room: int) -> Iterator[str]:
-    """One row for each action of the groups that have no row of their own."""
+    """Yield one row for each action of the groups that have no row of their own."""
     for action in dict.fromkeys(group.action for group in squeezed):
         changes = [change for group in squeezed if group.action is action for change in group.changes]
         names: list[str] = []
@@ -239,7 +239,7 @@ def _standing(group: Group) -> str:
 
 
 def _runs(group: Group, room: int) -> str:
-    """The addresses; every one where the action hurts, as long as there is room."""
+    """Return the addresses; every one where the action hurts, as long as there is room."""
     limit = len(group.changes) if _hurts(group) else _IN_A_ROW
     names: list[str] = []
     room -= 1000
@@ -419,7 +419,7 @@ def _marked(line: Line) -> str:
 
 
 def _graph(plan: Plan) -> str:
-    """The needs between the runs that change, all cells of a matrix as one node; "" when none needs another."""
+    """Draw the needs between the runs that change, all cells of a matrix as one node; "" when none needs another."""
     names = {change.address: change.settings.group or change.address.partition("[")[0] for change in plan.changes}
     touched = {names[c.address] for c in plan.changes if groups.is_shown(c)}
     edges = {
@@ -448,6 +448,6 @@ def _signs(plan: Plan, names: dict[str, str]) -> dict[str, str]:
 
 
 def _label(name: str, action: str) -> str:
-    """A node's text: nothing in it that mermaid could read as its own."""
+    """Return a node's text, with nothing in it that mermaid could read as its own."""
     text = re.sub(r"[^\w .,=/-]", "?", harmless(name)[:60])
     return f"{text}: {action}" if action else text

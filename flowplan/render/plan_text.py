@@ -53,7 +53,7 @@ def plan_text(
     now: datetime | None = None,
     apply_command: str = "flowplan apply",
 ) -> Iterator[str]:
-    """The lines of a plan, without newlines, as a stream.
+    """Yield the lines of a plan, without newlines.
 
     Args:
         kinds: how people read the objects.
@@ -222,7 +222,7 @@ def _runs(group: Group, style: _Style) -> Iterator[str]:
 
 
 def _short_name(change: Change, cell: bool) -> str:
-    """The address, or its matrix cell alone where all runs of the group share their name."""
+    """Return the address, or its matrix cell alone where all runs of the group share their name."""
     if change.moved_from:
         return harmless(f"{change.moved_from} -> {change.address}")
     _, bracket, inside = change.address.partition("[")
@@ -230,7 +230,7 @@ def _short_name(change: Change, cell: bool) -> str:
 
 
 def _filled(words: Sequence[str], style: _Style, pad: str, between: str) -> Iterator[str]:
-    """As many words on a line as fit, none of them broken; linear, which textwrap is not."""
+    """Put as many words on a line as fit, none of them broken; linear, which textwrap is not."""
     line = ""
     for word in words:
         if line and len(pad) + len(line) + len(between) + len(word) > style.width:
@@ -323,14 +323,14 @@ def _fields(change: Change, style: _Style) -> Iterator[str]:
 
 
 def effect_words(field: FieldChange) -> str:
-    """``in place`` or ``forces replacement: <the engine's rule>``."""
+    """Return ``in place`` or ``forces replacement: <the engine's rule>``."""
     if field.effect != "replace":
         return "in place"
     return "forces replacement" + (f": {harmless(field.rule)}" if field.rule else "")
 
 
 def drift_words(field: FieldChange) -> str:
-    """Who changed a drifted field behind flowplan's back, or ""."""
+    """Say who changed a drifted field on the engine, or ""."""
     if not field.drift:
         return ""
     by = f" by {harmless(field.manager)}" if field.manager else ""
@@ -366,7 +366,7 @@ def _field(name: str, field: FieldChange, widest: int, style: _Style) -> Iterato
 
 
 def _one_line(how: Shown) -> str:
-    """The change on one line; "" when it takes several."""
+    """Return the change on one line; "" when it takes several."""
     if how.lines:
         return how.lines[0][1] if len(how.lines) == 1 and how.lines[0][0] == "~" else ""
     if how.before is not None and how.after is not None:
@@ -385,7 +385,7 @@ def _several_lines(how: Shown) -> Iterator[Line]:
 
 
 def _with_words(line: str, words: str, colour: str, style: _Style) -> Iterator[str]:
-    """``line`` with its effect behind it, or below it where there is no room."""
+    """Yield ``line`` with its effect behind it, or below it where there is no room."""
     if len(line) + len(words) <= style.width:
         yield style.paint(line, colour) + words
         return
@@ -401,12 +401,12 @@ def _explained(change: Change, style: _Style) -> Iterator[str]:
 
 
 def origin_of(change: Change, path: str) -> str:
-    """The origin of the field at a JSON Pointer: its own, that of its nearest ancestor, or ``default``."""
+    """Return the origin of the field at a JSON Pointer: its own, that of its nearest ancestor, or ``default``."""
     return nearest(change.origins, path) or "default"
 
 
 def _wrapped(text: str, pad: str, style: _Style, later: str = "") -> Iterator[str]:
-    """``text`` in lines of at most the width; a word that is longer stays whole."""
+    """Yield ``text`` in lines of at most the width; a word that is longer stays whole."""
     if len(pad) + len(text) <= style.width:
         yield pad + text
         return

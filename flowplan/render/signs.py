@@ -61,7 +61,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
 
 
 def harmless(text: str) -> str:
-    """``text`` on one line, with everything a terminal could obey or hide (controls, bidi marks) spelled out."""
+    """Return ``text`` on one line, with all that a terminal could obey or hide (controls, bidi marks) spelled out."""
     return _HARMFUL.sub(_spelled, text)
 
 
@@ -74,12 +74,12 @@ def _spelled(match: re.Match[str]) -> str:
 
 
 def paint(text: str, colour: str, on: bool) -> str:
-    """``text`` in a colour (red, green, yellow, magenta, cyan) or style (bold, dim), when ``on``."""
+    """Return ``text`` in a colour (red, green, yellow, magenta, cyan) or style (bold, dim), when ``on``."""
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if on and text else text
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the two largest units: ``45s``, ``3m 20s``, ``3h 12m``, ``2d 4h``."""
+    """Return seconds in the two largest units: ``45s``, ``3m 20s``, ``3h 12m``, ``2d 4h``."""
     left = max(0, round(seconds))
     parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
@@ -92,7 +92,7 @@ def duration(seconds: float) -> str:
 
 
 def seconds_between(start: str | None, end: str | datetime | None) -> float | None:
-    """Seconds between RFC 3339 times; None where one is missing or is no time."""
+    """Return the seconds between RFC 3339 times; None where one is missing or is no time."""
     if not start or not end:
         return None
     try:
@@ -108,12 +108,12 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 def to_the_second(time: str) -> str:
-    """An RFC 3339 time without the fraction of a second."""
+    """Return an RFC 3339 time without the fraction of a second."""
     return re.sub(r"\.\d+", "", time)
 
 
 def ago(text: str, now: datetime | None) -> str:
-    """``text`` with every `` at TIME`` as `` 3h 12m ago``; without ``now`` only the fractions of seconds go away."""
+    """Return ``text`` with `` at TIME`` as `` 3h 12m ago``; without ``now`` only the fractions of seconds go away."""
     if now is None:
         return TIME.sub(lambda m: to_the_second(m[0]), text)
 
@@ -125,5 +125,5 @@ def ago(text: str, now: datetime | None) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """``1 run``, ``3 runs``."""
+    """Return ``1 run``, ``3 runs``."""
     return f"{count} {noun}" + ("" if count == 1 else "s")

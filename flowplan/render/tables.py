@@ -28,7 +28,7 @@ Document = Mapping[str, Json]
 def status_table(
     runs: Sequence[Document], *, now: datetime | None = None, width: int | None = None, colour: bool = False
 ) -> list[str]:
-    """The status of runs, one a line, cut to ``width`` columns; nothing is cut without it.
+    """Return the status of runs, one a line, cut to ``width`` columns; nothing is cut without it.
 
     Args:
         runs: run objects of a status document.
@@ -61,20 +61,20 @@ def _text(document: Document, key: str) -> str:
 
 
 def _attempts(run: Document) -> str:
-    """``2`` or, where the engine executed an attempt more than once, ``2 (3 tries)``."""
+    """Return ``2`` or, where the engine executed an attempt more than once, ``2 (3 tries)``."""
     tries = run.get("attempts") or 0
     return f"{run.get('attempt', '')}" + (f" ({tries} tries)" if tries > 1 else "")
 
 
 def took(run: Document, now: datetime | None = None) -> str:
-    """How long a run took, or has been running; "" where nobody knows."""
+    """Return how long a run took, or has been running; "" where that is unknown."""
     live = run.get("status") in ("creating", "pending", "running")
     seconds = seconds_between(run.get("started_at"), run.get("finished_at") or (now if live else None))
     return "" if seconds is None else duration(seconds)
 
 
 def event_line(event: Document, *, address_width: int = 0, colour: bool = False) -> str:
-    """One event: time, address, status, reason and message."""
+    """Return one event: time, address, status, reason and message."""
     status = _text(event, "status")
     attempt = f" (attempt {event['attempt']})" if (event.get("attempt") or 0) > 1 else ""
     words = ": ".join(filter(None, (_text(event, "reason"), _text(event, "message"))))
@@ -84,7 +84,7 @@ def event_line(event: Document, *, address_width: int = 0, colour: bool = False)
 
 
 def event_lines(events: Iterable[Document], *, colour: bool = False) -> Iterator[str]:
-    """Events as a stream; addresses line up as far as they are known by then."""
+    """Yield events as lines; addresses line up as far as they are known by then."""
     widest = 0
     for event in events:
         widest = max(widest, _columns(_text(event, "address")))
@@ -94,7 +94,7 @@ def event_lines(events: Iterable[Document], *, colour: bool = False) -> Iterator
 def table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None, colours: Sequence[str] = ()
 ) -> list[str]:
-    """Aligned columns, at most ``width`` wide; empty columns are left out and the last one is cut first.
+    """Return aligned columns, at most ``width`` wide; empty ones are left out and the last one is cut first.
 
     Args:
         colours: one for each row, "" for none.
@@ -110,7 +110,7 @@ def table(
 
 
 def _fitted(widths: list[int], width: int) -> list[int]:
-    """Column widths whose sum fits: the last column gives way as far as it can be read, then the widest, then all."""
+    """Return column widths whose sum fits: the last column gives way while it can be read, then the widest, then all."""
     spare = width - sum(widths) - 2 * (len(widths) - 1)
     last, others = len(widths) - 1, sorted(range(len(widths) - 1), key=lambda n: -widths[n])
     readable = [(last, _READABLE), *((n, _READABLE // 2) for n in others)]
@@ -135,7 +135,7 @@ def _padded(text: str, width: int) -> str:
 
 
 def _columns(text: str) -> int:
-    """How many columns a terminal uses for ``text``: wide characters take two, combining marks none."""
+    """Count the columns that a terminal uses for ``text``: wide characters take two, combining marks none."""
     if text.isascii():
         return len(text)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def connect(context: Context) -> Provider:
-    """A connection to this host.
+    """Return a connection to this host.
 
     Raises:
         ProviderError: this is not a Linux host with /proc.

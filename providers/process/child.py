@@ -69,7 +69,7 @@ class Run:
 
     @property
     def path(self) -> str:
-        """Of the record."""
+        """Return where the record is."""
         return f"{self.id}/{record.NAME}"
 
     def read(self) -> record.Record | None:
@@ -116,7 +116,7 @@ def candidates(name: str, path: str | None) -> list[str]:
 
 
 def _is_missing(file: str) -> bool:
-    """True when there is no such file; what cannot be told is for the child to find out."""
+    """Return whether there is no such file; where that cannot be told, False: the child finds out."""
     try:
         os.stat(file)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
@@ -149,7 +149,7 @@ class Child:
         )
 
     def become(self) -> None:
-        """Never returns: this process becomes the program, or says why not and ends."""
+        """Become the program, or report why not and end; never returns."""
         try:
             os.setsid()
             self._write_identity()
@@ -167,7 +167,7 @@ class Child:
             os._exit(127)
 
     def _write_identity(self) -> None:
-        """One line of the claimed file: with it the run counts as started, so all of it has to be there, or nothing."""
+        """Write one line into the claimed file, whole or not at all: with it the run counts as started."""
         fault("child:before_started")
         line = b'{"pid": %d, "start_time": %b, %b' % (os.getpid(), kernel.own_start_time(), self.identity)
         record.write_line(self.claim, line)
@@ -225,7 +225,7 @@ def end_of(run: Run) -> dict[str, Any]:
 
 
 def _verdict(run: Run) -> tuple[str, str]:
-    """Status and reason of an ended run."""
+    """Return status and reason of a run that has ended."""
     word = _signal_name(-run.code) if run.code < 0 else "Error" if run.code else "Completed"
     if run.timed_out:
         return "timed_out", "DeadlineExceeded"
@@ -242,7 +242,7 @@ def _verdict(run: Run) -> tuple[str, str]:
 
 
 def _failure_code(failure: dict[str, Any]) -> int:
-    """What a shell would report: 127 for what is missing, 126 for what cannot be executed (E6)."""
+    """Return what a shell would report: 127 for what is missing, 126 for what cannot be executed."""
     return 127 if failure["errno"] in (errno.ENOENT, errno.ENOTDIR) else 126
 
 

@@ -1,11 +1,11 @@
-"""What exit codes mean, in words for people (E6)."""
+"""What exit codes mean, in words for people; those above 128 are signals, as shells report them."""
 
 from __future__ import annotations
 
 import signal
 
 _MEANINGS = {
-    -9: "killed (SIGKILL), by somebody or for want of memory",
+    -9: "killed (SIGKILL), by hand or for lack of memory",
     -15: "stopped by SIGTERM",
     1: "a general error; see the output",
     2: "often wrong usage of the command; see the output",
@@ -19,7 +19,7 @@ _MEANINGS = {
 
 
 def meaning(code: int) -> str:
-    """``exited with code 137: killed (SIGKILL), likely out of memory``; negative codes are signals (P5)."""
+    """Return ``exited with code 137: killed (SIGKILL), likely out of memory``; negative codes are signals."""
     if code == 0:
         return "exited cleanly"
     known = _MEANINGS.get(code)

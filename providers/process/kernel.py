@@ -85,7 +85,7 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pids: Iterable[int]) -> set[int]:
-    """Return all that the processes started, and what that started, as far as nobody in between has ended."""
+    """Return all that the processes started, and what that started, as far as all processes in between are there."""
     found: set[int] = set()
     todo = list(pids)
     while todo:
@@ -100,7 +100,7 @@ def signal_group(group: int, number: int) -> None:
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
-        return  # it ended before it became a group, or runs as somebody else now
+        return  # it ended before it became a group, or runs as another user now
 
 
 def signal_each(pids: Iterable[int], number: int) -> None:

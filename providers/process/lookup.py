@@ -20,7 +20,7 @@ class Problem(NamedTuple):
 
 
 def find_problem(name: str, path: str | None, cwd: str) -> Problem | None:
-    """Why ``name`` cannot be started in ``cwd`` with this PATH (None: unset); None when nothing stands against it."""
+    """Return why ``name`` cannot be started in ``cwd`` with this PATH (None: unset); None when it can."""
     if not isdir(cwd):
         what = "is not a directory" if exists(cwd) else "does not exist, or this user may not look there"
         return Problem("working_dir", f'working directory "{cwd}" {what}', "create it, or change working_dir")
@@ -45,7 +45,7 @@ def find_problem(name: str, path: str | None, cwd: str) -> Problem | None:
 
 
 def _interpreter_problem(script: Path, cwd: str) -> Problem | None:
-    """A script whose ``#!`` names nothing; the kernel says of it that the script itself does not exist."""
+    """Find a ``#!`` that names nothing: of such a script the kernel says that it does not exist itself."""
     try:
         with script.open("rb") as file:
             first = file.read(256).partition(b"\n")[0]

@@ -31,7 +31,7 @@ class Loop:
         self._handlers[fd] = handler
 
     def forget(self, fd: int) -> None:
-        """Stop listening to a file; nothing happens if nobody listened."""
+        """Stop listening to a file, if anything did."""
         if self._handlers.pop(fd, None):
             self._poll.unregister(fd)
 

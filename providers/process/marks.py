@@ -15,7 +15,7 @@ PROJECT = "FLOWPLAN_PROJECT"
 LINEAGE = "FLOWPLAN_LINEAGE"
 ADDRESS = "FLOWPLAN_ADDRESS"
 ATTEMPT = "FLOWPLAN_ATTEMPT"
-FRESH = 1.0
+MAX_AGE = 1.0
 """Seconds for which a look counts as new, where it only tells whether something is still there."""
 CREATED_FROM = "FLOWPLAN_CREATED_FROM"
 MARKS = (RUN_ID, PROJECT, LINEAGE, ADDRESS, ATTEMPT, CREATED_FROM)
@@ -49,7 +49,7 @@ def scan() -> list[Marked]:
     return [one for one in found if one]
 
 
-class Looks:
+class Scans:
     """The newest look at all processes, for several who want to know at about the same time."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Looks:
         """Look anew, and return all that is marked."""
         seen = scan()
         with self._lock:
-            self._seen, self._until = seen, time.monotonic() + FRESH
+            self._seen, self._until = seen, time.monotonic() + MAX_AGE
         return seen
 
     def of(self, run_id: str) -> list[int]:

@@ -36,7 +36,7 @@ class Kept:
         return self._parts[0][0], last + max(_size(self._path(last)), 0)
 
     def grown(self, position: int) -> bool:
-        """True when there may be more after ``position``; costs little, also ten times a second."""
+        """Return whether there may be more after ``position``; costs little, also ten times a second."""
         start = next((start for start, _ in reversed(self._parts) if start <= position), 0)
         size = _size(self._path(start))
         if size < 0 and self._parts:
@@ -90,11 +90,11 @@ class _Lines:
         self._rest = b""
 
     def grown(self) -> bool:
-        """True when there may be more than was read."""
+        """Return whether there may be more than was read."""
         return self._kept.grown(self._position)
 
     def new(self, *, final: bool = False, live: bool = False) -> Iterator[LogLine]:
-        """The complete lines that are new; with ``final`` also what follows the last newline.
+        """Yield the complete lines that are new; with ``final`` also what follows the last newline.
 
         Args:
             live: also a piece of a line that is written over and over, as it looks now.
@@ -136,7 +136,7 @@ def _line(data: bytes) -> LogLine:
 def read(
     directory: Path, *, tail: int | None, ended: Callable[[], bool], follow: bool, stop: threading.Event
 ) -> Iterator[LogLine]:
-    """The lines of an output; ``ended`` says whether the run is over, so that following ends."""
+    """Yield the lines of an output; following ends when ``ended`` says that the run is over."""
     kept = Kept(directory)
     lines = _Lines(kept, 0 if tail is None else kept.start_of_tail(tail))
     path, due, seen = f"{directory}/{record.NAME}", 0.0, -2
@@ -154,7 +154,7 @@ def read(
 
 
 def _size(path: str) -> int:
-    """Bytes in a file, -1 where there is none."""
+    """Return the bytes of a file, -1 where there is none."""
     try:
         return os.stat(path).st_size  # noqa: PTH116 - many runs are looked at ten times a second
     except OSError:
@@ -162,7 +162,7 @@ def _size(path: str) -> int:
 
 
 def _nth_from_end(block: bytes, count: int) -> int:
-    """The offset just after the ``count``-th newline from the end."""
+    """Return the offset just after the ``count``-th newline from the end."""
     at = len(block)
     for _ in range(count):
         at = block.rindex(b"\n", 0, at)
@@ -170,7 +170,7 @@ def _nth_from_end(block: bytes, count: int) -> int:
 
 
 def _whole_characters(data: bytes) -> int:
-    """Where an incomplete character at the end of UTF-8 begins; the length if there is none."""
+    """Return where an incomplete UTF-8 character at the end begins; the length if there is none."""
     for at in range(len(data) - 1, max(-1, len(data) - 4), -1):
         if data[at] >= 0xC0:
             needed = 2 if data[at] < 0xE0 else 3 if data[at] < 0xF0 else 4

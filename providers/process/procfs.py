@@ -21,7 +21,7 @@ _SHORTEST, _LONGEST = 0.005, 0.1
 
 
 def require_linux() -> None:
-    """Raises ProviderError where processes cannot be told apart safely."""
+    """Raise ProviderError where processes cannot be told apart safely."""
     if not Path("/proc/self/stat").exists():
         raise ProviderError(
             "the process provider needs Linux with /proc, by which it tells its processes from all others",
@@ -31,7 +31,7 @@ def require_linux() -> None:
 
 @functools.cache
 def host_id() -> str:
-    """The host's identity, the same after a reboot: a digest of its machine id, or its name where it has none."""
+    """Return the host's identity, the same after a reboot: a digest of its machine id, or its name without one."""
     try:
         machine = Path("/etc/machine-id").read_text().strip()
     except OSError:
@@ -50,12 +50,12 @@ def this_boot() -> str:
 
 @functools.cache
 def pid_namespace() -> str:
-    """Where the process numbers that we see count: a container has its own."""
+    """Return the namespace in which the pids that we see count: a container has its own."""
     return os.readlink("/proc/self/ns/pid")  # noqa: PTH115
 
 
 def alive(identity: Mapping[str, Any]) -> bool:
-    """True while the very process ``{pid, start_time, boot_id}`` runs: a reused pid has another start time (P8).
+    """Return whether the very process ``{pid, start_time, boot_id}`` runs: a reused pid has another start time.
 
     Where two hosts have all of that in common, what their supervisors gave their processes tells them apart.
     """
@@ -77,19 +77,19 @@ def elsewhere(identity: Mapping[str, Any]) -> str:
     """
     if identity.get("boot_id") == this_boot() and identity.get("pid_namespace") in (None, pid_namespace()):
         return ""
-    host = str(identity.get("host") or "that nobody noted")
+    host = str(identity.get("host") or "whose name was not recorded")
     restarted = identity.get("boot_id") != this_boot() and host == host_name()
     return f"{host} before it was started anew" if restarted else host
 
 
-def kept(identity: Mapping[str, Any]) -> bool:
-    """True while there is a supervisor of a process, or who stands by for it."""
+def supervised(identity: Mapping[str, Any]) -> bool:
+    """Return whether the supervisor of a process runs, or its guard."""
     keepers = [identity[word] for word in ("supervisor", "guard") if identity.get(word)]
     return any(alive({**one, "boot_id": identity["boot_id"]}) for one in keepers)
 
 
 def end_group(identity: Mapping[str, Any], grace: float) -> bool:
-    """TERM to the process group and to what its members started, KILL after ``grace`` seconds; True once all is gone.
+    """Send TERM to a group and to what its members started, KILL after ``grace`` seconds; return whether all ended.
 
     Raises:
         ProviderError: the group belongs to another user.
@@ -108,7 +108,7 @@ def end_group(identity: Mapping[str, Any], grace: float) -> bool:
 
 
 def end_rest(found: Callable[[], Sequence[int]], grace: float) -> Sequence[int]:
-    """TERM to processes, KILL after ``grace`` seconds; return those that are still there then."""
+    """Send TERM to processes, KILL after ``grace`` seconds; return those that are still there then."""
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
         left = found()
         kernel.signal_each(left, number)
@@ -125,7 +125,7 @@ def _in_group(pid: int, group: int) -> bool:
 
 
 def end_process(identity: Mapping[str, Any], grace: float) -> bool:
-    """TERM to one process that leads no group of its own, KILL after ``grace`` seconds; True once it is gone."""
+    """Send TERM to one process that leads no group, KILL after ``grace`` seconds; return whether it ended."""
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
         try:
             os.kill(int(identity["pid"]), number)
@@ -139,7 +139,7 @@ def end_process(identity: Mapping[str, Any], grace: float) -> bool:
 
 
 def leads_group(pid: int) -> bool:
-    """True when the process leads a process group, so that all of it can be signalled."""
+    """Return whether the process leads a process group, so that all of it can be signalled."""
     try:
         return os.getpgid(pid) == pid
     except ProcessLookupError:
@@ -147,7 +147,7 @@ def leads_group(pid: int) -> bool:
 
 
 def started_at(start_time: int) -> str:
-    """The start of a process, from clock ticks since boot, as RFC 3339 in UTC."""
+    """Return the start of a process, from clock ticks since boot, as RFC 3339 in UTC."""
     found = [line.split()[1] for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime ")]
     seconds = int(found[0]) + start_time / os.sysconf("SC_CLK_TCK")
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -159,7 +159,7 @@ def time_of(seconds: float) -> str:
 
 
 def _signalled(group: int, number: int) -> bool:
-    """False when there is no such group."""
+    """Send a signal to a group; return False when there is no such group."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
@@ -180,7 +180,7 @@ def _gone_within(there: Callable[[], bool], seconds: float) -> bool:
 
 
 def group_alive(identity: Mapping[str, Any]) -> bool:
-    """True while the leader or anything of its group runs."""
+    """Return whether the leader or anything of its group runs."""
     leader = int(identity["pid"])
     found = stat_of(leader)
     if found and found[2] != identity["start_time"]:
@@ -202,7 +202,7 @@ def _all_processes() -> list[tuple[str, int, int]]:
 
 
 def environment(pid: int) -> dict[str, str]:
-    """The environment that a process was started with; {} when it cannot be read."""
+    """Return the environment that a process was started with; {} when it cannot be read."""
     try:
         data = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:

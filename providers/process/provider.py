@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flowplan.providers.process import finding, marks, output, redaction
+from flowplan.providers.process import discovery, marks, output, redaction
 from flowplan.providers.process.lookup import Problem, find_problem
 from flowplan.providers.process.procfs import (
     alive,
@@ -22,9 +22,9 @@ from flowplan.providers.process.procfs import (
     environment,
     host_id,
     host_name,
-    kept,
     leads_group,
     require_linux,
+    supervised,
 )
 from flowplan.providers.process.runfiles import RunFiles, identity_of, left_over, look
 from flowplan.providers.process.supervision import Supervision, full
@@ -41,10 +41,10 @@ from flowplan.schemas.runs import Objects, Observed, Recorded, Target
 from flowplan.schemas.secrets import Redactor, reveal, tokens_in
 
 DEFAULT_GRACE = 30.0
-END_PATIENCE = 5.0
+END_TIMEOUT = 5.0
 """Seconds that a supervisor may take to end what a run has left, and to record its end."""
-START_PATIENCE = 30.0
-"""Seconds to go on while another flowplan is starting the same run, or somebody kills it before it starts."""
+START_TIMEOUT = 30.0
+"""Seconds to try again while another flowplan is starting the same run, or its child is killed before it starts."""
 
 
 class ProcessProvider:
@@ -64,10 +64,10 @@ class ProcessProvider:
         self._spec_dir = context.spec_dir.absolute()
         refuse_foreign(self._runs_dir)
         self._supervision = Supervision(self._runs_dir)
-        self._looks = marks.Looks()
+        self._scans = marks.Scans()
 
     def target(self) -> Target:
-        """This host; the boot is part of each process's identity, so that history survives a restart."""
+        """Return this host; the boot is part of each process's identity, so that history survives a restart."""
         return Target("process", host_id(), host_name())
 
     def close(self) -> None:
@@ -77,20 +77,20 @@ class ProcessProvider:
     # -- reading
 
     def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
-        """What is true of every record, and of every attempt that no record names: of our lineage those whose files are here
+        """Observe every record, and every attempt that no record names: of our lineage those with files here
         and those that run, of other lineages of the project those that run.
         """
-        processes = self._looks.all()
+        processes = self._scans.all()
         seen = [self._look(record) for record in records] + self._unknown({record.run_id for record in records})
         known = {one.run_id for one in seen}
         marked = [one for one in marks.leaders(processes) if one.run_id not in known]
-        return seen + [finding.live(one, self._lineage) for one in marked if self._concerns(one)]
+        return seen + [discovery.live(one, self._lineage) for one in marked if self._concerns(one)]
 
     def _concerns(self, one: marks.Marked) -> bool:
         return one.lineage == self._lineage or (self._project != "" and one.project == self._project)
 
     def _look(self, record: Recorded) -> Observed:
-        return look(self._files(record.run_id), record, self._looks.of)
+        return look(self._files(record.run_id), record, self._scans.of)
 
     def _files(self, run_id: str) -> RunFiles:
         return RunFiles(self._runs_dir / run_id, run_id)
@@ -102,25 +102,25 @@ class ProcessProvider:
         except FileNotFoundError:
             return []
         orphans = (files for files in map(self._files, sorted(names)) if self._is_orphan(files))
-        seen = (look(files, None, self._looks.of) for files in orphans)
+        seen = (look(files, None, self._scans.of) for files in orphans)
         return [one for one in seen if one.exists]
 
     def _is_orphan(self, files: RunFiles) -> bool:
-        """Ours, not removed, and really started: a start that failed left nothing behind."""
+        """Return whether files are ours, not removed, and of a run that started: a failed start leaves nothing behind."""
         known = files.record()
         if known is None or known.destroyed or (known.end or {}).get("failure"):
             return False
-        whose = known.whose
-        return whose.get("lineage") == self._lineage and whose.get("host_id") == host_id()
+        owner = known.owner
+        return owner.get("lineage") == self._lineage and owner.get("host_id") == host_id()
 
     def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
-        """Every change of the records until all have ended: one file is looked at, whatever their number."""
+        """Yield every change of the records until all have ended; one file is looked at, whatever their number."""
         return watch(self._runs_dir / "journal", records, self._look, stop)
 
     def logs(
         self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None
     ) -> Iterator[LogLine]:
-        """The output: what the run wrote to stdout and stderr, in the order in which it wrote it.
+        """Yield what the run wrote to stdout and stderr, in the order in which it wrote it.
 
         Raises:
             Refused: it is on another host.
@@ -133,11 +133,11 @@ class ProcessProvider:
             tail=tail,
             follow=follow,
             stop=stop or threading.Event(),
-            ended=lambda: look(files, record, self._looks.of).over,
+            ended=lambda: look(files, record, self._scans.of).over,
         )
 
     def secret_values(self, record: Recorded) -> list[str]:
-        """The values behind the tokens of a live run, from the environment that it was started with."""
+        """Return the values behind the tokens of a live run, from the environment that it was started with."""
         started = identity_of(self._files(record.run_id).record(), record)
         if started is None or elsewhere(started) or not alive(started):
             return []
@@ -146,24 +146,24 @@ class ProcessProvider:
         return redaction.values_behind_tokens(env, live)
 
     def keeps_timeout(self, record: Recorded) -> bool:
-        """True while a supervisor ends the run at its time limit, and where nobody here can."""
+        """Return whether a supervisor ends the run at its time limit, or the run is where we could not do so."""
         started = identity_of(self._files(record.run_id).record(), record)
-        return started is None or bool(elsewhere(started)) or kept(started)
+        return started is None or bool(elsewhere(started)) or supervised(started)
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
-        """The attempts whose files are beside the state, of those that run or whose end is known."""
-        return finding.of_project(self._runs_dir, project, self._looks, self._spec_dir)
+        """Return the attempts with files beside the state that run, or of which the end is known."""
+        return discovery.of_project(self._runs_dir, project, self._scans, self._spec_dir)
 
     def describe(self, object_id: str) -> Found:
-        """A process of this host by its pid.
+        """Return a process of this host by its pid.
 
         Raises:
             ProviderError: there is none, or it is not ours to manage.
         """
-        return finding.process(object_id, self._spec_dir)
+        return discovery.process(object_id, self._spec_dir)
 
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:
-        """Executables and working directories that are missing."""
+        """Find executables and working directories that are missing."""
         seen: dict[tuple[str, str | None, str], Problem | None] = {}
         findings = []
         for order in orders:
@@ -196,15 +196,15 @@ class ProcessProvider:
         after = files.record()
         if after and after.end and after.end["failure"]:
             raise self._start_failed(order, after.end)
-        return look(files, None, self._looks.of)
+        return look(files, None, self._scans.of)
 
     def _start(self, order: Order) -> None:
         request = _request(order, self._directory(order))
         request["env"] |= marks.variables(order.identity, self._created_from)
-        deadline = time.monotonic() + START_PATIENCE
+        deadline = time.monotonic() + START_TIMEOUT
         while (state := self._supervision.start(request)) in ("busy", "died"):
             if time.monotonic() > deadline:
-                raise ProviderError(f"the process could not be started within {START_PATIENCE:.0f} s ({state})")
+                raise ProviderError(f"the process could not be started within {START_TIMEOUT:.0f} s ({state})")
             time.sleep(0.02)
         if state == "stopped":
             raise ProviderError("this attempt was stopped or removed; it is not started again", reason="Stopped")
@@ -227,12 +227,10 @@ class ProcessProvider:
         problem = find_problem(*self._place(order))
         why = problem.message if problem else f'"{self._place(order)[0]}": {os.strerror(ended["failure"]["errno"])}'
         if ended["failure"]["errno"] == errno.E2BIG:
-            found = next(too_long(order.objects, order.secrets), None)
-            why = (
-                explanation(*found)
-                if found
-                else "the arguments and variables together are longer than the system takes"
-            )
+            longest = 32 * os.sysconf("SC_PAGESIZE") - 1  # MAX_ARG_STRLEN, see execve(2)
+            found = next(too_long(order.objects, order.secrets, longest=longest), None)
+            together = "the arguments and variables together are longer than the system takes"
+            why = explanation(*found, longest) if found else together
         return StartFailed(
             _concealed(why, order),
             hint=problem.hint if problem else "",
@@ -242,7 +240,7 @@ class ProcessProvider:
         )
 
     def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:
-        """Never possible.
+        """Refuse: a process cannot be changed.
 
         Raises:
             ProviderError: always.
@@ -267,7 +265,7 @@ class ProcessProvider:
         if found and found.destroyed:
             return
         if files.directory.is_dir():
-            with files.claimed():  # from here on nobody starts it
+            with files.claimed():  # from here on it cannot be started
                 files.add({"stop": True})
                 found = files.record()
             point("process:stop:after")
@@ -291,7 +289,7 @@ class ProcessProvider:
             os.truncate(self._runs_dir / "journal", 0)
         for path in self._runs_dir.iterdir() if self._runs_dir.is_dir() else ():
             record = self._files(path.name).record() if path.is_dir() and path.name not in known else None
-            if record and record.destroyed and record.whose.get("lineage") == self._lineage:
+            if record and record.destroyed and record.owner.get("lineage") == self._lineage:
                 size += sum(file.stat().st_size for file in path.iterdir())
                 shutil.rmtree(path)
                 point("process:discard:after")
@@ -315,7 +313,7 @@ class ProcessProvider:
 
 
 def _refused(record: Recorded, where: str) -> Refused:
-    """Nobody here can do anything to a run of another host."""
+    """Return the error for a run of another host, to which nothing can be done from here."""
     return Refused(
         f"it runs on a different host ({where}); this is {host_name()}, and nothing was done to it",
         hint=f"use flowplan there; if that host is gone, `flowplan state rm {record.address}` forgets the run",
@@ -324,13 +322,13 @@ def _refused(record: Recorded, where: str) -> Refused:
 
 
 def _end_told(files: RunFiles, started: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The end as the supervisor records it, who ends what the run left before; None when there is no supervisor."""
-    deadline = time.monotonic() + END_PATIENCE
+    """Wait until a supervisor has ended what the run left and recorded the end; None when there is no supervisor."""
+    deadline = time.monotonic() + END_TIMEOUT
     while True:
         found = files.record()
         if found and found.end:
             return found.end
-        if found is None or found.lost or not kept(started) or time.monotonic() > deadline:
+        if found is None or found.lost or not supervised(started) or time.monotonic() > deadline:
             return None
         time.sleep(0.005)
 
@@ -357,7 +355,7 @@ def _request(order: Order, directory: str) -> dict[str, Any]:
 
 
 def _environment(order: Order) -> dict[str, str]:
-    """What the run gets: what it inherits, then its own; ``null`` takes an inherited variable away (P2, C8)."""
+    """Return what the run gets: what it inherits, then its own; ``null`` takes an inherited variable away."""
     process = order.objects["Process"]
     inherit = process.get("inherit_env", True)
     if inherit is True:
@@ -373,5 +371,5 @@ def _environment(order: Order) -> dict[str, str]:
 
 
 def _concealed(text: str, order: Order) -> str:
-    """``text`` without secret values."""
+    """Return ``text`` without secret values."""
     return Redactor(order.secrets.values())(text)

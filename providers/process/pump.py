@@ -1,7 +1,7 @@
-"""Takes the output of a run from its pipe into files of bounded size, without secrets.
+"""Moving the output of a run from its pipe into files of bounded size, without secrets.
 
 The run writes stdout and stderr into one pipe, so that the order of what it says is kept. It holds the reading end of that
-pipe itself, too: whoever reads it may be killed, and no run dies of writing into a pipe that nobody reads.
+pipe itself, too, so that it does not die of SIGPIPE when the supervisor is killed.
 
 The output is in ``RUNS_DIR/<run id>/output``. Once that has half of the bytes that are kept, it goes on in
 ``output.<number>``; the number says how many bytes of output are before that file, and only the last two files are kept.
@@ -115,7 +115,7 @@ class Output:
             self._line_open = self._size > 0 and os.pread(self._fd, 1, self._size - 1) != b"\n"
 
     def take(self) -> bool:
-        """Move what is there, at most one chunk; False when there is nothing, or nobody writes any more."""
+        """Move what is there, at most one chunk; return False when there is nothing, or the pipe has no writer."""
         if self.hiding:
             self.uncertain(True)
         try:

@@ -1,11 +1,11 @@
 """The record of one attempt: lines of JSON that are only ever added to, in ``RUNS_DIR/<run id>/started.json``.
 
 ============================ ==========================================================================================
-``{"run": {...}}``           whose attempt it is; written by flowplan, before it asks for the start
+``{"run": {...}}``           owner attempt it is; written by flowplan, before it asks for the start
 ``{"pid": ..., ...}``        an execution was started; written by the child before it becomes the program
 ``{"stop": true}``           no further start is allowed; written by flowplan
 ``{"end": {...}}``           how it ended; written by the supervisor
-``{"lost": true}``           it has ended, and nobody will know how
+``{"lost": true}``           it has ended, and its exit code is lost
 ``{"destroyed": true}``      all of it was ended, as flowplan was asked to do
 ============================ ==========================================================================================
 
@@ -41,7 +41,7 @@ class Record:
         for line in reversed(self._lines):
             document = _object(line)
             if "pid" in document:
-                self.started = document  # the newest execution counts; before it is nothing but others, and whose it is
+                self.started = document  # the newest execution counts; before it are only others, and the owner
                 return
             self.end = document.get("end", self.end)
             self.stopped |= "stop" in document
@@ -49,8 +49,8 @@ class Record:
             self.lost |= "lost" in document
 
     @property
-    def whose(self) -> dict[str, Any]:
-        """Whose attempt it is, {} when nobody wrote that down."""
+    def owner(self) -> dict[str, Any]:
+        """Return the attempt that the record belongs to, {} when that was not written down."""
         found: dict[str, Any] = {}
         for line in self._lines:
             document = _object(line)
@@ -61,7 +61,7 @@ class Record:
 
     @property
     def over(self) -> bool:
-        """True when nothing will be added by a supervisor."""
+        """Return whether no supervisor will add anything."""
         return self.end is not None or self.lost
 
 
@@ -90,7 +90,7 @@ def read(path: str) -> Record | None:
 
 
 def claimed(fd: int) -> Record:
-    """Read the record whose claim is held, and take away a line that was broken off by a full disk or a kill."""
+    """Read the record of which the claim is held, and take away a line that was broken off by a full disk or a kill."""
     content = os.pread(fd, os.fstat(fd).st_size, 0)
     if _complete(content) < len(content):
         os.ftruncate(fd, _complete(content))
@@ -123,5 +123,5 @@ def write_line(fd: int, line: bytes) -> None:
 
 
 def _complete(content: bytes) -> int:
-    """Bytes of the lines that are complete."""
+    """Return the number of bytes of the lines that are complete."""
     return content.rfind(b"\n") + 1

@@ -13,7 +13,7 @@ _TELLING = 4
 
 
 def known_to(given: Iterable[str], used: Iterable[str], secrets: Iterable[str]) -> set[str]:
-    """The secrets that a run may print: those that it uses, and those inside what it is given (an inherited variable).
+    """Return the secrets that a run may print: those it uses, and those inside what it is given or inherits.
 
     Args:
         given: its arguments and the values of its environment; used: the secrets behind its own tokens.
@@ -24,7 +24,7 @@ def known_to(given: Iterable[str], used: Iterable[str], secrets: Iterable[str]) 
 
 
 def values_behind_tokens(recorded: Mapping[str, Any], live: Mapping[str, str]) -> list[str]:
-    """The values that stand in ``live`` where ``recorded`` has tokens."""
+    """Return the values that stand in ``live`` where ``recorded`` has tokens."""
     found: set[str] = set()
     for name, text in recorded.items():
         if isinstance(text, str) and name in live and TOKEN.search(text):
@@ -34,7 +34,7 @@ def values_behind_tokens(recorded: Mapping[str, Any], live: Mapping[str, str]) -
 
 
 def _around(text: str) -> list[str]:
-    """The parts of a text between its tokens."""
+    """Return the parts of a text between its tokens."""
     parts, end = [], 0
     for match in TOKEN.finditer(text):
         parts.append(text[end : match.start()])

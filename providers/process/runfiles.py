@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from flowplan.providers.process import pump
 from flowplan.providers.process import record as records
 from flowplan.providers.process.exits import meaning
-from flowplan.providers.process.procfs import alive, elsewhere, host_id, kept, time_of
+from flowplan.providers.process.procfs import alive, elsewhere, host_id, supervised, time_of
 from flowplan.providers.process.record import Record
 from flowplan.providers.protocol import IMPORTED, of_other_content
 from flowplan.schemas.errors import ProviderError
@@ -26,8 +26,8 @@ from flowplan.schemas.runs import Identity, Objects, Observed, Recorded, Status
 
 CONTENT = "flowplan.dev/content"
 
-CLAIM_PATIENCE = 30.0
-"""Seconds to wait while somebody is between claiming a run and starting it."""
+CLAIM_TIMEOUT = 30.0
+"""Seconds to wait while a supervisor is between claiming a run and starting it."""
 HANDLE = ("pid", "start_time", "boot_id", "host", "pid_namespace", "nonce", IMPORTED)
 """What the state keeps of a process, to find it again."""
 
@@ -62,20 +62,20 @@ class RunFiles(NamedTuple):
         return f"{self.directory}/{name}"
 
     def open(self, identity: Identity, name: str, objects: Objects) -> Record:
-        """Make the directory and the record: whose it is and what will run; ``objects`` hold tokens instead of secrets.
+        """Make the directory and the record: the owner and what will run; ``objects`` hold tokens instead of secrets.
 
         Raises:
             Refused: the attempt was started with other content.
         """
         content = objects["Process"].get("labels", {}).get(CONTENT, "")
         found = self.record() or Record(b"")
-        same = bool(found.whose) and found.whose.get("content", "") == content
-        if found.whose and not same and (found.destroyed or (found.end or {}).get("failure")):
+        same = bool(found.owner) and found.owner.get("content", "") == content
+        if found.owner and not same and (found.destroyed or (found.end or {}).get("failure")):
             shutil.rmtree(
                 self.directory
             )  # an attempt of a later state than this one, of which nothing is left to manage
             found = Record(b"")
-        elif found.whose and not same and (found.started or found.over):
+        elif found.owner and not same and (found.started or found.over):
             raise of_other_content(f"the process of run {self.run_id}", identity.address)
         try:
             os.mkdir(self.directory, 0o700)  # noqa: PTH102 - the place of all runs is known to be ours
@@ -83,11 +83,11 @@ class RunFiles(NamedTuple):
             make_private(self.directory)
         point("process:directory:after")
         if not same:  # none, or an intent that was changed before its start
-            whose = {key: getattr(identity, key) for key in ("project", "lineage", "address", "attempt")}
+            owner = {key: getattr(identity, key) for key in ("project", "lineage", "address", "attempt")}
             start = {"name": name, "host_id": host_id(), "content": content, "objects": objects}
             with self.claimed() as fd:
                 found = records.claimed(fd)
-                records.write_line(fd, _line({"run": {**whose, **start}}))
+                records.write_line(fd, _line({"run": {**owner, **start}}))
             point("process:identity:after")
         return found
 
@@ -101,24 +101,24 @@ class RunFiles(NamedTuple):
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[int]:
-        """Hold the claim, so that nobody starts the run meanwhile; waits for whoever is just starting it.
+        """Hold the claim, so that the run cannot be started meanwhile; wait for a supervisor that is starting it.
 
         Raises:
             ProviderError: it stays taken.
         """
         fd = os.open(self.path(records.NAME), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            deadline = time.monotonic() + CLAIM_PATIENCE
+            deadline = time.monotonic() + CLAIM_TIMEOUT
             while not _locked(fd):
                 if time.monotonic() > deadline:
-                    raise ProviderError(f"run {self.run_id} has been starting for {CLAIM_PATIENCE:.0f} s")
+                    raise ProviderError(f"run {self.run_id} has been starting for {CLAIM_TIMEOUT:.0f} s")
                 time.sleep(0.01)
             yield fd
         finally:
             os.close(fd)
 
     def starting(self) -> bool:
-        """True while somebody is between claiming the run and starting it."""
+        """Return whether a supervisor is between claiming the run and starting it."""
         try:
             fd = os.open(self.path(records.NAME), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -151,7 +151,7 @@ def _locked(fd: int, how: int = fcntl.LOCK_EX) -> bool:
 
 
 def identity_of(known: Record | None, recorded: Recorded | None) -> dict[str, Any] | None:
-    """The process of the attempt: as recorded on start, else from the state's handle; None when it never started."""
+    """Return the process of the attempt, as recorded on start or in the state's handle; None if it never started."""
     started = known.started if known else None
     if started is None and recorded and recorded.handle.get("pid"):
         return dict(recorded.handle)
@@ -159,7 +159,7 @@ def identity_of(known: Record | None, recorded: Recorded | None) -> dict[str, An
 
 
 def look(files: RunFiles, recorded: Recorded | None, rest: Rest) -> Observed:
-    """What is true of the attempt now."""
+    """Observe the attempt."""
     known = files.record()
     if known and known.destroyed:
         removed = _absent(files, "it was removed", Status.LOST)
@@ -173,13 +173,13 @@ def look(files: RunFiles, recorded: Recorded | None, rest: Rest) -> Observed:
         return _unseen(files, recorded, known, where)
     if started is None:
         return _never_started(files, recorded, known, rest)
-    if alive(started) or (kept(started) and not (known and known.lost)):
+    if alive(started) or (supervised(started) and not (known and known.lost)):
         return _observed(files, recorded, known)
     again = files.record()
     if again and again.over and not (known and known.over):  # it was written between the two looks
         return look(files, recorded, rest)
     if left := rest(files.run_id):
-        told = f"its own process {started['pid']} has ended, nobody knows how; what it started goes on ({_pids(left)})"
+        told = f"its own process {started['pid']} has ended, its exit code is unknown; what it started goes on ({_pids(left)})"
         return replace(_observed(files, recorded, known), message=told)
     return _absent(files, _why_gone(started), Status.LOST)
 
@@ -196,7 +196,7 @@ def _never_started(files: RunFiles, recorded: Recorded | None, known: Record | N
 
 
 def _elsewhere(started: Mapping[str, Any] | None, recorded: Recorded | None) -> str:
-    """The host on which it was started, when that is not this one as it is now; "" when it is."""
+    """Return the host on which it was started, when that is not this one as it is now; else ""."""
     if started:
         return elsewhere(started)
     # What is recorded as being created on another host may have been started there.
@@ -205,7 +205,7 @@ def _elsewhere(started: Mapping[str, Any] | None, recorded: Recorded | None) -> 
 
 
 def _unseen(files: RunFiles, recorded: Recorded | None, known: Record | None, where: str) -> Observed:
-    """A run of another host, or of this one before it was restarted: nobody here knows what became of it."""
+    """Return what is recorded of a run of another host, or of this one before a restart: it cannot be seen from here."""
     seen = files.last_change() or (recorded.started_at or recorded.created_at if recorded else None)
     told = f"on host {where}, last seen {seen or 'never'}; it cannot be seen from here"
     found = _observed(files, recorded, known)
@@ -214,8 +214,8 @@ def _unseen(files: RunFiles, recorded: Recorded | None, known: Record | None, wh
 
 def _why_gone(started: Mapping[str, Any]) -> str:
     if started.get(IMPORTED):
-        return f"process {started['pid']} has ended; it was started by somebody else, so nobody knows how"
-    return f"process {started['pid']} is gone, and so is its supervisor; nobody knows how it ended"
+        return f"process {started['pid']} has ended; flowplan did not start it, so its exit code is unknown"
+    return f"process {started['pid']} is gone, and so is its supervisor; its exit code is unknown"
 
 
 def _pids(pids: Sequence[int]) -> str:
@@ -223,7 +223,7 @@ def _pids(pids: Sequence[int]) -> str:
 
 
 def _absent(files: RunFiles, message: str, status: Status | None = None) -> Observed:
-    """There is no process; ``lost`` when none will ever be, and nobody knows how it ended."""
+    """Return that there is no process; ``lost`` when there will be none and its end was not seen."""
     return Observed(files.run_id, exists=False, status=status, message=message)
 
 
@@ -240,8 +240,8 @@ def _observed(files: RunFiles, recorded: Recorded | None, known: Record | None) 
         }
     if known and known.end:
         facts |= _ending(known.end)
-    whose = known.whose if known and (recorded is None or recorded.status is Status.CREATING) else {}
-    named = {key: whose[key] for key in ("address", "attempt", "name", "content") if key in whose}
+    owner = known.owner if known and (recorded is None or recorded.status is Status.CREATING) else {}
+    named = {key: owner[key] for key in ("address", "attempt", "name", "content") if key in owner}
     if recorded:
         named |= {"address": recorded.address, "attempt": recorded.attempt, "name": recorded.name}
     return Observed(files.run_id, **named, **facts)
@@ -270,6 +270,6 @@ def _message(ended: Mapping[str, Any]) -> str:
 
 
 def left_over(ended: Mapping[str, Any]) -> str:
-    """What a run may have left, in words."""
+    """Return a sentence about what a run may have left."""
     pids = ended["left"]
     return f"{_pids(pids)}, which it may have started, {'goes' if len(pids) == 1 else 'go'} on"

@@ -22,7 +22,7 @@ from flowplan.providers.process.starting import FULL, NO_ROOM
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.faults import point
 
-PATIENCE = 60.0
+ANSWER_TIMEOUT = 60.0
 """Seconds to wait for an answer."""
 ATTEMPTS = 3
 """Supervisors to try when one is killed before it answers; repeating is safe, a run is claimed before it starts."""
@@ -37,7 +37,7 @@ class Supervision:
         self._pipe: _Pipe | None = None
 
     def start(self, request: dict[str, Any]) -> str:
-        """The supervisor's answer to a request to start a run: ``started``, ``failed``, ``busy``, ``stopped``...
+        """Ask a supervisor to start a run; return its answer: ``started``, ``failed``, ``busy``, ``stopped``...
 
         Raises:
             ProviderError: no supervisor can be started.
@@ -80,7 +80,7 @@ class _Pipe:
         self._reader.start()
 
     def ask(self, request: dict[str, Any]) -> str | None:
-        """The state that the supervisor answers; None when it was ended first."""
+        """Return the state that the supervisor answers; None when it was ended first."""
         answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         assert self._process.stdin
         with self._lock:
@@ -94,9 +94,11 @@ class _Pipe:
             except (BrokenPipeError, ValueError):
                 return None
         try:
-            return answer.get(timeout=PATIENCE)
+            return answer.get(timeout=ANSWER_TIMEOUT)
         except queue.Empty:
-            raise EngineUnreachable(f"the supervisor of the processes did not answer within {PATIENCE:.0f} s") from None
+            raise EngineUnreachable(
+                f"the supervisor of the processes did not answer within {ANSWER_TIMEOUT:.0f} s"
+            ) from None
 
     def _read(self) -> None:
         assert self._process.stdout
@@ -148,7 +150,7 @@ def _spawn(runs_dir: Path) -> subprocess.Popen[bytes]:
             os.close(log)
     except OSError as error:
         raise full() if error.errno in FULL else _unstarted(error) from error
-    if process.wait() == NO_ROOM:  # it forks and lives on as nobody's child
+    if process.wait() == NO_ROOM:  # it forks, and its child lives on
         raise full()
     return process
 
@@ -158,7 +160,7 @@ def _unstarted(error: OSError) -> ProviderError:
 
 
 def full() -> ProviderError:
-    """The host gives no further process: nothing was started."""
+    """Return the error for a host that gives no further process: nothing was started."""
     return ProviderError(
         f"no further process can be started on this host: {os.strerror(errno.EAGAIN)}",
         hint="its process table, or this user's part of it (ulimit -u), is full: end some, then apply again",

@@ -13,13 +13,13 @@ from flowplan.schemas.runs import Observed, Recorded
 
 INTERVAL = 0.1
 """Seconds between two looks at the journal."""
-SCARCE = 1 << 16
+FULL_BELOW = 1 << 16
 """Bytes with which a disk counts as full: one block of output has no room."""
-SILENCE = 0.5
+PULSE = 0.5
 """Seconds without news after which None is yielded."""
-EVERYTHING = 5.0
+FULL_SCAN_INTERVAL = 5.0
 """Seconds between two looks at every run: a process may vanish together with its supervisor, which no journal tells."""
-REST = 50.0
+FULL_SCAN_PAUSE = 50.0
 """How many times as long as such a look takes no other one follows, so that many runs cost no more than 2 % of a core."""
 
 
@@ -57,7 +57,7 @@ class Journal:
 def watch(
     journal: Path, records: Sequence[Recorded], look: Callable[[Recorded], Observed], stop: threading.Event
 ) -> Iterator[Observed | ProviderError | None]:
-    """The current Observed of each record, then each that differs from the last one, until all have ended.
+    """Yield an Observed of each record, then each that differs from the one before, until all have ended.
 
     While the disk is full, that is yielded instead of None.
     """
@@ -79,8 +79,8 @@ def watch(
             if seen.over:
                 del waiting[record.run_id]
         if everything:
-            due = began + max(EVERYTHING, REST * (time.monotonic() - began))
-        if waiting and time.monotonic() - heard >= SILENCE:
+            due = began + max(FULL_SCAN_INTERVAL, FULL_SCAN_PAUSE * (time.monotonic() - began))
+        if waiting and time.monotonic() - heard >= PULSE:
             heard = time.monotonic()
             yield _full_disk(journal.parent)
         if waiting:
@@ -88,12 +88,12 @@ def watch(
 
 
 def _full_disk(directory: Path) -> ProviderError | None:
-    """What to tell when runs have no room left for their output."""
+    """Return the error to tell when runs have no room left for their output, else None."""
     try:
         found = os.statvfs(directory)
     except OSError:
         return None
     free = found.f_bfree if os.geteuid() == 0 else found.f_bavail
-    if free * found.f_frsize >= SCARCE:
+    if free * found.f_frsize >= FULL_BELOW:
         return None
     return ProviderError(f"the disk of {directory} is full: what the runs print is not kept", reason="DiskFull")

@@ -14,20 +14,20 @@ from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.runs import Objects, Observed, Status
 
 UNKNOWN: Objects = {"Process": {}}
-"""What is known of the content of a process whose files are gone, or were written by an older flowplan: nothing."""
+"""What is known of the content of a process without files, or with files of an older flowplan: nothing."""
 
 
-def of_project(runs_dir: Path, project: str, looks: marks.Looks, spec_dir: Path) -> list[Found]:
-    """Every attempt of the project, of whatever lineage, that runs or whose end is known."""
-    found, running = [], {one.run_id: one for one in marks.leaders(looks.all()) if one.project == project}
+def of_project(runs_dir: Path, project: str, scans: marks.Scans, spec_dir: Path) -> list[Found]:
+    """Return every attempt of the project, of any lineage, that runs or of which the end is known."""
+    found, running = [], {one.run_id: one for one in marks.leaders(scans.all()) if one.project == project}
     for path in runs_dir.glob(f"*/{record.NAME}"):
         files = RunFiles(path.parent, path.parent.name)
         known = files.record()
-        whose = known.whose if known else {}
-        if known and whose.get("project") == project and whose.get("host_id") == host_id():
-            seen = look(files, None, looks.of)
+        owner = known.owner if known else {}
+        if known and owner.get("project") == project and owner.get("host_id") == host_id():
+            seen = look(files, None, scans.of)
             if seen.exists and not seen.elsewhere and not (known.end or {}).get("failure"):
-                lineage, ran = str(whose.get("lineage", "")), whose.get("objects") or UNKNOWN
+                lineage, ran = str(owner.get("lineage", "")), owner.get("objects") or UNKNOWN
                 now = _content(seen.handle["pid"], spec_dir) if seen.status is Status.RUNNING else None
                 found.append(Found(seen, project, lineage, now, bare=ran, applied=ran))
             running.pop(seen.run_id, None)
@@ -36,7 +36,7 @@ def of_project(runs_dir: Path, project: str, looks: marks.Looks, spec_dir: Path)
 
 
 def live(one: marks.Marked, lineage: str) -> Observed:
-    """A run that is known by the marks of its processes alone; ``lineage`` is ours."""
+    """Return a run that is known by the marks of its processes alone; ``lineage`` is ours."""
     started = started_at(one.start_time)
     handle = {"pid": one.pid, "start_time": one.start_time, "boot_id": this_boot(), "host": host_name()}
     return Observed(
