@@ -1,4 +1,4 @@
-"""The action at one address: design 6.2, one rule a function."""
+"""Which action at one address, and why: create, update in place, replace, run again, adopt, or nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Decision(NamedTuple):
 
 
 def decide(case: Decision) -> Change:
-    """The change at one address that the spec wants."""
+    """Return the change at one address that the spec wants."""
     if case.record is None:
         return _creation(case)
     if case.record.status is Status.CREATING and not (case.seen and case.seen.status):
@@ -45,12 +45,12 @@ def decide(case: Decision) -> Change:
 
 
 def _as_intended(case: Decision, record: Recorded) -> bool:
-    """The spec still wants what an interrupted apply was creating; else what it created is compared like any run."""
+    """Return whether the spec still wants what an interrupted apply was creating."""
     return record.type == case.desired.type and case.desired.render(record.attempt).objects == record.objects
 
 
 def _change(case: Decision, action: Action, rendered: Rendered, *reasons: str) -> Change:
-    """The parts that every change of a desired run has."""
+    """Return a change with the parts that every change of a desired run has."""
     desired = case.desired
     return Change(
         address=desired.address,
@@ -81,13 +81,13 @@ def _creation(case: Decision) -> Change:
 
 
 def _adoption(case: Decision, record: Recorded, seen: Observed) -> Change:
-    """The object is there: an apply that was interrupted had created it."""
+    """Return the change for an object that an interrupted apply created: it is taken over."""
     change = _change(case, Action.ADOPT, case.desired.render(record.attempt), "an interrupted apply created it")
     return replace(change, before=record.objects, run=standing(record, seen), live=f"{seen.run_id}:found")
 
 
 def _resumption(case: Decision, record: Recorded) -> Change:
-    """The intent was recorded, but nothing was created: the same attempt is created now."""
+    """Return the change for an intent of which nothing was created: the same attempt is created now."""
     change = _change(case, Action.CREATE, case.desired.render(record.attempt), "an interrupted apply did not start it")
     return replace(change, run=standing(record, None), live=f"{record.run_id}:intended")
 
@@ -146,14 +146,14 @@ def _fields(case: Decision, record: Recorded, status: Status, wanted: Rendered) 
 
 
 def _from_live(field: FieldChange, drift: FieldChange | None, manifests: Manifests) -> FieldChange:
-    """Return a changed field with the value that somebody else gave it since, if that is not the wanted one already."""
+    """Return a changed field with its live value, where that was changed outside flowplan and is not the wanted one."""
     if drift is None or manifests.equal(field.path, drift.before, field.after):
         return field
     return replace(field, before=drift.before, drift=True, recorded=drift.recorded, manager=drift.manager)
 
 
 def _ends_anew(case: Decision, status: Status) -> bool:
-    """True for what ended and is started again whatever has changed; the new attempt has the settings of the spec."""
+    """Return whether what ended is started again whatever has changed; the new attempt has the settings of the spec."""
     rerun = case.desired.settings.rerun
     return case.forced or rerun == "always" or (status is not Status.SUCCEEDED and rerun == "on_failure")
 
@@ -167,7 +167,7 @@ class MovedTag(NamedTuple):
 
 
 def moved_tag(record: Recorded, seen: Observed | None) -> MovedTag | None:
-    """Return what has become of the tag of the image that ran; None when it still means that image, or nobody knows."""
+    """Return what the tag of the image that ran means now; None when that is the same image, or not known."""
     image = record.image or (seen.image if seen else {})
     if seen is None or not seen.tag_now or not image.get("id") or seen.tag_now == image["id"]:
         return None
@@ -175,7 +175,7 @@ def moved_tag(record: Recorded, seen: Observed | None) -> MovedTag | None:
 
 
 def _drift(case: Decision, record: Recorded, status: Status, ignore: tuple[str, ...]) -> tuple[FieldChange, ...]:
-    """Drift matters while the run is live."""
+    """Return the drift of a live run; that of an ended one does not matter."""
     if not status.live or not case.seen or case.seen.live is None:
         return ()
     left_out = tuple(place for place in record.remarks if place)  # the engine cannot have it, which is told
@@ -184,7 +184,7 @@ def _drift(case: Decision, record: Recorded, status: Status, ignore: tuple[str, 
 
 
 def _engine_changed(case: Decision, record: Recorded) -> str:
-    """A sentence when the run moves to another engine, else ""."""
+    """Return why the run moves to another engine, or ""."""
     if record.type != case.desired.type:
         return f"provider changed from {record.type} to {case.desired.type}"
     if record.provider != case.desired.provider and case.target and case.target.id != record.target.get("id"):
@@ -224,7 +224,7 @@ def _rest(status: Status, facts: RunFacts, rerun: str) -> str:
 
 
 def _refreshed(case: Decision, record: Recorded, facts: RunFacts, drift: tuple[FieldChange, ...]) -> Change:
-    """Only what happened outside flowplan: drift, to be recorded as it is, and the status."""
+    """Return a change that only records what happened outside flowplan: drift as it is, and the status."""
     taken = tuple(replace(f, before=f.recorded, after=f.before, effect=IN_PLACE, rule="only recorded") for f in drift)
     rendered = Rendered(
         patched(record.objects, [replace(f, drift=False) for f in taken]), record.name, record.run_id, record.attempt
@@ -239,14 +239,14 @@ def _refreshed(case: Decision, record: Recorded, facts: RunFacts, drift: tuple[F
 
 
 def _live_fingerprint(status: Status, facts: RunFacts, fields: tuple[FieldChange, ...]) -> str:
-    """What the decision rests on: which attempt, whether it is live, how it ended, and drift."""
+    """Return what a decision rests on, for `apply` to compare: attempt, whether it is live, how it ended, and drift."""
     drift = [[f.path, str(f.before)] for f in fields if f.drift]
     end = "live" if status.live else f"{facts.status}:{facts.exit_code}"
     return f"{facts.run_id}:{end}" + (f":{digest(drift)[7:23]}" if drift else "")
 
 
 def _guarded(change: Change, status: Status, case: Decision) -> Change:
-    """Apply the rules for running things: ``protect``, what an interruption is, and what cannot be seen from here."""
+    """Mark a change that stops a live run, and refuse it where ``protect`` or another host forbids it."""
     if case.seen and case.seen.elsewhere and change.action is not Action.RERUN:
         return unreachable(change, case.seen)
     stops = change.action is Action.REPLACE and status.live and case.desired.settings.replace != "after_finish"
@@ -257,7 +257,7 @@ def _guarded(change: Change, status: Status, case: Decision) -> Change:
 
 
 def _hurts(field: FieldChange, case: Decision) -> str:
-    """What a change in place does to the live run that it ends, pauses or shrinks; "" for any other."""
+    """Say what a change in place does to the live run that it ends, pauses or shrinks; "" for any other."""
     before, after = (None if value is ABSENT else value for value in (field.before, field.after))
     progress = case.seen.progress if case.seen else {}
     if field.path == "/Run/timeout" and after is not None:
@@ -267,7 +267,7 @@ def _hurts(field: FieldChange, case: Decision) -> str:
 
 
 def guarded(change: Change, status: Status, protect: str, may_interrupt: bool) -> Change:
-    """``change`` with ``skipped`` set when ``protect`` forbids it."""
+    """Return a change with ``skipped`` set when ``protect`` forbids it."""
     removes = change.action in (Action.REPLACE, Action.DESTROY) or change.interrupts
     if may_interrupt or not removes:
         return change
@@ -279,7 +279,7 @@ def guarded(change: Change, status: Status, protect: str, may_interrupt: bool) -
 
 
 def unreachable(change: Change, seen: Observed) -> Change:
-    """``change`` of a run of another host: left as it is, and refused when it would touch it."""
+    """Return the change of a run on another host, which is refused when it would touch it."""
     if change.action is Action.NO_OP:
         return replace(change, reasons=(seen.message,))
     left = f"{seen.message}; if that host is gone, `flowplan state rm {change.address}` forgets it"

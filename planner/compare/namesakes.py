@@ -14,7 +14,7 @@ _SHOWN = 5
 
 
 def namesakes(changes: Iterable[Change], manifests: Mapping[str, Manifests]) -> Iterator[Diagnostic]:
-    """A warning for every name that several runs have, at least one of which is about to start (D15, W14)."""
+    """Yield a warning for every name that several runs have, at least one of which is about to start."""
     bearers: dict[tuple[str, ...], list[Change]] = {}
     for change in changes:
         place = _place(change, manifests)

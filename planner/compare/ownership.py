@@ -1,4 +1,4 @@
-"""Whose the objects on the engines are: nothing is planned beside what another state manages, or past what this one missed."""
+"""Refusal to plan where the engines hold objects of another state, or objects that this state never asked for."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def refuse_strangers(
 
 
 def _is_other_content(record: Recorded, seen: Observed, manifests: Manifests) -> bool:
-    """An interrupted intent, and an object of the same attempt that was made of something else."""
+    """Return whether the object of an interrupted intent has other content than was intended."""
     return record.status is Status.CREATING and seen.exists and seen.content != content_of(record.objects, manifests)
 
 

@@ -66,14 +66,14 @@ class Situation(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """The changes in the order of their carrying out, and remarks."""
+    """The changes in the order in which they are carried out, and remarks."""
 
     changes: tuple[Change, ...]
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
 def make_changes(situation: Situation) -> Decided:
-    """Decide the action at every address (design 6.2).
+    """Decide the action at every address.
 
     Raises:
         InvalidInput: cyclic needs, or an option that names no run.
@@ -108,7 +108,7 @@ def make_changes(situation: Situation) -> Decided:
 def _moved(
     recorded: Mapping[str, Recorded], options: Options
 ) -> tuple[dict[str, Recorded], dict[str, str], list[Diagnostic]]:
-    """The records under their new addresses, new address -> old one, and faults of ``moved``."""
+    """Return the records under their new addresses, new address -> old one, and faults of ``moved``."""
     result, moves, faults = dict(recorded), {}, []
     for old, new in _expanded_moves(recorded, options.moved):
         if old in result and new in result:
@@ -121,7 +121,7 @@ def _moved(
 
 
 def _expanded_moves(recorded: Mapping[str, Recorded], moved: Sequence[tuple[str, str]]) -> Iterable[tuple[str, str]]:
-    """A move of a run name moves all its cells."""
+    """Yield every move; that of a run name moves all its cells."""
     for old, new in moved:
         cells = [a for a in recorded if a.startswith(old + "[")] if "[" not in old and "[" not in new else []
         yield old, new
@@ -134,7 +134,7 @@ def _groups(recorded: Mapping[str, Recorded]) -> dict[str, str]:
 
 
 def names(pattern: str, address: str, group: str = "") -> bool:
-    """True when an address, run name or glob of an option means ``address``."""
+    """Return whether an address, run name or glob of an option means ``address``."""
     if pattern in (address, group or address.split("[")[0]):
         return True
     # Square brackets are part of addresses, so only * and ? are wild.
@@ -154,7 +154,7 @@ def _unknown_options(options: Options, known: Mapping[str, str]) -> list[Diagnos
 
 
 def _chosen(options: Options, known: Mapping[str, str], needs: Mapping[str, Sequence[str]]) -> set[str]:
-    """The addresses that --target and --exclude leave; a target brings along what it needs."""
+    """Return the addresses that --target and --exclude leave; a target brings along what it needs."""
     chosen = {a for a, g in known.items() if not options.target or any(names(p, a, g) for p in options.target)}
     todo = list(chosen) if options.target else []
     while todo:
@@ -211,7 +211,7 @@ def _removals(situation: Situation, recorded: Mapping[str, Recorded], addresses:
 def _said_by_engines(
     situation: Situation, recorded: Mapping[str, Recorded], changes: Sequence[Change]
 ) -> Iterable[Diagnostic]:
-    """What an engine left out of runs that stay as they are, and tags that mean other images than those that ran."""
+    """Warn of what an engine left out of runs that stay, of other hosts, and of tags that mean other images now."""
     for change in changes:
         record = recorded.get(change.address)
         if record is None or change.action not in (Action.NO_OP, Action.UPDATE):
@@ -231,7 +231,7 @@ def _said_by_engines(
 def _left_running(
     leftovers: Sequence[Recorded], recorded: Mapping[str, Recorded], changes: Mapping[str, Change]
 ) -> Iterable[Diagnostic]:
-    """What becomes of attempts that were replaced and still run, because their replacement was interrupted or could not start."""
+    """Warn of replaced attempts that still run because their replacement was interrupted or could not start."""
     for left in leftovers:
         change, newest = changes.get(left.address), recorded.get(left.address)
         if change is None or change.action is Action.FORGET or change.skipped or not left.status.live:
@@ -248,5 +248,5 @@ def _left_running(
 
 
 def has_changes(changes: Iterable[Change]) -> bool:
-    """True when carrying the changes out would do or record anything."""
+    """Return whether carrying the changes out would do or record anything."""
     return any(c.action is not Action.NO_OP or c.moved_from for c in changes)

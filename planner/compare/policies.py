@@ -108,7 +108,7 @@ class Rule:
 
 
 def rules_of(loaded: LoadedSpec) -> tuple[Rule, ...]:
-    """The rules under ``policies:`` of a spec: files that it names, or inline.
+    """Return the rules under ``policies:`` of a spec: files that it names, or inline.
 
     Raises:
         InvalidInput: every fault in them.
@@ -131,7 +131,7 @@ def rules_of(loaded: LoadedSpec) -> tuple[Rule, ...]:
 
 
 def rules_in(document: Document, name: str) -> tuple[Rule, ...]:
-    """The rules of a policy file: a policy, a list of them, ``policies: [...]``, or a bare JSON Schema.
+    """Return the rules of a policy file: a policy, a list of them, ``policies: [...]``, or a bare JSON Schema.
 
     Args:
         name: how the file is called, for rules without a name.
@@ -188,7 +188,7 @@ def _fault(document: Document, path: Place, message: str, hint: str, *, key: boo
 
 
 def _schema_faults(document: Document, path: Place, schema: Mapping[str, Json]) -> Iterator[Diagnostic]:
-    """What makes it no JSON Schema; a misspelt keyword would be a rule that nobody ever breaks."""
+    """Yield what makes it no JSON Schema; a rule with a misspelt keyword would never be broken."""
     from jsonschema import Draft202012Validator
 
     errors = list(Draft202012Validator(Draft202012Validator.META_SCHEMA).iter_errors(schema))
@@ -219,7 +219,7 @@ def _unknown_keywords(schema: Json, path: Place) -> Iterator[tuple[Place, str]]:
 
 
 def checked(changes: Sequence[Change], rules: Sequence[Rule]) -> tuple[Change, ...]:
-    """The changes with a finding for every place of their objects that violates a rule.
+    """Return the changes with a finding for every place of their objects that violates a rule.
 
     It is an error where the plan would create, change or take over the object, and a warning where it leaves it alone.
     """
@@ -260,7 +260,7 @@ class _Checker:
 
 
 def _telling(schema: Json) -> Any:
-    """The schema with ``{not: {}}`` for ``false`` under properties: the validator tells no place for ``false``."""
+    """Return the schema with ``{not: {}}`` for ``false`` under properties, for which the validator tells no place."""
     if isinstance(schema, Mapping):
         return {
             key: {name: {"not": {}} if one is False else _telling(one) for name, one in value.items()}
@@ -289,7 +289,7 @@ def _broken(rule: Rule, validator: Any, objects: Json) -> Iterator[tuple[str, st
 
 
 def _words(error: ValidationError) -> Iterator[tuple[str, str]]:
-    """(JSON Pointer, what it must be) of one broken keyword."""
+    """Return (JSON Pointer, what it must be) of one broken keyword."""
     at = pointer_to(error.absolute_path)
     wanted: Any = error.validator_value
     value: Any = error.instance
@@ -336,6 +336,6 @@ def _cut(text: str, length: int = 200) -> str:
 
 
 def _origin(change: Change, pointer: str) -> str:
-    """`` (spec.yaml:12)``: where the value, or what it is missing in, was written."""
+    """Return where the value, or what it is missing in, was written: `` (spec.yaml:12)``."""
     origin = nearest(change.origins, pointer) or "default"
     return "" if origin == "default" else f" ({origin})"

@@ -27,7 +27,7 @@ def standing(record: Recorded, seen: Observed | None) -> RunFacts:
 
 
 def how_it_ended(facts: RunFacts) -> str:
-    """``failed with exit code 3: Error`` and the like; no times relative to now, so that a plan has the same bytes twice."""
+    """Return how a run stands, such as ``failed with exit code 3: Error``; without times relative to now, which would change the plan."""
     words = str(facts.status).replace("_", " ")
     code = f" with exit code {facts.exit_code}" if facts.exit_code is not None else ""
     reason = f": {facts.reason}" if facts.reason else ""
@@ -36,7 +36,7 @@ def how_it_ended(facts: RunFacts) -> str:
 
 
 def field_name(path: str) -> str:
-    """The part of a JSON Pointer that people would name: ``image``, ``env``, ``memory``."""
+    """Return the part of a JSON Pointer that people would name: ``image``, ``env``, ``memory``."""
     parts = [key for key in keys_of(path) if key]
     named = [p for p in parts if not p.isdigit()]
     if not named:
@@ -51,7 +51,7 @@ def field_name(path: str) -> str:
 
 
 def changed_sentence(fields: Sequence[FieldChange]) -> str:
-    """``image changed`` or ``image, env LR and 2 more changed``; drift is told apart."""
+    """Return a sentence such as ``image, env LR and 2 more changed``, or that it changed on the engine."""
     names = list(dict.fromkeys(field_name(f.path) for f in fields))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     if all(f.drift and f.after == f.recorded for f in fields):

@@ -1,4 +1,4 @@
-"""Renames that look like a destroy and a create: found by equal objects, offered as ``moved`` (design 6.2)."""
+"""Renames that look like a destroy and a create: found by equal objects, offered as ``moved``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LABEL = re.compile(r"(flowplan\.dev/|dev\.flowplan\.)(address|run-id|attempt|co
 def rename_suggestions(
     changes: Sequence[Change], desired: Mapping[str, Desired], recorded: Mapping[str, Recorded]
 ) -> Iterator[Diagnostic]:
-    """One suggestion for every destroy whose objects, but for the identity in them, equal those of a create."""
+    """Yield a suggestion for every destroy whose objects, but for the identity in them, equal those of a create."""
     created = [c for c in changes if c.action is Action.CREATE and c.after is not None]
     destroyed = [c for c in changes if c.action is Action.DESTROY and c.before is not None]
     if not created or not destroyed:
@@ -33,7 +33,7 @@ def rename_suggestions(
 
 
 def _without_identity(objects: Json, change: Change) -> str:
-    """Canonical text with our labels, the run id and the name taken out."""
+    """Return the canonical text of objects without our labels, the run id and the name."""
     text = canonical(_without_labels(objects))
     for word in (change.run_id, change.name):
         text = text.replace(word, "\0")

@@ -12,7 +12,7 @@ _WANTED = (Action.CREATE, Action.UPDATE, Action.REPLACE, Action.RERUN, Action.AD
 
 
 def desired_runs(plan: Plan) -> tuple[Desired, ...]:
-    """The runs as the plan wants them; no spec is read."""
+    """Return the runs as the plan wants them; no spec is read."""
     return tuple(_desired(c) for c in plan.changes if c.action in _WANTED and c.after is not None)
 
 
@@ -30,14 +30,14 @@ def _desired(change: Change) -> Desired:
 
 
 def forgotten(plan: Plan) -> tuple[str, ...]:
-    """The addresses that the plan forgets."""
+    """Return the addresses that the plan forgets."""
     return tuple(c.address for c in plan.changes if c.action is Action.FORGET)
 
 
 def deviations(
     reviewed: Sequence[Change], now: Mapping[str, Change], done: Collection[str] = ()
 ) -> list[tuple[Change, Change | None]]:
-    """(reviewed, now) for every reviewed change that would not be the same any more.
+    """Return (reviewed, now) for every reviewed change that would not be the same any more.
 
     ``done`` are the addresses whose change of this very plan was carried out already: they count as reviewed.
     Runs that the plan leaves alone may have moved on meanwhile.
@@ -52,6 +52,6 @@ def deviations(
 
 
 def essence(change: Change) -> tuple[object, ...]:
-    """What a change would do and what that rests on, without when and where."""
+    """Return what a change would do and what that rests on, without when and where."""
     objects = change.before if change.action in (Action.DESTROY, Action.FORGET) else change.after
     return (change.action, change.attempt, objects, change.live, bool(change.skipped), change.moved_from)

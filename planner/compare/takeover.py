@@ -32,8 +32,10 @@ class Takeover:
     sealed: Callable[[str, str], str] = lambda token, value: token
 
     def objects(self, live: Objects | None) -> Objects:
-        """The objects to record. What the spec says nothing about is no difference: it is left out, and defaults, names
-        and labels of flowplan's own count as they should be. No secret value gets in."""
+        """Return the objects to record, without any secret value.
+
+        What the spec does not set is left out; flowplan's own defaults, names and labels are recorded as wanted.
+        """
         if live is None:
             return self.rendered.objects
         return {
@@ -79,7 +81,7 @@ class Takeover:
         )
 
     def _unwritten(self, path: str) -> bool:
-        """True for a default of flowplan's: nobody asked for it, so an object that goes without it is no difference."""
+        """Return whether the value is a default of flowplan's; an object that lacks it does not differ."""
         return origin_at(self.rendered.origins, path) in ("", "default")
 
     def _mapping(self, wanted: Mapping[str, Json], live: Mapping[str, Json], path: str) -> dict[str, Json]:
@@ -109,7 +111,7 @@ class Takeover:
         return wanted if self.manifests.equal(path, wanted, live) else self._hidden(live)
 
     def _items(self, wanted: list[Any], live: list[Json], path: str) -> list[Json]:
-        """Mappings in a list belong together by their names, else by their places; others are left out."""
+        """Merge the mappings of two lists, by their names, else by their places; others are left out."""
         named = {one["name"]: one for one in live if isinstance(one, Mapping) and "name" in one}
         found = []
         for index, one in enumerate(wanted):
@@ -121,19 +123,19 @@ class Takeover:
         return found
 
     def _pairs(self, wanted: list[Any], live: list[Json]) -> list[Json]:
-        """``NAME=VALUE`` entries by name; those that only the live object has came with its image."""
+        """Merge ``NAME=VALUE`` entries by name; those that only the live object has came with its image."""
         values = {str(one).partition("=")[0]: one for one in live}
         merged = [self._merged(one, values[name], "") for one in wanted if (name := one.partition("=")[0]) in values]
         return merged
 
     def _secret(self, wanted: str, live: Json) -> Json:
-        """The token when the live value is the secret, else one that shows that it is another."""
+        """Return the token when the live value is the secret, else one that shows that it is another."""
         if reveal(wanted, self.secrets) == live:
             return wanted
         return TOKEN.sub(lambda m: self.sealed(m.group(0), str(live)), wanted)
 
     def _hidden(self, live: Json) -> Json:
-        """A live value without any secret that flowplan knows."""
+        """Return a live value without any secret that flowplan knows."""
         if isinstance(live, str):
             for token, value in self.secrets.items():
                 live = live.replace(value, token) if value else live

@@ -43,7 +43,7 @@ class ResolvedRun:
     drafts: list[Any] = field(default_factory=list, compare=False, repr=False)
 
     def origin(self, *path: str | int) -> Origin:
-        """Where the value at ``path`` inside ``fields`` was written; its nearest ancestor's, else ``default``."""
+        """Return where the value at ``path`` inside ``fields`` was written; its nearest ancestor's, else ``default``."""
         for end in range(len(path), 0, -1):
             found = self.origins.get(tuple(path[:end]))
             if found:
@@ -110,20 +110,22 @@ class Manifests(Protocol):
     """What a provider type knows without an engine. Implementations are modules with these functions."""
 
     def check(self, run: ResolvedRun) -> list[Diagnostic]:
-        """Every fault of the run that needs no engine to see; subject is the dotted path (``runs.x.image``), position
-        from the origin. Empty when ``render`` will work."""
+        """Return every fault of the run that can be seen without an engine; nothing when ``render`` will work.
+
+        The subject of a fault is the dotted path (``runs.x.image``), its position that of the origin.
+        """
 
     def render(self, run: ResolvedRun, identity: Identity) -> Rendered:
-        """The concrete objects of one attempt."""
+        """Return the concrete objects of one attempt."""
 
     def effect(self, path: str, before: Json, after: Json) -> Effect:
-        """What changing the field at JSON Pointer ``path`` of the objects takes, by the engine's rules."""
+        """Return what changing the field at JSON Pointer ``path`` of the objects takes, by the engine's rules."""
 
     def comparable(self, applied: Objects) -> Objects:
-        """The part of the applied objects that can drift on the engine and is compared with ``Observed.live``."""
+        """Return the part of the applied objects that can drift on the engine, for comparison with ``Observed.live``."""
 
     def equal(self, path: str, one: Json, other: Json) -> bool:
-        """True when two values of the field mean the same to the engine (``1000m`` and ``1``: A10)."""
+        """Return whether two values of the field mean the same to the engine, as ``1000m`` and ``1`` do."""
 
     # A pure half may also have, each of them being left out where it does not apply:
     # interrupts(path, before, after, progress) -> str: what a change in place does to a live run that it ends, pauses or

@@ -94,7 +94,7 @@ class _Build:
         self.faults.append(Diagnostic(message, origin.position, dotted(("runs", self.run.group, *path)), hint))
 
     def attempt(self, path: Path, parse: Callable[[], Json]) -> Json:
-        """What ``parse`` returns, or None and a fault at ``path`` when it raises ValueError."""
+        """Return what ``parse`` returns, or None and note a fault at ``path`` when it raises ValueError."""
         try:
             return parse()
         except ValueError as error:
@@ -113,7 +113,7 @@ def check(run: ResolvedRun) -> list[Diagnostic]:
 
 
 def render(run: ResolvedRun, identity: Identity) -> Rendered:
-    """The container of one attempt, complete.
+    """Return the container of one attempt, complete.
 
     Raises:
         InvalidInput: when ``check`` finds faults.
@@ -134,7 +134,7 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
 
 
 def effect(path: str, before: Json, after: Json) -> Effect:
-    """What changing the field takes on a live container, by the rules of docker update, rename and network connect."""
+    """Return what changing the field takes on a live container, by the rules of docker update, rename and network connect."""
     parts = path.split("/")[1:]
     if parts[:1] == ["Container"] and len(parts) > 1:
         if parts[1] == "Name":
@@ -149,7 +149,7 @@ def effect(path: str, before: Json, after: Json) -> Effect:
 
 
 def comparable(applied: Objects) -> Objects:
-    """What can drift on a live container: its name, its networks, and what ``docker update`` can change."""
+    """Return what can drift on a live container: its name, its networks, and what ``docker update`` can change."""
     container = applied.get("Container", {})
     host = container.get("Config", {}).get("HostConfig", {})
     drifting: dict[str, Any] = {"Name": container.get("Name")}
@@ -162,7 +162,7 @@ def comparable(applied: Objects) -> Objects:
 
 
 def equal(path: str, one: Json, other: Json) -> bool:
-    """True when the engine treats both values alike: no limit however written, lists whose order means nothing."""
+    """Return whether the engine treats both values alike: no limit however written, lists whose order means nothing."""
     name = path.rpartition("/")[2]
     if path == f"/Container/Config/HostConfig/{name}" and name in UPDATABLE:
         one, other = (None if value is ABSENT else value for value in (one, other))
@@ -193,7 +193,7 @@ def _built(run: ResolvedRun) -> _Build:
 
 
 def _name(build: _Build) -> None:
-    """A name of one character is refused by the Engine; another illegal one is made legal, which is said."""
+    """Refuse a name of one character, as the Engine does; warn of another that has to be made legal."""
     given = build.run.fields.get("name")
     if not given or is_docker_name(given):
         return
@@ -227,7 +227,7 @@ def _image(build: _Build) -> None:
 
 
 def _registry(build: _Build) -> None:
-    """D10; the values are used only for a pull."""
+    """Put in the credentials of the registry, which are used only for a pull."""
     given = build.docker("registry_credentials")
     if not given:
         return
@@ -260,7 +260,7 @@ def _command(build: _Build) -> None:
 
 
 def _env(build: _Build) -> None:
-    """Sorted; a name without ``=`` takes a variable of the image away (C8)."""
+    """Put in the variables, sorted; a name without ``=`` takes a variable of the image away."""
     entries = []
     for name, value in (build.run.fields.get("env") or {}).items():
         if not name or "=" in name or "\0" in name:
@@ -280,7 +280,7 @@ def _env(build: _Build) -> None:
 
 
 def _labels(build: _Build) -> None:
-    """Labels and annotations become labels with Docker's keys (D16); labels win."""
+    """Put in labels and annotations as labels with Docker's keys; labels win."""
     for kind in ("annotations", "labels"):
         for key, value in (build.run.fields.get(kind) or {}).items():
             if key.startswith("flowplan.dev/") or docker_label_key(key).startswith("dev.flowplan."):
@@ -323,7 +323,7 @@ def _resources(build: _Build) -> None:
 
 
 def _swap(build: _Build, memory: int | None) -> None:
-    """D20: the sum of memory and swap, so it needs a memory limit and is not below it; -1 is without limit."""
+    """Put in the sum of memory and swap, which needs a memory limit and is not below it; -1 is without limit."""
     limit = build.docker("memswap_limit")
     if limit is None:
         return
@@ -337,7 +337,7 @@ def _swap(build: _Build, memory: int | None) -> None:
 
 
 def _gpu(build: _Build, wanted: Json) -> None:
-    """``--gpus`` of the docker command: a number of devices, or -1 for all."""
+    """Ask for GPUs as ``docker run --gpus`` does: a number of devices, or -1 for all."""
     try:
         count = Decimal(-1) if wanted == "all" else quantity(wanted)
     except ValueError:
@@ -372,7 +372,7 @@ def _volumes(build: _Build) -> None:
 
 
 def _networks(build: _Build) -> None:
-    """D25, D26, D28, D30; ``NetworkMode`` is never inferred."""
+    """Put in the networks; ``NetworkMode`` is never inferred."""
     networks, mode = [str(name) for name in build.docker("networks") or []], build.docker("network_mode")
     if networks and mode:
         build.fault(("docker", "network_mode"), "network_mode and networks exclude each other", "keep one of them")
@@ -388,7 +388,7 @@ def _networks(build: _Build) -> None:
 
 
 def _hosts(build: _Build, mode: str) -> None:
-    """``host.docker.internal`` reaches the host wherever the container has a network of its own (D33)."""
+    """Put in names of hosts; ``host.docker.internal`` is the host wherever the container has a network of its own."""
     given = build.docker("extra_hosts")
     table = build.attempt(("docker", "extra_hosts"), lambda: hosts(given or {}))
     if table is None:
@@ -439,7 +439,7 @@ def _option(build: _Build, place: tuple[str, ...], value: Json, path: Path) -> N
 
 
 def _endpoint(build: _Build, place: tuple[str, ...], value: Json, path: Path) -> None:
-    """The settings of the container's end in one of its networks; without networks it is in the default one."""
+    """Put in the settings of the container in one of its networks; without networks it is in the default one."""
     host = build.container["Config"]["HostConfig"]
     networks = build.container["Networks"] or [str(host.get("NetworkMode", "bridge"))]
     if place[-1] not in networks:

@@ -81,7 +81,7 @@ class Options:
             self._put(("Config", "ExposedPorts"), {port: {} for port in value}, path)
 
     def _endpoints(self, value: Json, path: Path) -> None:
-        """The Engine's ``EndpointsConfig``, or docker-py's mapping of networks without that level."""
+        """Take the Engine's ``EndpointsConfig``, or docker-py's mapping of networks without that level."""
         given = self._mapping(value, path)
         if "EndpointsConfig" in given:
             for name in given.keys() - {"EndpointsConfig"}:
@@ -142,7 +142,7 @@ class Options:
         return {str(key): "" if item is None else self._text(item, (*path, key)) for key, item in pairs}
 
     def _text(self, value: Json, path: Path) -> Json:
-        """A text of a mapping, where true and false are written as such (``icc: true``)."""
+        """Return a text of a mapping, where true and false may be written as such (``icc: true``)."""
         return str(value).lower() if isinstance(value, bool) else self._shape(api.TEXT, value, path, ())
 
     def _members(self, shape: Members, value: Json, path: Path, place: tuple[str | int, ...]) -> Json:
@@ -172,7 +172,7 @@ class Options:
 
 
 def _known(shape: Members) -> dict[str, tuple[tuple[str, ...], Field]]:
-    """Every spelling of the members -> where it goes."""
+    """Return every spelling of the members -> where it goes."""
     known: dict[str, tuple[tuple[str, ...], Field]] = {}
     for key, field in shape.fields.items():
         known |= dict.fromkeys((key, *field.names.split()), ((key,), field))
@@ -231,7 +231,7 @@ def _test(value: Json) -> Json:
 
 
 def _capabilities(value: Json) -> Json:
-    """A list of lists, of which one must be met; a flat list is one of them."""
+    """Return a list of lists, of which one must be met; a flat list is one of them."""
     flat = [value] if isinstance(value, str) else value
     return [flat] if isinstance(flat, list) and flat and all(isinstance(one, str) for one in flat) else flat
 
@@ -253,7 +253,7 @@ def _exposed(value: Json) -> Json:
 
 
 def _ports_of(text: str) -> list[str]:
-    """``80``, ``80/udp``, ``80-82/tcp`` as the Engine's ports."""
+    """Return ``80``, ``80/udp`` or ``80-82/tcp`` as the Engine's ports."""
     numbers, _, protocol = text.partition("/")
     if protocol not in ("", "tcp", "udp", "sctp"):
         raise ValueError(f'"{text}" is not a port: the protocol is tcp, udp or sctp')
@@ -268,7 +268,7 @@ def _range(numbers: str, text: str) -> list[int]:
 
 
 def _bindings(value: Json) -> Json:
-    """docker-py's mapping of ports, compose's list of texts or mappings, or the Engine's own form."""
+    """Return the Engine's form of docker-py's mapping of ports, compose's list of texts or mappings, or the Engine's own form."""
     if isinstance(value, Mapping):
         return {port: _host_ports(host) for text, host in value.items() for port in _ports_of(str(text))}
     if not isinstance(value, list):
@@ -297,7 +297,7 @@ def _host_port(item: Json) -> Json:
 
 
 def _binding_short(text: str) -> list[tuple[str, Json]]:
-    """``[[address:]published:]target[/protocol]``, with ranges of equal length."""
+    """Read ``[[address:]published:]target[/protocol]``, with ranges of equal length."""
     published, _, target = text.rpartition(":")
     address, _, published = published.rpartition(":")
     targets = _ports_of(target)
@@ -334,7 +334,7 @@ _RESHAPED: dict[str, Callable[[Json], Json]] = {
 
 
 def _short_device(text: str) -> Json:
-    """``/dev/a[:/dev/b[:rwm]]``."""
+    """Read ``/dev/a[:/dev/b[:rwm]]``."""
     host, _, rest = text.partition(":")
     if not host.startswith("/"):
         raise ValueError(f'"{text}" is not a device: write /dev/name[:/dev/name[:rwm]]')
@@ -345,7 +345,7 @@ def _short_device(text: str) -> Json:
 
 
 def _short_ulimit(text: str) -> Json:
-    """``nofile=1024[:2048]``."""
+    """Read ``nofile=1024[:2048]``."""
     name, _, limits = text.partition("=")
     soft, _, hard = limits.partition(":")
     if not soft:
@@ -354,7 +354,7 @@ def _short_ulimit(text: str) -> Json:
 
 
 def _short_rate(text: str) -> Json:
-    """``/dev/sda:1mb``, as the docker command takes it."""
+    """Read ``/dev/sda:1mb``, as the docker command takes it."""
     path, _, rate = text.rpartition(":")
     if not path:
         raise ValueError(f'"{text}" is not a rate: write /dev/sda:1mb, or path and rate')

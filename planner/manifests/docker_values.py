@@ -1,4 +1,4 @@
-"""Values that Docker users write as text: volumes and hosts (D18, D33)."""
+"""Values that Docker users write as text: volumes and hosts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Volume(NamedTuple):
 
 
 def parse_volume(text: str, base: str) -> Volume:
-    """One volume (D18); relative host paths become absolute against ``base``.
+    """Parse one volume; relative host paths become absolute against ``base``.
 
     Raises:
         ValueError: with the reason.
@@ -88,7 +88,7 @@ def _check_options(options: str, text: str) -> None:
 
 
 def hosts(value: Any) -> dict[str, str]:
-    """``extra_hosts`` as host -> address, from a mapping or a list of ``host:address``.
+    """Return ``extra_hosts`` as host -> address, from a mapping or a list of ``host:address``.
 
     Raises:
         ValueError: with the reason.

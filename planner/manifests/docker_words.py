@@ -77,7 +77,7 @@ def _flag(value: Json) -> bool:
 
 
 def _time(value: Json) -> int:
-    """Nanoseconds: a number is that already, as for the Engine and docker-py."""
+    """Return nanoseconds: a number is that already, as for the Engine and docker-py."""
     if isinstance(value, str) and not value.isdecimal():
         return nanoseconds(value)
     amount = _whole(value)
@@ -106,7 +106,7 @@ def _seconds(value: Json) -> int:
 
 
 def _mode(value: Json) -> int:
-    """A text is octal, as people write it; a number is what YAML made of it (``0o700`` is 448)."""
+    """Return a mode: a text is octal, as people write it; a number is what YAML made of it (``0o700`` is 448)."""
     if isinstance(value, str):
         digits = value.removeprefix("0o")
         if digits and not set(digits) - set("01234567"):
@@ -145,7 +145,7 @@ _READ: dict[str, Callable[[Json], Any]] = {
 
 
 def scalar(shape: Scalar, value: Json) -> Json:
-    """The Engine's value of one that somebody wrote.
+    """Return the Engine's value of one in a spec.
 
     Raises:
         ValueError: with the reason.

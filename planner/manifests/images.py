@@ -1,4 +1,4 @@
-"""Image references: their parts, what makes one invalid, and the pull policy that follows from them (D3-D8)."""
+"""Image references: their parts, what makes one invalid, and the pull policy that follows from them."""
 
 from __future__ import annotations
 
@@ -39,33 +39,33 @@ class ImageReference(NamedTuple):
 
     @property
     def registry(self) -> str:
-        """``h:5000`` of ``h:5000/a``; ``docker.io`` where none is written."""
+        """Return ``h:5000`` of ``h:5000/a``; ``docker.io`` where none is written."""
         first, slash, _ = self.repository.partition("/")
         return first if slash and _is_registry(first) else "docker.io"
 
     @property
     def pull_policy(self) -> str:
-        """The policy where none is given: Always for ``latest`` or no tag, else IfNotPresent (D3, D7)."""
+        """Return the policy where none is given: Always for ``latest`` or no tag, else IfNotPresent."""
         return "Always" if self.digest is None and self.tag in (None, "latest") else "IfNotPresent"
 
     @property
     def pull_tag(self) -> str:
-        """What the Engine's pull call takes as ``tag``: the digest, the tag, or ``latest`` (D5)."""
+        """Return what the Engine's pull call takes as ``tag``: the digest, the tag, or ``latest``."""
         return self.digest or self.tag or "latest"
 
     @property
     def digest_is_short(self) -> bool:
-        """True for a digest that engines refuse although its form is right (``sha256:abc``)."""
+        """Return whether engines refuse the digest although its form is right (``sha256:abc``)."""
         lengths = {"sha256": 64, "sha384": 96, "sha512": 128}
         algorithm, _, digits = (self.digest or ":").partition(":")
         return self.digest is not None and len(digits) != lengths.get(algorithm, len(digits))
 
 
 def parse_image(text: str) -> ImageReference:
-    """The parts of an image reference (D6, D7).
+    """Parse an image reference.
 
     Raises:
-        InvalidInput: when it is no reference (``a:b:c``, ``a:``, an upper-case name; D8).
+        InvalidInput: when it is no reference (``a:b:c``, ``a:``, an upper-case name).
     """
     rest, at, digest = text.partition("@")
     slash = rest.rfind("/")
@@ -78,7 +78,7 @@ def parse_image(text: str) -> ImageReference:
 
 
 def pull_policy(image: str, wanted: str | None) -> str:
-    """``wanted``, or the policy that the reference asks for (D3).
+    """Return ``wanted``, or the policy that the reference asks for.
 
     Raises:
         InvalidInput: when ``image`` is no reference.

@@ -65,7 +65,7 @@ _known: dict[str, tuple[Problem, ...]] = {}
 
 
 def problems(job: Mapping[str, Json], text: str = "") -> tuple[Problem, ...]:
-    """What is wrong with a manifest, in its order; the same manifest is looked at once.
+    """Return what is wrong with a manifest, in its order; the same manifest is looked at once.
 
     Args:
         text: its canonical JSON, where that is known already.
@@ -88,7 +88,7 @@ def version() -> str:
 
 
 def _value(value: Json, name: str, pointer: str) -> Iterator[Problem]:
-    """A value that should be of the named type."""
+    """Check a value that should be of the named type."""
     if name == _QUANTITY:
         yield from _quantity(value, pointer)
     elif name == _INT_OR_STRING:
@@ -156,7 +156,7 @@ def _unknown(key: str, properties: Mapping[str, Any], pointer: str, name: str) -
 
 
 def _slip(key: str, known: Mapping[str, Any]) -> str:
-    """The known field of which ``key`` is a slip: other case, ``-`` or ``_``, or a letter or two."""
+    """Return the known field of which ``key`` is a slip: other case, ``-`` or ``_``, or a letter or two."""
     plain = re.sub(r"[-_]", "", key).lower()
     same = next((name for name in known if name.lower() == plain), "")
     return same or next(iter(difflib.get_close_matches(key, list(known), n=1, cutoff=0.85)), "")
@@ -196,7 +196,7 @@ def _shown(value: Json) -> str:
 
 
 def _names(job: Mapping[str, Any]) -> Iterator[Problem]:
-    """Container names are RFC 1123 labels and used once; an env entry has one source."""
+    """Check that names of containers are RFC 1123 labels and used once, and that an env entry has one source."""
     seen: set[str] = set()
     for kind in ("initContainers", "containers"):
         containers = value_at(job, (*POD, kind))

@@ -21,7 +21,7 @@ FIRST: Path = (*POD, "containers", 0)
 
 @lru_cache(maxsize=4096)  # the same few paths for every run
 def pointer(path: Path) -> str:
-    """The JSON Pointer into the objects of a path in the Job: ``/Job/spec/template``."""
+    """Return the JSON Pointer into the objects of a path in the Job: ``/Job/spec/template``."""
     return "/Job" + pointer_to(path)
 
 
@@ -34,7 +34,7 @@ class Draft:
         origins: JSON Pointer (``/Job/...``) -> where the value was written.
         faulted: JSON Pointers that a fault was told of.
         custom: True when a manifest or customizations of the user went into it.
-        policy_is_default: True when nobody gave a pull policy, so that it follows the image (D3).
+        policy_is_default: True when no pull policy was given, so that it follows the image.
         secrets: what goes into the run's Secret.
     """
 
@@ -50,17 +50,17 @@ class Draft:
 
     @property
     def block(self) -> Mapping[str, Any]:
-        """The run's ``kubernetes:`` block."""
+        """Return the run's ``kubernetes:`` block."""
         return self.run.fields.get("kubernetes") or {}
 
     @property
     def container(self) -> dict[str, Json]:
-        """The first container, the only one that the run's fields change."""
+        """Return the first container, the only one that the run's fields change."""
         first: dict[str, Json] = self.job["spec"]["template"]["spec"]["containers"][0]
         return first
 
     def at(self, path: Path) -> Any:
-        """The value at a path that is there."""
+        """Return the value at a path that is there."""
         place: Any = self.job
         for part in path:
             place = place[part]
@@ -81,12 +81,12 @@ class Draft:
         self.origins[pointer(path)] = self.run.origin(*source)
 
     def fault(self, message: str, *source: str | int, hint: str = "") -> None:
-        """A fault of the run's own fields."""
+        """Note a fault of the run's own fields."""
         subject = dotted(("runs", self.run.group, *source))
         self.faults.append(Diagnostic(message, self.run.origin(*source).position, subject, hint))
 
     def fault_at(self, path: str, message: str, hint: str = "") -> None:
-        """A fault at a JSON Pointer of the manifest, at the place in the file that gave it."""
+        """Note a fault at a JSON Pointer of the manifest, at the place in the file that gave it."""
         origin = self.origin_at(path)
         self.faulted.add(path)
         shown = path.removeprefix("/Job") or "/"
@@ -94,12 +94,12 @@ class Draft:
         self.faults.append(Diagnostic(message, origin.position, subject, hint))
 
     def origin_at(self, path: str) -> Origin:
-        """The origin of the value at a pointer, or of its nearest ancestor."""
+        """Return the origin of the value at a pointer, or of its nearest ancestor."""
         return nearest(self.origins, path) or Origin("default")
 
 
 def copied(value: Json) -> Json:
-    """A copy of a JSON value that shares nothing with it, in its order."""
+    """Return a copy of a JSON value that shares nothing with it, in its order."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
@@ -108,7 +108,7 @@ def copied(value: Json) -> Json:
 
 
 def kind_of(value: Json) -> str:
-    """What a JSON value is, for messages."""
+    """Return what a JSON value is, for messages."""
     if value is None:
         return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "a mapping"}
@@ -116,12 +116,12 @@ def kind_of(value: Json) -> str:
 
 
 def scalar_shown(value: Json) -> str:
-    """A value for messages: scalars as written, else what it is."""
+    """Return a value for messages: scalars as written, else what it is."""
     return f'"{scalar_text(value)}"' if isinstance(value, str | int | float) else kind_of(value)
 
 
 def value_at(value: Json, path: Path) -> Json:
-    """The value at a path, None where there is none."""
+    """Return the value at a path, None where there is none."""
     for part in path:
         if isinstance(value, dict):
             value = value.get(part)

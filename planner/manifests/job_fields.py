@@ -25,13 +25,13 @@ _METADATA: tuple[Path, ...] = (("metadata",), ("spec", "template", "metadata"))
 
 
 def run_layer(draft: Draft) -> None:
-    """Put the run's fields over the manifest (K9)."""
+    """Put the run's fields over the manifest."""
     for layer in (_metadata, _job_fields, _pod_fields, _container_fields):
         layer(draft)
 
 
 def _metadata(draft: Draft) -> None:
-    """Name, namespace, and labels and annotations on the Job and on its pods (K16, K17, W17)."""
+    """Put in the name, the namespace, and labels and annotations, which the Job and its pods have."""
     fields, block = draft.run.fields, draft.block
     if fields.get("name"):
         draft.put(("metadata", "name"), fields["name"], "name")
@@ -46,7 +46,7 @@ def _metadata(draft: Draft) -> None:
 
 
 def default_namespace(draft: Draft) -> None:
-    """The provider entry's namespace, else ``default``, where nobody gave one (K11)."""
+    """Fill in the provider entry's namespace, else ``default``, where none was given."""
     if not draft.job["metadata"].get("namespace"):
         draft.job["metadata"]["namespace"] = draft.run.connection.get("namespace") or "default"
 
@@ -79,7 +79,7 @@ def _label(draft: Draft, key: str, value: Json) -> None:
 
 
 def _everywhere(draft: Draft, kind: str, key: str, value: str | None) -> None:
-    """A label or annotation of the Job and of its pods; None removes the manifest's."""
+    """Put in a label or annotation of the Job and of its pods; None removes the manifest's."""
     legal = kubernetes_label_key(key)
     if not is_label_key(legal):
         what = kind.removesuffix("s")
@@ -97,7 +97,7 @@ def _everywhere(draft: Draft, kind: str, key: str, value: str | None) -> None:
 
 
 def _job_fields(draft: Draft) -> None:
-    """Fields of the Job's own spec: retries, time limit, TTL; 0 counts (W19)."""
+    """Put in fields of the Job's own spec: retries, time limit, TTL; 0 counts as given."""
     fields, block = draft.run.fields, draft.block
     if fields.get("retries") is not None:
         draft.put(("spec", "backoffLimit"), int(fields["retries"]), "retries")
@@ -137,7 +137,7 @@ def _pull_secrets(draft: Draft, wanted: list[str]) -> None:
 
 
 def _container_fields(draft: Draft) -> None:
-    """The run's fields on the first container (K9, K10): ``entrypoint`` is its command, ``command`` its args."""
+    """Put the run's fields on the first container: ``entrypoint`` is its command, ``command`` its args."""
     fields = draft.run.fields
     _warn_of_sidecar(draft)
     named = (("image", "image"), ("image_pull_policy", "imagePullPolicy"), ("working_dir", "workingDir"))
@@ -160,7 +160,7 @@ def _list_origins(draft: Draft, source: str, target: str) -> None:
 
 
 def _warn_of_sidecar(draft: Draft) -> None:
-    """A sidecar put first would get the run's image (1.12.17)."""
+    """Warn where a sidecar that stands first would get the run's image."""
     container, image = draft.container, draft.run.fields.get("image")
     containers = draft.job["spec"]["template"]["spec"]["containers"]
     if image and len(containers) > 1 and container.get("image") not in (None, image):
@@ -171,7 +171,7 @@ def _warn_of_sidecar(draft: Draft) -> None:
 
 
 def _resources(draft: Draft) -> None:
-    """cpu and memory as request and limit, gpu as a limit; as written where Kubernetes can read it."""
+    """Put in cpu and memory as request and limit, gpu as a limit; as written where Kubernetes can read it."""
     for name, value in (draft.run.fields.get("resources") or {}).items():
         if value is None:
             continue
@@ -206,7 +206,7 @@ def _amount(name: str, value: Any) -> str:
 
 
 def _env(draft: Draft) -> None:
-    """One entry a name: the run's win in place, ``null`` removes, ``valueFrom`` entries stay (C18, W5, K20)."""
+    """Merge the variables by name: the run's win in place, ``null`` removes, ``valueFrom`` entries stay."""
     wanted = draft.run.fields.get("env") or {}
     base = pointer((*FIRST, "env"))
     given = draft.container.setdefault("env", [])
@@ -234,7 +234,7 @@ def _env_entry(name: str, value: Json) -> dict[str, Json]:
 
 
 def default_policy(draft: Draft) -> bool:
-    """The pull policy that the image asks for, where nobody gave one (D3); True when it was set."""
+    """Fill in the pull policy that the image asks for, where none was given; return whether it was filled in."""
     container = draft.container
     image = container.get("image")
     if not isinstance(image, str) or not image or container.get("imagePullPolicy"):

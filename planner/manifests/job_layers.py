@@ -52,7 +52,7 @@ _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def layered(run: ResolvedRun) -> Draft:
-    """All layers of a run's Job but its identity; ``faults`` holds everything that is wrong with it."""
+    """Build a run's Job from all its layers, without an identity; ``faults`` holds everything that is wrong with it."""
     draft = Draft(run)
     if not _manifest(draft):
         return draft
@@ -72,7 +72,7 @@ def layered(run: ResolvedRun) -> Draft:
 
 
 def _manifest(draft: Draft) -> bool:
-    """The user's manifest: inline, or the content of the file that ``kubernetes.job`` names (J1); False for no Job."""
+    """Take the user's manifest, inline or from the file that ``kubernetes.job`` names; return whether it is a Job."""
     wanted = draft.block.get("job")
     if wanted is None:
         return True
@@ -106,7 +106,7 @@ def _written_at(file: str, at: Position) -> Origin:
 
 
 def _sections(draft: Draft) -> bool:
-    """Missing sections are filled in at the end of what is there (J2); what has the wrong type is a fault.
+    """Fill in missing sections, behind what is there; what has the wrong type is a fault.
 
     Returns:
         whether every section is what it should be, so that the next layer can be put on it.
@@ -129,7 +129,7 @@ def _sections(draft: Draft) -> bool:
 
 
 def _default_backoff(draft: Draft) -> None:
-    """Without a word of the user's nothing is tried again, unless the API's default depends on other fields."""
+    """Have nothing tried again unless the user says so, or the API's default depends on other fields."""
     spec = draft.job["spec"]
     if "backoffLimit" not in spec and not any(spec.get(key) is not None for key in _OWN_BACKOFF):
         _fill(draft, spec, ("spec",), "backoffLimit", 0)
@@ -179,7 +179,7 @@ def _containers(draft: Draft, pod: dict[str, Json]) -> None:
 
 
 def _last_checks(draft: Draft) -> None:
-    """What only the whole manifest shows, as far as it is one, and the secrets' way out of it."""
+    """Check what only the whole manifest shows, and move secrets out of it."""
     job = draft.job
     for key, value in (("apiVersion", "batch/v1"), ("kind", "Job")):  # customizations may have changed them
         if job.get(key) != value:
@@ -207,7 +207,7 @@ def _last_checks(draft: Draft) -> None:
 
 
 def _label_faults(draft: Draft, path: Path) -> None:
-    """Illegal labels and annotations of a manifest or of customizations; those of the run's fields are legal by now."""
+    """Refuse illegal labels and annotations of a manifest or of customizations; those of the run's fields are legal by now."""
     held = value_at(draft.job, path)
     for key, value in held.items() if isinstance(held, dict) else ():
         if not is_label_key(key):

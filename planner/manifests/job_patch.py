@@ -24,7 +24,7 @@ _OPERATIONS = {
 
 
 def customize(draft: Draft) -> None:
-    """Apply ``kubernetes.customizations`` to the draft (K7, K8, K21-K24); every operation that fails is a fault.
+    """Apply ``kubernetes.customizations`` to the draft; every operation that fails is a fault.
 
     Operations after a failed one are still tried, so that one message tells everything; the manifest is of no use then.
     """
@@ -58,7 +58,7 @@ def _operations(draft: Draft, wanted: Any) -> tuple[Any, Document | None]:
 
 
 def _origin(draft: Draft, wanted: Any, document: Document | None, index: int) -> Origin:
-    """``customizations[0] (spec.yaml:40)``."""
+    """Return the origin of an operation: ``customizations[0] (spec.yaml:40)``."""
     if document is not None:
         place = document.sources.value((index,))
         where = Origin(f"{wanted}:{place.line}", wanted, place.line, place.column)
@@ -78,7 +78,7 @@ def _fault(draft: Draft, index: int, operation: Any, origin: Origin, problem: st
 
 
 def _malformed(operation: Any) -> str:
-    """What keeps it from being an operation of RFC 6902, or ""."""
+    """Return what keeps it from being an operation of RFC 6902, or ""."""
     if not isinstance(operation, Mapping):
         return "an operation must be a mapping with op and path"
     name = operation.get("op")
@@ -97,7 +97,7 @@ def _malformed(operation: Any) -> str:
 
 
 def _apply(draft: Draft, operation: Mapping[str, Any], origin: Origin) -> str:
-    """Carry out one operation in place; what kept it from being done, or ""."""
+    """Carry out one operation in place; return why it could not be done, or ""."""
     import jsonpatch
     import jsonpointer
 
@@ -122,7 +122,7 @@ def _apply(draft: Draft, operation: Mapping[str, Any], origin: Origin) -> str:
 
 
 def _in_words(job: Json, operation: Mapping[str, Any], error: str) -> str:
-    """The library's sentence, with the deepest part of the path that is there."""
+    """Return the library's sentence, with the deepest part of the path that is there."""
     wanted = operation.get("from") if operation["op"] in ("move", "copy") else operation["path"]
     present = _present(job, str(wanted))
     if present == str(wanted) and present == operation["path"]:
@@ -131,7 +131,7 @@ def _in_words(job: Json, operation: Mapping[str, Any], error: str) -> str:
 
 
 def _too_big(value: Json) -> str:
-    """What is too much of a manifest, or ""."""
+    """Return how a manifest is too big, or ""."""
     level, count, depth = [value], 0, 0
     while level:
         count, depth = count + len(level), depth + 1
@@ -156,7 +156,7 @@ def _present(value: Json, path: str) -> str:
 
 
 def _resolved(job: Json, path: str) -> str:
-    """The path with ``-`` as the index that the new item gets."""
+    """Return the path with ``-`` as the index that the new item gets."""
     if not path.endswith("/-"):
         return path
     parent = path[:-2]
@@ -173,7 +173,7 @@ def _length(value: Json, path: str) -> int:
 
 
 def _remember(draft: Draft, operation: Mapping[str, Any], path: str, origin: Origin) -> None:
-    """The origin of what changed; later items of a list that an operation shifts fall back to the list's origin."""
+    """Note the origin of what changed; later items of a list that an operation shifts fall back to the list's origin."""
     if operation["op"] == "test":
         return
     touched = [path] if operation["op"] not in ("move",) else [path, str(operation["from"])]

@@ -1,4 +1,4 @@
-"""Secret values leave the Job manifest for one Secret per run; what cannot leave it is a fault (S1-S6)."""
+"""Secret values leave the Job manifest for one Secret per run; what cannot leave it is a fault."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _hide_arguments(container: dict[str, Json], hidden: HiddenSecrets, place: st
 
 
 def leaks(value: Json, path: str = "") -> Iterator[str]:
-    """JSON Pointers of the strings and keys that still hold a token."""
+    """Yield the JSON Pointers of the strings and keys that still hold a token."""
     if isinstance(value, dict):
         for key, child in value.items():
             if tokens_in(key):

@@ -39,7 +39,7 @@ EXAMPLE = """\
 """
 
 RUN_ID_LABELS = ("identifier", "flow_run_id", "prefect.io/identifier", "prefect.io/flow_run_id")
-"""Label keys that are filled with the run id where the user's manifest has them (J5)."""
+"""Label keys that are filled with the run id where the user's manifest has them."""
 
 _DEFAULT = Origin("default")
 _UNUSED = ("docker", "process")
@@ -81,10 +81,10 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
 
 
 def _identify(draft: Draft, identity: Identity) -> str:
-    """Put name, labels and address of the attempt into the Job, over everything else; return the name (K14, J5).
+    """Put name, labels and address of the attempt into the Job, over everything else; return the name.
 
     A name of the manifest (not of the run's ``name`` field) is shared by all cells of a matrix and gets the cell's
-    values behind it, so that no two runs have one name (J8).
+    values behind it, so that no two runs have one name.
     """
     metadata = draft.job["metadata"]
     given = str(metadata.get("name") or "")
@@ -122,7 +122,7 @@ def _pod_metadata(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity_labels(identity: Identity) -> dict[str, str]:
-    """The labels by which flowplan finds its objects again (design 4)."""
+    """Return the labels by which flowplan finds its objects again."""
     return {
         "app.kubernetes.io/managed-by": "flowplan",
         "flowplan.dev/project": kubernetes_label_value(identity.project),
@@ -132,7 +132,7 @@ def identity_labels(identity: Identity) -> dict[str, str]:
 
 
 def identity_annotations(identity: Identity) -> dict[str, str]:
-    """What a label value cannot hold, or nothing selects by."""
+    """Return the part of the identity that label values cannot hold, or that nothing selects by."""
     return {"flowplan.dev/address": identity.address, "flowplan.dev/attempt": str(identity.attempt)}
 
 

@@ -1,4 +1,8 @@
-"""Names and labels that engines accept, made from any text: D14 and D16 for Docker, K14 to K17 for Kubernetes."""
+"""Names and labels that engines accept, made from any text.
+
+The rules: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ and .../labels/ there; for Docker, the
+pattern that the Engine's create call names in its error, and https://docs.docker.com/engine/manage-resources/labels/.
+"""
 
 from __future__ import annotations
 
@@ -26,57 +30,57 @@ _LEGAL_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-
 
 
 def docker_name(text: str, limit: int = DOCKER_NAME_LIMIT) -> str:
-    """A legal container name, "" when nothing of ``text`` is legal (D14); case is kept."""
+    """Return a legal container name, "" when nothing of ``text`` is legal; case is kept."""
     return _slug(text, _DOCKER_NAME, limit).lstrip("_-.")
 
 
 def kubernetes_name(text: str, limit: int = KUBERNETES_NAME_LIMIT) -> str:
-    """A legal object name of at most ``limit`` characters, "" when nothing of ``text`` is legal (K14)."""
+    """Return a legal object name of at most ``limit`` characters, "" when nothing of ``text`` is legal."""
     return _slug(text, _KUBERNETES_NAME, limit).lower()
 
 
 def is_docker_name(text: str) -> bool:
-    """True for a container name that Docker accepts, which is used as it is."""
+    """Return whether Docker accepts a container name, which is used as it is then."""
     return len(text) <= DOCKER_NAME_LIMIT and bool(_LEGAL_DOCKER_NAME.fullmatch(text))
 
 
 def is_kubernetes_name(text: str) -> bool:
-    """True for a Job name that Kubernetes accepts, which is used as it is; its pods carry it in a label."""
+    """Return whether Kubernetes accepts the name of a Job, whose pods carry it in a label; it is used as it is then."""
     return len(text) <= LABEL_LIMIT and bool(_LEGAL_DOMAIN.fullmatch(text))
 
 
 def is_label_key(text: str) -> bool:
-    """True for a legal key of a Kubernetes label or annotation."""
+    """Return whether it is a legal key of a Kubernetes label or annotation."""
     return bool(_LEGAL_LABEL_KEY.fullmatch(text))
 
 
 def is_label_value(text: str) -> bool:
-    """True for a legal value of a Kubernetes label."""
+    """Return whether it is a legal value of a Kubernetes label."""
     return bool(_LEGAL_LABEL_VALUE.fullmatch(text))
 
 
 def docker_run_name(identity: Identity, given: str | None = None) -> str:
-    """The container's name: ``given``, made legal where it is not, else ``slug(project-address)-attempt`` (D14)."""
+    """Return the container's name: ``given``, made legal where it is not, else ``slug(project-address)-attempt``."""
     if given and is_docker_name(given):
         return _numbered(given, identity.attempt, DOCKER_NAME_LIMIT)
     return _run_name(identity, given, docker_name, DOCKER_NAME_LIMIT)
 
 
 def kubernetes_run_name(identity: Identity, given: str | None = None) -> str:
-    """The Job's name: ``given``, made legal where it is not, else ``slug(project-address)-attempt`` (K14)."""
+    """Return the Job's name: ``given``, made legal where it is not, else ``slug(project-address)-attempt``."""
     if given and is_kubernetes_name(given):
         return _numbered(given, identity.attempt, LABEL_LIMIT)
     return _run_name(identity, given, kubernetes_name, KUBERNETES_NAME_LIMIT)
 
 
 def docker_label_key(key: str) -> str:
-    """``flowplan.dev/run-id`` as Docker people write it: ``dev.flowplan.run-id`` (D16)."""
+    """Return ``flowplan.dev/run-id`` as Docker people write it: ``dev.flowplan.run-id``."""
     namespace, slash, name = key.partition("/")
     return ".".join([*reversed(namespace.split(".")), name]) if slash else key
 
 
 def kubernetes_label_key(key: str) -> str:
-    """A legal label key is itself; one with nothing legal in it is passed on so that the API server complains (K16).
+    """Return a legal key of a label; one with nothing legal in it is left, so that the API server complains.
 
     The prefix is a domain, which Kubernetes wants in lower case; the name keeps its case.
     """
@@ -91,14 +95,14 @@ def kubernetes_label_key(key: str) -> str:
 
 
 def kubernetes_label_value(value: str) -> str:
-    """A legal label value is itself; one with nothing legal in it is passed on (K17)."""
+    """Return a legal value of a label; one with nothing legal in it is left."""
     if is_label_value(value):
         return value
     return _slug(value, _LABEL_NAME, 63).strip("_-.") or value
 
 
 def _run_name(identity: Identity, given: str | None, slug: Callable[[str, int], str], limit: int) -> str:
-    """Attempts after the first of a ``given`` name get ``-attempt`` too: the ended object may still hold the name."""
+    """Return the name of a run; attempts after the first of a ``given`` one are numbered, because the ended object may still have it."""
     base = slug(given, 10_000) if given else ""
     if base and identity.attempt == 1:
         return _shortened(base, given or "", limit)
@@ -109,13 +113,13 @@ def _run_name(identity: Identity, given: str | None, slug: Callable[[str, int], 
 
 
 def _numbered(name: str, attempt: int, limit: int) -> str:
-    """A legal name, with the number of every attempt but the first: the ended object may still hold the name."""
+    """Return a legal name with the number of every attempt but the first, because the ended object may still have it."""
     suffix = f"-{attempt}" if attempt > 1 else ""
     return _shortened(name, name, limit - len(suffix)) + suffix
 
 
 def _shortened(slug: str, source: str, limit: int) -> str:
-    """A long slug keeps its beginning and gets a hash, so that long names with one beginning stay distinct."""
+    """Cut a long slug and add a hash, so that long names with the same beginning stay distinct."""
     if len(slug) <= limit:
         return slug
     mark = hashlib.sha256(source.encode()).hexdigest()[:8]

@@ -48,7 +48,7 @@ _REFERENCES = ("secret_key_ref", "config_map_key_ref")
 
 
 def check(run: ResolvedRun) -> list[Diagnostic]:
-    """Every fault of the run: an empty argv (C4), references that only Kubernetes resolves, impossible values."""
+    """Return every fault of the run: an empty argv, references that only Kubernetes resolves, impossible values."""
     faults = []
     argv = _argv(run)
     if not any(text for _, text in argv):
@@ -83,7 +83,7 @@ def _fault(run: ResolvedRun, path: Path, message: str, hint: str = "") -> Diagno
 
 
 def render(run: ResolvedRun, identity: Identity) -> Rendered:
-    """The ``Process`` object of one attempt: what is started, complete but for the inherited environment (P9)."""
+    """Return the ``Process`` object of one attempt: what is started, complete but for the inherited environment."""
     process: dict[str, Json] = {
         "argv": [text for _, text in _argv(run)],
         "cwd": _cwd(run),
@@ -102,7 +102,7 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
 
 
 def _argv(run: ResolvedRun) -> list[tuple[Path, str]]:
-    """The argv with the path of each item: the entrypoint, then the command."""
+    """Return the argv with the path of each item: the entrypoint, then the command."""
     return [
         ((part, index), str(text))
         for part in ("entrypoint", "command")
@@ -116,7 +116,7 @@ def _cwd(run: ResolvedRun) -> str:
 
 
 def _behaviour(run: ResolvedRun) -> dict[str, Json]:
-    """What differs from the defaults in how the process is started, limited and stopped."""
+    """Return what differs from the defaults in how the process is started, limited and stopped."""
     fields, block = run.fields, run.fields.get("process") or {}
     wanted = {
         "inherit_env": (block.get("inherit_env"), True),
@@ -167,15 +167,15 @@ def _warnings(run: ResolvedRun, process: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def effect(path: str, before: Json, after: Json) -> Effect:
-    """Always a replacement."""
+    """Return a replacement, always."""
     return Effect(REPLACE, "a process cannot be changed once started")
 
 
 def comparable(applied: Objects) -> Objects:
-    """Nothing: a process may rewrite its own argv, directory and environment, so none of them can drift."""
+    """Return nothing: a process may rewrite its own argv, directory and environment, so none of them can drift."""
     return {}
 
 
 def equal(path: str, one: Json, other: Json) -> bool:
-    """True for equal JSON values."""
+    """Return whether two JSON values are equal."""
     return bool(one == other)
