@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from in_memory import InMemory
 from rendered import plan_text
 
-from flowplan.apply import carry_out
-from flowplan.engines import Engines
-from flowplan.outcome import Options, Outcome
-from flowplan.output import Output, Sink
 from flowplan.planner.conduct import starting
 from flowplan.planning import plan_spec
 from flowplan.project import Project, Request
@@ -24,11 +20,9 @@ from flowplan.providers.fake import FakeEngine, Script
 from flowplan.providers.kubernetes.observing import observe
 from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID
 from flowplan.providers.kubernetes.requests import Api
-from flowplan.providers.protocol import Context
 from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
-from flowplan.state.lock import WriterLock
 from flowplan.state.store import Store
 
 
@@ -37,41 +31,12 @@ def scripted(failing: frozenset[str] = frozenset()) -> FakeEngine:
     return FakeEngine(lambda command, env: Script(exit_code=int(command[0] in failing)))
 
 
-class Silent(Sink):
-    def event(self, event: object, record: object) -> None:
-        return
-
-    def note(self, text: str) -> None:
-        return
-
-
-def change(lineage: str, address: str, action: Action = Action.CREATE, **settings: Any) -> Change:
-    return Change(
-        address,
-        "fake",
-        "fake",
-        action,
-        (),
-        before=None,
-        after={"Fake": {"command": [address], "env": {}, "labels": {}}},
-        settings=Settings(group=address.partition("[")[0], **settings),
-        name=address,
-        run_id=run_id(lineage, address, 1),
-    )
-
-
-class World:
-    """A state and an engine in memory; statements of SQLite and looks at steps are counted."""
+class World(InMemory):
+    """Statements of SQLite and looks at steps are counted."""
 
     def __init__(self, directory: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.store = Store.open(directory / "state.db", create=True)
-        self.engine = engine
+        super().__init__(directory, engine)
         self.counts: Counter[str] = Counter()
-        self._lock = WriterLock(directory / "state.db", "apply")
-        fake = engine.connect(Context(self.store.lineage, directory))
-        self._engines = Engines(
-            {}, lineage=self.store.lineage, runs_dir=directory, spec_dir=directory, connected={"fake": fake}
-        )
         look = starting.held_back
 
         def counted(*arguments: Any) -> tuple[str, str]:
@@ -80,29 +45,6 @@ class World:
 
         monkeypatch.setattr(starting, "held_back", counted)
         self.store._connection.set_trace_callback(lambda statement: self.counts.update(["statements"]))
-
-    @property
-    def created(self) -> list[str]:
-        return [address for what, address in self.engine.history if what == "create"]
-
-    @property
-    def removed(self) -> list[str]:
-        return [address for what, address in self.engine.history if what == "delete"]
-
-    def apply(self, changes: Sequence[Change]) -> Outcome:
-        plan = Plan("p", "sha256:0", self.store.lineage, self.store.serial, "", "", tuple(changes))
-        outcome = carry_out(
-            plan,
-            self.store,
-            self._engines,
-            self._lock,
-            Silent(Output()),
-            Options(stream=False, wait_timeout=60.0),
-            secrets={},
-            interrupted=threading.Event(),
-        )
-        assert not outcome.timed_out
-        return outcome
 
 
 @pytest.fixture
@@ -121,14 +63,14 @@ def worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def cells(world: World, count: int, **settings: Any) -> list[Change]:
-    return [change(world.store.lineage, f"cell[n={n}]", **settings) for n in range(count)]
+    return [world.change(f"cell[n={n}]", **settings) for n in range(count)]
 
 
 def test_statements_grow_with_the_runs_and_not_faster(worlds: Any) -> None:
     few, many = worlds(), worlds()
     few.apply(cells(few, 50))
     many.apply(cells(many, 400))
-    assert len(many.created) == 400
+    assert len(many.did("create")) == 400
     # How many are written together is a matter of threads; what grows with the square is eight times as much.
     assert many.counts["statements"] / 400 <= 3 * few.counts["statements"] / 50
 
@@ -137,35 +79,32 @@ def test_statements_grow_with_the_runs_and_not_faster(worlds: Any) -> None:
 def test_cells_that_wait_for_their_turn_are_not_looked_at_again_and_again(worlds: Any, limit: int) -> None:
     world = worlds()
     world.apply(cells(world, 300, max_parallel=limit))
-    assert len(world.created) == 300
+    assert len(world.did("create")) == 300
     assert world.counts["looks"] <= 4 * 300
 
 
 def test_runs_that_wait_for_needs_are_looked_at_once_for_each_of_them_at_most(worlds: Any) -> None:
     world = worlds()
-    lineage = world.store.lineage
-    first = [change(lineage, f"first[n={n}]") for n in range(40)]
+    first = [world.change(f"first[n={n}]") for n in range(40)]
     needs = tuple(c.address for c in first)
-    world.apply([*(change(lineage, f"last[n={n}]", needs=needs) for n in range(40)), *first])
-    assert len(world.created) == 80
-    assert set(world.created[:40]) == set(needs)
+    world.apply([*(world.change(f"last[n={n}]", needs=needs) for n in range(40)), *first])
+    assert len(world.did("create")) == 80
+    assert set(world.did("create")[:40]) == set(needs)
     assert world.counts["looks"] <= 40 * 40 + 2 * 80
 
 
 def test_a_long_chain_is_started_link_by_link(worlds: Any) -> None:
     world = worlds()
-    lineage = world.store.lineage
-    chain = [change(lineage, f"r{n}", needs=(f"r{n + 1}",) if n < 199 else ()) for n in range(200)]
+    chain = [world.change(f"r{n}", needs=(f"r{n + 1}",) if n < 199 else ()) for n in range(200)]
     world.apply(chain)
-    assert world.created == [f"r{n}" for n in reversed(range(200))]
+    assert world.did("create") == [f"r{n}" for n in reversed(range(200))]
     assert world.counts["looks"] <= 3 * 200
 
 
 def test_what_needs_a_failed_run_is_skipped_to_the_end_of_the_chain(worlds: Any) -> None:
     world = worlds(scripted(frozenset({"r0"})))
-    lineage = world.store.lineage
-    outcome = world.apply([change(lineage, f"r{n}", needs=(f"r{n - 1}",) if n else ()) for n in range(100)])
-    assert world.created == ["r0"]
+    outcome = world.apply([world.change(f"r{n}", needs=(f"r{n - 1}",) if n else ()) for n in range(100)])
+    assert world.did("create") == ["r0"]
     assert len(outcome.skipped) == 99
     assert not outcome.waiting
 
@@ -173,20 +112,18 @@ def test_what_needs_a_failed_run_is_skipped_to_the_end_of_the_chain(worlds: Any)
 def test_a_skipped_cell_gives_its_turn_to_the_next(worlds: Any) -> None:
     """Expect the rest of a group to go on when a cell whose turn it is cannot start."""
     world = worlds(scripted(frozenset({"bad"})))
-    lineage = world.store.lineage
-    group = [change(lineage, f"cell[n={n}]", max_parallel=1, needs=("bad",) if n % 2 else ("good",)) for n in range(60)]
-    outcome = world.apply([change(lineage, "good"), change(lineage, "bad"), *group])
-    assert len(world.created) == 2 + 30
+    group = [world.change(f"cell[n={n}]", max_parallel=1, needs=("bad",) if n % 2 else ("good",)) for n in range(60)]
+    outcome = world.apply([world.change("good"), world.change("bad"), *group])
+    assert len(world.did("create")) == 2 + 30
     assert len(outcome.skipped) == 30
 
 
 def test_dependents_are_destroyed_first(worlds: Any) -> None:
     world = worlds()
-    lineage = world.store.lineage
-    chain = [change(lineage, f"r{n}", needs=(f"r{n - 1}",) if n else ()) for n in range(50)]
+    chain = [world.change(f"r{n}", needs=(f"r{n - 1}",) if n else ()) for n in range(50)]
     world.apply(chain)
-    world.apply([change(lineage, c.address, Action.DESTROY, needs=c.settings.needs) for c in chain])
-    assert world.removed == [f"r{n}" for n in reversed(range(50))]
+    world.apply([world.change(c.address, Action.DESTROY, needs=c.settings.needs) for c in chain])
+    assert world.did("delete") == [f"r{n}" for n in reversed(range(50))]
 
 
 def calls(work: Callable[[], object]) -> int:
