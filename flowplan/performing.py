@@ -127,8 +127,7 @@ class Performer:
         )
 
     def _move(self, command: words.Move) -> None:
-        self._store.move(command.old, command.new)
-        self._store.note_plan(self._plan.digest, [command.new])
+        self._store.move({command.old: command.new}, plan_digest=self._plan.digest)
 
     # -- the engines -----------------------------------------------------------------------------------------------
 

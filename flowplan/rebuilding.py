@@ -18,6 +18,7 @@ from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.runs import Desired, Recorded, Rendered, Settings, Status, run_id
 from flowplan.schemas.secrets import token, tokens_in
 from flowplan.schemas.sources import did_you_mean
+from flowplan.state.ownership import claim_project, take_lineage
 from flowplan.state.store import Store
 
 # --- rebuild ---------------------------------------------------------------------------------------------------------
@@ -42,10 +43,10 @@ def rebuild(request: Request, lineage: str, before_state: Callable[[], None]) ->
     with Project.of_spec(request, before_state) as project:
         found = _found_everywhere(project)
         chosen = _lineage(project.store, [one for _, one in found], lineage)
-        project.store.claim_project(project.wanted.expansion.project)
+        claim_project(project.store, project.wanted.expansion.project)
         if chosen == project.store.lineage:
             return _recorded(project, found)
-        project.store.take_lineage(chosen)
+        take_lineage(project.store, chosen)
     with Project.of_spec(request) as project:  # names and run ids are other ones under another lineage
         return _recorded(project, found)
 
@@ -56,8 +57,7 @@ def _recorded(project: Project, found: Sequence[tuple[str, Found]]) -> list[Reco
     known = {record.run_id: record for record in project.store.attempts()}
     ours = [(name, one) for name, one in found if one.lineage == project.store.lineage]
     records = [_again(project, name, one) for name, one in ours if _is_new(one, known.get(one.seen.run_id))]
-    for record in records:
-        project.store.add(record)
+    project.store.add(records)
     return records
 
 
@@ -156,11 +156,11 @@ def import_object(project: Project, address: str, object_id: str) -> Recorded:
     desired = _importable(project, address)
     found = project.engines.provider(desired.provider).describe(object_id)
     _refuse_managed(store, found)
-    store.claim_project(project.wanted.expansion.project)
+    claim_project(store, project.wanted.expansion.project)
     taken = _taken(project, desired, desired.render(store.last_attempts().get(address, 0) + 1), found)
     record = _record(project, desired.provider, found, taken, desired.settings, address)
     project.remember()
-    store.add(record)
+    store.add([record])
     return record
 
 

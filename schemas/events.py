@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from flowplan.schemas.codec import encode
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row of the history (design 5 and 9); times are RFC 3339 in UTC.
+    """One row of the history; times are RFC 3339 in UTC.
 
     ``at`` is our time, ``engine_at`` the engine's (None when it did not say).
     """
@@ -24,4 +26,6 @@ class Event:
     message: str = ""
 
     def document(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the JSON document (``event.schema.json``)."""
+        document: dict[str, Any] = encode(self)
+        return document

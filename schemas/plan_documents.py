@@ -247,20 +247,20 @@ def _check_version(document: Json, file: str) -> None:
 
 
 def _faults(document: Json, file: str, otherwise: str) -> list[Diagnostic]:
-    """What the JSON Schema has to say about a broken document, or ``otherwise`` when it finds nothing."""
+    """Return what the JSON Schema says about a broken document, or ``otherwise`` when it finds nothing."""
     faults = schema_faults(document, "plan") or [otherwise]
     return [Diagnostic(message=f"{file}: not a valid plan: {fault}") for fault in faults[:_SHOWN_FAULTS]]
 
 
 def schema(kind: str) -> dict[str, Json]:
-    """The JSON Schema (draft 2020-12) of ``plan``, ``event`` or ``status`` documents."""
+    """Return the JSON Schema (draft 2020-12) of ``plan``, ``event`` or ``status`` documents."""
     text = (Path(__file__).parent / f"{kind}.schema.json").read_text("utf-8")
     loaded: dict[str, Json] = json.loads(text)
     return loaded
 
 
 def schema_faults(document: Json, kind: str) -> list[str]:
-    """What makes ``document`` no valid ``plan``, ``event`` or ``status``, as far as it matters; [] when it is one."""
+    """Return what makes ``document`` no valid ``plan``, ``event`` or ``status``, as far as it matters; [] when it is one."""
     from jsonschema import Draft202012Validator
 
     found = islice(Draft202012Validator(schema(kind)).iter_errors(document), MOST_FAULTS)

@@ -16,7 +16,7 @@ FORMAT_VERSION = "1.0"
 
 
 class Action(StrEnum):
-    """What a plan does at an address (design 2)."""
+    """What a plan does at an address."""
 
     CREATE = "create"
     UPDATE = "update"
@@ -29,7 +29,7 @@ class Action(StrEnum):
 
     @property
     def starts(self) -> bool:
-        """True when the action creates a new object on the engine."""
+        """Return whether the action creates a new object on the engine."""
         return self in (Action.CREATE, Action.REPLACE, Action.RERUN)
 
 
@@ -53,7 +53,7 @@ class FieldChange:
         effect: ``in_place`` or ``replace``.
         rule: the engine's rule that makes it so.
         origin: where the wanted value was written ("spec.yaml:12"), or "".
-        drift: True when ``before`` is the live value, which somebody changed behind flowplan's back.
+        drift: True when ``before`` is the live value, which was changed on the engine and not by flowplan.
         recorded: for drift, the value that was applied.
         manager: for drift, who changed it, "" where the engine does not know; None without drift.
     """
@@ -70,7 +70,7 @@ class FieldChange:
 
 
 class Finding(NamedTuple):
-    """One result of a preflight: what apply would trip over.
+    """One result of a preflight: a problem that would make apply fail.
 
     Attributes:
         severity: ``error`` (apply would fail) or ``warning``.
@@ -143,7 +143,7 @@ class Change:
 
     @property
     def effective(self) -> bool:
-        """True when the plan would do something at this address."""
+        """Return whether the plan would do something at this address."""
         return not self.skipped and (self.action is not Action.NO_OP or bool(self.moved_from))
 
 

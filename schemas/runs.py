@@ -18,11 +18,11 @@ Json = Any
 """A plain JSON value."""
 
 Objects = dict[str, Json]
-"""Concrete objects keyed by kind: ``{"Job": {...}, "Secret": {...}}`` (design 4)."""
+"""Concrete objects keyed by kind: ``{"Job": {...}, "Secret": {...}}``."""
 
 
 class Status(StrEnum):
-    """The status of an attempt (design 5)."""
+    """The status of an attempt."""
 
     CREATING = "creating"
     PENDING = "pending"
@@ -36,26 +36,26 @@ class Status(StrEnum):
 
     @property
     def live(self) -> bool:
-        """True while the attempt may still do work."""
+        """Return whether the attempt may still do work."""
         return self in (Status.CREATING, Status.PENDING, Status.RUNNING)
 
     @property
     def final(self) -> bool:
-        """True once the attempt has ended, however."""
+        """Return whether the attempt has ended, however."""
         return not self.live
 
     @property
     def settled(self) -> bool:
-        """True once no observation changes it any more: what is lost may turn out to be there."""
+        """Return whether no observation changes it any more: what is lost may turn out to be there."""
         return self.final and self is not Status.LOST
 
 
 ENDS = frozenset((Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED))
-"""How an attempt ends as far as anybody sees it."""
+"""How an attempt ends, where its end was seen."""
 
 
 def canonical(value: Json) -> str:
-    """The one JSON text of a value: sorted keys, no spaces."""
+    """Return the one JSON text of a value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -66,7 +66,7 @@ def digest(value: Json) -> str:
 
 @lru_cache(maxsize=1024)
 def run_id(lineage: str, address: str, attempt: int) -> str:
-    """The run id: UUIDv5 of (state lineage, address, attempt), design 2."""
+    """Return the run id: UUIDv5 of (state lineage, address, attempt), design 2."""
     return str(uuid.uuid5(uuid.UUID(lineage), f"{address}#{attempt}"))
 
 
@@ -120,7 +120,7 @@ class Origin(NamedTuple):
 
     @property
     def position(self) -> Position | None:
-        """The place in the file, for complaints; None where there is no file."""
+        """Return the place in the file, for complaints; None where there is no file."""
         return Position(self.file, self.line or 1, self.column or 1) if self.file else None
 
 
@@ -206,7 +206,7 @@ class Recorded:
 
     @property
     def not_started(self) -> bool:
-        """Whether it is an intent of which nothing was seen, or could not be started."""
+        """Return whether it is an intent of which nothing was seen, or could not be started."""
         return self.status is Status.CREATING or (self.status is Status.FAILED and not self.present)
 
 
@@ -225,13 +225,13 @@ class Observed:
         content: the content label that the object was created with, "" where the engine does not tell.
         lineage: of the state that made the object, where that is another one than ours; "" for our own.
         created_at: when the object was created by the engine's clock, or None.
-        created_from: who created it and where the state lies, ``user@host:path``, "" when nobody knows.
+        created_from: who created it and where the state lies, ``user@host:path``, "" where that is not known.
         image: ``id`` and ``digest`` of the image that ran; {} where the engine does not say it here.
         tag_now: id of the image that the run's reference means by now; "" where that is not known.
         remarks: JSON Pointer into the objects -> why the engine left the field out, "" -> what it says of the object;
             None where nothing new is said.
-        elsewhere: the host on which it was started, where nobody can see it from here; what is said of it then is what was
-            last known. "" otherwise.
+        elsewhere: the host on which it was started, where it cannot be seen from here; the other fields are then what was last
+            known. "" otherwise.
         progress: how far a live attempt is, as far as it is known: ``seconds`` since its time limit began to count, and
             ``active`` and ``failed`` executions.
         counts_from: when its time limit began to count, where that is not ``started_at``.
@@ -267,17 +267,17 @@ class Observed:
 
     @property
     def gone(self) -> bool:
-        """True when the engine has no such object, and does not tell how the attempt ended."""
+        """Return whether the engine has no such object, and does not tell how the attempt ended."""
         return not self.exists and self.status not in ENDS
 
     @property
     def over(self) -> bool:
-        """True when the attempt has ended, or the engine has no such object."""
+        """Return whether the attempt has ended, or the engine has no such object."""
         return not self.exists or (self.status is not None and self.status.final)
 
 
 def remark(place: str, words: str) -> str:
-    """Say a remark of an engine in a sentence; ``place`` is a JSON Pointer into the objects, or "" for all of them."""
+    """Return a remark of an engine as a sentence; ``place`` is a JSON Pointer into the objects, or "" for all of them."""
     parts = keys_of(place)[1:]
     return (
         f"the engine left out {'.'.join(parts).removeprefix('Config.')}: {words}"

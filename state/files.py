@@ -44,7 +44,7 @@ def explained(path: Path, *, new: bool = False) -> Iterator[None]:
 
 
 def explain(path: Path, error: sqlite3.Error, *, new: bool = False) -> StateError:
-    """The StateError for an error of SQLite, told by its code."""
+    """Return the StateError for an error of SQLite, by its code."""
     name = getattr(error, "sqlite_errorname", None) or ""
     if not new and identity(path) is None:
         return StateError(f"the state {path} has vanished", hint=REBUILD)
@@ -74,12 +74,12 @@ _FULL = ("SQLITE_FULL", "SQLITE_IOERR")
 
 
 def damaged(path: Path, what: str) -> StateError:
-    """A row does not say what a row must say."""
+    """Return the StateError for a row that is not what flowplan writes."""
     return StateError(f"the state {path} is damaged: {what}", hint=REBUILD)
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of the file, None when it is not there."""
+    """Return device and inode of the file, None when it is not there."""
     try:
         found = path.stat()
     except OSError:

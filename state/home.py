@@ -8,8 +8,9 @@ import json
 import os
 import sqlite3
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from flowplan.schemas.codec import decode, encode
 from flowplan.schemas.errors import FlowplanError, Refused
 from flowplan.state import files
 
@@ -25,7 +26,7 @@ class Home(NamedTuple):
 
     def text(self) -> str:
         """Return the JSON that the state keeps of it."""
-        return json.dumps(self._asdict())
+        return json.dumps(encode(self))
 
 
 def here(path: Path, name: Path | None = None) -> Home:
@@ -38,9 +39,8 @@ def here(path: Path, name: Path | None = None) -> Home:
 
 def recorded(text: str | None) -> Home | None:
     """Return the home that a state has recorded; None where it has none, or none that can be read."""
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        known: dict[str, Any] = json.loads(text or "")
-        return Home(**{**known, "file": tuple(known["file"]), "directory": tuple(known["directory"])})
+    with contextlib.suppress(ValueError, RecursionError):
+        return decode(Home, json.loads(text or ""))
     return None
 
 
@@ -48,7 +48,7 @@ def moved_from(home: Home | None, path: Path, lineage: str) -> str:
     """Return where a state was before it was moved to ``path``; "" when it is at home.
 
     Raises:
-        Refused: it is a copy, or nobody can know that it is none.
+        Refused: it is a copy, or may be one.
     """
     now = here(path)
     if home is None or home.path == now.path:
@@ -80,7 +80,7 @@ def _copy(path: Path, why: str) -> Refused:
 
 
 def _holds(path: Path, lineage: str) -> bool:
-    """Return True when there is a state of this lineage at ``path``, or something that cannot be read."""
+    """Return whether there is a state of this lineage at ``path``, or something that cannot be read."""
     if not os.path.lexists(path):
         return False
     try:

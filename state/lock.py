@@ -1,4 +1,4 @@
-"""The writer's lock: an OS lock beside the state that dies with its holder, who is named when it is busy (design 8)."""
+"""The writer's lock: an OS lock beside the state that dies with its holder, who is named when it is busy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.05
 SETTLE_SECONDS = 0.3
-"""How long even an impatient writer looks again: someone may only be asking who holds the lock."""
+"""How long even a writer without a timeout tries again: another process may only be asking who holds the lock."""
 
 _TEXT = ("command", "user", "host", "boot", "namespace", "since")
 _FULL_NOTE = 4096
@@ -75,7 +75,7 @@ class WriterLock:
 
     @property
     def held(self) -> bool:
-        """True between ``acquire`` and ``release``."""
+        """Return whether it was acquired, and not released since."""
         return self._lock is not None
 
     def __enter__(self) -> Self:
@@ -90,7 +90,7 @@ class WriterLock:
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """Who has the lock of the state at ``path``: command, user, host, pid, since...; None when nobody has it.
+    """Return who has the lock of the state at ``path``: command, user, host, pid, since...; None when it is free.
 
     A holder that left no note gives ``{}``.
     """
@@ -100,18 +100,18 @@ def holder(path: Path) -> dict[str, Any] | None:
 
 
 def others_write(path: Path) -> bool:
-    """True while another flowplan creates, changes or deletes: what ends now may end because of it, which it tells."""
+    """Return whether another flowplan creates, changes or deletes: it records itself what ends because of that."""
     return holder(path) is not None
 
 
 def break_lock(path: Path) -> dict[str, Any] | None:
-    """Remove the lock of a holder that is provably dead; returns its note, None when nobody had the lock.
+    """Remove the lock of a holder that is provably dead; return its note, None when the lock was free.
 
     The lock dies with its holder by itself; this is for a lock that something else keeps alive, such as an
     inherited descriptor or a file server that missed the end of its client.
 
     Raises:
-        Refused: the holder is alive, or nobody can tell from here.
+        Refused: the holder is alive, or runs where that cannot be seen from here.
     """
     found = holder(path)
     if found is None:
@@ -119,7 +119,7 @@ def break_lock(path: Path) -> dict[str, Any] | None:
     if not _dead(found):
         raise Refused(f"{_busy(path)}, which is not known to be dead", hint="end that process first")
     try:
-        # Whoever waits opens the file anew at each look, and so meets the new one.
+        # A waiting process opens the file anew at each attempt, and so finds the new one.
         _lock_file(path).unlink(missing_ok=True)
     except OSError as error:
         raise _unusable(path, error) from error
@@ -210,7 +210,7 @@ def _namespace() -> str:
 
 
 def _start_of(pid: int) -> int:
-    """The start of a process in ticks since boot, 0 when there is none of that number or it has ended."""
+    """Return the start of a process in ticks since boot, 0 when there is none of that number or it has ended."""
     state, *after = _text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() or ["X"]
     return 0 if state in "XZ" or len(after) < 19 else int(after[18])
 
@@ -223,7 +223,7 @@ def _text_of(path: Path) -> str:
 
 
 def _dead(note: Mapping[str, Any]) -> bool:
-    """True when the note is of this host, boot and pid namespace, and its process does not exist any more."""
+    """Return whether the note is of this host, boot and pid namespace, and its process does not exist any more."""
     here = (socket.gethostname(), _boot(), _namespace())
     if not note or not all(here) or (note["host"], note["boot"], note["namespace"]) != here:
         return False
@@ -231,7 +231,7 @@ def _dead(note: Mapping[str, Any]) -> bool:
 
 
 def _write_note(path: Path, note: Mapping[str, Any]) -> None:
-    """Sign the lock's file. Who holds it is a courtesy: a full disk must not keep anybody from working."""
+    """Sign the lock's file. The note only informs: a full disk must not keep flowplan from working."""
     with suppress(OSError):
         descriptor = os.open(_lock_file(path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -242,7 +242,7 @@ def _write_note(path: Path, note: Mapping[str, Any]) -> None:
 
 
 def _read_note(path: Path) -> dict[str, Any]:
-    """The note in the lock's file, {} when there is none that makes sense."""
+    """Return the note in the lock's file, {} when there is none that makes sense."""
     try:
         descriptor = os.open(_lock_file(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

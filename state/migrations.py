@@ -90,14 +90,14 @@ STEPS: tuple[Step, ...] = (first, second, third)
 
 
 def database(connection: sqlite3.Connection) -> Database:
-    """The sqlite-utils view of a connection; imported here because reading does without it and it takes 45 ms."""
+    """Return the sqlite-utils view of a connection; imported here because reading does without it and it takes 45 ms."""
     from sqlite_utils import Database
 
     return Database(connection, execute_plugins=False, recursive_triggers=False)
 
 
 def format_of(connection: sqlite3.Connection, path: Path) -> int:
-    """The format of an opened state.
+    """Return the format of an opened state.
 
     Raises:
         StateError: it is a database of something else.

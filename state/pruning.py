@@ -1,12 +1,12 @@
-"""Forgetting old attempts for good: their records, outputs and events; numbers that were used stay used."""
+"""The removal of old attempts for good: their records, outputs and events; numbers that were used stay used."""
 
 from __future__ import annotations
 
-import sqlite3
 from typing import NamedTuple
 
 from flowplan.schemas.runs import Status
 from flowplan.state import rows
+from flowplan.state.store import Store
 
 
 class Pruned(NamedTuple):
@@ -21,8 +21,8 @@ class Pruned(NamedTuple):
     bytes: int
 
 
-def prune(db: sqlite3.Connection, before: str, *, dry_run: bool) -> Pruned:
-    """Remove attempts of which nothing happened since ``before``, inside the caller's transaction.
+def prune(store: Store, before: str, *, dry_run: bool = False) -> Pruned:
+    """Remove attempts of which nothing happened since ``before`` for good, and give their room back to the disk.
 
     An attempt stays while it lives, while its object may be on an engine, and while it is the newest of a managed address.
     The counters of attempts stay too, so that no run id is ever given twice, and so does the newest event, after which
@@ -31,25 +31,28 @@ def prune(db: sqlite3.Connection, before: str, *, dry_run: bool) -> Pruned:
     Args:
         before: RFC 3339, UTC.
     """
-    ended = rows.dumps([str(status) for status in Status if status.final])
-    found = db.execute(
-        "SELECT a.run_id, a.address, a.attempt FROM attempts a"
-        " WHERE a.present = 0 AND a.status IN (SELECT value FROM json_each(?))"
-        " AND NOT EXISTS (SELECT 1 FROM records r WHERE r.run_id = a.run_id)"
-        " AND coalesce((SELECT max(e.at) FROM events e WHERE e.run_id = a.run_id),"
-        " json_extract(a.progress, '$.created_at'), '') < ? ORDER BY a.address, a.attempt",
-        (ended, before),
-    ).fetchall()
-    numbers: dict[str, list[int]] = {}
-    for _, address, attempt in found:
-        numbers.setdefault(address, []).append(attempt)
-    gone = (rows.dumps([run_id for run_id, _, _ in found]),)
-    among = "run_id IN (SELECT value FROM json_each(?))"
-    old_events = f"{among} AND seq < (SELECT max(seq) FROM events)"
-    (events,) = db.execute(f"SELECT count(*) FROM events WHERE {old_events}", gone).fetchone()
-    (size,) = db.execute(f"SELECT coalesce(sum(length(text)), 0) FROM tails WHERE {among}", gone).fetchone()
-    if not dry_run and found:
-        db.execute(f"DELETE FROM events WHERE {old_events}", gone)
-        db.execute(f"DELETE FROM tails WHERE {among}", gone)
-        db.execute(f"DELETE FROM attempts WHERE {among}", gone)
+    with store.changing("prune") as journal:
+        ended = rows.dumps([str(status) for status in Status if status.final])
+        found = journal.db.execute(
+            "SELECT a.run_id, a.address, a.attempt FROM attempts a"
+            " WHERE a.present = 0 AND a.status IN (SELECT value FROM json_each(?))"
+            " AND NOT EXISTS (SELECT 1 FROM records r WHERE r.run_id = a.run_id)"
+            " AND coalesce((SELECT max(e.at) FROM events e WHERE e.run_id = a.run_id),"
+            " json_extract(a.progress, '$.created_at'), '') < ? ORDER BY a.address, a.attempt",
+            (ended, before),
+        ).fetchall()
+        numbers: dict[str, list[int]] = {}
+        for _, address, attempt in found:
+            numbers.setdefault(address, []).append(attempt)
+        gone = (rows.dumps([run_id for run_id, _, _ in found]),)
+        among = "run_id IN (SELECT value FROM json_each(?))"
+        old_events = f"{among} AND seq < (SELECT max(seq) FROM events)"
+        (events,) = journal.db.execute(f"SELECT count(*) FROM events WHERE {old_events}", gone).fetchone()
+        (size,) = journal.db.execute(f"SELECT coalesce(sum(length(text)), 0) FROM tails WHERE {among}", gone).fetchone()
+        if not dry_run and found:
+            journal.db.execute(f"DELETE FROM events WHERE {old_events}", gone)
+            journal.db.execute(f"DELETE FROM tails WHERE {among}", gone)
+            journal.db.execute(f"DELETE FROM attempts WHERE {among}", gone)
+    if found and not dry_run:
+        store.compact()
     return Pruned(numbers, events, size)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flowplan.schemas.events import Event
-from flowplan.schemas.lifecycle import Progress
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.state import files, rows
-from flowplan.state.shapes import noted, parsed
+from flowplan.state.transitions import Known
 
 T = TypeVar("T")
 
@@ -30,7 +29,7 @@ class Reading:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
-        self.lineage, self.key = self._identity()
+        self.identify()
 
     def close(self) -> None:
         """Close the connection; what was committed stays."""
@@ -39,26 +38,26 @@ class Reading:
 
     @property
     def serial(self) -> int:
-        """The counter that grows with every change of the state."""
+        """Return the counter that grows with every change of the state."""
         return int(self._one("SELECT serial FROM meta")[0])
 
     @property
     def project(self) -> str | None:
-        """The project that the state belongs to, None while it belongs to none."""
+        """Return the project that the state belongs to, None while it belongs to none."""
         name: str | None = self._one("SELECT project FROM meta")[0]
         return name
 
     def records(self) -> dict[str, Recorded]:
-        """The newest attempt at each managed address, in the order in which the addresses were first recorded.
+        """Return the newest attempt at each managed address, in the order in which the addresses were first recorded.
 
         ``output_tail`` is left empty here and in all lists; ``record`` and ``tails`` have it.
         """
-        found = self._all(f"SELECT {rows.COLUMNS} FROM records r JOIN attempts a USING (run_id) ORDER BY r.id")
+        found = self.all(f"SELECT {rows.COLUMNS} FROM records r JOIN attempts a USING (run_id) ORDER BY r.id")
         return {record.address: record for record in self._decoded(rows.decode, found)}
 
     def record(self, address: str) -> Recorded | None:
-        """The newest attempt at one managed address, with the tail of its output."""
-        found = self._all(
+        """Return the newest attempt at one managed address, with the tail of its output."""
+        found = self.all(
             f"SELECT {rows.COLUMNS}, t.text FROM records r JOIN attempts a USING (run_id)"
             " LEFT JOIN tails t USING (run_id) WHERE r.address = ?",
             address,
@@ -66,17 +65,17 @@ class Reading:
         return next(iter(self._decoded(rows.decode, found)), None)
 
     def attempts(self, address: str | None = None, *, run_id: str | None = None) -> list[Recorded]:
-        """Every attempt ever, the destroyed ones too, oldest first."""
+        """Return every attempt ever, the destroyed ones too, oldest first."""
         wanted, values = _where({"a.address": address, "a.run_id": run_id})
-        found = self._all(f"SELECT {rows.COLUMNS} FROM attempts a {wanted} ORDER BY a.id", *values)
+        found = self.all(f"SELECT {rows.COLUMNS} FROM attempts a {wanted} ORDER BY a.id", *values)
         return self._decoded(rows.decode, found)
 
     def leftovers(self) -> list[Recorded]:
-        """Replaced attempts whose object may still be on the engine: its deletion is still to come.
+        """Return the replaced attempts whose object may still be on the engine: its deletion is still to come.
 
         Forgotten attempts are none of these: their objects are left alone on purpose.
         """
-        found = self._all(
+        found = self.all(
             f"SELECT {rows.COLUMNS} FROM attempts a WHERE a.present = 1 AND a.status <> ?"
             " AND NOT EXISTS (SELECT 1 FROM records r WHERE r.run_id = a.run_id) ORDER BY a.id",
             str(Status.DESTROYED),
@@ -84,45 +83,43 @@ class Reading:
         return self._decoded(rows.decode, found)
 
     def last_attempts(self) -> dict[str, int]:
-        """The highest attempt ever used at each address; destroying or moving a record does not free its number."""
-        return dict(self._all("SELECT address, attempt FROM counters"))
+        """Return the highest attempt ever used at each address; destroying or moving a record does not free its number."""
+        return dict(self.all("SELECT address, attempt FROM counters"))
 
     def missing_attempts(self, address: str) -> list[int]:
-        """The attempt numbers that were used at an address and are not recorded any more."""
-        found = self._all("SELECT attempt FROM attempts WHERE address = ?", address)
-        used = self._all("SELECT attempt FROM counters WHERE address = ?", address)
+        """Return the attempt numbers that were used at an address and are not recorded any more."""
+        found = self.all("SELECT attempt FROM attempts WHERE address = ?", address)
+        used = self.all("SELECT attempt FROM counters WHERE address = ?", address)
         known = {number for (number,) in found}
         return [number for (last,) in used for number in range(1, last + 1) if number not in known]
 
     def tails(self, run_ids: Collection[str]) -> dict[str, str]:
-        """The stored ends of the output of some attempts, where there are any."""
-        return dict(
-            self._all("SELECT run_id, text FROM tails WHERE run_id IN (SELECT value FROM json_each(?))", _ids(run_ids))
-        )
+        """Return the stored ends of the output of some attempts, where there are any."""
+        return dict(self.among("SELECT run_id, text FROM tails WHERE run_id", run_ids))
 
     def run_ids(self) -> set[str]:
-        """The run ids of all attempts there ever were."""
-        return {run_id for (run_id,) in self._all("SELECT run_id FROM attempts")}
+        """Return the run ids of all attempts there ever were."""
+        return {run_id for (run_id,) in self.all("SELECT run_id FROM attempts")}
 
     def recall(self, name: str) -> dict[str, Any]:
-        """The document kept by ``remember``; {} when there is none."""
-        found = self._all("SELECT document FROM notes WHERE name = ?", name)
-        documents = self._decoded(lambda row: noted(name, parsed(row[0])), found)
+        """Return the document kept by ``remember``; {} when there is none."""
+        found = self.all("SELECT document FROM notes WHERE name = ?", name)
+        documents = self._decoded(lambda row: rows.note(name, row[0]), found)
         return documents[0] if documents else {}
 
     def last_seq(self) -> int:
-        """The number of the newest event, 0 when there is none."""
+        """Return the number of the newest event, 0 when there is none."""
         return int(self._one("SELECT coalesce(max(seq), 0) FROM events")[0])
 
     def events(self, address: str | None = None, *, after: int = 0, limit: int | None = None) -> Iterator[Event]:
-        """The events with numbers above ``after``, oldest first; a run's name stands for all its cells."""
+        """Return the events with numbers above ``after``, oldest first; a run's name stands for all its cells."""
         where, values = _whose(address)
         query = f"SELECT {rows.EVENT_COLUMNS} FROM events WHERE {where} AND seq > ? ORDER BY seq LIMIT ?"
         left = limit
         while left is None or left > 0:
             size = PAGE if left is None else min(PAGE, left)
-            page = self._all(query, *values, after, size)
-            yield from map(rows.event, page)
+            page = self.all(query, *values, after, size)
+            yield from (Event(*row) for row in page)
             if len(page) < size:
                 return
             after, left = page[-1][0], None if left is None else left - size
@@ -130,9 +127,9 @@ class Reading:
     def history(
         self, addresses: Collection[str] | None = None, *, last: int = 5
     ) -> dict[str, list[tuple[str, float | None]]]:
-        """The last outcomes at each address, newest last: (status, seconds from start to end or None)."""
+        """Return the last outcomes at each address, newest last: (status, seconds from start to end or None)."""
         wanted, values = _among(addresses)
-        found = self._all(
+        found = self.all(
             "SELECT address, outcome, json_extract(progress, '$.started_at'), json_extract(progress, '$.finished_at') FROM ("
             " SELECT id, address, outcome, progress, row_number() OVER (PARTITION BY address ORDER BY id DESC) AS n"
             f" FROM attempts WHERE outcome IS NOT NULL {wanted}) WHERE n <= ? ORDER BY address, id",
@@ -145,31 +142,55 @@ class Reading:
         return outcomes
 
     def plan_progress(self, plan_digest: str) -> set[str]:
-        """The addresses whose change of this plan has been carried out already."""
-        found = self._all(
+        """Return the addresses whose change of this plan has been carried out already."""
+        found = self.all(
             "SELECT p.address FROM progress p JOIN plans ON plans.id = p.plan WHERE plans.digest = ?", plan_digest
         )
         return {address for (address,) in found}
 
-    def _identity(self) -> tuple[str, bytes]:
-        lineage, key = self._one("SELECT lineage, key FROM meta")
-        return self._decoded(lambda row: (str(uuid.UUID(row[0])), bytes(row[1])), [(lineage, key)])[0]
-
-    def _progress(self, run_ids: Iterable[str]) -> dict[str, tuple[str, int, Progress]]:
-        """Address, attempt and progress of the attempts that are known."""
-        found = self._all(
-            "SELECT run_id, address, attempt, status, present, outcome, progress FROM attempts"
-            " WHERE run_id IN (SELECT value FROM json_each(?))",
-            _ids(run_ids),
+    def identify(self) -> None:
+        """Read the lineage and the key of the state, which a write may have changed."""
+        found = self._decoded(
+            lambda row: (str(uuid.UUID(row[0])), bytes(row[1])), [self._one("SELECT lineage, key FROM meta")]
         )
-        return dict(self._decoded(lambda row: (row[0], (row[1], row[2], rows.decode_progress(*row[3:]))), found))
+        self.lineage, self.key = found[0]
 
-    def _all(self, query: str, *values: Any) -> list[Any]:
+    def known(self, run_ids: Iterable[str]) -> dict[str, Known]:
+        """Return what is known of attempts, by run id; those that are not recorded are left out."""
+        found = self.among(
+            "SELECT address, run_id, attempt, status, present, outcome, progress FROM attempts WHERE run_id", run_ids
+        )
+        known = self._decoded(lambda row: Known(row[0], row[1], row[2], rows.decode_progress(*row[3:])), found)
+        return {one.run_id: one for one in known}
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything that is read inside be of one moment."""
+        with files.explained(self.path):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+
+    def attempts_with_tails(self) -> Iterator[Recorded]:
+        """Return every attempt with the end of its output, one after the other, oldest first."""
+        query = f"SELECT {rows.COLUMNS}, t.text FROM attempts a LEFT JOIN tails t USING (run_id) ORDER BY a.id"
+        with files.explained(self.path):
+            for row in self._connection.execute(query):
+                yield from self._decoded(rows.decode, [row])
+
+    def all(self, query: str, *values: Any) -> list[Any]:
+        """Return the rows of a query."""
         with files.explained(self.path):
             return self._connection.execute(query, values).fetchall()
 
+    def among(self, query: str, values: Iterable[str]) -> list[Any]:
+        """Return the rows of a query that ends in a column, which has one of these values."""
+        return self.all(f"{query} IN (SELECT value FROM json_each(?))", rows.dumps(list(values)))
+
     def _one(self, query: str, *values: Any) -> tuple[Any, ...]:
-        found = self._all(query, *values)
+        found = self.all(query, *values)
         if not found:
             raise files.damaged(self.path, "it has no identity")
         row: tuple[Any, ...] = found[0]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
+from flowplan.schemas import codec
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import Progress, progress_of
-from flowplan.schemas.runs import Objects, Recorded, Settings, Status
-from flowplan.state.shapes import checked, parsed
+from flowplan.schemas.runs import Objects, Recorded, Settings
 
 TAIL_BYTES = 64 * 1024
 """How much of a run's output is kept."""
@@ -24,21 +24,18 @@ UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 """What decoding a row raises that something else than flowplan wrote."""
 
 _IN_COLUMNS = ("status", "present", "outcome")
-_PROGRESS = tuple(f.name for f in fields(Progress) if f.name not in _IN_COLUMNS)
-_EVENT = tuple(f.name for f in fields(Event))
-_SETTINGS = tuple(f.name for f in fields(Settings))
-_TUPLES = ("needs", "ignore_changes")
+_APPLIED = ("provider", "type", "target", "objects", "settings")
 
 Row = tuple[Any, ...]
 
 
 def now() -> str:
-    """Our time, RFC 3339 in UTC with milliseconds."""
+    """Return our time, RFC 3339 in UTC with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def seconds_between(start: str | None, end: str | None) -> float | None:
-    """Seconds from one RFC 3339 time to another, None when one is unknown; never negative."""
+    """Return the seconds from one RFC 3339 time to another, None when one is unknown; never negative."""
     if not start or not end:
         return None
     try:
@@ -48,111 +45,116 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
 
 
 def run_of(address: str) -> str:
-    """The run's name in the spec, shared by all cells of a matrix."""
+    """Return the run's name in the spec, shared by all cells of a matrix."""
     return address.partition("[")[0]
 
 
 def clean(text: str) -> str:
-    """Text that SQLite takes: bytes that are no text (surrogates) become question marks."""
+    """Return text that a database takes: bytes that are no text (surrogates) become question marks."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def tail(text: str) -> str:
-    """The last 64 KiB of a text, cut between characters."""
+    """Return the last 64 KiB of a text, cut between characters."""
     data = text.encode("utf-8", "replace")
     return data[-TAIL_BYTES:].decode("utf-8", "ignore")
 
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
+# --- JSON -----------------------------------------------------------------------------------------------------------
 
 
 def dumps(value: Any) -> str:
-    """JSON in ASCII, so that any text goes through SQLite."""
+    """Return a value as JSON in ASCII, so that any text goes through a database."""
     return _ENCODER.encode(value)
 
 
+def parsed(text: str) -> dict[str, Any]:
+    """Return the JSON object of a row or a dump.
+
+    Raises:
+        ValueError: it is none, or holds a number that JSON does not know.
+    """
+    try:
+        found = _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if isinstance(found, dict):
+        return found
+    raise ValueError("no object")
+
+
+def note(name: str, text: str) -> dict[str, Any]:
+    """Return the document of a note, which is what a note of this name must be; raises one of UNREADABLE."""
+    from flowplan.schemas.plans import Entries
+    from flowplan.schemas.secrets import SecretSource
+
+    kinds: dict[str, Any] = {
+        "providers": Entries,
+        "provider_secrets": Mapping[str, SecretSource],
+        "spec": Mapping[str, str],
+    }
+    document = parsed(text)
+    codec.decode(kinds.get(name, Any), document)
+    return document
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def encode(record: Recorded) -> Row:
+    """Return the row of COLUMNS for a record; the tail has its own table."""
+    progress, document = progress_of(record), codec.encode(record)
+    applied = {name: document[name] for name in _APPLIED}
+    if record.born_as:
+        applied["born_as"] = record.born_as
+    columns = (str(record.status), int(record.present), progress.outcome or None)
+    return (record.run_id, record.address, record.attempt, *columns, encode_progress(progress), dumps(applied))
+
+
+def decode(row: Row) -> Recorded:
+    """Return the record in a row of COLUMNS (and the tail, when it was asked for); raises one of UNREADABLE."""
+    run_id, address, attempt, status, present, _outcome, progress, applied = row[:8]
+    columns = {"run_id": run_id, "address": address, "attempt": attempt, "status": status, "present": bool(present)}
+    end = {"output_tail": row[8]} if len(row) > 8 and row[8] else {}
+    return codec.decode(Recorded, {"name": "", **parsed(applied), **parsed(progress), **columns, **end})
+
+
 def encode_progress(progress: Progress) -> str:
-    """The JSON of a progress, without what has its own column."""
-    known = {name: getattr(progress, name) for name in _PROGRESS}
-    return dumps({k: dict(v) if isinstance(v, Mapping) else v for k, v in known.items() if v or v == 0})
+    """Return the JSON of a progress, without what has its own column."""
+    known = codec.encode(progress).items()
+    return dumps({name: value for name, value in known if name not in _IN_COLUMNS and (value or value == 0)})
 
 
 def decode_progress(status: str, present: int, outcome: str | None, text: str) -> Progress:
-    """The progress in a row; raises one of UNREADABLE."""
-    return Progress(status=Status(status), present=bool(present), outcome=outcome or "", **checked(parsed(text)))
-
-
-def encode_settings(settings: Settings) -> dict[str, Any]:
-    """Settings as plain JSON."""
-    plain = {name: getattr(settings, name) for name in _SETTINGS}
-    return plain | {"triggers": dict(settings.triggers)}
-
-
-def decode_settings(plain: Mapping[str, Any]) -> Settings:
-    """Settings from plain JSON; raises one of UNREADABLE."""
-    return Settings(**{**checked(plain), **{name: tuple(plain.get(name, ())) for name in _TUPLES}})
-
-
-def encode_applied(record: Recorded) -> str:
-    """The JSON of what was applied: provider, target, objects, settings."""
-    document = {
-        "provider": record.provider,
-        "type": record.type,
-        "target": dict(record.target),
-        "objects": record.objects,
-        "settings": encode_settings(record.settings),
-    }
-    return dumps(document | ({"born_as": record.born_as} if record.born_as else {}))
+    """Return the progress in a row; raises one of UNREADABLE."""
+    columns = {"status": status, "present": bool(present), "outcome": outcome or ""}
+    return codec.decode(Progress, {**parsed(text), **columns})
 
 
 def moved(text: str, born_as: str) -> str:
-    """The JSON of what was applied, remembering the address that names and labels were made of."""
+    """Return the JSON of what was applied, remembering the address that names and labels were made of."""
     document = parsed(text)
     return dumps({**document, "born_as": document.get("born_as") or born_as})
 
 
 def reapplied(text: str, objects: Objects, settings: Settings) -> str:
-    """The JSON of what was applied, with other objects and settings."""
-    return dumps({**parsed(text), "objects": objects, "settings": encode_settings(settings)})
-
-
-def encode(record: Recorded) -> Row:
-    """The row of COLUMNS for a record; the tail has its own table."""
-    progress = progress_of(record)
-    return (
-        record.run_id,
-        record.address,
-        record.attempt,
-        str(record.status),
-        int(record.present),
-        progress.outcome or None,
-        encode_progress(progress),
-        encode_applied(record),
-    )
-
-
-def decode(row: Row) -> Recorded:
-    """The record in a row of COLUMNS (and the tail, when it was asked for); raises one of UNREADABLE."""
-    run_id, address, attempt, status, present, _outcome, progress, applied = row[:8]
-    plain = dict(checked(parsed(applied)))
-    plain["settings"] = decode_settings(plain["settings"])
-    return Recorded(
-        run_id=run_id,
-        address=address,
-        attempt=attempt,
-        status=Status(status),
-        present=bool(present),
-        output_tail=row[8] or "" if len(row) > 8 else "",
-        **{"name": "", **checked(parsed(progress))},
-        **plain,
-    )
-
-
-def event(row: Row) -> Event:
-    """The event in a row of EVENT_COLUMNS."""
-    return Event(*row)
+    """Return the JSON of what was applied, with other objects and settings."""
+    return dumps({**parsed(text), "objects": objects, "settings": codec.encode(settings)})
 
 
 def event_row(event: Event) -> Row:
-    """The row of EVENT_COLUMNS for an event."""
-    return tuple(getattr(event, name) for name in _EVENT)
+    """Return the row of EVENT_COLUMNS for an event, and its run's name."""
+    return (*codec.encode(event).values(), run_of(event.address))

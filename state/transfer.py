@@ -6,103 +6,163 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, NamedTuple
 
+from flowplan.schemas.codec import Misfit, decode, encode
 from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.events import Event
-from flowplan.schemas.runs import Recorded, Status
+from flowplan.schemas.runs import Recorded
 from flowplan.state import rows
-from flowplan.state.shapes import checked
-
-if TYPE_CHECKING:
-    from flowplan.state.store import Store
+from flowplan.state.store import Store
 
 FORMAT = 1
 KEY_BYTES = 32
-_NAMES = tuple(f.name for f in fields(Recorded))
 
 
-def dump(store: Store, db: sqlite3.Connection, *, with_key: bool) -> Iterator[str]:
-    """Everything in the state at one moment, as lines of one JSON document; the key only when asked for.
+def _check_lineage(text: str) -> None:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        raise Misfit("must be a UUID") from None
+
+
+def _check_key(text: str) -> None:
+    try:
+        length = len(bytes.fromhex(text))
+    except ValueError:
+        length = -1
+    if length not in (0, KEY_BYTES):
+        raise Misfit(f"must be {KEY_BYTES} bytes in hexadecimal digits")
+
+
+class Dump(NamedTuple):
+    """Everything that a state holds.
+
+    Attributes:
+        records: the newest attempts at managed addresses: pairs of address and run id.
+        counters: address -> the highest attempt that was ever used there.
+        outcomes: run id -> how it ended, which the status of a destroyed attempt does not say.
+        notes: name -> the JSON text of what ``Store.remember`` keeps.
+        key: in hexadecimal digits, "" where the dump does not hold it.
+    """
+
+    flowplan_state: int
+    lineage: Annotated[str, _check_lineage]
+    serial: int
+    project: str | None
+    records: tuple[tuple[str, str], ...]
+    counters: Mapping[str, int]
+    outcomes: Mapping[str, str]
+    attempts: tuple[Recorded, ...]
+    events: tuple[Event, ...]
+    notes: Mapping[str, str] = {}
+    key: Annotated[str, _check_key] = ""
+
+
+def dump(store: Store, *, with_key: bool = False) -> Iterator[str]:
+    """Return everything in a state at one moment, as lines of one JSON document; the key only when asked for.
 
     Attempts and events are read one after the other, so that the size of the state does not matter.
     """
-    db.execute("BEGIN")
-    try:
+    with store.snapshot():
         heads = {
             "flowplan_state": FORMAT,
             "lineage": store.lineage,
             "serial": store.serial,
             "project": store.project,
             **({"key": store.key.hex()} if with_key else {}),
-            "records": db.execute("SELECT address, run_id FROM records ORDER BY id").fetchall(),
+            "records": store.all("SELECT address, run_id FROM records ORDER BY id"),
             "counters": store.last_attempts(),
-            "outcomes": dict(db.execute("SELECT run_id, outcome FROM attempts WHERE outcome IS NOT NULL").fetchall()),
-            "notes": dict(db.execute("SELECT name, document FROM notes").fetchall()),
+            "outcomes": dict(store.all("SELECT run_id, outcome FROM attempts WHERE outcome IS NOT NULL")),
+            "notes": dict(store.all("SELECT name, document FROM notes")),
         }
         yield "{"
         yield from (f" {json.dumps(name)}: {json.dumps(value)}," for name, value in heads.items())
-        yield from _list("attempts", map(_plain, _with_tails(store, db)))
+        yield from _list("attempts", store.attempts_with_tails())
         yield ","
-        yield from _list("events", (event.document() for event in store.events()))
+        yield from _list("events", store.events())
         yield "}"
-    finally:
-        db.execute("ROLLBACK")
 
 
-def _list(name: str, items: Iterable[dict[str, Any]]) -> Iterator[str]:
+def _list(name: str, items: Iterable[object]) -> Iterator[str]:
     yield f" {json.dumps(name)}: ["
     separator = ""
     for item in items:
-        yield f"{separator}{json.dumps(item)}"
+        yield f"{separator}{json.dumps(encode(item))}"
         separator = ","
     yield " ]"
 
 
-def load(store: Store, db: sqlite3.Connection, document: Mapping[str, Any]) -> None:
-    """Replace everything inside the caller's transaction.
+def checked(document: Mapping[str, Any]) -> Dump:
+    """Return a dump that was read, once it is known to be whole.
 
     Raises:
-        InvalidInput: it is not a dump.
-        Refused: it is of another lineage (unless this state is empty) or older than this state.
+        InvalidInput: it is not a dump, or of another format.
     """
-    try:
-        lineage, serial = str(uuid.UUID(document["lineage"])), int(document["serial"])
-        _check(store, db, lineage, serial, document)
-        _replace(db, document)
-        key = _key(document) or store.key
-        db.execute(
-            "UPDATE meta SET lineage = ?, key = ?, project = ?, serial = ?",
-            (lineage, key, document["project"], max(serial, store.serial)),
-        )
-    except (
-        *rows.UNREADABLE,
-        sqlite3.IntegrityError,
-        sqlite3.ProgrammingError,
-        sqlite3.InterfaceError,
-        OverflowError,
-    ) as error:
+    version = document.get("flowplan_state")
+    if version is not None and version != FORMAT:
         raise InvalidInput(
-            f"this is not a dump of a state ({error})", hint="`flowplan state pull` writes one"
-        ) from error
-
-
-def _key(document: Mapping[str, Any]) -> bytes:
-    key = bytes.fromhex(document.get("key", ""))
-    if len(key) not in (0, KEY_BYTES):
-        raise ValueError(f"a key of {len(key)} bytes")
-    return key
-
-
-def _check(store: Store, db: sqlite3.Connection, lineage: str, serial: int, document: Mapping[str, Any]) -> None:
-    if document["flowplan_state"] != FORMAT:
-        raise InvalidInput(
-            f"this dump has format {document['flowplan_state']!r}, this flowplan knows {FORMAT}",
+            f"this dump has format {version!r}, this flowplan knows {FORMAT}",
             hint="upgrade flowplan",
         )
-    used = db.execute("SELECT EXISTS (SELECT 1 FROM attempts)").fetchone()[0]
-    if lineage != store.lineage and used:
+    try:
+        found = decode(Dump, document)
+        run_ids = [attempt.run_id for attempt in found.attempts]
+        _refuse_doubles("/attempts", run_ids)
+        _refuse_doubles("/records", [address for address, _ in found.records])
+        _refuse_doubles("/records", [run_id for _, run_id in found.records])
+        _refuse_doubles("/events", [event.seq for event in found.events])
+        if not {run_id for _, run_id in found.records} <= set(run_ids):
+            raise Misfit("a record without its attempt", "/records")
+        return found
+    except rows.UNREADABLE as error:
+        raise _no_dump(error) from error
+
+
+def _refuse_doubles(place: str, keys: list[Any]) -> None:
+    if len(set(keys)) < len(keys):
+        raise Misfit("something is there twice", place)
+
+
+def _no_dump(error: Exception) -> InvalidInput:
+    return InvalidInput(f"this is not a dump of a state ({error})", hint="`flowplan state pull` writes one")
+
+
+def load(store: Store, dump: Dump) -> None:
+    """Replace everything in a state by a dump.
+
+    Raises:
+        InvalidInput: a value in it is none that a database takes.
+        Refused: it is of another lineage (unless this state is empty) or older than this state.
+    """
+    lineage = str(uuid.UUID(dump.lineage))
+    with store.changing("load_dump") as journal:
+        _refuse_older(store, lineage, dump.serial)
+        for table in ("records", "attempts", "tails", "counters", "events", "progress", "plans", "notes"):
+            journal.db.execute(f"DELETE FROM {table}")
+        key = bytes.fromhex(dump.key) or store.key
+        try:
+            journal.put_attempts(dump.attempts)
+            journal.put_outcomes(dump.outcomes)
+            journal.put_tails({a.run_id: a.output_tail for a in dump.attempts if a.output_tail})
+            journal.manage(dump.records)
+            journal.count(dump.counters.items())
+            journal.note(dump.notes)
+            journal.put_events(dump.events)
+            journal.identify(lineage=lineage, key=key, project=dump.project, serial=max(dump.serial, store.serial))
+        except (
+            *rows.UNREADABLE,
+            sqlite3.IntegrityError,
+            sqlite3.ProgrammingError,
+            sqlite3.InterfaceError,
+            OverflowError,
+        ) as error:
+            raise _no_dump(error) from error
+    store.identify()
+
+
+def _refuse_older(store: Store, lineage: str, serial: int) -> None:
+    if lineage != store.lineage and store.run_ids():
         raise Refused(
             f"the dump is of lineage {lineage}, the state {store.path} of {store.lineage}",
             hint="push it to an empty state",
@@ -112,49 +172,3 @@ def _check(store: Store, db: sqlite3.Connection, lineage: str, serial: int, docu
             f"the dump has serial {serial}, the state {store.path} has {store.serial} and is newer",
             hint="pull again and repeat the change",
         )
-
-
-def _replace(db: sqlite3.Connection, document: Mapping[str, Any]) -> None:
-    for table in ("records", "attempts", "tails", "counters", "events", "progress", "plans", "notes"):
-        db.execute(f"DELETE FROM {table}")
-    attempts = [_recorded(plain) for plain in document["attempts"]]
-    outcomes = document["outcomes"]
-    db.executemany(
-        "INSERT INTO attempts (run_id, address, attempt, status, present, outcome, progress, applied)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [(*row[:5], outcomes.get(row[0]), *row[6:]) for row in map(rows.encode, attempts)],
-    )
-    tails = [(a.run_id, rows.tail(a.output_tail)) for a in attempts if a.output_tail]
-    db.executemany("INSERT INTO tails VALUES (?, ?)", tails)
-    known = {a.run_id for a in attempts}
-    if not all(run_id in known for _address, run_id in document["records"]):
-        raise ValueError("a record without its attempt")
-    db.executemany("INSERT INTO records (address, run_id) VALUES (?, ?)", document["records"])
-    db.executemany("INSERT INTO counters VALUES (?, ?)", list(document["counters"].items()))
-    db.executemany("INSERT INTO notes VALUES (?, ?)", list(document.get("notes", {}).items()))
-    events = [Event(**checked(plain)) for plain in document["events"]]
-    db.executemany(
-        f"INSERT INTO events ({rows.EVENT_COLUMNS}, run) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [(*rows.event_row(event), rows.run_of(event.address)) for event in events],
-    )
-
-
-def _with_tails(store: Store, db: sqlite3.Connection) -> Iterator[Recorded]:
-    query = f"SELECT {rows.COLUMNS}, t.text FROM attempts a LEFT JOIN tails t USING (run_id) ORDER BY a.id"
-    for row in db.execute(query):
-        yield from store._decoded(rows.decode, [row])
-
-
-def _plain(record: Recorded) -> dict[str, Any]:
-    plain = {name: getattr(record, name) for name in _NAMES}
-    return plain | {
-        "status": str(record.status),
-        "settings": rows.encode_settings(record.settings),
-        "target": dict(record.target),
-        **{name: dict(getattr(record, name)) for name in ("handle", "image", "remarks")},
-    }
-
-
-def _recorded(plain: Mapping[str, Any]) -> Recorded:
-    settings = rows.decode_settings(plain["settings"])
-    return Recorded(**{**checked(plain), "status": Status(plain["status"]), "settings": settings})

@@ -28,12 +28,13 @@ from flowplan.schemas.documents import parse
 from flowplan.schemas.errors import FlowplanError, ProviderError
 from flowplan.schemas.plan_documents import parse_plan, plan_digest, plan_document, sealed_json
 from flowplan.schemas.plans import Plan
+from flowplan.state import transfer
 from flowplan.state.store import Store
 
 
 def dumped(store: Store, *, with_key: bool = False) -> Any:
     """Parse what `flowplan state pull` prints."""
-    return json.loads("".join(store.dump(with_key=with_key)))
+    return json.loads("".join(transfer.dump(store, with_key=with_key)))
 
 
 SPECS = sorted(

@@ -23,6 +23,7 @@ from flowplan.providers.kubernetes.requests import Api
 from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
+from flowplan.state.ownership import claim_project
 from flowplan.state.store import Store
 
 
@@ -240,7 +241,7 @@ def record_all(spec: Path) -> None:
             )
             for c in plan.changes
         ]
-        project.store.claim_project("p")
+        claim_project(project.store, "p")
         project.store.intend(items)
         project.store.observe([Observed(item.run_id, status=Status.SUCCEEDED, exit_code=0) for item in items])
 

@@ -26,14 +26,14 @@ from hypothesis import strategies as st
 from flowplan.schemas import lifecycle
 from flowplan.schemas.errors import FlowplanError, InvalidInput, Refused, StateError
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
-from flowplan.state import migrations, rows
+from flowplan.state import migrations, ownership, pruning, rows, transfer
 from flowplan.state.journal import PLANS_KEPT
 from flowplan.state.store import FORGOTTEN, Store
 
 
 def dumped(store: Store, *, with_key: bool = False) -> Any:
     """Parse what `flowplan state pull` prints."""
-    return json.loads("".join(store.dump(with_key=with_key)))
+    return json.loads("".join(transfer.dump(store, with_key=with_key)))
 
 
 STATES = Path(__file__).parent / "fixtures" / "states"
@@ -102,7 +102,7 @@ def test_modes_do_not_depend_on_the_umask(path: Path) -> None:
     before = os.umask(0)
     try:
         store = Store.open(path, create=True)
-        store.claim_project("p")
+        ownership.claim_project(store, "p")
         assert {mode(p) for p in path.parent.iterdir()} == {0o600}
         assert mode(path.parent) == 0o700
         store.close()
@@ -193,7 +193,7 @@ def test_a_replaced_file_is_noticed(store: Store, path: Path) -> None:
     path.rename(path.with_name("old.db"))
     Store.open(path, create=True).close()
     with pytest.raises(StateError, match=r"vanished or was replaced|damaged|cannot"):
-        store.claim_project("p")
+        ownership.claim_project(store, "p")
 
 
 @pytest.mark.parametrize("create", [False, True])
@@ -207,7 +207,7 @@ def test_read_only_refuses_to_write(path: Path) -> None:
     Store.open(path, create=True).close()
     with contextlib.closing(Store.open(path, read_only=True)) as reader:
         with pytest.raises(StateError, match="reading only"):
-            reader.claim_project("p")
+            ownership.claim_project(reader, "p")
         assert reader.project is None
 
 
@@ -442,7 +442,7 @@ def test_a_forgotten_object_is_left_alone_and_known(store: Store) -> None:
 def test_a_forgotten_object_can_be_added_again(store: Store) -> None:
     item = started(store, "a")
     store.forget(["a"])
-    store.add(replace(item, status=Status.RUNNING, output_tail="x"))
+    store.add([replace(item, status=Status.RUNNING, output_tail="x")])
     assert store.record("a") == replace(item, status=Status.RUNNING, output_tail="x", created_at=None)
     assert told(store)[-1] == ("running", "")
 
@@ -450,14 +450,14 @@ def test_a_forgotten_object_can_be_added_again(store: Store) -> None:
 def test_a_number_is_never_used_twice(store: Store) -> None:
     store.destroyed([started(store, "a", 1).run_id])
     started(store, "a", 2)
-    store.move("a", "b")
+    store.move({"a": "b"})
     assert store.last_attempts() == {"a": 2, "b": 2}
 
 
 def test_move_renames_record_and_history(store: Store) -> None:
     item = started(store, "a")
     store.intend([record(store, "c")])
-    store.move("a", "b[x=1]")
+    store.move({"a": "b[x=1]"})
     assert {a: r.run_id for a, r in store.records().items()}["b[x=1]"] == item.run_id
     assert list(store.records()) == ["b[x=1]", "c"]
     assert [e.status for e in store.events("b")] == ["creating", "running"]
@@ -468,7 +468,7 @@ def test_move_renames_record_and_history(store: Store) -> None:
 def test_a_move_that_makes_no_sense_is_refused(store: Store, old: str, new: str) -> None:
     store.intend([record(store, "a"), record(store, "c")])
     with pytest.raises(InvalidInput):
-        store.move(old, new)
+        store.move({old: new})
     assert list(store.records()) == ["a", "c"]
 
 
@@ -485,7 +485,7 @@ def test_applied_changes_what_is_in_force(store: Store) -> None:
 
 def test_the_tail_is_bounded_and_only_where_it_is_asked_for(store: Store) -> None:
     item = started(store, "a")
-    store.set_tail(item.run_id, "ä" * rows.TAIL_BYTES + "\ud800end")
+    store.set_tails({item.run_id: "ä" * rows.TAIL_BYTES + "\ud800end"})
     text = store.record("a").output_tail  # type: ignore[union-attr]
     assert text.endswith("?end")
     assert rows.TAIL_BYTES - 4 < len(text.encode()) <= rows.TAIL_BYTES
@@ -496,14 +496,14 @@ def test_the_tail_is_bounded_and_only_where_it_is_asked_for(store: Store) -> Non
 
 
 def test_one_project_owns_the_records(store: Store) -> None:
-    store.claim_project("one")
-    store.claim_project("two")
+    ownership.claim_project(store, "one")
+    ownership.claim_project(store, "two")
     item = started(store, "a")
-    store.claim_project("two")
+    ownership.claim_project(store, "two")
     with pytest.raises(Refused, match="belongs to project two, not three"):
-        store.claim_project("three")
+        ownership.claim_project(store, "three")
     store.destroyed([item.run_id])
-    store.claim_project("three")
+    ownership.claim_project(store, "three")
     assert store.project == "three"
 
 
@@ -511,11 +511,11 @@ def test_the_serial_grows_with_every_change_and_only_then(store: Store) -> None:
     item = record(store, "a")
     store.intend([item])
     store.observe([Observed(item.run_id, status=Status.RUNNING)])
-    store.set_tail(item.run_id, "x")
+    store.set_tails({item.run_id: "x"})
     assert store.serial == 3
     store.observe([Observed(item.run_id, status=Status.RUNNING), Observed("unknown", status=Status.FAILED)])
     store.absent([])
-    store.note_plan("d", [])
+    store.forget([], plan_digest="d")
     assert store.finish(item.run_id, Status.CANCELLED) != []
     assert store.finish(item.run_id, Status.FAILED) == []
     store.forget(["b"])
@@ -524,8 +524,8 @@ def test_the_serial_grows_with_every_change_and_only_then(store: Store) -> None:
 
 def test_plan_progress_forgets_old_plans(store: Store) -> None:
     for number in range(PLANS_KEPT + 3):
-        store.note_plan(f"d{number}", ["a", "b"])
-    store.note_plan("d50", ["c"])
+        store.forget(["a", "b"], plan_digest=f"d{number}")
+    store.forget(["c"], plan_digest="d50")
     assert store.plan_progress("d0") == set()
     assert store.plan_progress("d50") == {"a", "b", "c"}
     assert store.plan_progress(f"d{PLANS_KEPT + 2}") == {"a", "b"}
@@ -670,9 +670,9 @@ def test_an_unknown_run_is_told(store: Store, call: str) -> None:
 
 
 def full(store: Store) -> None:
-    store.claim_project("p")
+    ownership.claim_project(store, "p")
     item = started(store, "a[i=1]", status=Status.FAILED, exit_code=3)
-    store.set_tail(item.run_id, "tail")
+    store.set_tails({item.run_id: "tail"})
     store.destroyed([started(store, "b", status=Status.SUCCEEDED).run_id])
     started(store, "a[i=1]", 2)
 
@@ -686,10 +686,10 @@ def test_a_dump_is_plain_json_and_comes_back_whole(store: Store, tmp_path: Path)
     full(store)
     document = dumped(store, with_key=True)
     with contextlib.closing(Store.open(tmp_path / "other.db", create=True)) as other:
-        other.load_dump(document)
+        transfer.load(other, transfer.checked(document))
         assert shown(other) == shown(store)
         assert other.serial > store.serial
-    store.load_dump(document)
+    transfer.load(store, transfer.checked(document))
     assert store.records()["a[i=1]"].attempt == 2
 
 
@@ -699,7 +699,7 @@ def test_a_dump_takes_no_more_memory_for_more_attempts(store: Store) -> None:
         store.intend(items)
         store.set_tails({item.run_id: "x" * 10_000 for item in items})
         tracemalloc.start()
-        for _ in store.dump():
+        for _ in transfer.dump(store):
             pass
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -722,10 +722,10 @@ def test_pruning_keeps_what_lives_is_the_newest_or_may_be_on_an_engine(store: St
     store.destroyed([replaced.run_id])
     forgotten = started(store, "c", 1, Status.SUCCEEDED)
     store.forget(["c"])
-    assert store.prune(NEVER).attempts == {"a": [1]}
+    assert pruning.prune(store, NEVER).attempts == {"a": [1]}
     assert {(r.address, r.attempt) for r in store.attempts()} == {("a", 2), ("a", 3), ("b", 1), ("c", 1)}
     store.absent([still_there.run_id, forgotten.run_id])
-    assert store.prune(NEVER).attempts == {"a": [2], "c": [1]}
+    assert pruning.prune(store, NEVER).attempts == {"a": [2], "c": [1]}
     assert store.missing_attempts("a") == [1, 2]
     assert store.last_attempts() == {"a": 3, "b": 1, "c": 1}
 
@@ -734,10 +734,10 @@ def test_pruning_looks_at_the_last_event_and_numbers_go_on(store: Store) -> None
     item = started(store, "a", 1, Status.SUCCEEDED)
     store.destroyed([item.run_id])
     before, last = store.serial, store.last_seq()
-    assert store.prune("2000-01-01T00:00:00.000Z").attempts == {}
-    assert store.prune(NEVER, dry_run=True).attempts == {"a": [1]}
+    assert pruning.prune(store, "2000-01-01T00:00:00.000Z").attempts == {}
+    assert pruning.prune(store, NEVER, dry_run=True).attempts == {"a": [1]}
     assert store.serial == before
-    store.prune(NEVER)
+    pruning.prune(store, NEVER)
     assert store.attempts() == [] and store.last_seq() == last
     started(store, "a", 2)
     assert [event.seq for event in store.events()][-1] == last + 2
@@ -753,11 +753,11 @@ def test_another_lineage_or_an_older_serial_is_refused(store: Store, tmp_path: P
     old = dumped(store)
     started(store, "new")
     with pytest.raises(Refused, match="newer"):
-        store.load_dump(old)
+        transfer.load(store, transfer.checked(old))
     with contextlib.closing(Store.open(tmp_path / "other.db", create=True)) as other:
         started(other, "x")
         with pytest.raises(Refused, match="lineage"):
-            other.load_dump(old)
+            transfer.load(other, transfer.checked(old))
         assert list(other.records()) == ["x"]
 
 
@@ -793,11 +793,11 @@ def test_a_broken_dump_changes_nothing(filled: Store, whole: str, data: st.DataO
     place[keys[-1]] = data.draw(junk)
     before = shown(filled)
     try:
-        filled.load_dump(document)
+        transfer.load(filled, transfer.checked(document))
     except FlowplanError:
         assert shown(filled) == before
     else:
-        filled.load_dump(json.loads(whole) | {"serial": filled.serial})
+        transfer.load(filled, transfer.checked(json.loads(whole) | {"serial": filled.serial}))
 
 
 @settings(max_examples=60, deadline=None)

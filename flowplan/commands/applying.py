@@ -27,6 +27,7 @@ from flowplan.schemas.plan_documents import MOST_BYTES
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.runs import Status
 from flowplan.schemas.secrets import is_common, tokens_in
+from flowplan.state.ownership import claim_project
 from flowplan.state.store import Store
 from flowplan.terminal import approved, can_ask, can_draw
 
@@ -312,7 +313,7 @@ def _carry_out(planned: Planned, project: Project, how: How, lock: WriterLock) -
     """Do it, under a lock that is held already."""
     plan, store = planned.plan, project.store
     check_targets(project.engines, plan)
-    store.claim_project(plan.project)
+    claim_project(store, plan.project)
     if plan.mode != "destroy":
         project.remember("" if is_stream(Path(plan.spec_path)) else Path(plan.spec_path).name)
     outcome = _run(planned, project, how, lock)

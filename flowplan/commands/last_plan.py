@@ -7,12 +7,13 @@ import hmac
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flowplan.clock import timestamp
 from flowplan.given import Given, given_strings
 from flowplan.project import Project
+from flowplan.schemas.codec import decode, encode
 from flowplan.schemas.errors import FlowplanError, PlanStale
 from flowplan.schemas.files import is_stream
 from flowplan.schemas.places import refuse_foreign, write_private
@@ -112,7 +113,7 @@ def _content(file: Path) -> str:
 def _write(state: Path, made: LastPlan) -> None:
     file = _record_file(state)
     try:
-        write_private(file, json.dumps(asdict(made), indent=1) + "\n")
+        write_private(file, json.dumps(encode(made), indent=1) + "\n")
     except OSError as error:
         raise FlowplanError(f"{file} cannot be written: {error.strerror}") from error
 
@@ -120,12 +121,9 @@ def _write(state: Path, made: LastPlan) -> None:
 def recall(state: Path) -> LastPlan | None:
     """What is remembered of the last plan; None when nothing is, or nothing that makes sense."""
     try:
-        document = json.loads(_record_file(state).read_text(encoding="utf-8"))
-        made = LastPlan(**document)
-    except (OSError, ValueError, TypeError):
+        return decode(LastPlan, json.loads(_record_file(state).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
         return None
-    texts = (made.made_at, made.content, made.spec, made.directory, made.spec_digest)
-    return made if all(isinstance(text, str) for text in texts) and isinstance(made.given, dict) else None
 
 
 def check(made: LastPlan, state: Path, given: Given, key: bytes, spec_digest: str) -> None:

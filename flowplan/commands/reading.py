@@ -19,6 +19,7 @@ from flowplan.planner.compare.plan import names
 from flowplan.project import Project
 from flowplan.providers.protocol import LogLine
 from flowplan.refreshing import refresh
+from flowplan.schemas.codec import encode
 from flowplan.schemas.errors import InvalidInput, ProviderError, Refused, StateFull
 from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded, Status
@@ -91,26 +92,28 @@ def status_document(store: Store, records: Mapping[str, Recorded]) -> dict[str, 
     return {"format_version": FORMAT_VERSION, "project": store.project, "serial": store.serial, "runs": runs}
 
 
+_RUN = (
+    *(
+        "address",
+        "provider",
+        "target",
+        "name",
+        "run_id",
+        "attempt",
+        "status",
+        "reason",
+        "message",
+        "exit_code",
+        "attempts",
+    ),
+    *("created_at", "started_at", "finished_at", "infrastructure_id", "image", "remarks"),
+)
+"""What of a record the status tells, in this order."""
+
+
 def _run_document(record: Recorded) -> dict[str, Any]:
-    return {
-        "address": record.address,
-        "provider": record.provider,
-        "target": dict(record.target),
-        "name": record.name,
-        "run_id": record.run_id,
-        "attempt": record.attempt,
-        "status": str(record.status),
-        "reason": record.reason,
-        "message": record.message,
-        "exit_code": record.exit_code,
-        "attempts": record.attempts,
-        "created_at": record.created_at,
-        "started_at": record.started_at,
-        "finished_at": record.finished_at,
-        "infrastructure_id": record.infrastructure_id,
-        "image": dict(record.image),
-        "remarks": dict(record.remarks),
-    }
+    document = encode(record)
+    return {name: document[name] for name in _RUN}
 
 
 def _overdue(record: Recorded, now: datetime) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,12 +14,13 @@ from flowplan.commands.reading import chosen, numbered, opened, unknown_address
 from flowplan.given import Given
 from flowplan.output import Output, harmless_json
 from flowplan.project import Project, Request, open_state, writing
+from flowplan.schemas.codec import encode
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.files import Unreadable, read_bounded
-from flowplan.schemas.runs import Recorded, Settings
 from flowplan.showing import harmless
+from flowplan.state import ownership, pruning, transfer
 from flowplan.state.lock import break_lock
-from flowplan.state.shapes import parsed
+from flowplan.state.rows import parsed
 from flowplan.state.store import Store
 
 MOST_BYTES = 4 << 30
@@ -63,11 +63,7 @@ def show(state: Path, address: str) -> None:
             raise unknown_address(address, {r.address for r in store.attempts()})
         if missing := store.missing_attempts(address):
             Output().note(f"{address}: {numbered(missing)} not kept: pruned, or older than a rebuilt state")
-    Output().document({"address": address, "attempts": [_document(r) for r in attempts]})
-
-
-def _document(record: Recorded) -> dict[str, object]:
-    return {**asdict(replace(record, settings=Settings())), "settings": asdict(record.settings)}
+    Output().document({"address": address, "attempts": [encode(record) for record in attempts]})
 
 
 def move(state: Path, old: str, new: str, lock_timeout: str) -> None:
@@ -81,9 +77,10 @@ def move(state: Path, old: str, new: str, lock_timeout: str) -> None:
     with _writing(state, lock_timeout) as store:
         records = store.records()
         cells = [a for a in records if a.startswith(f"{old}[")] if old not in records and "[" not in new else []
-        for address in cells or [old]:
-            store.move(address, new + address[len(old) :])
-            output.note(f"{address} is now {new + address[len(old) :]}")
+        moves = {address: new + address[len(old) :] for address in cells or [old]}
+        store.move(moves)
+        for address, now in moves.items():
+            output.note(f"{address} is now {now}")
 
 
 def _check_address(address: str) -> None:
@@ -112,13 +109,13 @@ def remove(state: Path, addresses: Sequence[str], lock_timeout: str) -> None:
 def pull(state: Path, with_key: bool) -> None:
     """Print the whole state."""
     with closing(opened(state)) as store:
-        Output().lines(map(harmless_json, store.dump(with_key=with_key)))
+        Output().lines(map(harmless_json, transfer.dump(store, with_key=with_key)))
 
 
 def push(state: Path, file: Path, lock_timeout: str) -> None:
     """Replace the state by a pulled one."""
     try:
-        document = parsed(read_bounded(file, MOST_BYTES, pipes=True).decode())
+        dump = transfer.checked(parsed(read_bounded(file, MOST_BYTES, pipes=True).decode()))
     except OSError as error:
         raise InvalidInput(f"cannot read {file}: {error.strerror}") from error
     except Unreadable as error:
@@ -126,8 +123,8 @@ def push(state: Path, file: Path, lock_timeout: str) -> None:
     except ValueError as error:
         raise InvalidInput(f"{file} is not JSON: {error}", hint="give what `flowplan state pull` printed") from error
     with _writing(state, lock_timeout, create=True) as store:
-        store.load_dump(document)
-    Output().note(f"{state} now has serial {document['serial']}")
+        transfer.load(store, dump)
+    Output().note(f"{state} now has serial {dump.serial}")
 
 
 def prune(state: Path, older: str, dry_run: bool, lock_timeout: str) -> None:
@@ -136,7 +133,7 @@ def prune(state: Path, older: str, dry_run: bool, lock_timeout: str) -> None:
     output = Output()
     with _writing(state, lock_timeout) as store:
         providers = {record.provider for record in store.attempts()}
-        pruned = store.prune(timestamp(datetime.now(UTC) - timedelta(seconds=age)), dry_run=dry_run)
+        pruned = pruning.prune(store, timestamp(datetime.now(UTC) - timedelta(seconds=age)), dry_run=dry_run)
         size = pruned.bytes
         if not dry_run:
             with Project.of_state(store) as project:
@@ -160,14 +157,14 @@ def unlock(state: Path) -> None:
 def moved(state: Path, lock_timeout: str) -> None:
     """Declare that the place where this state was before holds it no more."""
     with _writing(state, lock_timeout, anywhere=True) as store:
-        store.settle()
+        ownership.settle(store)
     Output().note(f"the state is at home at {state.absolute()} now; a copy that is left elsewhere must not be used")
 
 
 def new_lineage(state: Path, lock_timeout: str) -> None:
     """Make a copy of a state one of its own."""
     with _writing(state, lock_timeout, anywhere=True) as store:
-        managed = store.start_lineage()
+        managed = ownership.start_lineage(store)
     output = Output()
     output.note(f"the state {state} is one of its own now, lineage {store.lineage}")
     if managed:

@@ -431,4 +431,6 @@ def test_what_was_pulled_can_be_pushed_elsewhere(project: Project) -> None:
     assert "newer" in project.ok("state", "push", "dump.json", code=6).err
     (project.directory / "broken.json").write_text('{"lineage": 3}')
     project.ok("state", "push", "broken.json", code=7)
+    project.ok("state", "push", "broken.json", "--state", "other.db", code=7)
+    assert not (project.directory / "other.db").exists()
     (project.directory / "pids").write_text(next(a["infrastructure_id"] for a in pulled["attempts"]).rpartition(":")[2])

@@ -1,0 +1,68 @@
+"""To whom a state belongs: its project, its lineage, and the place where it is at home."""
+
+from __future__ import annotations
+
+from flowplan.schemas.errors import Refused
+from flowplan.state import home
+from flowplan.state.store import Store, new_identity
+
+
+def settle(store: Store) -> None:
+    """Make the place of a state its home, wherever that was before."""
+    with store.changing("settle") as journal:
+        journal.identify(home=home.here(store.path).text())
+
+
+def start_lineage(store: Store) -> list[str]:
+    """Make a state one of its own, with a new lineage and a new key, at home where it is.
+
+    Its history stays. What it managed carries the labels of the old lineage, and is not managed any more.
+
+    Returns:
+        The addresses that were managed.
+    """
+    managed = list(store.records())
+    store.forget(managed)
+    with store.changing("start_lineage") as journal:
+        journal.absent(store.run_ids())
+        journal.db.execute("DELETE FROM notes")  # what is in them was made with the old key
+        lineage, key = new_identity()
+        journal.identify(lineage=lineage, key=key, home=home.here(store.path).text())
+    store.identify()
+    return managed
+
+
+def claim_project(store: Store, project: str) -> None:
+    """Make a state belong to ``project``.
+
+    Raises:
+        Refused: it has records of another project.
+    """
+    if store.project == project:
+        return
+    with store.changing("claim_project") as journal:
+        owner = store.project
+        if owner not in (None, project) and store.records():
+            raise Refused(
+                f"the state {store.path} belongs to project {owner}, not {project}",
+                hint="--state names another file; `flowplan destroy` first gives this one free",
+            )
+        journal.identify(project=project)
+
+
+def take_lineage(store: Store, lineage: str) -> None:
+    """Give an empty state the lineage of one that was lost, so that what carries its labels is its own again.
+
+    Raises:
+        Refused: attempts are recorded under the lineage that the state has.
+    """
+    with store.changing("take_lineage") as journal:
+        if lineage == store.lineage:
+            return
+        if store.run_ids():
+            raise Refused(
+                f"the state {store.path} has records of lineage {store.lineage}, not of {lineage}",
+                hint="rebuild into an empty state, named with --state",
+            )
+        journal.identify(lineage=lineage)
+    store.identify()
