@@ -40,7 +40,7 @@ class LiveSink(Sink):
         self._begun = time.monotonic()
 
     def event(self, event: Event, record: Recorded | None) -> None:
-        """A transition: a line for the history, and a new picture."""
+        """Print a transition as a line, and update the picture."""
         super().event(event, record)
         self._statuses[event.address] = event.status
         if Status(event.status).live:
@@ -50,7 +50,7 @@ class LiveSink(Sink):
             self._unfinished.pop(event.address, None)
 
     def log(self, address: str, line: LogLine) -> None:
-        """A line of a run's output, above the picture; what it looked like before it was finished goes."""
+        """Print a line of a run's output above the picture, and drop its unfinished state."""
         self._unfinished.pop(address, None)
         super().log(address, line)
 
@@ -63,11 +63,11 @@ class LiveSink(Sink):
             self._unfinished.pop(address, None)
 
     def unfinished(self, address: str, text: str) -> None:
-        """Progress that a run draws: it has its place beside the run, until the line is finished."""
+        """Show the progress bar that a run draws beside the run, until the line is finished."""
         self._unfinished[address] = text
 
     def __rich__(self) -> Text:
-        """The picture, drawn anew several times a second."""
+        """Return the picture, which is drawn anew several times a second."""
         from rich.text import Text
 
         picture = Text(no_wrap=True, overflow="ellipsis")
@@ -87,7 +87,7 @@ class LiveSink(Sink):
 
 @contextmanager
 def live(output: Output) -> Iterator[Sink]:
-    """A sink whose picture stays at the bottom of the terminal until the end."""
+    """Provide a sink whose picture stays at the bottom of the terminal until the end."""
     from rich.console import Console
     from rich.live import Live
 
@@ -99,7 +99,7 @@ def live(output: Output) -> Iterator[Sink]:
 
 
 class _Patient:
-    """A terminal that may be closed: what is drawn then is lost, and nothing else."""
+    """A terminal that may be closed while it is drawn on: drawing is lost then, and no error raised."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -122,7 +122,7 @@ class _Patient:
 
 
 def _clock(seconds: float) -> str:
-    """``42s``, ``3m07s``, ``2h05m``."""
+    """Return a duration as ``42s``, ``3m07s`` or ``2h05m``."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole}s"

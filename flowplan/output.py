@@ -1,4 +1,4 @@
-"""What a running command says: data on stdout, everything else on stderr.
+"""The output of a command: data on stdout, everything else on stderr.
 
 Notes pass a redactor. Data does not: plans and states hold tokens, the output of runs is redacted as it is read, and a
 document in which a word of its structure was replaced would be none.
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 ERASE = "\r\x1b[K"
-"""Takes the line away that a terminal shows last."""
+"""Erases the last line of a terminal."""
 
 
 class Output:
-    """The two streams of a command. A reader that has gone away (`| head`) silences a stream, it ends nothing."""
+    """The two streams of a command. A reader that disconnects (`| head`) silences a stream and ends nothing."""
 
     def __init__(self, redactor: Redactor | None = None) -> None:
         self.redactor = redactor or Redactor()
@@ -37,7 +37,7 @@ class Output:
         self._drawn = False
 
     def data(self, text: str, end: str = "\n") -> None:
-        """One line (or more) of data on stdout."""
+        """Write a line (or more) of data to stdout."""
         self._put(sys.stdout, text, end)
 
     def redraw(self, text: str) -> None:
@@ -46,19 +46,19 @@ class Output:
         self._drawn = True
 
     def note(self, text: str) -> None:
-        """What people are told on stderr, a line or more, made harmless."""
+        """Write a message for people to stderr, redacted and without control characters."""
         self._put(sys.stderr, "\n".join(map(harmless, self.redactor(text).split("\n"))))
 
     def drawn(self, text: str) -> None:
-        """A line on stderr that is harmless already, and may have colours."""
+        """Write a line to stderr that is harmless already, and may have colours."""
         self._put(sys.stderr, text)
 
     def document(self, value: Any, indent: int | None = 2) -> None:
-        """A JSON document on stdout; on one line without ``indent``."""
+        """Write a JSON document to stdout; on one line without ``indent``."""
         self._put(sys.stdout, harmless_json(json.dumps(value, indent=indent, ensure_ascii=False)))
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Many lines of data, as they come."""
+        """Write many lines of data, as they come."""
         for line in lines:
             self.data(line)
 
@@ -98,7 +98,7 @@ class Bursts:
         threading.Thread(target=self._flush_late, daemon=True).start()
 
     def data(self, text: str, end: str = "\n") -> None:
-        """One line of data, or with another ``end`` a piece of one."""
+        """Write a line of data, or with another ``end`` a piece of one."""
         with self._lock:
             self._lines.append(text + end)
             self._size += len(text)
@@ -140,26 +140,26 @@ _lost: list[str] = []
 
 
 def lost() -> str:
-    """Why something could not be written (a full disk), "" when all was: no reason to stop what runs, but no success."""
+    """Return why output was lost (a full disk), else ""; the command fails for it, but stops no runs."""
     return _lost[0] if _lost else ""
 
 
 def encodable(text: str, stream: IO[str]) -> str:
-    """``text`` with ``\\u00e9`` for what the stream cannot take, which is right inside JSON too."""
+    """Return ``text`` with ``\\u00e9`` for characters that the stream cannot encode, which is valid inside JSON too."""
     encoding = str(getattr(stream, "encoding", None) or "ascii")
     parts = (c if c.encode(encoding, "ignore") else json.dumps(c)[1:-1] for c in text)
     return text if text.isascii() else "".join(parts)
 
 
 def silence(stream: IO[str]) -> None:
-    """Send what is still written to a stream nowhere."""
+    """Redirect a stream to /dev/null, so that later writes do not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def reader_gone(stream: IO[str]) -> threading.Event:
-    """An event that is set when nobody reads a stream any more (`| head`), be there more to write or not."""
+    """Return an event that is set when the reader of a stream disconnects (`| head`)."""
     import select
 
     gone, poll = threading.Event(), select.poll()
@@ -174,7 +174,7 @@ def reader_gone(stream: IO[str]) -> threading.Event:
 
 
 def harmless_json(text: str) -> str:
-    """The same JSON, with what a terminal would obey written as escapes."""
+    """Return the same JSON with control characters, which a terminal would obey, as escapes."""
     if text.isascii():
         return text.replace("\x7f", "\\u007f")
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
@@ -193,11 +193,11 @@ class Sink:
         self._progress = Progress()
 
     def event(self, event: Event, record: Recorded | None) -> None:
-        """A transition of a run."""
+        """Tell a transition of a run."""
         self.output.note(event_line(event, record))
 
     def log(self, address: str, line: LogLine) -> None:
-        """A line of a run's output, redacted."""
+        """Show a line of a run's output, which is redacted already."""
         text, unfinished = self._progress(address, line)
         if unfinished:
             self.unfinished(address, shown(text))
@@ -208,14 +208,14 @@ class Sink:
         """Take a line, or a piece of one, that a run is writing and its engine does not keep yet."""
 
     def line(self, text: str) -> None:
-        """A finished line of a run's output, as it is shown."""
+        """Show a finished line of a run's output."""
         self.output.data(text)
 
     def unfinished(self, address: str, text: str) -> None:
-        """What a line looks like that a run writes over and over: here only its last state is told."""
+        """Show a state of a line that a run writes over and over; plain output has only the last one."""
 
     def note(self, text: str) -> None:
-        """A remark for people."""
+        """Tell people something."""
         self.output.note(text)
 
 
@@ -232,7 +232,7 @@ class JsonSink(Sink):
 
 
 def event_line(event: Event, record: Recorded | None) -> str:
-    """``extract: failed (exit code 3): Error: general error``."""
+    """Return a line like ``extract: failed (exit code 3): Error: general error``."""
     text = f"{event.address}: {event.status.replace('_', ' ')}"
     if (
         record

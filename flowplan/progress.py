@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from flowplan.terminal import can_draw
 
 PATIENCE = 1.0
-"""Seconds without a word."""
+"""Seconds without output before the line appears."""
 EVERY = 0.5
 """Seconds between two drawings."""
 
@@ -21,14 +21,14 @@ _depth = 0
 
 
 def stage(words: str) -> None:
-    """What is being done from now on."""
+    """Set what the command is doing from now on."""
     global _stage
     _stage = words
 
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
-    """Show on stderr, if it is a terminal, what is being done meanwhile; nothing is left of it afterwards."""
+    """Show on stderr, if it is a terminal, what the command is doing; erase it afterwards."""
     global _depth
     if _depth or not can_draw(sys.stderr):
         yield
@@ -46,7 +46,7 @@ def shown() -> Iterator[None]:
 
 
 def _draw(over: threading.Event) -> None:
-    """Nobody but us writes to the terminal meanwhile; one that goes away ends the drawing and nothing else."""
+    """Draw until ``over`` is set or the terminal is closed; no one else writes to it meanwhile."""
     begun, drawn = time.monotonic(), False
     pause = PATIENCE
     with contextlib.suppress(OSError, ValueError):

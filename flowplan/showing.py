@@ -20,7 +20,7 @@ _COMMAND = re.compile(r"^((?:\s|\x1b\[[0-9;:]*m)*:)(?=:)|##(?=\[)")
 
 
 def harmless(text: str) -> str:
-    """``text`` without characters that a terminal would obey: controls are shown as ``\\x1b``."""
+    """Return ``text`` with control characters, which a terminal would obey, as ``\\x1b``."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)

@@ -10,24 +10,24 @@ from typing import IO
 
 
 def use_colour(stream: IO[str]) -> bool:
-    """Colour on terminals only, and not where NO_COLOR says so (no-color.org)."""
+    """Return whether to use colour: on terminals only, and not with NO_COLOR (https://no-color.org)."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
 
 
 def width(stream: IO[str]) -> int:
-    """Columns of the terminal; 80 where there is none, so that output does not depend on where it is made."""
+    """Return the columns of the terminal; 80 where there is none, so that output is the same everywhere."""
     return max(40, shutil.get_terminal_size((80, 24)).columns) if stream.isatty() else 80
 
 
 def can_draw(stream: IO[str]) -> bool:
-    """True when a picture can be drawn over and over at the bottom of the screen."""
+    """Return whether the bottom of the screen can be drawn over and over."""
     return stream.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
 
 
 def can_ask() -> bool:
-    """True when a person can answer."""
+    """Return whether a person can answer a question."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 

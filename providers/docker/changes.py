@@ -26,7 +26,7 @@ _NO_LIMIT: dict[str, Any] = {"PidsLimit": 0, "RestartPolicy": {"Name": "no"}}
 
 
 def _changed(fields: Sequence[FieldChange]) -> list[str]:
-    """The names of the limits that a change is about."""
+    """Return the names of the limits that a change is about."""
     return sorted({change.path[len(_HOST) :].split("/")[0] for change in fields if change.path.startswith(_HOST)})
 
 
@@ -42,7 +42,7 @@ class Changer:
         self._lineage = lineage
 
     def find(self, record: Recorded) -> dict[str, Any] | None:
-        """The inspected container of the record, found by id, else by label; None where there is none.
+        """Return the inspected container of the record, found by id, else by label; None where there is none.
 
         Raises:
             Refused: when the record is of another Engine.
@@ -91,13 +91,13 @@ class Changer:
         return replace(seen, remarks=self._kept_as_it_was(record, container, fields, again, warnings))
 
     def _resources(self, found: str, container: Mapping[str, Any], fields: Sequence[FieldChange]) -> list[str]:
-        """Change limits and the restart policy; what the Engine says to that."""
+        """Change limits and the restart policy; return the Engine's warnings."""
         wanted = container["Config"].get("HostConfig", {})
         body = {name: wanted.get(name, _NO_LIMIT.get(name)) for name in _changed(fields)}
         if not body:
             return []
         if body.get("Memory") and "MemorySwap" not in wanted:
-            body["MemorySwap"] = 2 * body["Memory"]  # what the Engine gives a new container (D20)
+            body["MemorySwap"] = 2 * body["Memory"]  # as the Engine does for a new container
         said: list[str] = []
 
         def ask() -> None:
@@ -120,7 +120,7 @@ class Changer:
         again: Mapping[str, Any],
         warnings: Sequence[str],
     ) -> dict[str, str]:
-        """The remarks on the container after a change, by what it has now.
+        """Return the remarks on the container after a change, by what it has now.
 
         Raises:
             ProviderError: the Engine answered with success and changed nothing, which it could have done.
@@ -185,7 +185,7 @@ class Changer:
     def _tolerant(
         self, method: str, path: str, done: Callable[[Mapping[str, Any]], bool], extra: float = 0.0, **params: Any
     ) -> bool:
-        """A request for which "gone", "stopped already" and "being removed" are success; False for these.
+        """Make a request for which "gone", "stopped already" and "being removed" are success; return False for these.
 
         Args:
             done: tells from the container's state ({} when it is gone) whether it was done, where the answer is lost.

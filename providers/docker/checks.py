@@ -1,4 +1,4 @@
-"""Preflight: what ``create`` would trip over on this Engine, found without changing anything."""
+"""Preflight: what would make ``create`` fail on this Engine, found without changing anything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BUILT_IN_NETWORKS = frozenset({"default", "bridge", "host", "none", "nat"})
 
 
 class Checks:
-    """One preflight; asks for images, networks and containers once, whatever the number of orders."""
+    """One preflight: asks for images, networks and containers once for all orders."""
 
     def __init__(self, engine: Engine, images: Images, lineage: str) -> None:
         self._engine = engine
@@ -29,7 +29,7 @@ class Checks:
         self._lineage = lineage
 
     def findings(self, orders: Sequence[Order]) -> list[Finding]:
-        """The findings of all orders, in their order."""
+        """Return the findings of all orders, in their order."""
         if not orders:
             return []
         absent = self._absent_images(orders)
@@ -49,7 +49,7 @@ class Checks:
         ]
 
     def _absent_images(self, orders: Sequence[Order]) -> set[str]:
-        """Images that nothing may pull and that are not there."""
+        """Return the images that are absent and that ``image_pull_policy: Never`` forbids to pull."""
         pinned = {_config(order)["Image"] for order in orders if _container(order)["PullPolicy"] == "Never"}
         return {image for image in pinned if not self._images.present(image)}
 
@@ -60,7 +60,7 @@ class Checks:
         return {str(network[key]) for network in found for key in ("Name", "Id")}
 
     def _holders(self) -> dict[str, Mapping[str, Any]]:
-        """Name -> container that has it."""
+        """Return which container has each name."""
         items = self._engine.get("/containers/json", all=1)
         return {str(name).lstrip("/"): item for item in items for name in item.get("Names") or []}
 
@@ -141,7 +141,7 @@ def _host(order: Order) -> Mapping[str, Any]:
 
 
 def _network_names(order: Order) -> list[str]:
-    """The networks that must exist, without those that every Engine has."""
+    """Return the networks that must exist, without those that every Engine has."""
     mode = str(_host(order).get("NetworkMode") or "")
     names = [*_container(order)["Networks"], *([] if ":" in mode else [mode])]
     return sorted({name for name in names if name and name not in _BUILT_IN_NETWORKS})

@@ -1,4 +1,4 @@
-"""One connection to a Docker Engine: which endpoint, requests with errors for people, and streams that can be closed."""
+"""One connection to a Docker Engine: its endpoint, and requests whose errors are in words for people."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Engine:
 
     @property
     def client(self) -> docker.APIClient:
-        """The connected client.
+        """Return the connected client.
 
         Raises:
             EngineUnreachable: when the Engine does not answer.
@@ -102,27 +102,27 @@ class Engine:
 
     @property
     def base_url(self) -> str:
-        """What identifiers of containers begin with (D36)."""
+        """Return the endpoint, with which the ``infrastructure_id`` of containers begins."""
         return str(self.client.base_url)
 
     @property
     def local(self) -> bool:
-        """True when the Engine's files are this machine's files, as far as one can tell."""
+        """Return whether the Engine is at a local socket, so that its files are most likely this machine's."""
         return self.endpoint.startswith("unix://")
 
     @property
     def api_version(self) -> str:
-        """The version of the API that the Engine speaks."""
+        """Return the version of the API that the Engine speaks."""
         return self._version if self.client is not None else ""
 
     def info(self) -> dict[str, Any]:
-        """``docker info``, asked once."""
+        """Return ``docker info``, asked once."""
         if self._info is None:
             self._info = self.get("/info")
         return self._info
 
     def get(self, path: str, **params: Any) -> Any:
-        """The JSON answer of a GET; asked again when an old connection broke, for nothing changes by asking.
+        """Return the JSON answer of a GET, which is repeated when it broke on a connection that was open already.
 
         Raises:
             EngineUnreachable: there is no answer; a question that the Engine fails to answer (500) has none either.
@@ -148,7 +148,7 @@ class Engine:
         raise self.unreachable(OSError("it does not answer like a Docker Engine"))
 
     def knock(self) -> None:
-        """See that the Engine still takes new connections: one that shuts down goes on answering on old ones.
+        """Check that the Engine takes new connections: one that shuts down goes on answering on old ones.
 
         Raises:
             EngineUnreachable: it does not.
@@ -160,7 +160,7 @@ class Engine:
             raise self.unreachable(error) from None
 
     def find(self, path: str, **params: Any) -> Any:
-        """Like ``get``, but None where there is no such thing."""
+        """Return the JSON answer of a GET like ``get``, but None on HTTP 404."""
         try:
             return self.get(path, **params)
         except Refusal as error:
@@ -169,14 +169,14 @@ class Engine:
             raise
 
     def post(self, path: str, body: Any = None, **params: Any) -> None:
-        """Do a POST of which only the outcome counts; whatever else is in the answer is nobody's concern."""
+        """Make a POST request and ignore the body of its answer."""
         self.request("POST", path, params=params, body=body)
 
     def certainly(self, ask: Callable[[], object], done: Callable[[], bool]) -> None:
         """Ask for a change; where the answer is lost or an error, look whether the change was made.
 
         Raises:
-            EngineUnreachable: nobody knows.
+            EngineUnreachable: it is not known whether the change was made.
             Refusal: it was not made.
         """
         try:
@@ -200,7 +200,7 @@ class Engine:
         stream: bool = False,
         read_timeout: float | None = None,
     ) -> requests.Response:
-        """One request.
+        """Make one request.
 
         Args:
             extra: seconds that the Engine may take on top of the usual.
@@ -233,7 +233,7 @@ class Engine:
         self._broken = False
         if answer.status_code >= 400:
             words = _engine_words(answer)
-            if words is None or answer.status_code in _AWAY:  # somebody between the Engine and us
+            if words is None or answer.status_code in _AWAY:  # a proxy answered, not the Engine
                 raise self.unreachable(OSError(f"HTTP {answer.status_code}: {words or _text(answer)}"))
             raise Refusal(words, answer.status_code, self.endpoint)
         if stream and read_timeout is None:
@@ -242,7 +242,7 @@ class Engine:
 
     @property
     def timeout(self) -> float:
-        """Seconds that one answer may take: the provider's ``timeout``, else DOCKER_CLIENT_TIMEOUT, else 60 (D42)."""
+        """Return the seconds that one answer may take: the provider's ``timeout``, else DOCKER_CLIENT_TIMEOUT, else 60."""
         text = self._settings.get("timeout") or os.environ.get("DOCKER_CLIENT_TIMEOUT") or DEFAULT_TIMEOUT
         try:
             seconds = float(text)
@@ -253,7 +253,7 @@ class Engine:
         return seconds
 
     def unreachable(self, error: BaseException) -> EngineUnreachable:
-        """The error for people: the endpoint, the cause in one clause, and how to fix it (D42)."""
+        """Return the error for people: the endpoint, the cause in one clause, and how to fix it."""
         words = self._tunnel.words() if self._tunnel is not None else ""
         login = urlsplit(self.endpoint)._replace(path="").geturl()
         cause, hint = (words, f"`ssh {login}` must work without questions") if words else _cause(error)
@@ -263,7 +263,7 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Release the connections, also while another thread waits for an answer to its first question."""
+        """Release the connections, also while another thread is still connecting."""
         held = self._lock.acquire(timeout=_PATIENCE)
         try:
             if self._client is not None:
@@ -298,7 +298,7 @@ class Engine:
         return client
 
     def _made(self, **arguments: Any) -> docker.APIClient:
-        """The client, which reads the configuration of the docker CLI."""
+        """Return a client, which reads the configuration of the docker CLI."""
         try:
             return docker.APIClient(
                 version=SPOKEN, timeout=math.ceil(self.timeout), max_pool_size=POOL_SIZE, **arguments
@@ -307,7 +307,7 @@ class Engine:
             raise ProviderError(_NO_CONFIGURATION, hint=_CONFIGURATION) from None
 
     def _arguments(self) -> dict[str, Any]:
-        """``base_url`` and ``tls`` for the client."""
+        """Return ``base_url`` and ``tls`` for the client."""
         host = self._settings.get("host")
         name = self._settings.get("context")
         if not host and not name:
@@ -415,7 +415,7 @@ class Stream:
 
 
 def _version(answer: requests.Response) -> str:
-    """The version of the API that the Engine speaks."""
+    """Return the version of the API that the Engine speaks."""
     if answer.status_code >= 400:
         raise OSError(f"HTTP {answer.status_code}: {_engine_words(answer) or _text(answer)}")
     version = None
@@ -434,7 +434,7 @@ def _wait_for_ever(answer: requests.Response) -> None:
 
 
 def _probe(endpoint: str) -> None:
-    """Knock at a socket first: the client package leaves a socket open behind every failed connection."""
+    """Connect once and hang up: the client package leaves a socket open behind every failed connection."""
     if endpoint.startswith("unix://"):
         with socket.socket(socket.AF_UNIX) as knock:
             knock.settimeout(5)

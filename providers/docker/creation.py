@@ -1,4 +1,4 @@
-"""Creating one container: image, create, networks, start, in this order and with nothing left behind (D15, D35)."""
+"""Creating one container: image, create, networks, start, in this order and with nothing left behind."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ class Creator:
         )
 
     def _earlier(self, identity: Identity) -> str | None:
-        """The id of the container that carries this run id already, whatever its name."""
+        """Return the id of the container that carries this run id already, under any name."""
         wanted = facts.filters(label=[f"{facts.RUN_ID}={identity.run_id}"])
         found = self._engine.get("/containers/json", all=1, filters=wanted)
         return str(found[0]["Id"]) if found else None
 
     def _post(self, container: Mapping[str, Any], name: str, limit: float | None) -> Made:
-        """The create call; a missing image is pulled then, which spares a look at the images before (D4)."""
+        """Create the container; only when the Engine misses the image it is pulled, which spares a look at the images."""
         try:
             return self._post_once(container, name)
         except Refusal as error:
@@ -123,9 +123,9 @@ class Creator:
         raise self._engine.unreachable(OSError("it does not answer like a Docker Engine"))
 
     def _body(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The body of the create call, with the first network alone: Engines before 25 take no more.
+        """Return the body of the create call, with the first network alone: Engines before 25 take no more.
 
-        Engines before 20.10 do not know ``host-gateway`` (D34): the entry is left out there.
+        Engines before 20.10 do not know ``host-gateway``: the entry is left out there.
         """
         config = {**config, "Labels": {**(config.get("Labels") or {}), **self._marks}}
         host = config.get("HostConfig") or {}
@@ -139,7 +139,7 @@ class Creator:
         return {**config, "HostConfig": {**host, "ExtraHosts": kept}}
 
     def _finish(self, identity: Identity, container: Mapping[str, Any], made: Made, name: str) -> Observed:
-        """Connect and start what was just created; on a refusal take it away again."""
+        """Connect and start the container that was just created; remove it when the Engine refuses."""
         engine, found, config = self._engine, made.id, container["Config"]
         image: Mapping[str, str] = {}
         if config.get("HostConfig", {}).get("AutoRemove"):
@@ -178,7 +178,7 @@ class Creator:
         )
 
     def _image(self, found: str) -> Mapping[str, str]:
-        """The image of a container that is gone as soon as it has ended, and could not be asked for it then."""
+        """Return the image of a container that the Engine removes at its end, while it can still be inspected."""
         seen = facts.from_inspect(self._engine.get(f"/containers/{found}/json"), self._engine.base_url)
         image = self._engine.find(f"/images/{seen.image.get('id', '')}/json")
         return facts.Images([image] if image else []).told(seen).image
@@ -192,7 +192,7 @@ class Creator:
         return facts.engine_time(state.get("StartedAt")) is not None
 
     def _remarks(self, config: Mapping[str, Any], made: Made) -> dict[str, str]:
-        """What the Engine left out: by its version, and by what it said, where the container shows which fields."""
+        """Return the fields that the Engine left out, by its API version and by its warnings."""
         version = self._engine.api_version
         left_out = {
             f"{_CONFIG}{path}": f"{why}, the Engine speaks {version}"
@@ -206,9 +206,9 @@ class Creator:
         return left_out
 
     def _start_failure(self, found: str, error: ProviderError) -> ProviderError:
-        """The refusal to start as 126 or 127, which the Engine notes in the container (E6), where it is about the command.
+        """Return the refusal to start, with the exit code 126 or 127 of the container where it is about the command.
 
-        The Engine notes them for every error of the runtime that ends alike: a sysctl that is not there is one.
+        The Engine records 127 for every "no such file or directory" of the runtime, also for a missing sysctl.
         """
         words = error.words if isinstance(error, Refusal) else error.message
         state = (self._engine.find(f"/containers/{found}/json") or {}).get("State", {}) if _EXEC.search(words) else {}
@@ -217,7 +217,7 @@ class Creator:
         return StartFailed(_engine_words(words), reason=reason, exit_code_of_run=code)
 
     def remove(self, found: str) -> None:
-        """Take a container away that is not to run.
+        """Remove a container that could not be started.
 
         Raises:
             EngineUnreachable: the Engine fails; the container may still be there, for the next command to find.
@@ -259,12 +259,12 @@ class Creator:
 
 
 def _ends(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings of the container's ends in its networks, by network."""
+    """Return the container's endpoint settings by network."""
     return (config.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
 
 
 def _told(error: ProviderError, order: Order, code: int | None) -> StartFailed:
-    """The failure with the run's address, and without any of its secrets."""
+    """Return the failure with the run's address, and without any of its secrets."""
     message = error.message
     for value in sorted(order.secrets.values(), key=len, reverse=True):
         message = message.replace(value, "(sensitive)") if value else message
@@ -290,7 +290,7 @@ _WRAPPING = re.compile(
 
 
 def _engine_words(message: str) -> str:
-    """An error of the runtime without the layers that it came through."""
+    """Return an error of the runtime without the prefixes of the layers that passed it on."""
     previous = ""
     while previous != message:
         previous, message = message, _WRAPPING.sub("", message)

@@ -44,7 +44,7 @@ _STATES |= {"restarting": Status.RUNNING, "removing": Status.RUNNING}
 
 
 def engine_time(text: str | None) -> str | None:
-    """The Engine's time as RFC 3339 UTC with microseconds, None for "never"."""
+    """Return a time of the Engine as RFC 3339 UTC with microseconds, None for "never" (year 1)."""
     match = re.match(r"(\d{4})(-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)$", text or "")
     if not match or match[1] == "0001":
         return None
@@ -54,13 +54,13 @@ def engine_time(text: str | None) -> str | None:
 
 
 def event_time(event: Mapping[str, Any]) -> str:
-    """The time of an event as RFC 3339 UTC."""
+    """Return the time of an event as RFC 3339 UTC."""
     moment = datetime.fromtimestamp(int(event.get("timeNano") or event["time"] * 10**9) // 1000 / 1e6, UTC)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def header_seconds(date: str | None) -> float:
-    """Seconds since the epoch of an HTTP Date header: the Engine's clock. Our own where it has none."""
+    """Return the seconds since the epoch of an HTTP Date header; of our own clock where it is missing."""
     try:
         return float(calendar.timegm(time.strptime(date or "", "%a, %d %b %Y %H:%M:%S GMT")))
     except ValueError:
@@ -68,7 +68,7 @@ def header_seconds(date: str | None) -> float:
 
 
 def ended(code: int, oom: bool, error: str = "") -> tuple[Status, str, str]:
-    """Status, reason and message of a container that ended with ``code`` (E6)."""
+    """Return status, reason and message of a container that ended with ``code``."""
     if code == 0:
         return Status.SUCCEEDED, "Completed", ""
     meaning = "ran out of memory" if oom else error or _MEANINGS.get(code) or _signal_meaning(code)
@@ -81,7 +81,7 @@ def _signal_meaning(code: int) -> str:
 
 
 def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | None = None) -> Observed:
-    """The facts of one ``docker inspect``."""
+    """Return what one ``docker inspect`` tells of a container."""
     state, labels = found["State"], found["Config"].get("Labels") or {}
     imported = record is not None and bool(record.handle.get(IMPORTED))
     status, reason, message, code = _condition(state)
@@ -114,8 +114,8 @@ def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | Non
 
 
 def cut_short(record: Recorded, seen: Observed) -> bool:
-    """True for an end after which the Engine itself would have started the container again: somebody stopped it, or
-    the Engine is shutting down and will start it when it is back."""
+    """Return whether a container ended although its restart policy would start it again: it was stopped by hand, or the
+    Engine is shutting down and will start it later."""
     policy = record.objects.get("Container", {}).get("Config", {}).get("HostConfig", {}).get("RestartPolicy") or {}
     if seen.status is None or not seen.status.final or policy.get("Name") in (None, "", "no"):
         return False
@@ -126,12 +126,12 @@ def cut_short(record: Recorded, seen: Observed) -> bool:
 
 
 def handle(container: str, created: float) -> dict[str, Json]:
-    """What finds a container again; ``created`` (seconds, the Engine's clock) is where its events begin."""
+    """Return the handle by which a container is found again; its events begin at ``created`` (seconds, Engine's clock)."""
     return {"id": container, "created": int(created)}
 
 
 def seconds(moment: str | None) -> float:
-    """Seconds since the epoch of an RFC 3339 time, 0 for None."""
+    """Return the seconds since the epoch of an RFC 3339 time, 0 for None."""
     return datetime.fromisoformat(moment).timestamp() if moment else 0.0
 
 
@@ -148,7 +148,7 @@ def _condition(state: Mapping[str, Any]) -> tuple[Status, str, str, int | None]:
 
 
 def from_list(item: Mapping[str, Any], base_url: str, record: Recorded) -> Observed:
-    """The facts of one item of ``docker ps``, with what the record knows already filled in."""
+    """Return what one item of ``docker ps`` tells of a container, completed from its record."""
     word = str(item.get("State", ""))
     status = _STATES.get(word, record.status)
     final = word not in _STATES
@@ -193,7 +193,7 @@ def of_others(item: Mapping[str, Any], base_url: str) -> Observed:
 
 
 def list_tells_enough(item: Mapping[str, Any], record: Recorded) -> bool:
-    """True when an item of ``docker ps`` needs no inspect: nothing ended that we do not know of, nothing can drift."""
+    """Return whether an item of ``docker ps`` needs no inspect: its end is recorded or it runs, and nothing can drift."""
     if item.get("State") not in _STATES:
         return record.status.settled
     if item["Id"] != record.handle.get("id", item["Id"]):
@@ -203,7 +203,7 @@ def list_tells_enough(item: Mapping[str, Any], record: Recorded) -> bool:
 
 
 def live_of(found: Mapping[str, Any], record: Recorded | None) -> Objects:
-    """The live values of everything that was applied (of everything, where there is no record)."""
+    """Return the live values of all fields that were applied; of all fields, where there is no record."""
     host = dict(found.get("HostConfig") or {})
     if record is not None:
         wanted = record.objects.get("Container", {}).get("Config", {}).get("HostConfig", {})
@@ -215,9 +215,9 @@ def live_of(found: Mapping[str, Any], record: Recorded | None) -> Objects:
 
 
 def left_out(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """The places of a create body (in the objects) where an inspected container has something else than was asked for.
+    """Return the places of a create body (in the objects) where the inspected container differs from it.
 
-    What was asked for without a value is the Engine's to choose.
+    A field without a value is left to the Engine.
     """
     host = found.get("HostConfig") or {}
     kept = {**(found.get("Config") or {}), "HostConfig": host, "NetworkingConfig": asked.get("NetworkingConfig")}
@@ -232,7 +232,7 @@ def left_out(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
 
 
 def _has(found: Json, asked: Json, name: str = "") -> bool:
-    """True when everything that was asked for is there, whatever else is."""
+    """Return whether ``found`` has all that was asked for; it may have more."""
     if docker_api.meaning(name, asked) is None:
         return True
     if isinstance(asked, Mapping) and isinstance(found, Mapping):
@@ -245,7 +245,7 @@ def _has(found: Json, asked: Json, name: str = "") -> bool:
 
 
 def _networks(found: Mapping[str, Any], record: Recorded | None) -> list[str]:
-    """Names of the networks, those of the record first and in its order."""
+    """Return the names of the networks, those of the record first and in its order."""
     live = list((found.get("NetworkSettings") or {}).get("Networks") or {})
     wanted = record.objects.get("Container", {}).get("Networks", []) if record else []
     return [name for name in wanted if name in live] + [name for name in live if name not in wanted]
@@ -260,7 +260,7 @@ def _wanted_name(name: str, record: Recorded) -> str:
 
 
 def _own_name(item: Mapping[str, Any]) -> str:
-    """The container's own name; links give it further ones with a second slash."""
+    """Return the container's own name; links give it further ones with a second slash."""
     names = [str(name).lstrip("/") for name in item.get("Names") or [""]]
     return next((name for name in names if "/" not in name), names[0])
 
@@ -270,7 +270,7 @@ def _number(text: str | None) -> int:
 
 
 def gone(record: Recorded) -> Observed:
-    """There is no such container."""
+    """Return the observation that there is no such container."""
     return Observed(
         run_id=record.run_id, exists=False, address=record.address, attempt=record.attempt, image=record.image
     )
@@ -291,7 +291,7 @@ class Images:
             self._digests[str(image["Id"])] = [str(digest) for digest in image.get("RepoDigests") or ()]
 
     def told(self, seen: Observed) -> Observed:
-        """The same with the digest of the image that ran, and the id that its tag means now."""
+        """Add the digest of the image that ran, and the image id that its tag has now."""
         name, image = _familiar(seen.image.get("name", "")), seen.image.get("id", "")
         if not image:
             return seen
@@ -303,11 +303,11 @@ class Images:
 
 
 def _familiar(name: str) -> str:
-    """A reference as the Engine lists it: without Docker Hub's own names, with a tag."""
+    """Return a reference as the Engine lists it: without Docker Hub's own names, with a tag."""
     short = name.removeprefix("docker.io/").removeprefix("library/")
     return short if "@" in short or ":" in short.rpartition("/")[2] else f"{short}:latest"
 
 
 def filters(**wanted: list[str]) -> str:
-    """Filters as the Engine's list and event calls take them."""
+    """Return filters as the Engine's list and event calls take them."""
     return json.dumps(wanted)

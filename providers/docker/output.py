@@ -108,7 +108,7 @@ class _Reader:
 
 
 def _at(stamp: bytes) -> str:
-    """Return a time of the Engine, which has nine digits or those of them that are not zero, with six."""
+    """Return a time of the Engine with six digits after the point; it has up to nine, without zeros at the end."""
     if len(stamp) == 30:
         return f"{stamp[:26].decode()}Z"
     return f"{stamp[:19].decode()}.{stamp[20:26].rstrip(b'Z').decode():0<6}Z"

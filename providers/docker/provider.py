@@ -41,12 +41,12 @@ class DockerProvider:
         self._changer = Changer(self._engine, context.lineage)
 
     def target(self) -> Target:
-        """The Engine by its id; the label is its endpoint and name."""
+        """Return the Engine by its id, with its endpoint and name as label."""
         info = self._engine.info()
         return Target("docker", str(info["ID"]), f"{self._engine.endpoint} ({info.get('Name', '')})")
 
     def now(self) -> datetime | None:
-        """The time by the Engine's clock; None before it has answered."""
+        """Return the time by the Engine's clock; None before it has answered."""
         return self._engine.clock.now()
 
     def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
@@ -79,7 +79,7 @@ class DockerProvider:
         return list(self._engine.get("/containers/json", all=1, filters=facts.filters(label=list(labels))))
 
     def _listed(self, record: Recorded, items: dict[str, dict[str, Any]]) -> Observed | None:
-        """What the list tells of a record, None where that is not enough."""
+        """Return what the list tells of a record, None where an inspect is needed."""
         item = items.get(record.run_id)
         if item is None:
             return facts.gone(record)
@@ -100,14 +100,14 @@ class DockerProvider:
         return facts.gone(record) if record else None
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
-        """The containers that carry the project's label."""
+        """Return the containers that carry the project's label."""
         items = self._list(f"{facts.PROJECT}={project}")
         looks = (self._engine.find(f"/containers/{item['Id']}/json") for item in items)
         found = [self._found(look) for look in looks if look is not None]
         return sorted(found, key=lambda one: (one.seen.address, one.seen.attempt))
 
     def describe(self, object_id: str) -> Found:
-        """A container by its id or name.
+        """Return a container by its id or name.
 
         Raises:
             ProviderError: there is none.
@@ -186,7 +186,7 @@ class DockerProvider:
         return bool(config.get("Tty", False))
 
     def secret_values(self, record: Recorded) -> list[str]:
-        """The values that stand in the live container where the record has tokens."""
+        """Return the values that the live container has where the record has tokens."""
         found = self._changer.find(record)
         if found is None:
             return []
@@ -198,7 +198,7 @@ class DockerProvider:
 
 
 def _secrets(recorded: Json, live: Json) -> set[str]:
-    """The live values in the places of tokens; entries of Env are found by their names, for the image adds others."""
+    """Return the live values in the places of tokens; Env is matched by name, for the image adds entries."""
     if isinstance(recorded, str):
         return _values(recorded, live) if isinstance(live, str) else set()
     if isinstance(recorded, dict) and isinstance(live, dict):

@@ -1,4 +1,4 @@
-"""Pulling images: the policy, one pull of an image at a time, credentials for that pull alone (D4, D9, D10)."""
+"""Pulling images: the policy, one pull of an image at a time, credentials for that pull alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Images:
         self._begun: dict[str, float] = {}
 
     def present(self, image: str) -> bool:
-        """True when the Engine has the image (the whole reference, D5)."""
+        """Return whether the Engine has an image of this whole reference."""
         return self._engine.find(f"/images/{image}/json") is not None
 
     def pull(self, container: Mapping[str, Any], *, unless_present: bool = False, limit: float | None = None) -> None:
@@ -99,7 +99,7 @@ class Images:
     def _opened(
         self, parameters: Mapping[str, Any], headers: Mapping[str, str], limit: float | None
     ) -> requests.Response:
-        """The answer, which the Engine begins when the registry has answered it; it is asked whether it is still there."""
+        """Return the answer, which begins only when the registry has answered; meanwhile check that the Engine is alive."""
         answers: queue.SimpleQueue[requests.Response | ProviderError] = queue.SimpleQueue()
 
         def ask() -> None:
@@ -125,7 +125,7 @@ class Images:
             return answer
 
     def _fault(self, answer: requests.Response, deadline: float) -> str:
-        """The error that the stream of a pull ends with, or ""; the HTTP status is 200 either way (D9).
+        """Return the error that the stream of a pull ends with, or ""; the HTTP status is 200 either way.
 
         Raises:
             TimeoutError: the deadline passed before the end.
@@ -140,7 +140,7 @@ class Images:
         return fault.strip()
 
     def _lines(self, stream: Stream, deadline: float) -> Iterator[dict[str, Any]]:
-        """What the Engine says of the pull, complete lines only; when it is silent for long it is asked if it lives."""
+        """Yield the progress messages of the pull; while there are none, check that the Engine is alive."""
         text = b""
         while (data := stream.poll(max(0.0, min(self._engine.timeout, deadline - time.monotonic())))) is not None:
             if time.monotonic() >= deadline:
@@ -153,8 +153,8 @@ class Images:
             yield json.loads(text)
 
     def _headers(self, repository: str, registry: Mapping[str, Any] | None) -> tuple[dict[str, str], str]:
-        """The credentials of the run, else those of the docker CLI's configuration, for this one request only; and what a
-        credential helper complained of, which counts only when the registry wants a login."""
+        """Return the header with the credentials of the run, else of the docker CLI's configuration; and the error of a
+        credential helper, which matters only when the registry wants a login."""
         wanted = str(docker.auth.resolve_repository_name(repository)[0])
         if registry is not None and _serves(registry, wanted):
             login = {
@@ -174,7 +174,7 @@ class Images:
 
 
 def _serves(registry: Mapping[str, Any], wanted: str) -> bool:
-    """True when the credentials are for this registry: nobody else is shown them."""
+    """Return whether the credentials are for this registry; no other one is sent them."""
     url = str(registry.get("URL") or "")
     return not url or str(docker.auth.resolve_index_name(docker.auth.convert_to_hostname(url))) == wanted
 

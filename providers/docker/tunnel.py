@@ -58,11 +58,11 @@ class Tunnel:
         self._running: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
 
     def open(self) -> socket.socket:
-        """A new connection; that ssh fails is seen by the first one who reads from it."""
+        """Return a new connection; the first read from it fails when ssh does."""
         ours, theirs = socket.socketpair()
         said = tempfile.TemporaryFile()  # noqa: SIM115 - read when ssh has ended
         with theirs:
-            # A session of its own: Ctrl-C is for flowplan, which closes the connection, upon which ssh ends.
+            # A session of its own: Ctrl-C must reach flowplan alone, which closes the connection and so ends ssh.
             end = theirs.fileno()
             process = subprocess.Popen(self._command, stdin=end, stdout=end, stderr=said, start_new_session=True)
         with self._lock:
@@ -73,7 +73,7 @@ class Tunnel:
         return ours
 
     def words(self) -> str:
-        """What the last ssh that failed said; "" when none did."""
+        """Return the last line that the last failed ssh wrote; "" when none failed."""
         with self._lock:
             newest = list(reversed(self._running))
         for process, said in newest:
@@ -96,7 +96,7 @@ class Tunnel:
 
 
 class TunnelAdapter(UnixHTTPAdapter):
-    """What makes docker-py use a tunnel; its own adapter for sockets knows nothing but the path of one."""
+    """Makes docker-py use a tunnel, for which its own adapter for sockets has no place."""
 
     def __init__(self, tunnel: Tunnel, timeout: float, pool_size: int) -> None:
         super().__init__("http+unix:///", math.ceil(timeout), max_pool_size=pool_size)

@@ -23,10 +23,10 @@ SILENCE = 45.0
 """Seconds without any event after which the connection is no longer trusted and everything is looked at again; less
 where answers are to come sooner."""
 PATIENCE = 1.5
-"""Seconds that the events of a container that is gone may still take to tell its exit code (D40)."""
+"""Seconds that the events of a removed container may still take to tell its exit code."""
 
 REMOVAL = 0.5
-"""Seconds that a killed container is given to turn out as removed by force, which is no end that counts (design 5)."""
+"""Seconds after a SIGKILL during which a removal means `docker rm -f`: the run was lost, it did not fail."""
 
 _ACTIONS = ["start", "die", "oom", "destroy", "pause", "unpause"]
 
@@ -57,7 +57,7 @@ class Watch:
         self._since = min((float(record.handle.get("created") or 0) for record in records), default=0.0)
 
     def changes(self, stop: threading.Event) -> Iterator[News]:
-        """See ``Provider.watch``."""
+        """Yield what is new of the containers; see ``Provider.watch``."""
         pause = 0.2
         while self._waiting and not stop.is_set():
             stream: Stream | None = None
@@ -83,7 +83,7 @@ class Watch:
         yield word
 
     def _open(self) -> Stream:
-        """The stream of events, from the last one seen (at first: from the creation of the oldest container) on."""
+        """Open the stream of events from the last one seen on; at first, from the creation of the oldest container on."""
         wanted = facts.filters(type=["container"], label=[f"{facts.LINEAGE}={self._lineage}"], event=_ACTIONS)
         parameters: dict[str, Any] = {"filters": wanted}
         if self._since:
@@ -91,7 +91,7 @@ class Watch:
         return Stream(self._engine.request("GET", "/events", params=parameters, stream=True))
 
     def _look(self) -> Iterator[Observed]:
-        """Everything as it is now; a container that is gone gets some time, for its events may tell how it ended."""
+        """Yield the present state of all containers; wait with a missing one, for its events may tell how it ended."""
         for seen in self._observe([self._records[run] for run in self._records if run in self._waiting]):
             if seen.run_id not in self._waiting:
                 continue
@@ -102,7 +102,7 @@ class Watch:
                 self._missing.setdefault(seen.run_id, time.monotonic() + PATIENCE)
 
     def _follow(self, stream: Stream, stop: threading.Event) -> Iterator[Observed | None]:
-        """Events until all have ended, ``stop``, or silence; returning means: look again."""
+        """Yield what events tell until all have ended, ``stop`` is set, or the stream is silent for too long."""
         text, heard, silence = b"", time.monotonic(), min(SILENCE, self._engine.timeout)
         while self._waiting and not stop.is_set() and time.monotonic() - heard < silence:
             data = stream.poll(0.2 if self._missing or self._killed else TICK)
@@ -127,7 +127,7 @@ class Watch:
             yield facts.gone(self._records[run])
 
     def _explained(self, run: str, seen: Observed) -> Observed:
-        """A killed container, as out of memory when an event said so that inspect did not know of."""
+        """Return the end of a killed container, as out of memory when only an event said so."""
         if run not in self._oom:
             return seen
         _, reason, message = facts.ended(137, oom=True)
@@ -157,7 +157,7 @@ class Watch:
             yield from self._tell(self._inspected(run))
 
     def _started(self, run: str, event: Mapping[str, Any]) -> Observed | None:
-        """The start as the event tells it; an inspect counts the executions where the Engine repeats them."""
+        """Return the start as the event tells it; inspect where the restart policy makes several executions."""
         before = self._last.get(run)
         if self._repeats(run):
             return self._inspected(run)
@@ -169,7 +169,7 @@ class Watch:
         )
 
     def _host(self, run: str) -> Mapping[str, Any]:
-        """The HostConfig that was applied."""
+        """Return the HostConfig that was applied."""
         config = self._records[run].objects.get("Container", {}).get("Config", {})
         host: Mapping[str, Any] = config.get("HostConfig") or {}
         return host
@@ -178,12 +178,12 @@ class Watch:
         return "RestartPolicy" in self._host(run)
 
     def _may_be_too_long(self, run: str, code: int) -> bool:
-        """Whether the command may not have been executed: the length of a secret is known from the container alone."""
+        """Return whether an argument may have been too long to execute; only the container has the length of secrets."""
         objects = self._records[run].objects
         return code in arguments.EXEC_FAILED and bool(tokens_in(objects) or next(arguments.too_long(objects, {}), None))
 
     def _died(self, run: str, event: Mapping[str, Any]) -> Observed | None:
-        """The end as the event tells it; an inspect where a restart, a lack of memory or a long argument may be behind it."""
+        """Return the end as the event tells it; inspect where a restart, lack of memory or a long argument is possible."""
         code = event["Actor"]["Attributes"].get("exitCode")
         if code is None or code == "137" or self._repeats(run) or self._may_be_too_long(run, int(code)):
             found = self._inspected(run)
@@ -210,7 +210,7 @@ class Watch:
         )
 
     def _container(self, run: str) -> Json:
-        """The id of the run's container, None while it is not known."""
+        """Return the id of the run's container, None while it is not known."""
         return (self._last[run].handle if run in self._last else self._records[run].handle).get("id")
 
     def _inspected(self, run: str) -> Observed | None:
@@ -222,7 +222,7 @@ class Watch:
         return facts.from_inspect(found, self._engine.base_url, record)
 
     def _tell(self, seen: Observed | None) -> Iterator[Observed]:
-        """Hand out what is new."""
+        """Yield the observation if it is new."""
         if seen is None:
             return
         if facts.cut_short(self._records[seen.run_id], seen):
@@ -237,6 +237,6 @@ class Watch:
 
 
 def _facts(seen: Observed) -> tuple[Any, ...]:
-    """What makes two observations the same to a follower; times differ in precision between events and inspects."""
+    """Return the facts whose change is told; times differ in precision between events and inspects."""
     started = (seen.started_at or "")[:19]
     return seen.status, seen.reason, seen.message, seen.exit_code, seen.attempts, seen.name, started
