@@ -150,7 +150,7 @@ def test_who_reads_before_the_start_gets_all_of_the_output(world: World) -> None
 
 
 def test_a_start_that_does_not_come_is_waited_for_in_bounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowplan.providers.docker.output.START", 1.0)
+    monkeypatch.setattr("flowplan.providers.docker.output.START_LIMIT", 1.0)
     with pytest.raises(ProviderError, match="no container was started within 1s"):
         world.lines(world.record(world.order("true")))
 

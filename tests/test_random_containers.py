@@ -14,7 +14,7 @@ import yaml
 from engines import docker_api
 from projects import Project, clear
 
-from flowplan.providers.docker.facts import left_out
+from flowplan.providers.docker.containers import left_out
 from flowplan.schemas.docker_api import CONFIG, HOST_CONFIG, Field
 
 pytestmark = pytest.mark.docker

@@ -6,7 +6,7 @@ from flowplan.providers.protocol import Context, Provider
 
 
 def connect(context: Context) -> Provider:
-    """Return a provider for the Engine that ``context.settings`` (``host``, ``context``, ``timeout``) or the environment name.
+    """Return a provider for the Engine that ``context.settings`` or the environment names.
 
     Nothing is sent before the first call of a method.
     """

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from flowplan.providers.docker.connection import Engine, Stream
+from flowplan.providers.docker.connection import Engine
+from flowplan.providers.docker.streams import Stream
 from flowplan.providers.pieces import Pieces
 from flowplan.providers.protocol import LogLine
 from flowplan.schemas.errors import ProviderError
@@ -57,7 +58,7 @@ class Frames:
 class Attachments:
     """What containers write from before their start on, for those that the Engine removes together with their log.
 
-    Such a container may be gone before anything reads its output. Docker's own `docker run --rm` attaches first as well.
+    Such a container may be gone before its output is read. `docker run --rm` attaches before the start as well.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from flowplan.providers.docker import facts
-from flowplan.providers.docker.connection import Engine, Refusal
+from flowplan.providers.docker import containers
+from flowplan.providers.docker.connection import Engine
+from flowplan.providers.docker.refusals import Refusal
 from flowplan.providers.protocol import IMPORTED, Order
 from flowplan.schemas.docker_api import same
 from flowplan.schemas.errors import ProviderError, Refused
@@ -55,19 +56,18 @@ class Changer:
                 address=record.address,
             )
         container = record.handle.get("id")
-        found = self._engine.find(f"/containers/{container}/json") if container else None
-        return found if found and self._ours(found, record) else self._by_label(record)
+        found: dict[str, Any] | None = self._engine.find(f"/containers/{container}/json") if container else None
+        if found and self._ours(found, record):
+            return found
+        labels = [f"{containers.RUN_ID}={record.run_id}", f"{containers.LINEAGE}={self._lineage}"]
+        items = self._engine.get("/containers/json", all=1, filters=containers.filters(label=labels))
+        return self._engine.find(f"/containers/{items[0]['Id']}/json") if items else None
 
     def _ours(self, found: Mapping[str, Any], record: Recorded) -> bool:
         if record.handle.get(IMPORTED):
             return bool(found["Id"] == record.handle.get("id"))
         labels = found["Config"].get("Labels") or {}
-        return labels.get(facts.RUN_ID) == record.run_id and labels.get(facts.LINEAGE) == self._lineage
-
-    def _by_label(self, record: Recorded) -> dict[str, Any] | None:
-        labels = [f"{facts.RUN_ID}={record.run_id}", f"{facts.LINEAGE}={self._lineage}"]
-        items = self._engine.get("/containers/json", all=1, filters=facts.filters(label=labels))
-        return self._engine.find(f"/containers/{items[0]['Id']}/json") if items else None
+        return labels.get(containers.RUN_ID) == record.run_id and labels.get(containers.LINEAGE) == self._lineage
 
     def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:
         """Carry out in-place changes.
@@ -87,7 +87,7 @@ class Changer:
         except Refusal as error:
             raise ProviderError(error.message, address=record.address, reason=error.reason) from None
         again = self._engine.get(f"/containers/{found['Id']}/json")
-        seen = facts.from_inspect(again, self._engine.base_url, record)
+        seen = containers.from_inspect(again, self._engine.base_url, record)
         return replace(seen, remarks=self._kept_as_it_was(record, container, fields, again, warnings))
 
     def _resources(self, found: str, container: Mapping[str, Any], fields: Sequence[FieldChange]) -> list[str]:
@@ -109,7 +109,7 @@ class Changer:
             host = self._engine.get(f"/containers/{found}/json").get("HostConfig") or {}
             return all(same(name, value, host) for name, value in body.items())
 
-        self._engine.certainly(ask, done)
+        self._engine.confirmed(ask, done)
         return said
 
     def _kept_as_it_was(
@@ -148,17 +148,18 @@ class Changer:
         steps = [(name, "connect") for name in wanted if name not in live]
         steps += [(name, "disconnect") for name in live if name not in wanted]
         for network, what in steps:
-            ask = partial(self._engine.post, f"/networks/{network}/{what}", {"Container": found["Id"]})
-            self._engine.certainly(ask, partial(self._is_in, found["Id"], network, what == "connect"))
 
-    def _is_in(self, found: str, network: str, wanted: bool) -> bool:
-        look = self._engine.get(f"/containers/{found}/json")
-        return (network in (look["NetworkSettings"].get("Networks") or {})) is wanted
+            def done(network: str = network, connected: bool = what == "connect") -> bool:
+                look = self._engine.get(f"/containers/{found['Id']}/json")
+                return (network in (look["NetworkSettings"].get("Networks") or {})) is connected
+
+            ask = partial(self._engine.post, f"/networks/{network}/{what}", {"Container": found["Id"]})
+            self._engine.confirmed(ask, done)
 
     def _rename(self, found: Mapping[str, Any], container: Mapping[str, Any], fields: Sequence[FieldChange]) -> None:
         name, path = container["Name"], f"/containers/{found['Id']}"
         if any(change.path == "/Container/Name" for change in fields) and found["Name"].lstrip("/") != name:
-            self._engine.certainly(
+            self._engine.confirmed(
                 partial(self._engine.post, f"{path}/rename", name=name),
                 lambda: self._engine.get(f"{path}/json")["Name"].lstrip("/") == name,
             )
@@ -197,7 +198,7 @@ class Changer:
             return found is None or done(found["State"])
 
         try:
-            self._engine.certainly(partial(self._engine.request, method, path, params=params, extra=extra), looked)
+            self._engine.confirmed(partial(self._engine.request, method, path, params=params, extra=extra), looked)
         except Refusal as error:
             if error.status not in (304, 404, 409):
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flowplan.providers.docker import facts
+from flowplan.providers.docker import containers
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.pulling import Images
 from flowplan.providers.protocol import Order
@@ -32,9 +32,11 @@ class Checks:
         """Return the findings of all orders, in their order."""
         if not orders:
             return []
-        absent = self._absent_images(orders)
+        pinned = {_config(order)["Image"] for order in orders if _container(order)["PullPolicy"] == "Never"}
+        absent = {image for image in pinned if not self._images.present(image)}
         networks = self._networks(orders)
-        holders = self._holders()
+        items = self._engine.get("/containers/json", all=1)
+        holders = {str(name).lstrip("/"): item for item in items for name in item.get("Names") or []}
         return [
             finding
             for order in orders
@@ -48,21 +50,11 @@ class Checks:
             )
         ]
 
-    def _absent_images(self, orders: Sequence[Order]) -> set[str]:
-        """Return the images that are absent and that ``image_pull_policy: Never`` forbids to pull."""
-        pinned = {_config(order)["Image"] for order in orders if _container(order)["PullPolicy"] == "Never"}
-        return {image for image in pinned if not self._images.present(image)}
-
     def _networks(self, orders: Sequence[Order]) -> set[str]:
         if not any(_network_names(order) for order in orders):
             return set()
         found = self._engine.get("/networks")
         return {str(network[key]) for network in found for key in ("Name", "Id")}
-
-    def _holders(self) -> dict[str, Mapping[str, Any]]:
-        """Return which container has each name."""
-        items = self._engine.get("/containers/json", all=1)
-        return {str(name).lstrip("/"): item for item in items for name in item.get("Names") or []}
 
     def _image(self, order: Order, absent: set[str]) -> Iterator[Finding]:
         image = _config(order)["Image"]
@@ -83,11 +75,10 @@ class Checks:
     def _name(self, order: Order, holders: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
         holder = holders.get(_container(order)["Name"])
         labels = (holder or {}).get("Labels") or {}
-        if holder is not None and labels.get(facts.RUN_ID) != order.identity.run_id:
-            whose = (
-                "an earlier run of this project" if labels.get(facts.LINEAGE) == self._lineage else "another container"
-            )
-            message = f'the name "{_container(order)["Name"]}" belongs to {whose} ({str(holder["Id"])[:12]})'
+        if holder is not None and labels.get(containers.RUN_ID) != order.identity.run_id:
+            ours = labels.get(containers.LINEAGE) == self._lineage
+            owner = "an earlier run of this project" if ours else "another container"
+            message = f'the name "{_container(order)["Name"]}" belongs to {owner} ({str(holder["Id"])[:12]})'
             yield Finding(order.identity.address, "warning", "name", message, "the new one will get a number appended")
 
     def _paths(self, order: Order) -> Iterator[Finding]:
@@ -118,7 +109,8 @@ class Checks:
             message = f"host.docker.internal could not be resolved: Docker Engine {version} has no host-gateway"
             yield Finding(order.identity.address, "warning", "extra_hosts", message, "needs Engine 20.10")
         for path, why in unheard(_config(order), api_version(self._engine.api_version)):
-            message = f"{dotted(tuple(path.split('/')[1:]))} {why}; this Engine speaks {self._engine.api_version} and leaves it out"
+            spoken = self._engine.api_version
+            message = f"{dotted(tuple(path.split('/')[1:]))} {why}; this Engine speaks {spoken} and leaves it out"
             yield Finding(order.identity.address, "warning", "option", message, "use another Engine, or take it out")
         runtime = host.get("Runtime")
         if runtime and runtime not in (self._engine.info().get("Runtimes") or {}):

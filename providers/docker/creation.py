@@ -9,10 +9,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from flowplan.providers.docker import facts
+from flowplan.providers.docker import containers
 from flowplan.providers.docker.attaching import Attachments
-from flowplan.providers.docker.connection import Engine, Refusal
+from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.pulling import Images
+from flowplan.providers.docker.refusals import Refusal
 from flowplan.providers.protocol import Order, of_other_content
 from flowplan.schemas.docker_api import api_version, unheard
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
@@ -39,7 +40,7 @@ class Creator:
         self._engine = engine
         self._images = images
         self._attachments = attachments
-        self._marks = {facts.CREATED_FROM: created_from} if created_from else {}
+        self._marks = {containers.CREATED_FROM: created_from} if created_from else {}
 
     def create(self, order: Order) -> Observed:
         """Create and start the attempt, or adopt what an interrupted flowplan created for it.
@@ -64,7 +65,7 @@ class Creator:
     def _create(self, identity: Identity, container: Mapping[str, Any], limit: float | None) -> Observed:
         if container["PullPolicy"] == "Always":
             self._images.pull(container, limit=limit)
-        for suffix in ("", *facts.SUFFIXES):
+        for suffix in ("", *containers.SUFFIXES):
             name = container["Name"] + suffix
             try:
                 made = self._post(container, name, limit)
@@ -78,19 +79,19 @@ class Creator:
                 continue
             return self._finish(identity, container, made, name)
         raise ProviderError(
-            f'the name "{container["Name"]}" and {len(facts.SUFFIXES)} numbered ones belong to other containers',
+            f'the name "{container["Name"]}" and {len(containers.SUFFIXES)} numbered ones belong to other containers',
             hint="set another name, or remove them",
             reason="Conflict",
         )
 
     def _earlier(self, identity: Identity) -> str | None:
         """Return the id of the container that carries this run id already, under any name."""
-        wanted = facts.filters(label=[f"{facts.RUN_ID}={identity.run_id}"])
+        wanted = containers.filters(label=[f"{containers.RUN_ID}={identity.run_id}"])
         found = self._engine.get("/containers/json", all=1, filters=wanted)
         return str(found[0]["Id"]) if found else None
 
     def _post(self, container: Mapping[str, Any], name: str, limit: float | None) -> Made:
-        """Create the container; only when the Engine misses the image it is pulled, which spares a look at the images."""
+        """Create the container; pull its image only when the Engine misses it, which spares a request."""
         try:
             return self._post_once(container, name)
         except Refusal as error:
@@ -119,7 +120,7 @@ class Creator:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             told = answer.json()
             said = tuple(str(words) for words in told.get("Warnings") or ())
-            return Made(str(told["Id"]), facts.header_seconds(answer.headers.get("Date")), said)
+            return Made(str(told["Id"]), containers.header_seconds(answer.headers.get("Date")), said)
         raise self._engine.unreachable(OSError("it does not answer like a Docker Engine"))
 
     def _body(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -149,12 +150,12 @@ class Creator:
             for network in container["Networks"][1:]:
                 settings = _ends(config).get(network)
                 body = {"Container": found, **({"EndpointConfig": settings} if settings else {})}
-                engine.certainly(
+                engine.confirmed(
                     partial(engine.post, f"/networks/{network}/connect", body), partial(self._connected, found, network)
                 )
                 point("docker:connect:after")
             point("docker:start:before")
-            engine.certainly(partial(engine.post, f"/containers/{found}/start"), partial(self._started, found))
+            engine.confirmed(partial(engine.post, f"/containers/{found}/start"), partial(self._started, found))
             point("docker:start:after")
         except EngineUnreachable:
             raise
@@ -170,7 +171,7 @@ class Creator:
             attempt=identity.attempt,
             status=Status.RUNNING,
             attempts=1,
-            handle=facts.handle(found, made.at),
+            handle=containers.handle(found, made.at),
             infrastructure_id=f"{engine.base_url}:{found}",
             name=name,
             remarks=self._remarks(config, made),
@@ -179,9 +180,9 @@ class Creator:
 
     def _image(self, found: str) -> Mapping[str, str]:
         """Return the image of a container that the Engine removes at its end, while it can still be inspected."""
-        seen = facts.from_inspect(self._engine.get(f"/containers/{found}/json"), self._engine.base_url)
+        seen = containers.from_inspect(self._engine.get(f"/containers/{found}/json"), self._engine.base_url)
         image = self._engine.find(f"/images/{seen.image.get('id', '')}/json")
-        return facts.Images([image] if image else []).told(seen).image
+        return containers.Images([image] if image else []).told(seen).image
 
     def _connected(self, found: str, network: str) -> bool:
         look = self._engine.find(f"/containers/{found}/json") or {}
@@ -189,7 +190,7 @@ class Creator:
 
     def _started(self, found: str) -> bool:
         state = (self._engine.find(f"/containers/{found}/json") or {}).get("State") or {}
-        return facts.engine_time(state.get("StartedAt")) is not None
+        return containers.engine_time(state.get("StartedAt")) is not None
 
     def _remarks(self, config: Mapping[str, Any], made: Made) -> dict[str, str]:
         """Return the fields that the Engine left out, by its API version and by its warnings."""
@@ -201,7 +202,7 @@ class Creator:
         if made.warnings:
             said = " ".join(made.warnings)
             found = self._engine.find(f"/containers/{made.id}/json") or {}
-            seen = [p for p in facts.left_out(config, found) if not any(known.startswith(p) for known in left_out)]
+            seen = [p for p in containers.left_out(config, found) if not any(known.startswith(p) for known in left_out)]
             left_out |= dict.fromkeys(seen, said) or {"": said}
         return left_out
 
@@ -224,7 +225,7 @@ class Creator:
         """
         path = f"/containers/{found}"
         try:
-            self._engine.certainly(
+            self._engine.confirmed(
                 partial(self._engine.delete, path, v=1, force=1), lambda: self._engine.find(f"{path}/json") is None
             )
         except Refusal as error:
@@ -232,20 +233,21 @@ class Creator:
                 raise EngineUnreachable(error.message, hint=error.hint, reason=error.reason) from None
 
     def _adopt(self, identity: Identity, container: Mapping[str, Any], name: str) -> Observed | None:
-        """Return the container of this name or id when it is this very attempt, started if it never was; None for a foreign
-        one.
+        """Start the container of this name or id if it is this attempt and was never started, and return it.
+
+        Return None for the container of another run.
 
         Raises:
             Refused: it is this attempt made of other content.
         """
         found = self._engine.find(f"/containers/{name}/json")
         labels = (found["Config"].get("Labels") or {}) if found else {}
-        if found is None or labels.get(facts.RUN_ID) != identity.run_id:
+        if found is None or labels.get(containers.RUN_ID) != identity.run_id:
             return None
-        if labels.get(facts.CONTENT) != (container["Config"].get("Labels") or {}).get(facts.CONTENT):
+        if labels.get(containers.CONTENT) != (container["Config"].get("Labels") or {}).get(containers.CONTENT):
             raise of_other_content(f'the container "{found["Name"].lstrip("/")}"', identity.address)
-        if found["State"].get("Status") != "created" or facts.engine_time(found["State"].get("StartedAt")):
-            return facts.from_inspect(found, self._engine.base_url)
+        if found["State"].get("Status") != "created" or containers.engine_time(found["State"].get("StartedAt")):
+            return containers.from_inspect(found, self._engine.base_url)
         connected = (found.get("NetworkSettings") or {}).get("Networks") or {}
         missing = [network for network in container["Networks"][1:] if network not in connected]
         rest = {**container, "Networks": [*container["Networks"][:1], *missing]}
@@ -253,9 +255,9 @@ class Creator:
         self._finish(identity, rest, made, found["Name"].lstrip("/"))
         again = self._engine.find(f"/containers/{found['Id']}/json") or found
         remarks = self._remarks(container["Config"], made)
-        seen = [p for p in facts.left_out(container["Config"], again) if not any(k.startswith(p) for k in remarks)]
+        seen = [p for p in containers.left_out(container["Config"], again) if not any(k.startswith(p) for k in remarks)]
         remarks |= dict.fromkeys(seen, "the container was made without it")
-        return replace(facts.from_inspect(again, self._engine.base_url), remarks=remarks)
+        return replace(containers.from_inspect(again, self._engine.base_url), remarks=remarks)
 
 
 def _ends(config: Mapping[str, Any]) -> Mapping[str, Any]:

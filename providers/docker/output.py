@@ -13,22 +13,24 @@ from typing import Any
 import requests
 import urllib3
 
-from flowplan.providers.docker import facts
+from flowplan.providers.docker import containers
 from flowplan.providers.docker.attaching import Frames
-from flowplan.providers.docker.connection import Engine, Refusal, Stream
+from flowplan.providers.docker.connection import Engine
+from flowplan.providers.docker.refusals import Refusal
+from flowplan.providers.docker.streams import Stream
 from flowplan.providers.protocol import LogLine
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 
 LINE_LIMIT = 1 << 20
 """Bytes after which a line without end is handed out in pieces."""
 
-SILENCE = 45.0
+SILENCE_LIMIT = 45.0
 """Seconds without output after which the Engine is asked whether it and the container are still there."""
 
-OUTAGE = 60.0
+OUTAGE_LIMIT = 60.0
 """Seconds that an Engine may be away while its output is followed."""
 
-START = 60.0
+START_LIMIT = 60.0
 """Seconds that a container may take to be created and started while its output is followed."""
 
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z) ")
@@ -38,8 +40,8 @@ _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z) ")
 class _Reader:
     """Puts messages together to lines and remembers where it was.
 
-    In a log every message has its time in front; a long line comes as several messages, of which only the last ends with
-    a newline.
+    In a log every message begins with its time; a long line comes as several messages, and only the last ends with a
+    newline.
 
     Args:
         stamped: False where messages have no times, and end anywhere.
@@ -144,7 +146,7 @@ class Output:
 
         Raises:
             EngineUnreachable: the Engine does not answer (with ``follow`` only after a minute of trying).
-            ProviderError: the Engine cannot read the log, or with ``follow``, the container was not started in a minute.
+            ProviderError: the Engine cannot read the log; with ``follow``: no container was started within a minute.
         """
         stop = stop or threading.Event()
         given: Counter[str] = Counter()
@@ -156,7 +158,7 @@ class Output:
             except EngineUnreachable:
                 raise
             except ProviderError as error:  # the log goes before the container does
-                if self._starting or not self._is_going():
+                if self._starting or self._state().get("Status", "dead") not in ("removing", "dead"):
                     raise ProviderError(error.message, hint=error.hint, reason=error.reason) from None
             if self._held and not stop.is_set():
                 yield from self._rest_of(self._held, given, tail, stop)
@@ -215,11 +217,13 @@ class Output:
                 self._starting = self._starting and state.get("Status", "created") == "created"
                 if not self._starting and not _goes_on(state):
                     return
-                if self._starting and time.monotonic() - begun > START:
-                    raise ProviderError(f"no container was started within {START:g}s", hint="follow it again later")
+                if self._starting and time.monotonic() - begun > START_LIMIT:
+                    raise ProviderError(
+                        f"no container was started within {START_LIMIT:g}s", hint="follow it again later"
+                    )
             except (EngineUnreachable, ConnectionError) as error:
                 broken = broken or time.monotonic()
-                if time.monotonic() - broken > OUTAGE:
+                if time.monotonic() - broken > OUTAGE_LIMIT:
                     raise self._engine.unreachable(error) from None
             self._reader.resume()
             tail = tail if not self._reader.last else None
@@ -232,7 +236,7 @@ class Output:
                 if data:
                     heard = time.monotonic()
                     yield from self._reader.feed(data)
-                elif time.monotonic() - heard > min(SILENCE, self._engine.timeout):
+                elif time.monotonic() - heard > min(SILENCE_LIMIT, self._engine.timeout):
                     if not _goes_on(self._state()):  # the rest of its output did not come this way
                         raise ConnectionError("the stream went silent before its end")
                     heard = time.monotonic()
@@ -244,10 +248,6 @@ class Output:
         container = self._container()
         found = self._engine.find(f"/containers/{container}/json") if container else None
         return dict(found["State"]) if found else {}
-
-    def _is_going(self) -> bool:
-        """Return whether the container is gone or being removed."""
-        return self._state().get("Status", "dead") in ("removing", "dead")
 
     def _open(self, tail: int | None, *, follow: bool) -> requests.Response | None:
         """Return the Engine's answer; None when the container is not there, or about to be removed."""
@@ -272,5 +272,5 @@ def _goes_on(state: dict[str, Any]) -> bool:
 
 def _since(stamp: bytes) -> str:
     """Return the whole second of a time stamp, which is as precise as every log driver is."""
-    moment = facts.engine_time(stamp.decode())
-    return str(int(facts.seconds(moment))) if moment else "0"
+    moment = containers.engine_time(stamp.decode())
+    return str(int(containers.seconds(moment))) if moment else "0"

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flowplan.providers import polling
-from flowplan.providers.docker import facts
+from flowplan.providers.docker import containers
 from flowplan.providers.docker.attaching import Attachments
 from flowplan.providers.docker.changes import Changer
 from flowplan.providers.docker.connection import Engine
@@ -52,12 +52,12 @@ class DockerProvider:
     def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
         """Make one list, and an inspect for every container whose end or drift the list cannot tell."""
         if wanted is None or not self._project:
-            listed = self._list(f"{facts.LINEAGE}={self._lineage}")
+            listed = self._list(f"{containers.LINEAGE}={self._lineage}")
         else:
-            listed = self._list(f"{facts.PROJECT}={self._project}", facts.LINEAGE)
-        ours = [item for item in listed if item["Labels"][facts.LINEAGE] == self._lineage]
-        others = [item for item in listed if item["Labels"][facts.LINEAGE] != self._lineage]
-        items = {item["Labels"].get(facts.RUN_ID, ""): item for item in ours}
+            listed = self._list(f"{containers.PROJECT}={self._project}", containers.LINEAGE)
+        ours = [item for item in listed if item["Labels"][containers.LINEAGE] == self._lineage]
+        others = [item for item in listed if item["Labels"][containers.LINEAGE] != self._lineage]
+        items = {item["Labels"].get(containers.RUN_ID, ""): item for item in ours}
         items |= {r.run_id: {"Id": r.handle["id"], IMPORTED: True} for r in records if r.handle.get(IMPORTED)}
         known = {record.run_id for record in records}
         seen = [self._listed(record, items) for record in records]
@@ -66,26 +66,30 @@ class DockerProvider:
         looks = self._inspect_all([*unsure, *orphans])
         answers = iter(looks[: len(unsure)])
         result = [fact if fact is not None else next(answers) for fact in seen]
-        if any(facts.cut_short(record, fact) for record, fact in zip(records, result, strict=True) if fact):
-            self._engine.knock()
+        if any(containers.cut_short(record, fact) for record, fact in zip(records, result, strict=True) if fact):
+            self._engine.check_accepting()
         found = [fact for fact in [*result, *looks[len(unsure) :]] if fact is not None]
-        others_seen = [facts.of_others(item, self._engine.base_url) for item in others]
+        others_seen = [containers.of_others(item, self._engine.base_url) for item in others]
         if not any(fact.image for fact in found):
             return found + others_seen
-        images = facts.Images(self._engine.get("/images/json"))
+        images = containers.Images(self._engine.get("/images/json"))
         return [images.told(fact) for fact in found] + others_seen
 
     def _list(self, *labels: str) -> list[dict[str, Any]]:
-        return list(self._engine.get("/containers/json", all=1, filters=facts.filters(label=list(labels))))
+        return list(self._engine.get("/containers/json", all=1, filters=containers.filters(label=list(labels))))
 
     def _listed(self, record: Recorded, items: dict[str, dict[str, Any]]) -> Observed | None:
         """Return what the list tells of a record, None where an inspect is needed."""
         item = items.get(record.run_id)
         if item is None:
-            return facts.gone(record)
+            return containers.gone(record)
         if item.get(IMPORTED):
             return None
-        return facts.from_list(item, self._engine.base_url, record) if facts.list_tells_enough(item, record) else None
+        return (
+            containers.from_list(item, self._engine.base_url, record)
+            if containers.list_tells_enough(item, record)
+            else None
+        )
 
     def _inspect_all(self, wanted: Sequence[tuple[Recorded | None, dict[str, Any]]]) -> list[Observed | None]:
         if len(wanted) < 2:
@@ -96,12 +100,12 @@ class DockerProvider:
     def _inspect(self, record: Recorded | None, item: dict[str, Any]) -> Observed | None:
         found = self._engine.find(f"/containers/{item['Id']}/json")
         if found is not None:
-            return facts.from_inspect(found, self._engine.base_url, record)
-        return facts.gone(record) if record else None
+            return containers.from_inspect(found, self._engine.base_url, record)
+        return containers.gone(record) if record else None
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
         """Return the containers that carry the project's label."""
-        items = self._list(f"{facts.PROJECT}={project}")
+        items = self._list(f"{containers.PROJECT}={project}")
         looks = (self._engine.find(f"/containers/{item['Id']}/json") for item in items)
         found = [self._found(look) for look in looks if look is not None]
         return sorted(found, key=lambda one: (one.seen.address, one.seen.attempt))
@@ -119,7 +123,7 @@ class DockerProvider:
         return self._found(found)
 
     def _found(self, look: dict[str, Any]) -> Found:
-        seen, labels = facts.from_inspect(look, self._engine.base_url), look["Config"].get("Labels") or {}
+        seen, labels = containers.from_inspect(look, self._engine.base_url), look["Config"].get("Labels") or {}
         live = (seen.live or {})["Container"]
         config = {**look["Config"], "HostConfig": live["Config"]["HostConfig"]}
         bare = {"Name": live["Name"], "Networks": live["Networks"], "Config": {"Image": config.get("Image")}}
@@ -127,8 +131,8 @@ class DockerProvider:
             seen = replace(seen, handle={**seen.handle, IMPORTED: True})
         return Found(
             seen,
-            labels.get(facts.PROJECT, ""),
-            labels.get(facts.LINEAGE, ""),
+            labels.get(containers.PROJECT, ""),
+            labels.get(containers.LINEAGE, ""),
             {"Container": {"Name": live["Name"], "Networks": live["Networks"], "Config": config}},
             {"Container": bare},
         )

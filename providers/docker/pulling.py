@@ -17,7 +17,9 @@ import docker.errors
 import docker.utils
 import requests
 
-from flowplan.providers.docker.connection import Engine, Refusal, Stream
+from flowplan.providers.docker.connection import Engine
+from flowplan.providers.docker.refusals import Refusal
+from flowplan.providers.docker.streams import Stream
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
 from flowplan.schemas.faults import point
 
@@ -99,7 +101,7 @@ class Images:
     def _opened(
         self, parameters: Mapping[str, Any], headers: Mapping[str, str], limit: float | None
     ) -> requests.Response:
-        """Return the answer, which begins only when the registry has answered; meanwhile check that the Engine is alive."""
+        """Return the answer, which begins when the registry has answered; meanwhile check that the Engine is alive."""
         answers: queue.SimpleQueue[requests.Response | ProviderError] = queue.SimpleQueue()
 
         def ask() -> None:

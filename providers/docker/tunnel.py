@@ -16,7 +16,7 @@ from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixH
 
 from flowplan.schemas.errors import ProviderError
 
-_PATIENCE = 1.0
+_EXIT_LIMIT = 1.0
 """Seconds that ssh may take to end, once its connection has ended."""
 
 
@@ -78,7 +78,7 @@ class Tunnel:
             newest = list(reversed(self._running))
         for process, said in newest:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                if process.wait(_PATIENCE):
+                if process.wait(_EXIT_LIMIT):
                     said.seek(0)
                     lines = said.read().decode(errors="replace").strip().splitlines()
                     return lines[-1].strip()[:200] if lines else f"ssh ended with code {process.returncode}"

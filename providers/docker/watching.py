@@ -9,23 +9,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flowplan.providers.docker import facts
-from flowplan.providers.docker.connection import Engine, Refusal, Stream
+from flowplan.providers.docker import containers
+from flowplan.providers.docker.connection import Engine
+from flowplan.providers.docker.refusals import Refusal
+from flowplan.providers.docker.streams import Stream
 from flowplan.providers.protocol import News
 from flowplan.schemas import arguments
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.runs import Json, Observed, Recorded, Status
 from flowplan.schemas.secrets import tokens_in
 
-TICK = 0.9
+INTERVAL = 0.9
 """Seconds after which None is handed out when nothing happened."""
-SILENCE = 45.0
+SILENCE_LIMIT = 45.0
 """Seconds without any event after which the connection is no longer trusted and everything is looked at again; less
 where answers are to come sooner."""
-PATIENCE = 1.5
+EVENTS_LIMIT = 1.5
 """Seconds that the events of a removed container may still take to tell its exit code."""
 
-REMOVAL = 0.5
+REMOVAL_LIMIT = 0.5
 """Seconds after a SIGKILL during which a removal means `docker rm -f`: the run was lost, it did not fail."""
 
 _ACTIONS = ["start", "die", "oom", "destroy", "pause", "unpause"]
@@ -78,13 +80,13 @@ class Watch:
 
     def _idle(self, pause: float, stop: threading.Event, word: ProviderError | None) -> Iterator[ProviderError | None]:
         end = time.monotonic() + pause
-        while (rest := end - time.monotonic()) > 0 and not stop.wait(min(rest, TICK)):
+        while (rest := end - time.monotonic()) > 0 and not stop.wait(min(rest, INTERVAL)):
             yield word
         yield word
 
     def _open(self) -> Stream:
-        """Open the stream of events from the last one seen on; at first, from the creation of the oldest container on."""
-        wanted = facts.filters(type=["container"], label=[f"{facts.LINEAGE}={self._lineage}"], event=_ACTIONS)
+        """Open the stream of events since the last one seen; at first, since the oldest container was created."""
+        wanted = containers.filters(type=["container"], label=[f"{containers.LINEAGE}={self._lineage}"], event=_ACTIONS)
         parameters: dict[str, Any] = {"filters": wanted}
         if self._since:
             parameters["since"] = f"{self._since:.6f}"
@@ -99,13 +101,13 @@ class Watch:
                 self._missing.pop(seen.run_id, None)
                 yield from self._tell(seen)
             else:
-                self._missing.setdefault(seen.run_id, time.monotonic() + PATIENCE)
+                self._missing.setdefault(seen.run_id, time.monotonic() + EVENTS_LIMIT)
 
     def _follow(self, stream: Stream, stop: threading.Event) -> Iterator[Observed | None]:
         """Yield what events tell until all have ended, ``stop`` is set, or the stream is silent for too long."""
-        text, heard, silence = b"", time.monotonic(), min(SILENCE, self._engine.timeout)
+        text, heard, silence = b"", time.monotonic(), min(SILENCE_LIMIT, self._engine.timeout)
         while self._waiting and not stop.is_set() and time.monotonic() - heard < silence:
-            data = stream.poll(0.2 if self._missing or self._killed else TICK)
+            data = stream.poll(0.2 if self._missing or self._killed else INTERVAL)
             if data is None:
                 raise ConnectionError("the stream of events ended")
             if data:
@@ -124,19 +126,19 @@ class Watch:
         for run in [run for run, end in self._missing.items() if end <= now]:
             del self._missing[run]
             self._waiting.discard(run)
-            yield facts.gone(self._records[run])
+            yield containers.gone(self._records[run])
 
     def _explained(self, run: str, seen: Observed) -> Observed:
         """Return the end of a killed container, as out of memory when only an event said so."""
         if run not in self._oom:
             return seen
-        _, reason, message = facts.ended(137, oom=True)
+        _, reason, message = containers.ended(137, oom=True)
         return replace(seen, reason=reason, message=message)
 
     def _event(self, event: Mapping[str, Any]) -> Iterator[Observed]:
         self._since = max(self._since, int(event.get("timeNano") or 0) // 1000 / 1e6)
         labels = event.get("Actor", {}).get("Attributes") or {}
-        run = str(labels.get(facts.RUN_ID, ""))
+        run = str(labels.get(containers.RUN_ID, ""))
         if run not in self._waiting or self._container(run) not in (None, event["Actor"]["ID"]):
             return  # events of a container that was made again are about the one before, too
         action = event.get("Action") or event.get("status")
@@ -150,7 +152,7 @@ class Watch:
         elif action == "die":
             seen = self._died(run, event)
             if seen is not None and seen.reason == "SIGKILL" and not self._host(run).get("AutoRemove"):
-                self._killed[run] = (time.monotonic() + REMOVAL, seen)
+                self._killed[run] = (time.monotonic() + REMOVAL_LIMIT, seen)
             else:
                 yield from self._tell(seen)
         else:
@@ -163,7 +165,7 @@ class Watch:
             return self._inspected(run)
         if before is not None and before.started_at:  # seen in the list already; events are replayed
             return None
-        at = facts.event_time(event)
+        at = containers.event_time(event)
         return replace(
             before or self._base(run, event), status=Status.RUNNING, reason="", started_at=at, at=at, attempts=1
         )
@@ -178,19 +180,19 @@ class Watch:
         return "RestartPolicy" in self._host(run)
 
     def _may_be_too_long(self, run: str, code: int) -> bool:
-        """Return whether an argument may have been too long to execute; only the container has the length of secrets."""
+        """Return whether an argument may be too long to execute; only the container has the length of secrets."""
         objects = self._records[run].objects
         return code in arguments.EXEC_FAILED and bool(tokens_in(objects) or next(arguments.too_long(objects, {}), None))
 
     def _died(self, run: str, event: Mapping[str, Any]) -> Observed | None:
-        """Return the end as the event tells it; inspect where a restart, lack of memory or a long argument is possible."""
+        """Return the end as the event tells it; inspect where a restart, no memory or a long argument is possible."""
         code = event["Actor"]["Attributes"].get("exitCode")
         if code is None or code == "137" or self._repeats(run) or self._may_be_too_long(run, int(code)):
             found = self._inspected(run)
             if found is not None or code is None:
                 return found
-        status, reason, message = facts.ended(int(code), run in self._oom)
-        at = facts.event_time(event)
+        status, reason, message = containers.ended(int(code), run in self._oom)
+        at = containers.event_time(event)
         base = self._last.get(run) or self._base(run, event)
         return replace(
             base, status=status, reason=reason, message=message, exit_code=int(code), finished_at=at, at=at, live=None
@@ -203,7 +205,7 @@ class Watch:
             address=record.address,
             attempt=record.attempt,
             attempts=1,
-            handle=record.handle or facts.handle(container, float(event.get("time") or 0)),
+            handle=record.handle or containers.handle(container, float(event.get("time") or 0)),
             infrastructure_id=f"{self._engine.base_url}:{container}",
             name=record.name,
             started_at=record.started_at,
@@ -217,26 +219,26 @@ class Watch:
         record = self._records[run]
         container = self._container(run) or record.name
         found = self._engine.find(f"/containers/{container}/json")
-        if found is None or (found["Config"].get("Labels") or {}).get(facts.RUN_ID) != run:
+        if found is None or (found["Config"].get("Labels") or {}).get(containers.RUN_ID) != run:
             return None
-        return facts.from_inspect(found, self._engine.base_url, record)
+        return containers.from_inspect(found, self._engine.base_url, record)
 
     def _tell(self, seen: Observed | None) -> Iterator[Observed]:
         """Yield the observation if it is new."""
         if seen is None:
             return
-        if facts.cut_short(self._records[seen.run_id], seen):
-            self._engine.knock()
+        if containers.cut_short(self._records[seen.run_id], seen):
+            self._engine.check_accepting()
         before = self._last.get(seen.run_id)
         self._last[seen.run_id] = seen
         self._missing.pop(seen.run_id, None)
         if seen.over:
             self._waiting.discard(seen.run_id)
-        if before is None or _facts(before) != _facts(seen):
+        if before is None or _told_parts(before) != _told_parts(seen):
             yield seen
 
 
-def _facts(seen: Observed) -> tuple[Any, ...]:
+def _told_parts(seen: Observed) -> tuple[Any, ...]:
     """Return the facts whose change is told; times differ in precision between events and inspects."""
     started = (seen.started_at or "")[:19]
     return seen.status, seen.reason, seen.message, seen.exit_code, seen.attempts, seen.name, started

@@ -71,13 +71,11 @@ def ended(code: int, oom: bool, error: str = "") -> tuple[Status, str, str]:
     """Return status, reason and message of a container that ended with ``code``."""
     if code == 0:
         return Status.SUCCEEDED, "Completed", ""
-    meaning = "ran out of memory" if oom else error or _MEANINGS.get(code) or _signal_meaning(code)
+    meaning = "ran out of memory" if oom else error or _MEANINGS.get(code)
+    if not meaning and code in _SIGNALS:
+        meaning = f"ended by {_SIGNALS[code]}"
     reason = "OOMKilled" if oom else _SIGNALS.get(code, "Error")
     return Status.FAILED, reason, f"exit code {code}" + (f": {meaning}" if meaning else "")
-
-
-def _signal_meaning(code: int) -> str:
-    return f"ended by {_SIGNALS[code]}" if code in _SIGNALS else ""
 
 
 def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | None = None) -> Observed:
@@ -126,7 +124,7 @@ def cut_short(record: Recorded, seen: Observed) -> bool:
 
 
 def handle(container: str, created: float) -> dict[str, Json]:
-    """Return the handle by which a container is found again; its events begin at ``created`` (seconds, Engine's clock)."""
+    """Return the handle by which a container is found again; ``created`` is in seconds by the Engine's clock."""
     return {"id": container, "created": int(created)}
 
 
@@ -193,7 +191,7 @@ def of_others(item: Mapping[str, Any], base_url: str) -> Observed:
 
 
 def list_tells_enough(item: Mapping[str, Any], record: Recorded) -> bool:
-    """Return whether an item of ``docker ps`` needs no inspect: its end is recorded or it runs, and nothing can drift."""
+    """Return whether an item of ``docker ps`` needs no inspect: it runs or its end is recorded, and cannot drift."""
     if item.get("State") not in _STATES:
         return record.status.settled
     if item["Id"] != record.handle.get("id", item["Id"]):
