@@ -99,6 +99,13 @@ def test_output_of_a_terminal_that_was_removed_before_anybody_read_it(world: Wor
     assert [line.text for line in world.lines(record)] == ["2026-01-01T00:00:00Z one", "two"]
 
 
+def test_output_until_now_does_not_wait_for_the_end(world: World) -> None:
+    order = world.order("echo one; sleep 600", auto_remove=True)
+    record = world.record(order, world.provider.create(order))
+    until(lambda: world.api.logs(record.handle["id"]))
+    assert [line.text for line in world.lines(record, follow=False)] == ["one"]
+
+
 FRAME = b"\x03\x00\x00\x00\x00\x00\x00\x07broken\n"
 
 

@@ -158,9 +158,9 @@ class Output:
             except EngineUnreachable:
                 raise
             except ProviderError as error:  # the log goes before the container does
-                if self._starting or self._state().get("Status", "dead") not in ("removing", "dead"):
+                if self._starting or not self._is_going():
                     raise ProviderError(error.message, hint=error.hint, reason=error.reason) from None
-            if self._held and not stop.is_set():
+            if self._held and not stop.is_set() and (follow or self._is_going()):
                 yield from self._rest_of(self._held, given, tail, stop)
             else:
                 yield from self._reader.rest()
@@ -248,6 +248,10 @@ class Output:
         container = self._container()
         found = self._engine.find(f"/containers/{container}/json") if container else None
         return dict(found["State"]) if found else {}
+
+    def _is_going(self) -> bool:
+        """Return whether the container is gone or being removed."""
+        return self._state().get("Status", "dead") in ("removing", "dead")
 
     def _open(self, tail: int | None, *, follow: bool) -> requests.Response | None:
         """Return the Engine's answer; None when the container is not there, or about to be removed."""
