@@ -156,6 +156,32 @@ def test_who_reads_before_the_start_gets_all_of_the_output(world: World) -> None
     assert world.proxy.count("GET", "/logs") > 1, "it was asked for between create and start"
 
 
+@pytest.mark.parametrize("tty", [False, True])
+def test_a_stream_that_breaks_loses_and_repeats_nothing(world: World, tty: bool) -> None:
+    script = "i=0; while [ $i -lt 60 ]; do echo $i; i=$((i+1)); sleep 0.03; done"
+    order = world.order(script, create_options={"tty": tty})
+    record = world.record(order, world.provider.create(order))
+    cut = world.proxy.play("cut", "GET", "/logs", after=40 if tty else 600, times=3)
+    assert [line.text for line in world.lines(record)] == [str(number) for number in range(60)]
+    assert cut.hits > 1
+
+
+def test_a_log_that_was_opened_just_before_a_short_run_is_opened_again(world: World) -> None:
+    order, lines = world.order(BOTH), list[LogLine]()
+    late = world.proxy.play("slow", "GET", "/json$", skip=10**6, seconds=3)  # the look at the state after that
+    reader = threading.Thread(target=lambda: lines.extend(world.lines(world.record(order))))
+    start = world.proxy.play("slow", "POST", "/start", seconds=1)
+    creator = threading.Thread(target=lambda: world.provider.create(order))
+    creator.start()
+    until(lambda: start.hits)
+    reader.start()
+    until(lambda: world.proxy.count("GET", "/logs"))
+    late.skip = 0
+    creator.join(20)
+    reader.join(20)
+    assert late.hits and told(lines) == {"stdout": ["one", "no newline"], "stderr": ["two"]}
+
+
 def test_a_start_that_does_not_come_is_waited_for_in_bounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowplan.providers.docker.output.START_LIMIT", 1.0)
     with pytest.raises(ProviderError, match="no container was started within 1s"):

@@ -52,6 +52,8 @@ class _Reader:
     last: bytes = b""
     seen: int = 0
     skip: int = 0
+    _position: int = 0
+    _known: int = 0
     _frames: Frames = field(init=False)
     _lines: dict[str, bytearray] = field(default_factory=lambda: {"stdout": bytearray(), "stderr": bytearray()})
     _at: dict[str, bytes] = field(default_factory=dict)
@@ -59,13 +61,22 @@ class _Reader:
     def __post_init__(self) -> None:
         self._frames = Frames(self.tty)
 
-    def resume(self) -> None:
-        """Skip the messages of the last second that were seen: a new connection begins with all of that second."""
+    def resume(self, *, from_start: bool) -> None:
+        """Skip what was seen: a new connection begins with all messages of the last second.
+
+        Args:
+            from_start: it begins with the first byte, where messages have no times.
+        """
         self._frames = Frames(self.tty)
         self.skip = self.seen
+        self._position, self._known = 0, self._known if from_start else 0
 
     def feed(self, data: bytes) -> Iterator[LogLine]:
         """Yield the lines that end in ``data``."""
+        if self.tty:
+            self._position += len(data)
+            new = max(0, self._position - self._known)
+            data, self._known = data[len(data) - min(new, len(data)) :], max(self._known, self._position)
         for stream, message in self._frames.feed(data):
             yield from self._message(stream, message) if self.stamped and not self.tty else self._text(stream, message)
 
@@ -213,9 +224,9 @@ class Output:
                     yield from self._stream(Stream(answer), stop)
                 elif not self._starting:
                     return
-                state = self._state()
-                self._starting = self._starting and state.get("Status", "created") == "created"
-                if not self._starting and not _goes_on(state):
+                state, was_starting = self._state(), self._starting
+                self._starting = was_starting and state.get("Status", "created") == "created"
+                if not was_starting and not _goes_on(state):  # else its log has begun since it was opened
                     return
                 if self._starting and time.monotonic() - begun > START_LIMIT:
                     raise ProviderError(
@@ -225,7 +236,7 @@ class Output:
                 broken = broken or time.monotonic()
                 if time.monotonic() - broken > OUTAGE_LIMIT:
                     raise self._engine.unreachable(error) from None
-            self._reader.resume()
+            self._reader.resume(from_start=tail is None)
             tail = tail if not self._reader.last else None
             stop.wait(0.3)
 
