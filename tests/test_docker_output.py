@@ -18,6 +18,7 @@ from projects import Project, until
 from flowplan.outputs import drawing
 from flowplan.planner.manifests import ResolvedRun, docker
 from flowplan.providers.docker import connect
+from flowplan.providers.docker.output import Output
 from flowplan.providers.protocol import Context, LogLine, Order, Provider
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.runs import Identity, Observed, Recorded, Settings, Status
@@ -166,20 +167,29 @@ def test_a_stream_that_breaks_loses_and_repeats_nothing(world: World, tty: bool)
     assert cut.hits > 1
 
 
-def test_a_log_that_was_opened_just_before_a_short_run_is_opened_again(world: World) -> None:
-    order, lines = world.order(BOTH), list[LogLine]()
-    late = world.proxy.play("slow", "GET", "/json$", skip=10**6, seconds=3)  # the look at the state after that
+def test_a_log_that_was_opened_just_before_a_short_run_is_opened_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container begins and ends between the look at its log and the look at its state."""
+    order, lines, look = world.order(BOTH), list[LogLine](), Output._state
+
+    def late(output: Output) -> dict[str, Any]:
+        until(lambda: world.ours()[0]["State"] == "exited")
+        return look(output)
+
+    monkeypatch.setattr(Output, "_state", late)
     reader = threading.Thread(target=lambda: lines.extend(world.lines(world.record(order))))
-    start = world.proxy.play("slow", "POST", "/start", seconds=1)
+    start = world.proxy.play("hang", "POST", "/start", times=1)
     creator = threading.Thread(target=lambda: world.provider.create(order))
     creator.start()
     until(lambda: start.hits)
     reader.start()
     until(lambda: world.proxy.count("GET", "/logs"))
-    late.skip = 0
-    creator.join(20)
+    world.api.start(world.ours()[0]["Id"])
     reader.join(20)
-    assert late.hits and told(lines) == {"stdout": ["one", "no newline"], "stderr": ["two"]}
+    world.proxy.heal()
+    creator.join(20)
+    assert told(lines) == {"stdout": ["one", "no newline"], "stderr": ["two"]}
 
 
 def test_a_start_that_does_not_come_is_waited_for_in_bounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
