@@ -5,17 +5,12 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-
-def timestamp(moment: datetime | None = None) -> str:
-    """Return a moment as RFC 3339 in UTC with milliseconds: ``2026-11-01T08:00:00.000Z``."""
-    return (moment or datetime.now(UTC)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+from flowplan.schemas.times import timestamp
 
 
-def seconds_between(text: str | None, now: datetime | None) -> float | None:
-    """Return the seconds from an RFC 3339 time to ``now``; None where one is unknown."""
-    if not text or now is None:
-        return None
-    return (now - datetime.fromisoformat(text)).total_seconds()
+def now() -> str:
+    """Return this moment as every document writes it: ``2026-11-01T08:00:00.000Z``."""
+    return timestamp(datetime.now(UTC))
 
 
 class SteadyClock:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from flowplan import calls
-from flowplan.clock import timestamp
 from flowplan.engines import Engines
 from flowplan.following import LogStreams, Watches
 from flowplan.outcome import Options
@@ -21,6 +20,7 @@ from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import progressed
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Identity, Recorded
+from flowplan.schemas.times import timestamp
 from flowplan.state.lock import WriterLock, others_write
 from flowplan.state.store import Store
 from flowplan.workers import Workers

@@ -9,8 +9,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flowplan import __version__
-from flowplan.clock import timestamp
+from flowplan import __version__, clock
 from flowplan.engines import Engines, ManifestsByType
 from flowplan.planner.compare.argument_lengths import long_arguments
 from flowplan.planner.compare.plan import Options, Situation, make_changes
@@ -24,6 +23,7 @@ from flowplan.schemas.plans import Action, Change, Finding, Plan
 from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Rendered
 from flowplan.schemas.secrets import Redactor, SecretSource, tokens_in
 from flowplan.schemas.sources import Diagnostic
+from flowplan.schemas.times import seconds_between
 from flowplan.state.store import Store
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def plan_spec(project: Project, request: Request) -> Planned:
             mode=options.mode,
             refreshed=request.refresh,
             flowplan_version=__version__,
-            made_at=timestamp(),
+            made_at=clock.now(),
         ),
     )
 
@@ -108,7 +108,7 @@ def plan_destroy(project: Project, request: Request) -> Planned:
             mode="destroy",
             refreshed=request.refresh,
             flowplan_version=__version__,
-            made_at=timestamp(),
+            made_at=clock.now(),
         ),
     )
 
@@ -333,9 +333,9 @@ def _looks(
 def _with_time(seen: Observed, now: datetime | None) -> Observed:
     """Return ``seen`` with the seconds of its time limit that are used up, by the engine's clock."""
     began = seen.counts_from or seen.started_at
-    if now is None or not began or not (seen.status and seen.status.live):
+    seconds = seconds_between(began, now)
+    if seconds is None or not (seen.status and seen.status.live):
         return seen
-    seconds = (now - datetime.fromisoformat(began)).total_seconds()
     return replace(seen, progress={**seen.progress, "seconds": max(seconds, 0.0)})
 
 

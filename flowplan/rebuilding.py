@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from flowplan.clock import timestamp
+from flowplan import clock
 from flowplan.engines import ManifestsByType
 from flowplan.planner.compare.diff import changed_fields
 from flowplan.planner.compare.takeover import Takeover
@@ -229,7 +229,7 @@ def _record(
         attempts=seen.attempts,
         handle=seen.handle,
         infrastructure_id=seen.infrastructure_id,
-        created_at=seen.started_at or timestamp(),
+        created_at=seen.started_at or clock.now(),
         started_at=seen.started_at,
         finished_at=seen.finished_at,
         image=seen.image,

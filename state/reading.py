@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded, Status
+from flowplan.schemas.times import seconds_between
 from flowplan.state import files, rows
 from flowplan.state.transitions import Known
 
@@ -138,7 +139,8 @@ class Reading:
         )
         outcomes: dict[str, list[tuple[str, float | None]]] = {}
         for address, outcome, start, end in found:
-            outcomes.setdefault(address, []).append((outcome, rows.seconds_between(start, end)))
+            took = seconds_between(start, end)
+            outcomes.setdefault(address, []).append((outcome, None if took is None else max(took, 0.0)))
         return outcomes
 
     def plan_progress(self, plan_digest: str) -> set[str]:

@@ -12,6 +12,7 @@ from flowplan.schemas import codec
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import Progress, progress_of
 from flowplan.schemas.runs import Objects, Recorded, Settings
+from flowplan.schemas.times import timestamp
 
 TAIL_BYTES = 64 * 1024
 """How much of a run's output is kept."""
@@ -31,17 +32,7 @@ Row = tuple[Any, ...]
 
 def now() -> str:
     """Return our time, RFC 3339 in UTC with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def seconds_between(start: str | None, end: str | None) -> float | None:
-    """Return the seconds from one RFC 3339 time to another, None when one is unknown; never negative."""
-    if not start or not end:
-        return None
-    try:
-        return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+    return timestamp(datetime.now(UTC))
 
 
 def run_of(address: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flowplan.clock import timestamp
+from flowplan import clock
 from flowplan.given import Given, given_strings
 from flowplan.project import Project
 from flowplan.schemas.codec import decode, encode
@@ -74,7 +74,7 @@ def keep(plan: Plan, project: Project, given: Given) -> None:
     write_plan(plan, file, key)
     beside = Path(os.path.abspath(state.parent))  # noqa: PTH100 - without following links
     made = LastPlan(
-        made_at=timestamp(),
+        made_at=clock.now(),
         content=_content(file),
         spec=os.path.relpath(project.directory / Path(plan.spec_path).name, beside) if usable_later(plan) else "",
         directory=str(beside),

@@ -132,7 +132,7 @@ def _verdict(plan: Plan, detailed: bool, strict: bool) -> int:
 
 
 def _expiring(plan: Plan, max_age: str | None) -> Plan:
-    from flowplan.clock import timestamp
+    from flowplan.schemas.times import timestamp
 
     age = seconds("--max-age", max_age)
     return plan if age is None else replace(plan, expires_at=timestamp(datetime.now(UTC) + timedelta(seconds=age)))

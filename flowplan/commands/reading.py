@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flowplan.clock import seconds_between
 from flowplan.commands.arguments import check_format
 from flowplan.output import Bursts, Output, reader_gone
 from flowplan.outputs import drawing, redacted
@@ -25,6 +24,7 @@ from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import did_you_mean
+from flowplan.schemas.times import seconds_between
 from flowplan.showing import Progress, last_state, shown
 from flowplan.state.store import Store
 from flowplan.terminal import can_draw, use_colour

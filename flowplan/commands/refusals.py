@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowplan.clock import seconds_between, timestamp
+from flowplan import clock
 from flowplan.given import policies_of
 from flowplan.project import Request
 from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
@@ -15,6 +15,7 @@ from flowplan.schemas.places import DEFAULT_SPEC
 from flowplan.schemas.plans import Change, Finding, Plan
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic
+from flowplan.schemas.times import seconds_between
 
 if TYPE_CHECKING:
     from flowplan.planner.compare.policies import Rule
@@ -75,7 +76,7 @@ def _refuse_fixed_variables(request: Request, reviewed: Plan) -> None:
 
 
 def _check_age(plan: Plan, max_age: float | None) -> None:
-    if plan.expires_at and plan.expires_at < timestamp():
+    if plan.expires_at and plan.expires_at < clock.now():
         raise PlanStale(f"the plan expired at {plan.expires_at}", hint="plan and review again")
     age = seconds_between(plan.made_at, datetime.now(UTC))
     if max_age is not None and (age is None or age > max_age):

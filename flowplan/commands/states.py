@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from flowplan.clock import timestamp
 from flowplan.commands.arguments import check_format, seconds
 from flowplan.commands.places import Place
 from flowplan.commands.reading import chosen, numbered, opened, unknown_address
@@ -17,6 +16,7 @@ from flowplan.project import Project, Request, open_state, writing
 from flowplan.schemas.codec import encode
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.files import Unreadable, read_bounded
+from flowplan.schemas.times import timestamp
 from flowplan.showing import harmless
 from flowplan.state import ownership, pruning, transfer
 from flowplan.state.lock import break_lock

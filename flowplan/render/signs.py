@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 
 from flowplan.schemas.plans import Action
+from flowplan.schemas.times import seconds_between
 
 SIGNS = {
     Action.CREATE: "+",
@@ -89,22 +90,6 @@ def duration(seconds: float) -> str:
         elif parts:
             break
     return " ".join(parts[:2])
-
-
-def seconds_between(start: str | None, end: str | datetime | None) -> float | None:
-    """Return the seconds between RFC 3339 times; None where one is missing or is no time."""
-    if not start or not end:
-        return None
-    try:
-        until = end if isinstance(end, datetime) else datetime.fromisoformat(end)
-        since = datetime.fromisoformat(start)
-    except ValueError:
-        return None
-    return (_in_utc(until) - _in_utc(since)).total_seconds()
-
-
-def _in_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def to_the_second(time: str) -> str:

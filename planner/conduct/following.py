@@ -14,11 +14,11 @@ from flowplan.planner.conduct.world import (
     Phase,
     World,
     how_it_ended,
-    seconds,
 )
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.schemas.times import seconds_between
 
 
 def follow(world: World, records: Sequence[Recorded]) -> Commands:
@@ -154,10 +154,14 @@ def _limit_passed(world: World, record: Recorded) -> str:
     """
     settings = record.settings
     if record.status is Status.PENDING:
-        name, limit, passed = "start_timeout", settings.start_timeout, seconds(record.created_at, world.moment.now)
+        name, limit, passed = (
+            "start_timeout",
+            settings.start_timeout,
+            seconds_between(record.created_at, world.moment.now),
+        )
     elif record.status is Status.RUNNING and not world.moment.keeps_timeout(record):
         now = world.moment.engine(record.provider)
-        name, limit, passed = "timeout", settings.timeout, seconds(record.started_at, now)
+        name, limit, passed = "timeout", settings.timeout, seconds_between(record.started_at, now)
     else:
         return ""
     return f"{name} of {limit:g}s passed" if limit is not None and passed is not None and passed > limit else ""

@@ -9,10 +9,11 @@ from typing import Any
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.following import fail, follow, record_and_tell, refresh, tell
 from flowplan.planner.conduct.words import Commands
-from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of, group_key, how_it_ended, timestamp
+from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of, group_key, how_it_ended
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import Action, Change
 from flowplan.schemas.runs import Recorded, Status
+from flowplan.schemas.times import timestamp
 
 
 def dispatch(world: World) -> Commands:

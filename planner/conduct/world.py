@@ -309,13 +309,3 @@ def change_of(run: Run) -> Change:
 def group_key(name: str) -> str:
     """Return the key of ``World.aside`` for steps that ``max_parallel`` holds back; no address is like it."""
     return f"\0{name}"
-
-
-def seconds(since: str | None, now: datetime | None) -> float | None:
-    """Return the seconds that passed since a time of the state; None while one of the two is not known."""
-    return (now - datetime.fromisoformat(since)).total_seconds() if since and now else None
-
-
-def timestamp(moment: datetime) -> str:
-    """Return a time as the state keeps it."""
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

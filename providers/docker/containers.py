@@ -14,6 +14,7 @@ from typing import Any
 from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas import arguments, docker_api
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status
+from flowplan.schemas.times import timestamp
 
 PROJECT = "dev.flowplan.project"
 RUN_ID = "dev.flowplan.run-id"
@@ -50,13 +51,13 @@ def engine_time(text: str | None) -> str | None:
         return None
     micros = (match[3] or "")[:6].ljust(6, "0")
     moment = datetime.fromisoformat(f"{match[1]}{match[2]}.{micros}{match[4].replace('Z', '+00:00')}")
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return timestamp(moment, "microseconds")
 
 
 def event_time(event: Mapping[str, Any]) -> str:
     """Return the time of an event as RFC 3339 UTC."""
     moment = datetime.fromtimestamp(int(event.get("timeNano") or event["time"] * 10**9) // 1000 / 1e6, UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return timestamp(moment, "microseconds")
 
 
 def header_seconds(date: str | None) -> float:
@@ -185,7 +186,7 @@ def of_others(item: Mapping[str, Any], base_url: str) -> Observed:
         infrastructure_id=f"{base_url}:{item['Id']}",
         name=_own_name(item),
         lineage=labels[LINEAGE],
-        created_at=created.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        created_at=timestamp(created, "seconds"),
         created_from=labels.get(CREATED_FROM, ""),
     )
 

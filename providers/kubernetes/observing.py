@@ -15,6 +15,7 @@ from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.runs import Objects, Observed, Recorded, Status
+from flowplan.schemas.times import seconds_between
 
 Object = Mapping[str, Any]
 
@@ -95,8 +96,8 @@ def _events_if_needed(api: Api, namespace: str, jobs: Iterable[Object], pods: Ma
             continue
         seen = observed(job, pods.get(job["metadata"]["uid"], []), "")
         created = job["metadata"].get("creationTimestamp")
-        waits = seen.status is Status.PENDING and not seen.reason and created
-        if waits and (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds() > _SLOW_START:
+        waits = seen.status is Status.PENDING and not seen.reason
+        if waits and (seconds_between(created, datetime.now(UTC)) or 0.0) > _SLOW_START:
             return events_of(api, namespace, "type=Warning")
     return []
 

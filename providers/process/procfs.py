@@ -15,6 +15,7 @@ from typing import Any
 from flowplan.providers.process import kernel
 from flowplan.providers.process.kernel import boot_id, stat_of
 from flowplan.schemas.errors import ProviderError
+from flowplan.schemas.times import timestamp
 
 _SHORTEST, _LONGEST = 0.005, 0.1
 """Seconds between two looks at a group that is ending."""
@@ -150,12 +151,12 @@ def started_at(start_time: int) -> str:
     """Return the start of a process, from clock ticks since boot, as RFC 3339 in UTC."""
     found = [line.split()[1] for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime ")]
     seconds = int(found[0]) + start_time / os.sysconf("SC_CLK_TCK")
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return timestamp(datetime.fromtimestamp(seconds, UTC))
 
 
 def time_of(seconds: float) -> str:
     """Return a time since 1970 as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return timestamp(datetime.fromtimestamp(seconds, UTC), "seconds")
 
 
 def _signalled(group: int, number: int) -> bool:

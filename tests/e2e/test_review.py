@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from conftest import Project, until
 
-from flowplan.clock import timestamp
 from flowplan.schemas.plan_documents import read_plan, schema_faults, write_plan
+from flowplan.schemas.times import timestamp
 from flowplan.state.store import Store
 
 SLEEP = """\
