@@ -35,18 +35,27 @@ class Decision(NamedTuple):
 
 def decide(case: Decision) -> Change:
     """Return the change at one address that the spec wants."""
-    if case.record is None:
-        return _creation(case)
-    if case.record.status is Status.CREATING and not (case.seen and case.seen.status):
-        return _resumption(case, case.record)
-    if case.record.status is Status.CREATING and case.seen and case.seen.exists and _as_intended(case, case.record):
-        return _adoption(case, case.record, case.seen)
-    return _comparison(case, case.record)
-
-
-def _as_intended(case: Decision, record: Recorded) -> bool:
-    """Return whether the spec still wants what an interrupted apply was creating."""
-    return record.type == case.desired.type and case.desired.render(record.attempt).objects == record.objects
+    record, seen = case.record, case.seen
+    if record is None:
+        if case.moved_to:
+            reason = f"not in the state any more, its run was moved to {case.moved_to}"
+        elif case.next_attempt > 1:
+            reason = "not in the state any more, destroyed or forgotten before"
+        else:
+            reason = f"new in {case.spec_name}"
+        return _change(case, Action.CREATE, case.desired.render(case.next_attempt), reason)
+    if record.status is not Status.CREATING:
+        return _comparison(case, record)
+    if not (seen and seen.status):  # the intent was recorded, but nothing was created: the same attempt is created now
+        change = _change(
+            case, Action.CREATE, case.desired.render(record.attempt), "an interrupted apply did not start it"
+        )
+        return replace(change, run=standing(record, None), live=f"{record.run_id}:intended")
+    rendered = case.desired.render(record.attempt) if seen.exists and record.type == case.desired.type else None
+    if rendered is None or rendered.objects != record.objects:  # what it created is compared like any run
+        return _comparison(case, record)
+    change = _change(case, Action.ADOPT, rendered, "an interrupted apply created it")
+    return replace(change, before=record.objects, run=standing(record, seen), live=f"{seen.run_id}:found")
 
 
 def _change(case: Decision, action: Action, rendered: Rendered, *reasons: str) -> Change:
@@ -68,28 +77,6 @@ def _change(case: Decision, action: Action, rendered: Rendered, *reasons: str) -
         moved_from=case.moved_from,
         origins={path: origin.text for path, origin in rendered.origins.items()},
     )
-
-
-def _creation(case: Decision) -> Change:
-    if case.moved_to:
-        reason = f"not in the state any more, its run was moved to {case.moved_to}"
-    elif case.next_attempt > 1:
-        reason = "not in the state any more, destroyed or forgotten before"
-    else:
-        reason = f"new in {case.spec_name}"
-    return _change(case, Action.CREATE, case.desired.render(case.next_attempt), reason)
-
-
-def _adoption(case: Decision, record: Recorded, seen: Observed) -> Change:
-    """Return the change for an object that an interrupted apply created: it is taken over."""
-    change = _change(case, Action.ADOPT, case.desired.render(record.attempt), "an interrupted apply created it")
-    return replace(change, before=record.objects, run=standing(record, seen), live=f"{seen.run_id}:found")
-
-
-def _resumption(case: Decision, record: Recorded) -> Change:
-    """Return the change for an intent of which nothing was created: the same attempt is created now."""
-    change = _change(case, Action.CREATE, case.desired.render(record.attempt), "an interrupted apply did not start it")
-    return replace(change, run=standing(record, None), live=f"{record.run_id}:intended")
 
 
 def _comparison(case: Decision, record: Recorded) -> Change:

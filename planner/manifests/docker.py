@@ -144,7 +144,9 @@ def effect(path: str, before: Json, after: Json) -> Effect:
         if parts[1] == "Networks":
             return Effect(IN_PLACE, "docker network connect and disconnect change it on the live container")
         if parts[1:3] == list(_HOST) and len(parts) > 3 and parts[3] in UPDATABLE:
-            return _update_effect(parts[3], after)
+            if (after is None or after is ABSENT) and parts[3] not in _REMOVABLE:
+                return Effect(REPLACE, f"docker update cannot take {parts[3]} away from a container that has it")
+            return Effect(IN_PLACE, "docker update changes it on the live container")
     return Effect(REPLACE, _replace_rule(parts))
 
 
@@ -170,13 +172,6 @@ def equal(path: str, one: Json, other: Json) -> bool:
     if isinstance(one, list) and isinstance(other, list) and name in UNORDERED:
         return bool(meaning(name, one) == meaning(name, other))
     return bool(one == other)
-
-
-def _update_effect(name: str, after: Json) -> Effect:
-    gone = after is None or after is ABSENT
-    if gone and name not in _REMOVABLE:
-        return Effect(REPLACE, f"docker update cannot take {name} away from a container that has it")
-    return Effect(IN_PLACE, "docker update changes it on the live container")
 
 
 def _replace_rule(parts: list[str]) -> str:

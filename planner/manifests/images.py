@@ -71,7 +71,11 @@ def parse_image(text: str) -> ImageReference:
     slash = rest.rfind("/")
     colon = rest.find(":", slash + 1)
     repository, tag = (rest[:colon], rest[colon + 1 :]) if colon >= 0 else (rest, None)
-    fault = _repository_fault(repository) or _tag_fault(tag) or _digest_fault(digest, bool(at))
+    fault = _repository_fault(repository)
+    if not fault and tag is not None and not _TAG.fullmatch(tag):
+        fault = "the tag is empty" if not tag else "there are two tags" if ":" in tag else f'"{tag}" is not a tag'
+    if not fault and at and not _DIGEST.fullmatch(digest):
+        fault = f'"{digest}" is not a digest'
     if fault:
         raise InvalidInput([Diagnostic(f'"{text}" is not an image reference: {fault}', hint=_FORM)])
     return ImageReference(repository, tag, digest if at else None)
@@ -105,15 +109,3 @@ def _repository_fault(repository: str) -> str:
             lower = part != part.lower()
             return "names are lower case" if lower else f'"{part}" is not a part of a name'
     return "" if len(repository) <= 255 else "the name is longer than 255 characters"
-
-
-def _tag_fault(tag: str | None) -> str:
-    if tag is None or _TAG.fullmatch(tag):
-        return ""
-    if tag == "":
-        return "the tag is empty"
-    return "there are two tags" if ":" in tag else f'"{tag}" is not a tag'
-
-
-def _digest_fault(digest: str, given: bool) -> str:
-    return f'"{digest}" is not a digest' if given and not _DIGEST.fullmatch(digest) else ""

@@ -109,31 +109,23 @@ def _job_fields(draft: Draft) -> None:
 
 
 def _pod_fields(draft: Draft) -> None:
+    """Put in fields of the pod: service account, pull secrets, grace period."""
     fields, block = draft.run.fields, draft.block
     if block.get("service_account_name"):
         source = ("kubernetes", "service_account_name")
         draft.put((*POD, "serviceAccountName"), block["service_account_name"], *source)
-        _legal_name(draft, block["service_account_name"], _DNS_SUBDOMAIN, *source)
+        if not _DNS_SUBDOMAIN.fullmatch(name := block["service_account_name"]):
+            draft.fault(f'"{name}" is not a name of Kubernetes', *source, hint="lower-case letters, digits and - only")
     if block.get("image_pull_secrets"):
-        _pull_secrets(draft, block["image_pull_secrets"])
+        given = draft.job["spec"]["template"]["spec"].get("imagePullSecrets")
+        kept = list(given) if isinstance(given, list) else []
+        known = {entry.get("name") for entry in kept if isinstance(entry, dict)}
+        added = [{"name": name} for name in block["image_pull_secrets"] if name not in known]
+        draft.put((*POD, "imagePullSecrets"), kept + added, "kubernetes", "image_pull_secrets")
     grace = fields.get("grace_period")
     own = draft.job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds")
     if grace is not None and duration(grace) != (DEFAULT_GRACE if own is None else own):
         draft.put((*POD, "terminationGracePeriodSeconds"), math.ceil(duration(grace)), "grace_period")
-
-
-def _legal_name(draft: Draft, name: str, form: re.Pattern[str], *source: str) -> None:
-    if not form.fullmatch(name):
-        draft.fault(f'"{name}" is not a name of Kubernetes', *source, hint="lower-case letters, digits and - only")
-
-
-def _pull_secrets(draft: Draft, wanted: list[str]) -> None:
-    pod = draft.job["spec"]["template"]["spec"]
-    given = pod.get("imagePullSecrets")
-    kept = list(given) if isinstance(given, list) else []
-    known = {entry.get("name") for entry in kept if isinstance(entry, dict)}
-    added = [{"name": name} for name in wanted if name not in known]
-    draft.put((*POD, "imagePullSecrets"), kept + added, "kubernetes", "image_pull_secrets")
 
 
 def _container_fields(draft: Draft) -> None:
@@ -148,15 +140,11 @@ def _container_fields(draft: Draft) -> None:
     for source, target in (("entrypoint", "command"), ("command", "args")):
         if fields.get(source) is not None:
             draft.put((*FIRST, target), [scalar_text(part) for part in fields[source]], source)
-            _list_origins(draft, source, target)
+            for path, origin in draft.run.origins.items():
+                if len(path) == 2 and path[0] == source:
+                    draft.origins[pointer((*FIRST, target, path[1]))] = origin
     _resources(draft)
     _env(draft)
-
-
-def _list_origins(draft: Draft, source: str, target: str) -> None:
-    for path, origin in draft.run.origins.items():
-        if len(path) == 2 and path[0] == source:
-            draft.origins[pointer((*FIRST, target, path[1]))] = origin
 
 
 def _warn_of_sidecar(draft: Draft) -> None:
@@ -217,20 +205,16 @@ def _env(draft: Draft) -> None:
     for name, value in wanted.items():
         if value is None:
             entries.pop(name, None)
+        elif isinstance(value, Mapping):
+            sources = {_ENV_REFERENCES[key]: copied(ref) for key, ref in value.items() if key in _ENV_REFERENCES}
+            entries[name] = {"name": name, "valueFrom": sources}
         else:
-            entries[name] = _env_entry(name, value)
+            entries[name] = {"name": name, "value": scalar_text(value)}
     draft.container["env"] = list(entries.values())
     for path in [p for p in draft.origins if p.startswith(base)] if old else ():
         del draft.origins[path]
     for index, name in enumerate(entries):
         draft.origins[f"{base}/{index}"] = draft.run.origin("env", name) if name in wanted else old[name]
-
-
-def _env_entry(name: str, value: Json) -> dict[str, Json]:
-    if isinstance(value, Mapping):
-        sources = {_ENV_REFERENCES[key]: copied(ref) for key, ref in value.items() if key in _ENV_REFERENCES}
-        return {"name": name, "valueFrom": sources}
-    return {"name": name, "value": scalar_text(value)}
 
 
 def default_policy(draft: Draft) -> bool:

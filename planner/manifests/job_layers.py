@@ -78,7 +78,11 @@ def _manifest(draft: Draft) -> bool:
         return True
     draft.custom = True
     if isinstance(wanted, str):
-        wanted = _manifest_file(draft, wanted)
+        name, wanted = wanted, draft.run.files.get(wanted)
+        draft.origins["/Job"] = Origin(name, name)
+        if isinstance(wanted, Document):
+            draft.origins = {pointer(path): _written_at(name, at) for path, at in wanted.sources.keys.items()}
+            wanted = wanted.value
     else:
         base = ("kubernetes", "job")
         for path, origin in draft.run.origins.items():
@@ -89,15 +93,6 @@ def _manifest(draft: Draft) -> bool:
         return False
     draft.job = copied(wanted)
     return as_job(draft)
-
-
-def _manifest_file(draft: Draft, name: str) -> Json:
-    content = draft.run.files.get(name)
-    if isinstance(content, Document):
-        draft.origins |= {pointer(path): _written_at(name, at) for path, at in content.sources.keys.items()}
-        return content.value
-    draft.origins["/Job"] = Origin(name, name)
-    return content
 
 
 @lru_cache(maxsize=4096)  # the same few places for every run that names the file
@@ -118,7 +113,14 @@ def _sections(draft: Draft) -> bool:
         job["metadata"] = {"name": "", "namespace": ""}
         job["spec"] = {"backoffLimit": 0}
     for path in _SECTIONS:
-        _section(draft, path)
+        parent = value_at(job, path[:-1])
+        if isinstance(parent, dict):
+            if parent.get(path[-1]) is None:  # to the API server null is the same as nothing
+                parent[path[-1]] = {}
+            if not isinstance(section := parent[path[-1]], dict):
+                draft.fault_at(
+                    pointer(path), f"must be a mapping, not {kind_of(section)}", "leave it out, or fill it in"
+                )
     pod = value_at(job, POD)
     if isinstance(pod, dict):
         _fill(draft, pod, POD, "restartPolicy", "Never")
@@ -151,17 +153,6 @@ def _fill(draft: Draft, section: dict[str, Json], path: Path, key: str, value: J
             draft.origins[pointer((*path, key))] = Origin("default")
 
 
-def _section(draft: Draft, path: Path) -> None:
-    parent = value_at(draft.job, path[:-1])
-    if not isinstance(parent, dict):
-        return
-    if parent.get(path[-1]) is None:  # to the API server null is the same as nothing
-        parent[path[-1]] = {}
-    section = parent[path[-1]]
-    if not isinstance(section, dict):
-        draft.fault_at(pointer(path), f"must be a mapping, not {kind_of(section)}", "leave it out, or fill it in")
-
-
 def _containers(draft: Draft, pod: dict[str, Json]) -> None:
     _fill(draft, pod, POD, "containers", [{"name": CONTAINER_NAME}])
     containers = pod["containers"]
@@ -192,8 +183,10 @@ def _last_checks(draft: Draft) -> None:
     if isinstance(pod, dict) and pod.get("restartPolicy") not in ("Never", "OnFailure"):
         shown = scalar_shown(pod.get("restartPolicy"))
         draft.fault_at(pointer((*POD, "restartPolicy")), f"must be Never or OnFailure for a Job, not {shown}")
-    if isinstance(metadata, dict) and metadata.get("namespace"):
-        _namespace_faults(draft, metadata["namespace"])
+    namespace = metadata.get("namespace") if isinstance(metadata, dict) else None
+    if namespace and not (isinstance(namespace, str) and _DNS_LABEL.fullmatch(namespace)):
+        hint = "lower-case letters, digits and - only"
+        draft.fault_at("/Job/metadata/namespace", f"{scalar_shown(namespace)} is not the name of a namespace", hint)
     if draft.custom:
         for labelled in _LABELLED:
             _label_faults(draft, labelled)
@@ -217,12 +210,6 @@ def _label_faults(draft: Draft, path: Path) -> None:
             legal = kubernetes_label_value(value)
             hint = f'"{legal}" would be' if is_label_value(legal) else ""
             draft.fault_at(pointer((*path, key)), f'"{value}" is not a legal value of a label', hint)
-
-
-def _namespace_faults(draft: Draft, namespace: Json) -> None:
-    if not isinstance(namespace, str) or not _DNS_LABEL.fullmatch(namespace):
-        hint = "lower-case letters, digits and - only"
-        draft.fault_at("/Job/metadata/namespace", f"{scalar_shown(namespace)} is not the name of a namespace", hint)
 
 
 def _image_faults(draft: Draft, image: Json) -> None:

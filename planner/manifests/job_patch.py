@@ -160,16 +160,12 @@ def _resolved(job: Json, path: str) -> str:
     if not path.endswith("/-"):
         return path
     parent = path[:-2]
-    return f"{parent}/{_length(job, parent)}"
-
-
-def _length(value: Json, path: str) -> int:
-    for part in path.split("/")[1:]:
-        if isinstance(value, dict):
-            value = value.get(unescape(part))
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
-    return len(value) if isinstance(value, list) else 0
+    for part in parent.split("/")[1:]:
+        if isinstance(job, dict):
+            job = job.get(unescape(part))
+        elif isinstance(job, list) and part.isdigit() and int(part) < len(job):
+            job = job[int(part)]
+    return f"{parent}/{len(job) if isinstance(job, list) else 0}"
 
 
 def _remember(draft: Draft, operation: Mapping[str, Any], path: str, origin: Origin) -> None:

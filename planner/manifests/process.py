@@ -84,11 +84,19 @@ def _fault(run: ResolvedRun, path: Path, message: str, hint: str = "") -> Diagno
 
 def render(run: ResolvedRun, identity: Identity) -> Rendered:
     """Return the ``Process`` object of one attempt: what is started, complete but for the inherited environment."""
+    labels = {
+        "app.kubernetes.io/managed-by": "flowplan",
+        "flowplan.dev/address": identity.address,
+        "flowplan.dev/lineage": identity.lineage,
+        "flowplan.dev/project": identity.project,
+        "flowplan.dev/run-id": identity.run_id,
+    }
     process: dict[str, Json] = {
         "argv": [text for _, text in _argv(run)],
-        "cwd": _cwd(run),
+        # what is relative to the spec stays so, wherever the project lies
+        "cwd": posixpath.normpath(run.fields.get("working_dir") or ""),
         "env": dict(sorted((run.fields.get("env") or {}).items())),
-        "labels": {**(run.fields.get("labels") or {}), **_identity_labels(identity)},
+        "labels": {**(run.fields.get("labels") or {}), **labels},
         **_behaviour(run),
     }
     return Rendered(
@@ -110,11 +118,6 @@ def _argv(run: ResolvedRun) -> list[tuple[Path, str]]:
     ]
 
 
-def _cwd(run: ResolvedRun) -> str:
-    """Return the directory as the spec means it: what is relative to the spec stays so, wherever its project lies."""
-    return posixpath.normpath(run.fields.get("working_dir") or "")
-
-
 def _behaviour(run: ResolvedRun) -> dict[str, Json]:
     """Return what differs from the defaults in how the process is started, limited and stopped."""
     fields, block = run.fields, run.fields.get("process") or {}
@@ -134,16 +137,6 @@ def _bytes(value: Json) -> int | None:
 
 def _seconds(value: Json) -> float | None:
     return None if value is None else duration(value)
-
-
-def _identity_labels(identity: Identity) -> dict[str, str]:
-    return {
-        "app.kubernetes.io/managed-by": "flowplan",
-        "flowplan.dev/address": identity.address,
-        "flowplan.dev/lineage": identity.lineage,
-        "flowplan.dev/project": identity.project,
-        "flowplan.dev/run-id": identity.run_id,
-    }
 
 
 def _origins(run: ResolvedRun) -> dict[str, Origin]:
