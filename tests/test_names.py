@@ -1,8 +1,9 @@
-"""Names and labels are what D14, D16 and K14-K17 say, in every script."""
+"""Names and labels are legal for their engine, stay distinct, and keep what is legal already, in every script."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 import pytest
 
@@ -123,3 +124,11 @@ def test_kubernetes_label_keys_as_k16(key: str, label: str) -> None:
 )
 def test_kubernetes_label_values_as_k17(value: str, label: str) -> None:
     assert names.kubernetes_label_value(value) == label
+
+
+@pytest.mark.parametrize("spelt", [lambda key: key, names.docker_label_key], ids=["kubernetes", "docker"])
+def test_labels_of_flowplan_are_known_in_both_spellings(spelt: Callable[[str], str]) -> None:
+    own = [spelt(f"flowplan.dev/{name}") for name in ("project", "lineage", "run-id", "address", "attempt", "content")]
+    assert all(names.is_own_label(key) for key in [*own, spelt("app.kubernetes.io/managed-by")])
+    assert [names.is_label_of_attempt(key) for key in own] == [False, False, True, True, True, True]
+    assert not any(names.is_own_label(spelt(key)) for key in ("acme.dev/run-id", "app.kubernetes.io/name", "project"))

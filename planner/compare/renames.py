@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from flowplan.planner.manifests.names import is_label_of_attempt
 from flowplan.schemas.plans import Action, Change
 from flowplan.schemas.runs import Desired, Json, Recorded, canonical
 from flowplan.schemas.sources import Diagnostic
-
-_LABEL = re.compile(r"(flowplan\.dev/|dev\.flowplan\.)(address|run-id|attempt|content)$")
 
 
 def rename_suggestions(
@@ -42,7 +40,7 @@ def _without_identity(objects: Json, change: Change) -> str:
 
 def _without_labels(value: Json) -> Json:
     if isinstance(value, dict):
-        return {key: _without_labels(item) for key, item in value.items() if not _LABEL.match(key)}
+        return {key: _without_labels(item) for key, item in value.items() if not is_label_of_attempt(key)}
     return [_without_labels(item) for item in value] if isinstance(value, list) else value
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from flowplan.planner.compare.diff import is_empty, origin_at
 from flowplan.planner.manifests import Manifests
+from flowplan.planner.manifests.names import is_own_label
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.pointers import escape, unescape
 from flowplan.schemas.runs import Json, Objects, Rendered
 from flowplan.schemas.secrets import TOKEN, reveal
-
-_OWN_KEYS = ("flowplan.dev/", "dev.flowplan.", "app.kubernetes.io/managed-by", "io.kubernetes.app.managed-by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +74,7 @@ class Takeover:
         return wanted if self.manifests.equal(path, wanted, live) else self._hidden(live)
 
     def _is_own(self, path: str, wanted: Json) -> bool:
-        key = unescape(path.rpartition("/")[2])
-        return key.startswith(_OWN_KEYS) or (
+        return is_own_label(unescape(path.rpartition("/")[2])) or (
             isinstance(wanted, str) and wanted in (self.rendered.name, self.rendered.run_id)
         )
 
@@ -98,7 +96,7 @@ class Takeover:
     def _list(self, wanted: list[Json], live: Json, path: str) -> Json:
         if not isinstance(live, list):
             return self._hidden(live)
-        if all(isinstance(one, str) and "=" in one for one in wanted) and path.endswith("/Env"):
+        if path in getattr(self.manifests, "VARIABLES", ()) and all("=" in str(one) for one in wanted):
             return self._pairs(wanted, live)
         if all(isinstance(one, Mapping) for one in wanted):
             return self._items(wanted, live, path)

@@ -132,6 +132,7 @@ class Manifests(Protocol):
     #   shrinks.
     # controlled_by(path, manager) -> bool: whether a field belongs to the controller that set it.
     # CONTENT_LABELS: tuple[str, ...]: where ``render`` sets the content label, see ``with_content``.
+    # VARIABLES: tuple[str, ...]: where the objects have a list of ``NAME=VALUE``, which belong together by name.
     # KEPT_BY_ENGINE: frozenset[str]: the settings (``timeout``, ``grace_period``) that the objects carry: a change of them
     #   is a change of the objects.
     # KINDS: Mapping[str, Kind]: how people read the objects, see ``schemas.kinds``.

@@ -46,6 +46,7 @@ UPDATABLE = frozenset(
 )
 """The HostConfig fields that ``docker update`` changes on a live container."""
 
+VARIABLES = ("/Container/Config/Env",)
 CONTENT_LABELS = ("/Container/Config/Labels/dev.flowplan.content",)
 KINDS = {
     "Container": Kind(

@@ -29,6 +29,10 @@ _LEGAL_LABEL_KEY = re.compile(rf"(?:(?=[^/]{{1,253}}/){_DOMAIN}/)?[A-Za-z0-9](?:
 _LEGAL_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 
 
+_MANAGED_BY = ("app.kubernetes.io/managed-by", "io.kubernetes.app.managed-by")
+_OF_ATTEMPT = tuple(f"{mark}{name}" for mark in "/." for name in ("address", "run-id", "attempt", "content"))
+
+
 def docker_name(text: str, limit: int = DOCKER_NAME_LIMIT) -> str:
     """Return a legal container name, "" when nothing of ``text`` is legal; case is kept."""
     return _slug(text, _DOCKER_NAME, limit).lstrip("_-.")
@@ -71,6 +75,16 @@ def kubernetes_run_name(identity: Identity, given: str | None = None) -> str:
     if given and is_kubernetes_name(given):
         return _numbered(given, identity.attempt, LABEL_LIMIT)
     return _run_name(identity, given, kubernetes_name, KUBERNETES_NAME_LIMIT)
+
+
+def is_own_label(key: str) -> bool:
+    """Return whether flowplan itself sets a label or annotation, in the spelling of Kubernetes or of Docker."""
+    return key.startswith(("flowplan.dev/", docker_label_key("flowplan.dev/"))) or key in _MANAGED_BY
+
+
+def is_label_of_attempt(key: str) -> bool:
+    """Return whether a label or annotation tells attempts or addresses apart, rather than what they do."""
+    return is_own_label(key) and key.endswith(_OF_ATTEMPT)
 
 
 def docker_label_key(key: str) -> str:
