@@ -208,7 +208,14 @@ def parse_plan(document: Json, file: str) -> Plan:
         InvalidInput: an unknown format or a broken document.
         PlanStale: it is not what its digest says.
     """
-    _check_version(document, file)
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if not isinstance(version, str):
+        raise InvalidInput(f"{file}: not a plan file: it has no format_version")
+    if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
+        raise InvalidInput(
+            f"{file}: plan format {version} is unknown; this flowplan reads {FORMAT_VERSION}",
+            hint="make the plan and apply it with the same version of flowplan",
+        )
     try:
         plan = decode(Plan, document, extensible=True)
         genuine = plan_digest(plan) == plan.digest
@@ -233,17 +240,6 @@ def unsealed(file: PlanFile, path: Path, lineage: str, key: bytes) -> str:
     if not hmac.compare_digest(end.encode(), _seal_line(body, key).encode()):
         return f"{path}: {_EDITED}"
     return ""
-
-
-def _check_version(document: Json, file: str) -> None:
-    version = document.get("format_version") if isinstance(document, dict) else None
-    if not isinstance(version, str):
-        raise InvalidInput(f"{file}: not a plan file: it has no format_version")
-    if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
-        raise InvalidInput(
-            f"{file}: plan format {version} is unknown; this flowplan reads {FORMAT_VERSION}",
-            hint="make the plan and apply it with the same version of flowplan",
-        )
 
 
 def _faults(document: Json, file: str, otherwise: str) -> list[Diagnostic]:

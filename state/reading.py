@@ -67,8 +67,9 @@ class Reading:
 
     def attempts(self, address: str | None = None, *, run_id: str | None = None) -> list[Recorded]:
         """Return every attempt ever, the destroyed ones too, oldest first."""
-        wanted, values = _where({"a.address": address, "a.run_id": run_id})
-        found = self.all(f"SELECT {rows.COLUMNS} FROM attempts a {wanted} ORDER BY a.id", *values)
+        given = {column: value for column, value in (("address", address), ("run_id", run_id)) if value is not None}
+        where = " AND ".join(f"a.{column} = ?" for column in given) or "1"
+        found = self.all(f"SELECT {rows.COLUMNS} FROM attempts a WHERE {where} ORDER BY a.id", *given.values())
         return self._decoded(rows.decode, found)
 
     def leftovers(self) -> list[Recorded]:
@@ -114,7 +115,8 @@ class Reading:
 
     def events(self, address: str | None = None, *, after: int = 0, limit: int | None = None) -> Iterator[Event]:
         """Return the events with numbers above ``after``, oldest first; a run's name stands for all its cells."""
-        where, values = _whose(address)
+        values = [] if address is None else [address]
+        where = "1" if address is None else "address = ?" if "[" in address else "run = ?"
         query = f"SELECT {rows.EVENT_COLUMNS} FROM events WHERE {where} AND seq > ? ORDER BY seq LIMIT ?"
         left = limit
         while left is None or left > 0:
@@ -129,7 +131,8 @@ class Reading:
         self, addresses: Collection[str] | None = None, *, last: int = 5
     ) -> dict[str, list[tuple[str, float | None]]]:
         """Return the last outcomes at each address, newest last: (status, seconds from start to end or None)."""
-        wanted, values = _among(addresses)
+        wanted = "" if addresses is None else "AND address IN (SELECT value FROM json_each(?))"
+        values = [] if addresses is None else [rows.dumps(list(addresses))]
         found = self.all(
             "SELECT address, outcome, json_extract(progress, '$.started_at'), json_extract(progress, '$.finished_at') FROM ("
             " SELECT id, address, outcome, progress, row_number() OVER (PARTITION BY address ORDER BY id DESC) AS n"
@@ -203,25 +206,3 @@ class Reading:
             return [decode(row) for row in found]
         except rows.UNREADABLE as error:
             raise files.damaged(self.path, f"a row cannot be read ({error})") from error
-
-
-def _ids(values: Iterable[str]) -> str:
-    return rows.dumps(list(values))
-
-
-def _where(wanted: dict[str, str | None]) -> tuple[str, list[str]]:
-    given = {column: value for column, value in wanted.items() if value is not None}
-    terms = " AND ".join(f"{column} = ?" for column in given)
-    return (f"WHERE {terms}" if given else ""), list(given.values())
-
-
-def _whose(address: str | None) -> tuple[str, list[str]]:
-    if address is None:
-        return "1", []
-    return ("address = ?" if "[" in address else "run = ?"), [address]
-
-
-def _among(addresses: Collection[str] | None) -> tuple[str, list[str]]:
-    if addresses is None:
-        return "", []
-    return "AND address IN (SELECT value FROM json_each(?))", [_ids(addresses)]

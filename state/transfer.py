@@ -19,22 +19,6 @@ FORMAT = 1
 KEY_BYTES = 32
 
 
-def _check_lineage(text: str) -> None:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        raise Misfit("must be a UUID") from None
-
-
-def _check_key(text: str) -> None:
-    try:
-        length = len(bytes.fromhex(text))
-    except ValueError:
-        length = -1
-    if length not in (0, KEY_BYTES):
-        raise Misfit(f"must be {KEY_BYTES} bytes in hexadecimal digits")
-
-
 class Dump(NamedTuple):
     """Everything that a state holds.
 
@@ -47,7 +31,7 @@ class Dump(NamedTuple):
     """
 
     flowplan_state: int
-    lineage: Annotated[str, _check_lineage]
+    lineage: Annotated[str, uuid.UUID]
     serial: int
     project: str | None
     records: tuple[tuple[str, str], ...]
@@ -56,7 +40,7 @@ class Dump(NamedTuple):
     attempts: tuple[Recorded, ...]
     events: tuple[Event, ...]
     notes: Mapping[str, str] = {}
-    key: Annotated[str, _check_key] = ""
+    key: Annotated[str, bytes.fromhex] = ""
 
 
 def dump(store: Store, *, with_key: bool = False) -> Iterator[str]:
@@ -108,20 +92,21 @@ def checked(document: Mapping[str, Any]) -> Dump:
     try:
         found = decode(Dump, document)
         run_ids = [attempt.run_id for attempt in found.attempts]
-        _refuse_doubles("/attempts", run_ids)
-        _refuse_doubles("/records", [address for address, _ in found.records])
-        _refuse_doubles("/records", [run_id for _, run_id in found.records])
-        _refuse_doubles("/events", [event.seq for event in found.events])
+        for place, keys in (
+            ("/attempts", run_ids),
+            ("/records", [address for address, _ in found.records]),
+            ("/records", [run_id for _, run_id in found.records]),
+            ("/events", [event.seq for event in found.events]),
+        ):
+            if len(set(keys)) < len(keys):
+                raise Misfit("something is there twice", place)
         if not {run_id for _, run_id in found.records} <= set(run_ids):
             raise Misfit("a record without its attempt", "/records")
+        if len(found.key) not in (0, 2 * KEY_BYTES):
+            raise Misfit(f"must have {2 * KEY_BYTES} hexadecimal digits", "/key")
         return found
     except rows.UNREADABLE as error:
         raise _no_dump(error) from error
-
-
-def _refuse_doubles(place: str, keys: list[Any]) -> None:
-    if len(set(keys)) < len(keys):
-        raise Misfit("something is there twice", place)
 
 
 def _no_dump(error: Exception) -> InvalidInput:
@@ -137,7 +122,16 @@ def load(store: Store, dump: Dump) -> None:
     """
     lineage = str(uuid.UUID(dump.lineage))
     with store.changing("load_dump") as journal:
-        _refuse_older(store, lineage, dump.serial)
+        if lineage != store.lineage and store.run_ids():
+            raise Refused(
+                f"the dump is of lineage {lineage}, the state {store.path} of {store.lineage}",
+                hint="push it to an empty state",
+            )
+        if lineage == store.lineage and dump.serial < store.serial:
+            raise Refused(
+                f"the dump has serial {dump.serial}, the state {store.path} has {store.serial} and is newer",
+                hint="pull again and repeat the change",
+            )
         for table in ("records", "attempts", "tails", "counters", "events", "progress", "plans", "notes"):
             journal.db.execute(f"DELETE FROM {table}")
         key = bytes.fromhex(dump.key) or store.key
@@ -159,16 +153,3 @@ def load(store: Store, dump: Dump) -> None:
         ) as error:
             raise _no_dump(error) from error
     store.identify()
-
-
-def _refuse_older(store: Store, lineage: str, serial: int) -> None:
-    if lineage != store.lineage and store.run_ids():
-        raise Refused(
-            f"the dump is of lineage {lineage}, the state {store.path} of {store.lineage}",
-            hint="push it to an empty state",
-        )
-    if lineage == store.lineage and serial < store.serial:
-        raise Refused(
-            f"the dump has serial {serial}, the state {store.path} has {store.serial} and is newer",
-            hint="pull again and repeat the change",
-        )
