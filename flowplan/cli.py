@@ -506,7 +506,7 @@ def _defect(error: Exception) -> int:
 def complain(text: str, code: int, prefix: str = "error: ") -> int:
     """Print an error for the user and return the exit code."""
     from flowplan.output import Output
-    from flowplan.showing import harmless
+    from flowplan.schemas.text import harmless
 
     lines = text.splitlines() or [""]
     Output().note("\n".join([prefix + harmless(lines[0]), *(harmless(line) for line in lines[1:])]))

@@ -13,7 +13,8 @@ from flowplan.interruption import drawing
 from flowplan.output import Output, Sink, silence
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded, Status
-from flowplan.showing import Progress, harmless, shown
+from flowplan.schemas.text import harmless
+from flowplan.showing import Progress, shown
 
 if TYPE_CHECKING:
     from rich.text import Text

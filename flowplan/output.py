@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from flowplan.schemas.secrets import Redactor
-from flowplan.showing import Progress, harmless, shown
+from flowplan.schemas.text import harmless
+from flowplan.showing import Progress, shown
 from flowplan.terminal import use_colour, width
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from flowplan.schemas.errors import PlanStale
 from flowplan.schemas.plan_documents import read_plan, unsealed
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Status
+from flowplan.schemas.text import shortened
 from flowplan.state.store import Store
 
 
@@ -78,5 +79,4 @@ def _essence(change: Change) -> str:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=lambda _: "(absent)")
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(json.dumps(value, ensure_ascii=False, default=lambda _: "(absent)"), 60)

@@ -6,6 +6,8 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from flowplan.schemas.text import without_controls
+
 if TYPE_CHECKING:
     from flowplan.providers.protocol import LogLine
 
@@ -19,13 +21,6 @@ _COMMAND = re.compile(r"^((?:\s|\x1b\[[0-9;:]*m)*:)(?=:)|##(?=\[)")
 """What GitHub Actions would obey in the output of a step."""
 
 
-def harmless(text: str) -> str:
-    """Return ``text`` with control characters, which a terminal would obey, as ``\\x1b``."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
-
-
 def shown(text: str, *, colour: bool = False) -> str:
     """Return a line of a run's output as it is shown: the last state of it where it was written over and over.
 
@@ -35,7 +30,7 @@ def shown(text: str, *, colour: bool = False) -> str:
     """
     if not text.isprintable():
         parts = _COLOUR.split(last_state(text))  # text and codes by turns
-        parts[::2] = [harmless(_SEQUENCE.sub("", part)) for part in parts[::2]]
+        parts[::2] = [without_controls(_SEQUENCE.sub("", part)) for part in parts[::2]]
         text = "".join([*parts, "\x1b[0m"] if colour and len(parts) > 1 else parts[::2])
     return _COMMAND.sub(lambda m: m[0] + "\u200b", text) if os.environ.get("GITHUB_ACTIONS") else text
 

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.quantities import DURATION_PATTERN, LONGEST, QUANTITY_PATTERN, SIZE_PATTERN
 from flowplan.schemas.sources import did_you_mean
+from flowplan.schemas.text import shortened
 
 BEYOND_ASCII = "\u00a1-\uffff"
 """The letters of other scripts, in the sets of the patterns of names."""
@@ -44,7 +45,7 @@ def kind_of(value: Any) -> str:
     if isinstance(value, int | float):
         return f"the number {scalar_text(value)}"
     if isinstance(value, str):
-        return f'"{value}"' if len(value) <= 60 else f'"{value[:57]}..."'
+        return f'"{shortened(value, 60)}"'
     return "a list" if isinstance(value, list) else "a mapping"
 
 

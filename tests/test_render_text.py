@@ -18,11 +18,12 @@ from rendered import KINDS, plan_text
 
 from flowplan.render.differences import shown
 from flowplan.render.objects import object_lines, place
-from flowplan.render.signs import SIGNS, duration, harmless
+from flowplan.render.signs import SIGNS, duration
 from flowplan.render.tables import event_lines, status_table, table
 from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import ABSENT, Action, FieldChange, Finding, Plan, RunFacts
 from flowplan.schemas.runs import Settings
+from flowplan.schemas.text import harmless
 
 GOLDEN = Path(__file__).parent / "golden"
 NOW = datetime(2026, 11, 1, 11, 12, tzinfo=UTC)

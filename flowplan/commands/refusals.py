@@ -15,6 +15,7 @@ from flowplan.schemas.places import DEFAULT_SPEC
 from flowplan.schemas.plans import Change, Finding, Plan
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic
+from flowplan.schemas.text import counted
 from flowplan.schemas.times import seconds_between
 
 if TYPE_CHECKING:
@@ -122,5 +123,4 @@ def _refuse(why: str, noun: str, found: Sequence[Finding]) -> None:
         return
     lines = [f"  {f.address}: {f.message}" + (f" ({f.hint})" if f.hint else "") for f in found[:_SHOWN]]
     lines += [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-    count = f"{len(found)} {noun}{'s' if len(found) > 1 else ''}"
-    raise Refused("\n".join([f"{why} ({count}); nothing was done", *lines]))
+    raise Refused("\n".join([f"{why} ({counted(len(found), noun)}); nothing was done", *lines]))

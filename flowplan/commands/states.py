@@ -16,8 +16,8 @@ from flowplan.project import Project, Request, open_state, writing
 from flowplan.schemas.codec import encode
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.files import Unreadable, read_bounded
+from flowplan.schemas.text import harmless
 from flowplan.schemas.times import timestamp
-from flowplan.showing import harmless
 from flowplan.state import ownership, pruning, transfer
 from flowplan.state.lock import break_lock
 from flowplan.state.rows import parsed

@@ -8,6 +8,7 @@ from flowplan.commands.arguments import check_format
 from flowplan.commands.places import place, shown
 from flowplan.given import Given
 from flowplan.output import Output
+from flowplan.schemas.text import counted
 from flowplan.wanted import check_spec
 
 
@@ -22,4 +23,4 @@ def validate(spec: Path | None, given: Given, format: str) -> None:
     if format == "json":
         output.document({"valid": True, "runs": runs, "warnings": [str(w) for w in warnings]})
     else:
-        output.data(f"{path}: valid, {runs} run{'s' if runs != 1 else ''}")
+        output.data(f"{path}: valid, {counted(runs, 'run')}")

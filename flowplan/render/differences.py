@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from flowplan.render.objects import object_lines, scalar
-from flowplan.render.signs import harmless
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.runs import Json, canonical
+from flowplan.schemas.text import harmless
 
 Line = tuple[str, str]
 """A mark (``+``, ``-``, ``~`` or a space) and a harmless text without its newline."""

@@ -11,11 +11,12 @@ from itertools import chain
 from typing import NamedTuple
 
 from flowplan.render.objects import leaf_count
-from flowplan.render.signs import COUNTED, TIME, ago, counted, duration, harmless, to_the_second
+from flowplan.render.signs import COUNTED, TIME, ago, duration, to_the_second
 from flowplan.render.varying import Varying, cell_of, compare, document, varying
 from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import ABSENT, Action, Change, Plan
 from flowplan.schemas.runs import Json, Status
+from flowplan.schemas.text import counted, harmless
 from flowplan.schemas.times import seconds_between
 
 _MOST_VARYING = 24

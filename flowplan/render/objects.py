@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flowplan.render.signs import harmless
 from flowplan.render.units import in_units
 from flowplan.schemas.kinds import Kind, Kinds
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.pointers import escape, member, unescape
 from flowplan.schemas.runs import Json
+from flowplan.schemas.text import harmless
 
 _PLAIN = re.compile(r"(?![-.]?\d|- |\.nan|\.inf)[A-Za-z_/.(-][\w ./=+()@:%~-]*(?<![ :])")
 _WORDS = frozenset(["true", "false", "null", "yes", "no", "on", "off", "y", "n", ".", "-", "---", "..."])

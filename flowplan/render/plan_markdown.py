@@ -14,10 +14,11 @@ from flowplan.render.groups import Group
 from flowplan.render.objects import leaf_count, object_lines, place
 from flowplan.render.plan_text import drift_words, effect_words, field_shown
 from flowplan.render.presented import OWN_LABELS, presented, run_line
-from flowplan.render.signs import MEANINGS, SIGNS, counted, harmless
+from flowplan.render.signs import MEANINGS, SIGNS
 from flowplan.render.varying import as_ranges, words_of_needs
 from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import Action, Change, FieldChange, Plan
+from flowplan.schemas.text import counted, harmless
 
 COMMENT = 65_536
 """The most bytes of a comment on GitHub, which counts characters."""

@@ -13,13 +13,14 @@ from flowplan.render.differences import Line, Shown, line_differences, shown
 from flowplan.render.groups import Group
 from flowplan.render.objects import leaf_count, leaves, object_lines, place, scalar
 from flowplan.render.presented import OWN_LABELS, presented, run_line
-from flowplan.render.signs import COLOUR_OF, COLOUR_OF_MARK, MEANINGS, SIGNS, counted, harmless, paint
+from flowplan.render.signs import COLOUR_OF, COLOUR_OF_MARK, MEANINGS, SIGNS, paint
 from flowplan.render.units import in_units
 from flowplan.render.varying import as_ranges, words_of_needs
 from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, Plan
 from flowplan.schemas.pointers import nearest
 from flowplan.schemas.runs import Objects
+from flowplan.schemas.text import counted, harmless
 
 _LISTED = 40
 _LONGEST_DIFF = 4000

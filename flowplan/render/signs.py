@@ -52,26 +52,7 @@ COLOUR_OF = {
 }
 COLOUR_OF_MARK = {"+": "green", "-": "red", "~": "yellow", "!": "yellow"}
 
-_HARMFUL = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
-    "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"  # look like the usual space
-    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-)
-_SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\x1b": "\\e"}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
-
-
-def harmless(text: str) -> str:
-    """Return ``text`` on one line, with all that a terminal could obey or hide (controls, bidi marks) spelled out."""
-    return _HARMFUL.sub(_spelled, text)
-
-
-def _spelled(match: re.Match[str]) -> str:
-    sign = match[0]
-    code = ord(sign)
-    return _SHORT.get(sign) or (
-        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
-    )
 
 
 def paint(text: str, colour: str, on: bool) -> str:
@@ -107,8 +88,3 @@ def ago(text: str, now: datetime | None) -> str:
         return match[0] if passed is None else f" {duration(passed)} ago"
 
     return re.sub(f" at ({TIME.pattern})", relative, text)
-
-
-def counted(count: int, noun: str) -> str:
-    """Return ``1 run``, ``3 runs``."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -6,8 +6,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from flowplan.render.signs import duration, harmless, paint, to_the_second
+from flowplan.render.signs import duration, paint, to_the_second
 from flowplan.schemas.runs import Json
+from flowplan.schemas.text import harmless
 from flowplan.schemas.times import seconds_between
 
 _COLOUR_OF = {

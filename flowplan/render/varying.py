@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from flowplan.render.objects import place, scalar
 from flowplan.render.presented import presented, run_settings
-from flowplan.render.signs import harmless
 from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import ABSENT, Change
 from flowplan.schemas.pointers import escape, keys_of
 from flowplan.schemas.runs import Json
+from flowplan.schemas.text import harmless
 
 _MOST_VALUES = 2000
 """Values that a group may have before those that follow from the address are told by their rule alone."""

@@ -13,6 +13,7 @@ from flowplan.schemas.plans import Action, Change, Finding
 from flowplan.schemas.pointers import escape, nearest, pointer_to
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, did_you_mean
+from flowplan.schemas.text import shortened
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
@@ -324,15 +325,11 @@ def _words(error: ValidationError) -> Iterator[tuple[str, str]]:
         case None:
             yield at or "/", "is not allowed"
         case _:
-            yield at or "/", _cut(error.message)
+            yield at or "/", shortened(error.message, 200)
 
 
 def _short(value: Json) -> str:
-    return _cut(json.dumps(value, ensure_ascii=False, default=str), 80)
-
-
-def _cut(text: str, length: int = 200) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
+    return shortened(json.dumps(value, ensure_ascii=False, default=str), 80)
 
 
 def _origin(change: Change, pointer: str) -> str:

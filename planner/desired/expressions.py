@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import did_you_mean
+from flowplan.schemas.text import shortened
 
 _FOUND = re.compile(
     r"\$\$\{"
@@ -100,7 +101,7 @@ def _meant(text: str) -> Reference:
     Raises:
         ExpressionError: always.
     """
-    shown = text if len(text) <= 40 else text[:40] + "..."
+    shown = shortened(text, 43)
     if "}" in text:
         raise ExpressionError(f"{shown} holds blanks", "write ${var.name} without them; $${ is a literal ${")
     raise ExpressionError(f"{shown} is not closed", "write ${var.name} with a }; $${ is a literal ${")
