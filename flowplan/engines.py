@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from flowplan.clock import SteadyClock
+from flowplan.planner.manifests import traits
 from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.kinds import Kind, Kinds
 from flowplan.schemas.runs import Recorded, Target
@@ -99,7 +100,7 @@ def kinds_of(types: Iterable[str]) -> Kinds:
     manifests, kinds = ManifestsByType(), dict[str, Kind]()
     for name in sorted(set(types)):
         if name in manifests:
-            kinds |= getattr(manifests[name], "KINDS", {})
+            kinds |= traits(manifests[name]).KINDS
     return kinds
 
 
@@ -209,7 +210,7 @@ class Engines:
         if not planned and isinstance(self.provider(name), Roaming):
             return  # ``observe`` says of each run where it is
         if known and known.get("id") not in (None, "", now.id):
-            word = getattr(self._manifests[self.type_of(name)], "ENGINE", "engine")
+            word = traits(self._manifests[self.type_of(name)]).ENGINE
             hint = "point the provider at the engine of the run, or give the new engine an entry of its own under `providers:`"
             raise Refused(
                 f"provider {name} is now {now.label or now.id}, but "
@@ -239,7 +240,7 @@ class Engines:
         size = 0
         for name in sorted(set(names)):
             type_name = self.type_of(name)
-            if type_name in self._manifests and getattr(self._manifests[type_name], "KEEPS_FILES", False):
+            if type_name in self._manifests and traits(self._manifests[type_name]).KEEPS_FILES:
                 size += cast("Keeper", self.provider(name)).discard(known)
         return size
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any, NamedTuple
+
+from flowplan.schemas.pointers import keys_of, member
 
 
 class Kind(NamedTuple):
@@ -28,7 +31,5 @@ Kinds = Mapping[str, Kind]
 
 
 def field_at(objects: Any, pointer: str) -> Any:
-    """Return the member of objects at a pointer without escapes or list indices; None where there is none."""
-    for name in pointer[1:].split("/"):
-        objects = objects.get(name) if isinstance(objects, Mapping) else None
-    return objects
+    """Return the member of objects at a pointer; None where there is none."""
+    return reduce(member, keys_of(pointer), objects)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flowplan.engines import ManifestsByType
 from flowplan.output import Output
+from flowplan.planner.manifests import traits
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.sources import did_you_mean
 
@@ -26,7 +27,7 @@ def init(directory: Path, provider: str) -> None:
     Raises:
         InvalidInput: there is one already, or the provider is unknown.
     """
-    example = getattr(ManifestsByType()[provider], "EXAMPLE", "")
+    example = traits(ManifestsByType()[provider]).EXAMPLE
     if not example:
         raise InvalidInput(f'provider type "{provider}" has no example', hint="write the spec by hand")
     path = directory / "flowplan.yaml"

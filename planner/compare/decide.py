@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 from flowplan.planner.compare.diff import changed_fields, drifted_fields, patched, settings_fields
 from flowplan.planner.compare.reasons import changed_sentence, how_it_ended, standing
-from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_labels, content_of, over_already
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_of, over_already, traits
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, RunFacts
 from flowplan.schemas.runs import Desired, Objects, Observed, Recorded, Rendered, Status, Target, digest
 
@@ -109,7 +108,7 @@ def _comparison(case: Decision, record: Recorded) -> Change:
 def _as_created(objects: Objects, record: Recorded, manifests: Manifests) -> Objects:
     """Return ``objects`` with the recorded content label: an update in place leaves the label of the creation."""
     label = content_of(record.objects, manifests) or ABSENT
-    places = [place for place in content_labels(manifests) if place.split("/")[1] in objects]
+    places = [place for place in traits(manifests).CONTENT_LABELS if place.split("/")[1] in objects]
     return patched(objects, [FieldChange(place, ABSENT, label, IN_PLACE, "") for place in places])
 
 
@@ -118,7 +117,7 @@ def _fields(case: Decision, record: Recorded, status: Status, wanted: Rendered) 
     if record.type != case.desired.type:
         return ()
     fields = changed_fields(record.objects, wanted.objects, case.manifests, origins=wanted.origins, ignore=ignore)
-    kept: frozenset[str] = getattr(case.manifests, "KEPT_BY_ENGINE", frozenset())
+    kept = traits(case.manifests).KEPT_BY_ENGINE
     settings = settings_fields(record.settings, case.desired.settings, kept)
     if status.final:
         settings = tuple(
@@ -249,8 +248,7 @@ def _hurts(field: FieldChange, case: Decision) -> str:
     progress = case.seen.progress if case.seen else {}
     if field.path == "/Run/timeout" and after is not None:
         return over_already(before, after, progress)
-    told: Callable[..., str] | None = getattr(case.manifests, "interrupts", None)
-    return told(field.path, before, after, progress) if told else ""
+    return traits(case.manifests).interrupts(field.path, before, after, progress)
 
 
 def guarded(change: Change, status: Status, protect: str, may_interrupt: bool) -> Change:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, content_labels
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, traits
 from flowplan.schemas.plans import ABSENT, FieldChange
 from flowplan.schemas.pointers import keys_of, nearest, pointer_to
 from flowplan.schemas.runs import Json, Objects, Origin, Settings, canonical
@@ -110,7 +110,7 @@ def changed_fields(
     """
     if before == after:  # as their content labels are, which are digests
         return ()
-    ignore = (*ignore, *content_labels(manifests))
+    ignore = (*ignore, *traits(manifests).CONTENT_LABELS)
     found = []
     for path, old, new in differences(before, after):
         if _ignored(path, ignore) or manifests.equal(path, old, new):
@@ -146,8 +146,8 @@ def drifted_fields(
     live = _part(live, owned)
     if _identical(live, owned):
         return ()
-    ignore = (*ignore, *content_labels(manifests))
-    controlled = getattr(manifests, "controlled_by", lambda path, manager: False)
+    ignore = (*ignore, *traits(manifests).CONTENT_LABELS)
+    controlled = traits(manifests).controlled_by
     found = []
     for path, applied, now in differences(owned, live):
         if _ignored(path, ignore) or TOKEN.search(str(applied)) or manifests.equal(path, applied, now):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from flowplan.planner.manifests import Manifests
-from flowplan.schemas.kinds import Kinds, field_at
+from flowplan.planner.manifests import Manifests, traits
+from flowplan.schemas.kinds import field_at
 from flowplan.schemas.plans import Action, Change
 from flowplan.schemas.sources import Diagnostic
 
@@ -37,7 +37,7 @@ def _place(change: Change, manifests: Mapping[str, Manifests]) -> tuple[str, ...
     after = change.after or {}
     if change.action in (Action.DESTROY, Action.FORGET):
         return ()
-    kinds: Kinds = getattr(manifests[change.type], "KINDS", {})
+    kinds = traits(manifests[change.type]).KINDS
     for kind in after:
         if kind in kinds and kinds[kind].name:
             return (change.provider, *(str(field_at(after, pointer)) for pointer in kinds[kind].name))

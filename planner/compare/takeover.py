@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowplan.planner.compare.diff import is_empty, origin_at
-from flowplan.planner.manifests import Manifests
+from flowplan.planner.manifests import Manifests, traits
 from flowplan.planner.manifests.names import is_own_label
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.pointers import escape, unescape
@@ -96,7 +96,7 @@ class Takeover:
     def _list(self, wanted: list[Json], live: Json, path: str) -> Json:
         if not isinstance(live, list):
             return self._hidden(live)
-        if path in getattr(self.manifests, "VARIABLES", ()) and all("=" in str(one) for one in wanted):
+        if path in traits(self.manifests).VARIABLES and all("=" in str(one) for one in wanted):
             return self._pairs(wanted, live)
         if all(isinstance(one, Mapping) for one in wanted):
             return self._items(wanted, live, path)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.pointers import keys_of
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered, digest
 from flowplan.schemas.sources import Diagnostic, Path
@@ -78,16 +80,11 @@ def with_content(objects: Objects, places: Sequence[str]) -> Objects:
 
 def content_of(objects: Objects, manifests: Manifests) -> str:
     """Return the content label that objects carry; "" for those of a provider, or of an older flowplan, without one."""
-    for place in content_labels(manifests):
+    for place in traits(manifests).CONTENT_LABELS:
         labels, key = _labels_at(objects, place)
         if labels is not None and key in labels:
             return str(labels[key])
     return ""
-
-
-def content_labels(manifests: Manifests) -> tuple[str, ...]:
-    """Return the places of the content label in the objects of a provider, as JSON Pointers."""
-    return getattr(manifests, "CONTENT_LABELS", ())
 
 
 def _labels_at(objects: Objects, place: str) -> tuple[dict[str, Json] | None, str]:
@@ -127,15 +124,35 @@ class Manifests(Protocol):
     def equal(self, path: str, one: Json, other: Json) -> bool:
         """Return whether two values of the field mean the same to the engine, as ``1000m`` and ``1`` do."""
 
-    # A pure half may also have, each of them being left out where it does not apply:
-    # interrupts(path, before, after, progress) -> str: what a change in place does to a live run that it ends, pauses or
-    #   shrinks.
-    # controlled_by(path, manager) -> bool: whether a field belongs to the controller that set it.
-    # CONTENT_LABELS: tuple[str, ...]: where ``render`` sets the content label, see ``with_content``.
-    # VARIABLES: tuple[str, ...]: where the objects have a list of ``NAME=VALUE``, which belong together by name.
-    # KEPT_BY_ENGINE: frozenset[str]: the settings (``timeout``, ``grace_period``) that the objects carry: a change of them
-    #   is a change of the objects.
-    # KINDS: Mapping[str, Kind]: how people read the objects, see ``schemas.kinds``.
-    # ENGINE: str: what messages call the engine; default "engine".
-    # EXAMPLE: str: the run, indented below ``runs:``, that ``flowplan init --provider`` writes.
-    # KEEPS_FILES: bool: True when the provider keeps files of attempts beside the state (``protocol.Keeper``).
+
+class Traits(NamedTuple):
+    """What a pure half may say beside its functions, by attributes of these names; the defaults are for what it leaves out.
+
+    Attributes:
+        CONTENT_LABELS: JSON Pointers to the content label, which ``render`` sets with ``with_content``.
+        VARIABLES: JSON Pointers to lists of ``NAME=VALUE``, whose entries belong together by name.
+        KEPT_BY_ENGINE: the settings (``timeout``, ``grace_period``) that the objects carry: a change of one of them is a
+            change of the objects.
+        KINDS: how people read the objects.
+        ENGINE: what messages call the engine.
+        EXAMPLE: the run, indented below ``runs:``, that ``flowplan init --provider`` writes.
+        KEEPS_FILES: whether the provider keeps files of attempts beside the state (``protocol.Keeper``).
+        interrupts: what a change in place does to a live run that it ends, pauses or shrinks: path, before, after and
+            ``Observed.progress`` -> words.
+        controlled_by: whether a field belongs to the controller that set it: path, manager -> bool.
+    """
+
+    CONTENT_LABELS: tuple[str, ...] = ()
+    VARIABLES: tuple[str, ...] = ()
+    KEPT_BY_ENGINE: frozenset[str] = frozenset()
+    KINDS: Kinds = MappingProxyType({})
+    ENGINE: str = "engine"
+    EXAMPLE: str = ""
+    KEEPS_FILES: bool = False
+    interrupts: Callable[[str, Json, Json, Mapping[str, float]], str] = lambda path, before, after, progress: ""
+    controlled_by: Callable[[str, str], bool] = lambda path, manager: False
+
+
+def traits(manifests: Manifests) -> Traits:
+    """Return what a pure half says of itself."""
+    return Traits._make(getattr(manifests, name, default) for name, default in Traits._field_defaults.items())
