@@ -53,8 +53,10 @@ faults: $(VENV)/dev ## Kill flowplan at every named point, on every engine, and 
 	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers process --random 600 --write-docs
 	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers docker kubernetes --random 60 --write-docs
 
-nightly: $(VENV)/dev ## Tens of thousands of hostile inputs, which takes half an hour
-	FLOWPLAN_EXAMPLES=nightly $(BIN)/pytest -n 2 tests/test_hostile_input.py tests/test_big_input.py
+nightly: $(VENV)/dev ## Hostile inputs, random specs and a million simulated projects, which takes about two hours
+	@# On two cores: half an hour each for the inputs, the projects and the specs of processes, 10 minutes for containers.
+	FLOWPLAN_EXAMPLES=nightly FLOWPLAN_SIMULATED=1000000 $(BIN)/pytest -n 2 tests/test_hostile_input.py tests/test_big_input.py \
+		tests/test_conduct.py tests/e2e/test_random_specs.py tests/test_random_containers.py
 
 bench: $(BIN)/flowplan ## Measure flowplan side by side with what one would use instead; ROWS="name ..." for some
 	$(BIN)/python benchmarks/run.py $(ROWS)

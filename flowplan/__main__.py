@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 
 OBJECTS = 200_000
 """New objects between collections of cyclic garbage: reading modules and plans makes many, of which few are garbage."""
@@ -32,7 +33,9 @@ def main() -> None:
     except OSError as error:
         _discard_output()
         code = code or 1
-        _complain(f"error: the output could not be written: {error.strerror}\n")
+        with suppress(OSError):  # a terminal that was closed takes no complaint either
+            sys.stderr.write(f"error: the output could not be written: {error.strerror}\n")
+            sys.stderr.flush()
     gc.freeze()  # the interpreter would look through everything again before it leaves
     sys.exit(code)
 
@@ -58,14 +61,6 @@ def _open_closed_streams() -> None:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
-
-
-def _complain(text: str) -> None:
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except OSError:
-        return  # a terminal that was closed takes no complaint either
 
 
 def _discard_output() -> None:

@@ -109,7 +109,7 @@ def share_needs(group: Group) -> bool:
 def _key(change: Change, shown: Json) -> Hashable:
     """Return what runs must have in common to share a group."""
     same = (change.action, change.type, change.provider, change.interrupts, change.skipped, bool(change.moved_from))
-    reasons = tuple(map(_timeless, change.reasons))
+    reasons = tuple(TIME.sub("...", reason) for reason in change.reasons)
     kinds = tuple((f.path, f.effect, f.rule, f.drift, f.manager) for f in change.fields)
     family: Hashable = change.address.partition("[")[0]
     if "[" not in change.address:
@@ -143,10 +143,6 @@ def shows_objects(change: Change) -> bool:
     if change.action in (Action.CREATE, Action.ADOPT):
         return change.before is None
     return change.action is Action.REPLACE and change.before is not None and change.before.keys() != change.after.keys()
-
-
-def _timeless(text: str) -> str:
-    return TIME.sub("...", text)
 
 
 class _Growing:

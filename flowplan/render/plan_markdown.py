@@ -175,7 +175,7 @@ def _table(shown_groups: Sequence[Group], left: int) -> list[_Part]:
         return []
     parts = [_Part(_TABLE)]
     left -= parts[0].size + 500
-    names = [sum(map(_name_size, group.changes)) if _hurts(group) else 0 for group in shown_groups]
+    names = list(map(_names_size, shown_groups))
     reserved = sum(names)
     squeezed: list[Group] = []
     for group, size in zip(shown_groups, names, strict=True):
@@ -226,17 +226,14 @@ def _row(group: Group, room: int) -> str:
     why = [_entities(_cut(groups.why(group, None)))]
     live = groups.live_sentence(change)
     if live:
-        why.append(f"**{_entities(live)}**" + (f" ({_entities(_standing(group))})" if change.interrupts else ""))
+        times = sorted(groups.standing(one, None) for one in group.changes)
+        since = times[0] if len(times) == 1 else f"the first {times[0]}"
+        why.append(f"**{_entities(live)}**" + (f" ({_entities(since)})" if change.interrupts else ""))
     why += [_entities(_cut(change.skipped))] if change.skipped else []
     errors = sum(f.severity == "error" for c in group.changes for f in c.preflight)
     why += [f"**{counted(errors, 'problem')}**"] if errors else []
     sign = "!" if change.skipped else SIGNS[group.action]
     return f"| {_code(sign)} | {action} | {_runs(group, room)} | {_code(change.provider)} | {'; '.join(why)} |\n"
-
-
-def _standing(group: Group) -> str:
-    times = sorted(groups.standing(change, None) for change in group.changes)
-    return times[0] if len(times) == 1 else f"the first {times[0]}"
 
 
 def _runs(group: Group, room: int) -> str:
@@ -434,18 +431,13 @@ def _graph(plan: Plan) -> str:
     nodes = {name: f"n{number}" for number, name in enumerate(sorted({name for edge in edges for name in edge}))}
     if len(nodes) > _NODES:
         return ""
-    signs = _signs(plan, names)
+    actions: dict[str, dict[str, None]] = {}
+    for change in plan.changes:
+        actions.setdefault(names[change.address], {})[MEANINGS[change.action].partition(" ")[0]] = None
     lines = ["graph LR"]
-    lines += [f'  {node}["{_label(name, signs.get(name, ""))}"]' for name, node in nodes.items()]
+    lines += [f'  {node}["{_label(name, ", ".join(actions.get(name, ())))}"]' for name, node in nodes.items()]
     lines += [f"  {nodes[one]} --> {nodes[other]}" for one, other in sorted(edges)]
     return _folded("What needs what", _fenced(lines, "mermaid"))
-
-
-def _signs(plan: Plan, names: dict[str, str]) -> dict[str, str]:
-    found: dict[str, dict[str, None]] = {}
-    for change in plan.changes:
-        found.setdefault(names[change.address], {})[MEANINGS[change.action].partition(" ")[0]] = None
-    return {name: ", ".join(actions) for name, actions in found.items()}
 
 
 def _label(name: str, action: str) -> str:

@@ -79,7 +79,9 @@ def plan_text(
     yield from _diagnostics(plan, style)
     if shown_groups:
         yield ""
-        yield from _legend(shown_groups, style)
+        used = {group.action for group in shown_groups}
+        legend = [f"{SIGNS[action]} {MEANINGS[action]}" for action in Action if action in used]
+        yield from (style.paint(line, "dim") for line in _filled(legend, style, "", "   "))
         yield from _verdict(plan, style)
     yield from _next(plan, style, apply_command)
 
@@ -138,12 +140,6 @@ def _diagnostics(plan: Plan, style: _Style) -> Iterator[str]:
         first, *others = _wrapped(f"{said}{harmless(str(remark))}", "", style, "  ")
         yield style.paint(first, colour) if said else first
         yield from others
-
-
-def _legend(shown_groups: Sequence[Group], style: _Style) -> Iterator[str]:
-    used = {group.action for group in shown_groups}
-    words = [f"{SIGNS[action]} {MEANINGS[action]}" for action in Action if action in used]
-    yield from (style.paint(line, "dim") for line in _filled(words, style, "", "   "))
 
 
 def _next(plan: Plan, style: _Style, apply_command: str) -> Iterator[str]:
@@ -297,20 +293,11 @@ def _object_differences(change: Change, style: _Style) -> Iterator[Line]:
         yield from (("-", line) for line in old)
         yield from (("+", line) for line in new)
     elif style.full:
-        marks = {"- ": "-", "+ ": "+", "  ": " "}
-        for line in _whole_diff(old, new):
-            yield marks[line[:2]], line[2:]
+        for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+            yield from ((" " if tag == "equal" else "-", line) for line in old[i:j])
+            yield from (("+", line) for line in new[k:m] if tag != "equal")
     else:
         yield from line_differences(old, new, style.context)
-
-
-def _whole_diff(old: list[str], new: list[str]) -> Iterator[str]:
-    for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if tag == "equal":
-            yield from (f"  {line}" for line in old[i:j])
-        else:
-            yield from (f"- {line}" for line in old[i:j])
-            yield from (f"+ {line}" for line in new[k:m])
 
 
 def _fields(change: Change, style: _Style) -> Iterator[str]:

@@ -45,12 +45,11 @@ def status_table(
 
 
 def _status_row(run: Document, now: datetime | None) -> tuple[str, ...]:
-    exit_code = run.get("exit_code")
     return (
         _text(run, "address"),
         _text(run, "status"),
         _text(run, "reason"),
-        "" if exit_code is None else str(exit_code),
+        _text(run, "exit_code"),
         _attempts(run),
         took(run, now),
         _text(run, "message"),

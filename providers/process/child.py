@@ -24,6 +24,8 @@ FAULT = os.environ.get("FLOWPLAN_FAULT")
 """The point at which a test wants an end."""
 DEFAULT_PATH = "/bin:/usr/bin"
 DEFAULT_GRACE = 30.0
+MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
+"""What exec and chdir say when there is no such file."""
 
 
 def fault(point: str) -> None:
@@ -157,7 +159,10 @@ class Child:
             self._limit()
             for fd, target in self.wires:
                 os.dup2(fd, target)
-            self._enter()
+            try:
+                os.chdir(self.run.cwd)
+            except OSError as error:
+                self._fail("chdir", error.errno)
             self._execute()
         except OSError as error:
             self._fail("prepare", error.errno)
@@ -182,12 +187,6 @@ class Child:
         if self.core is not None:
             resource.setrlimit(resource.RLIMIT_CORE, (self.core, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
-    def _enter(self) -> None:
-        try:
-            os.chdir(self.run.cwd)
-        except OSError as error:
-            self._fail("chdir", error.errno)
-
     def _execute(self) -> None:
         """Try every place of the run's own PATH; the most telling error is reported."""
         stage, worst = "search", errno.ENOENT
@@ -195,7 +194,7 @@ class Child:
             try:
                 os.execve(file, self.run.argv, self.run.env)
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR) or os.access(file, os.F_OK):
+                if error.errno not in MISSING or os.access(file, os.F_OK):
                     stage, worst = "exec", error.errno or 0
         self._fail(stage, worst)
 
@@ -211,10 +210,13 @@ def end_of(run: Run) -> dict[str, Any]:
     """Return how a run ended, for its record."""
     seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - run.clock
     status, reason = _verdict(run)
+    code = run.code
+    if run.failure:  # what a shell would report: 127 for what is missing, 126 for what cannot be executed
+        code = 127 if run.failure["errno"] in MISSING else 126
     return {
         "status": status,
         "reason": reason,
-        "exit_code": _failure_code(run.failure) if run.failure else run.code,
+        "exit_code": code,
         "failure": run.failure,
         "started_at": kernel.rfc3339(run.first_start),
         "finished_at": kernel.rfc3339(run.first_start + int(seconds * 1e9)),
@@ -234,16 +236,11 @@ def _verdict(run: Run) -> tuple[str, str]:
     if run.failure:
         if run.failure["errno"] == errno.E2BIG:
             return "failed", "ArgumentsTooLong"
-        missing = run.failure["errno"] in (errno.ENOENT, errno.ENOTDIR)
+        missing = run.failure["errno"] in MISSING
         return "failed", _REASONS.get(run.failure["stage"] if missing else "", "NotExecutable")
     if run.stopped:
         return "cancelled", word
     return ("succeeded" if run.code == 0 else "failed"), word
-
-
-def _failure_code(failure: dict[str, Any]) -> int:
-    """Return what a shell would report: 127 for what is missing, 126 for what cannot be executed."""
-    return 127 if failure["errno"] in (errno.ENOENT, errno.ENOTDIR) else 126
 
 
 def _signal_name(number: int) -> str:

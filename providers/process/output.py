@@ -101,7 +101,10 @@ class _Lines:
         """
         first, _ = self._kept.look()
         if self._position < first:
-            yield from self._dropped(first)
+            if self._rest:
+                yield _line(self._rest)
+            yield LogLine(f"[flowplan: {first - self._position} bytes of output were dropped, see log_limit]")
+            self._position, self._rest = first, b""
         for block in self._kept.blocks(self._position):
             self._position += len(block)
             *whole, self._rest = (self._rest + block).split(b"\n")
@@ -120,13 +123,6 @@ class _Lines:
             end = _whole_characters(self._rest)
             piece, self._rest = self._rest[:end], self._rest[end:]
             yield LogLine(piece.decode("utf-8", "replace"), goes_on=True)
-
-    def _dropped(self, first: int) -> Iterator[LogLine]:
-        """Say what is not kept any more."""
-        if self._rest:
-            yield _line(self._rest)
-        yield LogLine(f"[flowplan: {first - self._position} bytes of output were dropped, see log_limit]")
-        self._position, self._rest = first, b""
 
 
 def _line(data: bytes) -> LogLine:

@@ -194,12 +194,8 @@ def group_alive(identity: Mapping[str, Any]) -> bool:
         return False
     except PermissionError:
         return True
-    return any(state not in "ZX" and session == leader for state, session, _ in _all_processes())
-
-
-def _all_processes() -> list[tuple[str, int, int]]:
-    found = (stat_of(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
-    return [one for one in found if one]
+    every = (stat_of(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
+    return any(one[0] not in "ZX" and one[1] == leader for one in every if one)
 
 
 def environment(pid: int) -> dict[str, str]:

@@ -83,11 +83,11 @@ class ProcessProvider:
         processes = self._scans.all()
         seen = [self._look(record) for record in records] + self._unknown({record.run_id for record in records})
         known = {one.run_id for one in seen}
-        marked = [one for one in marks.leaders(processes) if one.run_id not in known]
-        return seen + [discovery.live(one, self._lineage) for one in marked if self._concerns(one)]
-
-    def _concerns(self, one: marks.Marked) -> bool:
-        return one.lineage == self._lineage or (self._project != "" and one.project == self._project)
+        for one in marks.leaders(processes):
+            ours = one.lineage == self._lineage or (self._project != "" and one.project == self._project)
+            if ours and one.run_id not in known:
+                seen.append(discovery.live(one, self._lineage))
+        return seen
 
     def _look(self, record: Recorded) -> Observed:
         return look(self._files(record.run_id), record, self._scans.of)

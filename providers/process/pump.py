@@ -45,12 +45,11 @@ def parts(directory: str) -> list[tuple[int, str]]:
         names = os.listdir(directory)  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
         return []
-    numbered = [(0 if name == NAME else int(name[len(NAME) + 1 :]), name) for name in names if _is_part(name)]
+    split = [(name, *name.partition(".")[::2]) for name in names]
+    numbered = [
+        (int(number or 0), name) for name, stem, number in split if stem == NAME and (number.isdigit() or name == NAME)
+    ]
     return sorted(numbered)
-
-
-def _is_part(name: str) -> bool:
-    return name == NAME or (name.startswith(NAME + ".") and name[len(NAME) + 1 :].isdigit())
 
 
 def part_at(start: int) -> str:
@@ -122,18 +121,16 @@ class Output:
             data = os.read(self.reader, HIDING_CHUNK if self.hiding else CHUNK)
         except BlockingIOError:
             data = b""
+        kept = data
+        if self.torn:
+            rest, end, kept = data.partition(b"\n")
+            self._lost, self._why = self._lost + len(rest) + len(end), "the supervisor was killed"
+            self.torn = not end
         if data:
-            self._keep(data)
+            self._write(self.hiding.feed(kept) if self.hiding else kept)
         if self.hiding and not self.hiding.holds:
             self.uncertain(False)
         return bool(data)
-
-    def _keep(self, data: bytes) -> None:
-        if self.torn:
-            rest, end, data = data.partition(b"\n")
-            self._lost, self._why = self._lost + len(rest) + len(end), "the supervisor was killed"
-            self.torn = not end
-        self._write(self.hiding.feed(data) if self.hiding else data)
 
     def drain(self) -> None:
         """Take all that was written so far, then close the pipe; a process that went its own way is not waited for."""

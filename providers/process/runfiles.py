@@ -181,7 +181,10 @@ def look(files: RunFiles, recorded: Recorded | None, rest: Rest) -> Observed:
     if left := rest(files.run_id):
         told = f"its own process {started['pid']} has ended, its exit code is unknown; what it started goes on ({_pids(left)})"
         return replace(_observed(files, recorded, known), message=told)
-    return _absent(files, _why_gone(started), Status.LOST)
+    why = f"process {started['pid']} is gone, and so is its supervisor; its exit code is unknown"
+    if started.get(IMPORTED):
+        why = f"process {started['pid']} has ended; flowplan did not start it, so its exit code is unknown"
+    return _absent(files, why, Status.LOST)
 
 
 def _never_started(files: RunFiles, recorded: Recorded | None, known: Record | None, rest: Rest) -> Observed:
@@ -212,12 +215,6 @@ def _unseen(files: RunFiles, recorded: Recorded | None, known: Record | None, wh
     return replace(found, status=recorded.status if recorded else found.status, message=told, elsewhere=where)
 
 
-def _why_gone(started: Mapping[str, Any]) -> str:
-    if started.get(IMPORTED):
-        return f"process {started['pid']} has ended; flowplan did not start it, so its exit code is unknown"
-    return f"process {started['pid']} is gone, and so is its supervisor; its exit code is unknown"
-
-
 def _pids(pids: Sequence[int]) -> str:
     return ("process " if len(pids) == 1 else "processes ") + ", ".join(map(str, pids))
 
@@ -239,25 +236,15 @@ def _observed(files: RunFiles, recorded: Recorded | None, known: Record | None) 
             "at": started.get("started_at"),
         }
     if known and known.end:
-        facts |= _ending(known.end)
+        end = known.end
+        facts |= {key: end[key] for key in ("reason", "exit_code", "started_at", "finished_at")}
+        facts |= {"attempts": end["executions"], "at": end["finished_at"]}
+        facts |= {"status": Status(end["status"]), "message": _message(end)}
     owner = known.owner if known and (recorded is None or recorded.status is Status.CREATING) else {}
     named = {key: owner[key] for key in ("address", "attempt", "name", "content") if key in owner}
     if recorded:
         named |= {"address": recorded.address, "attempt": recorded.attempt, "name": recorded.name}
     return Observed(files.run_id, **named, **facts)
-
-
-def _ending(ended: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "status": Status(ended["status"]),
-        "reason": ended["reason"],
-        "message": _message(ended),
-        "exit_code": ended["exit_code"],
-        "attempts": ended["executions"],
-        "started_at": ended["started_at"],
-        "finished_at": ended["finished_at"],
-        "at": ended["finished_at"],
-    }
 
 
 def _message(ended: Mapping[str, Any]) -> str:

@@ -149,14 +149,12 @@ def _spawn(runs_dir: Path) -> subprocess.Popen[bytes]:
         finally:
             os.close(log)
     except OSError as error:
-        raise full() if error.errno in FULL else _unstarted(error) from error
+        if error.errno in FULL:
+            raise full() from error
+        raise ProviderError(f"the supervisor of the processes cannot be started: {error}") from error
     if process.wait() == NO_ROOM:  # it forks, and its child lives on
         raise full()
     return process
-
-
-def _unstarted(error: OSError) -> ProviderError:
-    return ProviderError(f"the supervisor of the processes cannot be started: {error}")
 
 
 def full() -> ProviderError:

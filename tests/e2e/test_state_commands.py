@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ COLLECTED = 180.0
 """Seconds that a loaded cluster may take to collect a Job that was deleted."""
 
 
-class Hands:
+class Hands(ABC):
     """An engine on which a person starts things by hand, without flowplan.
 
     Attributes:
@@ -40,15 +41,17 @@ class Hands:
         self.project.write(text)
         return text
 
+    @abstractmethod
     def start(self, **env: str) -> str:
         """Start a sleep and return what a person would call it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gone(self, object_id: str) -> bool:
-        raise NotImplementedError
+        """Return whether what was started is not there any more."""
 
+    @abstractmethod
     def close(self) -> None:
-        pass
+        """Remove whatever is left."""
 
 
 class Processes(Hands):
@@ -84,7 +87,6 @@ class Containers(Hands):
     effect = "update"
 
     def __init__(self, project: Project) -> None:
-
         super().__init__(project)
         self.api = docker_api()
 
