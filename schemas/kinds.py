@@ -18,12 +18,14 @@ class Kind(NamedTuple):
         name: the fields that no two objects on an engine may have in common; () when nothing else can take its name.
         retries: the field that says how often the engine tries again.
         no_retries: what it means when that field is not there; None when the engine has a default of its own.
+        units: (name of a field, ``seconds``, ``bytes`` or ``nanocpus``) of numbers that people write with a unit.
     """
 
     shorter: tuple[tuple[str, str], ...] = ()
     name: tuple[str, ...] = ()
     retries: str = ""
     no_retries: int | None = 0
+    units: tuple[tuple[str, str], ...] = ()
 
 
 Kinds = Mapping[str, Kind]

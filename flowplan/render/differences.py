@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from flowplan.render.objects import object_lines, scalar
+from flowplan.render.units import OF_SETTINGS, Units
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.runs import Json, canonical
 from flowplan.schemas.text import harmless
@@ -18,6 +19,21 @@ Line = tuple[str, str]
 
 _LARGEST = 2000
 """Lines or words beyond which a value is shown as removed and added: alignment is quadratic at worst."""
+
+
+class View(NamedTuple):
+    """How differences are shown.
+
+    Attributes:
+        context: unchanged lines around changed ones in line by line differences.
+        units: of the numbers.
+    """
+
+    context: int = 1
+    units: Units = OF_SETTINGS
+
+
+_PLAIN = View()
 
 
 class Shown(NamedTuple):
@@ -31,32 +47,32 @@ class Shown(NamedTuple):
     lines: tuple[Line, ...] = ()
 
 
-def shown(before: Json, after: Json, context: int = 1) -> Shown:
+def shown(before: Json, after: Json, view: View = _PLAIN) -> Shown:
     """Return how the change from ``before`` to ``after`` (either may be ABSENT) is shown.
 
     Args:
-        context: unchanged lines around changed ones in line by line differences.
+        view: how much is shown around, and the units of numbers.
     """
     if before is ABSENT or after is ABSENT:
-        return _one_sided(before, after)
+        return _one_sided(before, after, view)
     if isinstance(before, str) and isinstance(after, str):
-        return _strings(before, after, context)
+        return _strings(before, after, view)
     if isinstance(before, list) and isinstance(after, list):
         if all(isinstance(word, str) and "\n" not in word for word in (*before, *after)):
             return Shown(lines=(("~", _words([_word(w) for w in before], [_word(w) for w in after])),))
-        return Shown(lines=tuple(_parts(before, after, context)))
+        return Shown(lines=tuple(_parts(before, after, view)))
     if isinstance(before, Mapping) and isinstance(after, Mapping):
-        return Shown(lines=tuple(_parts(before, after, context)))
+        return Shown(lines=tuple(_parts(before, after, view)))
     if _flat(before) and _flat(after):
         return Shown(scalar(before), scalar(after))
-    return Shown(lines=(*_marked("-", before), *_marked("+", after)))
+    return Shown(lines=(*_marked("-", before, view), *_marked("+", after, view)))
 
 
-def _one_sided(before: Json, after: Json) -> Shown:
+def _one_sided(before: Json, after: Json, view: View) -> Shown:
     value, mark = (after, "+") if before is ABSENT else (before, "-")
     if _flat(value):
         return Shown(after=scalar(value)) if mark == "+" else Shown(before=scalar(value))
-    return Shown(lines=tuple(_marked(mark, value)))
+    return Shown(lines=tuple(_marked(mark, value, view)))
 
 
 def _flat(value: Json) -> bool:
@@ -68,16 +84,16 @@ def _flat(value: Json) -> bool:
     return not isinstance(value, Mapping) or not value
 
 
-def _marked(mark: str, value: Json) -> Iterator[Line]:
-    return ((mark, line) for line in object_lines(value))
+def _marked(mark: str, value: Json, view: View) -> Iterator[Line]:
+    return ((mark, line) for line in object_lines(value, view.units))
 
 
-def _strings(before: str, after: str, context: int) -> Shown:
+def _strings(before: str, after: str, view: View) -> Shown:
     one, other = _parsed(before), _parsed(after)
     if one is not None and other is not None and type(one) is type(other) and one != other:
-        return Shown(lines=tuple(_parts(one, other, context)))
+        return Shown(lines=tuple(_parts(one, other, view)))
     if "\n" in before or "\n" in after:
-        return Shown(lines=tuple(line_differences(*_both_split(before, after), context)))
+        return Shown(lines=tuple(line_differences(*_both_split(before, after), view.context)))
     old, new = before.split(" "), after.split(" ")
     if min(len(old), len(new)) >= 4 and len(before) + len(after) > 50:
         text = _words([harmless(w) for w in old], [harmless(w) for w in new])
@@ -153,32 +169,32 @@ def line_differences(old: list[str], new: list[str], context: int) -> Iterator[L
         yield from ((" ", harmless(line)) for line in old[j - tail : j])
 
 
-def _parts(before: Json, after: Json, context: int, path: str = "") -> Iterator[Line]:
+def _parts(before: Json, after: Json, view: View, path: str = "") -> Iterator[Line]:
     """Yield the changed parts of two collections; list items are aligned by their ``name``, or by being equal."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in [*before, *(k for k in after if k not in before)]:
             name = f"{path}.{harmless(str(key))}" if path else harmless(str(key))
-            yield from _part(before.get(key, ABSENT), after.get(key, ABSENT), context, name)
+            yield from _part(before.get(key, ABSENT), after.get(key, ABSENT), view, name)
     elif isinstance(before, list) and isinstance(after, list):
-        yield from _items(before, after, context, path)
+        yield from _items(before, after, view, path)
     else:
-        yield from _part(before, after, context, path)
+        yield from _part(before, after, view, path)
 
 
-def _items(before: list[Json], after: list[Json], context: int, path: str) -> Iterator[Line]:
+def _items(before: list[Json], after: list[Json], view: View, path: str) -> Iterator[Line]:
     old, new = _named(before), _named(after)
     if old is not None and new is not None:
         for name in [*old, *(n for n in new if n not in old)]:
-            yield from _part(old.get(name, ABSENT), new.get(name, ABSENT), context, f"{path}[{harmless(name)}]")
+            yield from _part(old.get(name, ABSENT), new.get(name, ABSENT), view, f"{path}[{harmless(name)}]")
         return
     for tag, i, j, k, m in _opcodes([canonical(v) for v in before], [canonical(v) for v in after]):
         if tag == "replace" and j - i == m - k:
             for number in range(j - i):
-                yield from _part(before[i + number], after[k + number], context, f"{path}[{i + number}]")
+                yield from _part(before[i + number], after[k + number], view, f"{path}[{i + number}]")
         elif tag != "equal":
             for mark, items, first in (("-", before[i:j], i), ("+", after[k:m], k)):
                 for number, item in enumerate(items, first):
-                    yield from _whole(mark, f"{path}[{number}]", item)
+                    yield from _whole(mark, f"{path}[{number}]", item, view)
 
 
 def _named(items: list[Json]) -> dict[str, Json] | None:
@@ -189,14 +205,14 @@ def _named(items: list[Json]) -> dict[str, Json] | None:
     return {str(name): item for name, item in zip(names, items, strict=True)}
 
 
-def _part(before: Json, after: Json, context: int, path: str) -> Iterator[Line]:
+def _part(before: Json, after: Json, view: View, path: str) -> Iterator[Line]:
     if before is not ABSENT and after is not ABSENT and type(before) is type(after):
         if before == after:
             return
         if isinstance(before, Mapping | list):
-            yield from _parts(before, after, context, path)
+            yield from _parts(before, after, view, path)
             return
-    how = shown(before, after, context)
+    how = shown(before, after, view)
     if how.lines:
         yield "+" if before is ABSENT else "-" if after is ABSENT else "~", f"{path}:"
         yield from ((mark, f"  {text}") for mark, text in how.lines)
@@ -206,8 +222,8 @@ def _part(before: Json, after: Json, context: int, path: str) -> Iterator[Line]:
         yield ("+", f"{path}: {how.after}") if how.before is None else ("-", f"{path}: {how.before}")
 
 
-def _whole(mark: str, path: str, value: Json) -> Iterator[Line]:
-    lines = list(object_lines(value))
+def _whole(mark: str, path: str, value: Json, view: View) -> Iterator[Line]:
+    lines = list(object_lines(value, view.units))
     if len(lines) == 1:
         yield mark, f"{path}: {lines[0]}"
         return

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flowplan.render.units import in_units
+from flowplan.render.units import OF_SETTINGS, Units, in_units
 from flowplan.schemas.kinds import Kind, Kinds
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.pointers import escape, member, unescape
@@ -44,41 +44,41 @@ def _is_plain(text: str) -> bool:
     return ": " not in text and harmless(text) == text
 
 
-def object_lines(value: Json, indent: int = 0, path: str = "") -> Iterator[str]:
+def object_lines(value: Json, units: Units = OF_SETTINGS, indent: int = 0, path: str = "") -> Iterator[str]:
     """Yield the lines of a JSON value as YAML, with numbers also in the units that people write.
 
     Args:
-        indent: in spaces; path: JSON Pointer of the value, which tells the unit.
+        units: of the fields; indent: in spaces; path: JSON Pointer of the value.
     """
     pad = " " * indent
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from _entry(f"{pad}{scalar(str(key))}:", item, indent + 2, f"{path}/{key}")
+            yield from _entry(f"{pad}{scalar(str(key))}:", item, units, indent + 2, f"{path}/{key}")
     elif isinstance(value, list | tuple) and value:
         for item in value:
-            yield from _list_item(pad, item, indent, f"{path}/0")
+            yield from _list_item(pad, item, units, indent, f"{path}/0")
     elif isinstance(value, str) and _as_block(value):
         yield from _block(pad, value, indent)
     else:
         yield pad + scalar(value)
 
 
-def _list_item(pad: str, item: Json, indent: int, path: str) -> Iterator[str]:
+def _list_item(pad: str, item: Json, units: Units, indent: int, path: str) -> Iterator[str]:
     if isinstance(item, Mapping | list | tuple) and item:
-        for number, line in enumerate(object_lines(item, indent + 2, path)):
+        for number, line in enumerate(object_lines(item, units, indent + 2, path)):
             yield line if number else f"{pad}- {line[indent + 2 :]}"
     else:
-        yield from _entry(f"{pad}-", item, indent + 2, path)
+        yield from _entry(f"{pad}-", item, units, indent + 2, path)
 
 
-def _entry(head: str, value: Json, indent: int, path: str) -> Iterator[str]:
+def _entry(head: str, value: Json, units: Units, indent: int, path: str) -> Iterator[str]:
     if isinstance(value, Mapping | list | tuple) and value:
         yield head
-        yield from object_lines(value, indent, path)
+        yield from object_lines(value, units, indent, path)
     elif isinstance(value, str) and _as_block(value):
         yield from _block(f"{head} ", value, indent)
     else:
-        unit = in_units(path, value)
+        unit = in_units(path, value, units)
         yield f"{head} {scalar(value)}" + (f"  # {unit}" if unit else "")
 
 

@@ -9,12 +9,13 @@ from functools import partial
 from hashlib import sha256
 
 from flowplan.render import groups, varying
-from flowplan.render.differences import Line
+from flowplan.render.differences import Line, View
 from flowplan.render.groups import Group
 from flowplan.render.objects import leaf_count, object_lines, place
 from flowplan.render.plan_text import drift_words, effect_words, field_shown
 from flowplan.render.presented import OWN_LABELS, presented, run_line
 from flowplan.render.signs import MEANINGS, SIGNS
+from flowplan.render.units import Units, units_of
 from flowplan.render.varying import as_ranges, words_of_needs
 from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import Action, Change, FieldChange, Plan
@@ -374,25 +375,25 @@ def _remarks(group: Group, known: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 def _diff(group: Group, kinds: Kinds) -> Iterator[str]:
     """Yield lines for a diff fence: markers in column 0, ``!`` for what changes in place."""
-    change = group.first
+    change, units = group.first, units_of(kinds)
     if groups.shows_objects(change):
         mark = "+" if change.action.starts else " "
         if len(group.changes) > 1:
             yield f"@@ {harmless(change.address)} @@"
         yield f"{mark} {run_line(change, kinds)}"
         objects = presented(change)
-        yield from (f"{mark} {line}" for line in object_lines(objects))
+        yield from (f"{mark} {line}" for line in object_lines(objects, units))
         if leaf_count(objects) < leaf_count(change.after):
             yield f"{mark} # {OWN_LABELS}"
     for field in change.fields:
-        yield from _field(place(field.path, change.after, change.before, kinds=kinds), field)
+        yield from _field(place(field.path, change.after, change.before, kinds=kinds), field, units)
     rest = groups.unchanged_fields(change)
     if rest:
         yield f"  ({rest} unchanged {'field' if rest == 1 else 'fields'} not shown)"
 
 
-def _field(name: str, field: FieldChange) -> Iterator[str]:
-    how = field_shown(field, 1)
+def _field(name: str, field: FieldChange, units: Units) -> Iterator[str]:
+    how = field_shown(field, View(1, units))
     words = "  # " + "; ".join(filter(None, (effect_words(field), drift_words(field))))
     in_place = field.effect != "replace"
     if how.lines:

@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import NamedTuple
 
 from flowplan.render import groups, varying
-from flowplan.render.differences import Line, Shown, line_differences, shown
+from flowplan.render.differences import Line, Shown, View, line_differences, shown
 from flowplan.render.groups import Group
 from flowplan.render.objects import leaf_count, leaves, object_lines, place, scalar
 from flowplan.render.presented import OWN_LABELS, presented, run_line
 from flowplan.render.signs import COLOUR_OF, COLOUR_OF_MARK, MEANINGS, SIGNS, paint
-from flowplan.render.units import in_units
+from flowplan.render.units import Units, in_units, units_of
 from flowplan.render.varying import as_ranges, words_of_needs
 from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, Plan
@@ -37,6 +37,7 @@ class _Style(NamedTuple):
     now: datetime | None
     cells: Mapping[str, Sequence[str]]
     kinds: Kinds
+    units: Units
 
     def paint(self, text: str, colour: str) -> str:
         return paint(text, colour, self.colour)
@@ -66,7 +67,7 @@ def plan_text(
         now: when given, times are also told relative to it.
         apply_command: what to run next; "" where it is being carried out already.
     """
-    style = _Style(colour, full, context, max(width, 40), explain, now, groups.cells(plan), kinds)
+    style = _Style(colour, full, context, max(width, 40), explain, now, groups.cells(plan), kinds, units_of(kinds))
     shown_groups = groups.grouped(plan.changes, kinds, whole=full)
     yield from _verdict(plan, style)
     for engine in groups.engines(plan):
@@ -265,7 +266,7 @@ def _body(group: Group, style: _Style) -> Iterator[str]:
     elif style.full and groups.is_shown(change):
         gone = change.action in (Action.DESTROY, Action.FORGET)
         objects = (change.before if gone else change.after) or {}
-        yield from _marked((("-" if gone else " ", line) for line in object_lines(objects)), style)
+        yield from _marked((("-" if gone else " ", line) for line in object_lines(objects, style.units)), style)
     if style.explain and change.after is not None:
         yield from _explained(change, style)
 
@@ -273,10 +274,10 @@ def _body(group: Group, style: _Style) -> Iterator[str]:
 def _lines(objects: Objects, change: Change, style: _Style) -> Iterator[str]:
     """Yield objects as YAML: as they are with --full, else without flowplan's own labels, saying so."""
     if style.full:
-        yield from object_lines(objects)
+        yield from object_lines(objects, style.units)
         return
     shown_objects = presented(change, objects)
-    yield from object_lines(shown_objects)
+    yield from object_lines(shown_objects, style.units)
     if leaf_count(shown_objects) < leaf_count(objects):
         yield f"# {OWN_LABELS}"
 
@@ -288,7 +289,7 @@ def _marked(lines: Iterable[Line], style: _Style, pad: str = _INDENT) -> Iterato
 
 
 def _object_differences(change: Change, style: _Style) -> Iterator[Line]:
-    old, new = list(object_lines(change.before)), list(object_lines(change.after))
+    old, new = (list(object_lines(objects, style.units)) for objects in (change.before, change.after))
     if max(len(old), len(new)) > _LONGEST_DIFF:
         yield from (("-", line) for line in old)
         yield from (("+", line) for line in new)
@@ -326,18 +327,18 @@ def drift_words(field: FieldChange) -> str:
     return f"changed on the engine{by}{recorded}"
 
 
-def field_shown(field: FieldChange, context: int) -> Shown:
+def field_shown(field: FieldChange, view: View) -> Shown:
     """Return how a changed field is shown: in the units that people write where both of its values have them."""
     sides = (field.before, field.after)
-    units = [in_units(field.path, value) for value in sides]
+    units = [in_units(field.path, value, view.units) for value in sides]
     if any(units) and all(unit or value in (None, ABSENT) for unit, value in zip(units, sides, strict=True)):
         old, new = (None if value is ABSENT else unit or "none" for unit, value in zip(units, sides, strict=True))
         return Shown(old, new)
-    return shown(field.before, field.after, context)
+    return shown(field.before, field.after, view)
 
 
 def _field(name: str, field: FieldChange, widest: int, style: _Style) -> Iterator[str]:
-    how = field_shown(field, max(style.context, 1))
+    how = field_shown(field, View(max(style.context, 1), style.units))
     words = "  # " + "; ".join(filter(None, (effect_words(field), drift_words(field))))
     mark = "~" if how.lines else "+" if how.before is None else "-" if how.after is None else "~"
     colour = COLOUR_OF_MARK[mark]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from flowplan.render.objects import scalar
-from flowplan.render.units import in_units
+from flowplan.render.units import OF_SETTINGS, in_units
 from flowplan.schemas.kinds import Kinds, field_at
 from flowplan.schemas.plans import Change
 from flowplan.schemas.runs import Json, Objects, Settings
@@ -93,7 +93,7 @@ def run_settings(change: Change, kinds: Kinds) -> dict[str, Json]:
 def run_line(change: Change, kinds: Kinds) -> str:
     """Return ``Run: {timeout: 10s, start_timeout: none, grace_period: 30s, retries: 2}``."""
     told = {name: "none" if value is None else value for name, value in run_settings(change, kinds).items()}
-    words = (f"{name}: {in_units(f'/Run/{name}', value) or scalar(value)}" for name, value in told.items())
+    words = (f"{name}: {in_units(f'/Run/{name}', value, OF_SETTINGS) or scalar(value)}" for name, value in told.items())
     return f"Run: {{{', '.join(words)}}}"
 
 

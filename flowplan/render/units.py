@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.runs import Json
 
+Units = Mapping[str, str]
+"""Name of a field -> its unit, as ``Kind.units`` says."""
+OF_SETTINGS = {"timeout": "seconds", "start_timeout": "seconds", "grace_period": "seconds"}
 _DURATION = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 _SIZE = (("Ti", 1024**4), ("Gi", 1024**3), ("Mi", 1024**2), ("Ki", 1024))
 
@@ -27,20 +30,21 @@ def _exact_size(number: float) -> str:
     return next((f"{int(number // size)}{unit}" for unit, size in _SIZE if number > 0 and number % size == 0), "")
 
 
-def _cpus(number: float) -> str:
-    return f"{number / 1e9:.9g} CPUs"
+_WRITTEN: Mapping[str, Callable[[float], str]] = {
+    "seconds": _exact_duration,
+    "bytes": _exact_size,
+    "nanocpus": lambda number: f"{number / 1e9:.9g} CPUs",
+}
 
 
-_UNITS: tuple[tuple[re.Pattern[str], Callable[[float], str]], ...] = (
-    (re.compile(r"/\w+/(?:start_timeout|timeout|grace_period)"), _exact_duration),
-    (re.compile(r"/.*/(?:activeDeadlineSeconds|terminationGracePeriodSeconds|StopTimeout)"), _exact_duration),
-    (re.compile(r"/.*/(?:Memory|MemorySwap|MemoryReservation|KernelMemory|ShmSize|SizeBytes)"), _exact_size),
-    (re.compile(r"/.*/NanoCpus"), _cpus),
-)
+def units_of(kinds: Kinds) -> Units:
+    """Return the units of all kinds, and of the settings that flowplan keeps."""
+    return OF_SETTINGS | {field: unit for kind in kinds.values() for field, unit in kind.units}
 
 
-def in_units(path: str, value: Json) -> str:
+def in_units(path: str, value: Json, units: Units) -> str:
     """Return the number at a JSON Pointer in the unit that people write, or "" where there is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or path.count("/") < 2:
         return ""
-    return next((say(value) for pattern, say in _UNITS if pattern.fullmatch(path)), "")
+    unit = units.get(path.rpartition("/")[2], "")
+    return _WRITTEN[unit](value) if unit in _WRITTEN else ""

@@ -53,6 +53,12 @@ KINDS = {
         shorter=(("/Container/Config/", ""), ("/Container/", "")),
         name=("/Container/Name",),
         retries="/Container/Config/HostConfig/RestartPolicy/MaximumRetryCount",
+        units=(
+            ("StopTimeout", "seconds"),
+            ("NanoCpus", "nanocpus"),
+            *((name, "bytes") for name in ("Memory", "MemorySwap", "MemoryReservation", "KernelMemory")),
+            *((name, "bytes") for name in ("ShmSize", "SizeBytes")),
+        ),
     )
 }
 ENGINE = "Docker engine"

@@ -27,6 +27,7 @@ KINDS = {
         name=("/Job/metadata/namespace", "/Job/metadata/name"),
         retries="/Job/spec/backoffLimit",
         no_retries=None,
+        units=(("activeDeadlineSeconds", "seconds"), ("terminationGracePeriodSeconds", "seconds")),
     )
 }
 ENGINE = "cluster"
