@@ -22,13 +22,13 @@ import pytest
 
 from flowplan.planner.manifests import ResolvedRun, process
 from flowplan.providers.process import output
-from flowplan.providers.process.exits import meaning
 from flowplan.providers.process.kernel import stat_of
 from flowplan.providers.process.provider import ProcessProvider
 from flowplan.providers.process.redaction import known_to, values_behind_tokens
 from flowplan.providers.process.runfiles import RunFiles
 from flowplan.providers.protocol import Context, Order
 from flowplan.schemas.errors import FlowplanError, ProviderError, Refused, StartFailed
+from flowplan.schemas.exit_codes import explained
 from flowplan.schemas.runs import Identity, Observed, Recorded, Settings, Status
 from flowplan.schemas.secrets import SecretSource, token
 
@@ -894,20 +894,20 @@ def test_bytes_that_are_no_text_and_lines_without_end(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (0, "exited cleanly"),
+        (0, "exit code 0"),
         (-9, "killed (SIGKILL)"),
         (-15, "SIGTERM"),
         (-11, "ended by SIGSEGV"),
-        (3, "exited with code 3"),
+        (3, "exit code 3"),
         (126, "could not be executed"),
         (127, "was not found"),
-        (137, "out of memory"),
+        (137, "for lack of memory"),
         (139, "likely ended by SIGSEGV"),
         (143, "SIGTERM"),
     ],
 )
 def test_what_exit_codes_mean(code: int, words: str) -> None:
-    assert words in meaning(code)
+    assert words in explained(code)
 
 
 # -- marks

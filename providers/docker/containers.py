@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flowplan.providers.protocol import IMPORTED
-from flowplan.schemas import arguments, docker_api
+from flowplan.schemas import arguments, docker_api, exit_codes
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status
 from flowplan.schemas.times import timestamp
 
@@ -30,15 +30,6 @@ SUFFIXES = tuple(f"-{number}" for number in range(1, 6))
 _SIGNALS = {129: "SIGHUP", 130: "SIGINT", 131: "SIGQUIT", 132: "SIGILL", 134: "SIGABRT", 135: "SIGBUS"} | {
     136: "SIGFPE", 137: "SIGKILL", 139: "SIGSEGV", 141: "SIGPIPE", 143: "SIGTERM",
 }  # fmt: skip
-_MEANINGS = {
-    1: "general error",
-    125: "the container failed to run",
-    126: "the command is not executable",
-    127: "the command was not found",
-    137: "killed by SIGKILL: out of memory, or stopped from outside",
-    143: "ended by SIGTERM: stopped from outside",
-    247: "high memory",
-}
 _FIXED = frozenset({"NetworkMode", "ExtraHosts", "Binds", "AutoRemove", "Privileged", "DeviceRequests", "ShmSize"})
 _STATES = {"created": Status.CREATING, "running": Status.RUNNING, "paused": Status.RUNNING}
 _STATES |= {"restarting": Status.RUNNING, "removing": Status.RUNNING}
@@ -72,11 +63,9 @@ def ended(code: int, oom: bool, error: str = "") -> tuple[Status, str, str]:
     """Return status, reason and message of a container that ended with ``code``."""
     if code == 0:
         return Status.SUCCEEDED, "Completed", ""
-    meaning = "ran out of memory" if oom else error or _MEANINGS.get(code)
-    if not meaning and code in _SIGNALS:
-        meaning = f"ended by {_SIGNALS[code]}"
-    reason = "OOMKilled" if oom else _SIGNALS.get(code, "Error")
-    return Status.FAILED, reason, f"exit code {code}" + (f": {meaning}" if meaning else "")
+    if oom:
+        return Status.FAILED, "OOMKilled", exit_codes.explained(code, "ran out of memory")
+    return Status.FAILED, _SIGNALS.get(code, "Error"), exit_codes.explained(code, error)
 
 
 def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | None = None) -> Observed:
@@ -86,7 +75,7 @@ def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | Non
     status, reason, message, code = _condition(state)
     if status.final and code in arguments.EXEC_FAILED:
         for place, size in arguments.too_long(found["Config"], {}):
-            reason, message = arguments.REASON, f"exit code {code}: {arguments.explanation(place, size)}"
+            reason, message = arguments.REASON, exit_codes.explained(code, arguments.explanation(place, size))
     created = engine_time(found.get("Created"))
     started = engine_time(state.get("StartedAt"))
     finished = engine_time(state.get("FinishedAt")) if status.final else None

@@ -40,17 +40,6 @@ _EVENTS = {
 }
 _WARNINGS = frozenset({"Evicted", "Unschedulable"})
 
-EXIT_CODES = {
-    1: "general error",
-    125: "the container failed to run",
-    126: "the command is not executable",
-    127: "command not found",
-    137: "killed (SIGKILL), likely out of memory",
-    143: "terminated (SIGTERM)",
-    247: "killed, likely out of memory",
-}
-"""What exit codes mean."""
-
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:

@@ -8,13 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from flowplan.providers.kubernetes.diagnosis import (
-    EXIT_CODES,
     complete_condition,
     failed_condition,
     failure_cause,
     waiting_cause,
 )
-from flowplan.schemas import arguments
+from flowplan.schemas import arguments, exit_codes
 from flowplan.schemas.pointers import escape
 from flowplan.schemas.runs import Json, Observed, Status
 
@@ -115,12 +114,12 @@ def _failed(job: Object, pods: Sequence[Object], cluster: str, condition: Object
     timed_out = condition.get("reason") == "DeadlineExceeded"
     cause = failure_cause(job, pods, events)
     code = exit_code(job, pods, "Failed")
-    explained = f"exit code {code}: {EXIT_CODES[code]}" if code in EXIT_CODES else f"exit code {code}"
+    explained = exit_codes.explained(code)
     main = "/spec/template/spec/containers/0"
     if code in arguments.EXEC_FAILED and not timed_out:
         for place, size in arguments.too_long(job["spec"]["template"]["spec"]["containers"][0], {}, main):
             cause = replace(cause, reason=arguments.REASON)
-            explained = f"exit code {code}: {arguments.explanation(place, size)}"
+            explained = exit_codes.explained(code, arguments.explanation(place, size))
     prefix = f"{explained}; " if code is not None and not timed_out else ""
     return _base(
         job,

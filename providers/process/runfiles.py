@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from flowplan.providers.process import pump
 from flowplan.providers.process import record as records
-from flowplan.providers.process.exits import meaning
 from flowplan.providers.process.procfs import alive, elsewhere, host_id, supervised, time_of
 from flowplan.providers.process.record import Record
 from flowplan.providers.protocol import IMPORTED, of_other_content
+from flowplan.schemas import exit_codes
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.faults import point
 from flowplan.schemas.places import make_private
@@ -253,7 +253,8 @@ def _message(ended: Mapping[str, Any]) -> str:
         return f"it could not be started: {os.strerror(ended['failure']['errno'])}{left}"
     if ended["status"] == Status.TIMED_OUT:
         return f"it was stopped after {ended['seconds']:.1f} s because its time limit was over{left}"
-    return meaning(ended["exit_code"]) + left
+    code = ended["exit_code"]
+    return (exit_codes.explained(code) if code else "exited cleanly") + left
 
 
 def left_over(ended: Mapping[str, Any]) -> str:
