@@ -3,13 +3,13 @@
 ::
 
     creating -> pending -> running -> succeeded | failed | timed_out | cancelled
-    any of the first three -> lost        the engine has no such object, and nobody saw how it ended
+    any of the first three -> lost        the engine has no such object, and its end was not seen
     lost -> pending | running | any end   the engine turns out to have it after all
     any -> destroyed                      removed on purpose; the record and its history stay
 
-A stage may be left out, none is gone back to. ``creating`` is an intent: as long as no engine has had the object, that
-there is none says nothing. The plan, the state, an apply and the providers ask ``after``; nothing else says what a status
-may become.
+A stage may be left out; none is returned to. ``creating`` is an intent: as long as no engine has had the object, its
+absence says nothing. The plan, the state, an apply and the providers ask ``after``; nothing else says what a status may
+become.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from flowplan.schemas.runs import ENDS, Json, Observed, Recorded, Status
 
 REMOVED = "Removed"
-GONE = "the object is gone and nobody knows how it ended"
+GONE = "the object is gone and its end was not seen"
 
 _NEXT = {
     Status.CREATING: ENDS | {Status.PENDING, Status.RUNNING, Status.LOST},

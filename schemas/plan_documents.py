@@ -226,7 +226,7 @@ def parse_plan(document: Json, file: str) -> Plan:
     return plan
 
 
-_EDITED = "the plan was edited or damaged after it was made, so nobody can say what was reviewed"
+_EDITED = "the plan was edited or damaged after it was made: it is not what was reviewed"
 _AGAIN = "make it again with `flowplan plan --out FILE`"
 
 

@@ -66,7 +66,7 @@ def digest(value: Json) -> str:
 
 @lru_cache(maxsize=1024)
 def run_id(lineage: str, address: str, attempt: int) -> str:
-    """Return the run id: UUIDv5 of (state lineage, address, attempt), design 2."""
+    """Return the run id: UUIDv5 of (state lineage, address, attempt)."""
     return str(uuid.uuid5(uuid.UUID(lineage), f"{address}#{attempt}"))
 
 

@@ -64,7 +64,7 @@ def moved_from(home: Home | None, path: Path, lineage: str) -> str:
     if home.machine != now.machine:
         raise _copy(
             path,
-            f"it was last used on {home.host}, at {home.path}, and nobody here knows whether it is still used there",
+            f"it was last used on {home.host}, at {home.path}, and whether it is still used there cannot be seen from here",
         )
     if _holds(Path(home.path), lineage):
         raise _copy(path, f"the original is at {home.path}")

@@ -102,7 +102,7 @@ def checked(document: Mapping[str, Any]) -> Dump:
                 raise Misfit("something is there twice", place)
         if not {run_id for _, run_id in found.records} <= set(run_ids):
             raise Misfit("a record without its attempt", "/records")
-        if len(found.key) not in (0, 2 * KEY_BYTES):
+        if len(bytes.fromhex(found.key)) not in (0, KEY_BYTES):
             raise Misfit(f"must have {2 * KEY_BYTES} hexadecimal digits", "/key")
         return found
     except rows.UNREADABLE as error:
