@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode, urlsplit
 
 from flowplan.providers.kubernetes.jobs import core_path, pods_of_run
-from flowplan.providers.kubernetes.reading import container_status, line_prefix, main_container, pods_wanted
+from flowplan.providers.kubernetes.reading import container_status, is_running, line_prefix, main_container, pods_wanted
 from flowplan.providers.kubernetes.requests import KEEPALIVE, Api, unreachable
 from flowplan.providers.pieces import Pieces
 from flowplan.providers.protocol import LogLine
@@ -52,12 +52,13 @@ def pieces(api: Api, record: Recorded, namespace: str, stop: threading.Event) ->
         if time.monotonic() >= due and sum(not stream.over for stream in streams.values()) < together:
             with suppress(EngineUnreachable):
                 for pod in pods_of_run(api, record, namespace):
-                    status = container_status(pod, main_container(record.objects.get("Job") or pod)) or {}
+                    main = main_container(record.objects.get("Job") or {}) or pod["spec"]["containers"][0]["name"]
+                    status = container_status(pod, main) or {}
                     container = str(status.get("containerID") or "")
                     known = streams.get(container)
-                    if (status.get("state") or {}).get("running") and (known is None or known.broken):
+                    if is_running(pod, main) and (known is None or known.broken):
                         pause = _SOON
-                        streams[container] = _Stream(api, pod, status["name"], heard, stop, told_apart=told_apart)
+                        streams[container] = _Stream(api, pod, main, heard, stop, told_apart=told_apart)
             due, pause = time.monotonic() + pause, min(pause * 1.5, _SLOWEST)
         with suppress(queue.Empty):
             news = heard.get(timeout=_POLL if streams else pause)

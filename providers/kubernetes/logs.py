@@ -17,6 +17,7 @@ from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of_run
 from flowplan.providers.kubernetes.reading import (
     RUN_ID,
     container_status,
+    is_running,
     label,
     line_prefix,
     main_container,
@@ -229,9 +230,7 @@ class _Reader:
     def _look(self, tail: int | None) -> Iterator[LogLine]:
         """Begin to read new pods; the first time, yield the end of the output of older ones."""
         job, first = self._job(), not self._begun
-        pods = [
-            pod for pod in self._pods() if _is_running(pod, self._main) or terminated(pod, self._main) or _over(pod)
-        ]
+        pods = [pod for pod in self._pods() if is_running(pod, self._main) or terminated(pod, self._main) or _over(pod)]
         ended = job is None or bool(complete_condition(job) or failed_condition(job))
         self._note_pods(job)
         if first and tail is not None:
@@ -367,17 +366,14 @@ def _stamp_in(stamp: bytes, text: bytes, place: int) -> re.Match[bytes] | None:
     """Return the stamp of the part that begins here or, where letters were split, a few bytes later."""
     for at in range(place, place + _BROKEN_LETTERS + 1):
         found = _STAMP.match(text, at)
-        if found and (found.group(1) == stamp or (at == place and _soon_after(stamp, found.group(1)))):
+        if found and found.group(1) == stamp:
             return found
+        if found and at == place:
+            with suppress(ValueError):  # it is no time
+                passed = datetime.fromisoformat(found.group(1).decode()) - datetime.fromisoformat(stamp.decode())
+                if timedelta(0) <= passed <= _LASTS:
+                    return found
     return None
-
-
-def _soon_after(stamp: bytes, other: bytes) -> bool:
-    try:
-        passed = datetime.fromisoformat(other.decode()) - datetime.fromisoformat(stamp.decode())
-    except ValueError:
-        return False
-    return timedelta(0) <= passed <= _LASTS
 
 
 class _Wakers:
@@ -412,10 +408,6 @@ class _Wakers:
 
 
 _WAKERS = _Wakers()
-
-
-def _is_running(pod: Any, container: str) -> bool:
-    return bool(((container_status(pod, container) or {}).get("state") or {}).get("running"))
 
 
 def _over(pod: Any) -> bool:

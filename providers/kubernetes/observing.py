@@ -65,22 +65,24 @@ def observe(
 
 def _in_namespace(api: Api, namespace: str, records: Sequence[Recorded], lineage: str, cluster: str) -> list[Observed]:
     selector = f"{LINEAGE}={lineage}"
-    jobs = {label(job, RUN_ID): job for job in _list(api, jobs_path(namespace), selector)}
+    jobs = {label(job, RUN_ID): job for job in api.items(jobs_path(namespace), labelSelector=selector)}
     known = {record.run_id: record for record in records}
-    strangers = {record.handle["uid"] for record in records if record.handle.get(IMPORTED)}
-    for record in records:
-        if record.run_id not in jobs and (job := _imported(api, namespace, record)) is not None:
-            jobs[record.run_id] = job
+    imported = {record.handle["uid"] for record in records if record.handle.get(IMPORTED)}
+    for record in records:  # an imported Job has none of our labels: it is known by name and uid
+        if record.run_id not in jobs and record.handle.get(IMPORTED) and record.present:
+            meta = {"namespace": namespace, "name": record.name, **record.handle}
+            if (job := same_job(api, meta)) is not None:
+                jobs[record.run_id] = job
     jobs |= _unlabelled(api, namespace, [r for r in records if r.run_id not in jobs])
     interesting = any(run not in known or not known[run].status.settled for run in jobs)
-    pods = by_owner(_list(api, core_path(namespace, "pods"), selector)) if interesting else {}
+    pods = by_owner(api.items(core_path(namespace, "pods"), labelSelector=selector)) if interesting else {}
     gone = [r for r in records if r.run_id not in jobs]
     ends = ended_by_events(api, namespace, gone)
     events = _events_if_needed(api, namespace, jobs.values(), pods)
 
     def look(job: Object) -> Observed:
         uid = job["metadata"]["uid"]
-        own = pods.get(uid, []) if uid not in strangers else pods_of(api, job)
+        own = pods.get(uid, []) if uid not in imported else pods_of(api, job)
         return observed(job, own, cluster, events)
 
     found = [
@@ -103,18 +105,6 @@ def _events_if_needed(api: Api, namespace: str, jobs: Iterable[Object], pods: Ma
 
 
 _SLOW_START = 5.0
-
-
-def _list(api: Api, path: str, selector: str) -> list[Any]:
-    return api.items(path, labelSelector=selector)
-
-
-def _imported(api: Api, namespace: str, record: Recorded) -> Any:
-    """Return the Job of an imported run, which has none of our labels: it is known by name and uid."""
-    if not record.handle.get(IMPORTED) or not record.present:
-        return None
-    job = api.find(jobs_path(namespace, str(record.handle.get("name") or record.name)))
-    return job if job is not None and job["metadata"]["uid"] == record.handle["uid"] else None
 
 
 def _unlabelled(api: Api, namespace: str, records: Sequence[Recorded]) -> dict[str, Any]:

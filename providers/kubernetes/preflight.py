@@ -219,10 +219,14 @@ def _dry_run(api: Api, one: _Wanted, with_pods: bool) -> Iterator[Finding]:
     except ProviderError as error:
         if _unheard(error):
             raise
-        if error.reason == "AlreadyExists":
-            yield from _name_clash(api, one, namespace)
-        else:
+        if error.reason != "AlreadyExists":
             yield _finding(one, "error", "dry-run", error)
+            return
+        name = one.job["metadata"]["name"]
+        there = api.find(jobs_path(namespace, name))
+        if there is not None and label(there, RUN_ID) != one.order.identity.run_id:
+            message = f'a Job "{name}" that is not ours exists in namespace "{namespace}"'
+            yield Finding(one.address, "warning", "name", message, f"the run will be called {name}-1")
         return
     for pointer in dropped(one.job, answer):
         message = f"this API server does not know the field {pointer} and drops it"
@@ -234,14 +238,6 @@ def _dry_run(api: Api, one: _Wanted, with_pods: bool) -> Iterator[Finding]:
 def _unheard(error: ProviderError) -> bool:
     """Return whether the server did not respond; a 5xx (a failing webhook) becomes a finding."""
     return isinstance(error, EngineUnreachable) and error.reason != FAILING
-
-
-def _name_clash(api: Api, one: _Wanted, namespace: str) -> Iterator[Finding]:
-    name = one.job["metadata"]["name"]
-    there = api.find(jobs_path(namespace, name))
-    if there is not None and label(there, RUN_ID) != one.order.identity.run_id:
-        message = f'a Job "{name}" that is not ours exists in namespace "{namespace}"'
-        yield Finding(one.address, "warning", "name", message, f"the run will be called {name}-1")
 
 
 def _pod_dry_run(api: Api, one: _Wanted, namespace: str, answer: Mapping[str, Any]) -> Iterator[Finding]:

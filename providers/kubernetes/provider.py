@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from flowplan.providers import polling
-from flowplan.providers.kubernetes import comparing, finding, jobs, observing
+from flowplan.providers.kubernetes import comparing, discovery, jobs, observing
 from flowplan.providers.kubernetes.connection import IN_CLUSTER
 from flowplan.providers.kubernetes.reading import LINEAGE, label, observed
 from flowplan.providers.kubernetes.requests import Api
@@ -60,7 +60,7 @@ class KubernetesProvider:
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
         """Return the Jobs with the project's label, in all namespaces or, where that is forbidden, in those of ``wanted``."""
-        return finding.of_project(self._api, project, wanted, self._namespace, self.target().id)
+        return discovery.of_project(self._api, project, wanted, self._namespace, self.target().id)
 
     def describe(self, object_id: str) -> Found:
         """Return a Job given as ``namespace/name``, or by its name alone in the provider's namespace.
@@ -68,7 +68,7 @@ class KubernetesProvider:
         Raises:
             ProviderError: there is none.
         """
-        return finding.job(self._api, object_id, self._namespace, self.target().id)
+        return discovery.job(self._api, object_id, self._namespace, self.target().id)
 
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:
         from flowplan.providers.kubernetes import preflight

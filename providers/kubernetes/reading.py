@@ -229,6 +229,11 @@ def container_status(pod: Object, container: str) -> Object | None:
     return next((s for s in statuses if s.get("name") == container), None)
 
 
+def is_running(pod: Object, container: str) -> bool:
+    """Return whether a container runs."""
+    return bool(((container_status(pod, container) or {}).get("state") or {}).get("running"))
+
+
 def started_at(job: Object, pods: Sequence[Object]) -> str | None:
     """Return when the main container first started, or None while it never did."""
     main = main_container(job)

@@ -223,15 +223,13 @@ class _View:
             run.silent_since = now
             yield steady
         if seen.over:
-            self._forget(run)
-
-    def _forget(self, run: _Run) -> None:
-        del self._runs[run.record.run_id]
-        for uid in [uid for uid, run_id in self._by_uid.items() if run_id == run.record.run_id]:
-            del self._by_uid[uid]
-            self._events.pop(uid, None)
-        for uid in run.pods:
-            self._events.pop(uid, None)
+            run_id = run.record.run_id
+            own = [uid for uid, known in self._by_uid.items() if known == run_id]
+            del self._runs[run_id]
+            for uid in own:
+                del self._by_uid[uid]
+            for uid in (*own, *run.pods):
+                self._events.pop(uid, None)
 
     def _fetch_events(self) -> None:
         """Fetch causes that only events tell: one list for all runs that wait without a reason, ever more rarely."""

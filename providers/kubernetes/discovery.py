@@ -1,4 +1,4 @@
-"""Finding Jobs again: those of a project by their labels, and any other by its name."""
+"""Discovery of Jobs: those of a project by their labels, and any other by its name."""
 
 from __future__ import annotations
 
