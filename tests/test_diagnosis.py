@@ -176,6 +176,19 @@ def test_a_crash_loop_by_memory_is_out_of_memory() -> None:
     assert found and found.reason == "OOMKilled"
 
 
+@pytest.mark.parametrize(
+    ("last", "reason"), [("Error", "BackoffLimitExceeded"), ("OOMKilled", "OOMKilled"), ("StartError", "StartError")]
+)
+def test_a_pod_that_waited_for_another_try_failed_as_its_container_did(last: str, reason: str) -> None:
+    """Whether the wait is seen depends on the moment; the reason does not."""
+    failed = job("Failed", "BackoffLimitExceeded", "limit reached")
+    seen = [
+        container(restarts=2, last=ended(7, last), waiting=waiting("CrashLoopBackOff")),
+        container(restarts=2, last=ended(7, last), terminated=ended(7, last)),
+    ]
+    assert {failure_cause(failed, [pod(one, phase="Running")]).reason for one in seen} == {reason}
+
+
 def test_events_are_those_of_this_job_in_time_order() -> None:
     given = [event("b", "", at="05"), event("x", "", uid="other"), event("a", "", uid="job", at="01")]
     assert [e["reason"] for e in relevant(given, job(), [pod()])] == ["a", "b"]

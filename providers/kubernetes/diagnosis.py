@@ -83,7 +83,10 @@ def failure_cause(job: Object, pods: Sequence[Object], events: Iterable[Object] 
     condition = failed_condition(job) or {}
     reason, said = condition.get("reason") or "Failed", condition.get("message") or ""
     for pod in reversed(pods):
-        found = _waiting(pod) or _terminated(pod) or _evicted(pod) or _unschedulable(pod) or _failed_pod(pod)
+        waiting = _waiting(pod)
+        if waiting and waiting.reason == "CrashLoopBackOff" and reason == "BackoffLimitExceeded":
+            waiting = None  # the pod waited to be tried again: how its container ended is the cause
+        found = waiting or _terminated(pod) or _evicted(pod) or _unschedulable(pod) or _failed_pod(pod)
         if found and reason == "DeadlineExceeded" and found.category not in _SURVIVE_DEADLINE:
             continue
         if found:

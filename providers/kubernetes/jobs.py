@@ -32,7 +32,8 @@ SUFFIXES = 5
 """Number of other names that are tried when a foreign object has the wanted one."""
 
 _NAME_LIMIT = 63
-_PATIENCE = 120.0
+_REMOVAL_TIMEOUT = 120.0
+"""Seconds after the grace period in which a Job and its pods have to be gone."""
 
 
 def jobs_path(namespace: str, name: str = "") -> str:
@@ -120,7 +121,7 @@ def create(api: Api, order: Order, namespace: str, created_from: str = "") -> Js
         if live is None:
             raise StartFailed(message, hint=error.hint, address=order.identity.address, reason=error.reason) from None
     if held:
-        _give(api, namespace, held, live)
+        _make_owner(api, namespace, held, live)
         point("kubernetes:owner:after")
     return live
 
@@ -250,7 +251,7 @@ def _ensure_secret(api: Api, secret: Json, order: Order, namespace: str) -> tupl
     )
 
 
-def _give(api: Api, namespace: str, name: str, job: Json) -> None:
+def _make_owner(api: Api, namespace: str, name: str, job: Json) -> None:
     """Make the Job the owner of the Secret, so that both are deleted together; on failure ``delete`` removes it."""
     owner = {
         "apiVersion": "batch/v1",
@@ -342,8 +343,8 @@ def _remove(api: Api, job: Json, grace: float) -> None:
     quiet = has_ended(job) or (job.get("spec") or {}).get("parallelism") == 0
     _drop(api, path, meta["uid"], policy="Background" if quiet else "Foreground")
     point("kubernetes:delete:asked")
-    _hurry(api, job, grace)
-    deadline = time.monotonic() + grace + _PATIENCE
+    _shorten_grace(api, job, grace)
+    deadline = time.monotonic() + grace + _REMOVAL_TIMEOUT
     pause = 0.05
     while _is_there(api, path, meta["uid"]) or (quiet and pods_of(api, job)):
         if time.monotonic() > deadline:
@@ -367,7 +368,7 @@ def _is_there(api: Api, path: str, uid: str) -> bool:
     return there is not None and there["metadata"]["uid"] == uid
 
 
-def _hurry(api: Api, job: Json, grace: float) -> None:
+def _shorten_grace(api: Api, job: Json, grace: float) -> None:
     """Delete the pods of a Job that have another grace period than ``grace``: deleting the Job keeps theirs."""
     seconds = max(math.ceil(grace), 1)  # 0 would forget the pod while its container may still run
     for pod in pods_of(api, job):

@@ -49,7 +49,7 @@ _PART = 16 * 1024
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)) ")
 _BROKEN_LETTERS = 12
 """Bytes by which a part may be longer: letters that were split became replacement characters."""
-_LASTS = timedelta(seconds=60)
+_LINE_TAKES = timedelta(seconds=60)
 """How long the parts of one line may take to be written."""
 
 
@@ -69,7 +69,7 @@ def lines(
 
 
 @dataclass
-class _Place:
+class _Position:
     """How far one container's output was read: kubelet times are exact, but ``sinceTime`` counts whole seconds, so
     lines of the last second come again and are skipped by time and number."""
 
@@ -272,7 +272,7 @@ class _Reader:
 
     def _follow_pod(self, pod: Any, tail: int | None) -> Iterator[LogLine]:
         """Yield the lines of a pod until its container has ended for good; a broken stream is resumed."""
-        place = _Place()
+        place = _Position()
         pause = _POLL
         while not (self._stop.is_set() or self._left.is_set()):
             over = _over(pod)
@@ -318,7 +318,7 @@ class _Reader:
 
         path = core_path(self._namespace, "pods", pod["metadata"]["name"]) + "/log"
         response = self._api.stream(path, _READ, **query)
-        _WAKERS.add((self._stop, self._left), response)
+        _HANG_UPS.add((self._stop, self._left), response)
         try:
             for line, whole in body_lines(response, _LINE_LIMIT):
                 stamp, _, text = line.partition(b" ")
@@ -329,7 +329,7 @@ class _Reader:
             if not self._stop.is_set():
                 raise EngineUnreachable("the log stream broke") from None
         finally:
-            _WAKERS.remove(response)
+            _HANG_UPS.remove(response)
             response.close()
 
     def _pods(self) -> list[Any]:
@@ -371,12 +371,12 @@ def _stamp_in(stamp: bytes, text: bytes, place: int) -> re.Match[bytes] | None:
         if found and at == place:
             with suppress(ValueError):  # it is no time
                 passed = datetime.fromisoformat(found.group(1).decode()) - datetime.fromisoformat(stamp.decode())
-                if timedelta(0) <= passed <= _LASTS:
+                if timedelta(0) <= passed <= _LINE_TAKES:
                     return found
     return None
 
 
-class _Wakers:
+class _HangUps:
     """Hangs up streams that are silent when their reader is asked to stop: one thread for all readers."""
 
     def __init__(self) -> None:
@@ -407,7 +407,7 @@ class _Wakers:
                     return
 
 
-_WAKERS = _Wakers()
+_HANG_UPS = _HangUps()
 
 
 def _over(pod: Any) -> bool:

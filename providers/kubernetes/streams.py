@@ -21,7 +21,7 @@ _SERVER_ENDS = 50
 
 _READ = 75.0
 _QUEUE = 2000
-_PATIENCE = 30.0
+_REFUSED_FOR = 30.0
 """Seconds during which 401 and 403 are taken for a server that is starting (its authorizer comes up last)."""
 
 _GONE = frozenset({"Expired", "Gone"})
@@ -177,7 +177,7 @@ class _Stream:
             return False
         now = time.monotonic()
         self._refused_since = self._refused_since or now
-        return now - self._refused_since > _PATIENCE
+        return now - self._refused_since > _REFUSED_FOR
 
     def _follow(self) -> None:
         """Read one watch until the server or the network ends it."""
