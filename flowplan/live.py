@@ -93,13 +93,13 @@ def live(output: Output) -> Iterator[Sink]:
     from rich.live import Live
 
     sink = LiveSink(output)
-    console = Console(file=cast("TextIO", _Patient(sys.stderr)), highlight=False)
+    console = Console(file=cast("TextIO", _ClosableTerminal(sys.stderr)), highlight=False)
     redirect = sys.stdout.isatty()
     with drawing(), Live(sink, console=console, refresh_per_second=4, transient=True, redirect_stdout=redirect):
         yield sink
 
 
-class _Patient:
+class _ClosableTerminal:
     """A terminal that may be closed while it is drawn on: drawing is lost then, and no error raised."""
 
     def __init__(self, stream: TextIO) -> None:

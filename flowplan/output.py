@@ -80,14 +80,14 @@ class Output:
                 _lost.append(error.strerror or type(error).__name__)
 
 
-BURST = 1 << 16
+FLUSH_SIZE = 1 << 16
 """Characters that are written at once at the latest."""
-MOMENT = 0.05
+FLUSH_DELAY = 0.05
 """Seconds that a line waits at most for others to be written with it."""
 
 
 class Bursts:
-    """Data that comes line by line, and quickly: what comes within a moment is written at once. Safe for one writer."""
+    """Data that comes quickly line by line: lines within ``FLUSH_DELAY`` are written at once. Safe for one writer."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -103,7 +103,7 @@ class Bursts:
         with self._lock:
             self._lines.append(text + end)
             self._size += len(text)
-            if self._size >= BURST:
+            if self._size >= FLUSH_SIZE:
                 self._flush()
         if not self._some.is_set():
             self._some.set()
@@ -126,7 +126,7 @@ class Bursts:
     def _flush_late(self) -> None:
         while not self._closed:
             self._some.wait()
-            time.sleep(MOMENT)
+            time.sleep(FLUSH_DELAY)
             self._some.clear()
             with self._lock:
                 self._flush()

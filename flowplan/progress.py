@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from flowplan.terminal import can_draw
 
-PATIENCE = 1.0
+DELAY = 1.0
 """Seconds without output before the line appears."""
-EVERY = 0.5
+INTERVAL = 0.5
 """Seconds between two drawings."""
 
 _CLEAR = "\r\x1b[K"
@@ -48,12 +48,12 @@ def shown() -> Iterator[None]:
 def _draw(over: threading.Event) -> None:
     """Draw until ``over`` is set or the terminal is closed; no one else writes to it meanwhile."""
     begun, drawn = time.monotonic(), False
-    pause = PATIENCE
+    pause = DELAY
     with contextlib.suppress(OSError, ValueError):
         while not over.wait(pause):
             sys.stderr.write(f"{_CLEAR}{_stage} ... {time.monotonic() - begun:.0f}s")
             sys.stderr.flush()
-            drawn, pause = True, EVERY
+            drawn, pause = True, INTERVAL
         if drawn:
             sys.stderr.write(_CLEAR)
             sys.stderr.flush()

@@ -32,7 +32,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 def test_what_takes_long_is_told_and_wiped_away(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    monkeypatch.setattr(progress, "DELAY", 0.01)
     with progress.shown():
         for words in ("reading flowplan.yaml", "comparing 7 runs"):
             progress.stage(words)
@@ -50,14 +50,14 @@ def test_what_is_quick_says_nothing(terminal: Terminal) -> None:
 def test_a_file_gets_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream))
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "DELAY", 0.0)
     with progress.shown():
         time.sleep(0.01)
     assert stream.getvalue() == ""
 
 
 def test_an_error_ends_it(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    monkeypatch.setattr(progress, "DELAY", 0.01)
 
     def fail() -> None:
         progress.stage("failing")

@@ -36,9 +36,9 @@ POOL_SIZE = 64
 _AWAY = frozenset({502, 503, 504})
 """HTTP statuses of a proxy whose Engine does not answer."""
 
-_MISSHAPEN = (ValueError, KeyError, TypeError, AttributeError)
-"""What the client package raises for a configuration of other types; the configuration may hold secrets."""
-_NO_CONFIGURATION = "the configuration of the docker CLI is not what it must be"
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
+"""Exceptions of the client package for a malformed configuration; their words may hold secrets."""
+_NO_CONFIGURATION = "the configuration of the docker CLI is not valid"
 _CONFIGURATION = "look at config.json and contexts/ in ~/.docker, or where DOCKER_CONFIG says"
 
 
@@ -277,7 +277,7 @@ class Engine:
             return docker.APIClient(
                 version=SPOKEN, timeout=math.ceil(self.timeout), max_pool_size=POOL_SIZE, **arguments
             )
-        except _MISSHAPEN:
+        except _MALFORMED:
             raise ProviderError(_NO_CONFIGURATION, hint=_CONFIGURATION) from None
 
     def _arguments(self) -> dict[str, Any]:
@@ -301,7 +301,7 @@ class Engine:
             }
         except (docker.errors.DockerException, OSError) as error:
             raise ProviderError(f"the settings of the Docker connection are wrong: {error}") from None
-        except _MISSHAPEN:
+        except _MALFORMED:
             raise ProviderError(_NO_CONFIGURATION, hint=_CONFIGURATION) from None
 
 

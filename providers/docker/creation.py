@@ -22,7 +22,7 @@ from flowplan.schemas.runs import Identity, Observed, Status
 from flowplan.schemas.secrets import reveal
 
 _CONFIG = "/Container/Config"
-"""Where the body of the create call is in the objects."""
+"""Place of the body of the create call in the objects."""
 
 
 class Made(NamedTuple):
@@ -40,7 +40,7 @@ class Creator:
         self._engine = engine
         self._images = images
         self._attachments = attachments
-        self._marks = {containers.CREATED_FROM: created_from} if created_from else {}
+        self._own_labels = {containers.CREATED_FROM: created_from} if created_from else {}
 
     def create(self, order: Order) -> Observed:
         """Create and start the attempt, or adopt what an interrupted flowplan created for it.
@@ -58,9 +58,9 @@ class Creator:
         except EngineUnreachable:
             raise
         except StartFailed as error:
-            raise _told(error, order, error.exit_code_of_run) from None
+            raise _addressed(error, order, error.exit_code_of_run) from None
         except ProviderError as error:
-            raise _told(error, order, 125) from None
+            raise _addressed(error, order, 125) from None
 
     def _create(self, identity: Identity, container: Mapping[str, Any], limit: float | None) -> Observed:
         if container["PullPolicy"] == "Always":
@@ -128,7 +128,7 @@ class Creator:
 
         Engines before 20.10 do not know ``host-gateway``: the entry is left out there.
         """
-        config = {**config, "Labels": {**(config.get("Labels") or {}), **self._marks}}
+        config = {**config, "Labels": {**(config.get("Labels") or {}), **self._own_labels}}
         host = config.get("HostConfig") or {}
         ends = _ends(config)
         if len(ends) > 1:
@@ -215,7 +215,7 @@ class Creator:
         state = (self._engine.find(f"/containers/{found}/json") or {}).get("State", {}) if _EXEC.search(words) else {}
         code = int(state.get("ExitCode") or 0) if state.get("ExitCode") in (126, 127) else 125
         reason = {126: "NotExecutable", 127: "CommandNotFound"}.get(code, "StartFailed")
-        return StartFailed(_engine_words(words), reason=reason, exit_code_of_run=code)
+        return StartFailed(_unwrapped(words), reason=reason, exit_code_of_run=code)
 
     def remove(self, found: str) -> None:
         """Remove a container that could not be started.
@@ -265,25 +265,25 @@ def _ends(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return (config.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
 
 
-def _told(error: ProviderError, order: Order, code: int | None) -> StartFailed:
+def _addressed(error: ProviderError, order: Order, code: int | None) -> StartFailed:
     """Return the failure with the run's address, and without any of its secrets."""
     message = error.message
     for value in sorted(order.secrets.values(), key=len, reverse=True):
         message = message.replace(value, "(sensitive)") if value else message
     address = order.identity.address
-    hint = error.hint or next((advice for words, advice in _ADVICE if words in message), "")
+    hint = error.hint or next((hint for words, hint in _HINTS if words in message), "")
     return StartFailed(message, hint=hint, address=address, reason=error.reason, exit_code_of_run=code)
 
 
-_ADVICE = (
+_HINTS = (
     ("could not select device driver", "the Engine has no driver for GPUs: install the NVIDIA container toolkit there"),
     ("port is already allocated", "another container or program of the Engine's host uses the port"),
     ("error gathering device information", "the device is not on the Engine's host"),
 )
-"""Sentences of the Engine that need another one."""
+"""Hints for errors of the Engine that do not say what to do."""
 
 _EXEC = re.compile(r"\bexec(?:: | [\"/])")
-"""How a runtime begins what it says about the command itself."""
+"""Marks the errors of a runtime that are about the command itself."""
 
 _WRAPPING = re.compile(
     r"^(?:failed to create shim(?: task)?|OCI runtime create failed|runc create failed|container_linux\.go:\d+"
@@ -291,7 +291,7 @@ _WRAPPING = re.compile(
 )
 
 
-def _engine_words(message: str) -> str:
+def _unwrapped(message: str) -> str:
     """Return an error of the runtime without the prefixes of the layers that passed it on."""
     previous = ""
     while previous != message:

@@ -85,7 +85,7 @@ class Images:
         except Refusal as error:
             fault = error.words
         except (EngineUnreachable, requests.RequestException, OSError, ValueError) as error:
-            if time.monotonic() >= deadline:  # the connection is given up, upon which the Engine ends the pull
+            if time.monotonic() >= deadline:  # the closed connection makes the Engine end the pull
                 raise TimeoutError from None
             if isinstance(error, EngineUnreachable):
                 raise
@@ -166,11 +166,11 @@ class Images:
             }
             return {"X-Registry-Auth": _text(docker.auth.encode_header(login))}, ""
         try:
-            with warnings.catch_warnings(action="ignore"):  # that a helper is missing is told below
+            with warnings.catch_warnings(action="ignore"):  # a missing helper is reported below
                 header = docker.auth.get_config_header(self._engine.client, wanted)
         except (docker.errors.DockerException, docker.credentials.StoreError) as error:
             return {}, f"no login: {error.__cause__ or error}"
-        except (ValueError, KeyError, TypeError):  # its words may hold a secret
+        except (ValueError, KeyError, TypeError):  # the exception may quote a secret
             return {}, f"no login: the credential helper for {wanted} answered something that is no login"
         return ({"X-Registry-Auth": _text(header)} if header else {}), ""
 

@@ -38,7 +38,7 @@ class Tunnel:
             host, user, port = "", None, None
         if not host or host.startswith("-") or (user or "").startswith("-") or parts.password or parts.query:
             raise ProviderError(
-                "the address of the Docker Engine is not one of ssh",
+                "the ssh address of the Docker Engine is not valid",
                 hint="write ssh://user@host:port; a password has no place in it, use a key",
             )
         if not shutil.which("ssh"):

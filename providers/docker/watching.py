@@ -68,10 +68,10 @@ class Watch:
                 yield from self._look()
                 pause = 0.2
                 yield from self._follow(stream, stop)
-            except (EngineUnreachable, Refusal) as error:  # down or restarting: nothing is known of any run
+            except (EngineUnreachable, Refusal) as error:  # down or restarting, which says nothing about the runs
                 yield from self._idle(pause, stop, error)
                 pause = min(2 * pause, 5.0)
-            except (ConnectionError, ValueError):  # the stream was closed, or is none of events
+            except (ConnectionError, ValueError):  # the stream was closed, or has no events
                 yield from self._idle(pause, stop, None)
                 pause = min(2 * pause, 5.0)
             finally:
@@ -117,9 +117,9 @@ class Watch:
                     yield from self._event(json.loads(line)) if line.strip() else ()
             else:
                 yield None
-            yield from self._give_up()
+            yield from self._expire()
 
-    def _give_up(self) -> Iterator[Observed]:
+    def _expire(self) -> Iterator[Observed]:
         now = time.monotonic()
         for run in [run for run, (end, _) in self._killed.items() if end <= now]:
             yield from self._tell(self._explained(run, self._killed.pop(run)[1]))
@@ -140,7 +140,7 @@ class Watch:
         labels = event.get("Actor", {}).get("Attributes") or {}
         run = str(labels.get(containers.RUN_ID, ""))
         if run not in self._waiting or self._container(run) not in (None, event["Actor"]["ID"]):
-            return  # events of a container that was made again are about the one before, too
+            return  # an event of an earlier container of the same run
         action = event.get("Action") or event.get("status")
         if action == "oom":
             self._oom.add(run)
