@@ -59,7 +59,7 @@ class Performer:
             words.Forget: lambda c: store.forget([c.address], plan_digest=digest),
             words.Move: self._move,
             words.Keep: lambda c: store.set_tails(c.outputs),
-            words.Reload: lambda c: {a: record for a in c.addresses if (record := store.record(a))},
+            words.Reload: lambda c: store.records(c.addresses),
             words.Start: self._start,
             words.Update: self._update,
             words.Remove: self._remove,
@@ -98,16 +98,10 @@ class Performer:
             for record, seen in command.seen
         ]
         events, changed = self._store.advance(known)
-        newest: dict[str, Recorded] = {}
-        for record, _ in command.seen:
-            address = record.address
-            if not self._lock.held:  # another flowplan may have written as well
-                found = self._store.record(address)
-                newest |= {address: found} if found else {}
-            else:
-                new = changed.get(record.run_id)
-                newest[address] = progressed(record, new) if new else record
-        return events, newest
+        records = [record for record, _ in command.seen]
+        if not self._lock.held:  # another flowplan may have written as well
+            return events, self._store.records([record.address for record in records])
+        return events, {r.address: progressed(r, changed[r.run_id]) if r.run_id in changed else r for r in records}
 
     def _finish(self, command: words.Finish) -> list[Event]:
         return self._store.finish(

@@ -48,12 +48,19 @@ class Reading:
         name: str | None = self._one("SELECT project FROM meta")[0]
         return name
 
-    def records(self) -> dict[str, Recorded]:
+    def records(self, addresses: Collection[str] | None = None) -> dict[str, Recorded]:
         """Return the newest attempt at each managed address, in the order in which the addresses were first recorded.
 
         ``output_tail`` is left empty here and in all lists; ``record`` and ``tails`` have it.
+
+        Args:
+            addresses: the ones that are asked for; None for all.
         """
-        found = self.all(f"SELECT {rows.COLUMNS} FROM records r JOIN attempts a USING (run_id) ORDER BY r.id")
+        wanted = "" if addresses is None else "WHERE r.address IN (SELECT value FROM json_each(?))"
+        values = [] if addresses is None else [rows.dumps(list(addresses))]
+        found = self.all(
+            f"SELECT {rows.COLUMNS} FROM records r JOIN attempts a USING (run_id) {wanted} ORDER BY r.id", *values
+        )
         return {record.address: record for record in self._decoded(rows.decode, found)}
 
     def record(self, address: str) -> Recorded | None:

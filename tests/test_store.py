@@ -403,6 +403,12 @@ def test_records_are_the_newest_attempts_in_the_order_of_their_addresses(store: 
     assert store.last_attempts() == {"a": 1, "b": 2, "c": 1}
 
 
+def test_some_records_are_those_of_the_addresses_that_are_recorded(store: Store) -> None:
+    store.intend([record(store, address) for address in ("b", "a", "c")])
+    assert list(store.records(["c", "unknown", "b"])) == ["b", "c"]
+    assert store.records([]) == {}
+
+
 def test_leftovers_are_older_attempts_that_may_still_be_there(store: Store) -> None:
     first = started(store, "a")
     gone = started(store, "b")
@@ -941,6 +947,7 @@ def queries(store: Store, call: Any) -> int:
 
 READS = {
     "records": lambda s, n: s.records(),
+    "some records": lambda s, n: s.records([f"a[i={i}]" for i in range(n)]),
     "leftovers": lambda s, n: s.leftovers(),
     "history": lambda s, n: s.history([f"a[i={i}]" for i in range(n)]),
     "plan_progress": lambda s, n: s.plan_progress("d"),
