@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowplan.engines import ManifestsByType
-from flowplan.planner.compare.namesakes import namesakes
+from flowplan.planner.compare.name_collisions import name_collisions
 from flowplan.planner.compare.plan import Decided, Options, Situation, make_changes
 from flowplan.planner.compare.replay import desired_runs, deviations
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
@@ -392,7 +392,7 @@ def test_runs_of_one_name_on_one_engine_are_told_of() -> None:
         after = {"Job": {"metadata": {**metadata, "name": name}}} if metadata else {"Container": {"Name": name}}
         return Change(address, provider, "kubernetes" if metadata else "docker", action, (), before=None, after=after)
 
-    found = namesakes(
+    found = name_collisions(
         [
             starts("a", "docker", "one"),
             starts("b", "docker", "one"),

@@ -15,7 +15,7 @@ PROTECT = "/Run/protect"
 """The setting that counts for what ended too: it keeps `destroy` from the record of a run."""
 
 
-class Decision(NamedTuple):
+class Case(NamedTuple):
     """What the action at one desired address is decided from."""
 
     desired: Desired
@@ -32,7 +32,7 @@ class Decision(NamedTuple):
     spec_name: str = "the spec"
 
 
-def decide(case: Decision) -> Change:
+def decide(case: Case) -> Change:
     """Return the change at one address that the spec wants."""
     record, seen = case.record, case.seen
     if record is None:
@@ -57,7 +57,7 @@ def decide(case: Decision) -> Change:
     return replace(change, before=record.objects, run=standing(record, seen), live=f"{seen.run_id}:found")
 
 
-def _change(case: Decision, action: Action, rendered: Rendered, *reasons: str) -> Change:
+def _change(case: Case, action: Action, rendered: Rendered, *reasons: str) -> Change:
     """Return a change with the parts that every change of a desired run has."""
     desired = case.desired
     return Change(
@@ -78,7 +78,7 @@ def _change(case: Decision, action: Action, rendered: Rendered, *reasons: str) -
     )
 
 
-def _comparison(case: Decision, record: Recorded) -> Change:
+def _comparison(case: Case, record: Recorded) -> Change:
     facts = standing(record, case.seen)
     status = Status(facts.status)
     as_recorded = case.desired.render(record.attempt, record.born_as)
@@ -112,7 +112,7 @@ def _as_created(objects: Objects, record: Recorded, manifests: Manifests) -> Obj
     return patched(objects, [FieldChange(place, ABSENT, label, IN_PLACE, "") for place in places])
 
 
-def _fields(case: Decision, record: Recorded, status: Status, wanted: Rendered) -> tuple[FieldChange, ...]:
+def _fields(case: Case, record: Recorded, status: Status, wanted: Rendered) -> tuple[FieldChange, ...]:
     ignore = case.desired.settings.ignore_changes
     if record.type != case.desired.type:
         return ()
@@ -138,7 +138,7 @@ def _from_live(field: FieldChange, drift: FieldChange | None, manifests: Manifes
     return replace(field, before=drift.before, drift=True, recorded=drift.recorded, manager=drift.manager)
 
 
-def _ends_anew(case: Decision, status: Status) -> bool:
+def _ends_anew(case: Case, status: Status) -> bool:
     """Return whether what ended is started again whatever has changed; the new attempt has the settings of the spec."""
     rerun = case.desired.settings.rerun
     return case.forced or rerun == "always" or (status is not Status.SUCCEEDED and rerun == "on_failure")
@@ -160,7 +160,7 @@ def moved_tag(record: Recorded, seen: Observed | None) -> MovedTag | None:
     return MovedTag(image.get("name", ""), image["id"], seen.tag_now)
 
 
-def _drift(case: Decision, record: Recorded, status: Status, ignore: tuple[str, ...]) -> tuple[FieldChange, ...]:
+def _drift(case: Case, record: Recorded, status: Status, ignore: tuple[str, ...]) -> tuple[FieldChange, ...]:
     """Return the drift of a live run; that of an ended one does not matter."""
     if not status.live or not case.seen or case.seen.live is None:
         return ()
@@ -169,7 +169,7 @@ def _drift(case: Decision, record: Recorded, status: Status, ignore: tuple[str, 
     return drifted_fields(record.objects, case.seen.live, case.manifests, managers=case.seen.managers, ignore=ignore)
 
 
-def _engine_changed(case: Decision, record: Recorded) -> str:
+def _engine_changed(case: Case, record: Recorded) -> str:
     """Return why the run moves to another engine, or ""."""
     if record.type != case.desired.type:
         return f"provider changed from {record.type} to {case.desired.type}"
@@ -179,7 +179,7 @@ def _engine_changed(case: Decision, record: Recorded) -> str:
 
 
 def _action(
-    case: Decision, status: Status, facts: RunFacts, fields: tuple[FieldChange, ...], moved: str
+    case: Case, status: Status, facts: RunFacts, fields: tuple[FieldChange, ...], moved: str
 ) -> tuple[Action, list[str]]:
     rerun = case.desired.settings.rerun
     reasons = [moved] if moved else []
@@ -209,7 +209,7 @@ def _rest(status: Status, facts: RunFacts, rerun: str) -> str:
     return f"{how_it_ended(facts)}; `rerun: {rerun}` leaves it so"
 
 
-def _refreshed(case: Decision, record: Recorded, facts: RunFacts, drift: tuple[FieldChange, ...]) -> Change:
+def _refreshed(case: Case, record: Recorded, facts: RunFacts, drift: tuple[FieldChange, ...]) -> Change:
     """Return a change that only records what happened outside flowplan: drift as it is, and the status."""
     taken = tuple(replace(f, before=f.recorded, after=f.before, effect=IN_PLACE, rule="only recorded") for f in drift)
     rendered = Rendered(
@@ -231,7 +231,7 @@ def _live_fingerprint(status: Status, facts: RunFacts, fields: tuple[FieldChange
     return f"{facts.run_id}:{end}" + (f":{digest(drift)[7:23]}" if drift else "")
 
 
-def _guarded(change: Change, status: Status, case: Decision) -> Change:
+def _guarded(change: Change, status: Status, case: Case) -> Change:
     """Mark a change that stops a live run, and refuse it where ``protect`` or another host forbids it."""
     if case.seen and case.seen.elsewhere and change.action is not Action.RERUN:
         return unreachable(change, case.seen)
@@ -242,7 +242,7 @@ def _guarded(change: Change, status: Status, case: Decision) -> Change:
     return guarded(replace(change, interrupts=stops), status, case.desired.settings.protect, case.may_interrupt)
 
 
-def _hurts(field: FieldChange, case: Decision) -> str:
+def _hurts(field: FieldChange, case: Case) -> str:
     """Say what a change in place does to the live run that it ends, pauses or shrinks; "" for any other."""
     before, after = (None if value is ABSENT else value for value in (field.before, field.after))
     progress = case.seen.progress if case.seen else {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, traits
@@ -112,7 +113,9 @@ def changed_fields(
         return ()
     ignore = (*ignore, *traits(manifests).CONTENT_LABELS)
     found = []
-    for path, old, new in differences(before, after):
+    sides = {kind: (before.get(kind, ABSENT), after.get(kind, ABSENT)) for kind in {**before, **after}}
+    unequal = (differences(*pair, pointer_to([kind])) for kind, pair in sides.items() if not _identical(*pair))
+    for path, old, new in chain.from_iterable(unequal):
         if _ignored(path, ignore) or manifests.equal(path, old, new):
             continue
         effect = manifests.effect(path, None if old is ABSENT else old, None if new is ABSENT else new)

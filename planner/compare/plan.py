@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from flowplan.planner.compare.decide import Decision, decide, moved_tag, removal
-from flowplan.planner.compare.namesakes import namesakes
+from flowplan.planner.compare.decide import Case, decide, moved_tag, removal
+from flowplan.planner.compare.name_collisions import name_collisions
 from flowplan.planner.compare.ownership import refuse_strangers
 from flowplan.planner.compare.renames import rename_suggestions
 from flowplan.planner.desired.order import ordered
@@ -99,7 +99,7 @@ def make_changes(situation: Situation) -> Decided:
     elsewhere = {record.born_as: address for address, record in recorded.items() if record.born_as}
     changes = [_wanted_change(situation, desired[a], recorded, moves, elsewhere) for a in order if a in chosen]
     changes += _removals(situation, recorded, [a for a in recorded if a not in desired and a in chosen])
-    remarks = [*rename_suggestions(changes, desired, recorded), *namesakes(changes, situation.manifests)]
+    remarks = [*rename_suggestions(changes, desired, recorded), *name_collisions(changes, situation.manifests)]
     remarks += _said_by_engines(situation, recorded, changes)
     remarks += _left_running(situation.leftovers, recorded, {change.address: change for change in changes})
     return Decided(tuple(changes), tuple(remarks))
@@ -173,7 +173,7 @@ def _wanted_change(
     elsewhere: Mapping[str, str],
 ) -> Change:
     record = recorded.get(desired.address)
-    decision = Decision(
+    case = Case(
         desired=desired,
         record=record,
         seen=situation.observed.get(record.run_id) if record else None,
@@ -187,7 +187,7 @@ def _wanted_change(
         moved_to=elsewhere.get(desired.address, ""),
         spec_name=situation.options.spec_name,
     )
-    return decide(decision)
+    return decide(case)
 
 
 def _removals(situation: Situation, recorded: Mapping[str, Recorded], addresses: Sequence[str]) -> list[Change]:

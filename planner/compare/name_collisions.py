@@ -13,7 +13,7 @@ _STARTING = (Action.CREATE, Action.REPLACE, Action.RERUN)
 _SHOWN = 5
 
 
-def namesakes(changes: Iterable[Change], manifests: Mapping[str, Manifests]) -> Iterator[Diagnostic]:
+def name_collisions(changes: Iterable[Change], manifests: Mapping[str, Manifests]) -> Iterator[Diagnostic]:
     """Yield a warning for every name that several runs have, at least one of which is about to start."""
     bearers: dict[tuple[str, ...], list[Change]] = {}
     for change in changes:
