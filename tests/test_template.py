@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowplan.planner.desired.template import apply_template, fill
+from flowplan.planner.desired.template import apply_template, as_written, fill
 from flowplan.planner.desired.template_fields import FieldFault, run_fields
+from flowplan.planner.desired.template_file import load_template
 from flowplan.planner.manifests import ResolvedRun, docker, kubernetes, process
 from flowplan.schemas.documents import Document, parse
 from flowplan.schemas.errors import InvalidInput
@@ -20,6 +21,10 @@ from flowplan.schemas.sources import Path as SourcePath
 
 FIXTURES = Path(__file__).parent / "fixtures" / "templates"
 IDENTITY = Identity("nightly", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "train", 1)
+
+
+def applied(run: ResolvedRun, template: Any, file: str, evaluate: Any = as_written) -> ResolvedRun:
+    return apply_template(run, load_template(template, file), evaluate)
 
 
 def template(configuration: Any, **properties: Any) -> dict[str, Any]:
@@ -149,7 +154,7 @@ def test_null_is_allowed_for_an_optional_variable_with_a_default() -> None:
 def test_unknown_variable_of_a_run_has_its_place_and_a_suggestion() -> None:
     run = run_of("kubernetes", image="a:1", variables={"memory_limt": "1Gi"})
     with pytest.raises(InvalidInput) as error:
-        apply_template(run, exported("kubernetes.yaml"), "base.yaml")
+        applied(run, exported("kubernetes.yaml"), "base.yaml")
     assert str(error.value).startswith("spec.yaml:4:1: runs.train.variables.memory_limt:")
     assert 'did you mean "memory_limit"?' in str(error.value)
 
@@ -158,18 +163,18 @@ def test_a_missing_variable_is_told_where_the_run_gives_its_variables() -> None:
     wanted = template({"image": "{{ image }}"}, image={}, size={})
     wanted["variables"]["required"] = ["size"]
     with pytest.raises(InvalidInput) as error:
-        apply_template(run_of("docker", image="a:1", variables={}), wanted, "base.yaml")
+        applied(run_of("docker", image="a:1", variables={}), wanted, "base.yaml")
     assert str(error.value) == "spec.yaml:4:1: runs.train.variables.size: is missing; the template requires it"
 
 
 def test_undeclared_placeholder_has_its_place() -> None:
     text = 'job_configuration:\n  image: "{{ imag }}"\nvariables: {properties: {image: {}}}\n'
     with pytest.raises(InvalidInput, match=r"^base\.yaml:2:10: job_configuration\.image: "):
-        apply_template(run_of("docker"), parse(text, "/abs/base.yaml"), "base.yaml")
+        applied(run_of("docker"), parse(text, "/abs/base.yaml"), "base.yaml")
 
 
 def test_exported_kubernetes_template_renders_unedited() -> None:
-    run = apply_template(
+    run = applied(
         run_of(
             "kubernetes",
             image="etl:1",
@@ -209,9 +214,7 @@ def test_variables_reach_the_job() -> None:
         "namespace": "etl",
         "name": "My Flow!",
     }
-    run = apply_template(
-        run_of("kubernetes", image="etl:1", variables=variables), exported("kubernetes.yaml"), "base.yaml"
-    )
+    run = applied(run_of("kubernetes", image="etl:1", variables=variables), exported("kubernetes.yaml"), "base.yaml")
     job = kubernetes.render(run, IDENTITY).objects["Job"]
     assert job["metadata"]["name"] == "my-flow"
     assert job["metadata"]["namespace"] == "etl"
@@ -223,7 +226,7 @@ def test_variables_reach_the_job() -> None:
 
 
 def test_the_run_wins_over_its_template() -> None:
-    run = apply_template(
+    run = applied(
         run_of(
             "kubernetes",
             image="etl:1",
@@ -248,14 +251,14 @@ def test_the_run_wins_over_its_template() -> None:
 
 
 def test_hard_coded_env_of_a_template_is_kept_and_the_runs_joins() -> None:
-    run = apply_template(run_of("kubernetes", image="a:1", env={"X": "1"}), exported("kubernetes-old.json"), "old.json")
+    run = applied(run_of("kubernetes", image="a:1", env={"X": "1"}), exported("kubernetes-old.json"), "old.json")
     container = kubernetes.render(run, IDENTITY).objects["Job"]["spec"]["template"]["spec"]["containers"][0]
     reference = {"secretKeyRef": {"name": "test-secret", "key": "shhhhh"}}
     assert container["env"] == [{"name": "TEST_ENV", "valueFrom": reference}, {"name": "X", "value": "1"}]
 
 
 def test_origins_say_template_spec_or_default() -> None:
-    run = apply_template(
+    run = applied(
         run_of("kubernetes", image="a:1", variables={"service_account_name": "trainer"}),
         exported("kubernetes.yaml"),
         "base.yaml",
@@ -272,7 +275,7 @@ def test_origins_say_template_spec_or_default() -> None:
 
 def test_exported_docker_template_renders_unedited() -> None:
     variables = {"networks": ["warehouse"], "mem_limit": "2g", "container_create_kwargs": {"shm_size": "1g"}}
-    run = apply_template(
+    run = applied(
         run_of("docker", image="etl:1", command=["run", "me"], variables=variables), exported("docker.json"), "d.json"
     )
     assert run.fields["command"] == ["run", "me"]
@@ -287,14 +290,14 @@ def test_exported_docker_template_renders_unedited() -> None:
 
 
 def test_exported_process_template_renders_unedited() -> None:
-    run = apply_template(run_of("process", command=["echo", "a b"], env={"A": "1"}), exported("process.json"), "p.json")
+    run = applied(run_of("process", command=["echo", "a b"], env={"A": "1"}), exported("process.json"), "p.json")
     assert process.check(run) == []
     assert process.render(run, IDENTITY).objects["Process"]["argv"] == ["echo", "a b"]
 
 
 def test_a_command_string_of_a_template_is_split() -> None:
     wanted = template({"command": "echo 'a b' {{ a }}"}, a={"default": 1})
-    assert apply_template(run_of("process"), wanted, "t").fields["command"] == ["echo", "a b", "1"]
+    assert applied(run_of("process"), wanted, "t").fields["command"] == ["echo", "a b", "1"]
 
 
 @pytest.mark.parametrize(
@@ -333,34 +336,34 @@ def test_extra_hosts_among_create_options() -> None:
 def test_two_manifests_are_one_too_many() -> None:
     run = run_of("kubernetes", image="a:1", kubernetes={"job": {}})
     with pytest.raises(InvalidInput, match="brings a Job manifest of its own"):
-        apply_template(run, exported("kubernetes.yaml"), "base.yaml")
+        applied(run, exported("kubernetes.yaml"), "base.yaml")
 
 
 def test_a_value_given_twice_with_different_values() -> None:
     run = run_of("docker", image="a:1", variables={"image": "b:1"})
     with pytest.raises(InvalidInput, match="is a field of the run too"):
-        apply_template(run, exported("docker.json"), "d.json")
+        applied(run, exported("docker.json"), "d.json")
 
 
 def test_a_block_in_a_default_is_refused_unless_the_run_gives_the_value() -> None:
     wanted = template({"env": "{{ env }}", "command": "x"}, env={"default": {"KEY": "{{ prefect.blocks.secret.key }}"}})
     with pytest.raises(InvalidInput, match="from_env"):
-        apply_template(run_of("process"), wanted, "t")
+        applied(run_of("process"), wanted, "t")
     own = {"KEY": "(sensitive env:KEY 0123456789abcdef)"}
-    assert apply_template(run_of("process", env=own), wanted, "t").fields["env"] == own
+    assert applied(run_of("process", env=own), wanted, "t").fields["env"] == own
 
 
 def test_a_block_document_reference_is_refused() -> None:
     run = run_of("docker", image="a:1", variables={"registry_credentials": {"$ref": {"block_document_id": "1"}}})
     wanted = template({"registry_credentials": "{{ registry_credentials }}"}, registry_credentials={})
     with pytest.raises(InvalidInput, match="block of a Prefect server"):
-        apply_template(run, wanted, "t")
+        applied(run, wanted, "t")
 
 
 def test_tokens_stand_for_values_of_any_form() -> None:
     wanted = template({"env": {"T": "{{ a }}"}, "command": "x"}, a={"type": "integer", "maxLength": 3})
     token = "(sensitive var.token 0123456789abcdef)"
-    run = apply_template(run_of("process", variables={"a": token}), wanted, "t")
+    run = applied(run_of("process", variables={"a": token}), wanted, "t")
     assert run.fields["env"] == {"T": token}
 
 
@@ -390,7 +393,7 @@ def test_a_manifest_that_is_no_job_is_left_to_the_check_of_jobs(spec: Any) -> No
 def test_misplaced_keywords_are_faults(variables: str, fault: str) -> None:
     text = f"job_configuration: {{command: x}}\nvariables: {variables}\n"
     with pytest.raises(InvalidInput) as error:
-        apply_template(run_of("process"), parse(text, "t.yaml"), "t.yaml")
+        applied(run_of("process"), parse(text, "t.yaml"), "t.yaml")
     (told,) = (str(one) for one in error.value.diagnostics)
     assert told.startswith("t.yaml:") and told.endswith(fault)
 
@@ -398,13 +401,13 @@ def test_misplaced_keywords_are_faults(variables: str, fault: str) -> None:
 def test_words_of_prefect_in_a_schema_are_let_through() -> None:
     declared = {"type": "string", "enumNames": [], "secret_fields": [], "block_type_slug": "x", "placeholder": "y"}
     wanted = {"job_configuration": {"command": "x"}, "variables": {"properties": {"a": declared}}}
-    assert apply_template(run_of("process"), wanted, "t").fields["command"] == ["x"]
+    assert applied(run_of("process"), wanted, "t").fields["command"] == ["x"]
 
 
 def test_labels_of_a_template_stay_beside_those_of_the_run() -> None:
     declared = {"labels": {"type": "object", "default": {"team": "data", "tier": "low"}}}
     wanted = {"job_configuration": {"labels": "{{ labels }}"}, "variables": {"properties": declared}}
-    run = apply_template(run_of("kubernetes", image="a:1", labels={"tier": "high"}), wanted, "t")
+    run = applied(run_of("kubernetes", image="a:1", labels={"tier": "high"}), wanted, "t")
     assert run.fields["labels"] == {"team": "data", "tier": "high"}
 
 
@@ -419,5 +422,5 @@ def test_what_fills_a_placeholder_is_text() -> None:
         told.append(value)
         return value.replace("${var.x}", "{{ a }}")
 
-    run = apply_template(run_of("process", variables={"a": "${var.y}"}), wanted, "t", evaluate)
+    run = applied(run_of("process", variables={"a": "${var.y}"}), wanted, "t", evaluate)
     assert run.fields["command"] == ["${var.y}", "{{", "a", "}}"] and told == ["", " ${var.x}"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flowplan.planner.desired.template_fields import FieldFault, field_path, run_fields
 from flowplan.planner.desired.template_file import PLACEHOLDER, Template, foreign, load_template, root_of
 from flowplan.planner.manifests import ResolvedRun
-from flowplan.schemas.documents import Document, scalar_text
+from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import kind_of
 from flowplan.schemas.patience import patience
@@ -58,30 +58,25 @@ def as_written(value: Any, path: Path) -> Any:
     return value
 
 
-def apply_template(
-    run: ResolvedRun, template: Json | Document, file: str, evaluate: Evaluate = as_written
-) -> ResolvedRun:
-    """The run with what its template gives merged under its own fields; ``template`` and ``variables`` are used up.
+def apply_template(run: ResolvedRun, template: Template, evaluate: Evaluate = as_written) -> ResolvedRun:
+    """Return the run with what its template gives merged under its own fields; ``template`` and ``variables`` are used up.
 
     Args:
-        template: content of the file, or the Document when positions are wanted.
-        file: its path as written in the spec.
         evaluate: what makes of the template's own expressions their values; what fills its placeholders is text.
 
     Raises:
         InvalidInput: every fault of the template, of the variables given to it and of what it makes of the run.
     """
-    parsed = load_template(template, file)
-    values, origins = _values(run, parsed, evaluate)
-    configuration, places = _Filling(parsed, values, origins, evaluate).fill()
-    problems = list(_unfillable(configuration, parsed))
+    values, origins = _values(run, template, evaluate)
+    configuration, places = _Filling(template, values, origins, evaluate).fill()
+    problems = list(_unfillable(configuration, template))
     if problems:
         raise InvalidInput(problems)
     try:
         given = run_fields(run.type, configuration)
     except FieldFault as error:
-        raise InvalidInput([parsed.fault(m, "job_configuration", *p, hint=h) for p, m, h in error.faults]) from None
-    return _merged(run, given, places, parsed)
+        raise InvalidInput([template.fault(m, "job_configuration", *p, hint=h) for p, m, h in error.faults]) from None
+    return _merged(run, given, places, template)
 
 
 def fill(template: Json, values: Mapping[str, Json]) -> dict[str, Json]:

@@ -58,18 +58,16 @@ class Template:
         return Diagnostic(message, position, subject if position or not self.file else f"{self.file}: {subject}", hint)
 
 
-_known: dict[int, tuple[Any, str, Template]] = {}
-
-
 def load_template(template: Json | Document, file: str) -> Template:
-    """A checked template; one that many runs share is checked once.
+    """Return a checked template.
+
+    Args:
+        template: content of the file, or the Document when positions are wanted.
+        file: its path as written in the spec.
 
     Raises:
-        InvalidInput: it is not a template, or has placeholders that nobody can fill.
+        InvalidInput: it is not a template, or has placeholders that cannot be filled.
     """
-    known = _known.get(id(template))
-    if known and known[0] is template and known[1] == file:
-        return known[2]
     parsed = _loaded(template, file)
     sound = isinstance(parsed.properties, Mapping)
     misplaced = list(_misplaced(parsed))
@@ -77,9 +75,6 @@ def load_template(template: Json | Document, file: str) -> Template:
     faults += [] if misplaced else _schema_faults(parsed)
     if faults:
         raise InvalidInput(faults)
-    if len(_known) > 32:
-        _known.clear()
-    _known[id(template)] = (template, file, parsed)
     return parsed
 
 

@@ -1,0 +1,75 @@
+"""Faults and warnings of the runs of a spec, each told once, at the place in the file that is to be changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flowplan.planner.desired.expressions import ExpressionError
+from flowplan.planner.desired.groups import Group
+from flowplan.schemas.load import LoadedSpec
+from flowplan.schemas.sources import Diagnostic, Path, Position, dotted
+
+Wrong = Callable[[Path, ExpressionError], None]
+"""Takes in a wrong expression and where it stands."""
+
+
+@dataclass(slots=True)
+class Report:
+    """Faults and warnings, each told once however many cells have it."""
+
+    loaded: LoadedSpec
+    faults: dict[tuple[str, str], Diagnostic] = field(default_factory=dict)
+    warnings: dict[str, Diagnostic] = field(default_factory=dict)
+
+    def add(self, found: Diagnostic) -> None:
+        """Take in a fault or warning; one in a file that the spec names is shown with the path that leads there."""
+        named = self.loaded.files.get(found.position.file) if found.position else None
+        if found.position and named:
+            found = found._replace(position=found.position._replace(file=named.sources.file))
+        if found.severity == "error":
+            self.faults.setdefault((found.subject, found.message), found)
+        else:
+            self.warnings.setdefault(str(found), found)
+
+    def fault(self, path: Path, message: str, hint: str = "", *, key: bool = False) -> None:
+        """Take in a fault of the value (or ``key``) at a path of the spec."""
+        sources = self.loaded.sources
+        position = sources.key(path) if key else sources.value(path)
+        self.add(Diagnostic(message, position, dotted(path), hint))
+
+    def warn(self, path: Path, message: str, hint: str = "") -> None:
+        """Take in a warning about the key at a path of the spec."""
+        self.add(Diagnostic(message, self.loaded.sources.key(path), dotted(path), hint, "warning"))
+
+    def fault_in(self, group: Group, path: Path, message: str, hint: str = "") -> None:
+        """Take in a fault inside a run's fields; one in the defaults is told there, once for all runs."""
+        source = group.source(path)
+        subject = source if source[0] == "defaults" else ("runs", group.name, *path)
+        self.add(Diagnostic(message, self.loaded.sources.value(source), dotted(subject), hint))
+
+    def add_for(self, group: Group, found: Diagnostic) -> None:
+        """Take in a fault that a provider or a template found; one without a position stands where the run does."""
+        self.add(found if found.position else found._replace(position=self.loaded.sources.key(("runs", group.name))))
+
+    def wrong(self, base: Path) -> Wrong:
+        """Return what takes in wrong expressions below a path of the spec."""
+        return lambda path, error: self.fault(base + path, error.message, error.hint)
+
+    def wrong_in(self, group: Group) -> Wrong:
+        """Return what takes in wrong expressions inside a run's fields."""
+        return lambda path, error: self.fault_in(group, path, error.message, error.hint)
+
+    def wrong_in_file(self, name: str) -> Wrong:
+        """Return what takes in wrong expressions of a file that the spec names."""
+        sources = self.loaded.files[name].sources
+        return lambda path, error: self.add(Diagnostic(error.message, sources.value(path), dotted(path), error.hint))
+
+    def in_order(self) -> list[Diagnostic]:
+        """Return all faults in the order of the files."""
+
+        def place(fault: Diagnostic) -> tuple[str, int, int]:
+            where = fault.position or Position("", 0, 0)
+            return (where.file, where.line, where.column)
+
+        return sorted(self.faults.values(), key=place)
