@@ -88,5 +88,5 @@ class InMemory:
         return outcome
 
     def did(self, what: str) -> list[str]:
-        """What was created or removed on the engine (``create``, ``delete``), in its order, by address."""
+        """Return what was created or removed on the engine (``create``, ``delete``), in its order, by address."""
         return [address for done, address in self.engine.history if done == what]

@@ -54,7 +54,10 @@ def shown(before: Json, after: Json, view: View = _PLAIN) -> Shown:
         view: how much is shown around, and the units of numbers.
     """
     if before is ABSENT or after is ABSENT:
-        return _one_sided(before, after, view)
+        value, mark = (after, "+") if before is ABSENT else (before, "-")
+        if not _flat(value):
+            return Shown(lines=tuple(_marked(mark, value, view)))
+        return Shown(after=scalar(value)) if mark == "+" else Shown(before=scalar(value))
     if isinstance(before, str) and isinstance(after, str):
         return _strings(before, after, view)
     if isinstance(before, list) and isinstance(after, list):
@@ -66,13 +69,6 @@ def shown(before: Json, after: Json, view: View = _PLAIN) -> Shown:
     if _flat(before) and _flat(after):
         return Shown(scalar(before), scalar(after))
     return Shown(lines=(*_marked("-", before, view), *_marked("+", after, view)))
-
-
-def _one_sided(before: Json, after: Json, view: View) -> Shown:
-    value, mark = (after, "+") if before is ABSENT else (before, "-")
-    if _flat(value):
-        return Shown(after=scalar(value)) if mark == "+" else Shown(before=scalar(value))
-    return Shown(lines=tuple(_marked(mark, value, view)))
 
 
 def _flat(value: Json) -> bool:
@@ -93,7 +89,9 @@ def _strings(before: str, after: str, view: View) -> Shown:
     if one is not None and other is not None and type(one) is type(other) and one != other:
         return Shown(lines=tuple(_parts(one, other, view)))
     if "\n" in before or "\n" in after:
-        return Shown(lines=tuple(line_differences(*_both_split(before, after), view.context)))
+        if before.endswith("\n") and after.endswith("\n"):  # else what follows the last newline is a line of its own
+            before, after = before[:-1], after[:-1]
+        return Shown(lines=tuple(line_differences(before.split("\n"), after.split("\n"), view.context)))
     old, new = before.split(" "), after.split(" ")
     if min(len(old), len(new)) >= 4 and len(before) + len(after) > 50:
         text = _words([harmless(w) for w in old], [harmless(w) for w in new])
@@ -105,13 +103,6 @@ def _strings(before: str, after: str, view: View) -> Shown:
 def _word(text: str) -> str:
     """Return a word of a command line, quoted where its ends could not be seen."""
     return text if re.fullmatch(r"[^\s'\"]+", text) and harmless(text) == text else json.dumps(harmless(text))
-
-
-def _both_split(before: str, after: str) -> tuple[list[str], list[str]]:
-    """Split both into lines; what follows the last newline is a line only where one of them lacks that newline."""
-    if before.endswith("\n") and after.endswith("\n"):
-        before, after = before[:-1], after[:-1]
-    return before.split("\n"), after.split("\n")
 
 
 def _parsed(text: str) -> Json:
@@ -134,15 +125,12 @@ def _words(old: list[str], new: list[str]) -> str:
     text = []
     for tag, i, j, k, m in _opcodes(old, new):
         if tag == "equal":
-            text.append(" ".join(_elided(old[i:j])))
+            same = old[i:j] if j - i <= 12 else [*old[i : i + 5], f"...({j - i - 10} more)...", *old[j - 5 : j]]
+            text.append(" ".join(same))
             continue
         removed, added = " ".join(old[i:j]), " ".join(new[k:m])
         text.append((f"[-{removed}-]" if j > i else "") + (f"{{+{added}+}}" if m > k else ""))
     return " ".join(text)
-
-
-def _elided(words: list[str]) -> list[str]:
-    return words if len(words) <= 12 else [*words[:5], f"...({len(words) - 10} more)...", *words[-5:]]
 
 
 def _opcodes(old: list[str], new: list[str]) -> Sequence[tuple[str, int, int, int, int]]:

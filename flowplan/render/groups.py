@@ -251,14 +251,11 @@ def standing(change: Change, now: datetime | None) -> str:
 
 def why(group: Group, now: datetime | None) -> str:
     """Return the reasons of a group in one sentence."""
-    return "; ".join(harmless(_reason(group, index, now)) for index in range(len(group.first.reasons)))
-
-
-def _reason(group: Group, index: int, now: datetime | None) -> str:
-    reason = group.first.reasons[index]
-    if len(group.changes) > 1 and any(c.reasons[index] != reason for c in group.changes):
-        return re.sub(rf" at {TIME.pattern}", "", reason)
-    return ago(reason, now)
+    words = []
+    for index, reason in enumerate(group.first.reasons):
+        alike = all(change.reasons[index] == reason for change in group.changes)
+        words.append(harmless(ago(reason, now) if alike else re.sub(rf" at {TIME.pattern}", "", reason)))
+    return "; ".join(words)
 
 
 def live_sentence(change: Change) -> str:

@@ -206,7 +206,12 @@ def _runs(group: Group, style: _Style) -> Iterator[str]:
     """Name every run of the group, and show every value in which they differ."""
     if len(group.changes) == 1:
         return
-    names = [_short_name(change, bool(_common_name(group))) for change in group.changes]
+    common = _common_name(group)
+    names = []
+    for change in group.changes:
+        _, bracket, cell = change.address.partition("[")
+        name = bracket + cell if common and bracket else change.address  # the cell alone where all share their name
+        names.append(harmless(f"{change.moved_from} -> {change.address}" if change.moved_from else name))
     told = varying.told(group.changes, group.varying, style.width - len(_INDENT), names)
     for row in told.rows:
         yield from (_INDENT + line for line in row)
@@ -217,14 +222,6 @@ def _runs(group: Group, style: _Style) -> Iterator[str]:
         yield from _filled(words, style, _INDENT, " ")
     for rule in told.rules:
         yield f"{_INDENT}{rule}"
-
-
-def _short_name(change: Change, cell: bool) -> str:
-    """Return the address, or its matrix cell alone where all runs of the group share their name."""
-    if change.moved_from:
-        return harmless(f"{change.moved_from} -> {change.address}")
-    _, bracket, inside = change.address.partition("[")
-    return harmless(bracket + inside if cell and bracket else change.address)
 
 
 def _filled(words: Sequence[str], style: _Style, pad: str, between: str) -> Iterator[str]:
@@ -351,7 +348,8 @@ def _field(name: str, field: FieldChange, widest: int, style: _Style) -> Iterato
     if text and len(text) + _MARGIN + 2 <= style.width:
         yield style.paint(" " * (_MARGIN + 2) + text, colour)
     else:
-        yield from _marked(_several_lines(how), style, " " * (_MARGIN + 2))
+        sides = [(mark, side) for mark, side in (("-", how.before), ("+", how.after)) if side is not None]
+        yield from _marked(how.lines or sides, style, " " * (_MARGIN + 2))
 
 
 def _one_line(how: Shown) -> str:
@@ -361,16 +359,6 @@ def _one_line(how: Shown) -> str:
     if how.before is not None and how.after is not None:
         return f"{how.before} -> {how.after}"
     return how.after if how.before is None and how.after is not None else how.before or ""
-
-
-def _several_lines(how: Shown) -> Iterator[Line]:
-    if how.lines:
-        yield from how.lines
-        return
-    if how.before is not None:
-        yield "-", how.before
-    if how.after is not None:
-        yield "+", how.after
 
 
 def _with_words(line: str, words: str, colour: str, style: _Style) -> Iterator[str]:

@@ -39,21 +39,17 @@ def status_table(
     if not runs:
         return ["No runs."]
     heads = ("ADDRESS", "STATUS", "REASON", "EXIT", "ATTEMPT", "TIME", "MESSAGE")
-    rows = [_status_row(run, now) for run in runs]
+    rows = [
+        (
+            *(_text(run, key) for key in ("address", "status", "reason", "exit_code")),
+            _attempts(run),
+            took(run, now),
+            _text(run, "message"),
+        )
+        for run in runs
+    ]
     colours = [_COLOUR_OF.get(str(run.get("status")), "") if colour else "" for run in runs]
     return table(heads, rows, width=width, colours=colours)
-
-
-def _status_row(run: Document, now: datetime | None) -> tuple[str, ...]:
-    return (
-        _text(run, "address"),
-        _text(run, "status"),
-        _text(run, "reason"),
-        _text(run, "exit_code"),
-        _attempts(run),
-        took(run, now),
-        _text(run, "message"),
-    )
 
 
 def _text(document: Document, key: str) -> str:

@@ -136,18 +136,14 @@ def rule(what: Varying, changes: Sequence[Change]) -> str:
     axes = sorted((axis for axis, value in cells[0].items() if value), key=lambda axis: -len(cells[0][axis]))
     if not axes or any(cell.keys() != cells[0].keys() for cell in cells):
         return ""
+    names = {cells[0][axis]: f"${{each.{axis}}}" for axis in reversed(axes)}
     for pattern in (r"(?<![\w.])(?:{})(?![\w.])", r"(?:{})"):
-        text = _with_axes(what.values[0], cells[0], axes, pattern)
+        values = re.compile(pattern.format("|".join(re.escape(cells[0][axis]) for axis in axes)))
+        text = values.sub(lambda match: names[match[0]], what.values[0])
         made = (_filled(text, cell) for cell in cells)
         if all(one == value for one, value in zip(made, what.values, strict=True)):
             return text
     return ""
-
-
-def _with_axes(value: str, cell: Mapping[str, str], axes: Sequence[str], pattern: str) -> str:
-    names = {cell[axis]: f"${{each.{axis}}}" for axis in reversed(axes)}
-    words = "|".join(re.escape(cell[axis]) for axis in axes)
-    return re.sub(pattern.format(words), lambda match: names[match[0]], value)
 
 
 def _filled(text: str, cell: Mapping[str, str]) -> str:

@@ -95,6 +95,14 @@ def descendants(pids: Iterable[int]) -> set[int]:
     return found
 
 
+def group_of(pid: int) -> int:
+    """Return the process group of a process, 0 when there is no such process."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
 def signal_group(group: int, number: int) -> None:
     """Send a signal to a process group, if it is still there and ours."""
     try:

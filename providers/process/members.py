@@ -54,11 +54,4 @@ def signal_all(run: Run, orphaned: list[int], number: int) -> None:
     """Send a signal to the group of a run, to what its members started, and to orphans of it."""
     kernel.signal_group(run.pid, number)
     members = {*kernel.descendants([run.pid]), *orphaned}
-    kernel.signal_each((pid for pid in members if _group(pid) != run.pid), number)
-
-
-def _group(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return 0
+    kernel.signal_each((pid for pid in members if kernel.group_of(pid) != run.pid), number)

@@ -73,7 +73,10 @@ class Kept:
                 block = block[:-1]
             found = block.count(b"\n")
             if found >= wanted:
-                return position - size + _nth_from_end(block, wanted)
+                at = len(block)
+                for _ in range(wanted):
+                    at = block.rindex(b"\n", 0, at)
+                return position - size + at + 1
             wanted -= found
             position -= size
         return end if not count else first
@@ -155,14 +158,6 @@ def _size(path: str) -> int:
         return os.stat(path).st_size  # noqa: PTH116 - many runs are looked at ten times a second
     except OSError:
         return -1
-
-
-def _nth_from_end(block: bytes, count: int) -> int:
-    """Return the offset just after the ``count``-th newline from the end."""
-    at = len(block)
-    for _ in range(count):
-        at = block.rindex(b"\n", 0, at)
-    return at + 1
 
 
 def _whole_characters(data: bytes) -> int:

@@ -99,7 +99,7 @@ def end_group(identity: Mapping[str, Any], grace: float) -> bool:
     members: set[int] = set()
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
         members |= kernel.descendants([leader])
-        others = [pid for pid in members if not _in_group(pid, leader)]
+        others = [pid for pid in members if kernel.group_of(pid) not in (0, leader)]
         if not _signalled(leader, number) and not others:
             return True
         kernel.signal_each(others, number)
@@ -118,13 +118,6 @@ def end_rest(found: Callable[[], Sequence[int]], grace: float) -> Sequence[int]:
     return found()
 
 
-def _in_group(pid: int, group: int) -> bool:
-    try:
-        return os.getpgid(pid) == group
-    except ProcessLookupError:
-        return True
-
-
 def end_process(identity: Mapping[str, Any], grace: float) -> bool:
     """Send TERM to one process that leads no group, KILL after ``grace`` seconds; return whether it ended."""
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
@@ -141,10 +134,7 @@ def end_process(identity: Mapping[str, Any], grace: float) -> bool:
 
 def leads_group(pid: int) -> bool:
     """Return whether the process leads a process group, so that all of it can be signalled."""
-    try:
-        return os.getpgid(pid) == pid
-    except ProcessLookupError:
-        return False
+    return kernel.group_of(pid) == pid
 
 
 def started_at(start_time: int) -> str:

@@ -101,17 +101,14 @@ class ProcessProvider:
                 names = [entry.name for entry in entries if entry.is_dir() and entry.name not in known]
         except FileNotFoundError:
             return []
-        orphans = (files for files in map(self._files, sorted(names)) if self._is_orphan(files))
-        seen = (look(files, None, self._scans.of) for files in orphans)
-        return [one for one in seen if one.exists]
-
-    def _is_orphan(self, files: RunFiles) -> bool:
-        """Return whether files are ours, not removed, and of a run that started: a failed start leaves nothing behind."""
-        known = files.record()
-        if known is None or known.destroyed or (known.end or {}).get("failure"):
-            return False
-        owner = known.owner
-        return owner.get("lineage") == self._lineage and owner.get("host_id") == host_id()
+        found = []
+        for files in map(self._files, sorted(names)):
+            record = files.record()
+            if record is None or record.destroyed or (record.end or {}).get("failure"):
+                continue  # a failed start leaves nothing behind
+            if record.owner.get("lineage") == self._lineage and record.owner.get("host_id") == host_id():
+                found.append(look(files, None, self._scans.of))
+        return [one for one in found if one.exists]
 
     def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
         """Yield every change of the records until all have ended; one file is looked at, whatever their number."""
