@@ -54,14 +54,15 @@ OnlyTarget = Annotated[
 ]
 Exclude = Annotated[list[str] | None, Option("--exclude", metavar="ADDR", help="Not these runs. Repeatable.")]
 Rerun = Annotated[
-    list[str] | None, Option("--rerun", metavar="ADDR", help="Run again, whatever became of it. Repeatable.")
+    list[str] | None,
+    Option("--rerun", metavar="ADDR", help="Start these runs again even if they succeeded. Repeatable."),
 ]
 AllowInterrupt = Annotated[
     list[str] | None,
-    Option("--allow-interrupt", metavar="ADDR", help="Let go of `protect` for these runs. Repeatable."),
+    Option("--allow-interrupt", metavar="ADDR", help="Ignore `protect` for these runs. Repeatable."),
 ]
 Refresh = Annotated[bool, Option("--refresh/--no-refresh", help="Ask the engines first.")]
-Preflight = Annotated[bool, Option("--preflight/--no-preflight", help="Look for what apply would trip over.")]
+Preflight = Annotated[bool, Option("--preflight/--no-preflight", help="Check for what would make apply fail.")]
 Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask for approval.")]
 LockTimeout = Annotated[str, Option("--lock-timeout", metavar="TIME", help="Wait for the state's lock: 90s, 10m.")]
 Parallelism = Annotated[
@@ -80,7 +81,7 @@ JsonInto = Annotated[Path | None, Option("--json-into", metavar="FILE", help="Wr
 SummaryFile = Annotated[
     Path | None, Option("--summary-file", metavar="FILE", help="Append the Markdown form (CI job summaries).")
 ]
-Strict = Annotated[bool, Option("--strict", help="Exit 6 when apply would trip over something.")]
+Strict = Annotated[bool, Option("--strict", help="Exit 6 when a part of apply would fail.")]
 Policy = Annotated[
     list[Path] | None, Option("--policy", metavar="FILE", help="Policies that the objects must satisfy. Repeatable.")
 ]
@@ -122,9 +123,12 @@ def plan(
     policy: Policy = None,
     out: Annotated[Path | None, Option("--out", "-o", metavar="FILE", help="Save the plan.")] = None,
     check: Annotated[
-        Path | None, Option("--check", metavar="PLAN", help="Is this plan still what would be done?")
+        Path | None,
+        Option("--check", metavar="PLAN", help="Check whether this plan is still what would be done (exit 4 if not)."),
     ] = None,
-    max_age: Annotated[str | None, Option("--max-age", metavar="TIME", help="Refuse to apply the plan later.")] = None,
+    max_age: Annotated[
+        str | None, Option("--max-age", metavar="TIME", help="Let the plan expire after this time.")
+    ] = None,
     format: PlanFormat = "text",
     json_into: JsonInto = None,
     summary_file: SummaryFile = None,
@@ -238,7 +242,7 @@ def watch(
     format: Format = "text",
     stream: Annotated[bool, Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
 ) -> int:
-    """Come back to runs that go on, and follow them to their end."""
+    """Follow the runs that are still live until they finish."""
     from flowplan.commands import applying, arguments, places
 
     how = applying.How(wait_timeout=arguments.seconds("--wait-timeout", wait_timeout), format=format, stream=stream)
@@ -252,7 +256,7 @@ def status(
     refresh: Refresh = True,
     format: Format = "text",
 ) -> None:
-    """How every run stands."""
+    """Show the status of every run."""
     from flowplan.commands import places, reading
 
     reading.status(places.place(state).state, address or [], refresh, format)
@@ -265,12 +269,12 @@ def logs(
     follow: Annotated[bool, Option("--follow", "-f", help="Go on to the run's end.")] = False,
     tail: Annotated[int | None, Option("--tail", "-n", min=0, metavar="N", help="Only the last lines.")] = None,
     attempt: Annotated[
-        int | None, Option("--attempt", min=1, metavar="N", help="Another attempt than the last.")
+        int | None, Option("--attempt", min=1, metavar="N", help="The attempt to show; default the last.")
     ] = None,
     raw: Annotated[bool, Option("--raw", help="As the run wrote it: with all escapes; secrets stay hidden.")] = False,
     format: Format = "text",
 ) -> None:
-    """The output of a run, or the stored end of it."""
+    """Show the output of a run, or its stored end where the engine has none any more."""
     from flowplan.commands import places, reading
 
     reading.logs(places.place(state).state, address, follow, tail, attempt, "raw" if raw else format)
@@ -283,7 +287,7 @@ def events(
     after: Annotated[int, Option("--after", metavar="SEQ", help="Only events after this sequence number.")] = 0,
     format: Format = "text",
 ) -> None:
-    """The history: every transition of every run."""
+    """Show the history: every transition of every run."""
     from flowplan.commands import places, reading
 
     reading.events(places.place(state).state, address, after, format)
@@ -318,7 +322,7 @@ def schema(
 
 @command("state", "list")
 def state_list(state: State = None, format: Format = "text") -> None:
-    """The addresses that are managed."""
+    """List the addresses that are managed."""
     from flowplan.commands import places, states
 
     states.list_(places.place(state).state, format)
@@ -326,7 +330,7 @@ def state_list(state: State = None, format: Format = "text") -> None:
 
 @command("state", "show")
 def state_show(address: Annotated[str, Argument(metavar="ADDR", help="The run.")], state: State = None) -> None:
-    """Everything recorded about a run, as JSON."""
+    """Show everything recorded about a run, as JSON."""
     from flowplan.commands import places, states
 
     states.show(places.place(state).state, address)
@@ -367,7 +371,7 @@ def state_import(
     var_file: VarFile = None,
     lock_timeout: LockTimeout = "0",
 ) -> None:
-    """Make an object that exists already a managed run."""
+    """Import an existing object as a managed run."""
     from flowplan.commands import arguments, places, states
 
     states.import_(places.place(state, spec), address, object_id, arguments.given(var, var_file), lock_timeout)
@@ -390,7 +394,7 @@ def state_push(
     state: State = None,
     lock_timeout: LockTimeout = "0",
 ) -> None:
-    """Replace the state by a pulled one that is not older."""
+    """Replace the state with the output of `state pull`, unless it is older."""
     from flowplan.commands import places, states
 
     states.push(places.place(state).state, file, lock_timeout)
@@ -403,7 +407,8 @@ def state_rebuild(
     var: Var = None,
     var_file: VarFile = None,
     lineage: Annotated[
-        str, Option("--lineage", metavar="ID", help="Whose runs, when the engines hold those of several states.")
+        str,
+        Option("--lineage", metavar="ID", help="The lineage to rebuild, when the engines hold runs of several states."),
     ] = "",
     lock_timeout: LockTimeout = "0",
 ) -> None:
@@ -446,7 +451,7 @@ def state_new_lineage(state: State = None, lock_timeout: LockTimeout = "0") -> N
 
 @command("state", "unlock")
 def state_unlock(state: State = None) -> None:
-    """Give a lock free whose holder is dead."""
+    """Release the lock of a process that no longer exists."""
     from flowplan.commands import places, states
 
     states.unlock(places.place(state).state)
@@ -477,12 +482,12 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     except UnicodeEncodeError as error:
         return complain(f"something given is not text in {error.encoding}: {error.reason}", 7)
-    except Exception as error:  # noqa: BLE001 - the last resort: a defect is told in a sentence too
+    except Exception as error:  # noqa: BLE001 - a defect of flowplan gets a sentence too
         return _defect(error)
 
 
 def _defect(error: Exception) -> int:
-    """A defect of flowplan itself: where it is, without the values that were at hand."""
+    """Print where a defect of flowplan is, without the values at hand; return the exit code."""
     import traceback
 
     if interruption.told():

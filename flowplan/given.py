@@ -20,7 +20,7 @@ class Given(NamedTuple):
 
 
 def variables_of(spec: Any, given: Given, sources: Any) -> Any:
-    """The values of the spec's variables from options, files and the environment; ``sources`` are the spec's."""
+    """Return the values of the spec's variables from options, files and the environment; ``sources`` are the spec's."""
     from flowplan.planner.desired.variables import resolve_variables
     from flowplan.schemas.documents import parse, read_text
 
@@ -29,7 +29,7 @@ def variables_of(spec: Any, given: Given, sources: Any) -> Any:
 
 
 def given_strings(given: Given) -> dict[str, str]:
-    """Values of sensitive variables given again: --var, then --var-file, then FLOWPLAN_VAR_*."""
+    """Return the values of sensitive variables given again: --var, then --var-file, then FLOWPLAN_VAR_*."""
     from flowplan.schemas.documents import parse, read_text
 
     values = {k.removeprefix("FLOWPLAN_VAR_"): v for k, v in os.environ.items() if k.startswith("FLOWPLAN_VAR_")}
@@ -40,7 +40,7 @@ def given_strings(given: Given) -> dict[str, str]:
 
 
 def policies_of(paths: Sequence[Path], loaded: LoadedSpec | None = None) -> tuple[Rule, ...]:
-    """The policies of a spec and of ``--policy`` files.
+    """Return the policies of a spec and of ``--policy`` files.
 
     Raises:
         InvalidInput: a file cannot be read, or is no policy.

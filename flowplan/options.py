@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
 
 class _Unclear(Exception):
-    """Not for this reader."""
+    """This reader does not understand the command line: typer reads it."""
 
 
 class _Parameter(NamedTuple):
@@ -60,7 +60,7 @@ class _Parameter(NamedTuple):
 
 
 def understood(commands: Sequence[Command], words: Sequence[str]) -> Call | None:
-    """The call that a command line means; None when it is not entirely clear, or completion is asked for."""
+    """Return the call that a command line means; None when it is not entirely clear, or completion is asked for."""
     if "_FLOWPLAN_COMPLETE" in os.environ:
         return None
     for command in commands:
@@ -78,16 +78,13 @@ def _parameters(function: Callable[..., Any]) -> list[_Parameter]:
     annotations = [(name, hint) for name, hint in function.__annotations__.items() if name != "return"]
     required = len(annotations) - len(getattr(function, "__defaults__", None) or ())
     for place, (name, annotation) in enumerate(annotations):
-        kind, many = _kind(annotation.__origin__)
+        kind = annotation.__origin__
+        if type(None) in get_args(kind):
+            kind = get_args(kind)[0]
+        many = bool(get_args(kind))  # ``list[Path]``
+        kind = get_args(kind)[0] if many else kind
         found.append(_Parameter(name, kind, many, annotation.__metadata__[0], place < required))
     return found
-
-
-def _kind(declared: Any) -> tuple[type, bool]:
-    """``list[Path] | None`` is (Path, True)."""
-    if type(None) in get_args(declared):
-        declared = get_args(declared)[0]
-    return (get_args(declared)[0], True) if get_args(declared) else (declared, False)
 
 
 def _values(parameters: Sequence[_Parameter], words: Sequence[str]) -> dict[str, Any]:
@@ -111,12 +108,15 @@ def _values(parameters: Sequence[_Parameter], words: Sequence[str]) -> dict[str,
             _unclear()
         _put(values, parameter, value)
     _place(values, [p for p in parameters if isinstance(p.declared, Argument)], free)
-    _from_environment(values, parameters)
+    for parameter in parameters:
+        variable = parameter.declared.settings.get("envvar", "")
+        if variable and variable in os.environ and parameter.name not in values:
+            _put(values, parameter, os.environ[variable])
     return values
 
 
 def _names(parameter: _Parameter) -> list[tuple[str, bool]]:
-    """The names of an option; of a flag also those that turn it off."""
+    """Return the names of an option, each with True; of a flag also those that turn it off, with False."""
     if isinstance(parameter.declared, Argument):
         return []
     names = parameter.declared.names or (f"--{parameter.name.replace('_', '-')}",)
@@ -155,13 +155,6 @@ def _place(values: dict[str, Any], arguments: Sequence[_Parameter], free: Sequen
             _put(values, argument, text)
     if left:
         _unclear()
-
-
-def _from_environment(values: dict[str, Any], parameters: Sequence[_Parameter]) -> None:
-    for parameter in parameters:
-        name = parameter.declared.settings.get("envvar", "")
-        if name and name in os.environ and parameter.name not in values:
-            _put(values, parameter, os.environ[name])
 
 
 def _unclear() -> Any:

@@ -17,7 +17,7 @@ class Outcome:
         carried_out: number of changes by action; failed: address -> how its run ended, when not well;
         errors: engine errors by address; skipped: address -> why it did not start; left_out: protected runs;
         waiting: what could not start yet (detached or interrupted); unanswered: what was asked for without an answer, so
-        that nobody knows whether it started; ended: runs that were followed to their end.
+        that it may have started or not; ended: runs that were followed to their end.
     """
 
     carried_out: dict[str, int] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of design 9."""
+        """Return the exit code: the strongest reason first."""
         if self.interrupted:
             return interruption.code()
         if self.errors:

@@ -358,12 +358,9 @@ def _preflighted(project: Project, changes: tuple[Change, ...]) -> tuple[Change,
     for name, batch in orders.items():
         project.engines.target(name)
         for finding in project.engines.provider(name).preflight(batch):
-            if finding.address not in updated or _concerns_updates(finding):
+            live = finding.address in updated  # it has its image and its name already, and a quota counts it already
+            hinders = finding.check in _ABOUT_UPDATES and finding.severity == "error" and "quota" not in finding.message
+            if not live or hinders:
                 told = finding._replace(message=redactor(finding.message), hint=redactor(finding.hint))
                 found.setdefault(finding.address, []).append(told)
     return tuple(replace(c, preflight=tuple(found[c.address])) if c.address in found else c for c in changes)
-
-
-def _concerns_updates(finding: Finding) -> bool:
-    """Return whether a finding also applies to a change in place: a live object has its image and name, and its quota."""
-    return finding.check in _ABOUT_UPDATES and finding.severity == "error" and "quota" not in finding.message

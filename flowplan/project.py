@@ -102,7 +102,11 @@ class Project:
                     identity = store.lineage, store.key
                     wanted = Wanted.of(loaded, request.given, redactor, *identity, policies=request.policies)
                 project, providers, sealer = wanted.expansion.project, wanted.expansion.providers, wanted.sealer
-                _check_project(store, project)
+                if store.project not in (None, project) and store.records():
+                    raise Refused(
+                        f"the state {store.path} belongs to project {store.project}, not {project}",
+                        hint="name another state with --state",
+                    )
                 parts = _parts(sealer.secrets, wanted.variables.values, store.key)
                 secrets = {**parts, **sealer.values}
                 redactor.add(secrets.values())
@@ -243,14 +247,6 @@ def _check_new(request: Request, project: str) -> None:
                 f"{request.state_path.absolute()}, would be a new one and start everything again",
                 hint=f"go on with it: --state {request.other_state}; or move its directory to {request.state_path.parent.absolute()}",
             )
-
-
-def _check_project(store: Store, project: str) -> None:
-    if store.project not in (None, project) and store.records():
-        raise Refused(
-            f"the state {store.path} belongs to project {store.project}, not {project}",
-            hint="name another state with --state",
-        )
 
 
 def _engines(

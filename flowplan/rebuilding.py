@@ -56,20 +56,21 @@ def _recorded(project: Project, found: Sequence[tuple[str, Found]]) -> list[Reco
     project.remember()
     known = {record.run_id: record for record in project.store.attempts()}
     ours = [(name, one) for name, one in found if one.lineage == project.store.lineage]
-    records = [_again(project, name, one) for name, one in ours if _is_new(one, known.get(one.seen.run_id))]
+    records = []
+    for name, one in ours:
+        record = known.get(one.seen.run_id)
+        if record is not None:
+            intended = content_of(record.objects, ManifestsByType()[record.type])
+            if record.status is not Status.CREATING or one.seen.content == intended:
+                continue
+        # It is not known, or not what the state meant to create under this run id.
+        records.append(_again(project, name, one))
     project.store.add(records)
     return records
 
 
-def _is_new(found: Found, known: Recorded | None) -> bool:
-    """Return True for an object that the state knows nothing of, and for one that is not what the state meant to create."""
-    if known is None or known.status is not Status.CREATING:
-        return known is None
-    return found.seen.content != content_of(known.objects, ManifestsByType()[known.type])
-
-
 def _found_everywhere(project: Project) -> list[tuple[str, Found]]:
-    """(provider entry, object) of the project, each object once, under the entry that its run has in the spec."""
+    """Return (provider entry, object) of the project, each object once, under the entry that its run has in the spec."""
     wanted = project.wanted
     by_provider: dict[str, list[Desired]] = {name: [] for name in project.providers}
     for run in wanted.runs.values():
@@ -86,7 +87,7 @@ def _found_everywhere(project: Project) -> list[tuple[str, Found]]:
 
 
 def _lineage(store: Store, found: Sequence[Found], wished: str) -> str:
-    """The lineage to rebuild: that of the state's own records, the wished one, or the only one that there is."""
+    """Return the lineage to rebuild: that of the state's own records, the wished one, or the only one that there is."""
     there = Counter(one.lineage for one in found if _is_uuid(one.lineage))
     if wished:
         if wished not in there:
@@ -96,7 +97,7 @@ def _lineage(store: Store, found: Sequence[Found], wished: str) -> str:
         return store.lineage
     if len(there) > 1:
         raise Refused(
-            f"the engines hold runs of this project from {len(there)} states, which are not to be mixed",
+            f"the engines hold runs of this project from {len(there)} states",
             hint=f"choose one with --lineage: {_choices(there)}",
         )
     return next(iter(there))
@@ -145,7 +146,7 @@ def _again(project: Project, name: str, found: Found) -> Recorded:
 
 
 def import_object(project: Project, address: str, object_id: str) -> Recorded:
-    """Record an object that somebody else made as the next attempt at ``address``; it is not touched.
+    """Record an object that flowplan did not make as the next attempt at ``address``; it is not touched.
 
     Raises:
         InvalidInput: the spec has no such run, or one is recorded there.
@@ -200,7 +201,7 @@ def _refuse_managed(store: Store, found: Found) -> None:
 
 
 def _taken(project: Project, desired: Desired, rendered: Rendered, found: Found) -> Rendered:
-    """The rendered attempt with the live values where they differ."""
+    """Return the rendered attempt with the live values where they differ."""
 
     def sealed(shown: str, value: str) -> str:
         return token(project.sources[shown], project.store.key, value)

@@ -37,7 +37,7 @@ def refresh(project: Project) -> None:
                 others = others_write(store.path)  # they may be stopping runs, and record these ends themselves
                 _record(project, [one for one in seen.values() if not (others and one.over)])
         except ProviderError as error:
-            output.note(f"warning: provider {name} was not asked, its runs are shown as recorded: {error}")
+            output.note(f"warning: provider {name} cannot be asked, showing what is recorded of its runs: {error}")
 
 
 def _record(project: Project, seen: Sequence[Observed]) -> None:

@@ -22,7 +22,7 @@ MAX_SECRET = 1 << 20
 
 
 def lookup(source: SecretSource, directory: Path, environ: Mapping[str, str] | None = None) -> str | None:
-    """The value of a ``from_env``, ``from_file``, ``env_file`` or ``from_spec`` source on this machine; None when it is not there.
+    """Return the value of a ``from_env``, ``from_file``, ``env_file`` or ``from_spec`` source on this machine; None when it is not there.
 
     One newline at the end of a file is not part of the secret (as `kubectl create secret` users expect of `echo`).
 
@@ -46,20 +46,15 @@ def lookup(source: SecretSource, directory: Path, environ: Mapping[str, str] | N
             raise _no_secret(source, "holds a NUL byte, which no variable of an environment can")
         return data.decode("utf-8", "surrogateescape").removesuffix("\n")
     if source.kind == "env_file":
-        return _in_env_file(source.value, directory)
+        from flowplan.schemas.documents import read_text
+        from flowplan.schemas.env_files import variables
+
+        name, _, variable = source.value.rpartition("#")
+        try:
+            return variables(read_text(directory / Path(name).expanduser(), name, pipes=False), name).get(variable)
+        except InvalidInput:
+            return None
     return _written(source.value, directory) if source.kind == "from_spec" else None
-
-
-def _in_env_file(place: str, directory: Path) -> str | None:
-    """Return the value at ``<file>#<variable>``; None when it is not there."""
-    from flowplan.schemas.documents import read_text
-    from flowplan.schemas.env_files import variables
-
-    name, _, variable = place.rpartition("#")
-    try:
-        return variables(read_text(directory / Path(name).expanduser(), name, pipes=False), name).get(variable)
-    except InvalidInput:
-        return None
 
 
 def _no_secret(source: SecretSource, what: str) -> InvalidInput:
@@ -70,7 +65,7 @@ class Secrets:
     """Looks up the secrets of a spec, and keeps what is wrong with their files until all are known.
 
     Args:
-        learnt: is told each value before anything else may tell it.
+        learnt: called with each value, before anything else can show it.
     """
 
     def __init__(self, loaded: LoadedSpec, learnt: Callable[[str], None]) -> None:
@@ -79,7 +74,7 @@ class Secrets:
         self._faults: list[Diagnostic] = []
 
     def __call__(self, source: SecretSource) -> str | None:
-        """As ``lookup``; None also for a file that cannot be a secret, which ``check`` tells."""
+        """Look a secret up; None also for a file that cannot be a secret, which ``check`` reports."""
         try:
             value = lookup(source, self._loaded.directory)
         except InvalidInput as error:
@@ -95,7 +90,7 @@ class Secrets:
             raise InvalidInput(self._faults)
 
     def _placed(self, fault: Diagnostic, file: str) -> Diagnostic:
-        """The fault at the first place that names the file; a name with an expression in it has no such place."""
+        """Return the fault at the first place that names the file; a name with an expression in it has no such place."""
         found = next(_naming(self._loaded.tree, file), None)
         if found is None:
             return fault
@@ -103,7 +98,7 @@ class Secrets:
 
 
 def _naming(value: Any, file: str, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """The paths of every ``from_file`` of this name."""
+    """Yield the paths of every ``from_file`` of this name."""
     if isinstance(value, Mapping) and value.get("from_file") == file:
         yield (*path, "from_file")
     elif isinstance(value, Mapping | list):
@@ -112,7 +107,7 @@ def _naming(value: Any, file: str, path: tuple[str | int, ...] = ()) -> Iterator
 
 
 def _written(place: str, directory: Path) -> str | None:
-    """The text at ``<file>#<JSON Pointer>``, as the spec that holds it means it."""
+    """Return the text at ``<file>#<JSON Pointer>``, as the spec that holds it means it."""
     from flowplan.schemas.documents import parse, read_text
 
     name, _, pointer = place.partition("#")
@@ -134,11 +129,11 @@ def resolve(
     template: Callable[[SecretSource], str | None],
     changes: Iterable[Change] = (),
 ) -> dict[str, str]:
-    """Token -> value for every secret that a plan needs, before anything starts.
+    """Return token -> value for every secret that a plan needs, before anything starts.
 
     Args:
         known: values that are in memory already.
-        changes: of the plan, to tell who needs a secret that is missing.
+        changes: of the plan, to say which runs need a secret that is missing.
         template: evaluates a source of kind ``template`` with this call's variables; None when one is missing.
 
     Raises:
@@ -165,7 +160,7 @@ def resolve(
 
 
 def unresolvable(shown: str, source: SecretSource, changes: Iterable[Change]) -> Diagnostic:
-    """What is missing, who needs it, and what to do."""
+    """Return what is missing, which runs need it, and what to do."""
     users = [change.address for change in changes if shown in tokens_in(change.after)]
     more = f" and {len(users) - 3} more" if len(users) > 3 else ""
     message, hint = _missing(source)
@@ -173,7 +168,7 @@ def unresolvable(shown: str, source: SecretSource, changes: Iterable[Change]) ->
 
 
 def warnings_of(absent: Mapping[str, SecretSource], changes: Iterable[Change]) -> list[Diagnostic]:
-    """What a plan says of secrets that are not there; apply would refuse to start anything."""
+    """Return what a plan says of secrets that are not there; apply would refuse to start anything."""
     faults = [unresolvable(shown, source, changes) for shown, source in absent.items()]
     return [Diagnostic(f.message, None, f.subject, f.hint, "warning") for f in faults]
 

@@ -33,8 +33,8 @@ def sealed_plan(path: Path, state_path: Path) -> Plan:
     return file.plan
 
 
-def check_reviewed(reviewed: Plan, today: Plan, store: Store) -> Plan:
-    """What is left to do of a reviewed plan: its own changes, as they stand now.
+def check_reviewed(reviewed: Plan, planned: Plan, store: Store) -> Plan:
+    """Return what is left to do of a reviewed plan: its own changes, as they stand now.
 
     What an earlier apply of the same plan did already counts as reviewed; an intent of it that was not carried out
     is finished.
@@ -43,12 +43,20 @@ def check_reviewed(reviewed: Plan, today: Plan, store: Store) -> Plan:
         PlanStale: something that was reviewed would not happen the same way any more.
     """
     done = store.plan_progress(reviewed.digest)
-    now = {c.address: c for c in today.changes}
-    differing = deviations(reviewed.changes, now, done)
-    if differing:
-        raise PlanStale(_delta(differing), hint="nothing was written; plan and review again")
+    now = {c.address: c for c in planned.changes}
+    if differing := deviations(reviewed.changes, now, done):
+        lines = [f"the plan is stale: {len(differing)} of its changes no longer match what was reviewed"]
+        for change, today in differing[:20]:
+            lines.append(f"  {change.address}")
+            lines.append(f"    reviewed: {_essence(change)}")
+            lines.append(
+                f"    now:      {_essence(today) if today else 'nothing, the run is neither recorded nor wanted'}"
+            )
+        if len(differing) > 20:
+            lines.append(f"  and {len(differing) - 20} more")
+        raise PlanStale("\n".join(lines), hint="nothing was written; plan and review again")
     changes = [_left(change, now.get(change.address), change.address in done) for change in reviewed.changes]
-    return replace(reviewed, changes=tuple(c for c in changes if c is not None), serial=today.serial)
+    return replace(reviewed, changes=tuple(c for c in changes if c is not None), serial=planned.serial)
 
 
 def _left(reviewed: Change, now: Change | None, done: bool) -> Change | None:
@@ -58,17 +66,6 @@ def _left(reviewed: Change, now: Change | None, done: bool) -> Change | None:
         return now
     unfinished = now is not None and now.run is not None and now.run.status == Status.CREATING
     return now if unfinished or (now is not None and not now.effective) else None
-
-
-def _delta(differing: list[tuple[Change, Change | None]]) -> str:
-    lines = [f"the plan is stale: {len(differing)} of its changes would not be what was reviewed"]
-    for reviewed, now in differing[:20]:
-        lines.append(f"  {reviewed.address}")
-        lines.append(f"    reviewed: {_essence(reviewed)}")
-        lines.append(f"    now:      {_essence(now) if now else 'nothing, the run is neither recorded nor wanted'}")
-    if len(differing) > 20:
-        lines.append(f"  and {len(differing) - 20} more")
-    return "\n".join(lines)
 
 
 def _essence(change: Change) -> str:

@@ -45,7 +45,7 @@ _GROUPS = {"state": "Look into the state and repair it."}
 
 
 def application(commands: Sequence[Command]) -> typer.Typer:
-    """The typer application of these commands."""
+    """Return the typer application of these commands."""
     app = typer.Typer(
         name="flowplan",
         help="plan and apply for runs: Kubernetes Jobs, Docker containers, local processes.",
@@ -85,7 +85,7 @@ def _version(asked: bool) -> None:
 
 
 def _declared(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, with typer's words for its parameters."""
+    """Return the same function, with typer's words for its parameters."""
     assert isinstance(function, FunctionType)
     other = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
     other.__doc__ = function.__doc__
@@ -103,7 +103,7 @@ def _words(declared: Any) -> Any:
 
 
 def run(commands: Sequence[Command], words: Sequence[str], complain: Callable[..., int]) -> int:
-    """Carry out a command line, or tell what is wrong with it; returns its exit code."""
+    """Carry out a command line, or print what is wrong with it; return its exit code."""
     if len(words) == 2 and words[0] in ("--show-completion", "--install-completion"):
         # typer takes a shell's name only where it is told not to guess the shell, which a script or make is not.
         os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
@@ -118,19 +118,19 @@ def run(commands: Sequence[Command], words: Sequence[str], complain: Callable[..
 
 
 def _needed(commands: Sequence[Command], words: Sequence[str]) -> Sequence[Command]:
-    """The one command that is named, or all of them: building those takes a while."""
+    """Return the one command that is named, or all of them, which take longer to build."""
     return [c for c in commands if c.words == tuple(words[:1])] or commands
 
 
 def _meant(words: Sequence[str]) -> str:
-    """What to write instead of a word of another tool, "" when there is none."""
+    """Return what to write instead of a word of another tool, "" when there is none."""
     options = (_MEANT_OPTIONS.get(word.partition("=")[0]) for word in words[1:])
     meant = _MEANT.get(words[0]) if words else None
     return next((f"\nwrite {found}" for found in (meant, *options) if found), "")
 
 
 def _usage(error: BaseException, words: Sequence[str], complain: Callable[..., int]) -> int:
-    """A wrong option or argument: exit 7, since 2 says that a plan has changes."""
+    """Print what is wrong with an option or argument; exit 7, not typer's 2, which says that a plan has changes."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         return complain(str(getattr(error, "message", error)), 7, prefix="")

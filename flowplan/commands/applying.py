@@ -16,12 +16,13 @@ from flowplan.commands.arguments import check_directory, check_format
 from flowplan.commands.places import place, shown
 from flowplan.commands.planning import Shown, at, show_plan
 from flowplan.commands.refusals import allowed, planning_options, refuse_findings, refuse_violations, usable
+from flowplan.engines import read_spec
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.compare.plan import has_changes
 from flowplan.planning import Planned, check_targets, plan_again, plan_destroy, plan_spec
 from flowplan.project import Project, Request, open_state, writing
 from flowplan.reviewing import check_reviewed, sealed_plan
-from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, StateError
+from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, Refused, StateError
 from flowplan.schemas.files import is_directory, is_file, is_stream, read_bounded
 from flowplan.schemas.plan_documents import MOST_BYTES
 from flowplan.schemas.plans import Plan
@@ -100,8 +101,6 @@ def _last_reviewed(made: last_plan.LastPlan, path: Path, request: Request, how: 
     Raises:
         PlanStale: it does not count any more.
     """
-    from flowplan.engines import read_spec
-
     with closing(Store.open(request.state_path)) as store:
         last_plan.check(made, request.state_path, request.given, store.key, read_spec(request.spec).digest)
     if options := planning_options(request):
@@ -112,7 +111,7 @@ def _last_reviewed(made: last_plan.LastPlan, path: Path, request: Request, how: 
 
 
 def is_plan(path: Path) -> bool:
-    """True for a plan file; by what is in it, else by its name, so that a broken plan is not read as a spec."""
+    """Return whether a file is a plan: by its content, else by its name, so that a broken plan is not read as a spec."""
     try:
         text = read_bounded(path, MOST_BYTES, pipes=True).decode()
     except (OSError, ValueError):
@@ -155,7 +154,7 @@ def _apply_spec(request: Request, how: How) -> int:
             refuse_violations(plan)
             _require_secrets(plan, project)
             if _nothing_to_do(plan, project.store):
-                return _done_already(plan, project, how, "No changes. Everything is as the spec wants it.")
+                return _done_already(plan, project, how, "No changes. All runs match the spec.")
             if not _agreed(plan, project, how):
                 return 1
             if how.yes:
@@ -261,8 +260,8 @@ def destroy(spec: Path | None, state: Path | None, request: Request, how: How, *
         lock.acquire(how.lock_timeout)
         with closing(open_state(request.state_path)) as store, Project.of_state(store, all_secrets=True) as project:
             planned = plan_destroy(project, request)
-            if spec:
-                _same_project(spec, store)
+            if spec and store.project not in (None, project_of := read_spec(spec).spec.project):
+                raise Refused(f"{spec} is project {project_of}, but the state belongs to project {store.project}")
             if not has_changes(planned.plan.changes):
                 Output().note(
                     f"Nothing to destroy: the state {request.state_path.absolute()} records no run. Runs of another state "
@@ -273,15 +272,6 @@ def destroy(spec: Path | None, state: Path | None, request: Request, how: How, *
                 return 1
             last_plan.spend(request.state_path)
             return _carry_out(planned, project, replace(how, detach=True), lock)
-
-
-def _same_project(spec: Path, store: Store) -> None:
-    from flowplan.engines import read_spec
-    from flowplan.schemas.errors import Refused
-
-    project = read_spec(spec).spec.project
-    if store.project not in (None, project):
-        raise Refused(f"{spec} is project {project}, but the state belongs to project {store.project}")
 
 
 def watch(state: Path, addresses: Sequence[str], how: How) -> int:
@@ -310,7 +300,7 @@ def watch(state: Path, addresses: Sequence[str], how: How) -> int:
 
 
 def _carry_out(planned: Planned, project: Project, how: How, lock: WriterLock) -> int:
-    """Do it, under a lock that is held already."""
+    """Carry a plan out; the lock is held already."""
     plan, store = planned.plan, project.store
     check_targets(project.engines, plan)
     claim_project(store, plan.project)
@@ -319,17 +309,13 @@ def _carry_out(planned: Planned, project: Project, how: How, lock: WriterLock) -
     outcome = _run(planned, project, how, lock)
     if not outcome.waiting and not outcome.unanswered:
         last_plan.spend(store.path)
-    if plan.mode == "destroy":
-        _discard(project)
+    if (
+        plan.mode == "destroy"
+    ):  # the files of runs that are not managed any more go, the ends of outputs stay in the state
+        managed, attempts = store.records(), store.attempts()
+        kept = {a.run_id for a in attempts if a.address in managed or a.present or not a.status.final}
+        project.engines.discard({a.provider for a in attempts}, kept)
     return _report(outcome, project, how)
-
-
-def _discard(project: Project) -> None:
-    """Remove the files of runs that are not managed any more; the ends of their outputs stay in the state."""
-    managed = project.store.records()
-    attempts = project.store.attempts()
-    kept = {a.run_id for a in attempts if a.address in managed or a.present or not a.status.final}
-    project.engines.discard({a.provider for a in attempts}, kept)
 
 
 def _run(planned: Planned, project: Project, how: How, lock: WriterLock, follow: Sequence[str] = ()) -> Outcome:
@@ -367,7 +353,7 @@ def _common_secrets(plan: Plan, values: Mapping[str, str]) -> list[str]:
 
 @contextmanager
 def _sink(output: Output, how: How) -> Iterator[Sink]:
-    """Where progress goes: JSON lines, a live picture on a terminal, or plain lines."""
+    """Yield where progress goes: JSON lines, a live picture on a terminal, or plain lines."""
     if how.format == "json":
         yield JsonSink(output)
     elif can_draw(sys.stderr):
@@ -392,7 +378,7 @@ _DONE = {
 
 
 def _report(outcome: Outcome, project: Project, how: How) -> int:
-    """The last words: what was done, what failed, how to come back."""
+    """Print what was done, what failed and how to go on; return the exit code."""
     output = project.output()
     if how.format == "json":
         return outcome.exit_code
@@ -409,12 +395,12 @@ def _report(outcome: Outcome, project: Project, how: How) -> int:
         output.note(f"not started yet: {_some(outcome.waiting)}; the next `flowplan apply` starts them")
     if outcome.unanswered:
         output.note(
-            f"whether it started is not known: {_some(outcome.unanswered)}; the next `flowplan apply` finds out, "
+            f"start not confirmed: {_some(outcome.unanswered)}; the next `flowplan apply` asks the engine first, "
             "and starts nothing twice"
         )
     if outcome.live and (outcome.interrupted or outcome.timed_out or outcome.errors or how.detach):
-        goes = "1 run goes" if len(outcome.live) == 1 else f"{len(outcome.live)} runs go"
-        output.note(f"{goes} on; come back with `flowplan watch`")
+        left = "1 run is" if len(outcome.live) == 1 else f"{len(outcome.live)} runs are"
+        output.note(f"{left} still running; follow with `flowplan watch`")
     return outcome.exit_code
 
 

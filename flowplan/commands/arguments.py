@@ -26,7 +26,7 @@ def check_directory(option: str, file: Path | None) -> None:
 
 
 def given(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> Given:
-    """The variables of a command line."""
+    """Return the variables of a command line."""
     faults = [
         Diagnostic(f'"{p.partition("=")[0]}" has no value', subject="--var", hint="write NAME=VALUE")
         for p in pairs or ()
@@ -39,7 +39,7 @@ def given(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> Given:
 
 
 def seconds(option: str, text: str | None) -> float | None:
-    """A duration given on the command line, in seconds.
+    """Return a duration given on the command line, in seconds.
 
     Raises:
         InvalidInput: it is none.

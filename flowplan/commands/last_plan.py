@@ -22,7 +22,7 @@ from flowplan.schemas.plans import Plan
 
 
 def plan_file(state: Path) -> Path:
-    """Where the last plan of a state is kept: beside it, ``plan.json`` for ``state.db``.
+    """Return where the last plan of a state is kept: beside it, ``plan.json`` for ``state.db``.
 
     Raises:
         Refused: another user may have put it there.
@@ -41,7 +41,7 @@ class LastPlan:
         spec: path of its spec, seen from the directory of the state; directory: where that was.
         spec_digest: of the spec and the files that it names.
         given: name of a variable -> fingerprint of the value that was given for it, "" for none.
-        usable: False once it was applied or superseded, and for plans that only somebody who names them means.
+        usable: False once it was applied or superseded, and for plans that are applied only by their name.
     """
 
     made_at: str
@@ -58,7 +58,7 @@ def _record_file(state: Path) -> Path:
 
 
 def usable_later(plan: Plan) -> bool:
-    """True when a bare `flowplan apply` would carry the plan out: it changes something and follows a spec in a file."""
+    """Return whether a bare `flowplan apply` would carry the plan out: it changes something and follows a spec in a file."""
     in_file = plan.spec_path != "" and not is_stream(Path(plan.spec_path))
     return plan.mode == "normal" and in_file and any(change.effective for change in plan.changes)
 
@@ -89,21 +89,21 @@ def keep(plan: Plan, project: Project, given: Given) -> None:
 
 
 def spend(state: Path) -> None:
-    """The last plan was applied, or something else was since: nobody applies it any more without naming it."""
+    """Mark the last plan as applied, or outdated by what was applied since: it is applied only by its name from now on."""
     known = recall(state)
     if known and known.usable:
         _write(state, replace(known, usable=False))
 
 
 def supersede(state: Path, applied: Path) -> None:
-    """A saved plan is being applied: the last plan is spent, unless it is the same one."""
+    """Spend the last plan because a saved one is being applied, unless that is the same."""
     known = recall(state)
     if known and known.usable and _content(applied) != known.content:
         spend(state)
 
 
 def _content(file: Path) -> str:
-    """The SHA-256 of a file, "" when it cannot be read."""
+    """Return the SHA-256 of a file, "" when it cannot be read."""
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:
@@ -119,7 +119,7 @@ def _write(state: Path, made: LastPlan) -> None:
 
 
 def recall(state: Path) -> LastPlan | None:
-    """What is remembered of the last plan; None when nothing is, or nothing that makes sense."""
+    """Return what is remembered of the last plan; None when nothing is, or it cannot be read."""
     try:
         return decode(LastPlan, json.loads(_record_file(state).read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
@@ -146,7 +146,7 @@ def check(made: LastPlan, state: Path, given: Given, key: bytes, spec_digest: st
 
 
 def _fingerprints(given: Given, key: bytes, names: Mapping[str, object]) -> dict[str, str]:
-    """Of the values that the command line, its files and the environment give."""
+    """Return name -> fingerprint of each value that the command line, its files and the environment give."""
     values = {name: value for name, value in given_strings(given).items() if name in names}
     return {
         name: hmac.new(key, f"given {name}={value}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]

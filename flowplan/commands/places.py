@@ -31,14 +31,14 @@ class Place(NamedTuple):
 
 
 def place(named: Path | None, spec: Path | None = None) -> Place:
-    """The place of a command line: the named state, else the one beside the spec, else that of the project around us.
+    """Return the place of a command line: the named state, else the one beside the spec, else that of the project around us.
 
     Args:
         named: ``--state`` or FLOWPLAN_STATE; spec: as the command line names it.
 
     Raises:
         InvalidInput: the directory of a named state does not exist.
-        StateError, Refused: a directory above may not be looked into, or belongs to somebody else.
+        StateError, Refused: a directory above may not be looked into, or belongs to another user.
     """
     if named is not None:
         if not is_directory(named.parent):
@@ -59,13 +59,13 @@ def place(named: Path | None, spec: Path | None = None) -> Place:
 
 
 def _around() -> Path:
-    """The nearest directory, from the working directory upwards, that has ``.flowplan`` or ``flowplan.yaml``.
+    """Return the nearest directory, from the working directory upwards, that has ``.flowplan`` or ``flowplan.yaml``.
 
     It is the empty path, which stands for the working directory, also when there is no such directory.
     """
     try:
         here = Path.cwd()
-    except FileNotFoundError:  # somebody removed it
+    except FileNotFoundError:  # it was removed
         return Path()
     for directory in (here, *here.parents):
         found = next((entry for name in (HOME, DEFAULT_SPEC) if _is_there(entry := directory / name)), None)

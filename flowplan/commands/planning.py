@@ -16,13 +16,17 @@ from flowplan import progress
 from flowplan.commands import last_plan
 from flowplan.commands.arguments import check_directory, check_format, seconds
 from flowplan.commands.places import Place, place, shown
+from flowplan.engines import kinds_of
 from flowplan.given import Given
 from flowplan.output import Output
 from flowplan.planner.compare.plan import Options, has_changes
 from flowplan.planning import Planned, plan_again, plan_destroy, plan_spec
 from flowplan.project import Project, Request, open_state
 from flowplan.schemas.errors import InvalidInput, StateError
+from flowplan.schemas.places import refuse_foreign
 from flowplan.schemas.plans import Plan
+from flowplan.schemas.times import timestamp
+from flowplan.terminal import use_colour, width
 
 if TYPE_CHECKING:
     from flowplan.schemas.plan_documents import PlanFile
@@ -47,7 +51,7 @@ def options(
     rerun: Sequence[str] | None,
     allow_interrupt: Sequence[str] | None,
 ) -> Options:
-    """The planner's options of a command line."""
+    """Return the planner's options of a command line."""
     return Options(
         mode=mode,
         target=tuple(target or ()),
@@ -65,7 +69,7 @@ def request(
     policy: Sequence[Path] | None,
     require_state: bool = False,
 ) -> Request:
-    """What a command line wants planned; where, ``at`` says."""
+    """Return what a command line wants planned; ``at`` adds where."""
     return Request(
         options=options,
         given=given,
@@ -102,7 +106,9 @@ def plan(
         return compare(check, state, request)
     request = at(request, place(state, spec))
     with _planned(request) as (project, planned):
-        plan = _expiring(planned.plan, max_age)
+        plan = planned.plan
+        if (age := seconds("--max-age", max_age)) is not None:
+            plan = replace(plan, expires_at=timestamp(datetime.now(UTC) + timedelta(seconds=age)))
         progress.stage("writing the plan")
         with progress.shown():
             last_plan.keep(plan, project, request.given)
@@ -131,15 +137,8 @@ def _verdict(plan: Plan, detailed: bool, strict: bool) -> int:
     return 2 if detailed and has_changes(plan.changes) else 0
 
 
-def _expiring(plan: Plan, max_age: str | None) -> Plan:
-    from flowplan.schemas.times import timestamp
-
-    age = seconds("--max-age", max_age)
-    return plan if age is None else replace(plan, expires_at=timestamp(datetime.now(UTC) + timedelta(seconds=age)))
-
-
 def compare(path: Path, state: Path | None, request: Request) -> int:
-    """``plan --check``: 0 when the saved plan is still what would be done.
+    """Return 0 when the saved plan of ``plan --check`` is still what would be done.
 
     Raises:
         PlanStale: it is not; the message is the difference.
@@ -187,17 +186,13 @@ def _authenticity(file: PlanFile, path: Path, state: Path) -> tuple[str, bool]:
 
 
 def apply_command(saved: Path | None, plan: Plan, state: Path) -> str:
-    """The command that applies a saved plan, or the last one, to be typed as it is, here."""
+    """Return the command that applies a saved plan, or the last one, ready to be typed in this directory."""
     if saved is None and not last_plan.usable_later(plan):
         saved = shown(last_plan.plan_file(state))
     words = ["flowplan", "apply", *([str(saved)] if saved else [])]
-    if not _same(place(None).state, state) and os.environ.get("FLOWPLAN_STATE") != str(state):
+    if place(None).state.resolve() != state.resolve() and os.environ.get("FLOWPLAN_STATE") != str(state):
         words += ["--state", str(state)]
     return shlex.join(words)
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
 
 
 def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stderr: bool = False) -> None:
@@ -209,51 +204,37 @@ def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stde
     from flowplan.schemas.plan_documents import plan_json
 
     if shown.summary:
-        _append(shown.summary, _markdown(plan, command, whole=True))
+        refuse_foreign(shown.summary)
+        try:
+            with shown.summary.open("a", encoding="utf-8") as file:
+                file.write(_markdown(plan, command, whole=True))
+        except OSError as error:
+            raise InvalidInput(f"cannot write {shown.summary}: {error.strerror}") from error
     if shown.format == "json":
         output.data(plan_json(plan).rstrip("\n"))
     elif shown.format == "markdown":
         output.data(_markdown(plan, command).rstrip("\n"))
     else:
-        _show_text(plan, output, shown, command, to_stderr=to_stderr)
+        from flowplan.render.plan_text import plan_text
 
-
-def _show_text(plan: Plan, output: Output, shown: Shown, command: str, *, to_stderr: bool) -> None:
-    from flowplan.engines import kinds_of
-    from flowplan.render.plan_text import plan_text
-    from flowplan.terminal import use_colour, width
-
-    stream = sys.stderr if to_stderr else sys.stdout
-    say = output.drawn if to_stderr else output.data
-    lines = plan_text(
-        plan,
-        kinds_of(change.type for change in plan.changes),
-        colour=use_colour(stream),
-        full=shown.full,
-        context=shown.context,
-        width=width(stream),
-        explain=shown.explain,
-        now=datetime.now(UTC) if stream.isatty() else None,
-        apply_command=command,
-    )
-    for line in lines:
-        say(line)
+        stream, say = (sys.stderr, output.drawn) if to_stderr else (sys.stdout, output.data)
+        lines = plan_text(
+            plan,
+            kinds_of(change.type for change in plan.changes),
+            colour=use_colour(stream),
+            full=shown.full,
+            context=shown.context,
+            width=width(stream),
+            explain=shown.explain,
+            now=datetime.now(UTC) if stream.isatty() else None,
+            apply_command=command,
+        )
+        for line in lines:
+            say(line)
 
 
 def _markdown(plan: Plan, command: str, *, whole: bool = False) -> str:
-    from flowplan.engines import kinds_of
     from flowplan.render.plan_markdown import COMMENT, SUMMARY, plan_markdown
 
     kinds = kinds_of(change.type for change in plan.changes)
     return plan_markdown(plan, kinds, budget=SUMMARY if whole else COMMENT, apply_command=command)
-
-
-def _append(path: Path, text: str) -> None:
-    from flowplan.schemas.places import refuse_foreign
-
-    refuse_foreign(path)
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise InvalidInput(f"cannot write {path}: {error.strerror}") from error

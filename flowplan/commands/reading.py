@@ -27,7 +27,7 @@ from flowplan.schemas.sources import did_you_mean
 from flowplan.schemas.times import seconds_between
 from flowplan.showing import Progress, last_state, shown
 from flowplan.state.store import Store
-from flowplan.terminal import can_draw, use_colour
+from flowplan.terminal import can_draw, use_colour, width
 
 
 def opened(state: Path) -> Store:
@@ -49,7 +49,7 @@ def opened(state: Path) -> Store:
 
 
 def chosen(records: Mapping[str, Recorded], addresses: Sequence[str]) -> dict[str, Recorded]:
-    """The records that addresses, run names or globs mean; all without any.
+    """Return the records that addresses, run names or globs mean; all without any.
 
     Raises:
         InvalidInput: one means nothing.
@@ -66,7 +66,7 @@ def chosen(records: Mapping[str, Recorded], addresses: Sequence[str]) -> dict[st
 
 
 def unknown_address(address: str, known: Iterable[str]) -> InvalidInput:
-    """The error for an address that nothing is recorded at."""
+    """Return the error for an address that nothing is recorded at."""
     hint = did_you_mean(address, known) or "`flowplan state list` shows the addresses"
     return InvalidInput(f"nothing is recorded at {address}", hint=hint)
 
@@ -79,17 +79,21 @@ def status(state: Path, addresses: Sequence[str], ask: bool, format: str) -> Non
             with Project.of_state(store) as project:
                 refresh(project)
         document = status_document(store, chosen(store.records(), addresses))
+    output = Output()
     if format == "json":
-        Output().document(document)
-    else:
-        _status_text(document, Output())
+        output.document(document)
+        return
+    from flowplan.render.tables import status_table
 
-
-def status_document(store: Store, records: Mapping[str, Recorded]) -> dict[str, Any]:
-    """``status --format json`` (design 9)."""
-    now = datetime.now(UTC)
-    runs = [_run_document(record) | {"overdue": _overdue(record, now)} for record in records.values()]
-    return {"format_version": FORMAT_VERSION, "project": store.project, "serial": store.serial, "runs": runs}
+    columns = width(sys.stdout) if sys.stdout.isatty() else None
+    output.lines(status_table(document["runs"], width=columns, colour=use_colour(sys.stdout), now=datetime.now(UTC)))
+    for run in document["runs"]:
+        if late := run["overdue"]:
+            limit = f"{late['setting']} of {late['limit']:g}s passed {late['passed_by']:.0f}s ago"
+            output.note(
+                f"warning: {run['address']}: {limit}, and nothing enforces it: flowplan does while it follows the run "
+                "(`flowplan watch` ends it)"
+            )
 
 
 _RUN = (
@@ -108,18 +112,23 @@ _RUN = (
     ),
     *("created_at", "started_at", "finished_at", "infrastructure_id", "image", "remarks"),
 )
-"""What of a record the status tells, in this order."""
+"""The parts of a record that a status document has, in this order."""
 
 
-def _run_document(record: Recorded) -> dict[str, Any]:
-    document = encode(record)
-    return {name: document[name] for name in _RUN}
+def status_document(store: Store, records: Mapping[str, Recorded]) -> dict[str, Any]:
+    """Return what ``status --format json`` prints."""
+    now = datetime.now(UTC)
+    runs = []
+    for record in records.values():
+        known = encode(record)
+        runs.append({**{name: known[name] for name in _RUN}, "overdue": _overdue(record, now)})
+    return {"format_version": FORMAT_VERSION, "project": store.project, "serial": store.serial, "runs": runs}
 
 
 def _overdue(record: Recorded, now: datetime) -> dict[str, Any] | None:
-    """The limit that a live run has passed, and by how many seconds; None when it has passed none.
+    """Return the limit that a live run has passed, and by how many seconds; None when it has passed none.
 
-    Whoever keeps a limit ends the run within the grace period; one that has passed by more is kept by nobody.
+    A limit that is enforced ends the run within the grace period; one that has passed by more is not enforced.
     """
     started = record.status is Status.RUNNING
     name, since = ("timeout", record.started_at) if started else ("start_timeout", record.created_at)
@@ -131,23 +140,8 @@ def _overdue(record: Recorded, now: datetime) -> dict[str, Any] | None:
     return {"setting": name, "limit": limit, "passed_by": round(passed - limit, 3)}
 
 
-def _status_text(document: Mapping[str, Any], output: Output) -> None:
-    from flowplan.render.tables import status_table
-    from flowplan.terminal import use_colour, width
-
-    columns = width(sys.stdout) if sys.stdout.isatty() else None
-    output.lines(status_table(document["runs"], width=columns, colour=use_colour(sys.stdout), now=datetime.now(UTC)))
-    for run in document["runs"]:
-        if late := run["overdue"]:
-            limit = f"{late['setting']} of {late['limit']:g}s passed {late['passed_by']:.0f}s ago"
-            output.note(
-                f"warning: {run['address']}: {limit}, and nobody keeps it: it is kept while flowplan follows the run "
-                "(`flowplan watch` ends it)"
-            )
-
-
 def events(state: Path, address: str | None, after: int, format: str) -> None:
-    """The history, oldest first."""
+    """Print the history, oldest first."""
     check_format(format, ("text", "json"))
     output = Output()
     with closing(opened(state)) as store:
@@ -166,7 +160,7 @@ def events(state: Path, address: str | None, after: int, format: str) -> None:
 
 
 def logs(state: Path, address: str, follow: bool, tail: int | None, attempt: int | None, format: str) -> None:
-    """The output of one attempt, from the engine, else its stored end."""
+    """Print the output of one attempt, from the engine, else its stored end."""
     check_format(format, ("text", "json", "raw"))
     with closing(opened(state)) as store:
         record = _attempt(store, address, attempt)
@@ -181,7 +175,7 @@ def logs(state: Path, address: str, follow: bool, tail: int | None, attempt: int
                     output.note("warning: there is no output yet: the run is being created")
                 elif count == 0 and _is_gone(provider, record):
                     output.note(
-                        "warning: no output is kept: the engine does not have the run any more, and nobody saw its end; "
+                        "warning: no output is kept: the engine does not have the run any more, and its end was not recorded; "
                         "whether it printed anything is not known"
                     )
             except ProviderError as error:
@@ -191,7 +185,7 @@ def logs(state: Path, address: str, follow: bool, tail: int | None, attempt: int
 
 
 def _is_gone(provider: Any, record: Recorded) -> bool:
-    """True for a run whose end nobody saw, and that the engine does not have any more: its output was not kept."""
+    """Return whether the engine does not have a run any more whose end was not recorded: its output was not kept."""
     if record.status.final and record.status is not Status.LOST:
         return False
     return record.run_id not in {seen.run_id for seen in provider.observe([record]) if seen.exists}
@@ -221,7 +215,7 @@ def _attempt(store: Store, address: str, attempt: int | None) -> Recorded:
 
 
 def numbered(attempts: Sequence[int]) -> str:
-    """Attempt numbers, in order, as people write them: ``attempts 1 to 3, 5``."""
+    """Return attempt numbers, which are in order, as people write them: ``attempts 1 to 3, 5``."""
     spans: list[tuple[int, int]] = []
     for number in attempts:
         if spans and spans[-1][1] == number - 1:

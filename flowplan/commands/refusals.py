@@ -1,4 +1,4 @@
-"""What speaks against a saved plan before anything is planned again: its age, options it cannot heed, policies."""
+"""What speaks against a saved plan before anything is planned again: its age, options it cannot follow, policies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowplan.given import policies_of
 from flowplan.project import Request
 from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
 from flowplan.schemas.places import DEFAULT_SPEC
-from flowplan.schemas.plans import Change, Finding, Plan
+from flowplan.schemas.plans import Finding, Plan
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic
 from flowplan.schemas.text import counted
@@ -31,11 +31,13 @@ def usable(reviewed: Plan, path: Path, request: Request, max_age: float | None =
         max_age: the most seconds since it was planned; None for no limit.
 
     Raises:
-        InvalidInput: options or variables are given that only a new plan could heed.
+        InvalidInput: options or variables are given that only a new plan could follow.
         PlanStale: it is too old.
         Refused: it violates a policy.
     """
-    _refuse_planning_options(request, path)
+    if given := planning_options(request):
+        hint = f"plan again with it, or name the spec: flowplan apply {DEFAULT_SPEC} {given[0]} ..."
+        raise InvalidInput(f"{' and '.join(given)} cannot be combined with the saved plan {path}", hint=hint)
     _refuse_fixed_variables(request, reviewed)
     allowed(reviewed, request, max_age)
 
@@ -46,51 +48,32 @@ def allowed(reviewed: Plan, request: Request, max_age: float | None = None) -> N
     Raises:
         PlanStale, Refused: as there.
     """
-    _check_age(reviewed, max_age)
+    if reviewed.expires_at and reviewed.expires_at < clock.now():
+        raise PlanStale(f"the plan expired at {reviewed.expires_at}", hint="plan and review again")
+    age = seconds_between(reviewed.made_at, datetime.now(UTC))
+    if max_age is not None and (age is None or age > max_age):
+        made = f"was made {age:.0f}s ago" if age is not None else "does not say when it was made"
+        raise PlanStale(f"the plan {made}, --max-age allows {max_age:.0f}s", hint="plan and review again")
     refuse_violations(reviewed, policies_of(request.policies))
 
 
 def planning_options(request: Request) -> list[str]:
-    """The options of a command line that only a new plan can heed."""
+    """Return the options of a command line that only a new plan can follow."""
     names = ("target", "exclude", "rerun", "allow_interrupt")
     return [f"--{name.replace('_', '-')}" for name in names if getattr(request.options, name)]
 
 
-def _refuse_planning_options(request: Request, path: Path) -> None:
-    given = planning_options(request)
-    if given:
-        hint = f"plan again with it, or name the spec: flowplan apply {DEFAULT_SPEC} {given[0]} ..."
-        raise InvalidInput(f"{path} is a plan that was made already, {' and '.join(given)} cannot change it", hint=hint)
-
-
 def _refuse_fixed_variables(request: Request, reviewed: Plan) -> None:
-    """Only sensitive variables are given again; all others were decided when the plan was made."""
+    """Refuse variables that are fixed in the plan; only sensitive ones are given again."""
     again = {name for source in reviewed.secrets.values() for name in source.variables}
     again |= {name for name, shown in reviewed.variables.items() if tokens_in(shown)}
     faults = [
-        Diagnostic("was decided when the plan was made", None, f"--var {name}", "plan again to change it")
+        Diagnostic("is fixed in the saved plan", None, f"--var {name}", "plan again to change it")
         for name in request.given.pairs
         if name not in again
     ]
     if faults:
         raise InvalidInput(faults)
-
-
-def _check_age(plan: Plan, max_age: float | None) -> None:
-    if plan.expires_at and plan.expires_at < clock.now():
-        raise PlanStale(f"the plan expired at {plan.expires_at}", hint="plan and review again")
-    age = seconds_between(plan.made_at, datetime.now(UTC))
-    if max_age is not None and (age is None or age > max_age):
-        made = f"was made {age:.0f}s ago" if age is not None else "does not say when it was made"
-        raise PlanStale(f"the plan {made}, --max-age allows {max_age:.0f}s", hint="plan and review again")
-
-
-def _checked(changes: Sequence[Change], rules: Sequence[Rule]) -> Sequence[Change]:
-    if not rules:
-        return changes
-    from flowplan.planner.compare.policies import checked
-
-    return checked(changes, rules)
 
 
 def refuse_violations(plan: Plan, rules: Sequence[Rule] = ()) -> None:
@@ -102,9 +85,12 @@ def refuse_violations(plan: Plan, rules: Sequence[Rule] = ()) -> None:
     Raises:
         Refused: with every violation.
     """
-    found = [
-        f for c in _checked(plan.changes, rules) for f in c.preflight if f.check == "policy" and f.severity == "error"
-    ]
+    changes = plan.changes
+    if rules:
+        from flowplan.planner.compare.policies import checked
+
+        changes = checked(changes, rules)
+    found = [f for c in changes for f in c.preflight if f.check == "policy" and f.severity == "error"]
     _refuse("policies forbid this plan", "violation", found)
 
 

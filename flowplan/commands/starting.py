@@ -35,7 +35,10 @@ def init(directory: Path, provider: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(_HEAD.format(project=_project(directory.resolve().name)) + example)
-        _ignore_state(directory / ".gitignore")
+        ignored = directory / ".gitignore"  # the state is not for version control
+        lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
+        if ".flowplan/" not in lines:
+            ignored.write_text("\n".join([*lines, ".flowplan/"]) + "\n", encoding="utf-8")
     except FileExistsError:
         raise InvalidInput(f"{path} exists already") from None
     except OSError as error:
@@ -45,18 +48,11 @@ def init(directory: Path, provider: str) -> None:
 
 
 def _project(name: str) -> str:
-    """A project name made of a directory's, as YAML takes it for a string."""
+    """Return a project name made of a directory's, as YAML takes it for a string."""
     ascii_name = "".join(c if (c.isascii() and c.isalnum()) or c in "-_" else "-" for c in name)
     project = ascii_name[:63].strip("-_") or "project"
     plain = project[0].isalpha() and project.lower() not in ("true", "false", "null")
     return project if plain else f'"{project}"'
-
-
-def _ignore_state(path: Path) -> None:
-    """Keep the state out of version control."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if ".flowplan/" not in lines:
-        path.write_text("\n".join([*lines, ".flowplan/"]) + "\n", encoding="utf-8")
 
 
 def schema(kind: str) -> None:

@@ -44,7 +44,7 @@ def _announce(state: Path) -> None:
 
 
 def list_(state: Path, format: str) -> None:
-    """The managed addresses, in the order of their creation."""
+    """Print the managed addresses, in the order of their creation."""
     check_format(format, ("text", "json"))
     output = Output()
     with closing(opened(state)) as store:
@@ -56,7 +56,7 @@ def list_(state: Path, format: str) -> None:
 
 
 def show(state: Path, address: str) -> None:
-    """Everything recorded about a run: all attempts, newest last."""
+    """Print everything recorded about a run: all attempts, newest last."""
     with closing(opened(state)) as store:
         attempts = store.attempts(address)
         if not attempts:
@@ -103,7 +103,7 @@ def remove(state: Path, addresses: Sequence[str], lock_timeout: str) -> None:
     with _writing(state, lock_timeout) as store:
         found = list(chosen(store.records(), addresses))
         store.forget(found)
-    Output().note(f"forgotten, still on the engine if they were: {', '.join(found)}")
+    Output().note(f"forgotten: {', '.join(found)}; what they have on an engine stays there")
 
 
 def pull(state: Path, with_key: bool) -> None:
@@ -113,7 +113,7 @@ def pull(state: Path, with_key: bool) -> None:
 
 
 def push(state: Path, file: Path, lock_timeout: str) -> None:
-    """Replace the state by a pulled one."""
+    """Replace the state with the output of ``state pull``."""
     try:
         dump = transfer.checked(parsed(read_bounded(file, MOST_BYTES, pipes=True).decode()))
     except OSError as error:

@@ -318,7 +318,7 @@ def test_a_start_that_goes_wrong_is_found_again_and_started_once(
     if failed:
         assert ours(world) == [] and "a fault is played" in result.err
     elif not done:
-        assert "whether it started is not known: a" in result.err and proxy.host in result.err
+        assert "start not confirmed: a" in result.err and proxy.host in result.err
     world.project.ok("apply", "--yes", "--detach", "flowplan.yaml")
     assert world.project.status()["a"]["attempt"] == (2 if failed else 1)
     until(lambda: sum(world.starts().values()) >= 1)
@@ -553,7 +553,7 @@ def test_an_engine_that_stops_in_a_pull(
         until(lambda: registry.count("GET", "/blobs/"))
         own.stop() if how == "stopped" else own.freeze()
     _, err = applying.end(1)
-    assert proxy.host in err and "whether it started is not known: a" in err
+    assert proxy.host in err and "start not confirmed: a" in err
     registry.heal()
     proxy.heal()
     own.start() if how == "stopped" else own.thaw()

@@ -227,7 +227,7 @@ def test_what_stays_unanswered_is_found_again_by_the_next_apply(
     world.proxy.play(what, method, path, **options)
     failed = world.project.ok("apply", "--yes", "--detach", code=1)
     assert f"error: a: the Kubernetes API server {world.proxy.url}" in failed.err
-    assert "whether it started is not known: a" in failed.err
+    assert "start not confirmed: a" in failed.err
     assert world.told() == {"a": "creating"}
     world.proxy.heal()
     world.project.ok("apply", "--yes", "--detach", "flowplan.yaml")
@@ -410,7 +410,7 @@ def test_a_token_that_stays_expired_ends_the_following_and_not_the_run(world: Wo
     following.process.wait(120)
     assert time.monotonic() - begun < 100
     _, err = following.end(1)
-    assert "not followed any more" in err and "1 run goes on; come back with `flowplan watch`" in err
+    assert "not followed any more" in err and "1 run is still running; follow with `flowplan watch`" in err
     assert "b: skipped: a, which it needs, is not followed any more" in err
     world.proxy.heal()
     assert world.project.status()["a"]["status"] == "running" and "lost" not in world.history()
