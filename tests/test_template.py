@@ -305,7 +305,7 @@ def test_a_command_string_of_a_template_is_split() -> None:
     [
         ("kubernetes", {"cluster_config": {"config": {}}}, "a run has no cluster of its own"),
         ("docker", {"mem_limt": "1g"}, "not a setting of docker runs"),
-        ("process", {"command": "echo 'a"}, "a command that a shell cannot split"),
+        ("process", {"command": "echo 'a"}, "cannot be split like a shell would"),
         ("process", {"command": 3}, "must be a string or a list"),
         ("docker", {"image_pull_policy": "IfPossible"}, "is not a pull policy"),
         ("kubernetes", {"job_manifest": []}, "must be a mapping"),

@@ -61,32 +61,40 @@ def is_reference(value: Any) -> bool:
     return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in REFERENCE_KINDS
 
 
-def split_command(value: Any, key: str) -> Any:
-    """A command string as the list a shell would make of it. One that is a whole expression is split once evaluated.
+def words_of(text: str, path: Path) -> list[str]:
+    """Return the arguments that a shell would make of a command.
 
     Raises:
-        FieldError: a quotation is not closed.
+        FieldError: it is too long, or a quotation is not closed.
+    """
+    if len(text) > LONGEST_COMMAND:
+        raise FieldError(f"is longer than {LONGEST_COMMAND:,} characters; write a list", path)
+    try:
+        return shlex.split(text)
+    except ValueError:
+        message = "cannot be split like a shell would: a quote or a backslash at its end is not closed"
+        raise FieldError(message, path) from None
+
+
+def split_command(value: Any, key: str) -> Any:
+    """Return the list for a command that is written as text; one that is a whole expression is split once evaluated.
+
+    Raises:
+        FieldError: it cannot be split.
     """
     if not isinstance(value, str):
         return value
-    if len(value) > LONGEST_COMMAND:
-        raise FieldError(f"is longer than {LONGEST_COMMAND:,} characters; write a list", (key,))
     try:
-        whole = "${" in value and (template := expressions.parse(value)) is not None and template.whole is not None
-        return value if whole else shlex.split(value)
+        template = expressions.parse(value) if "${" in value else None
     except expressions.ExpressionError:
-        return [value]
-    except ValueError:
-        raise FieldError(
-            "cannot be split like a shell would: a quote or a backslash at its end is not closed", (key,)
-        ) from None
+        return [value]  # told when it is compiled
+    return value if template is not None and template.whole is not None else words_of(value, (key,))
 
 
 def command(value: Any, key: str) -> list[str]:
-    """A command whose expressions are evaluated, as a list of strings."""
+    """Return a command whose expressions are evaluated as a list of strings."""
     if isinstance(value, str):
-        value = [value] if value.startswith("(sensitive ") else split_command(expressions.escape(value), key)
-        return [item.replace("$${", "${") for item in value]
+        return [value] if value.startswith("(sensitive ") else words_of(value, (key,))
     if not isinstance(value, list):
         raise FieldError(f"must be a list or a string, not {kind_of(value)}", (key,))
     if len(value) > MOST_ARGUMENTS:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flowplan.planner.desired.fields import LONGEST_COMMAND
+from flowplan.planner.desired.fields import FieldError, words_of
 from flowplan.planner.manifests.images import PULL_POLICIES
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.runs import Json
@@ -113,19 +112,16 @@ def _move_hosts(fields: dict[str, Json]) -> None:
 
 
 def _command(value: Json, path: Path, faults: list[Fault]) -> Json:
-    """A string is split as a shell would (W7)."""
+    """Return a command as a list; a string is split as a shell would."""
     if isinstance(value, list):
         return [scalar_text(part) for part in value]
     if not isinstance(value, str):
         faults.append((path, "a command must be a string or a list", ""))
         return None
-    if len(value) > LONGEST_COMMAND:
-        faults.append((path, f"a command of more than {LONGEST_COMMAND:,} characters", "write a list"))
-        return None
     try:
-        return shlex.split(value)
-    except ValueError:
-        faults.append((path, "a command that a shell cannot split", "close the quotes"))
+        return words_of(value, path)
+    except FieldError as error:
+        faults.append((error.path, error.message, ""))
         return None
 
 
