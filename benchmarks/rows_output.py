@@ -11,7 +11,7 @@ import specs
 from measuring import FLOWPLAN, Failed, Result, Sample, environment, ratio, run, scaled
 
 OUTPUT = scaled(60_000_000)
-RUNS = 9
+RUNS = scaled(9)
 SECRET = "very+secret/value with 'quotes'"
 
 

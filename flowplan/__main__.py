@@ -13,7 +13,7 @@ OBJECTS = 200_000
 
 
 def main() -> None:
-    """Run the command line; the process ends with an exit code of docs/commands.md."""
+    """Run the command line; the process ends with an exit code of docs/exit-codes.md."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is known how to be interrupted well: at once
     from flowplan import interruption

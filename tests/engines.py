@@ -44,7 +44,7 @@ def connected(host: str) -> socket.socket:
 
 
 def docker_process() -> int:
-    """Return the process of the Engine of DOCKER_HOST, in whose network its 127.0.0.1 is; 0 where nobody can tell."""
+    """Return the process of the Engine of DOCKER_HOST, in whose network its 127.0.0.1 is; 0 where that is unknown."""
     with connected(os.environ["DOCKER_HOST"]) as near:
         if near.family != socket.AF_UNIX or os.geteuid() != 0:
             return 0

@@ -34,7 +34,7 @@ class Crash(Exception):
 
 @dataclass
 class Engine:
-    """Runs by run id; it remembers what it started, what was removed, and what somebody took away."""
+    """Runs by run id; it remembers what it started, what was removed, and what was taken away by hand."""
 
     rng: random.Random
     objects: dict[str, Status] = field(default_factory=dict)
@@ -219,7 +219,7 @@ def simulate(seed: int, state_type: type[State] = State) -> int:
     for number in range(TROUBLED + CALM):
         if number < TROUBLED / 2 and rng.random() < 0.4:  # somebody edits the spec
             wishes = random_wishes(rng)
-        # Not where ``max_parallel`` counts: nobody keeps it against somebody who puts objects back.
+        # Not where ``max_parallel`` counts: objects that are put back by hand may exceed it.
         engine.put_back(r.run_id for r in state.records().values() if r.settings.max_parallel is None)
         plan, looks = plan_of(wishes, state, engine)
         statuses = [(state.attempts[look.run_id].status, look) for look in looks]
@@ -372,7 +372,7 @@ class Apply:
         assert self.engine.started.get(change.run_id, 1) == 1, f"{change.run_id} is started twice"
 
     def leave_calls(self) -> None:
-        """Decide what became of the calls that were under way when flowplan was killed."""
+        """Decide the outcome of the calls that were under way when flowplan was killed."""
         for command in self.calls:
             if isinstance(command, words.Start) and self.rng.random() < 0.5:
                 if not command.first:

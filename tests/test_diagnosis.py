@@ -1,4 +1,4 @@
-"""Diagnosis as a pure function: each cause that Kubernetes knows, by the JSON that it shows for it (E5)."""
+"""Diagnosis as a pure function: each cause that Kubernetes knows, by the JSON that it shows for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the docker provider promises beyond the contract suite, on a real Engine (D3-D5, D9, D10, D15, D25, D35, D38-D42)."""
+"""What the docker provider promises beyond the contract suite, on a real Engine."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SECRETS = {"ETL_PGPASSWORD": "a-password-of-the-example", "FLOWPLAN_VAR_token": "a-token-of-the-example"}
 ENVIRONMENT = {"05-secrets": SECRETS}
 EXPECTED = {"06-timeouts-and-retries": {"slow": "timed_out", "broken": "failed"}}
-"""Examples whose runs do not all succeed, and what becomes of them; all others end with exit code 0 and no changes."""
+"""Examples whose runs do not all succeed, and their final status; all others end with exit code 0 and no changes."""
 
 
 def specs() -> list[Path]:

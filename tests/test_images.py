@@ -1,4 +1,4 @@
-"""Image references come apart as D6 and D7 say, bad ones are refused (D8), and the pull policy follows (D3)."""
+"""Image references come apart as Docker reads them, bad ones are refused, and the pull policy follows from the tag."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pure half of the kubernetes provider: manifests, faults, effects (K1-K25, J1-J11, S1-S6, A1-A10)."""
+"""The pure half of the kubernetes provider: manifests, faults, effects."""
 
 from __future__ import annotations
 

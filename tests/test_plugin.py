@@ -1,4 +1,4 @@
-"""The example of docs/plugins.md: a provider of somebody else, installed, does the main job."""
+"""The example of docs/plugins.md: a provider of another package, installed, does the main job."""
 
 from __future__ import annotations
 

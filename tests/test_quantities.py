@@ -1,4 +1,4 @@
-"""Durations, Docker sizes (D19) and Kubernetes quantities (A10)."""
+"""Durations, sizes as Docker reads them, and quantities of Kubernetes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Base job templates (T1-T18) and what they make of a run (W1-W19)."""
+"""Base job templates of Prefect, and what they make of a run."""
 
 from __future__ import annotations
 

@@ -29,6 +29,8 @@ _MARGIN = 6
 
 
 class _Style(NamedTuple):
+    """How a plan is written: see ``plan_text``."""
+
     colour: bool
     full: bool
     context: int
