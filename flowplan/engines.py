@@ -209,18 +209,17 @@ class Engines:
         now = self.target(name)
         if not planned and isinstance(self.provider(name), Roaming):
             return  # ``observe`` says of each run where it is
-        if known and known.get("id") not in (None, "", now.id):
-            word = traits(self._manifests[self.type_of(name)]).ENGINE
+        if not known or known.get("id") in (None, "", now.id):
+            return
+        if planned:
+            made = "the plan was made for"
+            hint = "nothing was done; point the provider at that engine, or plan and review again"
+        else:
+            made = "the run was started on"
             hint = "point the provider at the engine of the run, or give the new engine an entry of its own under `providers:`"
-            raise Refused(
-                f"provider {name} is now {now.label or now.id}, but "
-                f"{'the plan was made for' if planned else 'the run was started on'} "
-                f"{known.get('label') or known.get('id')}, which is another {word}",
-                hint="nothing was done; point the provider at that engine, or plan and review again"
-                if planned
-                else hint,
-                address=address,
-            )
+        word = traits(self._manifests[self.type_of(name)]).ENGINE
+        other = f"{known.get('label') or known.get('id')}, which is another {word}"
+        raise Refused(f"provider {name} is now {now.label or now.id}, but {made} {other}", hint=hint, address=address)
 
     def keeps_timeout(self, record: Recorded) -> bool:
         """Return whether the engine of a run ends it at its ``timeout``; else whoever follows the run has to.
