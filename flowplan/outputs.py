@@ -15,6 +15,10 @@ from flowplan.schemas.redaction import Matcher, Stream
 from flowplan.schemas.runs import Observed, Recorded
 from flowplan.schemas.secrets import Redactor, decoded, encoded, tokens_in
 
+DRAWN = 6
+"""Runs whose progress bars are read at once: a terminal has a line for as many, and each costs its engine a connection."""
+_places = threading.Semaphore(DRAWN)
+
 
 @contextmanager
 def drawing(
@@ -24,11 +28,17 @@ def drawing(
     over = threading.Event()
 
     def read(progress: ProgressReader) -> None:
-        with suppress(FlowplanError):  # the output itself tells what is wrong with the engine
-            for line in redacted(progress.progress(record, over), redactor):
-                if draw is None or over.is_set():
-                    return
-                draw(line)
+        while not _places.acquire(timeout=1.0):
+            if over.is_set():
+                return
+        try:
+            with suppress(FlowplanError):  # the output itself tells what is wrong with the engine
+                for line in redacted(progress.progress(record, over), redactor):
+                    if draw is None or over.is_set():
+                        return
+                    draw(line)
+        finally:
+            _places.release()
 
     if draw is not None and isinstance(provider, ProgressReader):
         with suppress(RuntimeError):  # no further thread: the lines come when they are finished

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 
 import pytest
+from projects import until
 
-from flowplan.outputs import drawing
+from flowplan.outputs import DRAWN, drawing
 from flowplan.providers.pieces import Pieces
 from flowplan.providers.protocol import LogLine, ProgressReader
 from flowplan.schemas.runs import Recorded
@@ -60,6 +62,33 @@ def test_a_secret_that_comes_in_pieces_is_not_drawn(size: int) -> None:
     states = [shown.text for shown in drawn]
     assert any("2% (sensitive)" in state for state in states)
     assert not any("t0ps" in state for state in states)
+
+
+def test_no_more_bars_are_read_than_a_terminal_shows() -> None:
+    active, most, asked = 0, 0, 0
+    lock = threading.Lock()
+
+    class Engine:
+        def progress(self, record: Recorded, stop: threading.Event) -> Iterator[LogLine]:
+            nonlocal active, most, asked
+            with lock:
+                active, asked = active + 1, asked + 1
+                most = max(most, active)
+            stop.wait(10)
+            with lock:
+                active -= 1
+            yield LogLine("")
+
+    with contextlib.ExitStack() as others:
+        first = contextlib.ExitStack()
+        first.enter_context(drawing(Engine(), None, Redactor(), lambda line: None))  # type: ignore[arg-type]
+        until(lambda: asked == 1)
+        for _ in range(DRAWN + 1):
+            others.enter_context(drawing(Engine(), None, Redactor(), lambda line: None))  # type: ignore[arg-type]
+        until(lambda: asked == DRAWN)
+        first.close()
+        until(lambda: asked == DRAWN + 1)
+    assert most == DRAWN
 
 
 def test_progress_stops_when_the_output_has_been_read() -> None:
