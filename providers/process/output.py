@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from flowplan.providers.pieces import whole_characters
 from flowplan.providers.process import pump, record
 from flowplan.providers.protocol import LogLine
 
@@ -114,16 +115,14 @@ class _Lines:
             for line in whole:
                 yield _line(line)
             while len(self._rest) > LONGEST_LINE:
-                size = LONGEST_LINE
-                while size > LONGEST_LINE - 4 and self._rest[size] & 0xC0 == 0x80:  # not inside a character
-                    size -= 1
+                size = whole_characters(self._rest[:LONGEST_LINE])
                 piece, self._rest = self._rest[:size], self._rest[size:]
                 yield LogLine(piece.decode("utf-8", "replace"), goes_on=True)
         if final and self._rest:
             rest, self._rest = self._rest, b""
             yield _line(rest)
         elif live and b"\r" in self._rest.rstrip(b"\r"):
-            end = _whole_characters(self._rest)
+            end = whole_characters(self._rest)
             piece, self._rest = self._rest[:end], self._rest[end:]
             yield LogLine(piece.decode("utf-8", "replace"), goes_on=True)
 
@@ -158,14 +157,3 @@ def _size(path: str) -> int:
         return os.stat(path).st_size  # noqa: PTH116 - many runs are looked at ten times a second
     except OSError:
         return -1
-
-
-def _whole_characters(data: bytes) -> int:
-    """Return where an incomplete UTF-8 character at the end begins; the length if there is none."""
-    for at in range(len(data) - 1, max(-1, len(data) - 4), -1):
-        if data[at] >= 0xC0:
-            needed = 2 if data[at] < 0xE0 else 3 if data[at] < 0xF0 else 4
-            return at if len(data) - at < needed else len(data)
-        if data[at] < 0x80:
-            break
-    return len(data)
