@@ -69,6 +69,14 @@ class InvalidInput(FlowplanError):
         self.diagnostics = tuple(diagnostics)
         super().__init__("\n".join(str(d) for d in self.diagnostics))
 
+    def conceal(self, redact: Callable[[str], str]) -> None:
+        """Pass everything that the error says through ``redact``."""
+        super().conceal(redact)
+        self.diagnostics = tuple(
+            d._replace(message=redact(d.message), subject=redact(d.subject), hint=redact(d.hint))
+            for d in self.diagnostics
+        )
+
     def __str__(self) -> str:
         return self.message
 
