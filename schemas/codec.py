@@ -194,7 +194,8 @@ def _read_scalar(allowed: frozenset[type], wanted: str, value: Any) -> Any:
 def _read_enum(known: Mapping[str, Enum], value: Any) -> Enum:
     if isinstance(value, str) and value in known:
         return known[value]
-    raise Misfit(f"must be one of {', '.join(known)}, not {str(value)[:40]}")
+    other = f", not {value[:40]}" if isinstance(value, str) else ""
+    raise Misfit(f"must be one of {', '.join(known)}{other}")
 
 
 def _read_checked(made: Convert, check: Convert, value: Any) -> Any:
