@@ -14,7 +14,7 @@ from flowplan.output import Output, Sink, silence
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.text import harmless
-from flowplan.showing import Progress, shown
+from flowplan.showing import Bars
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -37,7 +37,7 @@ class LiveSink(Sink):
         self._statuses: dict[str, str] = {}
         self._since: dict[str, float] = {}
         self._unfinished: dict[str, str] = {}
-        self._drawn = Progress()
+        self._bars = Bars()
         self._begun = time.monotonic()
 
     def event(self, event: Event, record: Recorded | None) -> None:
@@ -57,9 +57,8 @@ class LiveSink(Sink):
 
     def progress(self, address: str, line: LogLine) -> None:
         """Show what a line looks like at present, until it is finished."""
-        text, unfinished = self._drawn(address, line)
-        if unfinished:
-            self.unfinished(address, shown(text))
+        if text := self._bars(address, line):
+            self.unfinished(address, text)
         else:
             self._unfinished.pop(address, None)
 

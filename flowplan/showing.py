@@ -61,3 +61,21 @@ class Progress:
             self._begun[key] = "\r" + last_state(text) + ("\r" if text.endswith("\r") else "")
             return Shown(last_state(text), True)
         return Shown(text, False)
+
+
+class Bars:
+    """The lines that runs are writing at present: one for each stream, and for each of several pods."""
+
+    def __init__(self) -> None:
+        self._progress = Progress()
+        self._drawn: dict[str, dict[str, str]] = {}
+
+    def __call__(self, address: str, line: LogLine) -> str:
+        """Return the lines that a run has begun, side by side, after a further line or piece; "" when it has none."""
+        text, unfinished = self._progress(address, line)
+        drawn = self._drawn.setdefault(address, {})
+        if unfinished:
+            drawn[line.stream] = shown(text)
+        else:
+            drawn.pop(line.stream, None)
+        return "  ".join(drawn.values())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowplan.providers.protocol import LogLine
-from flowplan.showing import Progress, Shown, shown
+from flowplan.showing import Bars, Progress, Shown, shown
 
 TEXT = st.text(st.sampled_from("ab \x1b[]0;31m?hK\\P\x07\r\x9b\u202e#:é\t"), max_size=40)
 
@@ -76,3 +76,13 @@ def test_a_run_gives_github_no_commands(monkeypatch: pytest.MonkeyPatch, text: s
     assert not told.lstrip().startswith("::") and "##[" not in told
     assert told.replace("\u200b", "") == re.sub(r"\x1b\[[0-9;]*m|\r", "", text)
     assert shown("a::b") == "a::b"
+
+
+def test_bars_of_several_pods_are_drawn_side_by_side() -> None:
+    bars = Bars()
+    assert bars("a", LogLine("[0] \r[0] 1%", "[0] stdout", goes_on=True)) == "[0] 1%"
+    assert bars("a", LogLine("[1] \r[1] 5%", "[1] stdout", goes_on=True)) == "[0] 1%  [1] 5%"
+    assert bars("a", LogLine("\r[0] 2%", "[0] stdout", goes_on=True)) == "[0] 2%  [1] 5%"
+    assert bars("b", LogLine("\r9%", goes_on=True)) == "9%", "of another run"
+    assert bars("a", LogLine(" done", "[0] stdout")) == "[1] 5%"
+    assert bars("a", LogLine("", "[1] stdout")) == ""

@@ -25,7 +25,7 @@ from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import did_you_mean
 from flowplan.schemas.times import seconds_between
-from flowplan.showing import Progress, last_state, shown
+from flowplan.showing import Bars, Progress, last_state, shown
 from flowplan.state.store import Store
 from flowplan.terminal import can_draw, use_colour, width
 
@@ -233,13 +233,12 @@ class _Printer:
         self._bursts, self._form = bursts, form
         self._colour = use_colour(sys.stdout)
         self.draws = form == "text" and can_draw(sys.stdout)
-        self._progress, self._drawn = Progress(), Progress()
+        self._progress, self._bars = Progress(), Bars()
 
     def progress(self, line: LogLine) -> None:
         """Show what a line looks like that the engine does not keep yet."""
-        text, unfinished = self._drawn("", line)
-        if unfinished:
-            self._bursts.redraw(shown(text))
+        if text := self._bars("", line):
+            self._bursts.redraw(text)
 
     def __call__(self, line: LogLine) -> None:
         """Print a line, or a piece of one."""
