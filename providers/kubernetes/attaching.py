@@ -50,21 +50,25 @@ def pieces(api: Api, record: Recorded, namespace: str, stop: threading.Event) ->
     due, pause = 0.0, _SOON
     while not stop.is_set():
         if time.monotonic() >= due and sum(not stream.over for stream in streams.values()) < together:
-            with suppress(EngineUnreachable):
-                for pod in pods_of_run(api, record, namespace):
-                    main = main_container(record.objects.get("Job") or {}) or pod["spec"]["containers"][0]["name"]
-                    status = container_status(pod, main) or {}
-                    container = str(status.get("containerID") or "")
-                    known = streams.get(container)
-                    if is_running(pod, main) and (known is None or known.broken):
-                        pause = _SOON
-                        streams[container] = _Stream(api, pod, main, heard, stop, told_apart=told_apart)
+            for pod, name, container in _running(api, record, namespace):
+                if container not in streams or streams[container].broken:
+                    pause = _SOON
+                    streams[container] = _Stream(api, pod, name, heard, stop, told_apart=told_apart)
             due, pause = time.monotonic() + pause, min(pause * 1.5, _SLOWEST)
         with suppress(queue.Empty):
             news = heard.get(timeout=_POLL if streams else pause)
             if isinstance(news, ProviderError):
                 raise news
             yield news
+
+
+def _running(api: Api, record: Recorded, namespace: str) -> Iterator[tuple[Json, str, str]]:
+    """Yield the pod, the name and the id of each main container that runs; nothing while the server does not answer."""
+    with suppress(EngineUnreachable):
+        for pod in pods_of_run(api, record, namespace):
+            name = main_container(record.objects.get("Job") or {}) or str(pod["spec"]["containers"][0]["name"])
+            if is_running(pod, name):
+                yield pod, name, str((container_status(pod, name) or {}).get("containerID") or "")
 
 
 class _Stream:

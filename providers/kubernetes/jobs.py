@@ -408,8 +408,9 @@ def _drop(api: Api, path: str, uid: str = "", *, policy: str = "Background", gra
         try:
             api.impatient().call("DELETE", path, body=body)
         except EngineUnreachable:
-            there = api.find(path)
-            if there is not None and not there["metadata"].get("deletionTimestamp"):
+            meta = (api.find(path) or {}).get("metadata") or {}
+            later = grace is not None and int(meta.get("deletionGracePeriodSeconds") or 0) > grace
+            if meta and (later or not meta.get("deletionTimestamp")):
                 api.call("DELETE", path, body=body)
     except ProviderError as error:
         if error.reason not in ("NotFound", "Conflict"):
