@@ -368,7 +368,7 @@ def _unheard(shape: Shape, value: Any, version: tuple[int, ...], path: str) -> I
 
 
 def api_version(text: str) -> tuple[int, ...]:
-    """``1.41`` as numbers that compare; () where it is none."""
+    """Return ``1.41`` as numbers that compare; () where it is none."""
     parts = text.split(".")
     return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else ()
 
@@ -381,7 +381,7 @@ _NO_LIMIT = {"PidsLimit": (0, -1), "CpuQuota": (0, -1), "MemorySwappiness": (-1,
 
 
 def meaning(name: str, value: Any) -> Any:
-    """The value of a field as the Engine takes it: what it treats as not set is None."""
+    """Return the value of a field as the Engine takes it: what it treats as not set is None."""
     if name == "RestartPolicy" and isinstance(value, Mapping):
         policy = str(value.get("Name") or "no"), int(value.get("MaximumRetryCount") or 0)
         return None if policy == ("no", 0) else policy
@@ -396,7 +396,7 @@ def meaning(name: str, value: Any) -> Any:
 
 
 def same(name: str, asked: Any, host: Mapping[str, Any]) -> bool:
-    """True when the field ``name`` of a live HostConfig is what was asked for, by the Engine's meaning."""
+    """Return whether the field ``name`` of a live HostConfig is what was asked for, by the Engine's meaning."""
     found = host.get(name)
     if name == "MemorySwap" and not asked and (memory := host.get("Memory")):
         return found in (2 * memory, -1, 0, None)  # its own default

@@ -63,7 +63,7 @@ class Document(NamedTuple):
 
 
 def scalar_text(value: Json) -> str:
-    """A scalar as it was written: ``true`` not ``True``, ``1.10`` not ``1.1``, null as the empty string."""
+    """Return a scalar as it was written: ``true`` not ``True``, ``1.10`` not ``1.1``, null as the empty string."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -74,7 +74,7 @@ def scalar_text(value: Json) -> str:
 
 
 def number(text: str) -> int | float | None:
-    """The number that a plain scalar is in YAML 1.2 core, keeping its text; None when it is not one.
+    """Return the number that a plain scalar is in YAML 1.2 core, keeping its text; None when it is not one.
 
     Numbers with a leading zero (``010``, ``007.5``) are not numbers: YAML versions disagree about them. Nor are those
     that JSON cannot hold, which all objects become: ``.inf``, ``.nan``, ``1e999``.
@@ -125,7 +125,7 @@ _KUBECTL_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[
 
 
 def _kubectl_plain(text: str) -> Json:
-    """A plain scalar as kubectl reads it, which takes the booleans and the numbers of YAML 1.1 (``0400`` is 256).
+    """Return a plain scalar as kubectl reads it, which takes booleans and numbers of YAML 1.1 (``0400`` is 256).
 
     As there, ``1_000`` is 1000, ``08`` and ``2.0`` are whole numbers, and times and ``1:30`` are text.
     """
@@ -194,7 +194,7 @@ _Composer = _composer()
 
 
 def read_text(path: FilePath, shown: str = "", *, pipes: bool = True) -> str:
-    """The text of a file of at most 10 MB; that of the standard input for ``-``.
+    """Return the text of a file of at most 10 MB; that of the standard input for ``-``.
 
     Args:
         shown: how the user wrote the path; default ``path``. pipes: read also what comes through a pipe.
@@ -222,7 +222,7 @@ def read_text(path: FilePath, shown: str = "", *, pipes: bool = True) -> str:
 
 
 def _first_steps(path: FilePath) -> str:
-    """What to do where the default spec is missing."""
+    """Return what to do where the default spec is missing."""
     other = path.with_suffix(".yml")
     if is_file(other):
         return f"there is {other}: `flowplan plan {other}`"
@@ -254,7 +254,7 @@ def _fault(name: str, message: str, hint: str = "") -> InvalidInput:
 
 
 def parse(text: str, file: str, *, as_kubectl: bool = False) -> Document:
-    """Reads exactly one YAML 1.2 core document (JSON is one too); documents without content beside it do not count.
+    """Read exactly one YAML 1.2 core document (JSON is one too); documents without content beside it do not count.
 
     Args:
         as_kubectl: read plain scalars as kubectl does, and take whole numbers for keys.
@@ -280,7 +280,7 @@ def parse(text: str, file: str, *, as_kubectl: bool = False) -> Document:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without the cyclic garbage collector, which would look through a growing document again and again."""
+    """Stop the cyclic garbage collector, which would look through a growing document again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -323,7 +323,7 @@ def _compose(text: str, file: str) -> tuple[Any, int]:
 
 
 def _title(node: Any) -> str:
-    """``Job "sync" (line 3)``, as far as a document says what it is."""
+    """Return ``Job "sync" (line 3)``, as far as a document says what it is."""
     value = _Conversion("", MAX_ALIASED).convert(node, (), 0)
     kind = value.get("kind") if isinstance(value, dict) else None
     metadata = value.get("metadata") if isinstance(value, dict) else None
@@ -333,7 +333,7 @@ def _title(node: Any) -> str:
 
 
 def _joined(pair: re.Match[str]) -> str:
-    """JSON writes characters such as emoji as two escapes, YAML as one."""
+    """Return the one escape that YAML has for a character (an emoji) that JSON writes as two."""
     high, low = int(pair.group(2), 16), int(pair.group(3), 16)
     return f"{pair.group(1)}\\U{0x10000 + ((high - 0xD800) << 10) + low - 0xDC00:08x}"
 
@@ -361,7 +361,7 @@ def _flow_depth(text: str) -> int:
 
 
 def _tab_that_indents(text: str, line: int) -> int:
-    """Where the first tab before the content of a line is, counted from 0; -1 when there is none."""
+    """Return where the first tab before the content of a line is, counted from 0; -1 when there is none."""
     lines = text.split("\n")
     content = lines[line] if line < len(lines) else ""
     return content.find("\t", 0, len(content) - len(content.lstrip()))
@@ -469,7 +469,7 @@ class _Conversion:
         return key
 
     def _merge(self, node: Any, merges: list[Any], result: dict[str, Json], path: Path, depth: int) -> None:
-        """``<<``: keys of the mapping itself win, then earlier merged mappings over later ones."""
+        """Put the keys of ``<<`` into a mapping: its own win, then earlier merged mappings over later ones."""
         pairs = [(k, v) for k, v in node.value if not (k.value == "<<" and k.tag == _PLAIN)]
         for source in self._merge_sources(merges, path):
             value = self.convert(source, path, depth + 1)
@@ -491,7 +491,7 @@ class _Conversion:
 
 @dataclass(slots=True)
 class _Places:
-    """Finds the nodes at a path; indexes a mapping only when somebody asks about it."""
+    """Finds the nodes at a path; indexes a mapping only when it is asked for."""
 
     file: str
     root: Any
@@ -499,7 +499,7 @@ class _Places:
     index: dict[int, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
 
     def find(self, path: Path) -> tuple[Any, Any] | None:
-        """The (key node, value node) at a path; for a list item and the root both are the value."""
+        """Return the (key node, value node) at a path; for a list item and the root both are the value."""
         pair = (self.root, self.root)
         for part in path:
             found = self._child(pair[1], part)

@@ -1,4 +1,4 @@
-"""The exception tree; each error carries the exit code of design 9 and sentences made for the user.
+"""The exception tree; each error carries the exit code of the command and sentences made for the user.
 
 FlowplanError                exit 1
 ├── InvalidInput             exit 7   spec, variable, template, manifest or option; holds every fault found
@@ -127,7 +127,7 @@ class StartFailed(ProviderError):
     """The engine could not start the run; nothing of this attempt is left on the engine.
 
     Args:
-        exit_code_of_run: what a shell would report (126, 127: E6), or None when nobody knows.
+        exit_code_of_run: what a shell would report (126, 127), or None when it is not known.
     """
 
     def __init__(

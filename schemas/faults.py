@@ -10,7 +10,7 @@ _left = int(_COUNT) if _COUNT.isdecimal() else 1
 
 
 def point(name: str) -> None:
-    """Nothing, unless FLOWPLAN_FAULT is ``name`` or ``name@3``: then SIGKILL, here, at the third passing.
+    """Do nothing, unless FLOWPLAN_FAULT is ``name`` or ``name@3``: then end by SIGKILL, here, at the third passing.
 
     Args:
         name: where this is, ``layer:effect:before`` or ``layer:effect:after``; unique in the sources.

@@ -37,7 +37,7 @@ Check = Callable[[Any], str]
 
 
 def kind_of(value: Any) -> str:
-    """What people call a JSON value: ``a list``, ``a mapping``, ``null``, ``the number 3``."""
+    """Return what people call a JSON value: ``a list``, ``a mapping``, ``null``, ``the number 3``."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -50,12 +50,12 @@ def kind_of(value: Any) -> str:
 
 
 def fault(message: str) -> PydanticCustomError:
-    """A validation error whose message is complete; nothing in it is a template."""
+    """Return a validation error whose message is complete; nothing in it is a template."""
     return PydanticCustomError("flowplan", "{message}", {"message": message})
 
 
 def is_expression(value: Any) -> bool:
-    """True when the string holds an expression that flowplan evaluates."""
+    """Return whether the string holds an expression that flowplan evaluates."""
     return isinstance(value, str) and "${" in value and _EXPRESSION.search(value) is not None
 
 
@@ -98,7 +98,7 @@ class OneOf:
         self.members = {tag: member for tag, member in known.items() if member is not None}
 
     def kind(self, value: Any) -> str:
-        """The member that a value is meant to be; the tags never reach the user."""
+        """Return the member that a value is meant to be; the tags never reach the user."""
         return TAG + ("map" if isinstance(value, dict) else "list" if isinstance(value, list) else "scalar")
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -113,7 +113,7 @@ def _number(value: Any) -> bool:
 
 
 def _integer(value: Any) -> bool:
-    """JSON Schema counts 1.0 as an integer, so does this."""
+    """Return whether a value is a whole number; JSON Schema counts 1.0 as one."""
     return _number(value) and float(value).is_integer() if not isinstance(value, int) else not isinstance(value, bool)
 
 
@@ -126,7 +126,7 @@ def _filled(value: Any) -> str:
 
 
 def _password(value: Any) -> str:
-    """As ``_filled``, but the value is not told."""
+    """Check as ``_filled`` does, without telling the value."""
     return _filled(value) if isinstance(value, str) else "must be a string; write it in quotes"
 
 
@@ -165,7 +165,7 @@ def _matching(pattern: str, words: str) -> Check:
 
 
 def _measure(pattern: str, words: str, lowest: float = 0) -> Check:
-    """A number of at least ``lowest``, or a string of the pattern."""
+    """Return the check for a number of at least ``lowest``, or a string of the pattern."""
     matches = _matching(pattern, words)
 
     def check(value: Any) -> str:
@@ -188,7 +188,7 @@ def _at_least(lowest: int) -> Check:
 
 
 def choice(*known: str) -> Checked:
-    """A string out of a few."""
+    """Return the type of a string out of a few."""
 
     def check(value: Any) -> str:
         if isinstance(value, str) and value in known:
@@ -206,12 +206,12 @@ def _protect(value: Any) -> str:
 
 
 def matching(expression: str, words: str) -> Checked:
-    """A string that must match, and takes no flowplan expression."""
+    """Return the type of a string that must match, and takes no flowplan expression."""
     return Checked(_matching(expression, words), {"type": "string", "pattern": expression}, expression=False)
 
 
 def at_least(lowest: int) -> Checked:
-    """A whole number of at least ``lowest``."""
+    """Return the type of a whole number of at least ``lowest``."""
     return Checked(_at_least(lowest), {"type": "integer", "minimum": lowest})
 
 

@@ -27,7 +27,7 @@ class Unreadable(ValueError):
 
 
 def mode_of(path: Path | str) -> int:
-    """The mode of what is at a path, links followed; 0 where nothing is, or where this user may not look.
+    """Return the mode of what is at a path, links followed; 0 where nothing is, or where this user may not look.
 
     Unlike the questions of pathlib (``exists``, ``is_file``), it never raises.
     """
@@ -38,7 +38,7 @@ def mode_of(path: Path | str) -> int:
 
 
 def is_missing(path: Path | str) -> bool:
-    """True where nothing is; not where nobody can know, because this user may not look."""
+    """Return whether nothing is there; False where this user may not look."""
     try:
         os.stat(path)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
@@ -49,17 +49,17 @@ def is_missing(path: Path | str) -> bool:
 
 
 def is_file(path: Path | str) -> bool:
-    """True for a regular file that this user may look at."""
+    """Return whether a regular file is there that this user may look at."""
     return stat.S_ISREG(mode_of(path))
 
 
 def is_directory(path: Path | str) -> bool:
-    """True for a directory that this user may look at."""
+    """Return whether a directory is there that this user may look at."""
     return stat.S_ISDIR(mode_of(path))
 
 
 def is_stream(path: Path) -> bool:
-    """True for the standard input and pipes, which have no directory that means anything: ``-``, ``/dev/fd/63``."""
+    """Return whether a path is the standard input or a pipe, which has no directory: ``-``, ``/dev/fd/63``."""
     return str(path) == "-" or str(path).startswith(("/dev/", "/proc/self/fd/")) or stat.S_ISFIFO(mode_of(path))
 
 
@@ -108,7 +108,7 @@ def _read(fd: int, most: int, *, pipe: bool = False) -> bytes:
 
 
 def _from_pipe(fd: int) -> bytes:
-    """What comes next, b"" at the end: when whoever wrote has closed the pipe, and not before somebody has opened it."""
+    """Read what comes next, b"" at the end: once a writer has opened the pipe and all have closed it."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     if not poll.poll(PIPE_PATIENCE * 1000):

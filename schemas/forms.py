@@ -45,12 +45,12 @@ class Forms(NamedTuple):
 
 
 def is_secret(value: str) -> bool:
-    """True for what is hidden: a single character would hide nothing but the output."""
+    """Return whether a value is hidden: to hide a single character would hide nothing but the output."""
     return len(value.strip()) > 1
 
 
 def forms_of(values: Iterable[str]) -> Forms:
-    """Every form of every value."""
+    """Return every form of every value."""
     every = [_forms(value) for value in values if is_secret(value)]
     return Forms(*(frozenset(chain.from_iterable(kind)) for kind in zip(*every, strict=True))) if every else Forms()
 
@@ -79,13 +79,13 @@ def _forms(value: str) -> Forms:
 
 
 def as_bytes(text: str) -> bytes:
-    """The bytes of a text; lone surrogates stand for bytes that are no UTF-8, as in an environment, where they can."""
+    """Return the bytes of a text; lone surrogates stand for bytes that are no UTF-8, as in an environment."""
     foreign = any("\ud800" <= c <= "\udfff" and not "\udc80" <= c <= "\udcff" for c in text)
     return text.encode("utf-8", "surrogatepass" if foreign else "surrogateescape")
 
 
 def _written(texts: list[str]) -> Iterator[str]:
-    """The texts as encoders write them, then as other encoders write that, the likely first."""
+    """Yield the texts as encoders write them, then as other encoders write that, the likely first."""
     once = [[text, *_once(text)] for text in texts[:_ONCE]]
     yield from chain.from_iterable(once)
     twice = [list(chain.from_iterable(map(_again, dict.fromkeys(forms)))) for forms in once[:_TWICE]]
@@ -95,7 +95,7 @@ def _written(texts: list[str]) -> Iterator[str]:
 
 
 def _once(text: str) -> Iterator[str]:
-    """A text as one encoder writes it."""
+    """Yield a text as one encoder writes it."""
     for encoder in chain(_json_encoders(text), _source_encoders(text), _shell_encoders(), _HTML):
         yield _table(text, encoder)
     yield from _quoted(text)
@@ -107,7 +107,7 @@ def _once(text: str) -> Iterator[str]:
 
 
 def _again(form: str) -> Iterator[str]:
-    """What has been written once, as others write that: JSON in JSON, in a shell, in Python, in a URL."""
+    """Yield what has been written once, as others write that: JSON in JSON, in a shell, in Python, in a URL."""
     json = (
         _json(html, slash=slash, wide=wide)
         for html in _HTML_IN_JSON[:2]
@@ -135,7 +135,7 @@ _HTML_IN_JSON = ("", "<>&\u2028\u2029", "<>&'\u2028\u2029", "<>&'\"\u2028\u2029"
 def _json(
     html: str = "", *, slash: bool = False, upper: bool = False, wide: bool = False, brief: str = "\b\f"
 ) -> Encoder:
-    """How an encoder of JSON writes a character.
+    """Return how an encoder of JSON writes a character.
 
     Args:
         html: what it escapes for HTML; slash: as ``\\/``; upper: hex digits; wide: escapes what is not ASCII;
@@ -161,7 +161,7 @@ def _utf16(c: str, upper: bool) -> str:
 
 
 def _json_encoders(text: str) -> Iterator[Encoder]:
-    """The encoders of JSON that may differ on a text."""
+    """Yield the encoders of JSON that may differ on a text."""
     chars = set(text)
     html = [one for one in _HTML_IN_JSON if not one or chars & set(one)]
     slash = (False, True) if "/" in chars else (False,)
@@ -209,7 +209,7 @@ _CODES: tuple[tuple[Encoder, Encoder, str], ...] = (
 def _source(
     quotes: str, control: Encoder = _CODES[0][0], wide: Encoder = str, letters: str = "\n\r\t", escape: str = ""
 ) -> Encoder:
-    """How source code writes a character in a literal between one of ``quotes``."""
+    """Return how source code writes a character in a literal between one of ``quotes``."""
 
     def write(c: str) -> str:
         if c == "\\" or c in quotes:
@@ -224,7 +224,7 @@ def _source(
 
 
 def _source_encoders(text: str) -> Iterator[Encoder]:
-    """The ways of source code that may differ on a text."""
+    """Yield the ways of source code that may differ on a text."""
     codes = _CODES if any(c < " " or c > "~" for c in text) else _CODES[:1]
     escapes = ("", "\\E") if "\x1b" in text else ("",)
     for quotes, (control, wide, letters), escape in product(("'", "", '"', "'\"", " "), codes, escapes):
@@ -254,7 +254,7 @@ def _shell_encoders() -> Iterator[Encoder]:
 
 
 def _quoted(text: str) -> Iterator[str]:
-    """A text in single quotes, as each shell writes those inside, and with quotes doubled (SQL, YAML, CSV)."""
+    """Yield a text in single quotes, as each shell writes those inside, and with quotes doubled (SQL, YAML, CSV)."""
     if "'" in text:
         inner = ("'\\''", "'\"'\"'", "''")
         every = [text.replace("'", one) for one in inner]
@@ -293,7 +293,7 @@ def _percent(text: str) -> Iterator[str]:
 
 
 def _lower(form: str) -> str:
-    """The same with lower-case hex digits."""
+    """Return the same with lower-case hex digits."""
     return re.sub(r"%[0-9A-F]{2}", lambda found: found.group().lower(), form)
 
 
@@ -323,7 +323,7 @@ _HTML = (
 
 
 def _encoded(text: str) -> set[str]:
-    """What is certain to appear in the base64 or hex of any text that holds this one, plainly or inside JSON."""
+    """Return what is certain to appear in the base64 or hex of any text that holds this one, plainly or inside JSON."""
     data = as_bytes(text)
     if len(data) < SHORT:
         return set()
@@ -339,7 +339,7 @@ def _encoded(text: str) -> set[str]:
 
 
 def _aligned(data: bytes) -> set[str]:
-    """The base64 of some bytes at each of the three places where they may begin, without what depends on others."""
+    """Return the base64 of bytes at each of the three places where they may begin, without what depends on others."""
     found = set()
     for offset, first in enumerate((0, 2, 3)):
         whole = base64.b64encode(b"\0" * offset + data).decode()

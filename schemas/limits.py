@@ -8,7 +8,7 @@ _before: int | None = None
 
 
 def leave_no_core() -> None:
-    """A crash writes no memory to the disk: secrets are in it. A limit of 1 also counts where a program takes cores."""
+    """Keep a crash from writing memory, with its secrets, to the disk; 1 also counts where a program takes cores."""
     global _before
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     _before = soft
@@ -16,5 +16,5 @@ def leave_no_core() -> None:
 
 
 def core_before() -> int | None:
-    """The soft limit of core files (bytes, -1 for none) that a run shall have; None when it was not touched."""
+    """Return the soft limit of core files (bytes, -1 for none) that a run shall have; None when it was not touched."""
     return _before

@@ -51,7 +51,7 @@ class LoadedSpec(NamedTuple):
 
 
 def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) -> LoadedSpec:
-    """Reads and checks a spec: syntax, types, then the files it names.
+    """Read and check a spec: syntax, types, then the files it names.
 
     Args:
         path: of the spec; files that one from the standard input (``-``) or a pipe names are looked up in the working
@@ -131,7 +131,7 @@ class Fault(NamedTuple):
 
 
 def faults_in(error: ValidationError, schema: Mapping[str, Any]) -> list[Fault]:
-    """The faults that pydantic found, in the words of flowplan; one for each place.
+    """Return the faults that pydantic found, in the words of flowplan; one for each place.
 
     Args:
         schema: JSON Schema of the checked value, for the names that are known at a place.
@@ -170,7 +170,7 @@ def _words(entry: Any, path: Path, schema: Mapping[str, Any]) -> tuple[str, str]
 
 
 def _shape_of(path: Path) -> str:
-    """How to write what people take for a list or a plain value, as it is in other tools."""
+    """Return how to write what people take for a list or a plain value, as it is in other tools."""
     if path == ("runs",):
         return "write `a: {provider: ...}`; the run's name is the key"
     if path[-1:] == ("env",):
@@ -192,7 +192,7 @@ _ELSEWHERE = {
 
 
 def _what_is_meant(name: str, place: Path, schema: Mapping[str, Any]) -> str:
-    """What to write instead of an unknown field: the block it belongs into, its name here, or the names there are."""
+    """Return what to write instead of an unknown field: its block, its name here, or the names there are."""
     known = _known_names(schema, place)
     block = next((b for b in BUILT_IN_TYPES if b in known and name in _known_names(schema, (*place, b))), None)
     if block:
@@ -205,7 +205,7 @@ def _what_is_meant(name: str, place: Path, schema: Mapping[str, Any]) -> str:
 
 
 def _known_names(schema: Mapping[str, Any], path: Path) -> list[str]:
-    """The names of the fields that a JSON Schema knows at a path."""
+    """Return the names of the fields that a JSON Schema knows at a path."""
     places = [schema]
     for part in path:
         places = [child for place in places for child in _children(schema, place, part)]
@@ -245,7 +245,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
 
 
 def _variable_faults(document: Document) -> Iterator[Diagnostic]:
-    """Defaults of another type than their variable, and patterns that are none; the document may be ill formed."""
+    """Yield defaults of another type than their variable, and patterns that are none, of any document."""
     variables = document.value.get("variables") if isinstance(document.value, dict) else None
     for name, declared in variables.items() if isinstance(variables, dict) else ():
         if isinstance(declared, dict):
@@ -275,7 +275,7 @@ def _pattern_fault(document: Document, name: str, pattern: Any) -> Iterator[Diag
 def _named_files(
     document: Document, directory: FilePath, faults: list[Diagnostic]
 ) -> tuple[dict[str, Document], dict[str, str]]:
-    """Every file that the spec names, parsed once, however often it is named."""
+    """Return every file that the spec names, parsed once, however often it is named."""
     files: dict[str, Document] = {}
     texts: dict[str, str] = {}
     failed: set[str] = set()
@@ -332,7 +332,7 @@ def _runs_in(tree: Json) -> Iterator[tuple[Path, Mapping[str, Any]]]:
 
 
 def _file_fields(tree: Json) -> Iterator[tuple[Path, str]]:
-    """Paths of the fields that name a file, in a document that may be ill formed."""
+    """Yield paths of the fields that name a file, in a document that may be ill formed."""
     for path, run in _runs_in(tree):
         if isinstance(run.get("template"), str) and run["template"]:
             yield (*path, "template"), run["template"]

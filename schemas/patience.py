@@ -15,7 +15,7 @@ SECONDS = 1.0
 
 @contextmanager
 def patience(what: str) -> Iterator[None]:
-    """At most a second for a check; only in the main thread, where it can be interrupted.
+    """Allow at most a second for a check; only in the main thread, where it can be interrupted.
 
     Raises:
         InvalidInput: it took longer; ``what`` names the pattern or schema.

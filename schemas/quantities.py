@@ -11,10 +11,12 @@ DURATION_PATTERN = r"^(?:[0-9]+(?:\.[0-9]+)?|(?=[0-9])(?:[0-9]+(?:\.[0-9]+)?d)?(
 """``90``, ``90s``, ``15m``, ``2h30m``, ``1d``, ``1.5h``; the same expression in Python and in the JSON Schema."""
 
 SIZE_PATTERN = r"^[0-9]+(?:\.[0-9]+)?(?:[bB]|[kKmMgG](?:[iI]?[bB])?)?$"
-"""Docker sizes (D19): powers of 1024, small and capital letters alike."""
+"""Docker sizes: powers of 1024, small and capital letters alike.
+
+See https://docs.docker.com/reference/compose-file/extension/#specifying-byte-values."""
 
 QUANTITY_PATTERN = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,3})?$"
-"""Kubernetes quantities (A10)."""
+"""Kubernetes quantities: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/."""
 
 LONGEST = 100
 """Characters of any of them; numbers of a million digits would take a while."""
@@ -33,7 +35,7 @@ _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 
 
 def duration(value: str | float) -> float:
-    """Seconds of a duration: ``90``, ``90s``, ``15m``, ``2h30m``, ``1d``.
+    """Return the seconds of a duration: ``90``, ``90s``, ``15m``, ``2h30m``, ``1d``.
 
     Raises:
         ValueError: it is not one, or it is negative.
@@ -49,7 +51,7 @@ def duration(value: str | float) -> float:
 
 
 def size(value: str | float) -> int:
-    """Bytes of a size as a field of Docker's means it (D19): ``128m``, ``1.5g``, ``100000b``, a plain number.
+    """Return the bytes of a size as a field of Docker's means it: ``128m``, ``1.5g``, ``100000b``, a plain number.
 
     Kubernetes quantities (``16Gi``, ``1e9``) are read too; ``k``, ``m`` and ``G`` are Docker's powers of 1024 here.
 
@@ -72,7 +74,7 @@ def size(value: str | float) -> int:
 
 
 def nanoseconds(value: str) -> int:
-    """Nanoseconds of a duration as Docker writes it: ``30s``, ``1m30s``, ``500ms``.
+    """Return the nanoseconds of a duration as Docker writes it: ``30s``, ``1m30s``, ``500ms``.
 
     Raises:
         ValueError: it is not one.
@@ -84,7 +86,7 @@ def nanoseconds(value: str) -> int:
 
 
 def cpus(value: str | float) -> int:
-    """Billionths of a CPU: ``4``, ``0.5``, ``500m`` (A10).
+    """Return the billionths of a CPU: ``4``, ``0.5``, ``500m``.
 
     Raises:
         ValueError: it is no number of CPUs above zero.
@@ -96,7 +98,7 @@ def cpus(value: str | float) -> int:
 
 
 def quantity(value: str | float) -> Decimal:
-    """The number that a Kubernetes quantity means (A10): ``1000m`` is 1, ``1Gi`` equals ``1024Mi``.
+    """Return the number that a Kubernetes quantity means: ``1000m`` is 1, ``1Gi`` equals ``1024Mi``.
 
     Raises:
         ValueError: it is not one (``4gi``).
@@ -112,8 +114,9 @@ def quantity(value: str | float) -> Decimal:
 
 
 def memory(value: str | float) -> int:
-    """Bytes of the portable ``resources.memory``: a Kubernetes quantity (``16Gi``, ``500M`` = 500,000,000) or, where
-    that makes no sense for memory, a Docker size (``128m`` is 128 MiB, not 128 thousandths of a byte; ``2g``).
+    """Return the bytes of the portable ``resources.memory``: a Kubernetes quantity, or else a Docker size.
+
+    ``500M`` is 500,000,000; ``128m`` is 128 MiB, for 128 thousandths of a byte make no sense.
 
     Raises:
         ValueError: it is neither.

@@ -73,14 +73,14 @@ class _Texts:
         self._all = _automaton(texts, MatchKind.Standard)
 
     def places(self, data: bytes) -> list[tuple[int, int, int]]:
-        """Number of the text, start and end of every occurrence."""
+        """Return number of the text, start and end of every occurrence."""
         if not any(quick.find_matches_as_indexes(data) for quick in self._quick):
             return []
         return self._all.find_matches_as_indexes(data, overlapping=True)
 
 
 def _automaton(texts: Iterable[bytes], kind: MatchKind) -> BytesAhoCorasick:
-    """The smallest automaton that is quick enough: a table of all transitions would take megabytes for a key."""
+    """Return the smallest automaton that is quick enough: a table of all transitions would take megabytes for a key."""
     return BytesAhoCorasick(list(texts), matchkind=kind, implementation=Implementation.ContiguousNFA)
 
 
@@ -120,11 +120,11 @@ class Matcher:
         return bool(self._starts or self._wrapped)
 
     def __call__(self, data: bytes) -> bytes:
-        """Some bytes without what is to be hidden."""
+        """Return some bytes without what is to be hidden."""
         return shown(data, self.scan(data, last=True).places, 0, len(data))
 
     def scan(self, data: bytes, *, last: bool, begun: Sequence[Part] = ()) -> Scan:
-        """What is to be hidden in some bytes.
+        """Return what is to be hidden in some bytes.
 
         Args:
             last: whether no bytes follow.
@@ -144,7 +144,7 @@ class Matcher:
         return Scan(_merged(found), min([hold, *(part.end for part in going_on)]), going_on)
 
     def _parts(self, data: bytes) -> list[Part]:
-        """Every wrapped text, and every part of one that is long enough."""
+        """Return every wrapped text, and every part of one that is long enough."""
         assert self._find_anchors
         found, covered = [], -1
         for number, start, end in self._find_anchors.places(data):
@@ -156,7 +156,7 @@ class Matcher:
         return found
 
     def _wrapped_at_end(self, data: bytes) -> int:
-        """The start of the longest end of ``data`` that begins a wrapped text."""
+        """Return the start of the longest end of ``data`` that begins a wrapped text."""
         tail = data[-8 * KEPT :]
         squeezed = tail.translate(None, _SPACES)[-KEPT:]
         shortest = SHORTEST if tail[-1:] in _LINE_ENDS else 1
@@ -166,7 +166,7 @@ class Matcher:
         return len(data)
 
     def _start_at_end(self, data: bytes) -> int:
-        """The start of the longest end of ``data`` that begins a text."""
+        """Return the start of the longest end of ``data`` that begins a text."""
         if self._find_starts is None:
             return len(data)
         first = max(0, len(data) - self._longest)
@@ -176,19 +176,19 @@ class Matcher:
         return first + next((start for start in starts if self._may_go_on(tail[start:])), len(tail))
 
     def _may_go_on(self, end: bytes) -> bool:
-        """True when the end of some bytes begins a text, or is a word that may not be over."""
+        """Return whether the end of some bytes begins a text, or is a word that may not be over."""
         return end in self._words or _begins(self._starts, end)
 
 
 def _begins(texts: Sequence[bytes], start: bytes) -> bool:
-    """True when one of the sorted texts is longer than ``start``, and begins with it."""
+    """Return whether one of the sorted texts is longer than ``start``, and begins with it."""
     at = bisect_left(texts, start)
     at += at < len(texts) and texts[at] == start
     return at < len(texts) and texts[at].startswith(start)
 
 
 def _back(data: bytes, size: int) -> int:
-    """The place with ``size`` bytes after it, not counting white space."""
+    """Return the place with ``size`` bytes after it, not counting white space."""
     at = len(data)
     while size and at:
         at -= 1
@@ -197,7 +197,7 @@ def _back(data: bytes, size: int) -> int:
 
 
 def _part(data: bytes, start: int, text: bytes, at: int) -> Part | None:
-    """What there is of ``text`` around a piece of it, white space ignored; None when it is too little.
+    """Return what there is of ``text`` around a piece of it, white space ignored; None when it is too little.
 
     Args:
         start: where the byte ``at`` of the text is in ``data``.
@@ -217,7 +217,7 @@ def _part(data: bytes, start: int, text: bytes, at: int) -> Part | None:
 
 
 def _follow(data: bytes, start: int, text: bytes, read: int) -> tuple[int, int, bool, bytes]:
-    """Where ``text`` ends or breaks off, of which ``read`` bytes came before ``start``, as the end of a ``Part``.
+    """Return the end of a ``Part``: where ``text`` does end, or breaks off; ``read`` bytes of it came before ``start``.
 
     A few bytes at the beginning of a line are no part of it.
     """
@@ -238,7 +238,7 @@ def _follow(data: bytes, start: int, text: bytes, read: int) -> tuple[int, int, 
 
 
 def _merged(places: Places) -> Places:
-    """The places in order; those that overlap are one."""
+    """Return the places in order; those that overlap are one."""
     found: Places = []
     for start, end in sorted(places):
         if found and start < found[-1][1]:
@@ -249,7 +249,7 @@ def _merged(places: Places) -> Places:
 
 
 def shown(data: bytes, places: Places, start: int, end: int, *, continued: bool = False) -> bytes:
-    """``data[start:end]`` with a word for each place.
+    """Return ``data[start:end]`` with a word for each place.
 
     Args:
         continued: whether the first place goes on from what was shown before, with its word.
@@ -282,7 +282,7 @@ class Stream:
         self._inside: Sequence[tuple[bytes, int, int]] = ()  # wrapped texts that go on: how much came, and up to where
 
     def feed(self, data: bytes, *, last: bool = False) -> bytes:
-        """What can be shown now."""
+        """Return what can be shown now."""
         context = len(self._before)
         data = self._before + self._held + data
         known = context + self._known
@@ -300,12 +300,12 @@ class Stream:
         return now
 
     def flush(self) -> bytes:
-        """What was held back, at the end."""
+        """Return what was held back, at the end."""
         return self.feed(b"", last=True)
 
     @property
     def holds(self) -> bool:
-        """True while what was fed ends inside something that is, or may be, to be hidden."""
+        """Return whether what was fed ends inside something that is, or may be, to be hidden."""
         return bool(self._held or self._known or self._inside)
 
     def drop(self) -> None:

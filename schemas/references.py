@@ -14,7 +14,7 @@ _VARIABLE = re.compile(r"(?<!\$)\$\{var\.([A-Za-z_][A-Za-z0-9_-]*)")
 
 
 def unknown_names(document: Document) -> Iterator[Diagnostic]:
-    """Providers, needed runs and variables that the spec names and does not have; the document may be ill formed."""
+    """Yield providers, needed runs and variables that the spec names and does not have; it may be ill formed."""
     root = document.value if isinstance(document.value, dict) else {}
     runs = _mapping(root, "runs")
     providers = [*_mapping(root, "providers"), *BUILT_IN_TYPES]

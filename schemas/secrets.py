@@ -38,7 +38,7 @@ class SecretSource:
 
     @property
     def label(self) -> str:
-        """What a token shows of the source: ``env:NAME``, ``file:PATH``, ``env_file:PATH#NAME``, ``spec:NAME#/a/b``, ``var.token``; no spaces or parentheses."""
+        """Return what a token shows of the source: ``env:NAME``, ``file:PATH``; no spaces or parentheses."""
         words = {"from_env": "env", "from_file": "file", "env_file": "env_file", "from_spec": "spec"}
         shown = f"{words[self.kind]}:{self.value}" if self.kind in words else ""
         text = shown or "+".join(f"var.{name}" for name in self.variables)
@@ -115,7 +115,7 @@ class Parts:
         self._found: set[str] = set()
 
     def __call__(self, value: str) -> set[str]:
-        """The parts of a value that are secrets by themselves."""
+        """Return the parts of a value that are secrets by themselves."""
         known = {part for part in tuple(self._found) if part in value}
         if known or not self._wanted or len(value) > MOST_SEARCHED:
             return known
@@ -127,13 +127,13 @@ class Parts:
 
 
 def token(source: SecretSource, key: bytes, value: str | None) -> str:
-    """The token for a secret; ``value`` None means that it could not be resolved on this machine."""
+    """Return the token for a secret; ``value`` None means that it could not be resolved on this machine."""
     mark = "unresolved" if value is None else fingerprint(key, source, value)
     return f"(sensitive {source.label} {mark})"
 
 
 def tokens_in(value: Any) -> set[str]:
-    """All tokens inside a JSON value."""
+    """Return all tokens inside a JSON value."""
     found: set[str] = set()
     _collect(value, found)
     return found
@@ -153,7 +153,7 @@ def _collect(value: Any, found: set[str]) -> None:
 
 
 def reveal(value: Any, values: Mapping[str, str]) -> Any:
-    """A copy of a JSON value with every token that ``values`` knows replaced by its secret value."""
+    """Return a copy of a JSON value with every token that ``values`` knows replaced by its secret value."""
     if isinstance(value, str):
         if "(sensitive " not in value:
             return value
@@ -174,7 +174,7 @@ class Redactor:
     """
 
     def __init__(self, values: Iterable[str] = (), *, inside: Callable[[str], Iterable[str]] | None = None) -> None:
-        """``inside`` tells which parts of a value are secrets by themselves."""
+        """Take the values; ``inside`` tells which parts of a value are secrets by themselves."""
         self._inside = inside
         self._values: set[str] = set()
         self._matcher: Matcher | None = None
@@ -194,7 +194,7 @@ class Redactor:
 
     @property
     def matcher(self) -> Matcher | None:
-        """What finds the values in UTF-8, for ``redaction.Stream``; None without any."""
+        """Return what finds the values in UTF-8, for ``redaction.Stream``; None without any."""
         if self._stale:
             with self._lock:
                 self._matcher = Matcher(*([encoded(text) for text in kind] for kind in forms_of(self._values)))
@@ -202,12 +202,12 @@ class Redactor:
         return self._matcher
 
     def __call__(self, text: str) -> str:
-        """``text`` without any secret value."""
+        """Return ``text`` without any secret value."""
         matcher = self.matcher
         return text if matcher is None else decoded(matcher(encoded(text)))
 
     def tree(self, value: Any) -> Any:
-        """A JSON value whose strings hold no secret value: unlike the redacted text of it, JSON all the same."""
+        """Return a JSON value whose strings hold no secret value: unlike the redacted text of it, JSON all the same."""
         if self.matcher is None:
             return value
         if isinstance(value, str):
@@ -220,10 +220,10 @@ class Redactor:
 
 
 def encoded(text: str) -> bytes:
-    """A text as the bytes in which ``Redactor.matcher`` looks."""
+    """Return a text as the bytes in which ``Redactor.matcher`` looks."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def decoded(data: bytes) -> str:
-    """The text of such bytes."""
+    """Return the text of such bytes."""
     return data.decode("utf-8", "surrogatepass")

@@ -34,11 +34,11 @@ class SourceMap(NamedTuple):
     values: Mapping[Path, Position] = {}
 
     def key(self, path: Path) -> Position:
-        """The position of the key at ``path``, or of its nearest known ancestor."""
+        """Return the position of the key at ``path``, or of its nearest known ancestor."""
         return self._nearest(self.keys, path)
 
     def value(self, path: Path) -> Position:
-        """The position of the value at ``path``, or of its nearest known ancestor."""
+        """Return the position of the value at ``path``, or of its nearest known ancestor."""
         return self._nearest(self.values, path)
 
     def _nearest(self, places: Mapping[Path, Position], path: Path) -> Position:
@@ -76,7 +76,7 @@ _comparisons = 0
 
 
 def dotted(path: Path) -> str:
-    """``("runs", "train", "command", 0)`` as people write it: ``runs.train.command[0]``."""
+    """Return ``("runs", "train", "command", 0)`` as people write it: ``runs.train.command[0]``."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
@@ -84,7 +84,7 @@ def dotted(path: Path) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``did you mean "timeout"?`` for the nearest other word that is known, or "" when none is near."""
+    """Return ``did you mean "timeout"?`` for the nearest other word that is known, or "" when none is near."""
     global _comparisons
     if len(word) > LONGEST_WORD or _comparisons > MOST_COMPARISONS:
         return ""

@@ -1,4 +1,4 @@
-"""The spec, version 1: frozen types that check a document, and the JSON Schema made from them (design 3)."""
+"""The spec, version 1: frozen types that check a document, and the JSON Schema made from them."""
 
 import json
 import os
@@ -321,12 +321,12 @@ class ByType:
 
     @staticmethod
     def kind(entry: Any) -> str:
-        """The tag of an entry; the tags never reach the user."""
+        """Return the tag of an entry; the tags never reach the user."""
         return f"{f.TAG}{entry.get('type')}" if isinstance(entry, dict) else f"{f.TAG}process"
 
     @staticmethod
     def typed(entries: Any) -> Any:
-        """The entries with the default of ``type`` filled in."""
+        """Return the entries with the default of ``type`` filled in."""
         if not isinstance(entries, dict):
             return entries
         return {k: {"type": k, **v} if isinstance(v, dict) else v for k, v in entries.items()}
@@ -376,7 +376,7 @@ class Spec(Part):
     @model_validator(mode="before")
     @classmethod
     def _without_extensions(cls, value: Any) -> Any:
-        """Keys that start with ``x-`` are the user's own, for anchors."""
+        """Leave out keys that start with ``x-``: they are the user's own, for anchors."""
         if not isinstance(value, dict) or not any(key.startswith("x-") for key in value):
             return value
         return {k: v for k, v in value.items() if not k.startswith("x-")}
@@ -401,7 +401,7 @@ def _extended(blocks: tuple[tuple[str, type[BaseModel] | None], ...]) -> type[Sp
 
 @contextmanager
 def without_plugins() -> Iterator[None]:
-    """No plugins of pydantic, which other packages bring, in a validator that is built meanwhile; nobody inherits it."""
+    """Disable plugins of pydantic while a validator is built, also those that child processes would inherit."""
     former, loader = os.environ.get(NO_PLUGINS), sys.modules.get(PLUGIN_LOADER)
     os.environ[NO_PLUGINS] = "__all__"
     # Loading what would look for them takes longer than the rest: it reads the metadata of packages.
@@ -419,7 +419,7 @@ def without_plugins() -> Iterator[None]:
 
 
 def spec_model(provider_types: Mapping[str, type[BaseModel] | None] | None = None) -> type[Spec]:
-    """The type of a spec when provider types beyond the built-in ones are installed.
+    """Return the type of a spec when provider types beyond the built-in ones are installed.
 
     Args:
         provider_types: provider type -> model of its block in a run, None for a block of any content.
@@ -429,7 +429,7 @@ def spec_model(provider_types: Mapping[str, type[BaseModel] | None] | None = Non
 
 
 def json_schema(provider_types: Mapping[str, type[BaseModel] | None] | None = None) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a spec, with a title and a description for every field."""
+    """Return the JSON Schema (draft 2020-12) of a spec, with a title and a description for every field."""
     model = spec_model(provider_types)
     schema = _tidied(model.model_json_schema(by_alias=True))
     for part in [schema, *schema["$defs"].values()]:
@@ -467,7 +467,7 @@ def _providers_schema(types: list[str]) -> dict[str, Any]:
 
 
 def _tidied(schema: Any) -> Any:
-    """Without defaults of null, and with patterns of keys that refuse the keys that do not match."""
+    """Return a schema without defaults of null, and with patterns of keys that refuse the keys that do not match."""
     if isinstance(schema, list):
         return [_tidied(item) for item in schema]
     if not isinstance(schema, dict):
@@ -480,7 +480,7 @@ def _tidied(schema: Any) -> Any:
 
 
 def schema_text() -> str:
-    """The text of ``spec.schema.json``."""
+    """Return the text of ``spec.schema.json``."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -33,7 +33,7 @@ class Branch(NamedTuple):
 
 
 def compiled(value: Json, path: Path, wrong: OnError) -> Json | Leaf | Branch:
-    """``value`` itself when nothing in it is an expression, else a tree to be built for each cell."""
+    """Return ``value`` itself when nothing in it is an expression, else a tree to be built for each cell."""
     if isinstance(value, str):
         return _leaf(value, path, wrong)
     if isinstance(value, dict):
@@ -63,7 +63,7 @@ def _leaf(text: str, path: Path, wrong: OnError) -> str | Leaf:
 
 
 def leaves(node: Any) -> Iterator[Leaf]:
-    """Every string with expressions in a compiled tree."""
+    """Yield every string with expressions in a compiled tree."""
     if isinstance(node, Leaf):
         yield node
     elif isinstance(node, Branch):
@@ -86,7 +86,7 @@ class Evaluator:
     failed: bool = field(default=False)
 
     def build(self, node: Any) -> Json:
-        """The plain value of a compiled tree (or of a plain value)."""
+        """Return the plain value of a compiled tree (or of a plain value)."""
         if isinstance(node, Leaf):
             return self._text(node)
         if isinstance(node, Branch):
@@ -124,7 +124,7 @@ class Evaluator:
         return self.sealer.seal_template(_joined(pieces), text)
 
     def _sealed_value(self, reference: Reference, value: Json) -> Json:
-        """A token for every leaf of a sensitive list or map."""
+        """Return a token for every leaf of a sensitive list or map."""
         if isinstance(value, Mapping):
             return {k: self._sealed_value(_part(reference, k), v) for k, v in value.items()}
         if isinstance(value, list | tuple):

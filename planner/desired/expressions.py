@@ -49,7 +49,7 @@ class Template(NamedTuple):
 
     @property
     def whole(self) -> Reference | None:
-        """The only reference of a string that is nothing but one expression."""
+        """Return the only reference of a string that is nothing but one expression."""
         only = self.parts[0] if len(self.parts) == 1 else None
         return only if isinstance(only, Reference) else None
 
@@ -59,12 +59,12 @@ class Template(NamedTuple):
 
     @property
     def literal(self) -> str | None:
-        """The text of a string without any reference, else None."""
+        """Return the text of a string without any reference, else None."""
         return None if self.references else "".join(str(part) for part in self.parts)
 
 
 def parse(text: str) -> Template | None:
-    """The template of a string, or None when nothing in it is ours.
+    """Return the template of a string, or None when nothing in it is ours.
 
     Raises:
         ExpressionError: an expression of ours is not well formed.
@@ -96,7 +96,7 @@ def _part(match: re.Match[str]) -> str | Reference:
 
 
 def _meant(text: str) -> Reference:
-    """What is not an expression, but can only be meant as one: never closed, or with blanks.
+    """Raise for what is no expression, but can only be meant as one: never closed, or with blanks.
 
     Raises:
         ExpressionError: always.
@@ -127,7 +127,7 @@ def _steps(text: str, whole: str) -> tuple[str | int, ...]:
 
 
 def escape(text: str) -> str:
-    """The string that evaluates to ``text``: every ``${`` of it as ``$${``."""
+    """Return the string that evaluates to ``text``: every ``${`` of it as ``$${``."""
     return text.replace("${", "$${")
 
 
@@ -140,7 +140,7 @@ class Scope(NamedTuple):
     project: str = ""
 
     def value(self, reference: Reference) -> Json:
-        """The value of one expression.
+        """Return the value of one expression.
 
         Raises:
             ExpressionError: unknown name, or a step into something that does not have it.
@@ -184,7 +184,7 @@ def _step(value: Json, step: str | int, reference: Reference) -> Json:
 
 
 def evaluate(template: Template, value_of: Callable[[Reference], Json]) -> Json:
-    """The value of a template: of any type when it is one expression, else a string.
+    """Return the value of a template: of any type when it is one expression, else a string.
 
     Raises:
         ExpressionError: unknown names; a list or map inside a longer string.
@@ -196,7 +196,7 @@ def evaluate(template: Template, value_of: Callable[[Reference], Json]) -> Json:
 
 
 def inserted(value: Json, reference: Reference) -> str:
-    """A value as it appears inside a longer string: ``true``, the number as written, null as nothing."""
+    """Return a value as it appears inside a longer string: ``true``, the number as written, null as nothing."""
     if isinstance(value, Mapping | list | tuple):
         kind = "map" if isinstance(value, Mapping) else "list"
         hint = "use it alone, or one of its parts"
@@ -205,7 +205,7 @@ def inserted(value: Json, reference: Reference) -> str:
 
 
 def evaluate_text(text: str, scope: Scope) -> Any:
-    """The value of a string that may hold expressions.
+    """Return the value of a string that may hold expressions.
 
     Raises:
         ExpressionError: see ``parse`` and ``evaluate``.

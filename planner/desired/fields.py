@@ -37,7 +37,7 @@ class FieldError(ValueError):
 
 
 def merged(defaults: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
-    """``run`` over ``defaults``, mappings deeply; null unsets a field (in ``env`` it stays: it unsets a variable)."""
+    """Return ``run`` over ``defaults``, mappings deeply; null unsets a field, but stays in ``env``."""
     fields = {k: v for k, v in _over(defaults, run).items() if v is not None}
     for key, value in fields.items():
         if isinstance(value, dict) and key not in ("env", *BLOCKS_WITH_NULLS):
@@ -57,7 +57,7 @@ def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_reference(value: Any) -> bool:
-    """True for ``{from_env: X}`` and its like: a value that is looked up elsewhere."""
+    """Return whether a value is looked up elsewhere, as ``{from_env: X}`` and its like are."""
     return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in REFERENCE_KINDS
 
 
@@ -109,7 +109,7 @@ def _text(value: Any, path: Path) -> str:
 
 
 def text_map(value: Any, key: str) -> dict[str, str]:
-    """Labels, annotations and triggers: scalars as text, without those that are null."""
+    """Return labels, annotations or triggers with scalars as text, without those that are null."""
     if not isinstance(value, dict):
         raise FieldError(f"must be a mapping, not {kind_of(value)}", (key,))
     if len(value) > MOST_NAMES:
@@ -118,7 +118,7 @@ def text_map(value: Any, key: str) -> dict[str, str]:
 
 
 def environment(value: Any, sealer: Sealer) -> dict[str, Any]:
-    """``env``: scalars as text, null kept, local references as tokens, those to Kubernetes objects as they are."""
+    """Return ``env`` with scalars as text, null kept, and local references as tokens."""
     if not isinstance(value, dict):
         raise FieldError(f"must be a mapping, not {kind_of(value)}", ("env",))
     result: dict[str, Any] = {}
@@ -133,7 +133,7 @@ def environment(value: Any, sealer: Sealer) -> dict[str, Any]:
 
 
 def sealed_reference(value: Any, sealer: Sealer) -> Any:
-    """The token of ``{from_env: X}`` or ``{from_file: X}``; anything else as it is."""
+    """Return the token of ``{from_env: X}`` or ``{from_file: X}``; anything else as it is."""
     if is_reference(value):
         ((kind, name),) = value.items()
         if kind in ("from_env", "from_file"):
@@ -145,7 +145,7 @@ PASSWORD: Path = ("docker", "registry_credentials", "password")
 
 
 def sealed_references(value: Any, sealer: Sealer) -> Any:
-    """``value`` with every ``{from_env: X}`` and ``{from_file: X}`` in it as a token."""
+    """Return ``value`` with every ``{from_env: X}`` and ``{from_file: X}`` in it as a token."""
     if isinstance(value, dict) and not is_reference(value):
         return {key: sealed_references(item, sealer) for key, item in value.items()}
     if isinstance(value, list):
@@ -154,7 +154,7 @@ def sealed_references(value: Any, sealer: Sealer) -> Any:
 
 
 def docker_block(value: Any, sealer: Sealer, literal: Literal) -> Any:
-    """The docker block with the registry's password as a token."""
+    """Return the docker block with the registry's password as a token."""
     credentials = value.get("registry_credentials") if isinstance(value, dict) else None
     if not isinstance(credentials, dict) or "password" not in credentials:
         return value
@@ -168,7 +168,7 @@ Literal = Callable[[Any, Path], Any]
 
 
 def normaliser(key: str, sealer: Sealer, literal: Literal) -> Callable[[Any], Any] | None:
-    """What turns the evaluated value of a field into its one form, or None where there is nothing to do."""
+    """Return what turns the evaluated value of a field into its one form, or None where there is nothing to do."""
     if key == "env":
         return lambda value: environment(value, sealer)
     if key in TEXT_MAPS:
@@ -206,7 +206,7 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
 
 
 def settings(group: str, fields: Mapping[str, Any]) -> Settings:
-    """What flowplan itself does with a run, from its checked fields; ``needs`` is left empty."""
+    """Return what flowplan itself does with a run, from its checked fields; ``needs`` is left empty."""
     given = {key: fields[key] for key in SETTINGS if key in fields}
     return Settings(group=group, **{key: _CONVERT[key](v) if key in _CONVERT else v for key, v in given.items()})
 
@@ -255,7 +255,7 @@ class Origins(Mapping[Path, Origin]):
         self._all: tuple[Path, ...] | None = None
 
     def source_path(self, path: Path) -> Path | None:
-        """The path in the spec of a path inside the run; None when the spec does not hold just this."""
+        """Return the path in the spec of a path inside the run; None when the spec does not hold just this."""
         path = self.moved.get(path, path)
         for base, layer in self._layers:
             found, value = _descend(layer, path)
@@ -292,7 +292,7 @@ class Origins(Mapping[Path, Origin]):
         return f" ({', '.join(notes)})" if notes else ""
 
     def __iter__(self) -> Iterator[Path]:
-        """All cells of a run go through them, so they are found once."""
+        """Go through all places, which are found once: all cells of a run do so."""
         if self._all is None:
             (_, run), (_, defaults) = self._layers
             paths = _paths(merged(defaults, run), ())
@@ -304,7 +304,7 @@ class Origins(Mapping[Path, Origin]):
 
 
 def _descend(value: Any, path: Path) -> tuple[int, Any]:
-    """How many steps of the path exist, and the value there."""
+    """Return how many steps of the path exist, and the value there."""
     for depth, part in enumerate(path):
         held: bool = part in value if isinstance(value, dict) else _has_item(value, part)
         if not held:

@@ -26,7 +26,7 @@ class LiteralError(ValueError):
 
 
 def sealed_literal(written: Json, value: Json, file: str, path: Path, sealer: Sealer) -> Json:
-    """The token of a secret that the spec holds in clear; one that is a token or no text stays as it is.
+    """Return the token of a secret that the spec holds in clear; a token, or what is no text, stays as it is.
 
     Args:
         written: the value as the spec has it, before expressions; value: what became of it.
@@ -45,7 +45,7 @@ def sealed_literal(written: Json, value: Json, file: str, path: Path, sealer: Se
 
 
 def sealed_kubeconfig(value: Json, path: Path, seal: Seal) -> Json:
-    """An inline kubeconfig with every secret in it sealed (G1)."""
+    """Return an inline kubeconfig with every secret in it sealed."""
     if isinstance(value, Mapping):
         return {k: _sealed_member(k, v, (*path, k), seal) for k, v in value.items()}
     if isinstance(value, list):

@@ -44,7 +44,7 @@ class MatrixCell(NamedTuple):
 
 
 def address(group: str, cell: Cell, shown: Sequence[str] | None = None) -> str:
-    """The address of a cell; values that hold ``,=[]"``, spaces or nothing at all are JSON strings.
+    """Return the address of a cell; values that hold ``,=[]"``, spaces or nothing at all are JSON strings.
 
     Args:
         shown: axes in order; default all of the cell.
@@ -59,7 +59,7 @@ def _quoted(text: str) -> str:
 
 
 def parse_address(text: str) -> tuple[str, dict[str, str] | None]:
-    """The run's name and the values of its cell as texts (None for an address without a cell).
+    """Return the run's name and the values of its cell as texts (None for an address without a cell).
 
     Raises:
         ValueError: not an address.
@@ -82,7 +82,7 @@ def parse_address(text: str) -> tuple[str, dict[str, str] | None]:
 
 
 def cells(matrix: Mapping[str, Any]) -> list[MatrixCell]:
-    """All cells of a matrix whose expressions are evaluated, in order: the last axis changes fastest.
+    """Return all cells of a matrix whose expressions are evaluated, in order: the last axis changes fastest.
 
     ``exclude`` leaves out every cell that has all of an entry's values; then each entry of ``include`` is added to the
     cells whose axes it does not contradict, or becomes a cell of its own (as in GitHub Actions).
@@ -185,7 +185,7 @@ def _days(step: Any) -> int:
 
 
 def _indexed(found: Sequence[MatrixCell], names: tuple[str, ...]) -> dict[tuple[str, ...], list[MatrixCell]]:
-    """The cells by their values of some axes, as texts."""
+    """Return the cells by their values of some axes, as texts."""
     index: dict[tuple[str, ...], list[MatrixCell]] = {}
     for cell in found:
         index.setdefault(tuple(scalar_text(cell.values[name]) for name in names), []).append(cell)
@@ -205,7 +205,7 @@ def _excluded(made: list[dict[str, Json]], entries: Sequence[Cell], axes: Mappin
 
 
 def _included(found: Sequence[MatrixCell], entries: Sequence[Cell], shown: tuple[str, ...]) -> Iterator[MatrixCell]:
-    """New cells; values for existing cells are put into these."""
+    """Yield new cells; values for existing cells are put into these."""
     indexes: dict[tuple[str, ...], dict[tuple[str, ...], list[MatrixCell]]] = {}
     work = 0
     for entry in entries:

@@ -80,7 +80,7 @@ Found = tuple[Path, str, str]
 
 
 def _foreign(value: Any, path: Path, variables: Collection[str], scripts: Collection[Path]) -> Iterator[Found]:
-    """Expressions of other tools anywhere in a run."""
+    """Yield expressions of other tools anywhere in a run."""
     if isinstance(value, Mapping):
         for key, child in value.items():
             if key != "description":
@@ -102,7 +102,7 @@ def _is_shell(words: list[str]) -> bool:
 
 
 def _words(command: Any) -> list[str]:
-    """The words of a command, quotes left on; [] for one that is wrong otherwise."""
+    """Return the words of a command, quotes left on; [] for one that is wrong otherwise."""
     if isinstance(command, list):
         return [word for word in command if isinstance(word, str)]
     try:
@@ -114,7 +114,7 @@ def _words(command: Any) -> list[str]:
 
 
 def _scripts(run: Mapping[str, Any], path: Path) -> Iterator[Path]:
-    """The places of commands, or arguments, that a shell or another program reads as a program."""
+    """Yield the places of commands, or arguments, that a shell or another program reads as a program."""
     shell = _is_shell(_words(run.get("entrypoint")))
     for key in ("entrypoint", "command"):
         words = run.get(key)
@@ -124,7 +124,7 @@ def _scripts(run: Mapping[str, Any], path: Path) -> Iterator[Path]:
 
 
 def _unread(run: Mapping[str, Any], path: Path) -> Iterator[Found]:
-    """What only a shell would understand, in commands that none reads."""
+    """Yield what only a shell would understand, in commands that none reads."""
     if _is_shell(_words(run.get("entrypoint"))):
         return
     for key in ("entrypoint", "command"):

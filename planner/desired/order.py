@@ -12,7 +12,7 @@ BREAK_IT = "remove one of these needs"
 
 
 def ordered(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
-    """``addresses`` with every address after those it needs; ties keep the given order.
+    """Return ``addresses`` with every address after those it needs; ties keep the given order.
 
     Needs that are not among ``addresses`` do not matter here.
 
@@ -26,14 +26,14 @@ def ordered(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> lis
 
 
 def first_cycle(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
-    """A cycle, its first address repeated at the end; [] when there is none."""
+    """Return a cycle, its first address repeated at the end; [] when there is none."""
     result, waiting = _sorted(addresses, needs)
     stuck = [a for a in addresses if waiting[a]]
     return find_cycle(stuck, needs) if len(result) < len(addresses) else []
 
 
 def _sorted(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> tuple[list[str], Mapping[str, int]]:
-    """What can be put into order, and how many needs each address still waits for."""
+    """Return what can be put into order, and how many needs each address still waits for."""
     rank = {address: index for index, address in enumerate(addresses)}
     waiting = {a: sum(1 for n in set(needs.get(a, ())) if n in rank) for a in addresses}
     dependents: dict[str, list[str]] = {}
@@ -54,13 +54,13 @@ def _sorted(addresses: Sequence[str], needs: Mapping[str, Sequence[str]]) -> tup
 
 
 def cycle_diagnostic(stuck: Sequence[str], needs: Mapping[str, Sequence[str]]) -> Diagnostic:
-    """The complaint about one cycle among addresses that can never start."""
+    """Return the complaint about one cycle among addresses that can never start."""
     cycle = " -> ".join(find_cycle(stuck, needs))
     return Diagnostic(f"the runs need each other in a cycle: {cycle}", subject="needs", hint=BREAK_IT)
 
 
 def find_cycle(stuck: Sequence[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
-    """One cycle, its first address repeated at the end."""
+    """Return one cycle, its first address repeated at the end."""
     among = set(stuck)
     seen: dict[str, int] = {}
     walk: list[str] = []

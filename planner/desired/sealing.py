@@ -36,7 +36,7 @@ class Sealer:
         self.values: dict[str, str] = {}
 
     def token_for(self, source: SecretSource, value: str | None = None) -> str:
-        """The token of a secret.
+        """Return the token of a secret.
 
         Args:
             value: the secret if it is known; else it is looked up, once. A token without value ends in ``unresolved``.
@@ -53,7 +53,7 @@ class Sealer:
         return sealed
 
     def seal_template(self, pieces: list[str | expressions.Reference], value: str) -> str:
-        """One token for a whole string that sensitive variables touch.
+        """Return one token for a whole string that sensitive variables touch.
 
         Args:
             pieces: literal text, and references to sensitive variables; value: the finished string.
@@ -64,13 +64,13 @@ class Sealer:
 
 
 def _literal(text: str) -> str:
-    """Literal text inside a template; a ``$`` at its end must not join the ``${`` that may follow."""
+    """Return literal text inside a template; a ``$`` at its end must not join the ``${`` that may follow."""
     escaped = expressions.escape(text)
     return escaped[:-1] + _DOLLAR if escaped.endswith("$") else escaped
 
 
 def evaluate_template(source: SecretSource, values: Mapping[str, Any]) -> str:
-    """The secret string of a source of kind ``template``.
+    """Return the secret string of a source of kind ``template``.
 
     Args:
         values: sensitive variable -> its value; lists and maps may be given as the text that ``--var`` takes.
@@ -82,7 +82,7 @@ def evaluate_template(source: SecretSource, values: Mapping[str, Any]) -> str:
 
 
 def pieces(source: SecretSource, values: Mapping[str, Any]) -> list[str]:
-    """What each sensitive variable puts into the string of a template: a secret by itself, wherever it appears.
+    """Return what each sensitive variable puts into the string of a template, which is a secret wherever it appears.
 
     Raises:
         InvalidInput: as ``evaluate_template``.

@@ -1,4 +1,4 @@
-"""Base job templates: their placeholders filled with a run's fields and variables (T1-T18)."""
+"""Base job templates: their placeholders filled with a run's fields and variables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 _MISSING: Any = object()
 _MERGED = ("env", "labels", "annotations")
-"""Fields that the run and its template give together, name by name; the run wins (C18, W6)."""
+"""Fields that the run and its template give together, name by name; the run wins."""
 
 _FED = frozenset(
     [
@@ -80,11 +80,11 @@ def apply_template(run: ResolvedRun, template: Template, evaluate: Evaluate = as
 
 
 def fill(template: Json, values: Mapping[str, Json]) -> dict[str, Json]:
-    """The ``job_configuration`` of a template with its variables' values in it.
+    """Return the ``job_configuration`` of a template with its variables' values in it.
 
-    A string that is one placeholder becomes the value with its type (T2); without a value its key or list item is
-    removed (T4). Inside a text, values are written as scalars are in YAML (``true``), a missing one as nothing (T3, T5).
-    One pass: what a value brings along is text (T7).
+    A string that is one placeholder becomes the value with its type; without a value its key or list item is
+    removed. Inside a text, values are written as scalars are in YAML (``true``), a missing one as nothing.
+    One pass: what a value brings along is text.
 
     Raises:
         InvalidInput: the template is none, a variable is unknown, or a value does not satisfy its schema.
@@ -97,7 +97,7 @@ def fill(template: Json, values: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _values(run: ResolvedRun, template: Template, evaluate: Evaluate) -> tuple[dict[str, Json], dict[str, Origin]]:
-    """The variables' values, and where each was written: defaults, the run's fields, its ``variables``."""
+    """Return the variables' values, and where each was written: defaults, the run's fields, its ``variables``."""
     given: Mapping[str, Any] = run.fields.get("variables") or {}
     fed = dict(_fed(run, template))
     faults = list(_twice(run, given, fed))
@@ -127,14 +127,14 @@ def _values(run: ResolvedRun, template: Template, evaluate: Evaluate) -> tuple[d
 
 
 def _namespaces(template: Template) -> set[str]:
-    """The variables that name the namespace: the provider's beats their defaults."""
+    """Return the variables that name the namespace: the provider's beats their defaults."""
     written = template.configuration.get("namespace")
     filled = PLACEHOLDER.fullmatch(written) if isinstance(written, str) else None
     return {filled.group(1) if filled else "namespace", "namespace"} & template.properties.keys()
 
 
 def _in_run(run: ResolvedRun, fault: Diagnostic) -> Diagnostic:
-    """A fault of a variable's value, where the run gives it, else at the run's ``variables`` (or at the run)."""
+    """Return a fault of a variable's value, where the run gives it, else at the run's ``variables`` (or at the run)."""
     return fault._replace(
         subject=dotted(("runs", run.group)) + f".{fault.subject}" if fault.subject else run.group,
         position=fault.position or run.origin("variables").position,
@@ -142,7 +142,7 @@ def _in_run(run: ResolvedRun, fault: Diagnostic) -> Diagnostic:
 
 
 def _fed(run: ResolvedRun, template: Template) -> Iterator[tuple[str, tuple[Json, Origin]]]:
-    """The run's own fields, and those of its provider's block, that variables are named after."""
+    """Yield the run's own fields, and those of its provider's block, that variables are named after."""
     block = run.fields.get(run.type) or {}
     for name, declared in template.properties.items():
         if name in _FED and run.fields.get(name) is not None:
@@ -155,7 +155,7 @@ def _fed(run: ResolvedRun, template: Template) -> Iterator[tuple[str, tuple[Json
 
 
 def _portable(name: str, value: Any, declared: Any) -> Json:
-    """A field as the variable takes it: a command as one string unless lists are allowed, env without references."""
+    """Return a field as the variable takes it: a command as text unless lists are allowed, env without references."""
     if name in _MERGED:
         return {key: scalar_text(v) for key, v in value.items() if v is not None and not isinstance(v, Mapping)}
     if isinstance(value, list) and "array" not in json.dumps(declared):
@@ -171,7 +171,7 @@ def _twice(run: ResolvedRun, given: Mapping[str, Any], fed: Mapping[str, Any]) -
 
 
 def _defaults(template: Template, values: Mapping[str, Json]) -> dict[str, Json]:
-    """Defaults that are not null (T13), of variables that nobody gave a value."""
+    """Return defaults that are not null, of variables that have no value."""
     properties = template.properties.items()
     found = {k: p["default"] for k, p in properties if isinstance(p, Mapping) and p.get("default") is not None}
     return {key: value for key, value in found.items() if key not in values or key in _MERGED}
@@ -180,7 +180,7 @@ def _defaults(template: Template, values: Mapping[str, Json]) -> dict[str, Json]
 def _value_faults(
     template: Template, values: Mapping[str, Json], origins: Mapping[str, Origin]
 ) -> Iterator[Diagnostic]:
-    """Unknown variables, and values that do not satisfy the schema (T17)."""
+    """Yield unknown variables, and values that do not satisfy the schema."""
     for key in values:
         if key not in template.properties:
             hint = did_you_mean(key, template.properties)
@@ -238,7 +238,7 @@ _KINDS = {
 
 
 def _in_words(error: ValidationError) -> str:
-    """What a value must be, in the words of other faults; the library's for the rarer rules."""
+    """Return what a value must be, in the words of other faults; the library's for the rarer rules."""
     wanted: Any = error.validator_value
     if error.validator == "enum":
         return f"must be one of {', '.join(map(scalar_text, wanted))}, not {kind_of(error.instance)}"
@@ -310,7 +310,7 @@ def _inline(value: Json) -> str:
 
 
 def _looked_up(values: Mapping[str, Json], name: str) -> Json:
-    """The value at ``a.b`` or ``people[0].name`` (T6), or _MISSING."""
+    """Return the value at ``a.b`` or ``people[0].name``, or _MISSING."""
     found: Json = values
     for key, index in _STEP.findall(name):
         if index:
@@ -322,7 +322,7 @@ def _looked_up(values: Mapping[str, Json], name: str) -> Json:
 
 
 def _unfillable(configuration: Json, template: Template, path: Path = ()) -> Iterator[Diagnostic]:
-    """What values bring along that only a Prefect server can look up (T9-T11)."""
+    """Yield what values bring along that only a Prefect server can look up."""
     if isinstance(configuration, Mapping):
         reference = configuration.get("$ref")
         if isinstance(reference, Mapping) and "block_document_id" in reference:
@@ -362,7 +362,7 @@ def _origins(
     places: Mapping[Path, Origin],
     template: Template,
 ) -> dict[Path, Origin]:
-    """The run's origins over those of the template's values, as far as those are still there."""
+    """Return the run's origins over those of the template's values, as far as those are still there."""
     origins: dict[Path, Origin] = {}
     for key, value in given.items():
         if key not in run.fields:

@@ -1,4 +1,4 @@
-"""What the settings of a filled base job template are called in a run, for each type of provider (W1-W19)."""
+"""What the settings of a filled base job template are called in a run, for each type of provider."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _POLICIES = {policy.replace("-", "").upper(): policy for policy in PULL_POLICIES
 
 
 def run_fields(type: str, configuration: Mapping[str, Json]) -> dict[str, Json]:
-    """The fields of a run that say what a job configuration says; null means not given.
+    """Return the fields of a run that say what a job configuration says; null means not given.
 
     Args:
         type: ``kubernetes``, ``docker`` or ``process``.
@@ -93,7 +93,7 @@ def run_fields(type: str, configuration: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def field_path(type: str, path: Path) -> Path | None:
-    """Where the value at a path of the configuration ends up in the run."""
+    """Return where the value at a path of the configuration ends up in the run."""
     place = _PLACES.get(type, {}).get(str(path[0])) if path else None
     return (*place, *path[1:]) if place else None
 
@@ -104,7 +104,7 @@ def _put(fields: dict[str, Json], place: Path, value: Json) -> None:
 
 
 def _move_hosts(fields: dict[str, Json]) -> None:
-    """``extra_hosts`` among the create options are extra hosts (D24)."""
+    """Move ``extra_hosts`` from the create options, which cannot have them, to the extra hosts."""
     options = (fields.get("docker") or {}).get("create_options")
     if isinstance(options, dict) and "extra_hosts" in options:
         fields["docker"].setdefault("extra_hosts", options["extra_hosts"])
@@ -126,7 +126,7 @@ def _command(value: Json, path: Path, faults: list[Fault]) -> Json:
 
 
 def _policy(value: Json, path: Path, faults: list[Fault]) -> Json:
-    """``IF_NOT_PRESENT`` was how older versions wrote ``IfNotPresent`` (D2)."""
+    """Return a pull policy as Kubernetes writes it; older versions wrote ``IF_NOT_PRESENT``."""
     policy = _POLICIES.get(str(value).replace("_", "").upper())
     if policy is None:
         faults.append((path, f'"{value}" is not a pull policy', f"use one of {', '.join(PULL_POLICIES)}"))
@@ -134,7 +134,7 @@ def _policy(value: Json, path: Path, faults: list[Fault]) -> Json:
 
 
 def _env(value: Json, path: Path, faults: list[Fault]) -> Json:
-    """A mapping, or the list of a container (W5)."""
+    """Return variables by name, also from the list of a container."""
     if isinstance(value, Mapping):
         return {key: None if item is None else _reference(item) for key, item in value.items()}
     if isinstance(value, list) and all(isinstance(entry, dict) and "name" in entry for entry in value):
@@ -158,7 +158,7 @@ def _labels(value: Json, path: Path, faults: list[Fault]) -> Json:
 
 
 def _manifest(value: Json, path: Path, faults: list[Fault]) -> Json:
-    """A Job manifest as Kubernetes takes it: env as a list, args split, parallelism and completions in their place."""
+    """Return a Job manifest as Kubernetes takes it: env as a list, args split, parallelism in its place."""
     if not isinstance(value, dict):
         faults.append((path, "a Job manifest must be a mapping", ""))
         return value

@@ -1,4 +1,4 @@
-"""A base job template as a document: what makes it one, its placeholders and its variables (T1, T16, T17)."""
+"""A base job template as a document: what makes it one, its placeholders and its variables."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from flowplan.schemas.runs import Json, Origin
 from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, did_you_mean, dotted
 
 PLACEHOLDER = re.compile(r"{{\s*([\w\.\-\[\]$]+)\s*}}")
-"""T1: letters, digits and ``_ . - [ ] $``; everything else between braces is plain text."""
+"""Letters, digits and ``_ . - [ ] $``; everything else between braces is plain text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A base job template that was found to be one (T16).
+    """A base job template that was found to be one.
 
     Attributes:
-        configuration: ``job_configuration``, with placeholders; never changed (T14).
+        configuration: ``job_configuration``, with placeholders; never changed.
         schema: ``variables``, a JSON Schema.
         file: as written in the spec.
-        sources: positions in the file, None where nobody kept them.
+        sources: positions in the file, None where they were not kept.
         places: path in the template -> its Origin, as far as asked for.
     """
 
@@ -37,12 +37,12 @@ class Template:
 
     @property
     def properties(self) -> Mapping[str, Any]:
-        """The declared variables."""
+        """Return the declared variables."""
         found: Mapping[str, Any] = self.schema.get("properties") or {}
         return found
 
     def origin(self, *path: str | int) -> Origin:
-        """Where a value of the template was written."""
+        """Return where a value of the template was written."""
         known = self.places.get(path)
         if known is None:
             _, line, column = self.sources.key(path) if self.sources else ("", 0, 0)
@@ -51,7 +51,7 @@ class Template:
         return known
 
     def fault(self, message: str, *path: str | int, hint: str = "") -> Diagnostic:
-        """A fault of the template itself."""
+        """Return a fault of the template itself."""
         place = self.sources.value(path) if self.sources else None
         position = Position(self.file, place.line, place.column) if place else None
         subject = dotted(path)
@@ -116,7 +116,7 @@ def _where(key: str) -> str:
 
 
 def _misplaced(template: Template) -> Iterator[Diagnostic]:
-    """Keywords that mean nothing where they are: variables beside ``properties``, slips, ``required: true``."""
+    """Yield keywords that mean nothing where they are: beside ``properties``, misspelt, ``required: true``."""
     for key, value in template.schema.items():
         if key in _KEYWORDS:
             continue
@@ -150,7 +150,7 @@ def _strings(value: Json, path: Path = ()) -> Iterator[tuple[Path, str]]:
 
 
 def _undeclared(template: Template) -> Iterator[Diagnostic]:
-    """Placeholders that no variable stands behind (T16); those of Prefect's server and worker are told apart."""
+    """Yield placeholders without a variable; those of Prefect's server and worker have faults of their own."""
     for path, text in _strings(template.configuration):
         for match in PLACEHOLDER.finditer(text):
             name = match.group(1)
@@ -165,12 +165,12 @@ def _undeclared(template: Template) -> Iterator[Diagnostic]:
 
 
 def root_of(name: str) -> str:
-    """The variable that a placeholder is about: ``people`` of ``people[0].name`` (T6)."""
+    """Return the variable that a placeholder is about: ``people`` of ``people[0].name``."""
     return re.split(r"[.\[]", name, maxsplit=1)[0]
 
 
 def foreign(name: str) -> tuple[str, str] | None:
-    """Message and hint for placeholders that only Prefect can fill (T8-T10, C13)."""
+    """Return message and hint for a placeholder that only Prefect can fill, else None."""
     shown = f"{{{{ {name} }}}}"
     if name.startswith("$"):
         return f"{shown} would be read from the environment of a worker", "declare a variable and give it a value"
@@ -186,7 +186,7 @@ def foreign(name: str) -> tuple[str, str] | None:
 
 
 def _schema_faults(template: Template) -> Iterator[Diagnostic]:
-    """``variables`` must be a JSON Schema whose references stay inside it: nothing is ever fetched (T17)."""
+    """Yield why ``variables`` is no JSON Schema whose references stay inside it: nothing is ever fetched."""
     import jsonschema
 
     for path, text in _strings(template.schema):

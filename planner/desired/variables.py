@@ -1,4 +1,4 @@
-"""The values of a spec's variables: from options, files, the environment and defaults, in this order (design 3)."""
+"""The values of a spec's variables: from options, files, the environment and defaults, in this order."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Variables(NamedTuple):
         return frozenset(name for name, variable in self.by_name.items() if variable.sensitive)
 
     def document(self, sealer: Sealer) -> dict[str, Any]:
-        """``name -> {"value", "origin"}`` as the plan shows it; a sensitive value is a token."""
+        """Return ``name -> {"value", "origin"}`` as the plan shows it; a sensitive value is a token."""
         return {name: {"value": _shown(v, sealer), "origin": v.origin} for name, v in self.by_name.items()}
 
 
@@ -61,7 +61,7 @@ def _shown(variable: Variable, sealer: Sealer) -> Json:
 
 
 def value_text(value: Json) -> str:
-    """A value as one string: a scalar as written, a list or map as JSON."""
+    """Return a value as one string: a scalar as written, a list or map as JSON."""
     from flowplan.schemas.runs import canonical
 
     return canonical(value) if isinstance(value, dict | list) else scalar_text(value)
@@ -75,8 +75,9 @@ def resolve_variables(
     environ: Mapping[str, str],
     sources: SourceMap | None = None,
 ) -> Variables:
-    """The value of every declared variable: ``--var`` over ``--var-file`` (later files over earlier ones) over the
-    environment over the default.
+    """Return the value of every declared variable: ``--var`` over ``--var-file`` over the environment over the default.
+
+    Later files win over earlier ones.
 
     Args:
         given: of ``--var``; strings are parsed by the variable's type.
@@ -115,7 +116,7 @@ class _Resolution:
     faults: list[Diagnostic] = field(default_factory=list)
 
     def offer(self, name: str, value: Any, origin: str, position: Position | None, text: bool) -> None:
-        """The first offer wins; an undeclared variable is a fault."""
+        """Take a value unless there is one already; refuse one of an undeclared variable."""
         if name in self.declared:
             self.offers.setdefault(name, _Offer(value, origin, position, text))
             return
@@ -185,7 +186,7 @@ class _Resolution:
         self.faults.append(Diagnostic(message, offer.position, f"var.{name}", f"it comes from {offer.origin}"))
 
     def undeclared_in_environment(self) -> list[Diagnostic]:
-        """Remarks only: an environment is shared by many specs."""
+        """Return remarks about undeclared variables; no faults, because many specs share an environment."""
         names = [key.removeprefix(PREFIX) for key in self.environ if key.startswith(PREFIX)]
         return [
             Diagnostic(
@@ -239,7 +240,7 @@ def _parsed(kind: str, text: Any) -> Json:
 
 
 def _same(kind: str, value: Json) -> Json:
-    """A value of a file keeps its type; a number or boolean given for a string is taken as written."""
+    """Return a value of a file with its type; a number or boolean given for a string is taken as written."""
     if kind == "string" and isinstance(value, int | float):
         return scalar_text(value)
     types: dict[str, Any] = {"string": str, "number": int | float, "bool": bool, "list": list, "map": dict}
