@@ -79,6 +79,7 @@ def _change(case: Case, action: Action, rendered: Rendered, *reasons: str) -> Ch
 
 
 def _comparison(case: Case, record: Recorded) -> Change:
+    """Return the change of a run that was started: what is wanted, compared with what is recorded and seen."""
     facts = standing(record, case.seen)
     status = Status(facts.status)
     as_recorded = case.desired.render(record.attempt, record.born_as)
@@ -113,6 +114,7 @@ def _as_created(objects: Objects, record: Recorded, manifests: Manifests) -> Obj
 
 
 def _fields(case: Case, record: Recorded, status: Status, wanted: Rendered) -> tuple[FieldChange, ...]:
+    """Return the changed fields: those of the objects with their live values, settings that flowplan keeps, and drift."""
     ignore = case.desired.settings.ignore_changes
     if record.type != case.desired.type:
         return ()
@@ -120,28 +122,21 @@ def _fields(case: Case, record: Recorded, status: Status, wanted: Rendered) -> t
     kept = traits(case.manifests).KEPT_BY_ENGINE
     settings = settings_fields(record.settings, case.desired.settings, kept)
     if status.final:
-        settings = tuple(
-            s for s in settings if s.effect != IN_PLACE or (s.path == PROTECT and not _ends_anew(case, status))
-        )
-        if case.desired.settings.rerun == "on_change" and (moved := moved_tag(record, case.seen)):
+        rerun = case.desired.settings.rerun
+        again = case.forced or rerun == "always" or (status is not Status.SUCCEEDED and rerun == "on_failure")
+        # a new attempt has the settings of the spec anyway
+        settings = tuple(s for s in settings if s.effect != IN_PLACE or (s.path == PROTECT and not again))
+        if rerun == "on_change" and (moved := moved_tag(record, case.seen)):
             rule = f"{moved.name} means another image than the one that ran"
             settings += (FieldChange("/Run/image", moved.ran, moved.now, REPLACE, rule),)
     drift = {field.path: field for field in _drift(case, record, status, ignore)}
-    changed = [_from_live(field, drift.pop(field.path, None), case.manifests) for field in fields]
+    changed = []
+    for field in fields:
+        live = drift.pop(field.path, None)
+        if live and not case.manifests.equal(field.path, live.before, field.after):
+            field = replace(field, before=live.before, drift=True, recorded=live.recorded, manager=live.manager)
+        changed.append(field)
     return (*changed, *settings, *drift.values())
-
-
-def _from_live(field: FieldChange, drift: FieldChange | None, manifests: Manifests) -> FieldChange:
-    """Return a changed field with its live value, where that was changed outside flowplan and is not the wanted one."""
-    if drift is None or manifests.equal(field.path, drift.before, field.after):
-        return field
-    return replace(field, before=drift.before, drift=True, recorded=drift.recorded, manager=drift.manager)
-
-
-def _ends_anew(case: Case, status: Status) -> bool:
-    """Return whether what ended is started again whatever has changed; the new attempt has the settings of the spec."""
-    rerun = case.desired.settings.rerun
-    return case.forced or rerun == "always" or (status is not Status.SUCCEEDED and rerun == "on_failure")
 
 
 class MovedTag(NamedTuple):
@@ -181,6 +176,7 @@ def _engine_changed(case: Case, record: Recorded) -> str:
 def _action(
     case: Case, status: Status, facts: RunFacts, fields: tuple[FieldChange, ...], moved: str
 ) -> tuple[Action, list[str]]:
+    """Return the action and the reasons for it; the first rule that applies decides."""
     rerun = case.desired.settings.rerun
     reasons = [moved] if moved else []
     if fields:
@@ -202,6 +198,7 @@ def _action(
 
 
 def _rest(status: Status, facts: RunFacts, rerun: str) -> str:
+    """Say why nothing is to be done."""
     if status.live:
         return f"{status} as wanted"
     if status is Status.SUCCEEDED:

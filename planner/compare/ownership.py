@@ -59,15 +59,15 @@ def _is_other_content(record: Recorded, seen: Observed, manifests: Manifests) ->
 
 
 def _listed(objects: Sequence[Observed]) -> str:
-    named = [f"{one.name or one.infrastructure_id or one.run_id} ({_what(one)})" for one in objects[:SHOWN]]
+    """Return the number of objects, and the first of them by name, address, attempt and status."""
+    named = []
+    for one in objects[:SHOWN]:
+        parts = [one.address, f"attempt {one.attempt}" if one.attempt else "", str(one.status or "")]
+        told = ", ".join(part for part in parts if part)
+        named.append(f"{one.name or one.infrastructure_id or one.run_id} ({told})")
     more = f" and {len(objects) - SHOWN} more" if len(objects) > SHOWN else ""
     count = "1 object" if len(objects) == 1 else f"{len(objects)} objects"
     return f"{count}, {', '.join(named)}{more},"
-
-
-def _what(one: Observed) -> str:
-    parts = [one.address, f"attempt {one.attempt}" if one.attempt else "", str(one.status or "")]
-    return ", ".join(part for part in parts if part)
 
 
 def _state_of(objects: Sequence[Observed]) -> str:

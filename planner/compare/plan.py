@@ -90,7 +90,10 @@ def make_changes(situation: Situation) -> Decided:
     )
     recorded, moves, faults = _moved(situation.recorded, options)
     desired = {} if options.mode == "destroy" else {d.address: d for d in situation.desired}
-    known = {**{d.address: d.settings.group for d in situation.desired}, **_groups(recorded)}
+    known = {
+        **{d.address: d.settings.group for d in situation.desired},
+        **{a: r.settings.group or a.split("[")[0] for a, r in recorded.items()},
+    }
     faults += _unknown_options(options, known)
     if faults:
         raise InvalidInput(faults)
@@ -127,10 +130,6 @@ def _expanded_moves(recorded: Mapping[str, Recorded], moved: Sequence[tuple[str,
         yield old, new
         for cell in cells:
             yield cell, new + cell[len(old) :]
-
-
-def _groups(recorded: Mapping[str, Recorded]) -> dict[str, str]:
-    return {address: record.settings.group or address.split("[")[0] for address, record in recorded.items()}
 
 
 def names(pattern: str, address: str, group: str = "") -> bool:

@@ -11,7 +11,7 @@ from flowplan.planner.conduct.following import fail, follow, record_and_tell, re
 from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of, group_key, how_it_ended
 from flowplan.schemas.errors import ProviderError
-from flowplan.schemas.plans import Action, Change
+from flowplan.schemas.plans import Action
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.times import timestamp
 
@@ -150,7 +150,23 @@ def _intend(world: World, starting: Sequence[Run]) -> Commands:
     """Record what is about to be created, before any engine is called (write-ahead)."""
     if not starting:
         return
-    records = [_intent(world, change_of(run)) for run in starting]
+    records = [
+        Recorded(
+            address=change.address,
+            provider=change.provider,
+            type=change.type,
+            target=world.plan.targets.get(change.provider, {}),
+            attempt=change.attempt,
+            run_id=change.run_id,
+            name=change.name,
+            objects=change.after or {},
+            settings=change.settings,
+            status=Status.CREATING,
+            plan_digest=world.plan.digest,
+            created_at=timestamp(world.moment.now),
+        )
+        for change in map(change_of, starting)
+    ]
     for run, record in zip(starting, records, strict=True):
         if run.record is None or run.record.run_id == record.run_id:
             continue
@@ -164,23 +180,6 @@ def _intend(world: World, starting: Sequence[Run]) -> Commands:
         world.keep(record)
         run.wanted, run.failed = True, ""
     yield from tell(world, events)
-
-
-def _intent(world: World, change: Change) -> Recorded:
-    return Recorded(
-        address=change.address,
-        provider=change.provider,
-        type=change.type,
-        target=world.plan.targets.get(change.provider, {}),
-        attempt=change.attempt,
-        run_id=change.run_id,
-        name=change.name,
-        objects=change.after or {},
-        settings=change.settings,
-        status=Status.CREATING,
-        plan_digest=world.plan.digest,
-        created_at=timestamp(world.moment.now),
-    )
 
 
 def _call(world: World, run: Run) -> Commands:

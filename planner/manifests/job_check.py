@@ -128,7 +128,9 @@ def _object(value: dict[str, Json], schema: Mapping[str, Any], pointer: str, nam
         if properties and key in properties:
             if child is not None:
                 yield from _by_schema(child, properties[key], place, name)
-                yield from _choice(name, key, child, place)
+                choices = _CHOICES.get((name.rpartition(".")[2], key))
+                if choices and isinstance(child, str) and child and child not in choices:  # "" is as if left out
+                    yield Problem(place, f'must be one of {", ".join(choices)}, not "{child}"')
         elif isinstance(others, Mapping):
             yield from _by_schema(child, others, place, name)
         elif properties:
@@ -136,12 +138,6 @@ def _object(value: dict[str, Json], schema: Mapping[str, Any], pointer: str, nam
     for key in schema.get("required", ()):
         if value.get(key) is None:
             yield Problem(pointer, f'"{key}" is missing')
-
-
-def _choice(name: str, key: str, value: Json, pointer: str) -> Iterator[Problem]:
-    choices = _CHOICES.get((name.rpartition(".")[2], key))
-    if choices and isinstance(value, str) and value and value not in choices:  # "" is as if left out
-        yield Problem(pointer, f'must be one of {", ".join(choices)}, not "{value}"')
 
 
 def _unknown(key: str, properties: Mapping[str, Any], pointer: str, name: str) -> Problem:
