@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from flowplan.schemas.times import seconds_between
 from flowplan.showing import Bars, Progress, last_state, shown
 from flowplan.state.store import Store
 from flowplan.terminal import can_draw, use_colour, width
+from flowplan.waiting import outages_told
 
 
 def opened(state: Path) -> Store:
@@ -266,9 +267,12 @@ def _stream(provider: Any, record: Recorded, follow: bool, tail: int | None, out
         draw = told.progress if follow and told.draws and not starting else None
         lines = provider.logs(record, follow=follow, tail=tail, stop=stop)
         lines = _once_secrets_are_known(lines, provider, record, output) if starting else lines
-        with drawing(provider, record, output.redactor, draw):
+        waits = follow and not record.status.final
+        outages = outages_told(provider, record, output) if waits else nullcontext(lambda: None)
+        with drawing(provider, record, output.redactor, draw), outages as heard:
             for line in redacted(lines, output.redactor):
                 count += 1
+                heard()
                 told(line)
     return count
 

@@ -223,10 +223,12 @@ def test_a_daemon_that_is_killed_while_runs_are_watched_and_read(
     watching, reading = world.follow("watch"), world.follow("logs", "-f", "a")
     until(lambda: "20\n" in reading.out())
     own.stop(signal.SIGKILL)
-    assert own.host in watching.said("does not answer")
+    for command in (watching, reading):
+        assert own.host in command.said("does not answer")
     own.start()
     watching.said("answers again")
-    out, _ = reading.end(0)
+    out, err = reading.end(0)
+    assert err.count("does not answer") == 1
     watching.end(3)
     lines = [int(line) for line in out.split()]
     assert lines == list(range(len(lines)))
