@@ -58,59 +58,29 @@ def plan_spec(project: Project, request: Request) -> Planned:
     decided = _decide(project, request, options, expansion.desired, wanted.rules)
     secrets = _sent(decided.changes, project.sources, expansion.providers)
     absent = {token: source for token, source in secrets.items() if token not in project.secrets}
-    return _planned(
-        decided,
-        Plan(
-            project=expansion.project,
-            digest="",
-            lineage=project.store.lineage,
-            serial=project.store.serial,
-            spec_path=_portable(request),
-            spec_digest=loaded.digest,
-            changes=decided.changes,
-            variables=variables,
-            providers=dict(expansion.providers),
-            targets=decided.targets,
-            secrets=secrets,
-            diagnostics=(
-                *_about_state(project.store, loaded.path),
-                *expansion.diagnostics,
-                *decided.diagnostics,
-                *warnings_of(absent, decided.changes),
-            ),
-            mode=options.mode,
-            refreshed=request.refresh,
-            flowplan_version=__version__,
-            made_at=clock.now(),
-        ),
+    diagnostics = (
+        *_about_state(project.store, loaded.path),
+        *expansion.diagnostics,
+        *decided.diagnostics,
+        *warnings_of(absent, decided.changes),
     )
+    plan = replace(
+        _plan(project, request, options.mode, decided, secrets),
+        project=expansion.project,
+        spec_path=_portable(request),
+        spec_digest=loaded.digest,
+        variables=variables,
+        diagnostics=diagnostics,
+    )
+    return _planned(decided, plan)
 
 
 @shown()
 def plan_destroy(project: Project, request: Request) -> Planned:
     """Plan the destruction of everything recorded."""
-    decided = _decide(project, request, request.options._replace(mode="destroy"), ())
-    used = tokens_in(project.providers)
-    return _planned(
-        decided,
-        Plan(
-            project=project.store.project or "",
-            digest="",
-            lineage=project.store.lineage,
-            serial=project.store.serial,
-            spec_path="",
-            spec_digest="",
-            changes=decided.changes,
-            providers=project.providers,
-            targets=decided.targets,
-            secrets={token: source for token, source in sorted(project.sources.items()) if token in used},
-            diagnostics=decided.diagnostics,
-            mode="destroy",
-            refreshed=request.refresh,
-            flowplan_version=__version__,
-            made_at=clock.now(),
-        ),
-    )
+    decided = _decide(project, request, request.options._replace(mode="destroy"), desired=())
+    secrets = _sent((), project.sources, project.providers)
+    return _planned(decided, _plan(project, request, "destroy", decided, secrets))
 
 
 @shown()
@@ -190,6 +160,29 @@ class _Decided(NamedTuple):
     diagnostics: tuple[Diagnostic, ...]
     targets: dict[str, Any]
     observed: tuple[Observed, ...]
+
+
+def _plan(
+    project: Project, request: Request, mode: str, decided: _Decided, secrets: Mapping[str, SecretSource]
+) -> Plan:
+    """Return a plan of what was decided, as one without a spec."""
+    return Plan(
+        project=project.store.project or "",
+        digest="",
+        lineage=project.store.lineage,
+        serial=project.store.serial,
+        spec_path="",
+        spec_digest="",
+        changes=decided.changes,
+        providers=dict(project.providers),
+        targets=decided.targets,
+        secrets=secrets,
+        diagnostics=decided.diagnostics,
+        mode=mode,
+        refreshed=request.refresh,
+        flowplan_version=__version__,
+        made_at=clock.now(),
+    )
 
 
 def _planned(decided: _Decided, plan: Plan) -> Planned:

@@ -158,7 +158,7 @@ class Project:
         sources = {shown: SecretSource(**source) for shown, source in store.recall("provider_secrets").items()}
         directory = Path(store.recall("spec").get("directory", "."))
         if all_secrets:
-            secrets = resolve(sources, directory=directory, key=store.key, known={}, template=lambda source: None)
+            secrets = resolve(sources, directory=directory, key=store.key)
         else:
             found = {shown: lookup(source, directory) for shown, source in sources.items()}
             secrets = {shown: value for shown, value in found.items() if value is not None}
@@ -299,9 +299,7 @@ def _secrets_of(reviewed: Plan, given: Mapping[str, str], directory: Path, key: 
     def template(source: SecretSource) -> str | None:
         return evaluate_template(source, given) if all(name in given for name in source.variables) else None
 
-    return resolve(
-        reviewed.secrets, directory=directory, key=key, known={}, template=template, changes=reviewed.changes
-    )
+    return resolve(reviewed.secrets, directory=directory, key=key, template=template, changes=reviewed.changes)
 
 
 def bases(state_path: Path) -> list[Path]:

@@ -125,14 +125,12 @@ def resolve(
     *,
     directory: Path,
     key: bytes,
-    known: Mapping[str, str],
-    template: Callable[[SecretSource], str | None],
+    template: Callable[[SecretSource], str | None] = lambda source: None,
     changes: Iterable[Change] = (),
 ) -> dict[str, str]:
     """Return token -> value for every secret that a plan needs, before anything starts.
 
     Args:
-        known: values that are in memory already.
         changes: of the plan, to say which runs need a secret that is missing.
         template: evaluates a source of kind ``template`` with this call's variables; None when one is missing.
 
@@ -140,11 +138,10 @@ def resolve(
         InvalidInput: references that cannot be resolved, all of them.
         PlanStale: a value is not the one that was reviewed.
     """
-    values, faults, changed = dict(known), [], []
+    values: dict[str, str] = {}
+    faults, changed = [], []
     for shown, source in secrets.items():
-        value = values.get(shown)
-        if value is None:
-            value = template(source) if source.kind == "template" else lookup(source, directory)
+        value = template(source) if source.kind == "template" else lookup(source, directory)
         if value is None:
             faults.append(unresolvable(shown, source, changes))
             continue

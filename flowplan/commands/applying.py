@@ -17,6 +17,7 @@ from flowplan.commands.places import place, shown
 from flowplan.commands.planning import Shown, at, show_plan
 from flowplan.commands.refusals import allowed, planning_options, refuse_findings, refuse_violations, usable
 from flowplan.engines import read_spec
+from flowplan.outcome import Options
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.compare.plan import has_changes
 from flowplan.planning import Planned, check_targets, plan_again, plan_destroy, plan_spec
@@ -40,16 +41,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class How(Options):
     """How to apply, from the command line; times in seconds."""
 
     yes: bool = False
-    detach: bool = False
-    parallelism: int = 10
-    wait_timeout: float | None = None
-    lock_timeout: float = 0.0
     format: str = "text"
-    stream: bool = True
     json_into: Path | None = None
     max_age: float | None = None
     strict: bool = False
@@ -320,11 +316,9 @@ def _carry_out(planned: Planned, project: Project, how: How, lock: WriterLock) -
 
 def _run(planned: Planned, project: Project, how: How, lock: WriterLock, follow: Sequence[str] = ()) -> Outcome:
     from flowplan.apply import carry_out
-    from flowplan.outcome import Options
 
     plan = planned.plan
     detach = how.detach or plan.mode == "refresh_only"  # which only records: there is nothing of its own to follow
-    options = Options(how.parallelism, detach, how.wait_timeout, how.lock_timeout, how.stream)
     with interruption.finishing() as interrupted, _sink(project.output(), how) as sink:
         if common := _common_secrets(plan, project.secrets):
             sink.note(
@@ -337,7 +331,7 @@ def _run(planned: Planned, project: Project, how: How, lock: WriterLock, follow:
             project.engines,
             lock,
             sink,
-            options,
+            replace(how, detach=detach),
             secrets=project.secrets,
             interrupted=interrupted,
             follow=follow,
