@@ -93,7 +93,7 @@ def pages() -> list[Path]:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The fenced blocks of a page, and the comments that stand alone."""
+    """Return the fenced blocks of a page, and the comments that stand alone."""
     lines = page.read_text(encoding="utf-8").splitlines()
     option, number = "", 0
     while number < len(lines):
@@ -121,7 +121,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def sessions(page: Path) -> list[Session]:
-    """The sessions of a page that run something."""
+    """Return the sessions of a page that run something."""
     found = [Session(page, 1, ())]
     for block in blocks(page):
         if block.language == "" and block.option == "" and block.text.startswith("session"):
@@ -133,7 +133,7 @@ def sessions(page: Path) -> list[Session]:
 
 
 def commands(text: str) -> list[Command]:
-    """The commands of a console block; a line that begins with ``> `` continues the command before it."""
+    """Return the commands of a console block; a line that begins with ``> `` continues the command before it."""
     found: list[tuple[list[str], list[str]]] = []
     for line in text.splitlines():
         if line.startswith("$ "):
@@ -197,7 +197,7 @@ class Directory:
         path.write_text(text, encoding="utf-8")
 
     def outputs(self, typed: list[Command]) -> list[str]:
-        """What the commands of one block print, one shell for all of them."""
+        """Return what the commands of one block print, one shell for all of them."""
         steps = [f"{c.text}\n__code=$?; printf '%s' '{_MARK}'; (exit $__code)" for c in typed]
         parts = self._run("\n".join(steps)).split(_MARK)
         return [self._presentable(part) for part in parts[: len(typed)]]
@@ -239,7 +239,7 @@ def run(session: Session, bin_directory: Path) -> list[tuple[Block, Command, str
 
 
 def disagreements(session: Session, bin_directory: Path) -> Iterator[tuple[Block, Command, str]]:
-    """The commands of a session whose output is not what the page shows, with what they printed."""
+    """Return the commands of a session whose output is not what the page shows, with what they printed."""
     for block, command, actual in run(session, bin_directory):
         if not agrees(command.output, actual, any_order=block.option == "any order"):
             yield block, command, actual

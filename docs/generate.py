@@ -55,7 +55,7 @@ TITLES = {
 
 
 def _below_mark(page: str, sections: list[str]) -> str:
-    """The page as it is down to the mark, which people wrote, and the sections below it."""
+    """Return the page as it is down to the mark, which people wrote, and the sections below it."""
     written = (ROOT / "docs" / page).read_text(encoding="utf-8").partition(MARK)[0]
     return written + MARK + "\n\n" + "\n".join(sections)
 
@@ -94,7 +94,7 @@ def _cell(text: str) -> str:
 
 
 def type_text(field: Json) -> str:
-    """The type of a field in words, with links to the parts that it names."""
+    """Return the type of a field in words, with links to the parts that it names."""
     patterns = " ".join(str(c.get("pattern", "")) for c in field.get("anyOf", [field]))
     for sign, word in {")?d)?": "duration", "[kKmMgG]": "size", "[numkMGTPE]": "quantity"}.items():
         if sign in patterns:

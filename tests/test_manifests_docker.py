@@ -1,4 +1,4 @@
-"""The pure half of the docker provider: objects, faults, effects and equality by D13-D34."""
+"""The pure half of the docker provider: objects, faults, effects and equality."""
 
 from __future__ import annotations
 

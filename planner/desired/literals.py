@@ -29,7 +29,7 @@ def sealed_literal(written: Json, value: Json, file: str, path: Path, sealer: Se
     """Return the token of a secret that the spec holds in clear; a token, or what is no text, stays as it is.
 
     Args:
-        written: the value as the spec has it, before expressions; value: what became of it.
+        written: the value as the spec has it, before expressions; value: the same after them.
         file: the spec, relative to its directory; path: of the value in it.
 
     Raises:

@@ -70,8 +70,11 @@ class Case:
         attempt: int = 1,
         **fields: Any,
     ) -> Order:
-        """The order for a run: ``command`` is its argv, ``secrets`` are variables with secret values, ``fields`` any
-        other fields of the spec in their resolved form (durations in seconds: ``timeout=1.5``, ``grace_period=0.2``)."""
+        """Return the order for a run.
+
+        ``command`` is its argv, ``secrets`` are variables with secret values, ``fields`` any other fields of
+        the spec in their resolved form (durations in seconds: ``timeout=1.5``, ``grace_period=0.2``).
+        """
         tokens = {name: token(SecretSource("from_env", name), KEY, value) for name, value in (secrets or {}).items()}
         everything = {
             **self.fields,
@@ -92,7 +95,7 @@ class Case:
         return Order(identity, rendered.name, rendered.objects, settings, values)
 
     def record_of(self, provider: Provider, order: Order, seen: Observed | None = None) -> Recorded:
-        """The record that the state would hold after ``create`` answered ``seen`` (None: it never answered)."""
+        """Return the record that the state would hold after ``create`` answered ``seen`` (None: it never answered)."""
         return Recorded(
             address=order.identity.address,
             provider=self.type,

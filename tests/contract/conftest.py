@@ -36,7 +36,7 @@ def _missing(why: str) -> None:
 
 @pytest.fixture(params=_cases())
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
-    """A provider with a lineage of its own; what it leaves behind is removed afterwards."""
+    """Return a provider with a lineage of its own; what it leaves behind is removed afterwards."""
     spec = importlib.util.spec_from_file_location(request.param.stem, request.param)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -27,7 +27,7 @@ STUBBORN = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"]
 
 @contextmanager
 def patience(seconds: float) -> Iterator[threading.Event]:
-    """An event that is set when time is over."""
+    """Return an event that is set when time is over."""
     stop = threading.Event()
     timer = threading.Timer(seconds, stop.set)
     timer.start()

@@ -13,7 +13,7 @@ __all__ = ["FLOWPLAN", "PATIENCE", "Project", "Result", "until"]
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    """An empty project; whatever it still runs afterwards is destroyed."""
+    """Return an empty project; whatever it still runs afterwards is destroyed."""
     made = Project(tmp_path, {"NO_COLOR": "1"})
     yield made
     clear(made)

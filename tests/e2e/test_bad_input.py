@@ -23,7 +23,7 @@ HELLO = HEAD + "  hello: {provider: process, command: [echo, hello world]}\n"
 
 
 def refused(project: Project, *arguments: str, code: int = 7, **options: Any) -> str:
-    """What a command says while it refuses: one error on stderr, nothing on stdout."""
+    """Return what a command says while it refuses: one error on stderr, nothing on stdout."""
     result = project.ok(*arguments, code=code, **options)
     assert result.out == ""
     assert result.err.startswith("error: ")
@@ -259,7 +259,7 @@ COMMANDS = (
 
 
 def state_of(project: Project) -> Path:
-    """The state after an apply, as one file."""
+    """Return the state after an apply, as one file."""
     project.write(HELLO)
     project.ok("apply", "--yes", "flowplan.yaml")
     path = project.directory / ".flowplan/state.db"
@@ -486,7 +486,7 @@ def test_a_device_is_written_to_and_stays_a_device(project: Project, option: str
 
 
 def shell(project: Project, line: str, **env: str) -> subprocess.CompletedProcess[bytes]:
-    """A line of a shell, in which ``fp`` is flowplan."""
+    """Return a line of a shell, in which ``fp`` is flowplan."""
     script = f'fp() {{ "{FLOWPLAN}" "$@"; }}\n{line}'
     words = ["bash", "-o", "pipefail", "-c", script]
     done = subprocess.run(

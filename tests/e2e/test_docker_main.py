@@ -37,7 +37,7 @@ class Engine:
         self.name = f"e2e-{uuid.uuid4().hex[:8]}"
 
     def spec(self, runs: str, head: str = "") -> str:
-        """A spec of a project that no other test has; ``runs`` is the body of ``runs:``."""
+        """Return a spec of a project that no other test has; ``runs`` is the body of ``runs:``."""
         text = f"flowplan: 1\nproject: {self.name}\n{head}runs:\n{runs}"
         self.project.write(text)
         return text
@@ -660,7 +660,7 @@ def test_two_provider_entries(project: Project, engine: Engine) -> None:
 
 @pytest.fixture
 def private_image(engine: Engine) -> Iterator[str]:
-    """An image of the registry that is not on the Engine."""
+    """Return an image of the registry that is not on the Engine."""
     repository = f"{REGISTRY}/e2e/{engine.name}"
     login = {"username": "robot", "password": "robot-password"}
     try:

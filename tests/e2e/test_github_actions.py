@@ -277,14 +277,14 @@ def nothing_is_applied(hub: Hub, step: str = "The approved plan") -> None:
 
 
 def forged(genuine: Path) -> str:
-    """The reviewed plan with another command, the reviewed digest and the reviewed seal."""
+    """Return the reviewed plan with another command, the reviewed digest and the reviewed seal."""
     text = genuine.read_text()
     assert "extracted with" in text
     return text.replace("extracted with", "owned with")
 
 
 def with_its_own_digest(hub: Hub) -> tuple[str, str]:
-    """A plan by somebody who knows the program but has another key, and its digest."""
+    """Return a plan by somebody who knows the program but has another key, and its digest."""
     plan = read_plan(hub.artifact(1000)).plan
     argv = [
         replace(c, after={"Process": {**(c.after or {})["Process"], "argv": ["sh", "-c", "id"]}}) for c in plan.changes

@@ -92,7 +92,7 @@ class Running:
         os.close(self._read)
 
     def end(self) -> int:
-        """The exit code; nothing that was said is a traceback, and the cursor is there again."""
+        """Return the exit code; nothing that was said is a traceback, and the cursor is there again."""
         try:
             code = self.process.wait(SOON)
         except subprocess.TimeoutExpired:
@@ -120,7 +120,7 @@ MOMENTS: tuple[tuple[float, tuple[signal.Signals, ...]], ...] = (
 
 
 def interrupted(project: Project, *arguments: str, terminal: bool, moment: int, done: int = 0) -> None:
-    """A command that gets the signals of a moment; it may have been faster, and is done then."""
+    """Return a command that gets the signals of a moment; it may have been faster, and is done then."""
     seconds, signals = MOMENTS[moment]
     running = Running(project, *arguments, terminal=terminal)
     running.ready()
@@ -251,7 +251,7 @@ def test_whatever_is_no_yes_applies_nothing(project: Project, answer: bytes, cod
 
 
 def piped(project: Project, line: str) -> list[int]:
-    """The exit codes of a pipeline whose reader leaves after one line."""
+    """Return the exit codes of a pipeline whose reader leaves after one line."""
     done = subprocess.run(
         ["bash", "-c", f'fp() {{ "{FLOWPLAN}" "$@"; }}; {line} | head -1 >&2; echo "${{PIPESTATUS[@]}}"'],
         cwd=project.directory,
@@ -284,7 +284,7 @@ def test_an_apply_that_nobody_reads_goes_on_to_the_end(project: Project) -> None
 
 @contextmanager
 def silent_engine() -> Iterator[str]:
-    """An address that takes connections and never answers."""
+    """Return an address that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
 

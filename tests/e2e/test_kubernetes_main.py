@@ -1,4 +1,4 @@
-"""The whole life of Jobs through the installed command, on a real cluster: design 4 to 8 and every bad input."""
+"""The whole life of Jobs through the installed command, on a real cluster, with every bad input."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def begun(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]
 
 @pytest.fixture(scope="module")
 def told(begun: Story) -> Result:
-    """What the apply of the story printed."""
+    """Return what the apply of the story printed."""
     return begun.ended()
 
 
@@ -141,11 +141,11 @@ def story(begun: Story, told: Result) -> Project:
 
 @pytest.fixture(autouse=True)
 def running(begun: Story) -> None:
-    """The story goes on while the tests before its end use the same cluster."""
+    """Let the story go on while the tests before its end use the same cluster."""
 
 
 def remove_when_running(api: Api, name: str) -> None:
-    """What a person does with kubectl delete job."""
+    """Do what a person does with kubectl delete job."""
     pods = core_path(SPACE, "pods")
     until(
         lambda: any(p["status"]["phase"] == "Running" for p in api.items(pods, labelSelector=f"job-name={name}")), 150
@@ -165,7 +165,7 @@ def left(api: Api, lineage: str, namespace: str = SPACE) -> list[str]:
 
 
 def spec(text: str, *, namespace: str = SPACE, idle: bool = True, providers: str = "{kubernetes: {}}") -> str:
-    """A spec whose Jobs have no pods, or none that a node takes, unless asked to: their objects are what matters."""
+    """Return a spec whose Jobs have no pods, or none that a node takes, unless asked to: objects are what matters."""
     resources = ', resources: {cpu: "1000"}' if idle else ""
     job = ", job: {spec: {parallelism: 0}}" if idle else ""
     fields = f'image: "busybox:1.35", grace_period: 1s, command: [sleep, "600"]{resources}'
@@ -433,7 +433,7 @@ def verbs_of_the_role() -> list[tuple[str, str]]:
 
 
 def without(verb: str, resource: str) -> dict[str, Any]:
-    """The Role without one verb."""
+    """Return the Role without one verb."""
     made = role()
     for rule in made["rules"]:
         if rule["resources"] == [resource]:
@@ -443,7 +443,7 @@ def without(verb: str, resource: str) -> dict[str, Any]:
 
 
 def granted(api: Api, name: str, given: dict[str, Any]) -> str:
-    """The token of a new service account that has a Role."""
+    """Return the token of a new service account that has a Role."""
     roles = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{SPACE}"
     api.call("POST", core_path(SPACE, "serviceaccounts"), body={"metadata": {"name": name}})
     api.call("POST", f"{roles}/roles", body={**given, "metadata": {"name": name}})
@@ -544,7 +544,7 @@ def running_pods(api: Api, project: Project, prefix: str) -> list[bool]:
 
 
 def assert_nowhere(secret: str, project: Project, *texts: str) -> None:
-    """A secret is in no output and in no file that flowplan wrote."""
+    """Check that a secret is in no output and in no file that flowplan wrote."""
     for text in texts:
         assert secret not in text
     for path in (project.directory / ".flowplan").rglob("*"):

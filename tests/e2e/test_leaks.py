@@ -118,7 +118,7 @@ def shapes(secret: str) -> set[str]:
 
 
 def leaks(text: str, allowed: str = "") -> list[str]:
-    """The canaries that can be read in a text, with what is around them."""
+    """Return the canaries that can be read in a text, with what is around them."""
     places = [
         (name, text.find(shape)) for name, value in CANARIES.items() for shape in shapes(value) if shape not in allowed
     ]

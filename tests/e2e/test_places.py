@@ -23,7 +23,7 @@ def loads(directory: Path) -> int:
 
 
 def inside(project: Project, name: str) -> Project:
-    """The same user in a directory below."""
+    """Return the same user in a directory below."""
     place = project.directory / name
     place.mkdir(parents=True, exist_ok=True)
     return Project(place, project.env)

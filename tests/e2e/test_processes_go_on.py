@@ -27,7 +27,7 @@ def run(name: str, script: str, **fields: Any) -> str:
 
 @pytest.fixture
 def processes(project: Project) -> Iterator[Project]:
-    """A project whose processes are ended in the end, whatever became of its state."""
+    """Return a project whose processes are ended in the end, whatever became of its state."""
     yield project
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:

@@ -539,7 +539,7 @@ def test_secrets_in_every_field_that_takes_one_appear_in_no_form(project: Projec
 
 @pytest.fixture
 def container(project: Project) -> Iterator[str]:
-    """The spec of a running container, of a project of its own; its name is ``<project>-a-1``."""
+    """Return the spec of a running container, of a project of its own; its name is ``<project>-a-1``."""
     name = f"review-{uuid.uuid4().hex[:8]}"
     yield (
         f"flowplan: 1\nproject: {name}\nruns:\n  a:\n    provider: docker\n    image: busybox:1.35\n"

@@ -51,7 +51,7 @@ def test_everything_written_is_private_whatever_the_umask(project: Project, umas
 
 @pytest.fixture
 def shared(project: Project) -> Project:
-    """A project in a directory like /tmp, where another user may have been first."""
+    """Return a project in a directory like /tmp, where another user may have been first."""
     project.write(HELLO.replace("${", "$${"))
     project.env["TOKEN"] = "hush"
     project.directory.chmod(0o1777)

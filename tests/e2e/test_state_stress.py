@@ -42,7 +42,7 @@ def state_of(project: Project) -> Path:
 
 
 def told(result: Result) -> Result:
-    """A failure that is told in a sentence."""
+    """Check that a failure is told in a sentence."""
     assert result.code == 1, f"exit {result.code}\n{result.out}\n{result.err}"
     assert result.err.splitlines()[-1].startswith("error: ") and "defect" not in result.err, result.err
     return result
@@ -78,7 +78,7 @@ class Disk:
 
 @pytest.fixture
 def disk(project: Project) -> Iterator[Disk]:
-    """The directory of the state is a disk of its own, of 1 MiB."""
+    """Mount a disk of its own as the directory of the state, of 1 MiB."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root")
     place = project.directory / ".flowplan"

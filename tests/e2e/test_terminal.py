@@ -67,7 +67,7 @@ def test_on_a_terminal(project: Project) -> None:
 
 
 def on_a_terminal(directory: Path, command: list[str]) -> str:
-    """What a command writes to a terminal."""
+    """Return what a command writes to a terminal."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "IN": "secret-of-evil"}
     process = subprocess.Popen(

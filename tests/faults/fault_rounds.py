@@ -132,7 +132,7 @@ def refused(world: World, *commands: tuple[str, ...]) -> None:
 
 
 def restored(kind: str, apply: tuple[str, ...]) -> Callable[[World], object]:
-    """The state is that of an earlier apply, the engine has what a later one made."""
+    """Return a step after which the state is that of an earlier apply, the engine has what a later one made."""
 
     def before(world: World) -> None:
         world.spec(kind)
@@ -156,7 +156,7 @@ def copied(world: World) -> None:
 
 
 def after_copy(world: World) -> None:
-    """The copy becomes a state of its own, which must not manage what the original does; that one goes on."""
+    """Make the copy a state of its own, which must not manage what the original does; that one goes on."""
     world.ok("state", "new-lineage")
     refused(world, ("plan",), DETACHED)
     world.enter("first")
@@ -175,7 +175,7 @@ def second_checkout(world: World) -> None:
 
 
 def after_rebuild(world: World) -> None:
-    """What the first one started is managed: seen, and ended on demand."""
+    """Check that what the first one started is managed: seen, and ended on demand."""
     world.ok(*LINEAGE)
     found = {a: (r["attempt"], r["status"]) for a, r in world.status().items()}
     assert found == dict.fromkeys("abc", (1, "running")), f"rebuilt as {found}"
@@ -262,7 +262,7 @@ class Tally:
 
 
 def points_of(command: Command, provider: str, directory: Path, passings: int) -> list[str]:
-    """The points that the command passes, each at most ``passings`` times, or what else happens to it."""
+    """Return the points that the command passes, each at most ``passings`` times, or what else happens to it."""
     if set(command.faults) - set(ANSWERS):
         return list(command.faults)
     world = WORLDS[provider](directory)
@@ -428,13 +428,13 @@ HEAD = (
 
 
 def row(t: Tally) -> str:
-    """A tally's line of the table."""
+    """Return a tally's line of the table."""
     figures = (len(t.names) or "-", t.rounds, t.killed, t.lost, t.repeated, t.orphans, t.untrue, t.leaks, len(t.faults))
     return f"| {t.provider} | {t.command} | " + " | ".join(str(n) for n in figures) + " |"
 
 
 def table(tallies: list[Tally]) -> str:
-    """The table of the report."""
+    """Return the table of the report."""
     return "\n".join([*HEAD, *(row(t) for t in tallies)])
 
 
@@ -448,7 +448,7 @@ def write_docs(tallies: list[Tally]) -> None:
 
 
 def random_rounds(provider: str, seed: int, rounds: int, runs: int, directory: Path) -> Tally:
-    """Applies of one project killed at random moments, until they are through; then the next project."""
+    """Play applies of one project killed at random moments, until they are through; then the next project."""
     chance, tally = random.Random(seed), Tally(provider, f"random kills (seed {seed})")
     while tally.rounds < rounds:
         world = WORLDS[provider](directory / str(tally.rounds))
@@ -507,7 +507,7 @@ def _kill_until_through(world: World, chance: random.Random, rounds: int, tally:
 
 
 def never_passed(tallies: list[Tally]) -> list[str]:
-    """The points that the sources name and no command passed, of providers that were played."""
+    """Return the points that the sources name and no command passed, of providers that were played."""
     played = {t.provider for t in tallies}
     files = {path for directory in SOURCES for path in directory.rglob("*.py")}
     named = {name for path in files for name in re.findall(r'point\("([^"]+)"', path.read_text())}

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Result:
         return self.code == -9
 
 
-class World:
+class World(ABC):
     """A project of three runs: ``a`` and ``b`` stand alone, ``c`` needs ``a``. Subclasses are the engines.
 
     Attributes:
@@ -97,8 +98,9 @@ class World:
             return ("a", ""), ("b", "    timeout: 2s\n"), ("c", "")
         return ("a", ""), ("b", ""), ("c", "    needs: [a]\n")
 
+    @abstractmethod
     def fields(self, kind: str, memory: int) -> str:
-        raise NotImplementedError
+        """Return the fields of a run, as lines of its spec."""
 
     def script(self, kind: str) -> str:
         return {
@@ -166,17 +168,17 @@ class World:
 
     # -- what an onlooker sees
 
+    @abstractmethod
     def objects(self) -> dict[str, bool]:
-        """Run id -> whether it runs, of every object on the engine."""
-        raise NotImplementedError
+        """Return run id -> whether it runs, of every object on the engine."""
 
+    @abstractmethod
     def starts(self) -> Counter[str]:
-        """Run id -> how often it was started, ever."""
-        raise NotImplementedError
+        """Return run id -> how often it was started, ever."""
 
+    @abstractmethod
     def contents(self) -> dict[str, str]:
-        """Run id -> the tag of what ran, where it can still be seen."""
-        raise NotImplementedError
+        """Return run id -> the tag of what ran, where it can still be seen."""
 
     def clean(self) -> None:
         """Remove whatever is left."""

@@ -11,7 +11,7 @@ from projects import Project, until
 
 
 def watched(project: Project, words: str) -> str:
-    """What `watch` says until it has said these words, and is interrupted."""
+    """Return what `watch` says until it has said these words, and is interrupted."""
     following = Following(project.start("watch"))
     following.said(words, 150)
     return following.end(130, interrupt=True)[1]

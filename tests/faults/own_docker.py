@@ -67,7 +67,7 @@ class OwnDocker:
         until(self._answers, PATIENCE)
 
     def network(self) -> int:
-        """A process in its network namespace, in which 127.0.0.1 is not that of the machine."""
+        """Return a process in its network namespace, in which 127.0.0.1 is not that of the machine."""
         name = Path(f"/proc/{self._network.pid}/comm")
         until(lambda: name.read_text().strip() == "sleep")
         return self._network.pid
@@ -127,7 +127,7 @@ class OwnDocker:
 
     @contextlib.contextmanager
     def api(self) -> Iterator[Any]:
-        """A client of its own."""
+        """Return a client of its own."""
         client = docker_api(self.host)
         try:
             yield client
@@ -150,12 +150,12 @@ class OwnDocker:
         return found
 
     def running(self) -> set[str]:
-        """The addresses of which a container runs."""
+        """Return the addresses of which a container runs."""
         return {a for a, some in self.containers().items() if any(c["State"]["Running"] for c in some)}
 
 
 def busybox() -> bytes:
-    """The image as the shared Engine saves it."""
+    """Return the image as the shared Engine saves it."""
     client = docker_api()
     try:
         return b"".join(client.get_image(IMAGE))

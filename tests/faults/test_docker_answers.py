@@ -59,7 +59,7 @@ class World:
         self.provider.target()
 
     def order(self, **fields: Any) -> Order:
-        """A run that nobody ordered before, or the same again with other fields after ``self.number`` was kept."""
+        """Return an order of a run that is new, or the same again with other fields after ``self.number`` was kept."""
         blocks = {"volumes": [f"{self.directory}:/host"], "network_mode": "none", **fields.pop("docker", {})}
         given = {"image": "busybox:1.35", "command": ["sh", "-c", NOTED], "docker": blocks, **fields}
         identity = Identity("answers", self.lineage, f"r{self.number}", 1)
@@ -128,7 +128,7 @@ def created(world: World, fault: Callable[[], None], **fields: Any) -> None:
 
 
 def pulled(world: World, fault: Callable[[], None], policy: str) -> None:
-    """A pull that the Engine finished although its answer did not arrive."""
+    """Return a pull that the Engine finished although its answer did not arrive."""
     login = {"registry_credentials": LOGIN}
     with contextlib.suppress(docker.errors.ImageNotFound):
         world.api.remove_image(world.pulled)
@@ -214,7 +214,7 @@ def play(world: World, write: str, **fault: Any) -> Fault:
 
 @pytest.fixture(scope="module")
 def image(world: World) -> Iterator[None]:
-    """The image that pulls are about, in the registry."""
+    """Return the image that pulls are about, in the registry."""
     world.api.tag("busybox:1.35", *world.pulled.rsplit(":", 1))
     answer = world.api.push(*world.pulled.rsplit(":", 1), auth_config=LOGIN)
     assert "errorDetail" not in answer, answer

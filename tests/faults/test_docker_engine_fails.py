@@ -47,7 +47,7 @@ class World:
         self.host.mkdir()
 
     def spec(self, *runs: str) -> None:
-        """Runs as ``name: fields``."""
+        """Write runs as ``name: fields``."""
         lines = "".join(f"  {name}: {{{ID}, {rest}\n" for name, _, rest in (run.partition(": {") for run in runs))
         self.project.write(HEAD.format(name=self.name, directory=self.host) + lines)
 
@@ -76,7 +76,7 @@ def image() -> bytes:
 
 @pytest.fixture
 def own(image: bytes, request: pytest.FixtureRequest) -> Iterator[OwnDocker]:
-    """An Engine of this test's own; options of dockerd as its parameter."""
+    """Return an Engine of this test's own; options of dockerd as its parameter."""
     made = OwnDocker(*getattr(request, "param", ()))
     try:
         made.start()
@@ -93,7 +93,7 @@ def world(project: Project, own: OwnDocker) -> World:
 
 @pytest.fixture
 def shared(project: Project) -> Iterator[tuple[World, FaultyProxy]]:
-    """The shared Engine behind a proxy that plays faults."""
+    """Yield the shared Engine behind a proxy that plays faults."""
     proxy = FaultyProxy(os.environ["DOCKER_HOST"], project.directory / "sock")
     made = World(project, proxy.host)
     yield made, proxy
@@ -105,7 +105,7 @@ def shared(project: Project) -> Iterator[tuple[World, FaultyProxy]]:
 
 
 def ours(world: World) -> list[dict[str, Any]]:
-    """The containers of the world's project on the shared Engine."""
+    """Return the containers of the world's project on the shared Engine."""
     api = docker_api()
     try:
         wanted = {"label": f"dev.flowplan.project={world.name}"}
@@ -485,7 +485,7 @@ def pushed() -> Iterator[str]:
 
 @pytest.fixture
 def registry(own: OwnDocker) -> Iterator[FaultyProxy]:
-    """The registry behind a proxy that plays faults, as our own Engine sees it."""
+    """Return the registry behind a proxy that plays faults, as our own Engine sees it."""
     proxy = FaultyProxy(f"http://{os.environ['REGISTRY']}", network_of=own.network())
     yield proxy
     proxy.close()

@@ -41,7 +41,7 @@ IDLE = 'command: [sleep, "600"], kubernetes: {job: {spec: {parallelism: 0}}}'
 
 
 def status(code: int, reason: str, message: str = "a fault is played") -> dict[str, Any]:
-    """The answer of an API server that refuses or fails."""
+    """Return the answer of an API server that refuses or fails."""
     body = {"kind": "Status", "status": "Failure", "reason": reason, "message": message, "code": code}
     return {"status": code, "body": json.dumps(body).encode()}
 
@@ -79,7 +79,7 @@ class World:
         self.project = Project(directory, {"NO_COLOR": "1", "KUBECONFIG": str(path), "FAULTS_SECRET": SECRET})
 
     def spec(self, *runs: str, space: str = SPACE) -> None:
-        """Runs as ``name: fields``."""
+        """Write runs as ``name: fields``."""
         lines = "".join(f"  {name}: {{{fields}}}\n" for name, _, fields in (run.partition(": ") for run in runs))
         self.project.write(HEAD.format(name=self.name, space=space) + lines)
 
@@ -93,7 +93,7 @@ class World:
         return found
 
     def patch(self, body: dict[str, Any]) -> None:
-        """What a person does with kubectl edit."""
+        """Do what a person does with kubectl edit."""
         path = jobs_path(SPACE, self.job()["metadata"]["name"])
         self.api.call("PATCH", path, {"fieldManager": "kubectl-edit"}, body, content=MERGE)
 
@@ -104,7 +104,7 @@ class World:
         return {a: r["status"] for a, r in self.project.status("--no-refresh").items()}
 
     def history(self, address: str = "a") -> list[str]:
-        """The statuses of a run, without repetitions."""
+        """Return the statuses of a run, without repetitions."""
         told = [e["status"] for e in self.project.events(address)]
         return [s for i, s in enumerate(told) if i == 0 or told[i - 1] != s]
 

@@ -51,7 +51,7 @@ AS_USER = (
 
 @pytest.fixture
 def project() -> Iterator[Project]:
-    """A project of that user."""
+    """Return a project of that user."""
     directory = Path(tempfile.mkdtemp(prefix="fp-full-"))
     made = Project(directory, {"NO_COLOR": "1"}, AS_USER)
     os.chown(made.write(SPEC).parent, USER, USER)
