@@ -275,9 +275,10 @@ def logs(
     format: Format = "text",
 ) -> None:
     """Show the output of a run, or its stored end where the engine has none any more."""
-    from flowplan.commands import places, reading
+    from flowplan.commands import logs as outputs
+    from flowplan.commands import places
 
-    reading.logs(places.place(state).state, address, follow, tail, attempt, "raw" if raw else format)
+    outputs.logs(places.place(state).state, address, follow, tail, attempt, "raw" if raw else format)
 
 
 @command()
