@@ -19,10 +19,14 @@ def check_format(format: str, allowed: Sequence[str]) -> None:
 
 
 def check_directory(option: str, file: Path | None) -> None:
-    """Raise InvalidInput unless the directory exists that the file of an option is to be written into."""
-    if file and not is_directory(file.parent):
-        message = f"the directory {file.parent.absolute()} of {file.name} does not exist"
-        raise InvalidInput([Diagnostic(message, subject=option, hint="correct the path, or make the directory first")])
+    """Raise InvalidInput unless the file of an option can be there: in a directory that exists, and no directory itself."""
+    if file and is_directory(file):
+        fault, hint = f"{file} is a directory", "name a file in it"
+    elif file and not is_directory(file.parent):
+        fault, hint = f"{file} cannot be written, its directory does not exist", "correct the path, or make it first"
+    else:
+        return
+    raise InvalidInput([Diagnostic(fault, subject=option, hint=hint)])
 
 
 def given(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> Given:
