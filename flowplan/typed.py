@@ -13,7 +13,10 @@ from flowplan.options import Argument, Command
 
 _MEANT = {
     "cancel": "flowplan destroy --target ADDR",
+    "delete": "flowplan destroy --target ADDR",
     "down": "flowplan destroy",
+    "get": "flowplan status",
+    "graph": "flowplan plan --format markdown, which draws what needs what",
     "history": "flowplan events ADDR",
     "import": "flowplan state import ADDR ID",
     "ls": "flowplan state list",
@@ -21,8 +24,11 @@ _MEANT = {
     "ps": "flowplan status",
     "refresh": "flowplan plan --refresh-only",
     "rerun": "flowplan apply --rerun ADDR",
+    "restart": "flowplan apply --rerun ADDR",
     "run": "flowplan apply",
+    "start": "flowplan apply",
     "stop": "flowplan destroy --target ADDR",
+    "taint": "flowplan apply --rerun ADDR",
     "up": "flowplan apply",
     "version": "flowplan --version",
 }
@@ -122,10 +128,11 @@ def _needed(commands: Sequence[Command], words: Sequence[str]) -> Sequence[Comma
     return [c for c in commands if c.words == tuple(words[:1])] or commands
 
 
-def _meant(words: Sequence[str]) -> str:
-    """Return what to write instead of a word of another tool, "" when there is none."""
-    options = (_MEANT_OPTIONS.get(word.partition("=")[0]) for word in words[1:])
-    meant = _MEANT.get(words[0]) if words else None
+def _meant(error: BaseException, words: Sequence[str]) -> str:
+    """Return what to write instead of a word of another tool that was not understood, "" when there is none."""
+    wrong = str(getattr(error, "option_name", ""))  # of ``-var`` it is ``-v``
+    options = (_MEANT_OPTIONS.get(word.partition("=")[0]) for word in words[1:] if wrong and word.startswith(wrong))
+    meant = None if wrong or len(words) == 0 else _MEANT.get(words[0])
     return next((f"\nwrite {found}" for found in (meant, *options) if found), "")
 
 
@@ -135,4 +142,4 @@ def _usage(error: BaseException, words: Sequence[str], complain: Callable[..., i
     if type(error).__name__ == "NoArgsIsHelpError":
         return complain(str(getattr(error, "message", error)), 7, prefix="")
     hint = f"\nsee `{context.command_path} --help`" if context else ""
-    return complain(f"{getattr(error, 'format_message', lambda: str(error))()}{_meant(words)}{hint}", 7)
+    return complain(f"{getattr(error, 'format_message', lambda: str(error))()}{_meant(error, words)}{hint}", 7)

@@ -156,7 +156,7 @@ def _words(entry: Any, path: Path, schema: Mapping[str, Any]) -> tuple[str, str]
     if kind == "extra_forbidden":
         return "unknown field", _what_is_meant(str(path[-1]), path[:-1], schema)
     if kind == "missing":
-        return "is missing", ""
+        return "is missing", "write `flowplan: 1`, the version of the spec" if path == ("flowplan",) else ""
     if kind == "union_tag_invalid":
         name = str(entry["input"].get("type"))
         known = list(schema["properties"]["providers"]["properties"])
@@ -189,6 +189,14 @@ _ELSEWHERE = {
     "workdir": "working_dir",
 }
 """What fields of a run are called in files of other tools."""
+_OTHERWISE = {
+    "cron": "flowplan starts nothing by itself; call `flowplan apply --yes` from cron, a systemd timer or CI",
+    "limits": "write cpu, memory and gpu directly below resources: they are request and limit in one",
+    "requests": "write cpu, memory and gpu directly below resources: they are request and limit in one",
+    "schedule": "flowplan starts nothing by itself; call `flowplan apply --yes` from cron, a systemd timer or CI",
+    "valueFrom": "write secret_key_ref or config_map_key_ref, each with name and key, in its place",
+}
+"""What to do instead where other tools have a field that there is not."""
 
 
 def _what_is_meant(name: str, place: Path, schema: Mapping[str, Any]) -> str:
@@ -199,6 +207,8 @@ def _what_is_meant(name: str, place: Path, schema: Mapping[str, Any]) -> str:
         return f"it belongs into the block {block}"
     if _ELSEWHERE.get(name) in known:
         return f'write "{_ELSEWHERE[name]}"'
+    if name in _OTHERWISE and (name not in ("limits", "requests") or place[-1:] == ("resources",)):
+        return _OTHERWISE[name]
     if place and place[-1] in BUILT_IN_TYPES and place[0] != "providers":
         return did_you_mean(name, known) or f"known: {', '.join(known)}"
     return did_you_mean(name, known)

@@ -96,11 +96,25 @@ def test_a_state_without_permission_is_an_error_and_never_nothing(project: Proje
         ("history", "flowplan events"),
         ("plan -var x=1", "--var NAME=VALUE"),
         ("apply -auto-approve", "--yes"),
+        ("plan --auto-approve", "--yes"),
         ("plan -f spec.yaml", "flowplan plan SPEC"),
+        ("graph", "flowplan plan --format markdown"),
+        *((word, "flowplan destroy --target ADDR") for word in ("stop", "cancel", "delete")),
+        *((word, "flowplan apply --rerun ADDR") for word in ("rerun", "restart", "taint")),
+        ("run", "flowplan apply"),
+        ("version", "flowplan --version"),
+        ("refresh", "flowplan plan --refresh-only"),
+        ("import", "flowplan state import ADDR ID"),
+        ("output", "flowplan logs ADDR"),
     ],
 )
 def test_words_of_other_tools_are_answered_with_ours(project: Project, words: str, meant: str) -> None:
     assert f"write {meant}" in project.ok(*words.split(), code=7).err.replace("the spec without an option: ", "")
+
+
+def test_an_option_of_ours_that_is_not_at_fault_is_not_corrected(project: Project) -> None:
+    told = project.ok("logs", "-f", code=7).err
+    assert "Missing argument 'ADDR'" in told and "write" not in told
 
 
 @pytest.mark.parametrize(
