@@ -125,6 +125,14 @@ def _filled(value: Any) -> str:
     return "must not be empty" if value == "" else _text(value)
 
 
+def _text_or_list(value: Any) -> str:
+    return "" if isinstance(value, str) else f"must be a string or a list, not {kind_of(value)}"
+
+
+def _filled_or_list(value: Any) -> str:
+    return _filled(value) if value == "" else _text_or_list(value)
+
+
 def _password(value: Any) -> str:
     """Check as ``_filled`` does, without telling the value."""
     return _filled(value) if isinstance(value, str) else "must be a string; write it in quotes"
@@ -225,6 +233,8 @@ _SIZE_WORDS = "a size such as 512m, 1.5g or 16Gi"
 
 Text = Annotated[str, Checked(_text, TEXT_SCHEMA)]
 Filled = Annotated[str, Checked(_filled, FILLED_SCHEMA)]
+TextBesideList = Annotated[str, Checked(_text_or_list, TEXT_SCHEMA)]
+FilledBesideList = Annotated[str, Checked(_filled_or_list, FILLED_SCHEMA)]
 Password = Annotated[str, Checked(_password, FILLED_SCHEMA)]
 Plain = Annotated[str, Checked(_filled, FILLED_SCHEMA, expression=False)]
 Expression = Annotated[str, Checked(_never, EXPRESSION_SCHEMA)]

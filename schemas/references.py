@@ -26,6 +26,11 @@ def unknown_names(document: Document) -> Iterator[Diagnostic]:
         yield from _variables(document, (part,), root.get(part), _mapping(root, "variables"))
 
 
+def glob_hint(need: str) -> str:
+    """Return what to write instead of a pattern of runs, "" for what is none."""
+    return "a glob is not taken here: write each name; a run's name stands for all its cells" if "*" in need else ""
+
+
 def _mapping(root: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = root.get(name)
     return found if isinstance(found, dict) else {}
@@ -38,10 +43,10 @@ def _provider(document: Document, path: Path, named: Any, known: list[str]) -> I
 
 
 def _needs(document: Document, path: Path, needs: Any, runs: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    for index, need in enumerate(needs if isinstance(needs, list) else ()):
+    for index, need in enumerate(needs if isinstance(needs, list) else [needs]):
         if isinstance(need, str) and "${" not in need and need.partition("[")[0] not in runs and need not in runs:
-            where = (*path, index)
-            hint = did_you_mean(need, runs) or f"known: {', '.join(list(runs)[:10])}"
+            where = (*path, index) if isinstance(needs, list) else path
+            hint = glob_hint(need) or did_you_mean(need, runs) or f"known: {', '.join(list(runs)[:10])}"
             yield Diagnostic(f'unknown run "{need}"', document.sources.value(where), dotted(where), hint)
 
 

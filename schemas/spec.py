@@ -164,8 +164,9 @@ class ProcessBlock(Part):
 
 
 AxisValues = Annotated[Any, f.OneOf(f.Expression, mapping=Range, items=list[f.Scalar], words=AXIS_WORDS)]
+Names = Annotated[Any, f.OneOf(f.FilledBesideList, items=list[f.Filled])]
 Cell = dict[AxisName, f.Scalar]
-Command = Annotated[Any, f.OneOf(f.Text, items=list[f.Scalar])]
+Command = Annotated[Any, f.OneOf(f.TextBesideList, items=list[f.Scalar])]
 
 
 class Matrix(Part):
@@ -204,7 +205,7 @@ class Run(Part):
     env: dict[EnvName, Annotated[Any, f.OneOf(f.ScalarOrNull, mapping=Reference, word="a scalar")]] | None = Field(
         None, description="Environment: scalars become strings, null removes an inherited variable, or a reference."
     )
-    env_file: Annotated[Any, f.OneOf(f.Filled, items=list[f.Filled])] | None = Field(
+    env_file: Names | None = Field(
         None, description="Files of variables below `env`, relative to the spec; every value is a secret."
     )
     labels: dict[f.Plain, f.ScalarOrNull] | None = Field(None, description="Labels of the object.")
@@ -214,7 +215,7 @@ class Run(Part):
     )
     working_dir: f.Filled | None = Field(None, description="Working directory; of a process relative to the spec.")
     resources: Resources | None = Field(None, description="CPU, memory and GPUs.")
-    needs: list[f.Filled] | None = Field(None, description="Addresses of runs that must succeed first.")
+    needs: Names | None = Field(None, description="Addresses of runs that must succeed first: one, or a list.")
     matrix: Matrix | None = Field(None, description="One run for each combination of the axes' values.")
     max_parallel: Annotated[int, f.at_least(1)] | None = Field(
         None, description="How many cells of the matrix may run at once."

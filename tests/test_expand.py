@@ -324,11 +324,14 @@ runs:
   b: {provider: docker, needs: [a]}
   c: {provider: docker, needs: ["a[x=${each.x},y=p]", b], matrix: {x: [2, 1]}}
   d: {provider: docker, needs: ['a[y=p,x=1]', a, "a[x=1,y=p]"]}
+  e: {provider: docker, needs: b}
+  f: {provider: docker, needs: "a[x=${each.x},y=p]", matrix: {x: [2]}}
 """
     needs = {a: d.settings.needs for a, d in world.runs(text).items()}
     assert needs["b"] == ("a[x=1,y=p]", "a[x=2,y=p]")
     assert needs["c[x=2]"] == ("a[x=2,y=p]", "b")
     assert needs["d"] == ("a[x=1,y=p]", "a[x=2,y=p]")
+    assert (needs["e"], needs["f[x=2]"]) == (("b",), ("a[x=2,y=p]",))
 
 
 @pytest.mark.parametrize("need", ["trian", "train[x=9]", "train[", "train[x=1,y=2]"])
@@ -338,6 +341,14 @@ def test_unknown_needs(world: World, need: str) -> None:
     )
     (fault,) = world.faults(text)
     assert fault.startswith(f'spec.yaml:5:33: runs.b.needs[0]: unknown run "{need}"; did you mean "train')
+
+
+@pytest.mark.parametrize(("needs", "place"), [("'*'", "4:32: runs.b.needs"), ("['a*']", "4:33: runs.b.needs[0]")])
+def test_a_glob_of_needs_is_told(world: World, needs: str, place: str) -> None:
+    (fault,) = world.faults(f"runs:\n  b: {{provider: docker, needs: {needs}}}\n")
+    assert (
+        fault.startswith(f"spec.yaml:{place}: unknown run") and "; a glob is not taken here: write each name" in fault
+    )
 
 
 # secrets

@@ -137,6 +137,21 @@ def test_model_and_schema_agree_about_keys(name: str) -> None:
     [
         ("{timeot: 1}", '4:7: runs.a.timeot: unknown field; did you mean "timeout"?'),
         ("{image: [x]}", "4:14: runs.a.image: must be a string, not a list"),
+        ("{command: 5}", "4:16: runs.a.command: must be a string or a list, not the number 5"),
+        ("{needs: 5}", "4:14: runs.a.needs: must be a string or a list, not the number 5"),
+        ("{needs: ''}", "4:14: runs.a.needs: must not be empty"),
+        (
+            "{schedule: daily}",
+            "4:7: runs.a.schedule: unknown field; flowplan starts nothing by itself; call `flowplan apply --yes` from cron",
+        ),
+        (
+            "{resources: {limits: {cpu: 1}}}",
+            "4:19: runs.a.resources.limits: unknown field; write cpu, memory and gpu directly below resources",
+        ),
+        (
+            "{env: {A: {valueFrom: {}}}}",
+            "4:17: runs.a.env.A.valueFrom: unknown field; write secret_key_ref or config_map_key_ref",
+        ),
         ("{image: ''}", "4:14: runs.a.image: must not be empty"),
         ("{image: 1.10}", "4:14: runs.a.image: must be a string, not the number 1.10"),
         ("{command: {a: b}}", "4:16: runs.a.command: must be a string or a list, not a mapping"),

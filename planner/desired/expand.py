@@ -27,6 +27,7 @@ from flowplan.planner.manifests import Manifests, ResolvedRun
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.load import LoadedSpec, faults_in
+from flowplan.schemas.references import glob_hint
 from flowplan.schemas.runs import Desired, Identity, Rendered, Settings, run_id
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic, Path, did_you_mean, dotted
@@ -365,15 +366,16 @@ class _Expander:
         if "provider" not in group.dynamic:
             self.providers.name_for(group, group.static.get("provider"))
 
-    def needs(self, group: Group, wanted: Sequence[Any]) -> tuple[str, ...] | None:
+    def needs(self, group: Group, wanted: str | Sequence[Any]) -> tuple[str, ...] | None:
         """Return the concrete addresses of ``needs``, or None after telling what is not known."""
         found: dict[str, None] = {}
         all_known = True
-        for index, need in enumerate(map(str, wanted)):
+        single = isinstance(wanted, str)
+        for index, need in enumerate([wanted] if isinstance(wanted, str) else map(str, wanted)):
             addresses = self.addresses.meant(need)
             if addresses is None:
-                path = group.source(("needs", index))
-                self.report.fault(path, f'unknown run "{need}"', self.addresses.nearest(need))
+                path = group.source(("needs",) if single else ("needs", index))
+                self.report.fault(path, f'unknown run "{need}"', glob_hint(need) or self.addresses.nearest(need))
                 all_known = False
             else:
                 found.update(dict.fromkeys(addresses))

@@ -53,7 +53,7 @@ def refused(project: Project, *arguments: str, code: int = 7, **options: Any) ->
         ("flowplan: 2\nproject: demo\nruns: {}\n", "flowplan.yaml:1:11: flowplan: must be 1"),
         ("project: demo\nruns: {}\n", "flowplan.yaml:1:1: flowplan: is missing"),
         (HEAD + "  a:\n", "flowplan.yaml:4:5: runs.a: must be a mapping, not null"),
-        (HEAD + "  a:\n    provider: process\n    command: 5\n", "flowplan.yaml:6:14: runs.a.command: must be a string, not the number 5"),
+        (HEAD + "  a:\n    provider: process\n    command: 5\n", "flowplan.yaml:6:14: runs.a.command: must be a string or a list, not the number 5"),
         (HEAD + "  a:\n    provider: process\n    command: x\n    timeot: 5\n", 'flowplan.yaml:7:5: runs.a.timeot: unknown field; did you mean "timeout"?'),
         (HEAD + "  a: {provider: dokcer, image: x}\n", 'flowplan.yaml:4:17: runs.a.provider: unknown provider "dokcer"; did you mean "docker"?'),
         (HEAD + "  a: {provider: process, command: ['${var.nix}']}\n", r"flowplan.yaml:4:36: runs.a.command\[0\]: \$\{var.nix\}: the variable nix is not known"),
