@@ -39,6 +39,7 @@ _MASKS = (
     (re.compile(r"\bsha256:[0-9a-f]+"), "<digest>"),
     (re.compile(r"\b[0-9a-f]{12,}\b"), "<hex>"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT?\s?\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00| UTC)?"), "<time>"),
+    (re.compile(r"\b\d\d-\d\d \d\d:\d\d\b"), "<time>"),
     (re.compile(r"\b\d\d:\d\d:\d\d(?:\.\d+)?Z?\b"), "<time>"),
     (re.compile(r"\b(?:\d+(?:\.\d+)?(?:ms|s|m|h)\s?)+ ago\b"), "<age>"),
     (re.compile(r"\b(\d+ \w+(?:, \d+ \w+)*; )\d+\w+(?: to \d+\w+)?"), r"\1<durations>"),

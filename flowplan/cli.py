@@ -253,13 +253,15 @@ def watch(
 def status(
     address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
     state: State = None,
+    failed: Annotated[bool, Option("--failed", help="Only runs that failed, timed out or are lost.")] = False,
+    running: Annotated[bool, Option("--running", help="Only runs that have not ended.")] = False,
     refresh: Refresh = True,
     format: Format = "text",
 ) -> None:
-    """Show the status of every run."""
+    """Show the status of every run; those with a problem come last."""
     from flowplan.commands import places, reading
 
-    reading.status(places.place(state).state, address or [], refresh, format)
+    reading.status(places.place(state).state, address or [], refresh, format, failed=failed, running=running)
 
 
 @command()

@@ -349,11 +349,12 @@ RUN = {
 
 def test_status_tables_fit_and_line_up() -> None:
     other = {"address": "extract[day=1]", "status": "running", "attempt": 1, "started_at": "2026-11-01T11:00:00Z"}
-    head, *rows = status_table([RUN, other], now=NOW, width=90)
-    assert "3m 20s" in rows[0] and "137" in rows[0] and "2 (3 tries)" in rows[0] and rows[0].endswith("...")
-    assert rows[1].split()[-1] == "12m" or rows[1].split()[-2:] == ["12m", "0s"]
-    assert all(len(line) <= 90 for line in (head, *rows))
-    assert head.index("STATUS") == rows[0].index("failed") == rows[1].index("running")
+    head, *rows, last = status_table([RUN, other], now=NOW, width=110)
+    assert rows[0].split()[:2] == ["extract[day=1]", "running"] and rows[0].split()[-3:] == ["11-01", "11:00", "12m"]
+    assert "3m 20s" in rows[1] and "137" in rows[1] and "2 (3 tries)" in rows[1] and rows[1].endswith("...")
+    assert all(len(line) <= 110 for line in (head, *rows))
+    assert head.index("STATUS") == rows[1].index("failed") == rows[0].index("running")
+    assert last == "1 of 2 runs: 1 failed"
 
 
 def test_a_narrow_table_leaves_a_message_that_can_be_read() -> None:
@@ -362,15 +363,30 @@ def test_a_narrow_table_leaves_a_message_that_can_be_read() -> None:
         "message": "container main: secret hub not found in namespace ml",
     }
     lines = status_table([run], now=NOW, width=80)
-    assert all(len(line) <= 80 for line in lines) and "container main: sec..." in lines[1]
+    assert all(len(line) <= 80 for line in lines) and "CreateContainerCon" in lines[1]
     assert status_table([run], now=NOW)[1].endswith(
-        "CreateContainerConfigError  137   2 (3 tries)  3m 20s  " + run["message"]
+        "137   2 (3 tries)  11-01 08:00  3m 20s    CreateContainerConfigError: " + run["message"]
     )
 
 
-def test_nobody_knows_is_left_empty() -> None:
-    head, row = status_table([{"address": "a", "status": "lost", "exit_code": None, "attempt": 1}])
-    assert "EXIT" not in head and row.split() == ["a", "lost", "1"]
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_no_two_cells_look_alike_in_any_width(width: int) -> None:
+    runs = [RUN | {"address": f"train[day=2026-10-0{n},model=large-en-v2,region=eu-central-1]"} for n in range(9)]
+    _, *rows, _ = status_table(runs, now=NOW, width=width)
+    assert [row.split()[0] for row in rows] == [run["address"] for run in runs]
+
+
+def test_nothing_is_said_of_a_plain_success() -> None:
+    run = {"address": "a", "status": "succeeded", "reason": "Completed", "message": "exited cleanly", "exit_code": 0}
+    head, row = status_table([run | {"attempt": 1}])
+    assert head.split() == ["ADDRESS", "STATUS", "EXIT"] and row.split() == ["a", "succeeded", "0"]
+    left = "exited cleanly; 2 processes of it go on"
+    assert status_table([run | {"message": left}])[1].endswith(left)
+
+
+def test_what_is_unknown_is_left_empty() -> None:
+    head, row, last = status_table([{"address": "a", "status": "lost", "exit_code": None, "attempt": 1}])
+    assert "EXIT" not in head and row.split() == ["a", "lost"] and last == "1 of 1 run: 1 lost"
     assert status_table([]) == ["No runs."]
 
 

@@ -66,20 +66,22 @@ def unknown_address(address: str, known: Iterable[str]) -> InvalidInput:
     return InvalidInput(f"nothing is recorded at {address}", hint=hint)
 
 
-def status(state: Path, addresses: Sequence[str], ask: bool, format: str) -> None:
-    """Show how every run stands; with ``ask`` the engines are asked first."""
+def status(state: Path, addresses: Sequence[str], ask: bool, format: str, *, failed: bool, running: bool) -> None:
+    """Show how every run stands, or only those that failed or run; with ``ask`` the engines are asked first."""
+    from flowplan.render.tables import PROBLEMS, status_table
+
     check_format(format, ("text", "json"))
+    only = [s for s in Status if (failed and s in PROBLEMS) or (running and s.live) or not (failed or running)]
     with closing(opened(state)) as store:
         if ask:
             with Project.of_state(store) as project:
                 refresh(project)
-        document = status_document(store, chosen(store.records(), addresses))
+        wanted = chosen(store.records(), addresses)
+        document = status_document(store, {a: r for a, r in wanted.items() if r.status in only})
     output = Output()
     if format == "json":
         output.document(document)
         return
-    from flowplan.render.tables import status_table
-
     columns = width(sys.stdout) if sys.stdout.isatty() else None
     output.lines(status_table(document["runs"], width=columns, colour=use_colour(sys.stdout), now=datetime.now(UTC)))
     for run in document["runs"]:

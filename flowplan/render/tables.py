@@ -22,34 +22,79 @@ _COLOUR_OF = {
     "cancelled": "yellow",
     "destroyed": "dim",
 }
+PROBLEMS = ("failed", "timed_out", "lost")
+"""The statuses that ask for attention."""
+_PLAIN = ("Completed", "exited cleanly")
+"""What engines say of a plain success."""
 _READABLE = 24
 _SMALLEST = 8
+_WORTHWHILE = 16
 Document = Mapping[str, Json]
 
 
 def status_table(
     runs: Sequence[Document], *, now: datetime | None = None, width: int | None = None, colour: bool = False
 ) -> list[str]:
-    """Return the status of runs, one a line, cut to ``width`` columns; nothing is cut without it.
+    """Return the status of runs, one a line: those with a problem last, and counted in a line below them.
 
     Args:
         runs: run objects of a status document.
         now: with it, runs that did not end show how long they have been running.
+        width: columns of the terminal: messages are cut to it, and what is left out first where they have no room are
+            the attempt and the start; addresses are never cut. Nothing is cut without it.
     """
     if not runs:
         return ["No runs."]
-    heads = ("ADDRESS", "STATUS", "REASON", "EXIT", "ATTEMPT", "TIME", "MESSAGE")
+    ordered = sorted(runs, key=lambda run: run.get("status") in PROBLEMS)
+    heads = ("ADDRESS", "STATUS", "EXIT", "ATTEMPT", "START (UTC)", "DURATION", "REASON")
     rows = [
         (
-            *(_text(run, key) for key in ("address", "status", "reason", "exit_code")),
+            *(_text(run, key) for key in ("address", "status", "exit_code")),
             _attempts(run),
+            started(run),
             took(run, now),
-            _text(run, "message"),
+            _why(run),
         )
-        for run in runs
+        for run in ordered
     ]
-    colours = [_COLOUR_OF.get(str(run.get("status")), "") if colour else "" for run in runs]
-    return table(heads, rows, width=width, colours=colours)
+    colours = [_COLOUR_OF.get(str(run.get("status")), "") if colour else "" for run in ordered]
+    lines = table(*_with_room(heads, rows, width), width=width, colours=colours, whole=True)
+    return [*lines, *([counted(runs)] if ordered[-1].get("status") in PROBLEMS else [])]
+
+
+def counted(runs: Sequence[Document]) -> str:
+    """Return how many of some runs have a problem, and which: ``2 of 30 runs: 1 failed, 1 timed out``."""
+    counts = {status: sum(run.get("status") == status for run in runs) for status in PROBLEMS}
+    words = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items() if count)
+    return f"{sum(counts.values())} of {len(runs)} run{'s' if len(runs) != 1 else ''}: {words}"
+
+
+def _with_room(
+    heads: tuple[str, ...], rows: list[tuple[str, ...]], width: int | None
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the columns of a table without some that can be spared, where its last one would be too narrow to be read."""
+    for spared in ("ATTEMPT", "START (UTC)"):
+        widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
+        used = [max(w, _columns(head)) + 2 for head, w in zip(heads, widths, strict=True) if w]
+        last = min(widths[-1], _WORTHWHILE) + 2 if widths[-1] else 0
+        if width is None or sum(used[: -1 if last else None]) + last - 2 <= width:
+            break
+        keep = [n for n, head in enumerate(heads) if head != spared]
+        heads, rows = tuple(heads[n] for n in keep), [tuple(row[n] for n in keep) for row in rows]
+    return heads, rows
+
+
+def _why(run: Document) -> str:
+    """Return the reason and the message of a run; nothing of one that simply succeeded."""
+    reason, message = _text(run, "reason"), _text(run, "message")
+    if run.get("status") == "succeeded":
+        reason, message = ("" if told in _PLAIN else told for told in (reason, message))
+    return ": ".join(filter(None, (reason, "" if message == reason else message)))
+
+
+def started(run: Document) -> str:
+    """Return the month, day and minute at which a run started; "" where that is unknown."""
+    return _text(run, "started_at")[5:16].replace("T", " ")
 
 
 def _text(document: Document, key: str) -> str:
@@ -58,9 +103,9 @@ def _text(document: Document, key: str) -> str:
 
 
 def _attempts(run: Document) -> str:
-    """Return ``2`` or, where the engine executed an attempt more than once, ``2 (3 tries)``."""
-    tries = run.get("attempts") or 0
-    return f"{run.get('attempt', '')}" + (f" ({tries} tries)" if tries > 1 else "")
+    """Return ``2`` or, where the engine executed an attempt more than once, ``2 (3 tries)``; nothing of a plain first one."""
+    tries, attempt = run.get("attempts") or 0, run.get("attempt") or 1
+    return "" if attempt == 1 and tries < 2 else f"{attempt}" + (f" ({tries} tries)" if tries > 1 else "")
 
 
 def took(run: Document, now: datetime | None = None) -> str:
@@ -89,21 +134,35 @@ def event_lines(events: Iterable[Document], *, colour: bool = False) -> Iterator
 
 
 def table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None, colours: Sequence[str] = ()
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    width: int | None = None,
+    colours: Sequence[str] = (),
+    whole: bool = False,
 ) -> list[str]:
     """Return aligned columns, at most ``width`` wide; empty ones are left out and the last one is cut first.
 
     Args:
         colours: one for each row, "" for none.
+        whole: cut nothing but the last column, and not that below what can be read.
     """
     used = [n for n in range(len(heads)) if any(row[n] for row in rows)] or [0]
     lines = [[heads[n] for n in used], *([harmless(row[n]) for n in used] for row in rows)]
     widths = [max(_columns(line[n]) for line in lines) for n in range(len(used))]
     if width is not None:
-        widths = _fitted(widths, width)
+        widths = _last_fitted(widths, width) if whole else _fitted(widths, width)
     texts = ["  ".join(map(_cell, line, widths)).rstrip() for line in lines]
     painted = [paint(text, colour, bool(colour)) for text, colour in zip(texts[1:], colours, strict=False)]
     return [texts[0], *painted, *texts[1 + len(painted) :]]
+
+
+def _last_fitted(widths: list[int], width: int) -> list[int]:
+    """Return column widths of which only the last gives way, down to what can be read."""
+    if len(widths) < 2:
+        return widths
+    room = width - sum(widths[:-1]) - 2 * (len(widths) - 1)
+    return [*widths[:-1], min(widths[-1], max(room, _WORTHWHILE))]
 
 
 def _fitted(widths: list[int], width: int) -> list[int]:

@@ -96,7 +96,7 @@ def test_the_options_of_the_design_are_there() -> None:
         ("apply",): "--yes --parallelism --detach --wait-timeout --lock-timeout --format --state --var",
         ("destroy",): "--target --yes --state",
         ("watch",): "--wait-timeout --format",
-        ("status",): "--no-refresh --format",
+        ("status",): "--failed --running --no-refresh --format",
         ("events",): "--format",
         ("logs",): "--follow --tail --attempt --format",
         ("show",): "--format",
@@ -220,6 +220,26 @@ def test_status_as_text(applied: Project) -> None:
     assert lines[0].split()[:2] == ["ADDRESS", "STATUS"] and len(lines) == 5
     assert len(applied.ok("status", "cell").out.splitlines()) == 4
     assert len(applied.ok("status", 'cell[n="b c"]', "slow").out.splitlines()) == 3
+    assert [line.split()[0] for line in applied.ok("status", "--running").out.splitlines()] == ["ADDRESS", "slow"]
+    assert applied.ok("status", "--failed").out == "No runs.\n"
+
+
+def test_failed_runs_come_last_in_the_status_and_are_counted(project: Project) -> None:
+    project.write("""\
+flowplan: 1
+project: demo
+runs:
+  train:
+    provider: process
+    matrix: {day: ["2026-10-06", "2026-10-07", "2026-10-08"]}
+    command: [sh, -c, 'test ${each.day} != 2026-10-07']
+""")
+    project.ok("apply", "--yes", code=3)
+    _, *rows, last = project.ok("status").out.splitlines()
+    assert [row.split()[0] for row in rows] == [f"train[day=2026-10-0{n}]" for n in (6, 8, 7)]
+    assert last == "1 of 3 runs: 1 failed"
+    failed = project.ok("status", "--failed", "--format", "json").json["runs"]
+    assert [run["address"] for run in failed] == ["train[day=2026-10-07]"]
 
 
 def test_events_of_one_run_and_after_a_number(applied: Project) -> None:
