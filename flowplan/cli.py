@@ -266,21 +266,28 @@ def status(
 
 @command()
 def logs(
-    address: Annotated[str, Argument(metavar="ADDR", help="The run.")],
+    address: Annotated[list[str], Argument(metavar="ADDR", help="The runs: addresses, names of runs, or globs.")],
     state: State = None,
-    follow: Annotated[bool, Option("--follow", "-f", help="Go on to the run's end.")] = False,
-    tail: Annotated[int | None, Option("--tail", "-n", min=0, metavar="N", help="Only the last lines.")] = None,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on to the end of the runs.")] = False,
+    tail: Annotated[int | None, Option("--tail", "-n", min=0, metavar="N", help="Only the last lines of each.")] = None,
+    since: Annotated[
+        str | None, Option("--since", metavar="TIME", help="Only lines since a time, or a duration ago: 15m.")
+    ] = None,
+    timestamps: Annotated[bool, Option("--timestamps", "-t", help="Show when each line was written.")] = False,
     attempt: Annotated[
         int | None, Option("--attempt", min=1, metavar="N", help="The attempt to show; default the last.")
     ] = None,
     raw: Annotated[bool, Option("--raw", help="As the run wrote it: with all escapes; secrets stay hidden.")] = False,
     format: Format = "text",
 ) -> None:
-    """Show the output of a run, or its stored end where the engine has none any more."""
+    """Show the output of runs, or its stored end where the engine has none any more."""
+    from flowplan.commands import arguments, places
     from flowplan.commands import logs as outputs
-    from flowplan.commands import places
 
-    outputs.logs(places.place(state).state, address, follow, tail, attempt, "raw" if raw else format)
+    wanted = outputs.Wanted(
+        attempt, follow, tail, arguments.moment("--since", since), timestamps, "raw" if raw else format
+    )
+    outputs.logs(places.place(state).state, address, wanted)
 
 
 @command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from flowplan.given import Given
@@ -56,3 +57,24 @@ def seconds(option: str, text: str | None) -> float | None:
         return duration(text)
     except ValueError as error:
         raise InvalidInput([Diagnostic(str(error), subject=option, hint="write 90s, 15m or 2h30m")]) from error
+
+
+def moment(option: str, text: str | None) -> datetime | None:
+    """Return a time given on the command line: a duration before now, or a date or time, local unless it says its zone.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    if text is None:
+        return None
+    from flowplan.schemas.quantities import duration
+
+    try:
+        return datetime.now(UTC) - timedelta(seconds=duration(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError) as error:
+        hint = "write 90s, 15m or 2h30m, or a time as 2026-10-07 or 2026-10-07T02:00:00Z"
+        raise InvalidInput([Diagnostic(f'"{text}" is no time and no duration', subject=option, hint=hint)]) from error
