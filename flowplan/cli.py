@@ -291,13 +291,29 @@ def logs(
 
 
 @command()
+def history(
+    address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
+    state: State = None,
+    since: Annotated[
+        str | None, Option("--since", metavar="TIME", help="Only what lives, or ended within this time: 90m, 24h, 7d.")
+    ] = None,
+    failed: Annotated[bool, Option("--failed", help="Only attempts that failed, timed out or are lost.")] = False,
+    format: Format = "text",
+) -> None:
+    """Show every attempt of every run: when it started, how long it took and how it ended."""
+    from flowplan.commands import history, places
+
+    history.history(places.place(state).state, address or [], since, failed, format)
+
+
+@command()
 def events(
     address: Annotated[str | None, Argument(metavar="ADDR", help="Only this run.")] = None,
     state: State = None,
     after: Annotated[int, Option("--after", metavar="SEQ", help="Only events after this sequence number.")] = 0,
     format: Format = "text",
 ) -> None:
-    """Show the history: every transition of every run."""
+    """Show every transition of every run."""
     from flowplan.commands import places, reading
 
     reading.events(places.place(state).state, address, after, format)

@@ -17,7 +17,6 @@ _MEANT = {
     "down": "flowplan destroy",
     "get": "flowplan status",
     "graph": "flowplan plan --format markdown, which draws what needs what",
-    "history": "flowplan events ADDR",
     "import": "flowplan state import ADDR ID",
     "ls": "flowplan state list",
     "output": "flowplan logs ADDR",

@@ -51,7 +51,7 @@ def status_table(
         (
             *(_text(run, key) for key in ("address", "status", "exit_code")),
             _attempts(run),
-            started(run),
+            started(run, now),
             took(run, now),
             _why(run),
         )
@@ -62,11 +62,34 @@ def status_table(
     return [*lines, *([counted(runs)] if ordered[-1].get("status") in PROBLEMS else [])]
 
 
-def counted(runs: Sequence[Document]) -> str:
+def history_table(
+    attempts: Sequence[Document], *, now: datetime | None = None, width: int | None = None, colour: bool = False
+) -> list[str]:
+    """Return attempts, one a line, and a last line that counts those with a problem."""
+    if not attempts:
+        return ["No attempts."]
+    heads = ("START (UTC)", "ADDRESS", "ATTEMPT", "END", "EXIT", "DURATION", "REASON")
+    rows = [
+        (
+            started({"started_at": one.get("started_at") or one.get("created_at")}, now),
+            _text(one, "address"),
+            _text(one, "attempt"),
+            *(_text(one, key) for key in ("status", "exit_code")),
+            took(one, now),
+            _why(one),
+        )
+        for one in attempts
+    ]
+    colours = [_COLOUR_OF.get(str(one.get("status")), "") if colour else "" for one in attempts]
+    lines = table(*_with_room(heads, rows, width), width=width, colours=colours, whole=True)
+    return [*lines, *([counted(attempts, "attempt")] if any(one.get("status") in PROBLEMS for one in attempts) else [])]
+
+
+def counted(runs: Sequence[Document], noun: str = "run") -> str:
     """Return how many of some runs have a problem, and which: ``2 of 30 runs: 1 failed, 1 timed out``."""
     counts = {status: sum(run.get("status") == status for run in runs) for status in PROBLEMS}
     words = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items() if count)
-    return f"{sum(counts.values())} of {len(runs)} run{'s' if len(runs) != 1 else ''}: {words}"
+    return f"{sum(counts.values())} of {len(runs)} {noun}{'s' if len(runs) != 1 else ''}: {words}"
 
 
 def _with_room(
@@ -92,9 +115,10 @@ def _why(run: Document) -> str:
     return ": ".join(filter(None, (reason, "" if message == reason else message)))
 
 
-def started(run: Document) -> str:
-    """Return the month, day and minute at which a run started; "" where that is unknown."""
-    return _text(run, "started_at")[5:16].replace("T", " ")
+def started(run: Document, now: datetime | None = None) -> str:
+    """Return the month, day and minute at which a run started, or the date in another year; "" where that is unknown."""
+    time = _text(run, "started_at")
+    return time[5:16].replace("T", " ") if now is None or time.startswith(f"{now.year}-") else time[:10]
 
 
 def _text(document: Document, key: str) -> str:

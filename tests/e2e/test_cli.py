@@ -29,6 +29,7 @@ COMMANDS = [
     "watch",
     "status",
     "logs",
+    "history",
     "events",
     "show",
     "schema",
@@ -97,6 +98,7 @@ def test_the_options_of_the_design_are_there() -> None:
         ("destroy",): "--target --yes --state",
         ("watch",): "--wait-timeout --format",
         ("status",): "--failed --running --no-refresh --format",
+        ("history",): "--since --failed --format",
         ("events",): "--format",
         ("logs",): "--follow --tail --attempt --format",
         ("show",): "--format",
@@ -240,6 +242,33 @@ runs:
     assert last == "1 of 3 runs: 1 failed"
     failed = project.ok("status", "--failed", "--format", "json").json["runs"]
     assert [run["address"] for run in failed] == ["train[day=2026-10-07]"]
+
+
+def test_the_history_has_a_row_for_each_attempt(project: Project) -> None:
+    spec = """\
+flowplan: 1
+project: demo
+runs:
+  load: {provider: process, command: [sh, -c, 'test -e there'], matrix: {day: ["2026-10-06", "2026-10-07"]}}
+"""
+    project.write(spec)
+    project.ok("apply", "--yes", "--target", "load[day=2026-10-06]", code=3)
+    project.write("", "there")
+    project.ok("apply", "--yes", "flowplan.yaml")
+    head, *rows, last = project.ok("history").out.splitlines()
+    assert head.split()[-3:] == ["EXIT", "DURATION", "REASON"]
+    assert [row.split()[2:6] for row in rows] == [
+        ["load[day=2026-10-06]", "1", "failed", "1"],
+        ["load[day=2026-10-06]", "2", "succeeded", "0"],
+        ["load[day=2026-10-07]", "1", "succeeded", "0"],
+    ]
+    assert last == "1 of 3 attempts: 1 failed"
+    project.ok("destroy", "--yes")
+    [failed] = project.ok("history", "load", "--since", "1h", "--failed", "--format", "json").json["attempts"]
+    assert (failed["values"], failed["attempt"], failed["exit_code"]) == ({"day": "2026-10-06"}, 1, 1)
+    assert 0 <= failed["seconds"] < 60
+    assert project.ok("history", "--since", "0s").out == "No attempts.\n"
+    assert "nothing is recorded at lod" in project.ok("history", "lod", code=7).err
 
 
 def test_events_of_one_run_and_after_a_number(applied: Project) -> None:

@@ -93,7 +93,6 @@ def test_a_state_without_permission_is_an_error_and_never_nothing(project: Proje
     [
         ("ps", "flowplan status"),
         ("up", "flowplan apply"),
-        ("history", "flowplan events"),
         ("plan -var x=1", "--var NAME=VALUE"),
         ("apply -auto-approve", "--yes"),
         ("plan --auto-approve", "--yes"),
