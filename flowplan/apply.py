@@ -55,7 +55,9 @@ def carry_out(
     together = WAITING_TOGETHER if plan.mode == "destroy" and options.parallelism > 1 else 1
     workers = Workers(options.parallelism * together)
     watches = Watches(engines, workers.inbox)
-    logs = LogStreams(engines, workers.inbox, sink.log, sink.redactor, draw=sink.progress if sink.draws else None)
+    draw = sink.progress if sink.draws else None
+    tails = {record.run_id: options.tail for record in store.records().values()}
+    logs = LogStreams(engines, workers.inbox, sink.log, sink.redactor, draw=draw, tails=tails)
     performer = Performer(plan, store, engines, lock, sink, options, workers, watches, logs, secrets)
 
     def perform(commands: Commands) -> None:

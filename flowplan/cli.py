@@ -241,11 +241,17 @@ def watch(
     wait_timeout: WaitTimeout = None,
     format: Format = "text",
     stream: Annotated[bool, Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
+    tail: Annotated[
+        int | None,
+        Option("--tail", "-n", min=0, metavar="N", help="Of what they printed before only the last lines of each."),
+    ] = None,
 ) -> int:
     """Follow the runs that are still live until they finish."""
     from flowplan.commands import applying, arguments, places
 
-    how = applying.How(wait_timeout=arguments.seconds("--wait-timeout", wait_timeout), format=format, stream=stream)
+    how = applying.How(
+        wait_timeout=arguments.seconds("--wait-timeout", wait_timeout), format=format, stream=stream, tail=tail
+    )
     return applying.watch(places.place(state).state, address or [], how)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -168,11 +168,13 @@ class LogStreams:
         redactor: Redactor,
         *,
         draw: Callable[[str, LogLine], None] | None = None,
+        tails: Mapping[str, int | None] | None = None,
         limit: int = 64,
     ) -> None:
         self.ends = Ends()
         self._engines, self._inbox, self._redactor = engines, inbox, redactor
         self._show, self._draw = show, draw
+        self._tails = tails or {}
         self._limit = limit
         self._known: set[str] = set()
         self._outputs: dict[str, _Output] = {}
@@ -222,7 +224,8 @@ class LogStreams:
         try:
             provider = self._engines.provider(record.provider)
             learn_secrets(self._engines, record, self._redactor)
-            lines = provider.logs(record, follow=True, tail=None, stop=self._stop)
+            tail = self._tails.get(record.run_id) if shown else None
+            lines = provider.logs(record, follow=True, tail=tail, stop=self._stop)
             draw = partial(self._draw, record.address) if shown and self._draw else None
             with drawing(provider, record, self._redactor, draw):
                 for line in redacted(lines, self._redactor):
@@ -231,7 +234,8 @@ class LogStreams:
                     self.ends.hear(record.run_id, line)
                     if shown:
                         self._show(record.address, line)
-            self.ends.complete(record.run_id)
+            if tail is None:
+                self.ends.complete(record.run_id)
         except (FlowplanError, RuntimeError) as error:  # RuntimeError: no further thread can be started
             # Output that cannot be streamed is no fault of the run: it goes on, its tail is stored at its end.
             if shown:

@@ -67,10 +67,15 @@ def outcome_of(world: World) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to carry a plan out; times in seconds, ``wait_timeout`` None is without limit."""
+    """How to carry a plan out; times in seconds, ``wait_timeout`` None is without limit.
+
+    Attributes:
+        tail: how many lines to show of what runs printed before; None for all.
+    """
 
     parallelism: int = 10
     detach: bool = False
     wait_timeout: float | None = None
     lock_timeout: float = 0.0
     stream: bool = True
+    tail: int | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import Project
+from conftest import Project, until
 
 from flowplan.commands.arguments import moment
 from flowplan.commands.logs import Wanted, _Printer
@@ -21,6 +21,13 @@ project: demo
 runs:
   cell: {provider: process, command: [echo, 'I am ${each.n}'], matrix: {n: [1, 2]}}
   late: {provider: process, command: [sh, -c, 'until [ -e go ]; do sleep 0.1; done; echo went']}
+"""
+
+LATER = """\
+flowplan: 1
+project: demo
+runs:
+  late: {provider: process, command: [sh, -c, 'seq 3; until [ -e go ]; do sleep 0.1; done; echo went']}
 """
 
 
@@ -79,3 +86,18 @@ def test_several_runs_at_once(project: Project) -> None:
         out, _ = following.communicate(timeout=20)
         assert (out, following.returncode) == ("late | went\n", 0)
     project.await_status("late", "succeeded")
+
+
+def test_watch_does_not_print_all_again(project: Project) -> None:
+    project.write(LATER)
+    project.ok("apply", "--yes", "--detach")
+    until(lambda: "3" in project.ok("logs", "late").out)
+    with project.start("watch", "--tail", "1") as watching:
+        assert watching.stdout and next(watching.stdout) == "late | 3\n"
+        (project.directory / "go").touch()
+        out, _ = watching.communicate(timeout=20)
+        assert (out, watching.returncode) == ("late | went\n", 0)
+    assert project.ok("logs", "late").out == "1\n2\n3\nwent\n"
+    project.ok("destroy", "--yes")
+    kept = project.ok("logs", "late")
+    assert kept.out == "1\n2\n3\nwent\n" and "(4 lines, 10 bytes)" in kept.err
