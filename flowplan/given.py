@@ -19,13 +19,19 @@ class Given(NamedTuple):
     files: tuple[Path, ...] = ()
 
 
-def variables_of(spec: Any, given: Given, sources: Any) -> Any:
-    """Return the values of the spec's variables from options, files and the environment; ``sources`` are the spec's."""
+def variables_of(spec: Any, given: Given, sources: Any, *, stand_ins: bool = False) -> Any:
+    """Return the values of the spec's variables from options, files and the environment; ``sources`` are the spec's.
+
+    Args:
+        stand_ins: give variables without a value one of their type.
+    """
     from flowplan.planner.desired.variables import resolve_variables
     from flowplan.schemas.documents import parse, read_text
 
     files = [(str(path), parse(read_text(path), str(path))) for path in given.files]
-    return resolve_variables(spec, given=given.pairs, files=files, environ=os.environ, sources=sources)
+    return resolve_variables(
+        spec, given=given.pairs, files=files, environ=os.environ, sources=sources, stand_ins=stand_ins
+    )
 
 
 def given_strings(given: Given) -> dict[str, str]:

@@ -62,7 +62,7 @@ class Wanted:
             redactor: learns every secret before anything else can show it.
             lineage, key: of the state.
             policies: files of the command line.
-            offline: look no secret up.
+            offline: only check: look no secret up, and take variables without a value by their type.
 
         Raises:
             InvalidInput: every fault of the first stage that has one.
@@ -71,8 +71,10 @@ class Wanted:
         from flowplan.planner.desired.sealing import Sealer
         from flowplan.planner.desired.variables import value_text
 
-        variables = variables_of(loaded.spec, given, loaded.sources)
-        redactor.add(value_text(v.value) for v in variables.by_name.values() if v.sensitive)
+        variables = variables_of(loaded.spec, given, loaded.sources, stand_ins=offline)
+        redactor.add(
+            value_text(v.value) for v in variables.by_name.values() if v.sensitive and v.name not in variables.unset
+        )
         secrets = Secrets(loaded, lambda value: redactor.add([value]))
         sealer = Sealer(key, (lambda source: None) if offline else secrets)
         expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=lineage)
@@ -81,8 +83,10 @@ class Wanted:
         return cls(loaded, variables, sealer, expansion, runs, policies_of(policies, loaded))
 
 
-def check_spec(path: Path, given: Given) -> tuple[Sequence[Diagnostic], int]:
-    """Check a spec without engine, state or secret, and return (warnings, number of runs).
+def check_spec(path: Path, given: Given) -> tuple[Sequence[Diagnostic], int, Sequence[str]]:
+    """Check a spec without engine, state or secret, and return (warnings, number of runs, variables without a value).
+
+    Of variables without a value only the type is known: what depends on the value is not checked.
 
     Raises:
         InvalidInput: with all faults.
@@ -91,4 +95,4 @@ def check_spec(path: Path, given: Given) -> tuple[Sequence[Diagnostic], int]:
     with concealing(redactor):
         wanted = Wanted.of(read_spec(path), given, redactor, _LINEAGE, _KEY, offline=True)
         ordered(list(wanted.runs), {address: run.settings.needs for address, run in wanted.runs.items()})
-    return wanted.expansion.diagnostics, len(wanted.runs)
+    return wanted.expansion.diagnostics, len(wanted.runs), sorted(wanted.variables.unset)

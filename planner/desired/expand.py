@@ -22,6 +22,7 @@ from flowplan.planner.desired.order import BREAK_IT, first_cycle
 from flowplan.planner.desired.reporting import Report, Wrong
 from flowplan.planner.desired.sealing import Sealer
 from flowplan.planner.desired.template_file import Template, load_template
+from flowplan.planner.desired.unset import depends_on, unsure_places
 from flowplan.planner.desired.variables import Variables
 from flowplan.planner.manifests import Manifests, ResolvedRun
 from flowplan.schemas.documents import Document
@@ -86,8 +87,9 @@ def expand(
     context = _Context(loaded, variables, sealer, lineage or _NOT_YET)
     expander = _Expander(context, manifests)
     desired = expander.run()
-    if context.report.faults:
-        raise InvalidInput(context.report.in_order())
+    faults = context.report.in_order(unsure_places(loaded, variables.unset)) if context.report.faults else []
+    if faults:
+        raise InvalidInput(faults)
     warnings = (*variables.warnings, *context.report.warnings.values(), *mistakes(loaded, variables.by_name))
     return Expansion(() if only_check else desired, warnings, expander.providers.used, loaded.spec.project)
 
@@ -102,6 +104,7 @@ class _Context:
         self.report = Report(loaded)
         self.values = variables.values
         self.sensitive = variables.sensitive
+        self.unset = variables.unset
         self.provenance = {name: variable.origin for name, variable in variables.by_name.items()}
         self.project = loaded.spec.project
         self.file_trees: dict[str, Any] = {}
@@ -261,8 +264,12 @@ class _Expander:
         self._check_secrets(group, trees)
         if trees.get("max_parallel") is not None and "matrix" not in trees and "max_parallel" in tree["runs"][name]:
             report.warn(("runs", name, "max_parallel"), "does nothing: the run has no matrix")
-        group.cells = self._cells(group, trees.pop("matrix", None))
+        matrix = trees.pop("matrix", None)
+        group.open = depends_on(matrix, context.unset)
+        group.cells = self._cells(group, matrix)
         for key, node in trees.items():
+            if key in run_fields.SETTINGS and depends_on(node, context.unset):
+                continue  # all of them can be left out
             if isinstance(node, Leaf | Branch):
                 group.dynamic[key] = node
             else:
@@ -286,7 +293,9 @@ class _Expander:
                 secret = next((n for n in names if n in sensitive), None)
                 path = group.source(leaf.path)
                 if secret is not None and key in FORBIDDEN:
-                    self.report.fault(path, f"the sensitive variable {secret} cannot be used here", "it would be shown")
+                    self.report.fault(
+                        path, f"the sensitive variable {secret} cannot be used here", "it would be shown", sure=True
+                    )
                 elif secret is not None:
                     self.report.warn(path, f"holds the sensitive variable {secret}; {READABLE[key]}", "use env instead")
 

@@ -24,6 +24,7 @@ class Group:
         files: the files with expressions that the run names -> their compiled content.
         late: whether an expression uses ``run.id`` or ``run.attempt``, which differ by attempt.
         settings, needs: those of all cells, once they are known to be the same.
+        open: whether the matrix depends on a variable without a value.
         broken: whether a fault makes it impossible to resolve the cells.
     """
 
@@ -39,6 +40,7 @@ class Group:
     late: bool = False
     settings: Settings | None = None
     needs: tuple[str, ...] | None = None
+    open: bool = False
     broken: bool = False
 
     def source(self, path: Path) -> Path:
@@ -88,6 +90,8 @@ class Addresses:
         except ValueError:
             return None
         group = self.groups.get(name)
+        if group is not None and group.open:
+            return group.addresses
         found = None if group is None or values is None else group.address_of(values)
         return None if found is None else (found,)
 

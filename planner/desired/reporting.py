@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from flowplan.planner.desired.expressions import ExpressionError
@@ -21,6 +21,7 @@ class Report:
     loaded: LoadedSpec
     faults: dict[tuple[str, str], Diagnostic] = field(default_factory=dict)
     warnings: dict[str, Diagnostic] = field(default_factory=dict)
+    _sure: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, found: Diagnostic) -> None:
         """Take in a fault or warning; one in a file that the spec names is shown with the path that leads there."""
@@ -32,8 +33,10 @@ class Report:
         else:
             self.warnings.setdefault(str(found), found)
 
-    def fault(self, path: Path, message: str, hint: str = "", *, key: bool = False) -> None:
-        """Take in a fault of the value (or ``key``) at a path of the spec."""
+    def fault(self, path: Path, message: str, hint: str = "", *, key: bool = False, sure: bool = False) -> None:
+        """Take in a fault of the value (or ``key``) at a path of the spec; a ``sure`` one depends on no variable's value."""
+        if sure:
+            self._sure.add((dotted(path), message))
         sources = self.loaded.sources
         position = sources.key(path) if key else sources.value(path)
         self.add(Diagnostic(message, position, dotted(path), hint))
@@ -65,11 +68,12 @@ class Report:
         sources = self.loaded.files[name].sources
         return lambda path, error: self.add(Diagnostic(error.message, sources.value(path), dotted(path), error.hint))
 
-    def in_order(self) -> list[Diagnostic]:
-        """Return all faults in the order of the files."""
+    def in_order(self, unsure: Collection[Position] = ()) -> list[Diagnostic]:
+        """Return all faults in the order of the files; at ``unsure`` places only the sure ones."""
 
         def place(fault: Diagnostic) -> tuple[str, int, int]:
             where = fault.position or Position("", 0, 0)
             return (where.file, where.line, where.column)
 
-        return sorted(self.faults.values(), key=place)
+        known = (fault for key, fault in self.faults.items() if key in self._sure or fault.position not in unsure)
+        return sorted(known, key=place)

@@ -35,10 +35,15 @@ class Variable:
 
 
 class Variables(NamedTuple):
-    """All variables of a spec with their values, and remarks about them."""
+    """All variables of a spec with their values, and remarks about them.
+
+    Attributes:
+        unset: those that have only a stand-in of their type.
+    """
 
     by_name: Mapping[str, Variable] = {}
     warnings: tuple[Diagnostic, ...] = ()
+    unset: frozenset[str] = frozenset()
 
     @property
     def values(self) -> dict[str, Json]:
@@ -74,6 +79,7 @@ def resolve_variables(
     files: Sequence[tuple[str, Document | Mapping[str, Json]]] = (),
     environ: Mapping[str, str],
     sources: SourceMap | None = None,
+    stand_ins: bool = False,
 ) -> Variables:
     """Return the value of every declared variable: ``--var`` over ``--var-file`` over the environment over the default.
 
@@ -83,11 +89,12 @@ def resolve_variables(
         given: of ``--var``; strings are parsed by the variable's type.
         files: file name and content of every ``--var-file``.
         sources: of the spec, to say where a default was written.
+        stand_ins: give variables without a value one of their type, to check the rest of the spec.
 
     Raises:
         InvalidInput: every fault at once; no value of a sensitive variable is shown.
     """
-    resolution = _Resolution(spec.variables, sources, environ)
+    resolution = _Resolution(spec.variables, sources, environ, stand_ins)
     for name, value in given.items():
         resolution.offer(name, value, "--var", None, isinstance(value, str))
     for file, document in reversed(files):
@@ -95,7 +102,8 @@ def resolve_variables(
     values = {name: resolution.value(name, declared) for name, declared in spec.variables.items()}
     if resolution.faults:
         raise InvalidInput(resolution.faults)
-    return Variables({k: v for k, v in values.items() if v is not None}, tuple(resolution.undeclared_in_environment()))
+    known = {name: value for name, value in values.items() if value is not None}
+    return Variables(known, tuple(resolution.undeclared_in_environment()), frozenset(resolution.unset))
 
 
 class _Offer(NamedTuple):
@@ -112,6 +120,8 @@ class _Resolution:
     declared: Mapping[str, VariableSpec]
     sources: SourceMap | None
     environ: Mapping[str, str]
+    stand_ins: bool = False
+    unset: set[str] = field(default_factory=set)
     offers: dict[str, _Offer] = field(default_factory=dict)
     faults: list[Diagnostic] = field(default_factory=list)
 
@@ -148,6 +158,10 @@ class _Resolution:
     def _default(self, name: str, declared: VariableSpec) -> Variable | None:
         has_default = "default" in declared.model_fields_set
         if declared.required or (not has_default and declared.required is None):
+            if self.stand_ins:
+                self.unset.add(name)
+                value = declared.enum[0] if declared.enum else _STAND_INS[declared.type]
+                return Variable(name, value, "", bool(declared.sensitive))
             hint = f"give it with --var {name}=..., --var-file or {PREFIX}{name}"
             position = self.sources.key(("variables", name)) if self.sources else None
             self.faults.append(Diagnostic("the variable has no value", position, f"var.{name}", hint))
@@ -198,6 +212,7 @@ class _Resolution:
 
 
 _WRONG: Any = object()
+_STAND_INS: Mapping[str, Json] = {"string": "value", "number": 1, "bool": False, "list": ["value"], "map": {}}
 
 
 def _matches(name: str, pattern: str, text: str) -> bool:

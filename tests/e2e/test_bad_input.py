@@ -431,7 +431,7 @@ runs:
 )
 def test_wrong_variables(project: Project, arguments: list[str], said: str) -> None:
     project.write(VARIABLES)
-    for command in ("validate", "plan"):
+    for command in ("validate", "plan") if arguments else ("plan",):  # to validate, types are enough
         assert said in refused(project, command, *arguments)
     assert [p.name for p in project.directory.iterdir()] == ["flowplan.yaml"]
 
