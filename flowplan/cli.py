@@ -280,6 +280,9 @@ def logs(
         str | None, Option("--since", metavar="TIME", help="Only lines since a time, or a duration ago: 15m.")
     ] = None,
     timestamps: Annotated[bool, Option("--timestamps", "-t", help="Show when each line was written.")] = False,
+    container: Annotated[
+        str, Option("--container", "-c", metavar="NAME", help="A sidecar or init container (Kubernetes).")
+    ] = "",
     attempt: Annotated[
         int | None, Option("--attempt", min=1, metavar="N", help="The attempt to show; default the last.")
     ] = None,
@@ -291,7 +294,7 @@ def logs(
     from flowplan.commands import logs as outputs
 
     wanted = outputs.Wanted(
-        attempt, follow, tail, arguments.moment("--since", since), timestamps, "raw" if raw else format
+        attempt, follow, tail, arguments.moment("--since", since), timestamps, container, "raw" if raw else format
     )
     outputs.logs(places.place(state).state, address, wanted)
 

@@ -152,6 +152,20 @@ class TimeoutKeeper(Protocol):
         """Return whether it does so for this run; else the command that follows it stops it."""
 
 
+@runtime_checkable
+class ContainerReader(Protocol):
+    """An optional part of a provider whose runs may have further containers beside the one that is the run."""
+
+    def logs_of(
+        self, record: Recorded, container: str, *, follow: bool, tail: int | None, stop: threading.Event | None = None
+    ) -> Iterator[LogLine]:
+        """Yield the output of one container of the attempt, as ``logs`` does.
+
+        Raises:
+            ProviderError: it has no container of that name.
+        """
+
+
 class Keeper(Protocol):
     """A part of a provider that keeps files of attempts after their end; its pure half says ``KEEPS_FILES``."""
 

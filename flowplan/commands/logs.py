@@ -18,7 +18,7 @@ from flowplan.output import Bursts, Output, reader_gone
 from flowplan.outputs import drawing, redacted
 from flowplan.planner.compare.plan import names
 from flowplan.project import Project
-from flowplan.providers.protocol import LogLine
+from flowplan.providers.protocol import ContainerReader, LogLine
 from flowplan.schemas.errors import FlowplanError, InvalidInput, ProviderError
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.secrets import tokens_in
@@ -35,6 +35,7 @@ class Wanted:
 
     Attributes:
         since: leave out lines from before; lines without times are printed.
+        container: a sidecar or init container, "" for the one that is the run.
         form: ``text``, ``json``, or ``raw``: as it was written.
     """
 
@@ -43,6 +44,7 @@ class Wanted:
     tail: int | None = None
     since: datetime | None = None
     timestamps: bool = False
+    container: str = ""
     form: str = "text"
 
 
@@ -107,7 +109,7 @@ def _after(reading: _Reading, store: Store, told: _Printer) -> tuple[str, Flowpl
     record, error = reading.record, reading.error
     if error is None and reading.count:
         return "", None
-    if error and not isinstance(error, ProviderError):
+    if reading.wanted.container or (error and not isinstance(error, ProviderError)):
         return "", error
     if kept := _stored(store, record, reading.wanted.tail, reading.output, told):
         return f"this is the stored end of the output ({kept}): {error or 'the engine has none any more'}", None
@@ -261,7 +263,16 @@ class _Reading:
         output.redactor.add(known)
         starting = record.status is Status.CREATING and not known and bool(tokens_in(record.objects))
         draw = told.progress if follow and told.draws and not starting else None
-        lines = provider.logs(record, follow=follow, tail=self.wanted.tail, stop=self._stop)
+        if container := self.wanted.container:
+            if not isinstance(provider, ContainerReader):
+                raise InvalidInput(
+                    f"{record.address}: --container needs a provider whose runs have several containers, as kubernetes",
+                    hint="leave it out",
+                )
+            draw = None
+            lines = provider.logs_of(record, container, follow=follow, tail=self.wanted.tail, stop=self._stop)
+        else:
+            lines = provider.logs(record, follow=follow, tail=self.wanted.tail, stop=self._stop)
         lines = _once_secrets_are_known(lines, provider, record, output) if starting else lines
         waits = follow and not record.status.final
         outages = outages_told(provider, record, output) if waits else nullcontext(lambda: None)

@@ -54,14 +54,23 @@ _LINE_TAKES = timedelta(seconds=60)
 
 
 def lines(
-    api: Api, record: Recorded, namespace: str, *, follow: bool, tail: int | None, stop: threading.Event
+    api: Api,
+    record: Recorded,
+    namespace: str,
+    *,
+    follow: bool,
+    tail: int | None,
+    stop: threading.Event,
+    container: str = "",
 ) -> Iterator[LogLine]:
-    """Yield the output of a run, as ``Provider.logs`` says.
+    """Yield the output of a run, as ``Provider.logs`` says, or that of another ``container`` of its pods.
 
     Raises:
-        ProviderError: the run had pods, and they are gone.
+        ProviderError: the run had pods, and they are gone; or they have no such container.
     """
     reader = _Reader(api, record, namespace, stop)
+    if container:
+        reader.read_another(container)
     if follow:
         yield from reader.follow(tail)
     else:
@@ -103,12 +112,31 @@ class _Reader:
         self._namespace = namespace
         self._stop = stop
         self._main = main_container(record.objects.get("Job") or {})
+        self._only = False
         self._many, self._together = False, 1
         self._heard: queue.Queue[_Heard] = queue.Queue(_AHEAD)
         self._begun: set[str] = set()
         self._reading: set[str] = set()
         self._ended = False
         self._left = threading.Event()
+
+    def read_another(self, container: str) -> None:
+        """Read a container that is not the main one.
+
+        Raises:
+            ProviderError: there is none of that name.
+        """
+        job = self._job() or self._record.objects.get("Job") or {}
+        template = ((job.get("spec") or {}).get("template") or {}).get("spec") or {}
+        known = [name for spec in (template, *(pod["spec"] for pod in self._pods())) for name in _containers(spec)]
+        if container not in known:
+            raise ProviderError(
+                f'the pods of Job "{self._record.name}" have no container "{container}"',
+                hint=f"known: {', '.join(dict.fromkeys(known))}",
+                reason="NotFound",
+                address=self._record.address,
+            )
+        self._main, self._only = container, True
 
     def so_far(self, tail: int | None) -> Iterator[LogLine]:
         """Yield what was printed until now, the last ``tail`` lines of it."""
@@ -181,13 +209,12 @@ class _Reader:
     def _fallback(self, pods: list[Any], tail: int | None) -> Iterator[LogLine]:
         """Yield the output of other containers when the main one printed nothing and its pod did not succeed."""
         limit = min(tail or _FALLBACK_LINES, _FALLBACK_LINES)
+        if self._only:
+            return
         for pod in reversed(pods):
             if (pod.get("status") or {}).get("phase") == "Succeeded":
                 continue
-            others = [
-                c["name"] for key in ("initContainers", "containers") for c in (pod.get("spec") or {}).get(key) or []
-            ]
-            for name in others:
+            for name in _containers(pod.get("spec") or {}):
                 if name == self._main:
                     continue
                 found = self._of_pod(pod, name, limit)
@@ -408,6 +435,11 @@ class _HangUps:
 
 
 _HANG_UPS = _HangUps()
+
+
+def _containers(spec: Mapping[str, Any]) -> list[str]:
+    """Return the names of the containers of a pod spec, in the order in which they start."""
+    return [str(one["name"]) for key in ("initContainers", "containers") for one in spec.get(key) or ()]
 
 
 def _over(pod: Any) -> bool:

@@ -110,6 +110,15 @@ class KubernetesProvider:
 
         return logs.lines(self._api, record, namespace, follow=follow, tail=tail, stop=stop or threading.Event())
 
+    def logs_of(
+        self, record: Recorded, container: str, *, follow: bool, tail: int | None, stop: threading.Event | None = None
+    ) -> Iterator[LogLine]:
+        """Yield the output of a sidecar, an init container, or the main container."""
+        namespace, stop = observing.namespace_of(record, self._namespace), stop or threading.Event()
+        from flowplan.providers.kubernetes import logs
+
+        return logs.lines(self._api, record, namespace, follow=follow, tail=tail, stop=stop, container=container)
+
     def progress(self, record: Recorded, stop: threading.Event) -> Iterator[LogLine]:
         """Yield what the pods of a run write, as they write it: needs the right to attach to them."""
         from flowplan.providers.kubernetes import attaching

@@ -224,8 +224,9 @@ def terminated(pod: Object, container: str) -> Object | None:
 
 
 def container_status(pod: Object, container: str) -> Object | None:
-    """Return the status of a container, or None before the kubelet has told it."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    """Return the status of a container or init container, or None before the kubelet has told it."""
+    status = pod.get("status") or {}
+    statuses = [*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())]
     return next((s for s in statuses if s.get("name") == container), None)
 
 

@@ -30,6 +30,22 @@ runs:
   late: {provider: process, command: [sh, -c, 'seq 3; until [ -e go ]; do sleep 0.1; done; echo went']}
 """
 
+PODS = """\
+flowplan: 1
+project: pods
+defaults: {provider: kubernetes, image: "busybox:1.35", grace_period: 1s, kubernetes: {namespace: SPACE}}
+runs:
+  job:
+    command: [echo, main]
+    kubernetes:
+      job:
+        spec:
+          template:
+            spec:
+              initContainers: [{name: prepare, image: "busybox:1.35", command: [echo, prepared]}]
+              containers: [{name: main}, {name: aside, image: "busybox:1.35", command: [sh, -c, "echo side; echo two"]}]
+"""
+
 
 @pytest.fixture
 def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
@@ -78,6 +94,7 @@ def test_several_runs_at_once(project: Project) -> None:
     assert project.ok("logs", "cell").out == "cell[n=1] | I am 1\ncell[n=2] | I am 2\n"
     assert project.ok("logs", "cell[n=2]").out == "I am 2\n"
     assert "the lines of 2 runs (cell[n=1], ...) have no times" in project.ok("logs", "cell", "--timestamps").err
+    assert "--container needs" in project.ok("logs", "cell[n=1]", "-c", "aside", code=7).err
     assert "--raw prints one run" in project.ok("logs", "cell", "--raw", code=7).err
     with project.start("logs", "late", "cell*", "--follow") as following:
         assert following.stdout
@@ -101,3 +118,17 @@ def test_watch_does_not_print_all_again(project: Project) -> None:
     project.ok("destroy", "--yes")
     kept = project.ok("logs", "late")
     assert kept.out == "1\n2\n3\nwent\n" and "(4 lines, 10 bytes)" in kept.err
+
+
+@pytest.mark.kubernetes
+def test_containers_of_a_pod(project: Project, namespace: str) -> None:
+    project.write(PODS.replace("SPACE", namespace))
+    project.ok("apply", "--yes", "--no-stream")
+    assert project.ok("logs", "job").out == "main\n"
+    assert project.ok("logs", "job", "-c", "main", "--follow").out == "main\n"
+    assert project.ok("logs", "job", "-c", "aside", "--tail", "1").out == "two\n"
+    assert project.ok("logs", "job", "-c", "aside", "--follow").out == "side\ntwo\n"
+    line = project.ok("logs", "job", "--container", "prepare", "--timestamps", "--since", "1h").out
+    assert datetime.fromisoformat(line.split(" ")[0]) and line.endswith(" prepared\n")
+    assert project.ok("logs", "job", "--since", "2100-01-01").out == ""
+    assert "known: prepare, main, aside" in project.ok("logs", "job", "-c", "none", code=1).err
