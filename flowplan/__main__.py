@@ -30,6 +30,8 @@ def main() -> None:
         _discard_output()
     except interruption.Interrupted:
         interruption.leave()
+    except ImportError as error:
+        code = _incomplete(error)
     except OSError as error:
         _discard_output()
         code = code or 1
@@ -38,6 +40,18 @@ def main() -> None:
             sys.stderr.flush()
     gc.freeze()  # the interpreter would look through everything again before it leaves
     sys.exit(code)
+
+
+def _incomplete(error: ImportError) -> int:
+    """Print which module of the installation is missing or cannot be loaded; return the exit code."""
+    broken = "is missing" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
+    with suppress(OSError):
+        sys.stderr.write(
+            f"error: the installation of flowplan is not complete: the module {error.name} {broken}; "
+            f"install flowplan again for {sys.executable}\n"
+        )
+        sys.stderr.flush()
+    return 1
 
 
 def _answer(arguments: list[str]) -> int:

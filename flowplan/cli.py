@@ -517,6 +517,8 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     except UnicodeEncodeError as error:
         return complain(f"something given is not text in {error.encoding}: {error.reason}", 7)
+    except ImportError:
+        raise  # an installation that is not complete, which flowplan.__main__ tells without any module that may be missing
     except Exception as error:  # noqa: BLE001 - a defect of flowplan gets a sentence too
         return _defect(error)
 

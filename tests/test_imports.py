@@ -52,6 +52,34 @@ def loaded(directory: Path, *arguments: str) -> set[str]:
     return set(done.stdout.rpartition("LOADED ")[2].split())
 
 
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("pydantic", "validate"),
+        ("yaml", "plan"),
+        ("typer", "--help"),
+        ("sqlite_utils", "plan"),
+        ("filelock", "apply --yes"),
+    ],
+)
+def test_a_missing_module_is_named(directory: Path, module: str, command: str) -> None:
+    hidden = directory / "hidden"
+    hidden.mkdir()
+    (hidden / f"{module}.py").write_text(f"raise ModuleNotFoundError('No module named {module}', name='{module}')\n")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("flowplan"), *command.split()],
+        check=False,
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(hidden)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    told = f"the installation of flowplan is not complete: the module {module} is missing; install flowplan again for "
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == f"error: {told}{sys.executable}"
+    assert "Traceback" not in done.stderr and "defect" not in done.stderr
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     (tmp_path / "flowplan.yaml").write_text(SPEC)
