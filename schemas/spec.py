@@ -480,9 +480,9 @@ def _tidied(schema: Any) -> Any:
     return tidied
 
 
-def schema_text() -> str:
+def schema_text(provider_types: Mapping[str, type[BaseModel] | None] | None = None) -> str:
     """Return the text of ``spec.schema.json``."""
-    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(json_schema(provider_types), indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 FLOWPLAN = Path(sys.executable).with_name("flowplan")
 PLUGIN = Path(__file__).parents[1] / "examples" / "plugin"
@@ -133,7 +135,10 @@ def test_a_note_of_somebody_else_is_imported(run: Run, tmp_path: Path) -> None:
 
 def test_its_example_is_written(run: Run, tmp_path: Path) -> None:
     run("init", "new", "--provider", "notes")
-    assert "notes: {text:" in (tmp_path / "new/flowplan.yaml").read_text()
+    text = (tmp_path / "new/flowplan.yaml").read_text()
+    assert "notes: {text:" in text
+    schema = json.loads((tmp_path / "new/spec.schema.json").read_text())
+    assert jsonschema.Draft202012Validator(schema).is_valid(yaml.safe_load(text)), "the editor knows its block"
 
 
 def test_a_change_replaces(run: Run, tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from flowplan.engines import ManifestsByType
+from flowplan.engines import ManifestsByType, installed
 from flowplan.output import Output
 from flowplan.planner.manifests import traits
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.sources import did_you_mean
 
+SCHEMA = "spec.schema.json"
+"""The JSON Schema beside a first spec, which its first line names: editors look for it without a network."""
+
 _HEAD = """\
-# yaml-language-server: $schema=spec.schema.json   (write it with: flowplan schema spec > spec.schema.json)
+# yaml-language-server: $schema={schema}
 flowplan: 1
 project: {project}
 variables:
@@ -22,11 +25,13 @@ runs:
 
 
 def init(directory: Path, provider: str) -> None:
-    """Write a first spec; an existing one is never touched.
+    """Write a first spec and the schema that an editor checks it with; files that exist are never touched.
 
     Raises:
         InvalidInput: there is one already, or the provider is unknown.
     """
+    from flowplan.schemas.spec import schema_text, without_plugins
+
     example = traits(ManifestsByType()[provider]).EXAMPLE
     if not example:
         raise InvalidInput(f'provider type "{provider}" has no example', hint="write the spec by hand")
@@ -34,7 +39,11 @@ def init(directory: Path, provider: str) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(_HEAD.format(project=_project(directory.resolve().name)) + example)
+            file.write(_HEAD.format(schema=SCHEMA, project=_project(directory.resolve().name)) + example)
+        if not (directory / SCHEMA).exists():
+            with without_plugins():
+                text = schema_text(dict.fromkeys(installed()))
+            (directory / SCHEMA).write_text(text, encoding="utf-8")
         ignored = directory / ".gitignore"  # the state is not for version control
         lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
         if ".flowplan/" not in lines:
@@ -44,7 +53,7 @@ def init(directory: Path, provider: str) -> None:
     except OSError as error:
         raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
     enter = "" if directory.resolve() == Path.cwd() else f"`cd {shlex.quote(str(directory))}`, "
-    Output().note(f"Wrote {path}. Next: {enter}`flowplan plan`, then `flowplan apply`.")
+    Output().note(f"Wrote {path} and, for editors, {SCHEMA}. Next: {enter}`flowplan plan`, then `flowplan apply`.")
 
 
 def _project(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from conftest import FLOWPLAN, Project, until
 
 MATRIX = """\
@@ -167,6 +168,22 @@ def test_init_makes_a_valid_spec_in_any_directory_and_never_overwrites(project: 
     result = project.ok("init", "--", f"./{name}", code=7)
     assert "exists already" in result.err and spec.read_bytes() == before
     assert ".flowplan/" in (project.directory / name / ".gitignore").read_text()
+
+
+def test_init_writes_the_schema_that_its_first_line_names(project: Project) -> None:
+    project.ok("init")
+    first, _, rest = (project.directory / "flowplan.yaml").read_text().partition("\n")
+    named = first.removeprefix("# yaml-language-server: $schema=")
+    schema = json.loads((project.directory / named).read_text())
+    assert schema == json.loads(project.ok("schema", "spec").out)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid(yaml.safe_load(rest)) and not validator.is_valid({"flowplan": 1, "rums": {}})
+
+
+def test_init_leaves_a_schema_that_is_there(project: Project) -> None:
+    (project.directory / "spec.schema.json").write_text("{}")
+    project.ok("init")
+    assert (project.directory / "spec.schema.json").read_text() == "{}"
 
 
 # -- what programs read --------------------------------------------------------------------------------------------
