@@ -92,8 +92,10 @@ def _print(records: Sequence[Recorded], store: Store, project: Project, wanted: 
             about = f"{reading.record.address}: " if many else ""
             if note:
                 notes.append(f"warning: {about}{note}")
+            if error and many:
+                error.address = reading.record.address
             if error and failed:
-                notes.append(f"error: {about}{failed}")
+                notes.append(f"error: {failed}")
             failed = error or failed
         if untimed := told.untimed():
             runs = untimed[0] if len(untimed) == 1 else f"{counted(len(untimed), 'run')} ({untimed[0]}, ...)"
@@ -192,6 +194,7 @@ class _Printer:
         self._colour = use_colour(sys.stdout)
         self.draws = wanted.form == "text" and can_draw(sys.stdout) and not many
         self._progress, self._bars = Progress(), Bars()
+        self._by_time = bool(wanted.since or wanted.timestamps)
         self._timed: dict[str, bool] = {}
         self._lock = Lock()
 
@@ -203,9 +206,10 @@ class _Printer:
     def __call__(self, address: str, line: LogLine) -> None:
         """Print a line, or a piece of one, unless it is too old."""
         with self._lock:
-            self._timed[address] = self._timed.get(address, False) or line.at is not None
-            if self._wanted.since and line.at and datetime.fromisoformat(line.at) < self._wanted.since:
-                return
+            if self._by_time:
+                self._timed[address] = self._timed.get(address, False) or line.at is not None
+                if self._wanted.since and line.at and datetime.fromisoformat(line.at) < self._wanted.since:
+                    return
             self._put(address, line)
 
     def _put(self, address: str, line: LogLine) -> None:
@@ -225,9 +229,7 @@ class _Printer:
             self._bursts.data(begin + shown(text, colour=self._colour))
 
     def untimed(self) -> list[str]:
-        """Return the runs whose lines had no times although times were asked for."""
-        if not (self._wanted.since or self._wanted.timestamps):
-            return []
+        """Return the runs whose lines had no times, where times were asked for."""
         return [address for address, timed in self._timed.items() if not timed]
 
 

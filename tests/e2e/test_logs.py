@@ -44,6 +44,7 @@ runs:
             spec:
               initContainers: [{name: prepare, image: "busybox:1.35", command: [echo, prepared]}]
               containers: [{name: main}, {name: aside, image: "busybox:1.35", command: [sh, -c, "echo side; echo two"]}]
+  second: {command: ["true"]}
 """
 
 
@@ -121,7 +122,7 @@ def test_watch_does_not_print_all_again(project: Project) -> None:
 
 
 @pytest.mark.kubernetes
-def test_containers_of_a_pod(project: Project, namespace: str) -> None:
+def test_containers_of_pods(project: Project, namespace: str) -> None:
     project.write(PODS.replace("SPACE", namespace))
     project.ok("apply", "--yes", "--no-stream")
     assert project.ok("logs", "job").out == "main\n"
@@ -132,3 +133,7 @@ def test_containers_of_a_pod(project: Project, namespace: str) -> None:
     assert datetime.fromisoformat(line.split(" ")[0]) and line.endswith(" prepared\n")
     assert project.ok("logs", "job", "--since", "2100-01-01").out == ""
     assert "known: prepare, main, aside" in project.ok("logs", "job", "-c", "none", code=1).err
+    refused = project.ok("logs", "job", "second", "-c", "prepare", code=1)
+    assert refused.out == "job | prepared\n" and refused.err.startswith("error: second: ")
+    refused = project.ok("logs", "job", "second", "-c", "none", code=1).err.splitlines()
+    assert [line.partition(" the pods")[0] for line in refused] == ["error: job:", "error: second:"]
