@@ -73,6 +73,11 @@ def understood(commands: Sequence[Command], words: Sequence[str]) -> Call | None
     return None
 
 
+def option_names(commands: Sequence[Command]) -> set[str]:
+    """Return the names of all options of these commands."""
+    return {name for c in commands for parameter in _parameters(c.function) for name, _ in _names(parameter)}
+
+
 def _parameters(function: Callable[..., Any]) -> list[_Parameter]:
     found = []
     annotations = [(name, hint) for name, hint in function.__annotations__.items() if name != "return"]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from flowplan.options import Argument, Command
+from flowplan.options import Argument, Command, option_names
 
 _MEANT = {
     "cancel": "flowplan destroy --target ADDR",
@@ -33,14 +33,18 @@ _MEANT = {
 }
 """What other tools call our commands."""
 _MEANT_OPTIONS = {
+    "-V": "flowplan --version",
+    "-destroy": "flowplan destroy",
+    "--destroy": "flowplan destroy",
+    "-json": "--format json",
+    "--json": "--format json",
+    "-replace": "--rerun ADDR",
+    "--replace": "--rerun ADDR",
+    "-version": "flowplan --version",
     "-auto-approve": "--yes",
     "--auto-approve": "--yes",
     "-f": "the spec without an option: flowplan plan SPEC",
     "--file": "the spec without an option: flowplan plan SPEC",
-    "-out": "--out FILE",
-    "-target": "--target ADDR",
-    "-var": "--var NAME=VALUE",
-    "-var-file": "--var-file FILE",
 }
 
 # The base of typer's own usage errors; typer does not export it by name.
@@ -112,8 +116,11 @@ def run(commands: Sequence[Command], words: Sequence[str], complain: Callable[..
     if len(words) == 2 and words[0] in ("--show-completion", "--install-completion"):
         # typer takes a shell's name only where it is told not to guess the shell, which a script or make is not.
         os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
+    needed = _needed(commands, words)
+    if wrong := _with_one_dash(needed, words):
+        return complain(f"No such option: {wrong[0]}\nwrite {wrong[1]}", 7)
     try:
-        line = typer.main.get_command(application(_needed(commands, words)))
+        line = typer.main.get_command(application(needed))
         result = line.main(args=list(words), prog_name="flowplan", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except _UsageError as error:
@@ -127,10 +134,21 @@ def _needed(commands: Sequence[Command], words: Sequence[str]) -> Sequence[Comma
     return [c for c in commands if c.words == tuple(words[:1])] or commands
 
 
+def _with_one_dash(commands: Sequence[Command], words: Sequence[str]) -> tuple[str, str] | None:
+    """Return an option as Terraform writes it (``-out``, which would be ``-o ut``), and what to write instead."""
+    known = option_names(commands)
+    for name in (word.partition("=")[0] for word in words):
+        if len(name) > 2 and name[0] == "-" != name[1]:
+            meant = f"-{name}" if f"-{name}" in known else _MEANT_OPTIONS.get(name)
+            if meant:
+                return name, meant
+    return None
+
+
 def _meant(error: BaseException, words: Sequence[str]) -> str:
     """Return what to write instead of a word of another tool that was not understood, "" when there is none."""
     wrong = str(getattr(error, "option_name", ""))  # of ``-var`` it is ``-v``
-    options = (_MEANT_OPTIONS.get(word.partition("=")[0]) for word in words[1:] if wrong and word.startswith(wrong))
+    options = (_MEANT_OPTIONS.get(word.partition("=")[0]) for word in words if wrong and word.startswith(wrong))
     meant = None if wrong or len(words) == 0 else _MEANT.get(words[0])
     return next((f"\nwrite {found}" for found in (meant, *options) if found), "")
 
