@@ -195,8 +195,8 @@ def _at_least(lowest: int) -> Check:
     return check
 
 
-def choice(*known: str) -> Checked:
-    """Return the type of a string out of a few."""
+def choice(*known: str, means: tuple[str, ...] = ()) -> Checked:
+    """Return the type of a string out of a few; ``means`` says for each one what editors show beside it."""
 
     def check(value: Any) -> str:
         if isinstance(value, str) and value in known:
@@ -204,7 +204,8 @@ def choice(*known: str) -> Checked:
         near = did_you_mean(value, known) if isinstance(value, str) else ""
         return f"must be one of {', '.join(known)}, not {kind_of(value)}" + (f"; {near}" if near else "")
 
-    return Checked(check, {"type": "string", "enum": list(known)})
+    told = {"enumDescriptions": list(means)} if means else {}
+    return Checked(check, {"type": "string", "enum": list(known), **told})
 
 
 def _protect(value: Any) -> str:

@@ -36,6 +36,36 @@ EnvName = Annotated[str, f.matching(ENV_PATTERN, "a name without =")]
 AnyMap = dict[str, Any]
 UNSET: Any = None
 
+# What editors show beside each word.
+PULL_POLICY = f.choice(
+    "Always",
+    "IfNotPresent",
+    "Never",
+    means=("Pull each time.", "Pull when the image is missing.", "Never pull; the image must be there."),
+)
+RERUN = f.choice(
+    "on_failure",
+    "on_change",
+    "always",
+    "never",
+    means=(
+        "After a failure, and after a change.",
+        "Only after a change, also of the image that a tag means.",
+        "With every apply, unless it is still running.",
+        "Not even after a change.",
+    ),
+)
+REPLACE = f.choice(
+    "stop_first",
+    "start_first",
+    "after_finish",
+    means=(
+        "Stop the old run, then start the new one.",
+        "Start the new run, then stop the old one.",
+        "Wait for the end of the old run.",
+    ),
+)
+
 
 class Part(BaseModel):
     """A mapping of the spec: its fields and no others."""
@@ -91,8 +121,8 @@ class Range(Part):
 class Resources(Part):
     """What the run may use."""
 
-    cpu: f.Quantity | None = Field(None, description="CPUs: 2, 0.5 or 500m.")
-    memory: f.Size | None = Field(None, description="Memory: 512Mi, 16Gi or 2g.")
+    cpu: f.Quantity | None = Field(None, examples=[2, "500m"], description="CPUs: 2, 0.5 or 500m.")
+    memory: f.Size | None = Field(None, examples=["512Mi", "16Gi"], description="Memory: 512Mi, 16Gi or 2g.")
     gpu: f.Gpus | None = Field(None, description="Number of GPUs; all where the engine can (Docker).")
 
 
@@ -193,17 +223,20 @@ class Run(Part):
         None, description="Entry of `providers`, or a built-in one: process, docker, kubernetes."
     )
     description: f.Text | None = Field(None, description="For people.")
-    image: f.Filled | None = Field(None, description="Image of the container.")
-    image_pull_policy: Annotated[str, f.choice("Always", "IfNotPresent", "Never")] | None = Field(
+    image: f.Filled | None = Field(None, examples=["python:3.12-slim"], description="Image of the container.")
+    image_pull_policy: Annotated[str, PULL_POLICY] | None = Field(
         None, description="Default: Always for the tag latest or none, else IfNotPresent."
     )
     entrypoint: Command | None = Field(None, description="Replaces the entrypoint of the image.")
     command: Command | None = Field(
         None,
+        examples=[["python", "train.py", "--epochs", "3"], ["sh", "-c", "sort *.csv > all.csv"]],
         description="Arguments of the entrypoint: a list, or a string that is split as a shell would, without a shell.",
     )
     env: dict[EnvName, Annotated[Any, f.OneOf(f.ScalarOrNull, mapping=Reference, word="a scalar")]] | None = Field(
-        None, description="Environment: scalars become strings, null removes an inherited variable, or a reference."
+        None,
+        examples=[{"MODE": "nightly", "PASSWORD": {"from_env": "REPORT_PASSWORD"}}],
+        description="Environment: scalars become strings, null removes an inherited variable, or a reference.",
     )
     env_file: Names | None = Field(
         None, description="Files of variables below `env`, relative to the spec; every value is a secret."
@@ -213,24 +246,40 @@ class Run(Part):
     name: f.Filled | None = Field(
         None, description="Name of the object; made legal. Default: from project and address."
     )
-    working_dir: f.Filled | None = Field(None, description="Working directory; of a process relative to the spec.")
-    resources: Resources | None = Field(None, description="CPU, memory and GPUs.")
-    needs: Names | None = Field(None, description="Addresses of runs that must succeed first: one, or a list.")
-    matrix: Matrix | None = Field(None, description="One run for each combination of the axes' values.")
+    working_dir: f.Filled | None = Field(
+        None, examples=["jobs"], description="Working directory; of a process relative to the spec."
+    )
+    resources: Resources | None = Field(
+        None, examples=[{"cpu": 2, "memory": "4Gi"}], description="CPU, memory and GPUs."
+    )
+    needs: Names | None = Field(
+        None,
+        examples=[["extract"], "extract"],
+        description="Addresses of runs that must succeed first: one, or a list.",
+    )
+    matrix: Matrix | None = Field(
+        None,
+        examples=[{"shard": [1, 2, 3]}, {"day": {"from": "2026-11-01", "to": "2026-11-30"}}],
+        description="One run for each combination of the axes' values.",
+    )
     max_parallel: Annotated[int, f.at_least(1)] | None = Field(
         None, description="How many cells of the matrix may run at once."
     )
-    timeout: f.Duration | None = Field(None, description="Limit of the run time.")
-    start_timeout: f.Duration | None = Field(None, description="Limit of the time before the run starts.")
-    retries: Annotated[int, f.at_least(0)] | None = Field(None, description="How often the engine tries again.")
-    grace_period: f.Duration | None = Field(None, description="Time between TERM and KILL; default 30s.")
+    timeout: f.Duration | None = Field(None, examples=["90s", "10m", "2h"], description="Limit of the run time.")
+    start_timeout: f.Duration | None = Field(
+        None, examples=["5m"], description="Limit of the time before the run starts."
+    )
+    retries: Annotated[int, f.at_least(0)] | None = Field(
+        None, examples=[3], description="How often the engine tries again."
+    )
+    grace_period: f.Duration | None = Field(
+        None, examples=["30s"], description="Time between TERM and KILL; default 30s."
+    )
     stream_output: f.Flag | None = Field(None, description="Print the output while following; default true.")
-    rerun: Annotated[str, f.choice("on_failure", "on_change", "always", "never")] | None = Field(
+    rerun: Annotated[str, RERUN] | None = Field(
         None, description="When a finished run is started again; default on_failure."
     )
-    replace: Annotated[str, f.choice("stop_first", "start_first", "after_finish")] | None = Field(
-        None, description="How a live run is replaced; default stop_first."
-    )
+    replace: Annotated[str, REPLACE] | None = Field(None, description="How a live run is replaced; default stop_first.")
     protect: f.Protect | None = Field(
         None, description="Refuse to interrupt the run: active (while live), always, false."
     )

@@ -65,6 +65,25 @@ def test_the_schema_is_one() -> None:
     assert json_schema()["$id"].startswith("https://")
 
 
+def test_every_example_of_the_schema_is_valid() -> None:
+    schema = json_schema()
+    found = 0
+    for part in [schema, *schema["$defs"].values()]:
+        for field in part.get("properties", {}).values():
+            for example in field.get("examples", []):
+                found += 1
+                validator = jsonschema.Draft202012Validator({**field, "$defs": schema["$defs"]})
+                assert validator.is_valid(example), (field["title"], example)
+    assert found
+
+
+def test_every_word_of_rerun_replace_and_pull_policy_is_explained() -> None:
+    run = json_schema()["$defs"]["Run"]["properties"]
+    for name in ("rerun", "replace", "image_pull_policy"):
+        (words,) = (c for c in run[name]["anyOf"] if "enum" in c)
+        assert len(words["enumDescriptions"]) == len(words["enum"]), name
+
+
 def test_every_field_has_a_title_and_a_description() -> None:
     schema = json_schema()
     for part in [schema, *schema["$defs"].values()]:
