@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from flowplan.clock import SteadyClock
@@ -49,7 +50,8 @@ def carry_out(
         StateError: the state cannot be written.
     """
     clock = SteadyClock()
-    until = None if options.wait_timeout is None else clock.now() + timedelta(seconds=options.wait_timeout)
+    begun = clock.now()
+    until = None if options.wait_timeout is None else begun + timedelta(seconds=options.wait_timeout)
     manner = Manner(detach=options.detach, stream=options.stream, until=until)
     world = World(plan, store.records(), manner=manner, leftovers=store.leftovers(), follow=follow, locked=lock.held)
     together = WAITING_TOGETHER if plan.mode == "destroy" and options.parallelism > 1 else 1
@@ -84,4 +86,4 @@ def carry_out(
             watches.close()
             lock.release()
     logs.close()
-    return outcome_of(world)
+    return replace(outcome_of(world), took=(clock.now() - begun).total_seconds())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from flowplan import interruption
@@ -17,7 +18,8 @@ class Outcome:
         carried_out: number of changes by action; failed: address -> how its run ended, when not well;
         errors: engine errors by address; skipped: address -> why it did not start; left_out: protected runs;
         waiting: what could not start yet (detached or interrupted); unanswered: what was asked for without an answer, so
-        that it may have started or not; ended: runs that were followed to their end.
+        that it may have started or not; ended: runs that were followed to their end; ends: number of runs by how they
+        ended, those that succeeded first; took: seconds.
     """
 
     carried_out: dict[str, int] = field(default_factory=dict)
@@ -29,6 +31,8 @@ class Outcome:
     unanswered: list[str] = field(default_factory=list)
     live: list[str] = field(default_factory=list)
     ended: int = 0
+    ends: dict[str, int] = field(default_factory=dict)
+    took: float = 0.0
     timed_out: bool = False
     interrupted: bool = False
 
@@ -50,6 +54,7 @@ def outcome_of(world: World) -> Outcome:
     """Return what came of an apply that is over."""
     live = [run for run in world.live.values() if run.wanted]
     unborn = [run for run in live if world.abandoned(run)]
+    ill = Counter(str(run.record.status) for run in world.runs.values() if run.failed and run.record)
     return Outcome(
         carried_out=world.carried_out,
         failed={a: run.failed for a, run in world.runs.items() if run.failed},
@@ -60,6 +65,7 @@ def outcome_of(world: World) -> Outcome:
         unanswered=[run.address for run in unborn if run.error],
         live=[run.address for run in live if not world.abandoned(run)],
         ended=world.ended,
+        ends={status: n for status, n in {"succeeded": world.succeeded, **ill}.items() if n},
         timed_out=world.timed_out,
         interrupted=world.interrupted,
     )

@@ -46,9 +46,10 @@ class Output:
         self._put(sys.stdout, text[: width(sys.stdout) - 1], "")
         self._drawn = True
 
-    def note(self, text: str) -> None:
-        """Write a message for people to stderr, redacted and without control characters."""
-        self._put(sys.stderr, "\n".join(map(harmless, self.redactor(text).split("\n"))))
+    def note(self, text: str, *, failure: bool = False) -> None:
+        """Write a message for people to stderr, redacted and without control characters; a failure is red on a terminal."""
+        text = "\n".join(map(harmless, self.redactor(text).split("\n")))
+        self._put(sys.stderr, f"\x1b[31m{text}\x1b[0m" if failure and use_colour(sys.stderr) else text)
 
     def drawn(self, text: str) -> None:
         """Write a line to stderr that is harmless already, and may have colours."""
@@ -195,7 +196,7 @@ class Sink:
 
     def event(self, event: Event, record: Recorded | None) -> None:
         """Tell a transition of a run."""
-        self.output.note(event_line(event, record))
+        self.output.note(event_line(event, record), failure=event.status in ("failed", "timed_out", "lost"))
 
     def log(self, address: str, line: LogLine) -> None:
         """Show a line of a run's output, which is redacted already."""

@@ -22,6 +22,7 @@ from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.compare.plan import has_changes
 from flowplan.planning import Planned, check_targets, plan_again, plan_destroy, plan_spec
 from flowplan.project import Project, Request, open_state, writing
+from flowplan.render.signs import duration
 from flowplan.reviewing import check_reviewed, sealed_plan
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, Refused, StateError
 from flowplan.schemas.files import is_directory, is_file, is_stream, read_bounded
@@ -29,6 +30,7 @@ from flowplan.schemas.plan_documents import MOST_BYTES
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.runs import Status
 from flowplan.schemas.secrets import is_common, tokens_in
+from flowplan.showing import shown as as_shown
 from flowplan.state.ownership import claim_project
 from flowplan.state.store import Store
 from flowplan.terminal import approved, can_ask, can_draw
@@ -371,20 +373,40 @@ _DONE = {
 }
 
 
+_LAST_LINES = 5
+"""Lines of the output of a run that failed which are shown once more."""
+_SHOWN_ENDS = 20
+"""Failed runs of which they are shown."""
+
+
+def _counts(outcome: Outcome) -> str:
+    """Return what was done, and how the runs ended; "" for neither."""
+    done = ", ".join(f"{n} {_DONE.get(action, action)}" for action, n in sorted(outcome.carried_out.items()))
+    ends = {**outcome.ends, "skipped": len(outcome.skipped)}
+    ended = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in ends.items() if n)
+    told = [*([f"Applied: {done}"] if done else []), *([f"{ended} ({duration(outcome.took)})"] if outcome.ends else [])]
+    return "; ".join(told) + "." if told else ""
+
+
 def _report(outcome: Outcome, project: Project, how: How) -> int:
     """Print what was done, what failed and how to go on; return the exit code."""
     output = project.output()
     if how.format == "json":
         return outcome.exit_code
-    if outcome.carried_out:
-        done = ", ".join(f"{n} {_DONE.get(action, action)}" for action, n in sorted(outcome.carried_out.items()))
-        output.note(f"Applied: {done}.")
+    if counts := _counts(outcome):
+        output.note(counts)
     for address, why in outcome.left_out.items():
         output.note(f"left out: {address}: {why}")
+    shown_ends = 0
     for address, why in outcome.failed.items():
         record = project.store.record(address)
         see = f"; see `flowplan logs {_quoted(address)}`" if record and record.started_at else ""
-        output.note(f"{address}: {why}{see}")
+        output.note(f"{address}: {why}{see}", failure=True)
+        if record and record.settings.stream_output and shown_ends < _SHOWN_ENDS:
+            lines = record.output_tail.splitlines()[-_LAST_LINES:]
+            shown_ends += bool(lines)
+            for line in lines:
+                output.note(f"  | {as_shown(line)}")
     if outcome.waiting:
         output.note(f"not started yet: {_some(outcome.waiting)}; the next `flowplan apply` starts them")
     if outcome.unanswered:

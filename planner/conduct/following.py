@@ -111,6 +111,7 @@ def _end(world: World, record: Recorded, catching_up: bool) -> Commands:
     """Stop following an attempt that ended; the end of its output is read when it has been shown."""
     run = world.runs[record.address]
     world.ended += 1
+    world.succeeded += run.wanted and record.status is Status.SUCCEEDED and not world.destroying(run.address)
     if record.status is not Status.SUCCEEDED and run.wanted and not world.destroying(run.address):
         run.failed = how_it_ended(record)
     if record.status is not Status.LOST and not catching_up:

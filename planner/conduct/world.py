@@ -101,7 +101,8 @@ class World:
         removing: run ids whose objects are being removed here, so that it is no loss when they go away.
         ending: run id -> the attempt that ended, and until when its output may take to be shown.
         disputed: ends that engines told of while another flowplan, which may be the cause, had the lock.
-        calls: how many engine calls and readings are under way. ended: how many runs ended.
+        calls: how many engine calls and readings are under way. ended: how many runs ended,
+            and succeeded: how many of those did.
         carried_out: action -> how many steps of it are done.
         interrupted: the user wants flowplan to end. timed_out: the time that the user gave has passed.
         moment: when the facts at hand were taken in.
@@ -133,6 +134,7 @@ class World:
         self.disputed: list[Observed] = []
         self.calls = 0
         self.ended = 0
+        self.succeeded = 0
         self.carried_out: dict[str, int] = {}
         self.interrupted = self.timed_out = False
         self.said_locked = self.lock_was_away = False

@@ -288,6 +288,24 @@ runs:
     assert "nothing is recorded at lod" in project.ok("history", "lod", code=7).err
 
 
+def test_apply_counts_how_runs_ended_and_shows_the_end_of_what_failed(project: Project) -> None:
+    project.write("""\
+flowplan: 1
+project: demo
+defaults: {provider: process}
+runs:
+  good: {command: [echo, fine], matrix: {n: [1, 2]}}
+  bad: {command: [sh, -c, 'seq 100 109; exit 3']}
+  quiet: {command: [sh, -c, 'echo unseen; exit 4'], stream_output: false}
+  slow: {command: [sleep, '600'], timeout: 1s, grace_period: 1s}
+  after: {command: [echo, never], needs: [bad]}
+""")
+    told = project.ok("apply", "--yes", code=3).err.splitlines()
+    [counts] = [line for line in told if line.startswith("Applied: 5 created; ")]
+    assert "; 2 succeeded, 2 failed, 1 timed out, 1 skipped (" in counts
+    assert [line for line in told if line.startswith("  | ")] == [f"  | {n}" for n in range(105, 110)]
+
+
 def test_events_of_one_run_and_after_a_number(applied: Project) -> None:
     events = applied.events("slow")
     assert {e["address"] for e in events} == {"slow"} and events[0]["status"] == "creating"
