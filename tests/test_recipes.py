@@ -19,6 +19,9 @@ PAGE = consoles.ROOT / "docs" / "every-night.md"
 BIN = Path(sys.executable).parent
 SPEC = "flowplan.yaml"
 
+# One project of local processes: states of two tests at once would refuse each other.
+pytestmark = pytest.mark.xdist_group("pages")
+
 
 def files() -> dict[str, str]:
     """Return name -> text of every file that the page shows."""
