@@ -68,7 +68,10 @@ def _recent(record: Recorded, age: float | None, now: datetime) -> bool:
 
 
 def _document(record: Recorded, end: str) -> dict[str, Any]:
-    values = parse_address(record.address)[1] or {}
+    try:
+        values = parse_address(record.address)[1] or {}
+    except ValueError:  # of a state that was edited by hand
+        values = {}
     return {
         "address": record.address,
         "values": values,
