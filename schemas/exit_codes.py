@@ -10,7 +10,7 @@ _MEANINGS = {
     125: "a container could not be run",
     126: "a command could not be executed",
     127: "a command was not found",
-    137: "killed (SIGKILL), by hand or for lack of memory",
+    137: "killed (SIGKILL), by hand or out of memory",
     143: "stopped by SIGTERM",
     247: "likely out of memory",
 }

@@ -901,7 +901,7 @@ def test_bytes_that_are_no_text_and_lines_without_end(tmp_path: Path, monkeypatc
         (3, "exit code 3"),
         (126, "could not be executed"),
         (127, "was not found"),
-        (137, "for lack of memory"),
+        (137, "out of memory"),
         (139, "likely ended by SIGSEGV"),
         (143, "SIGTERM"),
     ],
