@@ -32,9 +32,10 @@ def test_everything_written_is_private_whatever_the_umask(project: Project, umas
     former = os.umask(umask)
     try:
         (project.directory / "deep").mkdir(mode=0o700)
+        (project.directory / "plans").mkdir(mode=0o700)
         state = ("--state", "deep/state.db")
-        project.ok("plan", "--out", "plans/of/today.json", "--json-into", "also.json", *state)
-        project.ok("apply", "plans/of/today.json", "--yes", *state)
+        project.ok("plan", "--out", "plans/today.json", "--json-into", "also.json", *state)
+        project.ok("apply", "plans/today.json", "--yes", *state)
         project.ok("apply", "flowplan.yaml", "--rerun", "hello", "--yes", *state)
         made = [project.directory / name for name in ("also.json", "deep", "plans")]
         made += [p for top in made if top.is_dir() for p in top.rglob("*")]
