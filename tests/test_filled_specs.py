@@ -121,15 +121,15 @@ def test_a_token_in_an_inline_kubeconfig_is_sealed_and_found_again(world: World)
     assert "t0ken-value" not in json.dumps(entry)
     (token,) = tokens_in(entry)
     assert "spec:spec.yaml#/providers/far/kubeconfig/users/0/user/token" in token
-    known = resolve(world.sealer.secrets, directory=world.directory, key=KEY, known={}, template=lambda s: None)
+    known = resolve(world.sealer.secrets, directory=world.directory, key=KEY, template=lambda s: None)
     assert known == {token: "t0ken-value"}
     path = world.directory / "spec.yaml"
     path.write_text(path.read_text().replace("t0ken-value", "another"))
     with pytest.raises(PlanStale):
-        resolve(world.sealer.secrets, directory=world.directory, key=KEY, known={}, template=lambda s: None)
+        resolve(world.sealer.secrets, directory=world.directory, key=KEY, template=lambda s: None)
     path.unlink()
     with pytest.raises(InvalidInput, match=r"spec\.yaml at /providers/far"):
-        resolve(world.sealer.secrets, directory=world.directory, key=KEY, known={}, template=lambda s: None)
+        resolve(world.sealer.secrets, directory=world.directory, key=KEY, template=lambda s: None)
 
 
 def test_references_in_an_inline_kubeconfig(world: World) -> None:
