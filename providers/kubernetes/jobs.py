@@ -397,7 +397,8 @@ def _drop_pod(api: Api, pod: Json, grace: int) -> None:
 def _drop(api: Api, path: str, uid: str = "", *, policy: str = "Background", grace: int | None = None) -> None:
     """Delete exactly that object; one that is gone (or is another one by now) is success.
 
-    An answer that does not come within some seconds is not waited for: the object itself says whether it is being deleted.
+    An answer that does not come within some seconds is not waited for, and a refusal may be an answer that was cut: the
+    object itself says whether it is being deleted.
     """
     body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy}
     if uid:
@@ -407,7 +408,9 @@ def _drop(api: Api, path: str, uid: str = "", *, policy: str = "Background", gra
     try:
         try:
             api.impatient().call("DELETE", path, body=body)
-        except EngineUnreachable:
+        except (EngineUnreachable, ProviderError) as error:
+            if error.reason in ("NotFound", "Conflict"):
+                return
             meta = (api.find(path) or {}).get("metadata") or {}
             later = grace is not None and int(meta.get("deletionGracePeriodSeconds") or 0) > grace
             if meta and (later or not meta.get("deletionTimestamp")):
