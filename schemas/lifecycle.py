@@ -21,7 +21,7 @@ from typing import Any
 from flowplan.schemas.runs import ENDS, Json, Observed, Recorded, Status
 
 REMOVED = "Removed"
-GONE = "the object is gone and its end was not seen"
+GONE = "the object is gone and how it ended is not known"
 
 _NEXT = {
     Status.CREATING: ENDS | {Status.PENDING, Status.RUNNING, Status.LOST},
