@@ -152,6 +152,8 @@ def test_what_a_credential_helper_says_reaches_the_user(case_project: Case, help
     if helper is not None:
         (home / "docker-credential-fp").write_text(helper)
         (home / "docker-credential-fp").chmod(0o755)
+    [[found]] = [change["preflight"] for change in project.plan()["changes"]]
+    assert (found["check"], found["address"]) == ("login", "job") and words in found["message"]
     failed = project.ok("apply", "--yes", code=3)
     assert f"pulling {image} failed" in failed.err and words in failed.err and "secret-word" not in failed.err
     assert "Warning" not in failed.err

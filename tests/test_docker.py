@@ -17,7 +17,8 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
-from engines import connected, docker_api
+from engines import connected, docker_api, docker_process
+from faulty_proxy import in_network_of
 
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests import docker as manifests
@@ -448,6 +449,77 @@ def test_preflight_tells_what_create_would_trip_over(engine: Engine, tmp_path: P
     }
     assert len(engine.ours()) == 1
     assert engine.provider.preflight([engine.order("good", ["true"])]) == []
+
+
+def test_more_than_the_machine_has_is_told(engine: Engine) -> None:
+    big = engine.order("big", ["true"], resources={"memory": "4000Gi"})
+    assert [(f.severity, f.check) for f in engine.provider.preflight([big])] == [("warning", "memory")]
+    if "nvidia" in engine.raw.info()["Runtimes"]:
+        pytest.skip("this Engine has GPUs")
+    gpus = engine.order("gpus", ["true"], resources={"gpu": 2})
+    [found] = engine.provider.preflight([gpus])
+    assert found.check == "gpu" and "NVIDIA container toolkit" in found.hint
+    with pytest.raises(StartFailed):
+        engine.provider.create(gpus)
+
+
+ABSENT = f"{REGISTRY}/library/busybox:no-such-tag"
+WRONG = {"registry_credentials": {**LOGIN, "password": "wrong-password"}}
+
+
+@pytest.mark.registry
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"image": REMOTE, "docker": {"registry_credentials": LOGIN}}, []),
+        ({"image": ABSENT, "docker": {"registry_credentials": LOGIN}}, [("error", "image", f"does not have {ABSENT}")]),
+        ({"image": REMOTE, "docker": WRONG}, [("error", "login", f"registry {REGISTRY} refuses {REMOTE}")]),
+        ({"image": REMOTE}, [("error", "login", f"registry {REGISTRY} refuses {REMOTE}")]),
+        ({"image": "127.0.0.1:9/a:1"}, [("warning", "image", "of registry 127.0.0.1:9 can be pulled is not known")]),
+        ({"image_pull_policy": "Always", "image": "127.0.0.1:9/a:1"}, [("warning", "image", "is not known")]),
+        ({"image": "busybox:1.35"}, []),
+    ],
+    ids=["there", "no such tag", "wrong password", "no login", "unreachable", "always", "on the Engine"],
+)
+def test_an_image_is_asked_for_without_pulling_it(
+    engine: Engine, fields: dict[str, Any], expected: list[tuple[str, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", "/nonexistent")
+    with contextlib.suppress(docker.errors.APIError):
+        engine.raw.remove_image(REMOTE)
+    found = engine.provider.preflight([engine.order("a", ["true"], **fields)])
+    assert [(f.severity, f.check) for f in found] == [(severity, check) for severity, check, _ in expected]
+    for finding, (_, _, words) in zip(found, expected, strict=True):
+        assert words in finding.message and "wrong-password" not in str(finding)
+    if fields["image"] != "busybox:1.35":
+        assert not engine.raw.images(fields["image"])
+
+
+@pytest.mark.registry
+def test_a_thousand_runs_of_an_image_ask_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    original = docker.APIClient.request
+    monkeypatch.setattr(docker.APIClient, "request", lambda *a, **o: (asked.append(a[2]), original(*a, **o))[1])
+    orders = [
+        engine.order(f"a{n}", ["true"], image=ABSENT, docker={"registry_credentials": LOGIN}) for n in range(1000)
+    ]
+    assert len(engine.provider.preflight(orders)) == 1000
+    assert len([path for path in asked if "/distribution/" in path]) == 1
+    assert len(asked) < 10
+
+
+def test_a_registry_that_never_answers_holds_nothing_up(engine: Engine) -> None:
+    with in_network_of(docker_process()):
+        silent = socket.create_server(("127.0.0.1", 0))
+    with silent:
+        registry = f"127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        found = engine.provider.preflight(
+            [engine.order(f"a{n}", ["true"], image=f"{registry}/a:{n}") for n in range(50)]
+        )
+        assert time.monotonic() - begun < 15
+    assert {f.severity for f in found} == {"warning"} and len(found) == 50
+    assert len({f.message for f in found}) == 1 and registry in found[0].message
 
 
 # -- connection ---------------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowplan.planner.manifests.images import parse_image, pull_policy
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.images import parse_image, pull_policy
 
 SHA = "sha256:" + "0a" * 32
 

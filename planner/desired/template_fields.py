@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowplan.planner.desired.fields import FieldError, words_of
-from flowplan.planner.manifests.images import PULL_POLICIES
 from flowplan.schemas.documents import scalar_text
+from flowplan.schemas.images import PULL_POLICIES
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Path, did_you_mean
 

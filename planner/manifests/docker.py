@@ -14,10 +14,10 @@ from typing import Any
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, with_content
 from flowplan.planner.manifests.docker_options import Options
 from flowplan.planner.manifests.docker_values import hosts, parse_volume
-from flowplan.planner.manifests.images import PULL_POLICIES, parse_image
 from flowplan.planner.manifests.names import docker_label_key, docker_name, docker_run_name, is_docker_name
 from flowplan.schemas.docker_api import UNORDERED, meaning
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.images import PULL_POLICIES, parse_image
 from flowplan.schemas.kinds import Kind
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.pointers import escape

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from flowplan.planner.manifests import ResolvedRun
-from flowplan.planner.manifests.images import parse_image
 from flowplan.planner.manifests.job_draft import (
     FIRST,
     POD,
@@ -25,6 +24,7 @@ from flowplan.planner.manifests.job_secrets import LEAK, hide_secrets, leaks
 from flowplan.planner.manifests.names import is_label_key, is_label_value, kubernetes_label_value
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.images import parse_image
 from flowplan.schemas.runs import Json, Origin, canonical
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Path, Position

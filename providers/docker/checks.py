@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import json
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
+from flowplan.providers import registries
 from flowplan.providers.docker import containers
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.pulling import Images
 from flowplan.providers.protocol import Order
+from flowplan.providers.registries import THERE, Answer
 from flowplan.schemas.docker_api import api_version, unheard
 from flowplan.schemas.files import is_missing
 from flowplan.schemas.plans import Finding
+from flowplan.schemas.secrets import reveal, tokens_in
 from flowplan.schemas.sources import dotted
 
 SMALLEST_MEMORY = 6 << 20
 """Bytes below which the Engine refuses a memory limit."""
+
+_LOOKERS = 8
+"""Threads that ask the Engine for images."""
 
 _BUILT_IN_NETWORKS = frozenset({"default", "bridge", "host", "none", "nat"})
 
@@ -32,16 +41,16 @@ class Checks:
         """Return the findings of all orders, in their order."""
         if not orders:
             return []
-        pinned = {_config(order)["Image"] for order in orders if _container(order)["PullPolicy"] == "Never"}
-        absent = {image for image in pinned if not self._images.present(image)}
+        pulls = [_pull(order) for order in orders]
+        answers = self._answers(set(pulls))
         networks = self._networks(orders)
         items = self._engine.get("/containers/json", all=1)
         holders = {str(name).lstrip("/"): item for item in items for name in item.get("Names") or []}
         return [
             finding
-            for order in orders
+            for order, pull in zip(orders, pulls, strict=True)
             for finding in (
-                *self._image(order, absent),
+                *_image(order, pull, answers[pull]),
                 *self._network(order, networks, holders),
                 *self._name(order, holders),
                 *self._paths(order),
@@ -56,11 +65,20 @@ class Checks:
         found = self._engine.get("/networks")
         return {str(network[key]) for network in found for key in ("Name", "Id")}
 
-    def _image(self, order: Order, absent: set[str]) -> Iterator[Finding]:
-        image = _config(order)["Image"]
-        if _container(order)["PullPolicy"] == "Never" and image in absent:
-            message = f"image {image} is not present and image_pull_policy is Never"
-            yield _error(order, "image", message, "pull or load it on the Engine, or use another policy")
+    def _answers(self, pulls: Collection[_Pull]) -> dict[_Pull, Answer]:
+        """Return what is known of each image: from the Engine where it has it and need not pull, else from its registry."""
+        kept = sorted({pull.image for pull in pulls if pull.policy != "Always"})
+        with ThreadPoolExecutor(_LOOKERS, "docker-images") as pool:
+            present = {image for image, there in zip(kept, pool.map(self._images.present, kept), strict=True) if there}
+        held = {pull: THERE for pull in pulls if pull.policy != "Always" and pull.image in present}
+        held |= {pull: Answer("missing") for pull in pulls if pull.policy == "Never" and pull not in held}
+        ask = [pull for pull in pulls if pull not in held]
+        return held | registries.asked(ask, lambda pull: pull.image, self._asked)
+
+    def _asked(self, pull: _Pull) -> Answer:
+        if tokens_in(pull.login):
+            return Answer("unknown", "the password of its registry_credentials is not known here")
+        return self._images.known(pull.image, json.loads(pull.login))
 
     def _network(self, order: Order, networks: set[str], holders: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
         for name in _network_names(order):
@@ -96,10 +114,29 @@ class Checks:
         host = _host(order)
         if 0 < (host.get("Memory") or SMALLEST_MEMORY) < SMALLEST_MEMORY:
             yield _error(order, "memory", "Minimum memory limit allowed is 6MB", "raise docker.mem_limit")
-        cpus = self._engine.info().get("NCPU") or 0
+        info = self._engine.info()
+        total, most = info.get("MemTotal") or 0, max(host.get("Memory") or 0, host.get("MemoryReservation") or 0)
+        if 0 < total < most:
+            message = f"asks for {most / 2**30:.1f} GiB of memory, and the Engine's machine has {total / 2**30:.1f} GiB"
+            hint = "it is started, and killed when the machine has no more: lower resources.memory"
+            yield Finding(order.identity.address, "warning", "memory", message, hint)
+        yield from self._gpus(order, info)
+        cpus = info.get("NCPU") or 0
         if cpus and (host.get("NanoCpus") or 0) > cpus * 10**9:
             message = f"Range of CPUs is from 0.01 to {cpus:.2f}, as there are only {cpus} CPUs available"
             yield _error(order, "cpu", message, "lower resources.cpu")
+
+    def _gpus(self, order: Order, info: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yield what is known of GPUs: an Engine finds NVIDIA's hook on its PATH, and tells only of its runtimes and CDI."""
+        requests = _host(order).get("DeviceRequests") or []
+        wanted = any("gpu" in together for one in requests for together in one.get("Capabilities") or [])
+        if not wanted or "nvidia" in (info.get("Runtimes") or {}) or info.get("DiscoveredDevices"):
+            return
+        hint = "install the NVIDIA container toolkit there, or take another Engine"
+        if not self._engine.local:
+            yield Finding(order.identity.address, "warning", "gpu", "whether this Engine has GPUs is not known", hint)
+        elif not shutil.which("nvidia-container-runtime-hook"):
+            yield _error(order, "gpu", "asks for GPUs, and the Engine has no driver for them", hint)
 
     def _features(self, order: Order) -> Iterator[Finding]:
         host = _host(order)
@@ -115,6 +152,28 @@ class Checks:
         runtime = host.get("Runtime")
         if runtime and runtime not in (self._engine.info().get("Runtimes") or {}):
             yield _error(order, "runtime", f"Unknown runtime specified {runtime}", "`docker info` lists the runtimes")
+
+
+class _Pull(NamedTuple):
+    """What an answer about an image depends on: ``login`` is the run's credentials as JSON, ``null`` where there are none."""
+
+    image: str
+    policy: str
+    login: str
+
+
+def _pull(order: Order) -> _Pull:
+    container = _container(order)
+    login = reveal(container.get("Registry"), order.secrets)
+    return _Pull(_config(order)["Image"], container["PullPolicy"], json.dumps(login, sort_keys=True))
+
+
+def _image(order: Order, pull: _Pull, answer: Answer) -> Iterator[Finding]:
+    if pull.policy == "Never" and answer is not THERE:
+        message = f"image {pull.image} is not present and image_pull_policy is Never"
+        yield _error(order, "image", message, "pull or load it on the Engine, or use another policy")
+    elif found := registries.finding(order.identity.address, pull.image, answer):
+        yield found
 
 
 def _container(order: Order) -> Mapping[str, Any]:

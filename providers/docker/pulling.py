@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import queue
+import re
 import threading
 import time
 import warnings
@@ -20,8 +21,15 @@ import requests
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.refusals import Refusal
 from flowplan.providers.docker.streams import Stream
+from flowplan.providers.registries import PATIENCE, THERE, Answer
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
 from flowplan.schemas.faults import point
+
+_REQUEST = re.compile(r'^(?:Get|Head) "[^"]*": ')
+"""How an Engine begins the error of its own request to a registry."""
+
+_UNAUTHORIZED = re.compile("no basic auth credentials|unauthorized|authentication required|denied", re.IGNORECASE)
+"""What Engines say of a login that a registry wants or refuses where the HTTP status does not."""
 
 
 class Images:
@@ -36,6 +44,31 @@ class Images:
     def present(self, image: str) -> bool:
         """Return whether the Engine has an image of this whole reference."""
         return self._engine.find(f"/images/{image}/json") is not None
+
+    def known(self, image: str, registry: Mapping[str, Any] | None) -> Answer:
+        """Return what the registry tells the Engine of an image, with the credentials of a pull, without pulling it.
+
+        Args:
+            registry: the run's credentials, already revealed.
+        """
+        try:
+            repository = str(docker.utils.parse_repository_tag(image)[0])
+            headers, trouble = self._headers(repository, registry)
+            path = f"/distribution/{image}/json"
+            self._engine.request("GET", path, headers=headers, stream=True, read_timeout=PATIENCE).close()
+        except Refusal as error:
+            words = _REQUEST.sub("", error.words)
+            if error.status in (401, 403) or (error.status >= 500 and _UNAUTHORIZED.search(words)):
+                return Answer(
+                    "refused", f"{words}; {trouble}" if trouble else words, _login_hint(image, headers, registry)
+                )
+            return Answer("missing" if error.status in (400, 404) else "unknown", words)
+        except EngineUnreachable as error:
+            silent = error.reason == "Timeout"
+            return Answer("unknown", f"it does not answer within {PATIENCE:g}s" if silent else error.message)
+        except ProviderError as error:
+            return Answer("unknown", error.message)
+        return THERE
 
     def pull(self, container: Mapping[str, Any], *, unless_present: bool = False, limit: float | None = None) -> None:
         """Pull the image of a container (its secrets already revealed).
@@ -173,6 +206,16 @@ class Images:
         except (ValueError, KeyError, TypeError):  # the exception may quote a secret
             return {}, f"no login: the credential helper for {wanted} answered something that is no login"
         return ({"X-Registry-Auth": _text(header)} if header else {}), ""
+
+
+def _login_hint(image: str, headers: Mapping[str, str], registry: Mapping[str, Any] | None) -> str:
+    """Return what to do about a login that was refused, or is missing."""
+    host = docker.auth.resolve_repository_name(image)[0]
+    if not headers:
+        return f"`docker login {host}`, or give the run docker.registry_credentials; a name that does not exist may be refused too"
+    if registry is not None and _serves(registry, host):
+        return "correct docker.registry_credentials of the run, or the name of its image"
+    return f"`docker login {host}` again, or correct the name of the image"
 
 
 def _serves(registry: Mapping[str, Any], wanted: str) -> bool:
