@@ -29,6 +29,7 @@ PARTS = (
     "Matrix",
     "Range",
     "Reference",
+    "EnvFile",
     "Resources",
     "VariableSpec",
 )
@@ -40,6 +41,7 @@ TITLES = {
     "Matrix": "`matrix`",
     "Range": "A range of a matrix",
     "Reference": "A reference in `env`",
+    "EnvFile": "A file of variables in `env_file`",
     "Resources": "`resources`",
     "VariableSpec": "A variable",
     "KeyRef": "A key of a Secret or ConfigMap",

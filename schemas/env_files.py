@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.runs import Json
 from flowplan.schemas.secrets import SecretSource
-from flowplan.schemas.sources import Diagnostic, Position
+from flowplan.schemas.sources import Diagnostic, Path, Position
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+class EnvFile(NamedTuple):
+    """A file of variables as a run names it: its path as written, and what its values are."""
+
+    path: str
+    track: bool = True
+    sensitive: bool = True
+
+
+EnvFiles = Mapping[EnvFile, Mapping[str, SecretSource | str]]
+"""File -> variable -> where its value comes from, or the value itself where it is no secret."""
+
+
+def env_files_in(value: Json) -> Iterator[tuple[Path, EnvFile]]:
+    """Yield the files that a value of ``env_file`` names, each with its path in the value; what is ill formed is left out."""
+    for index, one in enumerate(value) if isinstance(value, list) else ((None, value),):
+        place: Path = () if index is None else (index,)
+        if isinstance(one, dict) and isinstance(one.get("path"), str):
+            yield (*place, "path"), EnvFile(one["path"], one.get("track", True), one.get("sensitive", True))
+        elif isinstance(one, str) and one:
+            yield place, EnvFile(one)
 
 
 def variables(text: str, file: str) -> dict[str, str | None]:
@@ -37,18 +62,19 @@ def variables(text: str, file: str) -> dict[str, str | None]:
     return found
 
 
-def sources(text: str, name: str) -> dict[str, SecretSource]:
-    """Return variable -> where its value comes from: the file, or the environment for a name that stands alone.
-
-    Args:
-        name: of the file, as the spec says it.
+def sources(text: str, file: EnvFile) -> dict[str, SecretSource | str]:
+    """Return variable -> its value where that is no secret, else where it comes from: the file, or for a name that
+    stands alone the environment.
 
     Raises:
         InvalidInput: as ``variables``.
     """
-    return {
-        variable: SecretSource("from_env", variable)
-        if value is None
-        else SecretSource("env_file", f"{name}#{variable}")
-        for variable, value in variables(text, name).items()
-    }
+    found: dict[str, SecretSource | str] = {}
+    for variable, value in variables(text, file.path).items():
+        if value is None:
+            found[variable] = SecretSource("from_env", variable, tracked=file.track)
+        elif file.sensitive:
+            found[variable] = SecretSource("env_file", f"{file.path}#{variable}", tracked=file.track)
+        else:
+            found[variable] = value
+    return found

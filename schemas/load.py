@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from flowplan.schemas.documents import Document, parse, read_text
-from flowplan.schemas.env_files import sources
+from flowplan.schemas.env_files import EnvFile, EnvFiles, env_files_in, sources
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import TAG, is_expression, kind_of
 from flowplan.schemas.files import is_stream
 from flowplan.schemas.runs import Json
-from flowplan.schemas.secrets import SecretSource
 from flowplan.schemas.sources import Diagnostic, Path, SourceMap, did_you_mean, dotted
 from flowplan.schemas.spec import BUILT_IN_TYPES, Spec, json_schema, spec_model, without_plugins
 
@@ -31,11 +30,11 @@ class LoadedSpec(NamedTuple):
 
     Attributes:
         path: as the user gave it, ``<stdin>`` for ``-``; directory: absolute, where the files it names are looked up.
-        digest: ``sha256:...`` of the text of the spec and of every file it names; of files of variables only the names
-            count, for a digest of few values could be guessed.
+        digest: ``sha256:...`` of the text of the spec and of every file it names; of files of secret variables only the
+            names count, for a digest of few values could be guessed.
         tree: the document as plain JSON; numbers keep their source text (schemas.documents.scalar_text).
         files: path as written in the spec -> its document.
-        env_files: path as written in the spec -> its variables, and where each value comes from.
+        env_files: file of variables as a run names it -> its variables.
         ignored: the lines of the spec with a comment ``# flowplan: ignore``.
     """
 
@@ -46,7 +45,7 @@ class LoadedSpec(NamedTuple):
     spec: Spec
     sources: SourceMap
     files: Mapping[str, Document]
-    env_files: Mapping[str, Mapping[str, SecretSource]]
+    env_files: EnvFiles
     ignored: frozenset[int] = frozenset()
 
 
@@ -68,8 +67,7 @@ def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) ->
     spec = _checked(document, provider_types, faults)
     faults += _variable_faults(document)
     files, texts = _named_files(document, path.parent, faults)
-    env_files = _env_files(document, path.parent, faults)
-    names = {f"{name}#": "\n".join(sorted(variables)) for name, variables in env_files.items()}
+    env_files = _env_files(document, path.parent, faults, texts)
     if spec is None:
         faults += _unknown_names(document, faults)
     if spec is None or faults:
@@ -77,7 +75,7 @@ def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) ->
     return LoadedSpec(
         path=path,
         directory=path.absolute().parent,
-        digest=_digest({str(path.name): text, **texts, **names}),
+        digest=_digest({str(path.name): text, **texts}),
         tree=document.value,
         spec=spec,
         sources=document.sources,
@@ -308,26 +306,29 @@ def _named_files(
     return files, texts
 
 
-def _env_files(
-    document: Document, directory: FilePath, faults: list[Diagnostic]
-) -> dict[str, Mapping[str, SecretSource]]:
-    """Return every file of variables that runs name; one that is faulty is told once and left empty."""
-    files: dict[str, Mapping[str, SecretSource]] = {}
+def _env_files(document: Document, directory: FilePath, faults: list[Diagnostic], texts: dict[str, str]) -> EnvFiles:
+    """Return every file of variables that runs name; one that is faulty is told once and left empty.
+
+    What the digest of the spec covers of it is added to ``texts``.
+    """
+    files: dict[EnvFile, Mapping[str, Any]] = {}
     for path, run in _runs_in(document.value):
-        named = run.get("env_file")
-        for index, name in enumerate(named if isinstance(named, list) else [named]):
-            if not isinstance(name, str) or not name or name in files:
+        for place, file in env_files_in(run.get("env_file")):
+            name = file.path
+            if file in files:
                 continue
-            place: Path = (*path, "env_file", index) if isinstance(named, list) else (*path, "env_file")
-            files[name] = {}
+            files[file] = {}
             try:
                 if is_expression(name):
                     raise InvalidInput("the name of a file cannot hold an expression")
-                files[name] = sources(read_text(directory / FilePath(name).expanduser(), name, pipes=False), name)
+                text = read_text(directory / FilePath(name).expanduser(), name, pipes=False)
+                files[file] = sources(text, file)
+                texts |= {f"{name}#": "\n".join(sorted(files[file]))} if file.sensitive else {name: text}
             except InvalidInput as error:
-                where = document.sources.value(place)
+                whole: Path = (*path, "env_file", *place)
+                where = document.sources.value(whole)
                 faults += [
-                    fault if fault.position else Diagnostic(str(fault), where, dotted(place))
+                    fault if fault.position else Diagnostic(str(fault), where, dotted(whole))
                     for fault in error.diagnostics
                 ]
     return files

@@ -9,12 +9,14 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import quote
 
+from flowplan.schemas.codec import Member
 from flowplan.schemas.forms import as_bytes, forms_of, is_secret
 from flowplan.schemas.redaction import Matcher
 
-TOKEN = re.compile(r"\(sensitive ([^()\s]+) ([0-9a-f]{16}|unresolved)\)")
+TOKEN = re.compile(r"\(sensitive ([^()\s]+) ([0-9a-f]{16}|unresolved|untracked)\)")
 """What stands where a secret value would: ``(sensitive env:PGPASSWORD 3f9a1c2b7d405e11)``."""
 
 
@@ -30,11 +32,13 @@ class SecretSource:
             (``value`` is a string with ``${var.x}`` of sensitive variables; everything else in it is filled in) or
             ``part`` (see ``PART``).
         variables: names of the sensitive variables in a template.
+        tracked: whether another value is a change of the run (``track``).
     """
 
     kind: str
     value: str
     variables: tuple[str, ...] = ()
+    tracked: Annotated[bool, Member(absent=True)] = True
 
     @property
     def label(self) -> str:
@@ -42,7 +46,9 @@ class SecretSource:
         words = {"from_env": "env", "from_file": "file", "env_file": "env_file", "from_spec": "spec"}
         shown = f"{words[self.kind]}:{self.value}" if self.kind in words else ""
         text = shown or "+".join(f"var.{name}" for name in self.variables)
-        return re.sub(r"[()\s]", "_", text)
+        if self.tracked:
+            return re.sub(r"[()\s]", "_", text)
+        return re.sub(r"[()\s%]", lambda match: quote(match[0]), text)  # nothing else tells two sources apart
 
 
 def fingerprint(key: bytes, source: SecretSource, value: str) -> str:
@@ -128,7 +134,7 @@ class Parts:
 
 def token(source: SecretSource, key: bytes, value: str | None) -> str:
     """Return the token for a secret; ``value`` None means that it could not be resolved on this machine."""
-    mark = "unresolved" if value is None else fingerprint(key, source, value)
+    mark = "untracked" if not source.tracked else "unresolved" if value is None else fingerprint(key, source, value)
     return f"(sensitive {source.label} {mark})"
 
 

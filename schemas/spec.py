@@ -80,32 +80,59 @@ class KeyRef(Part):
     key: f.Filled = Field(description="The key in it.")
 
 
-class Reference(Part):
-    """Where a value comes from when the run starts; exactly one of its fields."""
+def _one_of(*names: str) -> ConfigDict:
+    """Return what says in JSON Schema that exactly one of these fields must be there."""
+    return ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in names]})
 
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+TRACK = Field(True, description="false: another value neither starts the run again nor makes a reviewed plan stale.")
+
+
+class Reference(Part):
+    """Where a value comes from when the run starts: one place, and whether its value is tracked."""
+
+    model_config = _one_of("from_env", "from_file", "secret_key_ref", "config_map_key_ref")
 
     from_env: f.Filled = Field("", description="A variable of the environment of the machine that applies.")
     from_file: f.Filled = Field("", description="A file on the machine that applies, relative to the spec.")
     secret_key_ref: KeyRef = Field(UNSET, description="A key of a Secret; Kubernetes only.")
     config_map_key_ref: KeyRef = Field(UNSET, description="A key of a ConfigMap; Kubernetes only.")
+    track: f.PlainFlag = TRACK
 
     def model_post_init(self, context: Any) -> None:
-        if len(self.model_fields_set) != 1:
+        given = self.model_fields_set - {"track"}
+        if len(given) != 1:
             raise f.fault("must be exactly one of from_env, from_file, secret_key_ref, config_map_key_ref")
+        if "track" in self.model_fields_set and not given & {"from_env", "from_file"}:
+            raise f.fault(f"takes no track: the value behind {given.pop()} is not read by flowplan, and never tracked")
 
 
 class SecretReference(Part):
-    """Where a secret comes from while applying; exactly one of its fields."""
+    """Where a secret comes from while applying: one place, and whether its value is tracked."""
 
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+    model_config = _one_of("from_env", "from_file")
 
     from_env: f.Filled = Field("", description="A variable of the environment of the machine that applies.")
     from_file: f.Filled = Field("", description="A file on the machine that applies, relative to the spec.")
+    track: f.PlainFlag = TRACK
 
     def model_post_init(self, context: Any) -> None:
-        if len(self.model_fields_set) != 1:
+        if len(self.model_fields_set - {"track"}) != 1:
             raise f.fault("must be exactly one of from_env, from_file")
+
+
+class EnvFile(Part):
+    """A file of variables, and what its values are."""
+
+    path: f.Filled = Field(description="The file, relative to the spec.")
+    sensitive: f.PlainFlag = Field(
+        True, description="false: the values are no secrets; plans show them like those of `env`."
+    )
+    track: f.PlainFlag = TRACK
+
+    def model_post_init(self, context: Any) -> None:
+        if not self.track and not self.sensitive:
+            raise f.fault("track: false is for secrets: what is not sensitive is part of what the run is")
 
 
 class Range(Part):
@@ -195,6 +222,10 @@ class ProcessBlock(Part):
 
 AxisValues = Annotated[Any, f.OneOf(f.Expression, mapping=Range, items=list[f.Scalar], words=AXIS_WORDS)]
 Names = Annotated[Any, f.OneOf(f.FilledBesideList, items=list[f.Filled])]
+EnvFiles = Annotated[
+    Any,
+    f.OneOf(f.FilledBesideList, mapping=EnvFile, items=list[Annotated[Any, f.OneOf(f.Filled, mapping=EnvFile)]]),
+]
 Cell = dict[AxisName, f.Scalar]
 Command = Annotated[Any, f.OneOf(f.TextBesideList, items=list[f.Scalar])]
 
@@ -238,8 +269,10 @@ class Run(Part):
         examples=[{"MODE": "nightly", "PASSWORD": {"from_env": "REPORT_PASSWORD"}}],
         description="Environment: scalars become strings, null removes an inherited variable, or a reference.",
     )
-    env_file: Names | None = Field(
-        None, description="Files of variables below `env`, relative to the spec; every value is a secret."
+    env_file: EnvFiles | None = Field(
+        None,
+        examples=["etl.env", [{"path": "etl.env", "sensitive": False}]],
+        description="Files of variables below `env`, relative to the spec; values are secrets unless said otherwise.",
     )
     labels: dict[f.Plain, f.ScalarOrNull] | None = Field(None, description="Labels of the object.")
     annotations: dict[f.Plain, f.ScalarOrNull] | None = Field(None, description="Annotations of the object.")

@@ -120,6 +120,8 @@ def test_a_document_and_itself(document: Any) -> None:
         ({"__a": 1, "root['b']": 1, 'c".d': 1}, {"__a": 2, "root['b']": 2, 'c".d': 2}, [("/__a", 1, 2), ("/root['b']", 1, 2), ('/c".d', 1, 2)]),
         ({"0": 1}, {"0": 2}, [("/0", 1, 2)]),
         ({"a": "(sensitive env:A unresolved)"}, {"a": "(sensitive env:A 0123456789abcdef)"}, []),
+        ({"a": "(sensitive env:A 0123456789abcdef)"}, {"a": "(sensitive env:A untracked)"}, []),
+        ({"a": "(sensitive env:A untracked)"}, {"a": "(sensitive file:A untracked)"}, [("/a", "(sensitive env:A untracked)", "(sensitive file:A untracked)")]),
         ({"a": "(sensitive env:A unresolved)"}, {"a": "(sensitive env:B 0123456789abcdef)"}, [("/a", "(sensitive env:A unresolved)", "(sensitive env:B 0123456789abcdef)")]),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from projects import Project
 
 from flowplan.resolve import lookup
-from flowplan.schemas.env_files import sources, variables
+from flowplan.schemas.env_files import EnvFile, sources, variables
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.load import load_spec
 from flowplan.schemas.secrets import SecretSource
@@ -71,7 +71,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 def test_where_values_come_from(tmp_path: Path) -> None:
     (tmp_path / "f.env").write_text("A=1\nB\n")
-    found = sources("A=1\nB\n", "f.env")
+    found = sources("A=1\nB\n", EnvFile("f.env"))
     assert found == {"A": SecretSource("env_file", "f.env#A"), "B": SecretSource("from_env", "B")}
     assert lookup(found["A"], tmp_path) == "1"
     assert lookup(SecretSource("env_file", "f.env#C"), tmp_path) is None
@@ -92,8 +92,8 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path, {"NO_COLOR": "1"})
 
 
-def run(project: Project, fields: str, top: str = "") -> None:
-    project.write(f"flowplan: 1\nproject: p\n{top}runs:\n  a: {{provider: process, command: ['true'], {fields}}}\n")
+def run(project: Project, fields: str, top: str = "", command: str = "['true']") -> None:
+    project.write(f"flowplan: 1\nproject: p\n{top}runs:\n  a: {{provider: process, command: {command}, {fields}}}\n")
 
 
 def test_later_files_win_and_env_wins_over_all(project: Project) -> None:
@@ -121,6 +121,16 @@ def test_files_of_the_defaults(project: Project) -> None:
         ("env_file: broken.env", "broken.env:2:1: is no variable"),
         ("env_file: '${var.x}.env'", "the name of a file cannot hold an expression"),
         ("env_file: 3", "runs.a.env_file: must be"),
+        (
+            "env_file: [{path: none.env, track: false}]",
+            "4:63: runs.a.env_file[0].path: none.env: there is no such file",
+        ),
+        ("env_file: {file: a.env}", "runs.a.env_file.file: unknown field"),
+        ("env_file: {path: a.env, track: false, sensitive: false}", "runs.a.env_file: track: false is for secrets"),
+        (
+            "env: {K: {secret_key_ref: {name: a, key: b}, track: false}}",
+            "takes no track: the value behind secret_key_ref",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_with_its_place(project: Project, fields: str, told: str) -> None:
@@ -152,3 +162,37 @@ def test_a_plan_with_another_value_is_stale_and_the_next_one_says_what_changed(p
     assert "a.env#A" in project.ok("apply", "--yes", "p.json", code=4).err
     path.write_text("B=from a\n")
     assert "has no variable A any more" in project.ok("apply", "--yes", "p.json", code=7).err
+
+
+def test_a_file_of_what_is_no_secret(project: Project) -> None:
+    (project.directory / "a.env").write_text('A="${var.x} $B"\nGIVEN\n')
+    run(project, "env_file: {path: a.env, sensitive: false}")
+    shown = env(project)
+    assert shown["A"] == "${var.x} $B" and shown["GIVEN"].startswith("(sensitive env:GIVEN ")
+    before = load_spec(project.directory / "flowplan.yaml").digest
+    (project.directory / "a.env").write_text("A=1\nGIVEN\n")
+    assert load_spec(project.directory / "flowplan.yaml").digest != before
+
+
+def test_what_is_not_tracked_changes_no_run_and_no_reviewed_plan(project: Project) -> None:
+    fields = (
+        "env_file: {path: a.env, track: false}, env: {T: {from_env: T, track: false}, F: {from_file: f, track: false}}"
+    )
+    run(project, fields.replace(", track: false", ""))
+    secret = project.directory / "f"
+    secret.write_text("of a file, one")
+    project.ok("apply", "--yes", env={"T": "token one"})
+
+    run(project, fields, command="[sh, -c, 'echo is $T. $A. $F.']")
+    [change] = project.plan("--out", "p.json", env={"T": "token two"})["changes"]
+    assert [field["path"] for field in change["fields"]] == ["/Process/argv"]
+    assert change["after"]["Process"]["env"]["T"] == "(sensitive env:T untracked)"
+    secret.write_text("of a file, two")
+    (project.directory / "a.env").write_text("A=rotated\nB=\nC=\nD=\n")
+    applied = project.ok("apply", "--yes", "p.json", env={"T": "token three"})
+    assert "is (sensitive). (sensitive). (sensitive)." in applied.out, "the newest values are used, and hidden"
+    secret.write_text("of a file, three")
+    assert project.actions(env={"T": "token four"}) == {"a": "no-op"}
+    assert "T (from_env) is not set" in project.ok("apply", "--yes", "--rerun", "a", code=7).err
+    run(project, fields)
+    assert [f["path"] for c in project.plan(env={"T": "x"})["changes"] for f in c["fields"]] == ["/Process/argv"]

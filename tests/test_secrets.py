@@ -193,3 +193,8 @@ def test_redacted_json_is_json() -> None:
         "b": None,
         "true": ["(sensitive)", 1],
     }
+
+
+def test_the_tokens_of_two_untracked_sources_are_never_the_same() -> None:
+    names = ["a b", "a_b", "a(b", "a%20b", "a%2520b"]
+    assert len({token(SecretSource("from_file", name, tracked=False), b"key", "value") for name in names}) == len(names)

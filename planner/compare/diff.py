@@ -19,7 +19,8 @@ from flowplan.schemas.pointers import keys_of, nearest, pointer_to
 from flowplan.schemas.runs import Json, Objects, Origin, Settings, canonical
 from flowplan.schemas.secrets import TOKEN
 
-_UNRESOLVED = re.compile(r"\(sensitive ([^()\s]+) unresolved\)")
+_OPEN = re.compile(r"\(sensitive [^()\s]+ (?:unresolved|untracked)\)")
+"""A secret of which the value is not known, or does not matter."""
 
 
 def differences(before: Json, after: Json, path: str = "") -> list[tuple[str, Json, Json]]:
@@ -86,12 +87,12 @@ def _identical(one: Json, other: Json) -> bool:
 
 
 def _same(one: Json, other: Json) -> bool:
-    """Return whether two leaves count as equal. An unresolved secret equals any value of the same source."""
+    """Return whether two leaves count as equal. An open secret equals any value of the same source."""
     if one is ABSENT or other is ABSENT:
         return one is other
     if isinstance(one, bool) != isinstance(other, bool):
         return False
-    if isinstance(one, str) and isinstance(other, str) and (_UNRESOLVED.search(one) or _UNRESOLVED.search(other)):
+    if isinstance(one, str) and isinstance(other, str) and (_OPEN.search(one) or _OPEN.search(other)):
         return bool(TOKEN.sub(r"(\1)", one) == TOKEN.sub(r"(\1)", other))
     return bool(one == other)
 

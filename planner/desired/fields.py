@@ -9,6 +9,7 @@ from typing import Any
 from flowplan.planner.desired import expressions
 from flowplan.planner.desired.sealing import Sealer
 from flowplan.schemas.documents import scalar_text
+from flowplan.schemas.env_files import EnvFiles, env_files_in
 from flowplan.schemas.fields import kind_of
 from flowplan.schemas.quantities import duration
 from flowplan.schemas.runs import Json, Origin, Settings
@@ -58,7 +59,8 @@ def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_reference(value: Any) -> bool:
     """Return whether a value is looked up elsewhere, as ``{from_env: X}`` and its like are."""
-    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in REFERENCE_KINDS
+    kinds = value.keys() - {"track"} if isinstance(value, dict) else ()
+    return len(kinds) == 1 and next(iter(kinds)) in REFERENCE_KINDS
 
 
 def words_of(text: str, path: Path) -> list[str]:
@@ -134,10 +136,9 @@ def environment(value: Any, sealer: Sealer) -> dict[str, Any]:
 
 def sealed_reference(value: Any, sealer: Sealer) -> Any:
     """Return the token of ``{from_env: X}`` or ``{from_file: X}``; anything else as it is."""
-    if is_reference(value):
-        ((kind, name),) = value.items()
-        if kind in ("from_env", "from_file"):
-            return sealer.token_for(SecretSource(kind, scalar_text(name)))
+    for kind in ("from_env", "from_file") if is_reference(value) else ():
+        if kind in value:
+            return sealer.token_for(SecretSource(kind, scalar_text(value[kind]), tracked=value.get("track", True)))
     return value
 
 
@@ -211,23 +212,20 @@ def settings(group: str, fields: Mapping[str, Any]) -> Settings:
     return Settings(group=group, **{key: _CONVERT[key](v) if key in _CONVERT else v for key, v in given.items()})
 
 
-def with_env_files(
-    fields: dict[str, Any], files: Mapping[str, Mapping[str, SecretSource]], sealer: Sealer
-) -> dict[Path, Path]:
+def with_env_files(fields: dict[str, Any], files: EnvFiles, sealer: Sealer) -> dict[Path, Path]:
     """Put the variables of ``env_file`` below those of ``env``; later files win over earlier ones.
 
     Returns:
         Path of each variable -> the place in ``env_file`` that it comes from.
     """
-    named = fields.pop("env_file", None) or []
     given = fields.get("env") or {}
     env: dict[str, Any] = {}
     places: dict[Path, Path] = {}
-    for index, name in enumerate([named] if isinstance(named, str) else named):
-        for variable, source in files[name].items():
+    for place, file in env_files_in(fields.pop("env_file", None)):
+        for variable, found in files[file].items():
             if variable not in given:
-                env[variable] = sealer.token_for(source)
-                places["env", variable] = ("env_file",) if isinstance(named, str) else ("env_file", index)
+                env[variable] = expressions.escape(found) if isinstance(found, str) else sealer.token_for(found)
+                places["env", variable] = ("env_file", *place)
     if env:
         fields["env"] = {**env, **given}
     return places
