@@ -42,6 +42,7 @@ _MASKS = (
     (re.compile(r"\b\d\d-\d\d \d\d:\d\d\b"), "<time>"),
     (re.compile(r"\b\d\d:\d\d:\d\d(?:\.\d+)?Z?\b"), "<time>"),
     (re.compile(r"\b(?:\d+(?:\.\d+)?(?:ms|s|m|h)\s?)+ ago\b"), "<age>"),
+    (re.compile(r"\bafter (?:<1s|\d+[smhd](?: \d+[smh])?)"), "after <duration>"),
     (re.compile(r"\b(\d+ \w+(?:, \d+ \w+)*; )\d+\w+(?: to \d+\w+)?"), r"\1<durations>"),
     (re.compile(r"^(- )?(on \S+:) .*"), r"\1\2 <engine>"),
     (re.compile(r"\bpid \d+\b|(?<=:)\d{2,7}(?=\"|\s|$)"), "<pid>"),
@@ -204,7 +205,8 @@ class Directory:
         return [self._presentable(part) for part in parts[: len(typed)]]
 
     def _presentable(self, text: str) -> str:
-        """As a page shows it: the directory of a reader, and no trailing spaces."""
+        """As a page shows it: the directory of a reader, no trailing spaces, and the lines of apply as on a terminal."""
+        text = re.sub(r"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (?! )", "", text)
         text = text.replace(str(self.path), HOME).replace(socket.gethostname(), "ada-laptop")
         return "\n".join(line.rstrip() for line in text.rstrip("\n").splitlines())
 

@@ -12,10 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from flowplan.schemas.secrets import Redactor
 from flowplan.schemas.text import harmless
+from flowplan.schemas.times import timestamp
 from flowplan.showing import Progress, shown
 from flowplan.terminal import use_colour, width
 
@@ -183,7 +185,7 @@ def harmless_json(text: str) -> str:
 
 
 class Sink:
-    """What an apply or a watch tells while it works, as plain lines."""
+    """What an apply or a watch tells while it works, as plain lines; where no person looks on, with times (UTC)."""
 
     draws = False
     """Whether ``progress`` shows anything."""
@@ -192,11 +194,14 @@ class Sink:
         self.output = output
         self.redactor = output.redactor
         self._colour = use_colour(sys.stdout)
+        self._timed = not sys.stderr.isatty()
         self._progress = Progress()
 
     def event(self, event: Event, record: Recorded | None) -> None:
         """Tell a transition of a run."""
-        self.output.note(event_line(event, record), failure=event.status in ("failed", "timed_out", "lost"))
+        from flowplan.render.tables import PROBLEMS, happened
+
+        self.note(happened(event, record), failure=event.status in PROBLEMS)
 
     def log(self, address: str, line: LogLine) -> None:
         """Show a line of a run's output, which is redacted already."""
@@ -216,9 +221,10 @@ class Sink:
     def unfinished(self, address: str, text: str) -> None:
         """Show a state of a line that a run writes over and over; plain output has only the last one."""
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, *, failure: bool = False) -> None:
         """Tell people something."""
-        self.output.note(text)
+        time = f"{timestamp(datetime.now(UTC), 'seconds')} " if self._timed else ""
+        self.output.note(time + text, failure=failure)
 
 
 class JsonSink(Sink):
@@ -231,20 +237,3 @@ class JsonSink(Sink):
 
     def line(self, text: str) -> None:
         self.output.drawn(text)
-
-
-def event_line(event: Event, record: Recorded | None) -> str:
-    """Return a line like ``extract: failed (exit code 3): Error: general error``."""
-    text = f"{event.address}: {event.status.replace('_', ' ')}"
-    if (
-        record
-        and record.run_id == event.run_id
-        and record.exit_code is not None
-        and event.status in ("failed", "timed_out")
-    ):
-        text += f" (exit code {record.exit_code})"
-    if event.reason and event.status not in ("succeeded", "creating", "running"):
-        text += f": {event.reason}"
-    if event.message and event.message not in (event.reason, f"exit code {record.exit_code if record else None}"):
-        text += f": {event.message}"
-    return harmless(text)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 
 _MEANINGS = {
-    1: "general error",
-    2: "often wrong usage of a command",
     125: "a container could not be run",
     126: "a command could not be executed",
     127: "a command was not found",

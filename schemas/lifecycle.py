@@ -21,6 +21,8 @@ from typing import Any
 from flowplan.schemas.runs import ENDS, Json, Observed, Recorded, Status
 
 REMOVED = "Removed"
+RETRIED = "Retried"
+"""The reason of the event of a further execution within an attempt; its status is ``running``."""
 GONE = "the object is gone and how it ended is not known"
 
 _NEXT = {

@@ -210,6 +210,28 @@ class Recorded:
         return self.status is Status.CREATING or (self.status is Status.FAILED and not self.present)
 
 
+class Try(NamedTuple):
+    """One execution of an attempt by its engine, after the first.
+
+    Attributes:
+        number: 2 is the first retry.
+        of: how many there are at most; None without a limit, or where it is not known.
+        began_at: RFC 3339 in UTC, or None.
+        before: how the execution before it ended, as ``exit code 3``; "" where that is not known.
+    """
+
+    number: int
+    of: int | None = None
+    began_at: str | None = None
+    before: str = ""
+
+    @property
+    def words(self) -> str:
+        """Return a sentence: ``try 2 of 3; the one before ended with exit code 3``."""
+        most = f" of {self.of}" if self.of and self.of >= self.number else ""
+        return f"try {self.number}{most}" + (f"; the one before ended with {self.before}" if self.before else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What the engine says about one attempt now.
@@ -235,6 +257,7 @@ class Observed:
         progress: how far a live attempt is, as far as it is known: ``seconds`` since its time limit began to count, and
             ``active`` and ``failed`` executions.
         counts_from: when its time limit began to count, where that is not ``started_at``.
+        tries: the executions after the first that the engine knows of, as far as it does; the newest is among them.
     """
 
     run_id: str
@@ -264,6 +287,7 @@ class Observed:
     created_at: str | None = None
     created_from: str = ""
     elsewhere: str = ""
+    tries: tuple[Try, ...] = ()
 
     @property
     def gone(self) -> bool:

@@ -114,7 +114,7 @@ class Store(Reading):
             return journal.append([transitions.event(i.address, i.run_id, i.attempt, Status.CREATING) for i in new])
 
     def observe(self, seen: Sequence[Observed]) -> list[Event]:
-        """Record what the engine says, by ``lifecycle.after``; return an event for each new (status, reason).
+        """Record what the engine says, by ``lifecycle.after``; return an event for each new (status, reason) and each retry.
 
         Run ids that the state does not know are ignored. Writes nothing, and waits for no lock, when nothing is new.
         """

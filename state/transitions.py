@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from flowplan.schemas.errors import Refused
 from flowplan.schemas.events import Event
-from flowplan.schemas.lifecycle import Progress, after, finished
+from flowplan.schemas.lifecycle import RETRIED, Progress, after, finished
 from flowplan.schemas.runs import Observed, Recorded, Status
 
 FORGOTTEN = "Forgotten"
@@ -80,9 +80,17 @@ def advanced(seen: Iterable[Observed], known: Mapping[str, Known]) -> Written:
         if then == before:
             continue
         now[one.run_id], changed[one.run_id] = item._replace(progress=then), then
-        if (then.status, then.reason) != (before.status, before.reason):
+        told = [
+            item.event(replace(then, status=Status.RUNNING, reason=RETRIED, message=further.words), further.began_at)
+            for further in one.tries
+            if further.number > before.attempts
+        ]
+        says_more = then.status is not before.status or (then.reason != before.reason and (then.reason or not told))
+        if says_more:
             happened = one.finished_at if one.over else one.started_at if one.status is Status.RUNNING else None
-            events.append(item.event(then, happened or one.at))
+            own = item.event(then, happened or one.at)
+            told = [*told, own] if then.status.final else [own, *told]
+        events += told
     return Written(changed, events)
 
 

@@ -195,6 +195,8 @@ def test_the_engine_repeats_and_counts_failures(engine: Engine) -> None:
     record = engine.start("again", ["sh", "-c", "exit 5"], retries=2)
     seen = engine.end(record)
     assert (seen.status, seen.exit_code, seen.attempts) == (Status.FAILED, 5, 3)
+    [newest] = seen.tries
+    assert (newest.number, newest.of) == (3, 3) and newest.began_at
 
 
 # -- creating -----------------------------------------------------------------------------------------------------------

@@ -254,6 +254,12 @@ def test_an_end_is_told_with_its_reason_and_code(
     assert last.infrastructure_id == f"{world.provider.target().id}:{SPACE}:{address}-1"
 
 
+def test_each_pod_that_follows_a_failed_one_is_a_try(world: World) -> None:
+    tries = world.last("retries").tries
+    assert [(t.number, t.of, t.before) for t in tries] == [(2, 4, "exit code 1"), (3, 4, "exit code 1")]
+    assert all(t.began_at for t in tries)
+
+
 def test_an_out_of_memory_kill_is_named(world: World) -> None:
     last = world.last("oom")
     assert (last.status, last.exit_code) == (Status.FAILED, 137) and "out of memory" in last.message

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from flowplan.schemas import lifecycle
 from flowplan.schemas.errors import FlowplanError, InvalidInput, Refused, StateError
-from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
+from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id, Try
 from flowplan.state import migrations, ownership, pruning, rows, transfer
 from flowplan.state.journal import PLANS_KEPT
 from flowplan.state.store import FORGOTTEN, Store
@@ -611,6 +611,17 @@ def test_a_run_is_followed_to_its_end(store: Store) -> None:
     assert (kept.started_at, kept.finished_at) == ("2026-11-01T00:00:00Z", "2026-11-01T00:00:09Z")
     assert kept.handle == {"uid": "u"}
     assert [e.engine_at for e in store.events()][-2:] == ["2026-11-01T00:00:00Z", "2026-11-01T00:00:09Z"]
+
+
+def test_each_retry_is_an_event_once(store: Store) -> None:
+    item = started(store, "a", attempts=1)
+    again, last = Try(2, 3, "2026-11-01T00:00:05Z", "exit code 1"), Try(3, 3)
+    twice = Observed(item.run_id, status=Status.RUNNING, attempts=2, tries=(again,))
+    [event] = [*store.observe([twice]), *store.observe([twice])]
+    assert (event.status, event.reason, event.engine_at) == ("running", "Retried", again.began_at)
+    assert event.message == "try 2 of 3; the one before ended with exit code 1"
+    ended = Observed(item.run_id, status=Status.FAILED, attempts=3, exit_code=1, tries=(again, last))
+    assert [(e.status, e.message) for e in store.observe([ended])] == [("running", "try 3 of 3"), ("failed", "")]
 
 
 def test_a_batch_may_tell_a_run_several_times(store: Store) -> None:

@@ -396,6 +396,9 @@ def test_a_failed_run_is_started_again(host: Host) -> None:
 def test_retries_come_to_an_end(host: Host) -> None:
     seen = host.run(host.sh("echo again; exit 4", retries=1))
     assert (seen.status, seen.attempts, seen.exit_code) == (Status.FAILED, 2, 4)
+    [retry] = seen.tries
+    assert (retry.number, retry.of, retry.before) == (2, 2, "exit code 4")
+    assert retry.began_at and seen.started_at < retry.began_at < seen.finished_at
 
 
 def test_between_two_tries_a_run_is_not_lost_and_can_be_stopped(host: Host) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from flowplan.render.signs import duration, paint, to_the_second
-from flowplan.schemas.runs import Json
+from flowplan.schemas.events import Event
+from flowplan.schemas.lifecycle import RETRIED
+from flowplan.schemas.runs import ENDS, Json, Recorded
 from flowplan.schemas.text import harmless
 from flowplan.schemas.times import seconds_between
 
@@ -108,10 +110,10 @@ def _with_room(
 
 
 def _why(run: Document) -> str:
-    """Return the reason and the message of a run; nothing of one that simply succeeded."""
-    reason, message = _text(run, "reason"), _text(run, "message")
-    if run.get("status") == "succeeded":
-        reason, message = ("" if told in _PLAIN else told for told in (reason, message))
+    """Return the reason and the message of a run; nothing of what its status says already."""
+    status = run.get("status")
+    plain = _PLAIN if status == "succeeded" else (str(status).capitalize(),)
+    reason, message = ("" if told in plain else told for told in (_text(run, "reason"), _text(run, "message")))
     return ": ".join(filter(None, (reason, "" if message == reason else message)))
 
 
@@ -139,11 +141,26 @@ def took(run: Document, now: datetime | None = None) -> str:
     return "" if seconds is None else duration(seconds)
 
 
+def happened(event: Event, record: Recorded | None) -> str:
+    """Return what an apply says of an event: ``extract: failed (exit code 3) after 12s: OOMKilled: ran out of memory``."""
+    if event.reason == RETRIED:
+        return harmless(f"{event.address}: {event.message}")
+    text = f"{event.address}: {event.status.replace('_', ' ')}"
+    code = None
+    if record and record.run_id == event.run_id and event.status in ENDS:
+        code = record.exit_code
+        seconds = seconds_between(record.started_at, record.finished_at)
+        text += f" (exit code {code})" if code else ""
+        text += "" if seconds is None else " after <1s" if seconds < 1 else f" after {duration(seconds)}"
+    why = _why(event.document())
+    return text + (f": {why}" if why and why not in ("Error", f"Error: exit code {code}") else "")
+
+
 def event_line(event: Document, *, address_width: int = 0, colour: bool = False) -> str:
     """Return one event: time, address, status, reason and message."""
     status = _text(event, "status")
     attempt = f" (attempt {event['attempt']})" if (event.get("attempt") or 0) > 1 else ""
-    words = ": ".join(filter(None, (_text(event, "reason"), _text(event, "message"))))
+    words = _why(event).removeprefix(f"{RETRIED}: ")
     time = to_the_second(_text(event, "engine_at") or _text(event, "at"))
     shown = paint(status, _COLOUR_OF[status], colour) if status in _COLOUR_OF else status
     return f"{time}  {_padded(_text(event, 'address'), address_width)}  {shown}{attempt}{'  ' + words if words else ''}"

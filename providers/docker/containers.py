@@ -13,7 +13,7 @@ from typing import Any
 
 from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas import arguments, docker_api, exit_codes
-from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status
+from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status, Try
 from flowplan.schemas.times import timestamp
 
 PROJECT = "dev.flowplan.project"
@@ -78,6 +78,8 @@ def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | Non
             reason, message = arguments.REASON, exit_codes.explained(code, arguments.explanation(place, size))
     created = engine_time(found.get("Created"))
     started = engine_time(state.get("StartedAt"))
+    # it counts one that is still to come
+    restarted = int(found.get("RestartCount") or 0) - (state.get("Status") == "restarting")
     finished = engine_time(state.get("FinishedAt")) if status.final else None
     return Observed(
         run_id=record.run_id if record and imported else labels.get(RUN_ID, ""),
@@ -87,7 +89,7 @@ def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | Non
         reason=reason,
         message=message,
         exit_code=code,
-        attempts=int(found.get("RestartCount") or 0) + (1 if started else 0),
+        attempts=restarted + (1 if started else 0),
         handle=handle(found["Id"], seconds(created)) | ({IMPORTED: True} if imported else {}),
         infrastructure_id=f"{base_url}:{found['Id']}",
         name=str(found.get("Name", "")).lstrip("/"),
@@ -98,7 +100,13 @@ def from_inspect(found: Mapping[str, Any], base_url: str, record: Recorded | Non
         image=_image(str(found["Config"].get("Image") or ""), str(found.get("Image") or "")),
         content=labels.get(CONTENT, ""),
         created_at=created,
+        tries=(Try(restarted + 1, _most_tries(found), started),) if restarted > 0 else (),
     )
+
+
+def _most_tries(found: Mapping[str, Any]) -> int | None:
+    retries = ((found.get("HostConfig") or {}).get("RestartPolicy") or {}).get("MaximumRetryCount")
+    return int(retries) + 1 if retries else None
 
 
 def cut_short(record: Recorded, seen: Observed) -> bool:

@@ -14,7 +14,7 @@ from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.refusals import Refusal
 from flowplan.providers.docker.streams import Stream
 from flowplan.providers.protocol import News
-from flowplan.schemas import arguments
+from flowplan.schemas import arguments, exit_codes
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 from flowplan.schemas.runs import Json, Observed, Recorded, Status
 from flowplan.schemas.secrets import tokens_in
@@ -56,6 +56,7 @@ class Watch:
         self._missing: dict[str, float] = {}
         self._killed: dict[str, tuple[float, Observed]] = {}
         self._oom: set[str] = set()
+        self._ended_with: dict[str, str] = {}
         self._since = min((float(record.handle.get("created") or 0) for record in records), default=0.0)
 
     def changes(self, stop: threading.Event) -> Iterator[News]:
@@ -187,6 +188,7 @@ class Watch:
     def _died(self, run: str, event: Mapping[str, Any]) -> Observed | None:
         """Return the end as the event tells it; inspect where a restart, no memory or a long argument is possible."""
         code = event["Actor"]["Attributes"].get("exitCode")
+        self._ended_with[run] = exit_codes.explained(int(code)) if code else ""
         if code is None or code == "137" or self._repeats(run) or self._may_be_too_long(run, int(code)):
             found = self._inspected(run)
             if found is not None or code is None:
@@ -221,7 +223,9 @@ class Watch:
         found = self._engine.find(f"/containers/{container}/json")
         if found is None or (found["Config"].get("Labels") or {}).get(containers.RUN_ID) != run:
             return None
-        return containers.from_inspect(found, self._engine.base_url, record)
+        seen = containers.from_inspect(found, self._engine.base_url, record)
+        ended_with = "" if seen.over else self._ended_with.get(run, "")
+        return replace(seen, tries=tuple(one._replace(before=ended_with) for one in seen.tries))
 
     def _tell(self, seen: Observed | None) -> Iterator[Observed]:
         """Yield the observation if it is new."""

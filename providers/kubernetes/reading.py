@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from flowplan.providers.kubernetes.diagnosis import (
@@ -15,7 +16,7 @@ from flowplan.providers.kubernetes.diagnosis import (
 )
 from flowplan.schemas import arguments, exit_codes
 from flowplan.schemas.pointers import escape
-from flowplan.schemas.runs import Json, Observed, Status
+from flowplan.schemas.runs import Json, Observed, Status, Try
 
 Object = Mapping[str, Any]
 
@@ -155,6 +156,7 @@ def _base(job: Object, pods: Sequence[Object], cluster: str, **facts: Any) -> Ob
         progress={key: float((job.get("status") or {}).get(key) or 0) for key in ("active", "failed")},
         counts_from=_accepted(job),
         image=_image(job, pods),
+        tries=tries(job, pods),
         **facts,
     )
 
@@ -197,9 +199,42 @@ def attempts(job: Object, pods: Sequence[Object]) -> int:
     main = main_container(job)
     status = job.get("status") or {}
     counted = max(sum(int(status.get(key) or 0) for key in ("active", "succeeded", "failed")), len(pods))
-    restarts = sum(int((container_status(pod, main) or {}).get("restartCount") or 0) for pod in pods)
+    restarts = sum(number_of_restarts(pod, main) for pod in pods)
     wanted = max(pods_wanted(job.get("spec") or {}), 1)
     return min(counted, 1) + max(counted - wanted, 0) + restarts
+
+
+def tries(job: Object, pods: Sequence[Object]) -> tuple[Try, ...]:
+    """Return the executions after the first; of a Job that takes several pods at once only the newest, by its number.
+
+    A pod follows another one that failed. Of the restarts inside a pod only the last is told.
+    """
+    counted, spec, main = attempts(job, pods), job.get("spec") or {}, main_container(job)
+    if counted < 2:
+        return ()
+    single = pods_wanted(spec) == 1
+    most = int(spec["backoffLimit"]) + 1 if single and spec.get("backoffLimit") is not None else None
+    if not single or not pods or any(number_of_restarts(pod, main) for pod in pods[:-1]):
+        return (Try(counted, most),)
+    if number_of_restarts(pods[-1], main):
+        status = container_status(pods[-1], main) or {}
+        now, last = ((status.get(key) or {}) for key in ("state", "lastState"))
+        began = next((now[key].get("startedAt") for key in ("running", "terminated") if now.get(key)), None)
+        return (Try(counted, most, began, _ended_with(last.get("terminated"))),)
+    first = counted - len(pods) + 1  # others may be gone already
+    return tuple(
+        Try(number, most, pod["metadata"].get("creationTimestamp"), _ended_with(terminated(before, main)))
+        for number, (before, pod) in enumerate(pairwise(pods), start=first + 1)
+    )
+
+
+def number_of_restarts(pod: Object, container: str) -> int:
+    """Return how often a container was started again inside its pod."""
+    return int((container_status(pod, container) or {}).get("restartCount") or 0)
+
+
+def _ended_with(end: Object | None) -> str:
+    return exit_codes.explained(int(end["exitCode"])) if end and end.get("exitCode") is not None else ""
 
 
 def exit_code(job: Object, pods: Sequence[Object], phase: str) -> int | None:

@@ -144,9 +144,13 @@ class Child:
         self.wires = ((null, 0), (output, 1), (output, 2))
         self.limits = limits if limits[0] != limits[1] else None
         self.core: int | None = run.request.get("core")
-        self.identity = b'"started_at": "%b", "executions": %d, %b\n' % (
+        again = b""
+        if run.executions > 1:  # after a failure, so that a code of 0 is one that another supervisor has seen
+            again = b'"began_at": "%b", "code_before": %d, ' % (kernel.rfc3339(time.time_ns()).encode(), run.code)
+        self.identity = b'"started_at": "%b", "executions": %d, %b%b\n' % (
             kernel.rfc3339(run.first_start).encode(),
             run.executions,
+            again,
             common,
         )
 

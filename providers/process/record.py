@@ -59,6 +59,11 @@ class Record:
             found = document["run"]
         return found
 
+    def starts(self, after: int) -> list[dict[str, Any]]:
+        """Return the executions whose number is above ``after``, oldest first."""
+        known = (_object(line) for line in self._lines)
+        return [document for document in known if document.get("executions", 0) > after]
+
     @property
     def over(self) -> bool:
         """Return whether no supervisor will add anything."""

@@ -22,7 +22,7 @@ from flowplan.schemas import exit_codes
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.faults import point
 from flowplan.schemas.places import make_private
-from flowplan.schemas.runs import Identity, Objects, Observed, Recorded, Status
+from flowplan.schemas.runs import Identity, Objects, Observed, Recorded, Status, Try
 
 CONTENT = "flowplan.dev/content"
 
@@ -235,6 +235,8 @@ def _observed(files: RunFiles, recorded: Recorded | None, known: Record | None) 
             "started_at": started.get("started_at"),
             "at": started.get("started_at"),
         }
+    if known and facts.get("attempts", 1) > 1:
+        facts["tries"] = _tries(known, recorded)
     if known and known.end:
         end = known.end
         facts |= {key: end[key] for key in ("reason", "exit_code", "started_at", "finished_at")}
@@ -245,6 +247,20 @@ def _observed(files: RunFiles, recorded: Recorded | None, known: Record | None) 
     if recorded:
         named |= {"address": recorded.address, "attempt": recorded.attempt, "name": recorded.name}
     return Observed(files.run_id, **named, **facts)
+
+
+def _tries(known: Record, recorded: Recorded | None) -> tuple[Try, ...]:
+    """Return the retries that are not recorded yet."""
+    retries = recorded.objects.get("Process", {}).get("retries") if recorded else None
+    return tuple(
+        Try(
+            start["executions"],
+            None if retries is None else retries + 1,
+            start.get("began_at"),
+            exit_codes.explained(code) if (code := start.get("code_before")) else "",
+        )
+        for start in known.starts(after=max(recorded.attempts, 1) if recorded else 1)
+    )
 
 
 def _message(ended: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from importlib.resources import files
 from pathlib import Path
@@ -304,6 +305,23 @@ runs:
     [counts] = [line for line in told if line.startswith("Applied: 5 created; ")]
     assert "; 2 succeeded, 2 failed, 1 timed out, 1 skipped (" in counts
     assert [line for line in told if line.startswith("  | ")] == [f"  | {n}" for n in range(105, 110)]
+
+
+def test_lines_of_apply_carry_times_and_retries_but_on_a_terminal(project: Project) -> None:
+    project.write("""\
+flowplan: 1
+project: demo
+defaults: {provider: process}
+runs:
+  flaky: {command: [sh, -c, 'echo x >> tries; test $(wc -l < tries) = 2'], retries: 3}
+""")
+    told = project.ok("apply", "--yes").err.splitlines()
+    timed = [line for line in told if re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ flaky: ", line)]
+    assert [line.partition("flaky: ")[2].split(" after ")[0] for line in timed] == [
+        *("creating", "running", "try 2 of 4; the one before ended with exit code 1", "succeeded"),
+    ]
+    [retry] = [event for event in project.events("flaky") if event["reason"] == "Retried"]
+    assert retry["engine_at"] and "running  try 2 of 4" in project.ok("events", "flaky").out
 
 
 def test_events_of_one_run_and_after_a_number(applied: Project) -> None:
