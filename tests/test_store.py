@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from flowplan.schemas import lifecycle
 from flowplan.schemas.errors import FlowplanError, InvalidInput, Refused, StateError
-from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id, Try
+from flowplan.schemas.runs import Observed, Recorded, Settings, Status, Try, run_id
 from flowplan.state import migrations, ownership, pruning, rows, transfer
 from flowplan.state.journal import PLANS_KEPT
 from flowplan.state.store import FORGOTTEN, Store
