@@ -18,7 +18,7 @@ from flowplan.planner.conduct.words import Commands, Fact, Interrupted, Manner, 
 from flowplan.planner.conduct.world import World
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.runs import Observed
-from flowplan.state.lock import WriterLock
+from flowplan.state.location import Lock
 from flowplan.state.store import Store
 from flowplan.workers import Workers
 
@@ -32,7 +32,7 @@ def carry_out(
     plan: Plan,
     store: Store,
     engines: Engines,
-    lock: WriterLock,
+    lock: Lock,
     sink: Sink,
     options: Options,
     *,

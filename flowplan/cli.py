@@ -29,11 +29,11 @@ Spec = Annotated[
     Path | None, Argument(metavar="SPEC", help="The spec; default the flowplan.yaml of the project; - is stdin.")
 ]
 State = Annotated[
-    Path | None,
+    str | None,
     Option(
         "--state",
         envvar="FLOWPLAN_STATE",
-        metavar="FILE",
+        metavar="FILE|URL",
         help="The state; default .flowplan/state.db beside the spec.",
     ),
 ]

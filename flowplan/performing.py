@@ -21,7 +21,7 @@ from flowplan.schemas.lifecycle import progressed
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Identity, Recorded
 from flowplan.schemas.times import timestamp
-from flowplan.state.lock import WriterLock, others_write
+from flowplan.state.location import Lock
 from flowplan.state.store import Store
 from flowplan.workers import Workers
 
@@ -34,7 +34,7 @@ class Performer:
         plan: Plan,
         store: Store,
         engines: Engines,
-        lock: WriterLock,
+        lock: Lock,
         sink: Sink,
         options: Options,
         workers: Workers,
@@ -49,7 +49,7 @@ class Performer:
         self._table: dict[type, Callable[[Any], Any]] = {
             words.Lock: self._take_lock,
             words.Unlock: lambda c: lock.release(),
-            words.AskOthers: lambda c: others_write(lock.path),
+            words.AskOthers: lambda c: store.location.holder() is not None,
             words.Intend: lambda c: store.intend(c.records, plan_digest=digest),
             words.Advance: self._advance,
             words.Finish: self._finish,

@@ -125,19 +125,19 @@ def _portable(request: Request) -> str:
     if request.spec == Path("-"):
         return "-"
     spec = request.spec.parent.resolve() / request.spec.name
-    base = next((base for base in bases(request.state_path) if spec.is_relative_to(base)), None)
+    base = next((base for base in bases(request.state) if spec.is_relative_to(base)), None)
     return str(spec.relative_to(base) if base else spec)
 
 
 def _about_state(store: Store, spec: Path) -> list[Diagnostic]:
     """Remark that a state is new, and warn when another spec was applied to it last: its runs are planned as removed."""
     if not store.last_attempts():  # until something is recorded, so that each plan says the same
-        return [Diagnostic(f"New state: {store.path.absolute()}", severity="info")]
+        return [Diagnostic(f"New state: {store.location.named()}", severity="info")]
     last = store.recall("spec").get("name", spec.name)
     if last == spec.name or str(spec) == "<stdin>" or not store.records():
         return []
     message = f"this state was last applied from {last}; runs that only {last} has are planned as removed"
-    hint = f"give each spec a state of its own, such as --state {store.path.with_name(spec.stem + '.db')}"
+    hint = store.location.another(spec.stem)
     return [Diagnostic(message, None, spec.name, hint, "warning")]
 
 

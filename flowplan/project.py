@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowplan.engines import Engines, read_spec
 from flowplan.given import Given, given_strings
@@ -19,11 +19,9 @@ from flowplan.schemas.errors import InvalidInput, PlanStale, Refused, concealing
 from flowplan.schemas.files import is_stream
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.secrets import PART, Parts, Redactor, SecretSource, token, tokens_in
+from flowplan.state.location import FileLocation, Location, Lock
 from flowplan.state.store import Store, new_identity
 from flowplan.wanted import Wanted
-
-if TYPE_CHECKING:
-    from flowplan.state.lock import WriterLock
 
 MOST_FINGERPRINTS = 1000
 """Of variables inside secrets, that a state keeps; the newest."""
@@ -35,18 +33,18 @@ class Request:
 
     Attributes:
         spec: path of the spec, where one is read.
-        other_state: one that is found from the working directory, while ``state_path`` lies beside a spec elsewhere.
+        other_state: one that is found from the working directory, while ``state`` lies beside a spec elsewhere.
         require_state: refuse to make a new state.
     """
 
-    state_path: Path = Path(".flowplan/state.db")
+    state: Location = field(default_factory=lambda: FileLocation(Path(".flowplan/state.db")))
     spec: Path = Path("flowplan.yaml")
     options: Options = field(default_factory=Options)
     given: Given = field(default_factory=Given)
     refresh: bool = True
     preflight: bool = True
     policies: tuple[Path, ...] = ()
-    other_state: Path | None = None
+    other_state: Location | None = None
     require_state: bool = False
 
 
@@ -91,20 +89,21 @@ class Project:
             with shown():
                 stage(f"reading {request.spec.name}")
                 loaded = read_spec(request.spec)
-                born = _identity(request.state_path)
+                request.state.of_project(loaded.spec.project)
+                born = _identity(request.state)
                 wanted = Wanted.of(loaded, request.given, redactor, *born, policies=request.policies)
-                if not Store.exists(request.state_path):
+                if not request.state.exists():
                     _check_new(request, wanted.expansion.project)
                 stage("waiting for the state")
                 before_state()
-            with closing(open_state(request.state_path, create=True, born=born)) as store:
+            with closing(open_state(request.state, create=True, born=born)) as store:
                 if (store.lineage, store.key) != born:  # another flowplan has just made or replaced it
                     identity = store.lineage, store.key
                     wanted = Wanted.of(loaded, request.given, redactor, *identity, policies=request.policies)
                 project, providers, sealer = wanted.expansion.project, wanted.expansion.providers, wanted.sealer
                 if store.project not in (None, project) and store.records():
                     raise Refused(
-                        f"the state {store.path} belongs to project {store.project}, not {project}",
+                        f"the state {store.location} belongs to project {store.project}, not {project}",
                         hint="name another state with --state",
                     )
                 parts = _parts(sealer.secrets, wanted.variables.values, store.key)
@@ -124,7 +123,7 @@ class Project:
             PlanStale: the plan belongs to another state, or a secret is not the reviewed one.
             InvalidInput: a secret is not there.
         """
-        with closing(open_state(request.state_path)) as store:
+        with closing(open_state(request.state)) as store:
             if store.lineage != reviewed.lineage:
                 raise PlanStale(
                     f"the plan was made for another state (lineage {reviewed.lineage}, this one is {store.lineage})",
@@ -195,35 +194,33 @@ class Project:
         self.store.remember("spec", {"directory": str(self.directory), **({"name": spec} if spec else {})})
 
 
-def open_state(path: Path, **how: Any) -> Store:
-    """Open a state, see ``Store.open``, and say so when it was moved."""
-    store = Store.open(path, **how)
+def open_state(state: Location, **how: Any) -> Store:
+    """Open a state, see ``Location.open``, and say so when it was moved."""
+    store = state.open(**how)
     if store.moved_from:
         Output().note(f"note: the state was moved here from {store.moved_from}")
     return store
 
 
 @contextmanager
-def writing(state: Path, command: str) -> Iterator[WriterLock]:
+def writing(state: Location, command: str) -> Iterator[Lock]:
     """Yield the writer's lock of a state, not acquired yet; release it in the end, if it was.
 
     Args:
         command: what others are told of who has it.
     """
-    from flowplan.state.lock import WriterLock
-
-    lock = WriterLock(state, command)
+    lock = state.lock(command)
     try:
         yield lock
     finally:
         lock.release()
 
 
-def _identity(state: Path) -> tuple[str, bytes]:
+def _identity(state: Location) -> tuple[str, bytes]:
     """Return lineage and key of the state, or those that it will have."""
-    if not Store.exists(state):
+    if not state.exists():
         return new_identity()
-    with closing(Store.open(state)) as store:
+    with closing(state.open()) as store:
         return store.lineage, store.key
 
 
@@ -235,17 +232,17 @@ def _check_new(request: Request, project: str) -> None:
     """
     if request.require_state:
         raise Refused(
-            f"there is no state {request.state_path.absolute()}, and --require-state (FLOWPLAN_REQUIRE_STATE) forbids to make one",
+            f"there is no state {request.state.named()}, and --require-state (FLOWPLAN_REQUIRE_STATE) forbids to make one",
             hint="correct --state, restore the state, or make it once with `flowplan plan` without that option",
         )
     if request.other_state is None:
         return
-    with closing(Store.open(request.other_state, read_only=True)) as other:
+    with closing(request.other_state.open(read_only=True)) as other:
         if other.project == project:
             raise Refused(
-                f"project {project} has a state already, {request.other_state.absolute()}; the state beside the spec, "
-                f"{request.state_path.absolute()}, would be a new one and start everything again",
-                hint=f"go on with it: --state {request.other_state}; or move its directory to {request.state_path.parent.absolute()}",
+                f"project {project} has a state already, {request.other_state.named()}; the state beside the spec, "
+                f"{request.state.named()}, would be a new one and start everything again",
+                hint=f"go on with it: --state {request.other_state}; or move its directory to {request.state.beside.parent.absolute()}",
             )
 
 
@@ -260,15 +257,15 @@ def _engines(
     return Engines(
         {**store.recall("providers"), **providers},
         lineage=store.lineage,
-        runs_dir=store.path.absolute().with_suffix(".runs"),
+        runs_dir=store.location.beside.absolute().with_suffix(".runs"),
         spec_dir=directory,
         secrets=secrets,
         project=project or store.project or "",
-        created_from=_origin_of(store.path),
+        created_from=_origin_of(store.location),
     )
 
 
-def _origin_of(state_path: Path) -> str:
+def _origin_of(state: Location) -> str:
     """Return ``user@host:path`` of a state, which every object that is made from it carries."""
     import getpass
 
@@ -276,7 +273,7 @@ def _origin_of(state_path: Path) -> str:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in containers
         user = str(os.getuid())
-    return f"{user}@{os.uname().nodename}:{state_path.absolute()}"
+    return f"{user}@{os.uname().nodename}:{state.named()}"
 
 
 def _parts(sources: Mapping[str, SecretSource], values: Mapping[str, Any], key: bytes) -> dict[str, str]:
@@ -302,9 +299,9 @@ def _secrets_of(reviewed: Plan, given: Mapping[str, str], directory: Path, key: 
     return resolve(reviewed.secrets, directory=directory, key=key, template=template, changes=reviewed.changes)
 
 
-def bases(state_path: Path) -> list[Path]:
+def bases(state: Location) -> list[Path]:
     """Return the directories that a plan's path of a spec may be relative to: that of the state's project, and this."""
-    place = state_path.parent.resolve()
+    place = state.beside.parent.resolve()
     return [*([place.parent] if place.name == ".flowplan" else []), Path.cwd()]
 
 
@@ -317,7 +314,7 @@ def _directory_of(plan: Plan, store: Store) -> Path:
     last = Path(store.recall("spec").get("directory", "."))
     if not plan.spec_path:
         return last
-    places = [base / plan.spec_path for base in bases(store.path)]
+    places = [base / plan.spec_path for base in bases(store.location)]
     known = next((place for place in [*places, last / Path(plan.spec_path).name] if place.exists()), None)
     if known is None and len(places) == 1 and not is_stream(Path(plan.spec_path)):
         raise InvalidInput(

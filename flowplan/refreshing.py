@@ -12,7 +12,6 @@ from flowplan.planning import observe
 from flowplan.project import Project
 from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.runs import Observed, Recorded, Status
-from flowplan.state.lock import others_write
 
 WORKERS = 10
 
@@ -34,7 +33,9 @@ def refresh(project: Project) -> None:
             except Refused as error:
                 output.note(f"warning: {error.message} ({error.hint})")
             if not store.read_only:
-                others = others_write(store.path)  # they may be stopping runs, and record these ends themselves
+                others = (
+                    store.location.holder() is not None
+                )  # they may be stopping runs, and record these ends themselves
                 _record(project, [one for one in seen.values() if not (others and one.over)])
         except ProviderError as error:
             output.note(f"warning: provider {name} cannot be asked, showing what is recorded of its runs: {error}")

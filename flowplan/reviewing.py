@@ -13,10 +13,11 @@ from flowplan.schemas.plan_documents import read_plan, unsealed
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Status
 from flowplan.schemas.text import shortened
+from flowplan.state.location import Location
 from flowplan.state.store import Store
 
 
-def sealed_plan(path: Path, state_path: Path) -> Plan:
+def sealed_plan(path: Path, state: Location) -> Plan:
     """Read a plan file that was made with this state. Nothing that the plan says is acted upon before.
 
     Raises:
@@ -24,7 +25,7 @@ def sealed_plan(path: Path, state_path: Path) -> Plan:
         PlanStale: the plan was edited, forged, or made with another state.
     """
     file = read_plan(path)
-    with closing(Store.open(state_path)) as store:
+    with closing(state.open()) as store:
         fault = unsealed(file, path, store.lineage, store.key)
     if fault:
         raise PlanStale(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from flowplan.schemas.errors import Refused, StateError, StateLocked
 from flowplan.schemas.faults import point
 from flowplan.schemas.places import make_private, refuse_foreign
+from flowplan.state.location import Lock
 from flowplan.state.rows import now
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ _TEXT = ("command", "user", "host", "boot", "namespace", "since")
 _FULL_NOTE = 4096
 
 
-class WriterLock:
-    """The right to create, change or delete things of one state; one process has it at a time.
+class WriterLock(Lock):
+    """The lock of a state in a file.
 
     Args:
         path: the state; the lock is the file ``<path>.lock`` (0600), which stays.
@@ -42,12 +43,6 @@ class WriterLock:
         self._lock: UnixFileLock | None = None
 
     def acquire(self, timeout: float = 0) -> None:
-        """Take the lock, waiting up to ``timeout`` seconds.
-
-        Raises:
-            StateLocked: another process has it; the message names who.
-            StateError: the lock's file cannot be used.
-        """
         from filelock import Timeout
 
         try:
@@ -64,7 +59,6 @@ class WriterLock:
         _write_note(self.path, _about_me(self.command))
 
     def release(self) -> None:
-        """Give the lock back; without one, nothing happens."""
         if self._lock is None:
             return
         _write_note(self.path, {})
@@ -73,9 +67,11 @@ class WriterLock:
         lock.release()
         point("lock:release:after")
 
+    def check(self) -> None:
+        pass  # it is lost only with this process
+
     @property
     def held(self) -> bool:
-        """Return whether it was acquired, and not released since."""
         return self._lock is not None
 
     def __enter__(self) -> Self:
@@ -97,11 +93,6 @@ def holder(path: Path) -> dict[str, Any] | None:
     if not _lock_file(path).exists():
         return None
     return _read_note(path) if _taken(path) else None
-
-
-def others_write(path: Path) -> bool:
-    """Return whether another flowplan creates, changes or deletes: it records itself what ends because of that."""
-    return holder(path) is not None
 
 
 def break_lock(path: Path) -> dict[str, Any] | None:

@@ -44,7 +44,7 @@ def claim_project(store: Store, project: str) -> None:
         owner = store.project
         if owner not in (None, project) and store.records():
             raise Refused(
-                f"the state {store.path} belongs to project {owner}, not {project}",
+                f"the state {store.location} belongs to project {owner}, not {project}",
                 hint="--state names another file; `flowplan destroy` first gives this one free",
             )
         journal.identify(project=project)
@@ -61,7 +61,7 @@ def take_lineage(store: Store, lineage: str) -> None:
             return
         if store.run_ids():
             raise Refused(
-                f"the state {store.path} has records of lineage {store.lineage}, not of {lineage}",
+                f"the state {store.location} has records of lineage {store.lineage}, not of {lineage}",
                 hint="rebuild into an empty state, named with --state",
             )
         journal.identify(lineage=lineage)

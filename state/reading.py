@@ -13,6 +13,7 @@ from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.times import seconds_between
 from flowplan.state import files, rows
+from flowplan.state.location import FileLocation, Location
 from flowplan.state.transitions import Known
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ class Reading:
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
+        self.location: Location = FileLocation(path)
         self._connection = connection
         self.identify()
 

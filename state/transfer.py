@@ -124,12 +124,12 @@ def load(store: Store, dump: Dump) -> None:
     with store.changing("load_dump") as journal:
         if lineage != store.lineage and store.run_ids():
             raise Refused(
-                f"the dump is of lineage {lineage}, the state {store.path} of {store.lineage}",
+                f"the dump is of lineage {lineage}, the state {store.location} of {store.lineage}",
                 hint="push it to an empty state",
             )
         if lineage == store.lineage and dump.serial < store.serial:
             raise Refused(
-                f"the dump has serial {dump.serial}, the state {store.path} has {store.serial} and is newer",
+                f"the dump has serial {dump.serial}, the state {store.location} has {store.serial} and is newer",
                 hint="pull again and repeat the change",
             )
         for table in ("records", "attempts", "tails", "counters", "events", "progress", "plans", "notes"):

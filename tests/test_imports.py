@@ -87,7 +87,14 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_validating_loads_no_state_no_decisions_and_no_renderer(directory: Path) -> None:
-    parts = ("flowplan.state", "flowplan.render", "flowplan.providers", "flowplan.project", "flowplan.apply")
+    parts = (
+        "flowplan.state.store",
+        "flowplan.state.lock",
+        "flowplan.render",
+        "flowplan.providers",
+        "flowplan.project",
+        "flowplan.apply",
+    )
     found = loaded(directory, "validate")
     assert not [m for m in found if m.startswith(parts)]
     assert not found & {"typer", "pydantic.plugin._loader", "importlib.metadata", "email", "jsonschema"}

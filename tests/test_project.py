@@ -12,6 +12,7 @@ from flowplan.given import Given
 from flowplan.planning import plan_spec
 from flowplan.project import Project, Request
 from flowplan.schemas.errors import FlowplanError, InvalidInput, ProviderError
+from flowplan.state.location import FileLocation
 from flowplan.state.store import Store
 
 SECRET = "hunter2-of-the-tests"
@@ -27,7 +28,9 @@ runs:
 @pytest.fixture
 def request_(tmp_path: Path) -> Request:
     (tmp_path / "flowplan.yaml").write_text(SPEC)
-    return Request(tmp_path / ".flowplan/state.db", tmp_path / "flowplan.yaml", given=Given({"token": SECRET}))
+    return Request(
+        FileLocation(tmp_path / ".flowplan/state.db"), tmp_path / "flowplan.yaml", given=Given({"token": SECRET})
+    )
 
 
 def test_no_error_that_leaves_a_project_holds_a_secret(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +49,7 @@ def test_an_error_of_opening_a_project_holds_no_secret(request_: Request, monkey
     with pytest.raises(InvalidInput) as found, Project.of_spec(request_):
         pass
     assert SECRET not in f"{found.value} {found.value.diagnostics}"
-    assert not request_.state_path.exists(), "a spec with faults makes no state"
+    assert not request_.state.exists(), "a spec with faults makes no state"
 
 
 def test_an_error_of_closing_a_project_holds_no_secret(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +90,7 @@ def test_a_saved_plan_and_a_state_open_the_same_engines(request_: Request, monke
         assert SECRET in again.secrets.values()
         assert again.directory == project.directory
         assert again.engines.target("process") == plan_target(project)
-    with closing(Store.open(request_.state_path)) as store, Project.of_state(store) as recorded:
+    with closing(request_.state.open()) as store, Project.of_state(store) as recorded:
         assert recorded.directory == project.directory
         assert recorded.engines.target("process") == plan_target(project)
 

@@ -23,6 +23,7 @@ from flowplan.providers.kubernetes.requests import Api
 from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
+from flowplan.state.location import FileLocation
 from flowplan.state.ownership import claim_project
 from flowplan.state.store import Store
 
@@ -159,7 +160,7 @@ def spec_of(directory: Path, runs: str) -> Path:
 
 @contextmanager
 def opened(spec: Path, *, refresh: bool = True) -> Iterator[tuple[Project, Plan]]:
-    request = Request(spec.parent / ".flowplan/state.db", spec, refresh=refresh)
+    request = Request(FileLocation(spec.parent / ".flowplan/state.db"), spec, refresh=refresh)
     with Project.of_spec(request) as project:
         yield project, plan_spec(project, request).plan
 

@@ -31,6 +31,7 @@ from flowplan.schemas.plans import Plan
 from flowplan.schemas.runs import Status
 from flowplan.schemas.secrets import is_common, tokens_in
 from flowplan.showing import shown as as_shown
+from flowplan.state.location import Location, Lock
 from flowplan.state.ownership import claim_project
 from flowplan.state.store import Store
 from flowplan.terminal import approved, can_ask, can_draw
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flowplan.outcome import Outcome
-    from flowplan.state.lock import WriterLock
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class How(Options):
     strict: bool = False
 
 
-def apply(what: Path | None, state: Path | None, request: Request, how: How) -> int:
+def apply(what: Path | None, state: str | None, request: Request, how: How) -> int:
     """Apply a saved plan, a spec, or without either the last plan if nothing that it was made from has changed."""
     check_format(how.format, ("text", "json"))
     check_directory("--json-into", how.json_into)
@@ -66,13 +66,13 @@ def apply(what: Path | None, state: Path | None, request: Request, how: How) -> 
 
 def _apply_last(request: Request, how: How) -> int:
     """Apply the last plan when it still counts; else plan anew, from the spec that it was made of."""
-    state = request.state_path
-    made = last_plan.recall(state)
-    if made is None or not made.spec or not Store.exists(state):
+    state = request.state
+    made = last_plan.recall(state.beside)
+    if made is None or not made.spec or not state.exists():
         return _apply_spec(request, how)
-    spec = shown(Path(made.directory if is_directory(made.directory) else state.parent, made.spec))
+    spec = shown(Path(made.directory if is_directory(made.directory) else state.beside.parent, made.spec))
     request = replace(request, spec=spec)
-    path = last_plan.plan_file(state)
+    path = last_plan.plan_file(state.beside)
     try:
         reviewed = _last_reviewed(made, path, request, how)
         with Project.of_plan(request, reviewed) as project:
@@ -89,7 +89,7 @@ def _apply_last(request: Request, how: How) -> int:
         return _apply_spec(request, how)
     if not changes:
         return _apply_spec(request, how)
-    last_plan.supersede(state, path)
+    last_plan.supersede(state.beside, path)
     return _apply_reviewed(reviewed, request, how)
 
 
@@ -99,11 +99,11 @@ def _last_reviewed(made: last_plan.LastPlan, path: Path, request: Request, how: 
     Raises:
         PlanStale: it does not count any more.
     """
-    with closing(Store.open(request.state_path)) as store:
-        last_plan.check(made, request.state_path, request.given, store.key, read_spec(request.spec).digest)
+    with closing(request.state.open()) as store:
+        last_plan.check(made, request.state.beside, request.given, store.key, read_spec(request.spec).digest)
     if options := planning_options(request):
         raise PlanStale(f"{' and '.join(options)} ask for another plan")
-    reviewed = sealed_plan(path, request.state_path)
+    reviewed = sealed_plan(path, request.state)
     allowed(reviewed, request, how.max_age)
     return reviewed
 
@@ -124,7 +124,7 @@ def is_plan(path: Path) -> bool:
 
 
 def _apply_plan(path: Path, request: Request, how: How) -> int:
-    reviewed = sealed_plan(path, request.state_path)
+    reviewed = sealed_plan(path, request.state)
     usable(reviewed, path, request, how.max_age)
     with Project.of_plan(request, reviewed) as project:
         plan = check_reviewed(reviewed, plan_again(project, request, reviewed).plan, project.store)
@@ -133,13 +133,13 @@ def _apply_plan(path: Path, request: Request, how: How) -> int:
             return _done_already(plan, project, how, words)
         if not _agreed(plan, project, how):
             return 1
-    last_plan.supersede(request.state_path, path)
+    last_plan.supersede(request.state.beside, path)
     return _apply_reviewed(reviewed, request, how)
 
 
 def _apply_spec(request: Request, how: How) -> int:
     """Plan, show, ask, and do it; with --yes the plan is made under the lock, so that nothing can come between."""
-    with writing(request.state_path, "apply") as lock:
+    with writing(request.state, "apply") as lock:
 
         def take_lock() -> None:
             if how.yes:
@@ -162,7 +162,7 @@ def _apply_spec(request: Request, how: How) -> int:
 
 def _apply_reviewed(reviewed: Plan, request: Request, how: How) -> int:
     """Plan again with the lock in hand, for time has passed while people read, and do only what was reviewed."""
-    with writing(request.state_path, "apply") as lock:
+    with writing(request.state, "apply") as lock:
         lock.acquire(how.lock_timeout)
         with Project.of_plan(request, reviewed) as project:
             planned = plan_again(project, replace(request, preflight=False), reviewed)
@@ -229,12 +229,12 @@ def _agreed(plan: Plan, project: Project, how: How) -> bool:
         )
     if approved("Carry out this plan?"):
         return True
-    last_plan.spend(project.store.path)
+    last_plan.spend(project.store.location.beside)
     output.note("Not applied.")
     return False
 
 
-def destroy(spec: Path | None, state: Path | None, request: Request, how: How, *, if_exists: bool) -> int:
+def destroy(spec: Path | None, state: str | None, request: Request, how: How, *, if_exists: bool) -> int:
     """Destroy everything recorded; the spec is not needed, and is only checked to be of the same project.
 
     Args:
@@ -247,32 +247,32 @@ def destroy(spec: Path | None, state: Path | None, request: Request, how: How, *
     if spec and not is_file(spec) and not is_stream(spec):
         raise InvalidInput(f"{spec}: there is no such file")
     request = at(request, place(state, spec))
-    if not Store.exists(request.state_path):
-        missing = f"there is no state {request.state_path.absolute()}, so nothing is known that could be destroyed"
+    if not request.state.exists():
+        missing = f"there is no state {request.state.named()}, so nothing is known that could be destroyed"
         if not if_exists:
             hint = "work in the directory of the project, or name its spec or --state; --if-exists makes this no error"
             raise StateError(missing, hint=hint)
         Output().note(f"Nothing to destroy: {missing}.")
         return 0
-    with writing(request.state_path, "destroy") as lock:
+    with writing(request.state, "destroy") as lock:
         lock.acquire(how.lock_timeout)
-        with closing(open_state(request.state_path)) as store, Project.of_state(store, all_secrets=True) as project:
+        with closing(open_state(request.state)) as store, Project.of_state(store, all_secrets=True) as project:
             planned = plan_destroy(project, request)
             if spec and store.project not in (None, project_of := read_spec(spec).spec.project):
                 raise Refused(f"{spec} is project {project_of}, but the state belongs to project {store.project}")
             if not has_changes(planned.plan.changes):
                 Output().note(
-                    f"Nothing to destroy: the state {request.state_path.absolute()} records no run. Runs of another state "
+                    f"Nothing to destroy: the state {request.state.named()} records no run. Runs of another state "
                     "are destroyed with that one (--state); those of a lost one after `flowplan state rebuild`."
                 )
                 return 0
             if not _agreed(planned.plan, project, how):
                 return 1
-            last_plan.spend(request.state_path)
+            last_plan.spend(request.state.beside)
             return _carry_out(planned, project, replace(how, detach=True), lock)
 
 
-def watch(state: Path, addresses: Sequence[str], how: How) -> int:
+def watch(state: Location, addresses: Sequence[str], how: How) -> int:
     """Follow what runs, without changing anything."""
     from flowplan.commands.reading import chosen, opened
     from flowplan.refreshing import refresh
@@ -297,7 +297,7 @@ def watch(state: Path, addresses: Sequence[str], how: How) -> int:
     return code if code else 3 if bad else 0
 
 
-def _carry_out(planned: Planned, project: Project, how: How, lock: WriterLock) -> int:
+def _carry_out(planned: Planned, project: Project, how: How, lock: Lock) -> int:
     """Carry a plan out; the lock is held already."""
     plan, store = planned.plan, project.store
     check_targets(project.engines, plan)
@@ -306,7 +306,7 @@ def _carry_out(planned: Planned, project: Project, how: How, lock: WriterLock) -
         project.remember("" if is_stream(Path(plan.spec_path)) else Path(plan.spec_path).name)
     outcome = _run(planned, project, how, lock)
     if not outcome.waiting and not outcome.unanswered:
-        last_plan.spend(store.path)
+        last_plan.spend(store.location.beside)
     if (
         plan.mode == "destroy"
     ):  # the files of runs that are not managed any more go, the ends of outputs stay in the state
@@ -316,7 +316,7 @@ def _carry_out(planned: Planned, project: Project, how: How, lock: WriterLock) -
     return _report(outcome, project, how)
 
 
-def _run(planned: Planned, project: Project, how: How, lock: WriterLock, follow: Sequence[str] = ()) -> Outcome:
+def _run(planned: Planned, project: Project, how: How, lock: Lock, follow: Sequence[str] = ()) -> Outcome:
     from flowplan.apply import carry_out
 
     plan = planned.plan

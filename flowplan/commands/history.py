@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from flowplan.commands.arguments import check_format, seconds
@@ -17,11 +16,12 @@ from flowplan.planner.desired.matrix import parse_address
 from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded
 from flowplan.schemas.times import seconds_between
+from flowplan.state.location import Location
 from flowplan.state.store import Store
 from flowplan.terminal import use_colour, width
 
 
-def history(state: Path, addresses: Sequence[str], since: str | None, failed: bool, format: str) -> None:
+def history(state: Location, addresses: Sequence[str], since: str | None, failed: bool, format: str) -> None:
     """Print a row for each attempt, oldest first; no engine is asked.
 
     Args:

@@ -69,7 +69,7 @@ def keep(plan: Plan, project: Project, given: Given) -> None:
     Raises:
         FlowplanError: it cannot be written.
     """
-    state, key = project.store.path, project.store.key
+    state, key = project.store.location.beside, project.store.key
     file = plan_file(state)
     write_plan(plan, file, key)
     beside = Path(os.path.abspath(state.parent))  # noqa: PTH100 - without following links

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -24,6 +23,7 @@ from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.text import counted, harmless
 from flowplan.showing import Bars, Progress, last_state, shown
+from flowplan.state.location import Location
 from flowplan.state.store import Store
 from flowplan.terminal import can_draw, use_colour
 from flowplan.waiting import outages_told
@@ -48,7 +48,7 @@ class Wanted:
     form: str = "text"
 
 
-def logs(state: Path, addresses: Sequence[str], wanted: Wanted) -> None:
+def logs(state: Location, addresses: Sequence[str], wanted: Wanted) -> None:
     """Print the output of one attempt of each run, from the engine, else its stored end."""
     check_format(wanted.form, ("text", "json", "raw"))
     if wanted.form == "raw" and wanted.timestamps:

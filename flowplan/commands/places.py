@@ -10,6 +10,7 @@ from typing import NamedTuple
 from flowplan.schemas.errors import InvalidInput, StateError
 from flowplan.schemas.files import is_directory, is_stream
 from flowplan.schemas.places import DEFAULT_SPEC, refuse_foreign
+from flowplan.state.location import FileLocation, Location, located
 
 HOME = ".flowplan"
 STATE = Path(HOME, "state.db")
@@ -24,13 +25,13 @@ class Place(NamedTuple):
         other: another state that is found from the working directory, where states lay formerly; None without one.
     """
 
-    state: Path
+    state: Location
     spec: Path
     named: bool = False
-    other: Path | None = None
+    other: Location | None = None
 
 
-def place(named: Path | None, spec: Path | None = None) -> Place:
+def place(named: str | None, spec: Path | None = None) -> Place:
     """Return the place of a command line: the named state, else the one beside the spec, else that of the project around us.
 
     Args:
@@ -41,20 +42,23 @@ def place(named: Path | None, spec: Path | None = None) -> Place:
         StateError, Refused: a directory above may not be looked into, or belongs to another user.
     """
     if named is not None:
-        if not is_directory(named.parent):
+        around = Path()
+        with contextlib.suppress(StateError):
+            around = _around()
+        home = spec.parent if spec and not is_stream(spec) else around
+        state = located(named, home / STATE)
+        if isinstance(state, FileLocation) and not is_directory(state.path.parent):
             raise InvalidInput(
-                f"the directory {named.parent.absolute()} of the state {named.name} does not exist",
+                f"the directory {state.path.parent.absolute()} of the state {state.path.name} does not exist",
                 hint="correct --state or FLOWPLAN_STATE, or make the directory first",
             )
-        with contextlib.suppress(StateError):
-            return Place(named, spec or _around() / DEFAULT_SPEC, named=True)
-        return Place(named, Path(DEFAULT_SPEC), named=True)
+        return Place(state, spec or around / DEFAULT_SPEC, named=True)
     if spec is None:
         directory = _around()
-        return Place(directory / STATE, directory / DEFAULT_SPEC)
-    beside = (Path() if is_stream(spec) else spec.parent) / STATE
-    other = _around() / STATE
-    differs = os.path.lexists(other) and other.resolve() != beside.resolve()
+        return Place(FileLocation(directory / STATE), directory / DEFAULT_SPEC)
+    beside = FileLocation((Path() if is_stream(spec) else spec.parent) / STATE)
+    other = FileLocation(_around() / STATE)
+    differs = os.path.lexists(other.path) and not other.same(beside)
     return Place(beside, spec, other=other if differs else None)
 
 

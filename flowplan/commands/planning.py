@@ -26,6 +26,7 @@ from flowplan.schemas.errors import InvalidInput, StateError
 from flowplan.schemas.places import refuse_foreign
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.times import timestamp
+from flowplan.state.location import Location
 from flowplan.terminal import use_colour, width
 
 if TYPE_CHECKING:
@@ -82,12 +83,12 @@ def request(
 
 def at(request: Request, place: Place) -> Request:
     """Return the same request, for the state and the spec of a place."""
-    return replace(request, state_path=place.state, spec=shown(place.spec), other_state=place.other)
+    return replace(request, state=place.state, spec=shown(place.spec), other_state=place.other)
 
 
 def plan(
     spec: Path | None,
-    state: Path | None,
+    state: str | None,
     request: Request,
     how: Shown,
     *,
@@ -115,7 +116,7 @@ def plan(
             for file in (out, how.json_into):
                 if file:
                     write_plan(plan, file, project.store.key)
-        show_plan(plan, Output(), how, apply_command(out, plan, request.state_path))
+        show_plan(plan, Output(), how, apply_command(out, plan, request.state))
         return _verdict(plan, detailed, how.strict)
 
 
@@ -123,7 +124,7 @@ def plan(
 def _planned(request: Request) -> Iterator[tuple[Project, Planned]]:
     """Yield the open project of a request, and its plan."""
     if request.options.mode == "destroy":
-        with closing(open_state(request.state_path)) as store, Project.of_state(store, all_secrets=True) as project:
+        with closing(open_state(request.state)) as store, Project.of_state(store, all_secrets=True) as project:
             yield project, plan_destroy(project, request)
     else:
         with Project.of_spec(request) as project:
@@ -137,7 +138,7 @@ def _verdict(plan: Plan, detailed: bool, strict: bool) -> int:
     return 2 if detailed and has_changes(plan.changes) else 0
 
 
-def compare(path: Path, state: Path | None, request: Request) -> int:
+def compare(path: Path, state: str | None, request: Request) -> int:
     """Return 0 when the saved plan of ``plan --check`` is still what would be done.
 
     Raises:
@@ -147,7 +148,7 @@ def compare(path: Path, state: Path | None, request: Request) -> int:
     from flowplan.reviewing import check_reviewed, sealed_plan
 
     request = at(request, place(state))
-    reviewed = sealed_plan(path, request.state_path)
+    reviewed = sealed_plan(path, request.state)
     usable(reviewed, path, request)
     with Project.of_plan(request, reviewed) as project:
         check_reviewed(reviewed, plan_again(project, request, reviewed).plan, project.store)
@@ -155,14 +156,14 @@ def compare(path: Path, state: Path | None, request: Request) -> int:
     return 0
 
 
-def show(path: Path | None, state: Path, how: Shown) -> int:
+def show(path: Path | None, state: Location, how: Shown) -> int:
     """Show a saved plan, and say when it is not known to be genuine; 4 when it is forged or edited."""
     from flowplan.schemas.plan_documents import read_plan
     from flowplan.schemas.sources import Diagnostic
 
     check_format(how.format, ("text", "json", "markdown"))
-    file = read_plan(path or last_plan.plan_file(state))
-    plan, (fault, forged) = file.plan, _authenticity(file, path or last_plan.plan_file(state), state)
+    file = read_plan(path or last_plan.plan_file(state.beside))
+    plan, (fault, forged) = file.plan, _authenticity(file, path or last_plan.plan_file(state.beside), state)
     if fault:
         remark = Diagnostic(fault, severity="error" if forged else "warning", hint="apply refuses it" if forged else "")
         plan = replace(plan, diagnostics=(remark, *plan.diagnostics))
@@ -170,13 +171,12 @@ def show(path: Path | None, state: Path, how: Shown) -> int:
     return 4 if forged else 0
 
 
-def _authenticity(file: PlanFile, path: Path, state: Path) -> tuple[str, bool]:
+def _authenticity(file: PlanFile, path: Path, state: Location) -> tuple[str, bool]:
     """Return why a plan is not known to be genuine, "" when it is, and whether it is known not to be."""
     from flowplan.schemas.plan_documents import unsealed
-    from flowplan.state.store import Store
 
     try:
-        store = Store.open(state, read_only=True)
+        store = state.open(read_only=True)
     except StateError as error:
         return f"not verified, no state to check the seal with: {error.message}", False
     with closing(store):
@@ -185,12 +185,13 @@ def _authenticity(file: PlanFile, path: Path, state: Path) -> tuple[str, bool]:
     return (f"not verified: {fault}" if other else fault), bool(fault) and not other
 
 
-def apply_command(saved: Path | None, plan: Plan, state: Path) -> str:
+def apply_command(saved: Path | None, plan: Plan, state: Location) -> str:
     """Return the command that applies a saved plan, or the last one, ready to be typed in this directory."""
     if saved is None and not last_plan.usable_later(plan):
-        saved = shown(last_plan.plan_file(state))
+        saved = shown(last_plan.plan_file(state.beside))
     words = ["flowplan", "apply", *([str(saved)] if saved else [])]
-    if place(None).state.resolve() != state.resolve() and os.environ.get("FLOWPLAN_STATE") != str(state):
+    here = place(os.environ.get("FLOWPLAN_STATE") or None).state
+    if not state.same(here):
         words += ["--state", str(state)]
     return shlex.join(words)
 

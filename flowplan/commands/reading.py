@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from flowplan.commands.arguments import check_format
@@ -21,26 +19,26 @@ from flowplan.schemas.plans import FORMAT_VERSION
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.sources import did_you_mean
 from flowplan.schemas.times import seconds_between
+from flowplan.state.location import Location
 from flowplan.state.store import Store
 from flowplan.terminal import use_colour, width
 
 
-def opened(state: Path) -> Store:
+def opened(state: Location) -> Store:
     """Return the state, for reading; it must be there, and need not be writable, nor its disk have any room.
 
     A copy of a state may be read, and is not written to.
     """
-    writable = os.access(state, os.W_OK) and os.access(state.parent, os.W_OK)
-    if not Store.exists(state) or writable:
+    if state.writable():
         try:
-            return Store.open(state)
+            return state.open()
         except StateFull:
             pass
         except Refused as error:
-            store = Store.open(state, read_only=True)
+            store = state.open(read_only=True)
             Output().note(f"warning: {error.message} ({error.hint})")
             return store
-    return Store.open(state, read_only=True)
+    return state.open(read_only=True)
 
 
 def chosen(records: Mapping[str, Recorded], addresses: Sequence[str]) -> dict[str, Recorded]:
@@ -66,7 +64,7 @@ def unknown_address(address: str, known: Iterable[str]) -> InvalidInput:
     return InvalidInput(f"nothing is recorded at {address}", hint=hint)
 
 
-def status(state: Path, addresses: Sequence[str], ask: bool, format: str, *, failed: bool, running: bool) -> None:
+def status(state: Location, addresses: Sequence[str], ask: bool, format: str, *, failed: bool, running: bool) -> None:
     """Show how every run stands, or only those that failed or run; with ``ask`` the engines are asked first."""
     from flowplan.render.tables import PROBLEMS, status_table
 
@@ -137,7 +135,7 @@ def _overdue(record: Recorded, now: datetime) -> dict[str, Any] | None:
     return {"setting": name, "limit": limit, "passed_by": round(passed - limit, 3)}
 
 
-def events(state: Path, address: str | None, after: int, format: str) -> None:
+def events(state: Location, address: str | None, after: int, format: str) -> None:
     """Print the history, oldest first."""
     check_format(format, ("text", "json"))
     output = Output()

@@ -20,7 +20,7 @@ from flowplan.schemas.files import Unreadable, read_bounded
 from flowplan.schemas.text import harmless
 from flowplan.schemas.times import timestamp
 from flowplan.state import ownership, pruning, transfer
-from flowplan.state.lock import break_lock
+from flowplan.state.location import Location
 from flowplan.state.rows import parsed
 from flowplan.state.store import Store
 
@@ -29,9 +29,9 @@ MOST_BYTES = 4 << 30
 
 
 @contextmanager
-def _writing(state: Path, lock_timeout: str, *, create: bool = False, anywhere: bool = False) -> Iterator[Store]:
+def _writing(state: Location, lock_timeout: str, *, create: bool = False, anywhere: bool = False) -> Iterator[Store]:
     """Open a state with the writer's lock in hand, and announce a new one."""
-    new = create and not Store.exists(state)
+    new = create and not state.exists()
     with closing(open_state(state, create=create, anywhere=anywhere)) as store:
         if new:
             _announce(state)
@@ -40,11 +40,11 @@ def _writing(state: Path, lock_timeout: str, *, create: bool = False, anywhere: 
             yield store
 
 
-def _announce(state: Path) -> None:
-    Output().note(f"New state: {state.absolute()}")
+def _announce(state: Location) -> None:
+    Output().note(f"New state: {state.named()}")
 
 
-def list_(state: Path, format: str) -> None:
+def list_(state: Location, format: str) -> None:
     """Print the managed addresses, in the order of their creation."""
     check_format(format, ("text", "json"))
     output = Output()
@@ -56,7 +56,7 @@ def list_(state: Path, format: str) -> None:
         output.lines(map(harmless, records))
 
 
-def show(state: Path, address: str) -> None:
+def show(state: Location, address: str) -> None:
     """Print everything recorded about a run: all attempts, newest last."""
     with closing(opened(state)) as store:
         attempts = store.attempts(address)
@@ -67,7 +67,7 @@ def show(state: Path, address: str) -> None:
     Output().document({"address": address, "attempts": [encode(record) for record in attempts]})
 
 
-def move(state: Path, old: str, new: str, lock_timeout: str) -> None:
+def move(state: Location, old: str, new: str, lock_timeout: str) -> None:
     """Rename an address; the name of a matrix renames all its cells.
 
     Raises:
@@ -99,7 +99,7 @@ def _check_address(address: str) -> None:
         raise InvalidInput(f'"{address}" is not an address', hint=hint)
 
 
-def remove(state: Path, addresses: Sequence[str], lock_timeout: str) -> None:
+def remove(state: Location, addresses: Sequence[str], lock_timeout: str) -> None:
     """Forget runs."""
     with _writing(state, lock_timeout) as store:
         found = list(chosen(store.records(), addresses))
@@ -107,13 +107,13 @@ def remove(state: Path, addresses: Sequence[str], lock_timeout: str) -> None:
     Output().note(f"forgotten: {', '.join(found)}; what they have on an engine stays there")
 
 
-def pull(state: Path, with_key: bool) -> None:
+def pull(state: Location, with_key: bool) -> None:
     """Print the whole state."""
     with closing(opened(state)) as store:
         Output().lines(map(harmless_json, transfer.dump(store, with_key=with_key)))
 
 
-def push(state: Path, file: Path, lock_timeout: str) -> None:
+def push(state: Location, file: Path, lock_timeout: str) -> None:
     """Replace the state with the output of ``state pull``."""
     try:
         dump = transfer.checked(parsed(read_bounded(file, MOST_BYTES, pipes=True).decode()))
@@ -128,7 +128,7 @@ def push(state: Path, file: Path, lock_timeout: str) -> None:
     Output().note(f"{state} now has serial {dump.serial}")
 
 
-def prune(state: Path, older: str, dry_run: bool, lock_timeout: str) -> None:
+def prune(state: Location, older: str, dry_run: bool, lock_timeout: str) -> None:
     """Remove attempts that nothing happened to for a time, with their output and files, and tell which."""
     age = seconds("--older", older) or 0.0
     output = Output()
@@ -146,23 +146,23 @@ def prune(state: Path, older: str, dry_run: bool, lock_timeout: str) -> None:
     output.note(f"{done}: {count} attempts, {pruned.events} events, {size:,} bytes of output and files")
 
 
-def unlock(state: Path) -> None:
+def unlock(state: Location) -> None:
     """Remove the lock of a dead holder."""
-    found = break_lock(state)
+    found = state.break_lock()
     if found is None:
         Output().note("the state is not locked")
     else:
         Output().note(f"removed the lock of {found.get('command')} (pid {found.get('pid')})")
 
 
-def moved(state: Path, lock_timeout: str) -> None:
+def moved(state: Location, lock_timeout: str) -> None:
     """Declare that the place where this state was before holds it no more."""
     with _writing(state, lock_timeout, anywhere=True) as store:
         ownership.settle(store)
-    Output().note(f"the state is at home at {state.absolute()} now; a copy that is left elsewhere must not be used")
+    Output().note(f"the state is at home at {state.named()} now; a copy that is left elsewhere must not be used")
 
 
-def new_lineage(state: Path, lock_timeout: str) -> None:
+def new_lineage(state: Location, lock_timeout: str) -> None:
     """Make a copy of a state one of its own."""
     with _writing(state, lock_timeout, anywhere=True) as store:
         managed = ownership.start_lineage(store)
@@ -194,13 +194,13 @@ def import_(place: Place, address: str, object_id: str, given: Given, lock_timeo
 
 
 @contextmanager
-def _ready(state: Path, lock_timeout: str) -> Iterator[Callable[[], None]]:
+def _ready(state: Location, lock_timeout: str) -> Iterator[Callable[[], None]]:
     """Yield what takes the writer's lock and announces a new state, once the spec is known to have no fault."""
     with writing(state, "state") as lock:
 
         def ready() -> None:
             lock.acquire(seconds("--lock-timeout", lock_timeout) or 0.0)
-            if not Store.exists(state):
+            if not state.exists():
                 _announce(state)
 
         yield ready

@@ -1,0 +1,205 @@
+"""Where a state is, in a file or on a server, and the interface of what can be done with it from outside."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowplan.schemas.errors import StateError
+
+if TYPE_CHECKING:
+    from flowplan.state.store import Store
+
+
+class Lock(ABC):
+    """The right to create, change or delete things of one state; one process has it at a time."""
+
+    @abstractmethod
+    def acquire(self, timeout: float = 0) -> None:
+        """Take the lock, waiting up to ``timeout`` seconds.
+
+        Raises:
+            StateLocked: another process has it; the message names who.
+            StateError: it cannot be taken.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give the lock back; without one, nothing happens."""
+
+    @property
+    @abstractmethod
+    def held(self) -> bool:
+        """Return whether it was acquired, and not released since."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Do nothing unless the lock was lost since it was acquired.
+
+        Raises:
+            StateLocked: it was, so that another process may act by now.
+        """
+
+
+class Location(ABC):
+    """Where a state is. ``str()`` gives it as people read it, without a password.
+
+    Attributes:
+        beside: the path beside which its plans and the files of processes lie on this host; of a file the file itself.
+    """
+
+    beside: Path
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Return whether there is something, be it usable or not.
+
+        Raises:
+            StateError: that cannot be seen.
+        """
+
+    @abstractmethod
+    def open(
+        self,
+        *,
+        create: bool = False,
+        read_only: bool = False,
+        born: tuple[str, bytes] | None = None,
+        anywhere: bool = False,
+    ) -> Store:
+        """Open the state; with ``create`` make an empty one where there is none.
+
+        Args:
+            born: lineage and key of the state if it is made now, see ``new_identity``.
+            anywhere: True to open a copy of a state, too; what is opened for reading only may be one.
+
+        Raises:
+            StateError: there is none, or it cannot be used; the message says the way back.
+            Refused: it is a copy of a state that may still be used.
+        """
+
+    @abstractmethod
+    def writable(self) -> bool:
+        """Return False when it is known that this user cannot write there."""
+
+    @abstractmethod
+    def lock(self, command: str) -> Lock:
+        """Return the writer's lock, not acquired yet.
+
+        Args:
+            command: the flowplan command's word, shown to others: ``apply``. Never arguments.
+        """
+
+    @abstractmethod
+    def holder(self) -> Mapping[str, Any] | None:
+        """Return who has the writer's lock: command, user, host, pid, since...; None when it is free.
+
+        A holder that is not known gives ``{}``.
+        """
+
+    @abstractmethod
+    def break_lock(self) -> Mapping[str, Any] | None:
+        """Take the lock away from its holder; return who that was, None when it was free.
+
+        Raises:
+            Refused: the holder may be alive, and could not be kept from writing.
+        """
+
+    @abstractmethod
+    def named(self) -> str:
+        """Return what ``--state`` takes to name it from anywhere; without a password."""
+
+    @abstractmethod
+    def same(self, other: Location) -> bool:
+        """Return whether another one is the same place."""
+
+    @abstractmethod
+    def another(self, name: str) -> str:
+        """Return how to give a spec of this name a state of its own, as a hint."""
+
+    @abstractmethod
+    def of_project(self, project: str) -> None:
+        """Say which project it is about: a database holds the states of many.
+
+        Raises:
+            Refused: it was named as that of another one.
+        """
+
+
+class FileLocation(Location):
+    """A state in a file of SQLite."""
+
+    def __init__(self, path: Path) -> None:
+        self.beside = self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def exists(self) -> bool:
+        from flowplan.state.store import Store
+
+        return Store.exists(self.path)
+
+    def open(
+        self,
+        *,
+        create: bool = False,
+        read_only: bool = False,
+        born: tuple[str, bytes] | None = None,
+        anywhere: bool = False,
+    ) -> Store:
+        from flowplan.state.store import Store
+
+        return Store.open(self.path, create=create, read_only=read_only, born=born, anywhere=anywhere)
+
+    def writable(self) -> bool:
+        return not self.exists() or (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
+
+    def lock(self, command: str) -> Lock:
+        from flowplan.state.lock import WriterLock
+
+        return WriterLock(self.path, command)
+
+    def holder(self) -> Mapping[str, Any] | None:
+        from flowplan.state.lock import holder
+
+        return holder(self.path)
+
+    def break_lock(self) -> Mapping[str, Any] | None:
+        from flowplan.state.lock import break_lock
+
+        return break_lock(self.path)
+
+    def named(self) -> str:
+        return str(self.path.absolute())
+
+    def same(self, other: Location) -> bool:
+        return isinstance(other, FileLocation) and self.path.resolve() == other.path.resolve()
+
+    def of_project(self, project: str) -> None:
+        pass  # a file holds one state, which knows its project
+
+    def another(self, name: str) -> str:
+        return f"give each spec a state of its own, such as --state {self.path.with_name(name + '.db')}"
+
+
+SCHEMES = ("postgresql://", "postgres://")
+"""How the address of a database begins."""
+
+
+def located(text: str, beside: Path) -> Location:
+    """Return the location that a user names: the path of a file, or the URL of a database.
+
+    Args:
+        beside: where the files of a state in a database lie on this host.
+
+    Raises:
+        InvalidInput: it is neither.
+        StateError: what speaks with the database is not installed.
+    """
+    if not text.startswith(SCHEMES):
+        return FileLocation(Path(text))
+    raise StateError("a state in a database is not possible yet")
