@@ -25,7 +25,7 @@ LIMITS = {
     "follow-jobs": "one watch of the namespace",
     "watch-memory": "the newest observation of each run is kept, and no event",
     "logs": "the Engine, which sends each line by itself",
-    "output-secrets": "each block of output is looked through twice, at 2 to 3 GB/s; loading and building what does that",
+    "output-secrets": "each block of output is looked through in the supervisor, and again in `apply`, at 3 GB/s",
     "history": "nothing of it is read: indexes",
 }
 """Row -> what its time is spent on."""

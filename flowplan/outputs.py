@@ -55,12 +55,19 @@ def redacted(lines: Iterable[LogLine], redactor: Redactor) -> Iterator[LogLine]:
     A line whose end may be the beginning of a secret is held back until the next one has come.
     """
     streams: dict[str, _RedactedLines] = {}
+    together: list[LogLine] = []
     for line in lines:
         matcher = redactor.matcher
         if matcher is None:
             yield line
             continue
-        yield from streams.setdefault(line.stream, _RedactedLines(matcher, line.stream)).feed(line, matcher)
+        together.append(line)
+        if line.more:
+            continue
+        if line.stream not in streams:
+            streams[line.stream] = _RedactedLines(matcher, line.stream)
+        yield from streams[line.stream].feed(together, matcher)
+        together = []
     for stream in streams.values():
         yield from stream.rest()
 
@@ -73,9 +80,18 @@ class _RedactedLines:
         self._begun = b""
         self._at: str | None = None
 
-    def feed(self, line: LogLine, matcher: Matcher) -> Iterator[LogLine]:
-        """Take in a line; yield what can be shown by now."""
+    def feed(self, lines: list[LogLine], matcher: Matcher) -> Iterator[LogLine]:
+        """Take in lines; yield what can be shown by now: nearly always all of them, as they are."""
         self._stream.matcher = matcher
+        text = "\n".join([line.text for line in lines]) + "\n"
+        plain = not (self._begun or self._at or lines[-1].goes_on or CUT in text)
+        if plain and self._stream.passes(encoded(text)):
+            yield from lines
+        else:
+            for line in lines:
+                yield from self._feed(line)
+
+    def _feed(self, line: LogLine) -> Iterator[LogLine]:
         cut = line.text.endswith(CUT)
         data = self._begun + self._stream.feed(encoded(line.text.removesuffix(CUT)))
         if cut:  # a secret that was cut cannot be recognized

@@ -72,12 +72,15 @@ class LogLine(NamedTuple):
     """One line of a run's output, without its newline. ``stream`` is ``stdout`` or ``stderr``.
 
     A very long line ends with ``CUT``, or comes in pieces of which all but the last one say that it ``goes_on``.
+    A whole line after which another whole one of the same stream comes without any waiting may say so (``more``): secrets
+    are looked for in all of these at once.
     """
 
     text: str
     stream: str = "stdout"
     at: str | None = None
     goes_on: bool = False
+    more: bool = False
 
 
 @runtime_checkable

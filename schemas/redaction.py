@@ -299,6 +299,17 @@ class Stream:
         self._held = data[hold:]
         return now
 
+    def passes(self, data: bytes) -> bool:
+        """Take in bytes that can be shown as they are; return False, and take in nothing, where ``feed`` has to look."""
+        if self.holds:
+            return False
+        data = self._before + data
+        scan = self.matcher.scan(data, last=False)
+        if scan.places or scan.going_on or scan.hold < len(data):
+            return False
+        self._before = data[-1:] if self.matcher.has_words else b""
+        return True
+
     def flush(self) -> bytes:
         """Return what was held back, at the end."""
         return self.feed(b"", last=True)

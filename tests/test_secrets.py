@@ -170,6 +170,18 @@ def test_a_line_in_pieces_shows_no_secret(sizes: list[int]) -> None:
     assert "".join(one.text for one in shown) == "begin (sensitive) middle (sensitive) end, (sensitive)"
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a line", "", "ends in hunter2-", "hunter2", "-hunter2", "end"]), st.booleans())
+    )
+)
+def test_lines_that_come_together_are_redacted_like_single_ones(given: list[tuple[str, bool]]) -> None:
+    redactor = Redactor(["hunter2-hunter2", "hunter2-\nhunter2", "2\n-h", "end"])
+    alone = list(redacted([LogLine(text) for text, _ in given], redactor))
+    marked = [LogLine(text, more=more and at + 1 < len(given)) for at, (text, more) in enumerate(given)]
+    assert [line._replace(more=False) for line in redacted(marked, redactor)] == alone
+
+
 def test_a_secret_over_several_lines_is_redacted() -> None:
     key = "abc\ndefghi\njkl"
     lines = [LogLine(text, at=text) for text in ("key:", "  abc", "  defghi", "  jkl", "end abc")]

@@ -112,8 +112,9 @@ class _Lines:
         for block in self._kept.blocks(self._position):
             self._position += len(block)
             *whole, self._rest = (self._rest + block).split(b"\n")
-            for line in whole:
-                yield _line(line)
+            last = len(whole) - 1
+            for number, line in enumerate(whole):
+                yield _line(line, more=number < last)
             while len(self._rest) > LONGEST_LINE:
                 size = whole_characters(self._rest[:LONGEST_LINE])
                 piece, self._rest = self._rest[:size], self._rest[size:]
@@ -127,8 +128,8 @@ class _Lines:
             yield LogLine(piece.decode("utf-8", "replace"), goes_on=True)
 
 
-def _line(data: bytes) -> LogLine:
-    return LogLine(data.decode("utf-8", "replace").removesuffix("\r"))
+def _line(data: bytes, *, more: bool = False) -> LogLine:
+    return LogLine(data.decode("utf-8", "replace").removesuffix("\r"), more=more)
 
 
 def read(
