@@ -320,12 +320,19 @@ def events(
     address: Annotated[str | None, Argument(metavar="ADDR", help="Only this run.")] = None,
     state: State = None,
     after: Annotated[int, Option("--after", metavar="SEQ", help="Only events after this sequence number.")] = 0,
+    since: Annotated[
+        str | None, Option("--since", metavar="TIME", help="Only events since a time, or a duration ago: 24h.")
+    ] = None,
+    failed: Annotated[bool, Option("--failed", help="Only runs that failed, timed out or were lost.")] = False,
+    last: Annotated[int | None, Option("--last", "-n", min=0, metavar="N", help="Only the newest events.")] = None,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on with events as they come, until Ctrl-C.")] = False,
     format: Format = "text",
 ) -> None:
-    """Show every transition of every run."""
-    from flowplan.commands import places, reading
+    """Show every transition of every run, and every retry."""
+    from flowplan.commands import arguments, events, places
 
-    reading.events(places.place(state).state, address, after, format)
+    wanted = events.Wanted(after, arguments.moment("--since", since), failed, last, follow)
+    events.events(places.place(state).state, address, wanted, format)
 
 
 @command()

@@ -199,7 +199,8 @@ class Sink:
 
     def event(self, event: Event, record: Recorded | None) -> None:
         """Tell a transition of a run."""
-        from flowplan.render.tables import PROBLEMS, happened
+        from flowplan.render.tables import happened
+        from flowplan.schemas.runs import PROBLEMS
 
         self.note(happened(event, record), failure=event.status in PROBLEMS)
 

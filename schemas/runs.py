@@ -54,6 +54,10 @@ ENDS = frozenset((Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT, Status.CANC
 """How an attempt ends, where its end was seen."""
 
 
+PROBLEMS = (Status.FAILED, Status.TIMED_OUT, Status.LOST)
+"""The statuses that ask for attention."""
+
+
 def canonical(value: Json) -> str:
     """Return the one JSON text of a value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -83,7 +83,7 @@ def advanced(seen: Iterable[Observed], known: Mapping[str, Known]) -> Written:
         told = [
             item.event(replace(then, status=Status.RUNNING, reason=RETRIED, message=further.words), further.began_at)
             for further in one.tries
-            if further.number > before.attempts
+            if further.number > before.attempts and not before.status.settled
         ]
         says_more = then.status is not before.status or (then.reason != before.reason and (then.reason or not told))
         if says_more:

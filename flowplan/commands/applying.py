@@ -28,7 +28,7 @@ from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, Refu
 from flowplan.schemas.files import is_directory, is_file, is_stream, read_bounded
 from flowplan.schemas.plan_documents import MOST_BYTES
 from flowplan.schemas.plans import Plan
-from flowplan.schemas.runs import Status
+from flowplan.schemas.runs import PROBLEMS, Status
 from flowplan.schemas.secrets import is_common, tokens_in
 from flowplan.showing import shown as as_shown
 from flowplan.state.location import Location, Lock
@@ -288,7 +288,7 @@ def watch(state: Location, addresses: Sequence[str], how: How) -> int:
             plan = Plan(store.project or "", "", store.lineage, store.serial, "", "", ())
             with writing(state, "watch") as lock:
                 outcome = _run(Planned(plan, ()), project, how, lock, follow=live)
-        ill = ("failed", "timed_out", "lost", *(() if outcome and outcome.timed_out else ("creating",)))
+        ill = (*PROBLEMS, *(() if outcome and outcome.timed_out else (Status.CREATING,)))
         bad = [a for a, r in chosen(store.records(), addresses).items() if r.status in ill]
         code = _report(outcome, project, how) if outcome else 0
         if not live:

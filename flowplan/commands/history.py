@@ -14,7 +14,7 @@ from flowplan.output import Output
 from flowplan.planner.compare.plan import names
 from flowplan.planner.desired.matrix import parse_address
 from flowplan.schemas.plans import FORMAT_VERSION
-from flowplan.schemas.runs import Recorded
+from flowplan.schemas.runs import PROBLEMS, Recorded
 from flowplan.schemas.times import seconds_between
 from flowplan.state.location import Location
 from flowplan.state.store import Store
@@ -28,7 +28,7 @@ def history(state: Location, addresses: Sequence[str], since: str | None, failed
         since: only attempts that live, or of which something happened within this time.
         failed: only attempts that failed, timed out or are lost.
     """
-    from flowplan.render.tables import PROBLEMS, history_table
+    from flowplan.render.tables import history_table
 
     check_format(format, ("text", "json"))
     age, now = seconds("--since", since), datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""The commands that read the state and ask engines: status and events."""
+"""The command that reads the state and asks engines: status; and how reading commands open a state and find runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flowplan.refreshing import refresh
 from flowplan.schemas.codec import encode
 from flowplan.schemas.errors import InvalidInput, Refused, StateFull
 from flowplan.schemas.plans import FORMAT_VERSION
-from flowplan.schemas.runs import Recorded, Status
+from flowplan.schemas.runs import PROBLEMS, Recorded, Status
 from flowplan.schemas.sources import did_you_mean
 from flowplan.schemas.times import seconds_between
 from flowplan.state.location import Location
@@ -66,7 +66,7 @@ def unknown_address(address: str, known: Iterable[str]) -> InvalidInput:
 
 def status(state: Location, addresses: Sequence[str], ask: bool, format: str, *, failed: bool, running: bool) -> None:
     """Show how every run stands, or only those that failed or run; with ``ask`` the engines are asked first."""
-    from flowplan.render.tables import PROBLEMS, status_table
+    from flowplan.render.tables import status_table
 
     check_format(format, ("text", "json"))
     only = [s for s in Status if (failed and s in PROBLEMS) or (running and s.live) or not (failed or running)]
@@ -133,22 +133,3 @@ def _overdue(record: Recorded, now: datetime) -> dict[str, Any] | None:
     if not live or limit is None or passed is None or passed <= limit + record.settings.grace_period:
         return None
     return {"setting": name, "limit": limit, "passed_by": round(passed - limit, 3)}
-
-
-def events(state: Location, address: str | None, after: int, format: str) -> None:
-    """Print the history, oldest first."""
-    check_format(format, ("text", "json"))
-    output = Output()
-    with closing(opened(state)) as store:
-        if address and not store.attempts(address):
-            known = {r.address: r.settings.group for r in store.attempts()}
-            if not any(names(address, one, group) for one, group in known.items()):
-                raise unknown_address(address, known)
-        found = store.events(address, after=after)
-        if format == "json":
-            for event in found:
-                output.document(event.document(), indent=None)
-        else:
-            from flowplan.render.tables import event_lines
-
-            output.lines(event_lines(event.document() for event in found))

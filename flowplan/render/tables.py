@@ -9,7 +9,7 @@ from datetime import datetime
 from flowplan.render.signs import duration, paint, to_the_second
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import RETRIED
-from flowplan.schemas.runs import ENDS, Json, Recorded
+from flowplan.schemas.runs import ENDS, PROBLEMS, Json, Recorded
 from flowplan.schemas.text import harmless
 from flowplan.schemas.times import seconds_between
 
@@ -24,8 +24,6 @@ _COLOUR_OF = {
     "cancelled": "yellow",
     "destroyed": "dim",
 }
-PROBLEMS = ("failed", "timed_out", "lost")
-"""The statuses that ask for attention."""
 _PLAIN = ("Completed", "exited cleanly")
 """What engines say of a plain success."""
 _READABLE = 24

@@ -332,6 +332,42 @@ def test_events_of_one_run_and_after_a_number(applied: Project) -> None:
     assert "slow  creating" in applied.ok("events", "slow").out
 
 
+def test_events_since_a_time_the_newest_and_those_that_failed(project: Project) -> None:
+    project.write("""\
+flowplan: 1
+project: demo
+defaults: {provider: process}
+runs:
+  bad: {command: ['false']}
+  good: {command: ['true'], needs: [bad]}
+""")
+    project.ok("apply", "--yes", code=3)
+    [failed] = project.events("--failed")
+    assert (failed["address"], failed["status"]) == ("bad", "failed")
+    everything = project.events()
+    assert project.events("--last", "1") == everything[-1:] and project.events("--last", "0") == []
+    assert project.events("--since", "1h", "--last", "99") == everything
+    assert project.events("--since", failed["at"]) == everything[failed["seq"] - 1 :]
+    assert project.events("--since", "0s") == []
+
+
+def test_events_are_followed_until_the_reader_goes(project: Project) -> None:
+    project.write("""\
+flowplan: 1
+project: demo
+runs:
+  a: {provider: process, command: [sh, -c, 'until test -e go; do sleep 0.05; done']}
+""")
+    project.ok("apply", "--yes", "--detach")
+    with project.start("events", "--follow", "--format", "json") as following:
+        assert following.stdout
+        assert json.loads(following.stdout.readline())["status"] == "creating"
+        (project.directory / "go").touch()
+        project.await_status("a", "succeeded")
+        until(lambda: json.loads(following.stdout.readline())["status"] == "succeeded")
+    assert following.returncode == 0
+
+
 def test_addresses_with_brackets(applied: Project) -> None:
     assert applied.ok("logs", "cell[n=1]").out == "I am 1\n"
     assert applied.ok("logs", 'cell[n="b c"]').out == "I am b c\n"
