@@ -97,9 +97,9 @@ def _cell(text: str) -> str:
 
 def type_text(field: Json) -> str:
     """Return the type of a field in words, with links to the parts that it names."""
-    patterns = " ".join(str(c.get("pattern", "")) for c in field.get("anyOf", [field]))
+    pattern = str(field.get("pattern", ""))
     for sign, word in {")?d)?": "duration", "[kKmMgG]": "size", "[numkMGTPE]": "quantity"}.items():
-        if sign in patterns:
+        if sign in pattern:
             return word
     return " or ".join(dict.fromkeys(_types(field))) or "anything"
 
@@ -109,23 +109,23 @@ def _types(field: Json) -> Iterator[str]:
         name = field["$ref"].rsplit("/", 1)[1]
         yield f"[{_plain(TITLES[name])}](#{_anchor(TITLES[name])})"
         return
-    for key in ("anyOf", "oneOf"):
-        for choice in field.get(key, []):
-            yield from _types(choice)
+    for choice in field.get("oneOf", []):
+        yield from _types(choice)
     if "const" in field:
         yield f"`{json.dumps(field['const'])}`"
     elif "enum" in field:
-        yield from (f"`{json.dumps(v) if v is False else v}`" for v in field["enum"])
-    elif "\\$\\{" not in field.get("pattern", ""):
+        yield from (f"`{v if isinstance(v, str) else json.dumps(v)}`" for v in field["enum"] if v is not None)
+    else:
         yield from _of_type(field)
 
 
 def _of_type(field: Json) -> Iterator[str]:
-    types = field.get("type", [])
+    types = [field["type"]] if isinstance(field.get("type"), str) else field.get("type", [])
     if {"string", "number", "boolean"} <= set(types):
-        yield "scalar"
-        return
-    for name in [types] if isinstance(types, str) else types:
+        types = ["scalar", *(name for name in types if name not in ("string", "number", "boolean"))]
+    if "\\$\\{" in field.get("pattern", ""):  # a string only where it is an expression, which is said once for all
+        types = [name for name in types if name != "string"]
+    for name in types:
         if name == "array":
             yield f"list of {type_text(field.get('items', {}))}"
         elif name == "object" and isinstance(field.get("additionalProperties"), dict):

@@ -7,7 +7,7 @@ Every one of them takes an expression string too, as long as expressions have no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ _EXPRESSION = re.compile(EXPRESSION_PATTERN)
 EXPRESSION_SCHEMA = {"type": "string", "pattern": EXPRESSION_PATTERN}
 TEXT_SCHEMA: dict[str, Any] = {"type": "string"}
 FILLED_SCHEMA = {"type": "string", "minLength": 1}
+FLAG_SCHEMA = {"type": "boolean", "errorMessage": "must be true or false"}  # the message is for editors
 SCALAR_SCHEMA: dict[str, Any] = {"type": ["string", "number", "boolean"]}
 
 TAG = "\0"
@@ -79,11 +80,13 @@ class Checked:
         return core_schema.with_info_plain_validator_function(self.validate)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        any_string = "string" in self.schema.get("type", ()) and not {"pattern", "enum"} & set(self.schema)
-        if any_string or not self.expression or self.schema is EXPRESSION_SCHEMA:
+        """Return the schema, which an expression matches too; one that is no choice gives the clearest messages."""
+        if not self.expression or self.schema.get("type") == "string":
             return dict(self.schema)
-        members = self.schema.get("anyOf", [self.schema])
-        return {"anyOf": [*members, EXPRESSION_SCHEMA]}
+        if "enum" in self.schema:
+            return {"oneOf": [self.schema, EXPRESSION_SCHEMA]}
+        patterns = [*filter(None, [self.schema.get("pattern")]), EXPRESSION_PATTERN]
+        return {**self.schema, "type": [self.schema["type"], "string"], "pattern": "|".join(patterns)}
 
 
 class OneOf:
@@ -106,6 +109,20 @@ class OneOf:
         return core_schema.tagged_union_schema(
             choices, self.kind, custom_error_type="flowplan_kind", custom_error_message=self.words
         )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return one schema for all kinds that can be told by ``type``: editors then say what the value must be."""
+        choices = handler(schema)["oneOf"]
+        plain = [choice for choice in choices if "type" in choice]
+        merged = {key: value for choice in plain for key, value in choice.items()}
+        types = [name for choice in plain for name in as_list(choice["type"])]
+        merged |= {"type": types, "errorMessage": f"must be {self.words}"}
+        return {"oneOf": [*(choice for choice in choices if choice not in plain), merged]}
+
+
+def as_list(types: str | list[str]) -> list[str]:
+    """Return the ``type`` of a JSON Schema as a list."""
+    return [types] if isinstance(types, str) else types
 
 
 def _number(value: Any) -> bool:
@@ -195,17 +212,21 @@ def _at_least(lowest: int) -> Check:
     return check
 
 
-def choice(*known: str, means: tuple[str, ...] = ()) -> Checked:
-    """Return the type of a string out of a few; ``means`` says for each one what editors show beside it."""
+def choice(words: Mapping[str, str]) -> Checked:
+    """Return the type of a string out of a few: each word, and what editors show beside it."""
 
     def check(value: Any) -> str:
-        if isinstance(value, str) and value in known:
+        if isinstance(value, str) and value in words:
             return ""
-        near = did_you_mean(value, known) if isinstance(value, str) else ""
-        return f"must be one of {', '.join(known)}, not {kind_of(value)}" + (f"; {near}" if near else "")
+        near = did_you_mean(value, words) if isinstance(value, str) else ""
+        return f"must be one of {', '.join(words)}, not {kind_of(value)}" + (f"; {near}" if near else "")
 
-    told = {"enumDescriptions": list(means)} if means else {}
-    return Checked(check, {"type": "string", "enum": list(known), **told})
+    return Checked(check, words_schema(words))
+
+
+def words_schema(words: Mapping[Any, str]) -> dict[str, Any]:
+    """Return the JSON Schema of values out of a few, with what editors show beside each."""
+    return {"enum": list(words), "enumDescriptions": list(words.values())}
 
 
 def _protect(value: Any) -> str:
@@ -216,16 +237,17 @@ def _protect(value: Any) -> str:
 
 def matching(expression: str, words: str) -> Checked:
     """Return the type of a string that must match, and takes no flowplan expression."""
-    return Checked(_matching(expression, words), {"type": "string", "pattern": expression}, expression=False)
+    schema = {"type": "string", "pattern": expression, "errorMessage": f"must be {words}"}
+    return Checked(_matching(expression, words), schema, expression=False)
 
 
 def at_least(lowest: int) -> Checked:
     """Return the type of a whole number of at least ``lowest``."""
-    return Checked(_at_least(lowest), {"type": "integer", "minimum": lowest})
+    return Checked(_at_least(lowest), {"type": "integer", "minimum": lowest, "errorMessage": "must be a whole number"})
 
 
 def _measured(expression: str, words: str, lowest: float = 0) -> Checked:
-    schema = {"anyOf": [{"type": "number", "minimum": lowest}, {"type": "string", "pattern": expression}]}
+    schema = {"type": "number", "minimum": lowest, "pattern": expression, "errorMessage": f"must be {words}"}
     return Checked(_measure(expression, words, lowest), schema)
 
 
@@ -239,9 +261,9 @@ FilledBesideList = Annotated[str, Checked(_filled_or_list, FILLED_SCHEMA)]
 Password = Annotated[str, Checked(_password, FILLED_SCHEMA)]
 Plain = Annotated[str, Checked(_filled, FILLED_SCHEMA, expression=False)]
 Expression = Annotated[str, Checked(_never, EXPRESSION_SCHEMA)]
-Flag = Annotated[bool, Checked(_flag, {"type": "boolean"})]
-FlagBesideNames = Annotated[bool, Checked(_flag_beside_names, {"type": "boolean"})]
-PlainFlag = Annotated[bool, Checked(_flag, {"type": "boolean"}, expression=False)]
+Flag = Annotated[bool, Checked(_flag, FLAG_SCHEMA)]
+FlagBesideNames = Annotated[bool, Checked(_flag_beside_names, FLAG_SCHEMA)]
+PlainFlag = Annotated[bool, Checked(_flag, FLAG_SCHEMA, expression=False)]
 Scalar = Annotated[Any, Checked(_scalar, SCALAR_SCHEMA, expression=False)]
 ScalarOrNull = Annotated[Any, Checked(_any_or_null, {"type": [*SCALAR_SCHEMA["type"], "null"]}, expression=False)]
 Duration = Annotated[Any, _measured(DURATION_PATTERN, "a duration such as 90, 90s, 15m or 2h30m")]
@@ -251,4 +273,9 @@ Quantity = Annotated[Any, _measured(QUANTITY_PATTERN.replace("[+-]?", "", 1), "a
 Gpus = Annotated[
     Any, _measured(f"^all$|{QUANTITY_PATTERN.replace('[+-]?', '', 1)}", "a number of GPUs such as 2, or all")
 ]
-Protect = Annotated[Any, Checked(_protect, {"enum": ["active", "always", False]})]
+PROTECT: dict[Any, str] = {
+    "active": "While it is live.",
+    "always": "Also when it has ended.",
+    False: "Never (default).",
+}
+Protect = Annotated[Any, Checked(_protect, words_schema(PROTECT))]

@@ -38,32 +38,45 @@ UNSET: Any = None
 
 # What editors show beside each word.
 PULL_POLICY = f.choice(
-    "Always",
-    "IfNotPresent",
-    "Never",
-    means=("Pull each time.", "Pull when the image is missing.", "Never pull; the image must be there."),
+    {
+        "Always": "Pull each time.",
+        "IfNotPresent": "Pull when the image is missing.",
+        "Never": "Never pull; the image must be there.",
+    }
 )
 RERUN = f.choice(
-    "on_failure",
-    "on_change",
-    "always",
-    "never",
-    means=(
-        "After a failure, and after a change.",
-        "Only after a change, also of the image that a tag means.",
-        "With every apply, unless it is still running.",
-        "Not even after a change.",
-    ),
+    {
+        "on_failure": "After a failure, and after a change.",
+        "on_change": "Only after a change, also of the image that a tag means.",
+        "always": "With every apply, unless it is still running.",
+        "never": "Not even after a change.",
+    }
 )
 REPLACE = f.choice(
-    "stop_first",
-    "start_first",
-    "after_finish",
-    means=(
-        "Stop the old run, then start the new one.",
-        "Start the new run, then stop the old one.",
-        "Wait for the end of the old run.",
-    ),
+    {
+        "stop_first": "Stop the old run, then start the new one.",
+        "start_first": "Start the new run, then stop the old one.",
+        "after_finish": "Wait for the end of the old run.",
+    }
+)
+PATCH = f.choice(
+    {
+        "add": "Set a value; in a list, insert it there, or after the last with -.",
+        "remove": "Remove a value.",
+        "replace": "Set a value that is there.",
+        "move": "Take the value from another place.",
+        "copy": "Copy the value of another place.",
+        "test": "Fail unless the value is this one.",
+    }
+)
+VARIABLE = f.choice(
+    {
+        "string": "Text.",
+        "number": "A number.",
+        "bool": "true or false.",
+        "list": "A list of any values.",
+        "map": "A mapping of any values.",
+    }
 )
 
 
@@ -140,9 +153,7 @@ class Range(Part):
 
     from_: f.Scalar = Field(alias="from", description="First value: a number, or a date such as 2026-11-01.")
     to: f.Scalar = Field(description="Last value (included when a step hits it).")
-    step: f.Scalar | None = Field(
-        None, description="Distance: a number, or for dates a number of days or 1d. Default 1."
-    )
+    step: f.Scalar = Field(UNSET, description="Distance: a number, or for dates a number of days or 1d. Default 1.")
 
 
 class Resources(Part):
@@ -167,11 +178,9 @@ class RegistryCredentials(Part):
 class PatchOperation(Part):
     """One operation of RFC 6902."""
 
-    op: Annotated[str, f.choice("add", "remove", "replace", "move", "copy", "test")] = Field(
-        description="The operation."
-    )
+    op: Annotated[str, PATCH] = Field(description="The operation.")
     path: f.Text = Field(description="JSON Pointer into the Job manifest.")
-    from_: f.Text | None = Field(None, alias="from", description="JSON Pointer, for move and copy.")
+    from_: f.Text = Field(UNSET, alias="from", description="JSON Pointer, for move and copy.")
     value: Any = Field(None, description="The value, for add, replace and test.")
 
 
@@ -182,10 +191,10 @@ class KubernetesBlock(Part):
     service_account_name: f.Filled | None = Field(None, description="Service account of the pods.")
     image_pull_secrets: list[f.Filled] | None = Field(None, description="Names of Secrets used for pulling.")
     finished_job_ttl: f.Duration | None = Field(
-        None, description="How long the cluster keeps the finished Job; 0 counts."
+        None, examples=["1h"], description="How long the cluster keeps the finished Job; 0 counts."
     )
     job: Annotated[Any, f.OneOf(f.Filled, mapping=AnyMap)] | None = Field(
-        None, description="A base Job manifest, whole or partial: a file, or inline."
+        None, examples=["job.yaml"], description="A base Job manifest, whole or partial: a file, or inline."
     )
     customizations: Annotated[Any, f.OneOf(f.Filled, items=list[PatchOperation])] | None = Field(
         None, description="RFC 6902 operations on the manifest, applied last: a list, or a file."
@@ -195,15 +204,21 @@ class KubernetesBlock(Part):
 class DockerBlock(Part):
     """What only Docker knows."""
 
-    networks: list[f.Filled] | None = Field(None, description="Networks to join; the first one at creation.")
+    networks: list[f.Filled] | None = Field(
+        None, examples=[["warehouse"]], description="Networks to join; the first one at creation."
+    )
     network_mode: f.Filled | None = Field(
         None, description="Network mode (host, none, container:NAME); excludes networks."
     )
     extra_hosts: Annotated[Any, f.OneOf(mapping=dict[f.Plain, f.Filled], items=list[f.Filled])] | None = Field(
-        None, description="Additional host names: name -> address, or a list of name:address."
+        None,
+        examples=[{"db": "10.0.0.5"}],
+        description="Additional host names: name -> address, or a list of name:address.",
     )
-    volumes: list[f.Filled] | None = Field(None, description="Volumes: name:/path, /host:/path[:ro|rw], /path.")
-    mem_limit: f.Size | None = Field(None, description="Memory limit: 512m, 1.5g, bytes.")
+    volumes: list[f.Filled] | None = Field(
+        None, examples=[["scratch:/scratch"]], description="Volumes: name:/path, /host:/path[:ro|rw], /path."
+    )
+    mem_limit: f.Size | None = Field(None, examples=["512m", "2g"], description="Memory limit: 512m, 1.5g, bytes.")
     memswap_limit: f.SwapSize | None = Field(None, description="Limit of memory and swap together; -1 is unlimited.")
     privileged: f.Flag | None = Field(None, description="Give extended privileges to the container.")
     auto_remove: f.Flag | None = Field(None, description="Remove the container when the run has ended and is recorded.")
@@ -274,7 +289,9 @@ class Run(Part):
         examples=["etl.env", [{"path": "etl.env", "sensitive": False}]],
         description="Files of variables below `env`, relative to the spec; values are secrets unless said otherwise.",
     )
-    labels: dict[f.Plain, f.ScalarOrNull] | None = Field(None, description="Labels of the object.")
+    labels: dict[f.Plain, f.ScalarOrNull] | None = Field(
+        None, examples=[{"team": "data"}], description="Labels of the object."
+    )
     annotations: dict[f.Plain, f.ScalarOrNull] | None = Field(None, description="Annotations of the object.")
     name: f.Filled | None = Field(
         None, description="Name of the object; made legal. Default: from project and address."
@@ -296,7 +313,7 @@ class Run(Part):
         description="One run for each combination of the axes' values.",
     )
     max_parallel: Annotated[int, f.at_least(1)] | None = Field(
-        None, description="How many cells of the matrix may run at once."
+        None, examples=[4], description="How many cells of the matrix may run at once."
     )
     timeout: f.Duration | None = Field(None, examples=["90s", "10m", "2h"], description="Limit of the run time.")
     start_timeout: f.Duration | None = Field(
@@ -332,17 +349,13 @@ class Run(Part):
 class VariableSpec(Part):
     """A variable of the spec."""
 
-    type: Annotated[str, f.choice("string", "number", "bool", "list", "map")] = Field(
-        "string", description="Type of the value; default string."
-    )
+    type: Annotated[str, VARIABLE] = Field("string", description="Type of the value; default string.")
     default: Any = Field(None, description="Value when none is given.")
-    required: f.PlainFlag | None = Field(
-        None, description="Whether a value must be given; default: if there is no default."
-    )
+    required: f.PlainFlag = Field(UNSET, description="Whether a value must be given; default: if there is no default.")
     sensitive: f.PlainFlag = Field(False, description="Never show the value, nor any string that it enters.")
     description: f.Text = Field("", description="For people.")
-    enum: list[Any] | None = Field(None, description="The values that are allowed.")
-    pattern: f.Text | None = Field(None, description="Regular expression that a string must match in full.")
+    enum: list[Any] = Field(UNSET, description="The values that are allowed.")
+    pattern: f.Text = Field(UNSET, description="Regular expression that a string must match in full.")
 
 
 class DockerProvider(Part):
@@ -390,9 +403,9 @@ class Move(Part):
 class Policy(Part):
     """A rule that concrete objects must satisfy."""
 
-    name: f.Filled | None = Field(None, description="Name of the rule.")
-    description: f.Text | None = Field(None, description="Why; shown when it is violated.")
-    types: list[f.Filled] | None = Field(None, description="Provider types that it is about; default all.")
+    name: f.Filled = Field(UNSET, description="Name of the rule.")
+    description: f.Text = Field(UNSET, description="Why; shown when it is violated.")
+    types: list[f.Filled] = Field(UNSET, description="Provider types that it is about; default all.")
     schema_: AnyMap = Field(alias="schema", description="JSON Schema that the objects of every run must satisfy.")
 
 
@@ -518,29 +531,30 @@ def json_schema(provider_types: Mapping[str, type[BaseModel] | None] | None = No
     for part in [schema, *schema["$defs"].values()]:
         for name, field in part.get("properties", {}).items():
             field.setdefault("title", name.replace("_", " ").title())
+        part["title"] = re.sub("(?:Block|Spec)$", "", part["title"]) or part["title"]
     schema["patternProperties"] = {"^x-": {"description": "Your own; for anchors."}}
-    types = [*PROVIDER_ENTRIES, *(t for t in provider_types or {} if t not in PROVIDER_ENTRIES)]
-    providers = schema["properties"]["providers"]
-    schema["properties"]["providers"] = {
-        "title": providers["title"],
-        "description": providers["description"],
-        **_providers_schema(types),
-    }
+    entries = PROVIDER_ENTRIES | dict.fromkeys(provider_types or (), PluginProvider)
+    types = f.words_schema({name: str(entry.__doc__) for name, entry in entries.items()})
+    run = schema["$defs"]["Run"]["properties"]
+    told = {key: run["provider"][key] for key in ("title", "description")}
+    run["provider"] = {**told, "oneOf": [_or_null(types), {**f.FILLED_SCHEMA, "not": {"enum": types["enum"]}}]}
+    schema["properties"]["providers"] |= _providers_schema(entries, types)
+    # A run may name entries of `providers`. Where there are none, editors can tell that its provider is unknown.
+    known = {"properties": {"provider": {"oneOf": [_or_null(types), f.EXPRESSION_SCHEMA]}}}
+    schema["if"] = {"not": {"anyOf": [{"required": [name]} for name in ("providers", "include", "environments")]}}
+    schema["then"] = {"properties": {"defaults": known, "runs": {"additionalProperties": known}}}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **schema}
 
 
-def _providers_schema(types: list[str]) -> dict[str, Any]:
-    def settings(name: str) -> dict[str, Any]:
-        known = PROVIDER_ENTRIES.get(name, PluginProvider).__name__
-        return {"$ref": f"#/$defs/{known}"}
-
+def _providers_schema(entries: Mapping[str, type[BaseModel]], types: dict[str, Any]) -> dict[str, Any]:
+    settings = {name: {"$ref": f"#/$defs/{entry.__name__}"} for name, entry in entries.items()}
     typed: dict[str, Any] = {
         "type": "object",
         "required": ["type"],
-        "properties": {"type": {"enum": types, "description": "The provider type."}},
-        "allOf": [{"if": {"properties": {"type": {"const": t}}}, "then": settings(t)} for t in types],
+        "properties": {"type": {**types, "title": "Type", "description": "The provider type."}},
+        "allOf": [{"if": {"properties": {"type": {"const": t}}}, "then": settings[t]} for t in settings],
     }
-    by_key = {t: {"if": {"required": ["type"]}, "then": typed, "else": settings(t), "type": "object"} for t in types}
+    by_key = {t: {"if": {"required": ["type"]}, "then": typed, "else": settings[t], "type": "object"} for t in settings}
     return {
         "type": "object",
         "propertyNames": {"pattern": NAME_PATTERN},
@@ -550,7 +564,11 @@ def _providers_schema(types: list[str]) -> dict[str, Any]:
 
 
 def _tidied(schema: Any) -> Any:
-    """Return a schema without defaults of null, and with patterns of keys that refuse the keys that do not match."""
+    """Return a schema as editors show it best, which means the same.
+
+    A default of null is left out. Keys that do not match a pattern are refused. The choices of a field are one flat
+    ``oneOf``, or none: for each one of an ``anyOf`` an editor shows the title again, and "wrong type" for most mistakes.
+    """
     if isinstance(schema, list):
         return [_tidied(item) for item in schema]
     if not isinstance(schema, dict):
@@ -559,7 +577,19 @@ def _tidied(schema: Any) -> Any:
     if isinstance(tidied.get("patternProperties"), dict) and "properties" not in tidied:
         (pattern, values), *_ = tidied.pop("patternProperties").items()
         tidied |= {"propertyNames": {"pattern": pattern}, "additionalProperties": values}
-    return tidied
+    choices = tidied.pop("anyOf", None) or tidied.pop("oneOf", None) or []
+    members = [member for c in choices for member in (c["oneOf"] if c.keys() == {"oneOf"} else [c])]
+    if members[1:] and members[-1] == {"type": "null"} and "$ref" not in members[0]:
+        members = [_or_null(members[0]), *members[1:-1]]
+    return {**members[0], **tidied} if len(members) == 1 else {**tidied, "oneOf": members} if members else tidied
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that null matches too."""
+    if "enum" in schema:
+        told = [*schema["enumDescriptions"], "Without what `defaults` say."]
+        return {**schema, "enum": [*schema["enum"], None], "enumDescriptions": told}
+    return {**schema, "type": [*f.as_list(schema["type"]), "null"]}
 
 
 def schema_text(provider_types: Mapping[str, type[BaseModel] | None] | None = None) -> str:

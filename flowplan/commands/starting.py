@@ -30,8 +30,6 @@ def init(directory: Path, provider: str) -> None:
     Raises:
         InvalidInput: there is one already, or the provider is unknown.
     """
-    from flowplan.schemas.spec import schema_text, without_plugins
-
     example = traits(ManifestsByType()[provider]).EXAMPLE
     if not example:
         raise InvalidInput(f'provider type "{provider}" has no example', hint="write the spec by hand")
@@ -41,9 +39,7 @@ def init(directory: Path, provider: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(_HEAD.format(schema=SCHEMA, project=_project(directory.resolve().name)) + example)
         if not (directory / SCHEMA).exists():
-            with without_plugins():
-                text = schema_text(dict.fromkeys(installed()))
-            (directory / SCHEMA).write_text(text, encoding="utf-8")
+            (directory / SCHEMA).write_text(_schema_text("spec"), encoding="utf-8")
         ignored = directory / ".gitignore"  # the state is not for version control
         lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
         if ".flowplan/" not in lines:
@@ -70,11 +66,20 @@ def schema(kind: str) -> None:
     Raises:
         InvalidInput: there is no such document.
     """
-    from importlib.resources import files
-
     kinds = ("spec", "plan", "event", "status")
     if kind not in kinds:
         hint = did_you_mean(kind, kinds) or f"one of {', '.join(kinds)}"
         raise InvalidInput(f'there is no schema "{kind}"', hint=hint)
-    text = files("flowplan.schemas").joinpath(f"{kind}.schema.json").read_text(encoding="utf-8")
-    Output().data(text.rstrip("\n"))
+    Output().data(_schema_text(kind).rstrip("\n"))
+
+
+def _schema_text(kind: str) -> str:
+    """Return the JSON Schema of a document; that of a spec has the fields of installed providers."""
+    from importlib.resources import files
+
+    if kind == "spec" and installed():
+        from flowplan.schemas.spec import schema_text, without_plugins
+
+        with without_plugins():
+            return schema_text(dict.fromkeys(installed()))
+    return files("flowplan.schemas").joinpath(f"{kind}.schema.json").read_text(encoding="utf-8")
