@@ -32,6 +32,7 @@ PARTS = (
     "EnvFile",
     "Resources",
     "VariableSpec",
+    "Environment",
 )
 TITLES = {
     "Run": "A run, and `defaults`",
@@ -44,6 +45,7 @@ TITLES = {
     "EnvFile": "A file of variables in `env_file`",
     "Resources": "`resources`",
     "VariableSpec": "A variable",
+    "Environment": "An environment",
     "KeyRef": "A key of a Secret or ConfigMap",
     "RegistryCredentials": "`registry_credentials`",
     "SecretReference": "A reference to a secret",

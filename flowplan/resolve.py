@@ -12,7 +12,7 @@ from flowplan.schemas.files import Unreadable, read_bounded
 from flowplan.schemas.plans import Change
 from flowplan.schemas.pointers import keys_of, member
 from flowplan.schemas.secrets import SecretSource, token, tokens_in
-from flowplan.schemas.sources import Diagnostic, dotted
+from flowplan.schemas.sources import Diagnostic
 
 if TYPE_CHECKING:
     from flowplan.schemas.load import LoadedSpec
@@ -94,7 +94,8 @@ class Secrets:
         found = next(_naming(self._loaded.tree, file), None)
         if found is None:
             return fault
-        return fault._replace(position=self._loaded.sources.value(found), subject=dotted(found))
+        sources = self._loaded.sources
+        return fault._replace(position=sources.value(found), subject=sources.subject(found))
 
 
 def _naming(value: Any, file: str, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:

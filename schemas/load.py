@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from flowplan.schemas.composition import Part, compose, environments_of, read_parts
 from flowplan.schemas.documents import Document, parse, read_text
 from flowplan.schemas.env_files import EnvFile, EnvFiles, env_files_in, sources
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import TAG, is_expression, kind_of
 from flowplan.schemas.files import is_stream
 from flowplan.schemas.runs import Json
-from flowplan.schemas.sources import Diagnostic, Path, SourceMap, did_you_mean, dotted
+from flowplan.schemas.sources import Diagnostic, Path, SourceMap, did_you_mean
 from flowplan.schemas.spec import BUILT_IN_TYPES, Spec, json_schema, spec_model, without_plugins
 
 ProviderTypes = Mapping[str, type[BaseModel] | None]
@@ -30,12 +31,13 @@ class LoadedSpec(NamedTuple):
 
     Attributes:
         path: as the user gave it, ``<stdin>`` for ``-``; directory: absolute, where the files it names are looked up.
-        digest: ``sha256:...`` of the text of the spec and of every file it names; of files of secret variables only the
-            names count, for a digest of few values could be guessed.
-        tree: the document as plain JSON; numbers keep their source text (schemas.documents.scalar_text).
+        digest: ``sha256:...`` of the text of the spec and of every file it names or includes; of files of secret variables
+            only the names count, for a digest of few values could be guessed.
+        tree: the composed document as plain JSON; numbers keep their source text (schemas.documents.scalar_text).
         files: path as written in the spec -> its document.
         env_files: file of variables as a run names it -> its variables.
-        ignored: the lines of the spec with a comment ``# flowplan: ignore``.
+        ignored: file and line of each comment ``# flowplan: ignore``.
+        environment: the one that it is composed for, "" where the spec has none.
     """
 
     path: FilePath
@@ -46,43 +48,99 @@ class LoadedSpec(NamedTuple):
     sources: SourceMap
     files: Mapping[str, Document]
     env_files: EnvFiles
-    ignored: frozenset[int] = frozenset()
+    ignored: frozenset[tuple[str, int]] = frozenset()
+    environment: str = ""
 
 
-def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None) -> LoadedSpec:
-    """Read and check a spec: syntax, types, then the files it names.
+class SpecFiles(NamedTuple):
+    """A spec that was read, with the files that it includes.
+
+    Attributes:
+        path: as the user gave it, ``<stdin>`` for ``-``.
+        parts: the files, the spec last.
+        faults: what is wrong with the includes.
+    """
+
+    path: FilePath
+    parts: Sequence[Part]
+    faults: Sequence[Diagnostic]
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """Return the names of the environments that the spec has."""
+        return environments_of(self.parts)
+
+
+def read_files(path: FilePath) -> SpecFiles:
+    """Read a spec and the files that it includes.
 
     Args:
         path: of the spec; files that one from the standard input (``-``) or a pipe names are looked up in the working
             directory.
-        provider_types: installed provider types beyond the built-in ones -> model of their block in a run, or None.
 
     Raises:
-        InvalidInput: every fault at once.
+        InvalidInput: the spec cannot be read, or is not YAML.
     """
     text = read_text(path)
     path = FilePath("<stdin>") if is_stream(path) else path
-    document = parse(text, str(path))
     faults: list[Diagnostic] = []
+    parts = read_parts(Part(parse(text, str(path)), path.name, text), path, faults)
+    return SpecFiles(path, parts, faults)
+
+
+def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None, environment: str = "") -> LoadedSpec:
+    """Read and check a spec, see ``read_files`` and ``load``."""
+    return load(read_files(path), provider_types=provider_types, environment=environment)
+
+
+def load(read: SpecFiles, *, provider_types: ProviderTypes | None = None, environment: str = "") -> LoadedSpec:
+    """Compose and check a spec that was read: types, then the files it names.
+
+    Args:
+        provider_types: installed provider types beyond the built-in ones -> model of their block in a run, or None.
+        environment: the one that is wanted, "" for none.
+
+    Raises:
+        InvalidInput: every fault at once; or the environment is not one of the spec's.
+    """
+    path, faults = read.path, list(read.faults)
+    _check_environment(read, environment)
+    document = compose(read.parts, environment, faults)
+    composed = not faults
     spec = _checked(document, provider_types, faults)
     faults += _variable_faults(document)
     files, texts = _named_files(document, path.parent, faults)
     env_files = _env_files(document, path.parent, faults, texts)
-    if spec is None:
+    if spec is None and composed:
         faults += _unknown_names(document, faults)
     if spec is None or faults:
-        raise InvalidInput(sorted(faults, key=lambda fault: _order(fault, str(path))))
+        raise InvalidInput(sorted(dict.fromkeys(faults), key=lambda fault: _order(fault, str(path))))
+    lines = ((part, n, line) for part in read.parts for n, line in enumerate(part.text.splitlines(), 1))
     return LoadedSpec(
         path=path,
         directory=path.absolute().parent,
-        digest=_digest({str(path.name): text, **texts}),
+        digest=_digest({**{part.name: part.text for part in read.parts}, **texts}),
         tree=document.value,
         spec=spec,
         sources=document.sources,
         files=files,
         env_files=env_files,
-        ignored=frozenset(n for n, line in enumerate(text.splitlines(), 1) if _IGNORED.search(line)),
+        ignored=frozenset((part.document.sources.file, n) for part, n, line in lines if _IGNORED.search(line)),
+        environment=environment,
     )
+
+
+def _check_environment(read: SpecFiles, environment: str) -> None:
+    """Refuse to go on without an environment where the spec has some, and with one that it does not have."""
+    known = read.environments
+    if not known and environment:
+        raise InvalidInput(f"{read.path} has no environments", hint="leave --env and FLOWPLAN_ENV out")
+    if known and not environment:
+        names = ", ".join(known)
+        raise InvalidInput(f"{read.path} has the environments {names}", hint="name one with --env or FLOWPLAN_ENV")
+    if known and environment not in known:
+        hint = did_you_mean(environment, known)
+        raise InvalidInput(f'{read.path} has no environment "{environment}", only {", ".join(known)}', hint=hint)
 
 
 def _unknown_names(document: Document, faults: list[Diagnostic]) -> list[Diagnostic]:
@@ -113,8 +171,9 @@ def _checked(document: Document, provider_types: ProviderTypes | None, faults: l
             spec = model.model_validate(document.value)
     except ValidationError as error:
         for fault in faults_in(error, json_schema(provider_types)):
-            place = document.sources.key if fault.about_key else document.sources.value
-            faults.append(Diagnostic(fault.message, place(fault.path), dotted(fault.path), fault.hint))
+            position = document.sources.key if fault.about_key else document.sources.value
+            subject = document.sources.subject(fault.path)
+            faults.append(Diagnostic(fault.message, position(fault.path), subject, fault.hint))
         return None
     return spec
 
@@ -269,7 +328,7 @@ def _default_fault(document: Document, name: str, declared: Mapping[str, Any]) -
     hint = "write it in quotes" if kind == "string" and not isinstance(default, dict | list) else ""
     shown = "" if declared.get("sensitive") else f", not {kind_of(default)}"
     message = f"must be of the variable's type {kind}{shown}"
-    yield Diagnostic(message, document.sources.value(path), dotted(path), hint)
+    yield Diagnostic(message, document.sources.value(path), document.sources.subject(path), hint)
 
 
 def _pattern_fault(document: Document, name: str, pattern: Any) -> Iterator[Diagnostic]:
@@ -277,7 +336,9 @@ def _pattern_fault(document: Document, name: str, pattern: Any) -> Iterator[Diag
         re.compile(pattern if isinstance(pattern, str) else "")
     except re.error as error:
         path = ("variables", name, "pattern")
-        yield Diagnostic(f"is not a regular expression: {error}", document.sources.value(path), dotted(path))
+        yield Diagnostic(
+            f"is not a regular expression: {error}", document.sources.value(path), document.sources.subject(path)
+        )
 
 
 def _named_files(
@@ -293,7 +354,9 @@ def _named_files(
         where = document.sources.value(path)
         if is_expression(name):
             failed.add(name)
-            faults.append(Diagnostic("the name of a file cannot hold an expression", where, dotted(path)))
+            faults.append(
+                Diagnostic("the name of a file cannot hold an expression", where, document.sources.subject(path))
+            )
             continue
         target = directory / FilePath(name).expanduser()
         try:
@@ -302,7 +365,11 @@ def _named_files(
         except InvalidInput as error:
             failed.add(name)
             for fault in error.diagnostics:
-                faults.append(fault if fault.position else Diagnostic(f"{name}: {fault.message}", where, dotted(path)))
+                faults.append(
+                    fault
+                    if fault.position
+                    else Diagnostic(f"{name}: {fault.message}", where, document.sources.subject(path))
+                )
     return files, texts
 
 
@@ -328,7 +395,7 @@ def _env_files(document: Document, directory: FilePath, faults: list[Diagnostic]
                 whole: Path = (*path, "env_file", *place)
                 where = document.sources.value(whole)
                 faults += [
-                    fault if fault.position else Diagnostic(str(fault), where, dotted(whole))
+                    fault if fault.position else Diagnostic(str(fault), where, document.sources.subject(whole))
                     for fault in error.diagnostics
                 ]
     return files

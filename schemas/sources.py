@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, NamedTuple
 
 from flowplan.schemas.codec import Member
@@ -26,12 +26,15 @@ class Position(NamedTuple):
 class SourceMap(NamedTuple):
     """The positions of every key and value of one document.
 
-    ``keys[path]`` is where the key (or list item) at ``path`` starts, ``values[path]`` where its value starts.
+    ``keys[path]`` is where the key (or list item) at ``path`` starts, ``values[path]`` where its value starts. Of a document
+    that is composed of several, ``place(path)`` is the path in the file that says it, and ``names`` what files are called.
     """
 
     file: str
     keys: Mapping[Path, Position] = {}
     values: Mapping[Path, Position] = {}
+    place: Callable[[Path], Path] = lambda path: path
+    names: Mapping[str, str] = {}
 
     def key(self, path: Path) -> Position:
         """Return the position of the key at ``path``, or of its nearest known ancestor."""
@@ -40,6 +43,10 @@ class SourceMap(NamedTuple):
     def value(self, path: Path) -> Position:
         """Return the position of the value at ``path``, or of its nearest known ancestor."""
         return self._nearest(self.values, path)
+
+    def subject(self, path: Path) -> str:
+        """Return what a complaint about ``path`` calls it, as its own file writes it."""
+        return dotted(self.place(path))
 
     def _nearest(self, places: Mapping[Path, Position], path: Path) -> Position:
         for end in range(len(path), -1, -1):

@@ -26,12 +26,13 @@ NAME_PATTERN = f"^[A-Za-z0-9_{f.BEYOND_ASCII}][A-Za-z0-9_.{f.BEYOND_ASCII}-]*$"
 IDENTIFIER_PATTERN = "^[A-Za-z_][A-Za-z0-9_-]*$"
 AXIS_WORDS = "a list, a range with from and to, or an expression"
 AXIS_PATTERN = "^(?!index$)[A-Za-z_][A-Za-z0-9_-]*$"
-PROJECT_PATTERN = "^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
+PROJECT_PATTERN = ENVIRONMENT_PATTERN = "^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 ENV_PATTERN = "^[^=\\x00]+$"
 
 RunName = Annotated[str, f.matching(NAME_PATTERN, "a name of letters, digits, _, - and .")]
 Identifier = Annotated[str, f.matching(IDENTIFIER_PATTERN, "a name of letters, digits, _ and -")]
 AxisName = Annotated[str, f.matching(AXIS_PATTERN, "a name of letters, digits, _ and - (and not index)")]
+EnvironmentName = Annotated[str, f.matching(ENVIRONMENT_PATTERN, "a name of at most 63 letters, digits, -, _ and .")]
 EnvName = Annotated[str, f.matching(ENV_PATTERN, "a name without =")]
 AnyMap = dict[str, Any]
 UNSET: Any = None
@@ -265,6 +266,9 @@ class Matrix(Part):
 class Run(Part):
     """One run, or the defaults of all runs."""
 
+    extends: f.Plain | None = Field(
+        None, examples=["train"], description="Another run, whose fields stand below those of this one."
+    )
     provider: f.Filled | None = Field(
         None, description="Entry of `providers`, or a built-in one: process, docker, kubernetes."
     )
@@ -441,6 +445,23 @@ PROVIDER_ENTRIES: dict[str, type[BaseModel]] = {
 }
 
 
+class Environment(Part):
+    """What differs in one environment; it is merged over the spec."""
+
+    variables: AnyMap | None = Field(None, description="Values of variables by name, or parts of their declarations.")
+    providers: dict[RunName, AnyMap | None] | None = Field(None, description="Settings of providers; null removes one.")
+    defaults: Run | None = Field(None, description="Merged over the defaults.")
+    runs: dict[RunName, Run | None] | None = Field(
+        None, description="Runs, or what differs in them; null removes a run."
+    )
+    policies: list[Annotated[Any, f.OneOf(f.Plain, mapping=Policy)]] | None = Field(
+        None, description="In place of the policies of the spec."
+    )
+    moved: list[Move] | None = Field(None, description="In place of the list of the spec.")
+    removed: list[f.Plain] | None = Field(None, description="In place of the list of the spec.")
+    description: f.Text | None = Field(None, description="For people.")
+
+
 def _version(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and value == 1:
         return ""
@@ -457,6 +478,16 @@ class Spec(Part):
         description="Name of the project; the state belongs to it."
     )
     description: f.Text | None = Field(None, description="For people.")
+    include: Names | None = Field(
+        None,
+        examples=["common.yaml"],
+        description="Files with runs, variables, defaults ... that stand below this one.",
+    )
+    environments: dict[EnvironmentName, Environment | None] | None = Field(
+        None,
+        examples=[{"dev": {"variables": {"tag": "latest"}}}],
+        description="What differs in each environment, by name.",
+    )
     variables: dict[Identifier, VariableSpec] = Field({}, description="Variables: ${var.NAME}.")
     providers: Annotated[dict[str, Any], ByType(PROVIDER_ENTRIES)] = Field(
         {}, description="Settings of the built-in providers, and aliases."
@@ -532,6 +563,8 @@ def json_schema(provider_types: Mapping[str, type[BaseModel] | None] | None = No
         for name, field in part.get("properties", {}).items():
             field.setdefault("title", name.replace("_", " ").title())
         part["title"] = re.sub("(?:Block|Spec)$", "", part["title"]) or part["title"]
+    schema["required"].remove("runs")  # they may come from a file that is included
+    schema["anyOf"] = [{"required": ["runs"]}, {"required": ["include"]}]
     schema["patternProperties"] = {"^x-": {"description": "Your own; for anchors."}}
     entries = PROVIDER_ENTRIES | dict.fromkeys(provider_types or (), PluginProvider)
     types = f.words_schema({name: str(entry.__doc__) for name, entry in entries.items()})

@@ -25,6 +25,7 @@ from flowplan.planner.desired.template_file import Template, load_template
 from flowplan.planner.desired.unset import depends_on, unsure_places
 from flowplan.planner.desired.variables import Variables
 from flowplan.planner.manifests import Manifests, ResolvedRun
+from flowplan.schemas.composition import is_reference
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.load import LoadedSpec, faults_in
@@ -123,7 +124,9 @@ class _Context:
         written: Any = self.loaded.tree
         for part in path:
             written = written[part]
-        return sealed_literal(written, value, self.loaded.path.name, path, self.sealer)
+        sources = self.loaded.sources
+        file = sources.names.get(sources.value(path).file, self.loaded.path.name)
+        return sealed_literal(written, value, file, sources.place(path), self.sealer)
 
     def normalise(self, group: Group, key: str, values: dict[str, Any]) -> bool:
         """Turn the value of a field into its one form; return False after telling what is wrong with it."""
@@ -194,7 +197,7 @@ class _Providers:
         return run_fields.sealed_reference(value, self.context.sealer)
 
     def _sealed_secret(self, value: Any, path: Path) -> Any:
-        if run_fields.is_reference(value):
+        if is_reference(value):
             return run_fields.sealed_reference(value, self.context.sealer)
         try:
             return self.context.literal(value, path)

@@ -8,6 +8,7 @@ from typing import Any
 
 from flowplan.planner.desired import expressions
 from flowplan.planner.desired.sealing import Sealer
+from flowplan.schemas.composition import descend, is_reference, over
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.env_files import EnvFiles, env_files_in
 from flowplan.schemas.fields import kind_of
@@ -16,7 +17,6 @@ from flowplan.schemas.runs import Json, Origin, Settings
 from flowplan.schemas.secrets import SecretSource
 from flowplan.schemas.sources import Path, SourceMap
 
-REFERENCE_KINDS = ("from_env", "from_file", "secret_key_ref", "config_map_key_ref")
 BLOCKS_WITH_NULLS = ("variables", "matrix")
 TEXT_FIELDS = ("description", "image", "name", "working_dir")
 MOST_ARGUMENTS = 100_000
@@ -39,28 +39,11 @@ class FieldError(ValueError):
 
 def merged(defaults: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``run`` over ``defaults``, mappings deeply; null unsets a field, but stays in ``env``."""
-    fields = {k: v for k, v in _over(defaults, run).items() if v is not None}
+    fields = {k: v for k, v in over(defaults, run).items() if v is not None}
     for key, value in fields.items():
         if isinstance(value, dict) and key not in ("env", *BLOCKS_WITH_NULLS):
             fields[key] = {k: v for k, v in value.items() if v is not None}
     return fields
-
-
-def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(lower)
-    for key, value in upper.items():
-        below = result.get(key)
-        if isinstance(below, dict) and isinstance(value, dict) and not is_reference(value) and not is_reference(below):
-            result[key] = _over(below, value)
-        else:
-            result[key] = value
-    return result
-
-
-def is_reference(value: Any) -> bool:
-    """Return whether a value is looked up elsewhere, as ``{from_env: X}`` and its like are."""
-    kinds = value.keys() - {"track"} if isinstance(value, dict) else ()
-    return len(kinds) == 1 and next(iter(kinds)) in REFERENCE_KINDS
 
 
 def words_of(text: str, path: Path) -> list[str]:
@@ -256,7 +239,7 @@ class Origins(Mapping[Path, Origin]):
         """Return the path in the spec of a path inside the run; None when the spec does not hold just this."""
         path = self.moved.get(path, path)
         for base, layer in self._layers:
-            found, value = _descend(layer, path)
+            found, value = descend(layer, path)
             if found == len(path):
                 return base + path
             if not isinstance(value, dict):
@@ -278,10 +261,12 @@ class Origins(Mapping[Path, Origin]):
         value = self._sources.value(source)
         where = value if isinstance(source[-1], int) else self._sources.key(source)
         column = value.column if value.line == where.line else where.column
-        return Origin(f"{self._name}:{where.line}{self._note(source)}", where.file, where.line, column)
+        name, place = self._sources.names.get(where.file, self._name), self._sources.place(source)
+        within = f" in environments.{place[1]}" if place[0] == "environments" else ""
+        return Origin(f"{name}:{where.line}{within}{self._note(source)}", where.file, where.line, column)
 
     def _note(self, source: Path) -> str:
-        value = _descend(self._layers[source[0] == "defaults"][1], source[1 if source[0] == "defaults" else 2 :])[1]
+        value = descend(self._layers[source[0] == "defaults"][1], source[1 if source[0] == "defaults" else 2 :])[1]
         if not isinstance(value, str) or "${var." not in value:
             return ""
         template = expressions.parse(value)
@@ -299,20 +284,6 @@ class Origins(Mapping[Path, Origin]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-def _descend(value: Any, path: Path) -> tuple[int, Any]:
-    """Return how many steps of the path exist, and the value there."""
-    for depth, part in enumerate(path):
-        held: bool = part in value if isinstance(value, dict) else _has_item(value, part)
-        if not held:
-            return depth, value
-        value = value[part]
-    return len(path), value
-
-
-def _has_item(value: Any, part: str | int) -> bool:
-    return isinstance(value, list) and isinstance(part, int) and part < len(value)
 
 
 def _paths(value: Json, path: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flowplan.schemas.load import LoadedSpec
-from flowplan.schemas.sources import Diagnostic, Path, dotted
+from flowplan.schemas.sources import Diagnostic, Path
 
 _ROOTS = "var|vars|variables|env|each|matrix|run|runs|project|secrets|inputs|params|github"
 _SHELLS = frozenset(["sh", "bash", "dash", "ash", "zsh", "ksh", "busybox"])
@@ -71,8 +71,9 @@ def mistakes(loaded: LoadedSpec, variables: Collection[str]) -> Iterator[Diagnos
         found = [*_foreign(run, path, variables, scripts), *_unread(run, path)]
         for at, text, hint in found:
             position = loaded.sources.value(at)
-            if position.line not in loaded.ignored:
-                yield Diagnostic(f"{text} stays as it is", position, dotted(at), hint + _SILENCE, "warning")
+            if (position.file, position.line) not in loaded.ignored:
+                subject = loaded.sources.subject(at)
+                yield Diagnostic(f"{text} stays as it is", position, subject, hint + _SILENCE, "warning")
 
 
 Found = tuple[Path, str, str]

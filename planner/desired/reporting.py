@@ -35,21 +35,22 @@ class Report:
 
     def fault(self, path: Path, message: str, hint: str = "", *, key: bool = False, sure: bool = False) -> None:
         """Take in a fault of the value (or ``key``) at a path of the spec; a ``sure`` one depends on no variable's value."""
-        if sure:
-            self._sure.add((dotted(path), message))
         sources = self.loaded.sources
+        if sure:
+            self._sure.add((sources.subject(path), message))
         position = sources.key(path) if key else sources.value(path)
-        self.add(Diagnostic(message, position, dotted(path), hint))
+        self.add(Diagnostic(message, position, sources.subject(path), hint))
 
     def warn(self, path: Path, message: str, hint: str = "") -> None:
         """Take in a warning about the key at a path of the spec."""
-        self.add(Diagnostic(message, self.loaded.sources.key(path), dotted(path), hint, "warning"))
+        sources = self.loaded.sources
+        self.add(Diagnostic(message, sources.key(path), sources.subject(path), hint, "warning"))
 
     def fault_in(self, group: Group, path: Path, message: str, hint: str = "") -> None:
         """Take in a fault inside a run's fields; one in the defaults is told there, once for all runs."""
-        source = group.source(path)
+        source, sources = group.source(path), self.loaded.sources
         subject = source if source[0] == "defaults" else ("runs", group.name, *path)
-        self.add(Diagnostic(message, self.loaded.sources.value(source), dotted(subject), hint))
+        self.add(Diagnostic(message, sources.value(source), sources.subject(subject), hint))
 
     def add_for(self, group: Group, found: Diagnostic) -> None:
         """Take in a fault that a provider or a template found; one without a position stands where the run does."""

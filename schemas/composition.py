@@ -1,0 +1,574 @@
+"""Composition: the files that a spec includes, one of its environments and the runs that extend others become one document.
+
+One rule merges everywhere: mappings by key; lists and scalars are replaced; null removes. A reference to a value elsewhere
+(``{from_env: X}``) counts as a scalar.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any, NamedTuple
+
+from flowplan.schemas.documents import MAX_BYTES, MAX_DEPTH, Document, parse, read_text
+from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.fields import is_expression, kind_of
+from flowplan.schemas.runs import Json
+from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, did_you_mean, dotted
+from flowplan.schemas.spec import ENVIRONMENT_PATTERN
+
+REFERENCE_KINDS = ("from_env", "from_file", "secret_key_ref", "config_map_key_ref")
+MOST_FILES = 100
+MOST_BASES = 100
+"""Runs in a chain of ``extends``."""
+MOST_ADDED = 1_000_000
+"""Values that ``extends`` may add to those that are written."""
+
+OF_THE_SPEC = ("project", "state")
+"""What only the spec itself says, and no file that it includes."""
+OF_ALL_ENVIRONMENTS = ("flowplan", "project", "include", "environments")
+
+
+# --- the rule --------------------------------------------------------------------------------------------------------
+
+
+def over(lower: Mapping[str, Any], upper: Mapping[str, Any], removing: int = 0) -> dict[str, Any]:
+    """Return ``upper`` over ``lower``.
+
+    Args:
+        removing: levels on which a null removes what is below it; further down it stays, as the mark of what is removed.
+    """
+    result = dict(lower)
+    for key, value in upper.items():
+        below = result.get(key)
+        if value is None and removing > 0 and key in result:
+            del result[key]
+        elif (
+            isinstance(below, dict) and isinstance(value, dict) and not is_reference(value) and not is_reference(below)
+        ):
+            result[key] = over(below, value, removing - 1)
+        else:
+            result[key] = value
+    return result
+
+
+def is_reference(value: Any) -> bool:
+    """Return whether a value is looked up elsewhere, as ``{from_env: X}`` and its like are."""
+    kinds = value.keys() - {"track"} if isinstance(value, dict) else ()
+    return len(kinds) == 1 and next(iter(kinds)) in REFERENCE_KINDS
+
+
+def descend(value: Any, path: Path) -> tuple[int, Any]:
+    """Return how many steps of the path exist, and the value there."""
+    for depth, part in enumerate(path):
+        if isinstance(value, dict):
+            held = part in value
+        else:
+            held = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if not held:
+            return depth, value
+        value = value[part]
+    return len(path), value
+
+
+def _run_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run over another; nulls stay, because the defaults are still to come below, but not as axes of a matrix."""
+    result = over(lower, upper)
+    below, axes = lower.get("matrix"), upper.get("matrix")
+    if isinstance(below, dict) and isinstance(axes, dict):
+        result["matrix"] = over(below, axes, removing=1)
+    return result
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """A file of a spec: the spec itself, or one that is included.
+
+    Attributes:
+        document: what it says; files that it names are relative to the directory of the spec.
+        name: of the file, relative to the directory of the spec.
+    """
+
+    document: Document
+    name: str
+    text: str
+
+
+def read_parts(spec: Part, path: FilePath, faults: list[Diagnostic]) -> list[Part]:
+    """Return a spec and all files that it includes, each once, lowest first: a file stands over those that it includes.
+
+    Args:
+        path: of the spec.
+        faults: takes in what is wrong with the includes.
+    """
+    reader = _Reader(path.parent, faults, room=MAX_BYTES - len(spec.text))
+    reader.read(spec, "", [os.path.realpath(path)])
+    return reader.parts
+
+
+@dataclass(slots=True)
+class _Reader:
+    directory: FilePath
+    faults: list[Diagnostic]
+    room: int
+    parts: list[Part] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+    def read(self, part: Part, folder: str, chain: list[str]) -> None:
+        """Read what a file includes, then take in the file itself."""
+        tree, sources = part.document.value, part.document.sources
+        included = tree.get("include") if isinstance(tree, dict) else None
+        for index, name in enumerate(included if isinstance(included, list) else [included]):
+            path: Path = ("include", index) if isinstance(included, list) else ("include",)
+            if name is None and not isinstance(included, list):
+                continue
+            try:
+                self._include(name, folder, chain)
+            except InvalidInput as error:
+                self.faults += [
+                    fault if fault.position else Diagnostic(str(fault), sources.value(path), dotted(path))
+                    for fault in error.diagnostics
+                ]
+        self.parts.append(part)
+
+    def _include(self, name: Any, folder: str, chain: list[str]) -> None:
+        if not isinstance(name, str) or not name:
+            raise InvalidInput(f"must be the name of a file, not {kind_of(name)}")
+        if is_expression(name):
+            raise InvalidInput("the name of a file cannot hold an expression")
+        shown = _moved(name, folder)
+        target = self.directory / shown
+        real = os.path.realpath(target)
+        if real in chain:
+            names = [os.path.relpath(one, os.path.dirname(chain[0])) for one in [*chain[chain.index(real) :], real]]  # noqa: PTH120
+            raise InvalidInput(f"the files include each other in a cycle: {' -> '.join(names)}")
+        if real in self.seen:
+            return
+        self.seen.add(real)
+        if len(self.seen) > MOST_FILES:
+            raise InvalidInput(f"more than {MOST_FILES} files are included")
+        text = read_text(target, shown, pipes=False)
+        self.room -= len(text)
+        if self.room < 0:
+            raise InvalidInput(f"the spec and what it includes are bigger than {MAX_BYTES // 1_000_000} MB")
+        document = parse(text, str(target))
+        self._check(document)
+        where = os.path.dirname(shown)  # noqa: PTH120
+        if where and isinstance(document.value, dict):
+            document = document._replace(value=_relocated(document.value, where))
+        self.read(Part(document, shown, text), where, [*chain, real])
+
+    def _check(self, document: Document) -> None:
+        tree, sources = document.value, document.sources
+        if not isinstance(tree, dict):
+            self.faults.append(Diagnostic(f"must be a mapping, not {kind_of(tree)}", sources.value(())))
+            return
+        for key in OF_THE_SPEC:
+            if key in tree:
+                message = "stands in the spec only, not in a file that it includes"
+                self.faults.append(Diagnostic(message, sources.key((key,)), key))
+        if "flowplan" in tree and (tree["flowplan"] != 1 or isinstance(tree["flowplan"], bool)):
+            message = f"must be 1, the version of the spec, not {kind_of(tree['flowplan'])}"
+            self.faults.append(Diagnostic(message, sources.value(("flowplan",)), "flowplan"))
+
+
+def _moved(name: str, folder: str) -> str:
+    """Return a path that a file in ``folder`` says, as the spec would say it; absolute ones and expressions stay."""
+    name = os.path.expanduser(name) if name.startswith("~") else name  # noqa: PTH111
+    return name if not folder or name.startswith("${") else os.path.normpath(os.path.join(folder, name))  # noqa: PTH118
+
+
+def _relocated(tree: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Return the document of a file in another folder than the spec, with its paths as the spec would say them."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, list):
+            return [move(item) for item in value]
+        if isinstance(value, dict):  # a file of variables with what its values are
+            return {k: move(v) if k == "path" else v for k, v in value.items()}
+        return _moved(value, folder) if isinstance(value, str) and value else value
+
+    def bound(volume: Any) -> Any:
+        return _moved(volume, folder) if isinstance(volume, str) and volume.startswith(("./", "../")) else volume
+
+    def references(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: move(v) if k == "from_file" and is_reference(value) else references(v) for k, v in value.items()}
+        return [references(item) for item in value] if isinstance(value, list) else value
+
+    def change(value: Any, changes: Mapping[str, Callable[[Any], Any]]) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            k: changes[k](v) if k in changes else changes["*"](v) if "*" in changes else v for k, v in value.items()
+        }
+
+    def run(value: Any) -> Any:
+        return change(value, runs)
+
+    runs: dict[str, Callable[[Any], Any]] = {
+        **dict.fromkeys(("template", "env_file", "working_dir"), move),
+        **dict.fromkeys(("env", "variables"), references),
+        "kubernetes": lambda block: change(
+            block,
+            {
+                "job": lambda v: v if isinstance(v, dict) else move(v),
+                "customizations": lambda v: v if isinstance(v, list) else move(v),
+            },
+        ),
+        "docker": lambda block: change(
+            block,
+            {
+                "registry_credentials": references,
+                "volumes": lambda v: [bound(item) for item in v] if isinstance(v, list) else v,
+            },
+        ),
+    }
+    sections: dict[str, Callable[[Any], Any]] = {
+        "runs": lambda entries: change(entries, {"*": run}),
+        "defaults": run,
+        "providers": lambda entries: change(
+            entries,
+            {
+                "*": lambda entry: change(
+                    entry, {"kubeconfig": lambda v: move(v) if isinstance(v, str) else references(v)}
+                )
+            },
+        ),
+        "policies": lambda value: move(value) if isinstance(value, list) else value,
+    }
+    sections["environments"] = lambda entries: change(entries, {"*": lambda entry: change(entry, sections)})
+    return dict(change(tree, sections))
+
+
+# --- the document ----------------------------------------------------------------------------------------------------
+
+
+class _Layer(NamedTuple):
+    """A mapping that is merged with others.
+
+    Attributes:
+        sources: of its file; base: where the mapping stands in it.
+        valued: variables of which only the value is given.
+    """
+
+    value: Mapping[str, Any]
+    sources: SourceMap
+    base: Path = ()
+    valued: frozenset[str] = frozenset()
+
+    def place(self, path: Path) -> Path:
+        """Return where the file has what the mapping has at a path."""
+        if len(path) > 2 and path[0] == "variables" and path[1] in self.valued:
+            path = path[:2] + path[3:]
+        return self.base + path
+
+
+def environments_of(parts: Sequence[Part]) -> tuple[str, ...]:
+    """Return the names of all environments, in the order in which they are written."""
+    found = [_mapping(part.document.value, "environments") for part in parts]
+    return tuple(dict.fromkeys(name for names in found for name in names))
+
+
+def _mapping(tree: Json, key: str) -> Mapping[str, Any]:
+    found = tree.get(key) if isinstance(tree, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def compose(parts: Sequence[Part], environment: str, faults: list[Diagnostic]) -> Document:
+    """Return what the files say together, in one environment; a spec alone, that uses none of this, as it is.
+
+    Args:
+        parts: lowest first, the spec last.
+        environment: its name, "" for none.
+        faults: takes in what cannot be merged.
+    """
+    spec = parts[-1].document
+    if not isinstance(spec.value, dict):
+        return spec
+    extending = any("extends" in run for run in _mapping(spec.value, "runs").values() if isinstance(run, dict))
+    if not (extending or "include" in spec.value or "environments" in spec.value):
+        return spec
+    return _Composer(faults).compose(parts, environment)
+
+
+@dataclass(slots=True)
+class _Composer:
+    faults: list[Diagnostic]
+    layers: list[_Layer] = field(default_factory=list)
+    tree: dict[str, Any] = field(default_factory=dict)
+    bases: dict[str, str] = field(default_factory=dict)
+
+    def compose(self, parts: Sequence[Part], environment: str) -> Document:
+        for part in parts:
+            self._include(part, is_spec=part is parts[-1])
+            self._check_environments(part)
+        for part in parts:
+            if environment and (overlay := _mapping(part.document.value, "environments").get(environment)):
+                self._overlay(overlay, part.document.sources, ("environments", environment))
+        self._extend()
+        written = _Written(self.layers[::-1], self.bases, self.tree)
+        file = parts[-1].document.sources.file
+        names = {part.document.sources.file: part.name for part in parts}
+        return Document(self.tree, SourceMap(file, _Keys(written), _Values(written), written.place, names))
+
+    def _include(self, part: Part, *, is_spec: bool) -> None:
+        """Put a file over those that it includes; a run or variable may be defined in one of them only."""
+        tree, sources = part.document.value, part.document.sources
+        if not isinstance(tree, dict):
+            return
+        for section in ("variables", "runs"):
+            for name, entry in _mapping(tree, section).items():
+                if entry is not None and name in _mapping(self.tree, section):
+                    path = (section, name)
+                    first = self._where(path)
+                    hint = "extend it under another name, or change it in an environment" if section == "runs" else ""
+                    self.faults.append(
+                        Diagnostic(f"is defined already, at {first}", sources.key(path), dotted(path), hint)
+                    )
+        own = {k: v for k, v in tree.items() if k not in ("include", "environments")}
+        if not is_spec:
+            own = {k: v for k, v in own.items() if not k.startswith("x-")}
+        self._put(_Layer(own, sources))
+
+    def _where(self, path: Path) -> Position:
+        sources = [layer.sources for layer in self.layers if descend(layer.value, path)[0] == len(path)]
+        return sources[-1].key(path)
+
+    def _put(self, layer: _Layer) -> None:
+        self.layers.append(layer)
+        for key, value in layer.value.items():
+            below = self.tree.get(key)
+            if value is None and key in self.tree:
+                del self.tree[key]
+            elif not (isinstance(below, dict) and isinstance(value, dict)):
+                self.tree[key] = value
+            elif key == "runs":
+                self.tree[key] = self._runs_over(below, value)
+            else:
+                self.tree[key] = over(below, value, 0 if key == "defaults" else MAX_DEPTH)
+
+    @staticmethod
+    def _runs_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+        result = over(lower, upper, 1)
+        for name in lower.keys() & upper.keys():
+            if isinstance(lower[name], dict) and isinstance(upper[name], dict):
+                result[name] = _run_over(lower[name], upper[name])
+        return result
+
+    # -- environments --
+
+    def _check_environments(self, part: Part) -> None:
+        tree, sources = part.document.value, part.document.sources
+        if not isinstance(tree, dict) or "environments" not in tree:
+            return
+        if not isinstance(tree["environments"], dict):
+            message = f"must be a mapping, not {kind_of(tree['environments'])}"
+            hint = "write `dev: {...}`; the environment's name is the key"
+            self.faults.append(Diagnostic(message, sources.value(("environments",)), "environments", hint))
+        for name, overlay in _mapping(tree, "environments").items():
+            path: Path = ("environments", name)
+            if not re.search(ENVIRONMENT_PATTERN, name):
+                message = "must be a name of at most 63 letters, digits, -, _ and ."
+                self.faults.append(Diagnostic(message, sources.key(path), dotted(path)))
+            if overlay is not None and not isinstance(overlay, dict):
+                message = f"must be a mapping, not {kind_of(overlay)}"
+                self.faults.append(Diagnostic(message, sources.value(path), dotted(path)))
+                continue
+            for key in OF_ALL_ENVIRONMENTS:
+                if key in (overlay or ()):
+                    message = "cannot differ between environments"
+                    self.faults.append(Diagnostic(message, sources.key((*path, key)), dotted((*path, key))))
+
+    def _overlay(self, overlay: Any, sources: SourceMap, base: Path) -> None:
+        """Put an environment over the document."""
+        if not isinstance(overlay, dict):
+            return
+        own = {k: v for k, v in overlay.items() if k not in OF_ALL_ENVIRONMENTS}
+        for section in ("runs", "providers", "variables"):
+            known, entries = _mapping(self.tree, section), _mapping(own, section)
+            nothing = [name for name, entry in entries.items() if entry is None and name not in known]
+            for name in nothing:
+                path = (*base, section, name)
+                message = "there is none to remove"
+                self.faults.append(Diagnostic(message, sources.key(path), dotted(path), did_you_mean(name, known)))
+            if nothing:
+                own[section] = {k: v for k, v in entries.items() if k not in nothing}
+        variables, valued = self._variables(_mapping(own, "variables"), sources, (*base, "variables"))
+        if variables:
+            own["variables"] = variables
+        self._put(_Layer(own, sources, base, valued))
+
+    def _variables(
+        self, given: Mapping[str, Any], sources: SourceMap, base: Path
+    ) -> tuple[dict[str, Any], frozenset[str]]:
+        """Return declarations of the variables of an environment, and those of which it gives the value alone.
+
+        A mapping is a part of the declaration, but for a variable of type map the value.
+        """
+        declared = _mapping(self.tree, "variables")
+        variables, valued = dict(given), set()
+        for name, value in given.items():
+            known = declared.get(name)
+            is_map = isinstance(known, dict) and known.get("type") == "map"
+            if value is None or (isinstance(value, dict) and not is_map):
+                continue
+            if known is None:
+                hint = did_you_mean(name, declared) or "declare it under variables:"
+                path = (*base, name)
+                self.faults.append(
+                    Diagnostic("the spec declares no such variable", sources.key(path), dotted(path), hint)
+                )
+                del variables[name]
+                continue
+            variables[name] = {"default": value}
+            valued.add(name)
+        return variables, frozenset(valued)
+
+    # -- runs that extend others --
+
+    def _extend(self) -> None:
+        defaults = self.tree.get("defaults")
+        if isinstance(defaults, dict) and "extends" in defaults:
+            self._fault(("defaults", "extends"), "is for a run, not for the defaults of all")
+            self.tree["defaults"] = {k: v for k, v in defaults.items() if k != "extends"}
+        runs = dict(_mapping(self.tree, "runs"))
+        for name, run in runs.items():
+            if isinstance(run, dict) and run.get("extends", "") is None:
+                runs[name] = {k: v for k, v in run.items() if k != "extends"}
+            elif isinstance(run, dict) and isinstance(run.get("extends"), str) and run["extends"]:
+                self.bases[name] = run["extends"]
+        if not self.bases:
+            return
+        done: dict[str, Any] = {name: run for name, run in runs.items() if name not in self.bases}
+        room = MOST_ADDED
+        for name in self.bases:
+            for one in reversed(self._chain(name, runs, done)):
+                base = done.get(self.bases[one])
+                own = {k: v for k, v in runs[one].items() if k != "extends"}
+                done[one] = _run_over(base, own) if isinstance(base, dict) else own
+                room -= _size(done[one], room)
+                if room < 0:
+                    raise InvalidInput(
+                        [self._diagnostic(("runs", one, "extends"), "the runs that extend others have too many values")]
+                    )
+        self.tree["runs"] = {name: done[name] for name in runs}
+
+    def _chain(self, name: str, runs: Mapping[str, Any], done: Mapping[str, Any]) -> list[str]:
+        """Return a run and those that it extends, as far as they are not done yet."""
+        chain: list[str] = []
+        while name not in done:
+            if name in chain:
+                cycle = [*chain[chain.index(name) :], name]
+                self._fault(
+                    ("runs", chain[-1], "extends"), f"the runs extend each other in a cycle: {' -> '.join(cycle)}"
+                )
+                break
+            chain.append(name)
+            base = self.bases[name]
+            if base not in runs:
+                hint = did_you_mean(base, runs) or f"known: {', '.join(list(runs)[:10])}"
+                self._fault(("runs", name, "extends"), f'unknown run "{base}"', hint)
+                break
+            if len(chain) > MOST_BASES:
+                raise InvalidInput(
+                    [self._diagnostic(("runs", name, "extends"), f"extends more than {MOST_BASES} runs in a chain")]
+                )
+            name = base
+        return chain
+
+    def _fault(self, path: Path, message: str, hint: str = "") -> None:
+        self.faults.append(self._diagnostic(path, message, hint))
+
+    def _diagnostic(self, path: Path, message: str, hint: str = "") -> Diagnostic:
+        written = _Written(self.layers[::-1], {}, {})
+        found = written.find(path)
+        return Diagnostic(message, found[0].value(found[1]) if found else None, dotted(written.place(path)), hint)
+
+
+def _size(value: Any, most: int) -> int:
+    """Return the number of values in a tree, counted up to ``most``."""
+    count, todo = 0, [value]
+    while todo and count <= most:
+        one = todo.pop()
+        count += 1
+        if isinstance(one, dict | list):
+            todo += one.values() if isinstance(one, dict) else one
+    return count
+
+
+class _Written:
+    """Finds where the parts of a composed document were written.
+
+    Args:
+        layers: highest first; bases: run -> the run that it extends.
+    """
+
+    def __init__(self, layers: Sequence[_Layer], bases: Mapping[str, str], tree: Json) -> None:
+        self._layers, self._bases, self.tree = layers, bases, tree
+
+    def find(self, path: Path) -> tuple[SourceMap, Path] | None:
+        """Return the positions of the file that has the value, and its path there; None where no file has just this."""
+        for one in self._lines(path):
+            for layer in self._layers:
+                found, value = descend(layer.value, one)
+                if found == len(one):
+                    return layer.sources, layer.place(one)
+                if found > 0 and not isinstance(value, dict):
+                    return None
+        return None
+
+    def _lines(self, path: Path) -> Iterator[Path]:
+        """Yield a path, and for one in a run the same in each of the runs that it extends."""
+        yield path
+        if len(path) > 2 and path[0] == "runs":
+            name, seen = self._bases.get(str(path[1])), 0
+            while name is not None and seen <= MOST_BASES:
+                yield ("runs", name, *path[2:])
+                name, seen = self._bases.get(name), seen + 1
+
+    def place(self, path: Path) -> Path:
+        """Return the path in its own file, as far as it is written there."""
+        for end in range(len(path), 0, -1):
+            if found := self.find(path[:end]):
+                return found[1] + path[end:]
+        return path
+
+
+class _Values(Mapping[Path, Position]):
+    """Path -> where its value starts, computed when asked."""
+
+    def __init__(self, written: _Written) -> None:
+        self._written = written
+
+    def __getitem__(self, path: Path) -> Position:
+        found = self._written.find(path) if path else None
+        if found is None:
+            raise KeyError(path)
+        return self._at(*found)
+
+    def _at(self, sources: SourceMap, path: Path) -> Position:
+        return sources.value(path)
+
+    def __iter__(self) -> Iterator[Path]:
+        todo: list[tuple[Path, Any]] = [((), self._written.tree)]
+        while todo:
+            path, value = todo.pop()
+            yield path
+            members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+            todo += [((*path, key), member) for key, member in members]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _Keys(_Values):
+    """Path -> where its key (or list item) starts, computed when asked."""
+
+    def _at(self, sources: SourceMap, path: Path) -> Position:
+        return sources.key(path)
