@@ -518,7 +518,16 @@ def _extended(blocks: tuple[tuple[str, type[BaseModel] | None], ...]) -> type[Sp
     run = create_model("Run", __base__=Run, **extra)
     entries = PROVIDER_ENTRIES | {name: PluginProvider for name, _ in blocks}
     providers = Annotated[dict[str, Any], ByType(entries)]
+    overlaid: dict[str, Any] = {
+        "runs": (dict[RunName, run | None] | None, Environment.model_fields["runs"]),  # type: ignore[valid-type]
+        "defaults": (run | None, Environment.model_fields["defaults"]),
+    }
+    overlay = create_model("Environment", __base__=Environment, **overlaid)
     fields: dict[str, Any] = {
+        "environments": (
+            dict[EnvironmentName, overlay | None] | None,  # type: ignore[valid-type]
+            Spec.model_fields["environments"],
+        ),
         "runs": (dict[RunName, run], Field(description="The runs by name.")),  # type: ignore[valid-type]
         "defaults": (run | None, Field(None, description="Merged under every run.")),
         "providers": (providers, Field({}, description="Settings of the providers, and aliases.")),
