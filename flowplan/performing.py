@@ -15,12 +15,14 @@ from flowplan.outputs import tail_of, without_secrets_of_runs
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.words import EndRead
 from flowplan.providers.protocol import Order
+from flowplan.schemas.accepted import Held, StepPhase
 from flowplan.schemas.errors import StateLocked
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import progressed
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Identity, Recorded
 from flowplan.schemas.times import timestamp
+from flowplan.state.acceptance import hold
 from flowplan.state.location import Lock
 from flowplan.state.store import Store
 from flowplan.workers import Workers
@@ -58,6 +60,7 @@ class Performer:
             words.Applied: self._applied,
             words.Forget: lambda c: store.forget([c.address], plan_digest=digest),
             words.Move: self._move,
+            words.Skip: lambda c: hold(store, digest, {a: Held(StepPhase.SKIPPED, why) for a, why in c.why.items()}),
             words.Keep: lambda c: store.set_tails(c.outputs),
             words.Reload: lambda c: store.records(c.addresses),
             words.Start: self._start,

@@ -182,6 +182,7 @@ def _plan(
         refreshed=request.refresh,
         flowplan_version=__version__,
         made_at=clock.now(),
+        partial=bool(request.options.target or request.options.exclude),
     )
 
 

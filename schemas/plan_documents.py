@@ -97,7 +97,18 @@ def sealed_json(plan: Plan, key: bytes) -> str:
 
 
 _HEAD = (
-    *("format_version", "flowplan_version", "project", "mode", "digest", "expires_at", "refreshed", "state", "spec"),
+    *(
+        "format_version",
+        "flowplan_version",
+        "project",
+        "mode",
+        "partial",
+        "digest",
+        "expires_at",
+        "refreshed",
+        "state",
+        "spec",
+    ),
     *("summary", "variables", "providers", "targets", "secrets", "diagnostics"),
 )
 """The order in which a document tells what it says of the whole plan."""
@@ -106,7 +117,7 @@ _HEAD = (
 def _head(plan: Plan) -> dict[str, Json]:
     known = encode(replace(plan, changes=()))
     known |= {"format_version": FORMAT_VERSION, "summary": summary(plan.changes)}
-    return {name: known[name] for name in _HEAD}
+    return {name: known[name] for name in _HEAD if name in known}
 
 
 def _body(plan: Plan, head: Mapping[str, Json]) -> str:

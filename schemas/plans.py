@@ -168,6 +168,7 @@ class Plan:
         mode: ``normal``, ``destroy`` or ``refresh_only``.
         expires_at: apply refuses the plan after this time (RFC 3339 UTC); None for never.
         made_at: time of planning (RFC 3339 UTC); only in plan files, so that the same plan is printed the same.
+        partial: ``--target`` or ``--exclude`` left runs out, so that it says nothing of them.
     """
 
     project: str
@@ -187,3 +188,4 @@ class Plan:
     flowplan_version: str = ""
     expires_at: str | None = None
     made_at: str = ""
+    partial: Annotated[bool, Member(absent=False)] = False

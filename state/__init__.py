@@ -1,4 +1,4 @@
-"""Remember: records, attempts, events, the writer's lock and migrations; the only user of SQLite.
+"""Remember: records, attempts, events, accepted plans, the writer's lock and migrations; the only user of SQLite.
 
 ``rows`` (documents), ``transitions`` (what is written when something happens), ``transfer`` (dumps) and the interface of
 ``Store`` are the same for every database. ``reading`` (queries), ``journal`` (writes), ``files``, ``home``, ``lock``,

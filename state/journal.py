@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from flowplan.schemas.accepted import Accepted, Held, StepPhase
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded
 from flowplan.state import rows
+from flowplan.state.migrations import OPEN_STEPS
 from flowplan.state.transitions import Written
 
 PLANS_KEPT = 100
-"""Of how many plans the state remembers what they did already."""
+"""How many plans the state keeps, with what they did already."""
+
+AT_REST = f"NOT EXISTS (SELECT 1 FROM steps WHERE plan = plans.id AND {OPEN_STEPS})"
+"""The condition of plans of which nothing waits."""
 
 
 class Journal:
@@ -126,16 +131,72 @@ class Journal:
             renamed,
         )
 
-    def carried_out(self, plan_digest: str, addresses: Sequence[str]) -> None:
-        """Remember that a plan's changes of these addresses are done; without a digest, nothing happens."""
+    def put_plan(self, plan: Accepted) -> None:
+        """Insert a plan with its steps; of one that is there already, document and begun steps stay as they are."""
+        self.db.execute(
+            "INSERT INTO plans (digest, accepted, left_at, document) VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE"
+            " SET accepted = excluded.accepted, left_at = excluded.left_at,"
+            " document = coalesce(document, excluded.document)",
+            (
+                plan.digest,
+                rows.acceptance(plan) if plan.by else None,
+                plan.left_at,
+                plan.document or None,
+            ),
+        )
+        number = self._plan(plan.digest)
+        self.db.executemany(
+            "INSERT INTO steps (plan, address, place, phase, why, until, step) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (plan, address) DO UPDATE SET place = excluded.place, phase = excluded.phase,"
+            " why = excluded.why, until = excluded.until, step = excluded.step WHERE phase NOT IN ('started', 'done')",
+            ((number, *rows.step_row(step)) for step in plan.steps),
+        )
+        self.forget_plans("id <= (SELECT coalesce(max(id), 0) - ? FROM plans)", PLANS_KEPT)
+
+    def hold(self, plan_digest: str, held: Mapping[str, Held]) -> None:
+        """Write what holds the steps of a plan back, by address."""
+        self.db.executemany(
+            "UPDATE steps SET phase = ?, why = ?, until = ? WHERE address = ? AND phase <> 'dropped'"
+            " AND plan = (SELECT id FROM plans WHERE digest = ?)",
+            [(str(h.phase), rows.clean(h.why), h.until, address, plan_digest) for address, h in held.items()],
+        )
+
+    def drop(self, addresses: Collection[str] | None, why: str) -> None:
+        """End what has not begun at these addresses, None for all."""
+        among = "" if addresses is None else " AND address IN (SELECT value FROM json_each(?))"
+        values = [] if addresses is None else [rows.dumps(list(addresses))]
+        self.db.execute(f"UPDATE steps SET phase = 'dropped', why = ? WHERE {OPEN_STEPS}{among}", (why, *values))
+
+    def leave(self, plan: Accepted) -> None:
+        """Write that whoever accepted a plan works on it no more, unless all of its steps have begun."""
+        self.db.execute(
+            f"UPDATE plans SET left_at = ? WHERE digest = ? AND accepted = ? AND NOT ({AT_REST})",
+            (rows.now(), plan.digest, rows.acceptance(plan)),
+        )
+
+    def carried_out(self, plan_digest: str, addresses: Sequence[str], phase: StepPhase = StepPhase.DONE) -> None:
+        """Remember that a plan's changes of these addresses have begun, or are done; without a digest, nothing happens."""
         if not plan_digest or not addresses:
             return
         self.db.execute("INSERT OR IGNORE INTO plans (digest) VALUES (?)", (plan_digest,))
-        (plan,) = self.db.execute("SELECT id FROM plans WHERE digest = ?", (plan_digest,)).fetchone()
-        self.db.executemany("INSERT OR IGNORE INTO progress VALUES (?, ?)", [(plan, address) for address in addresses])
-        oldest = "SELECT coalesce(max(id), 0) - ? FROM plans"
-        self.db.execute(f"DELETE FROM progress WHERE plan <= ({oldest})", (PLANS_KEPT,))
-        self.db.execute(f"DELETE FROM plans WHERE id <= ({oldest})", (PLANS_KEPT,))
+        number = self._plan(plan_digest)
+        self.db.executemany(
+            "INSERT INTO steps (plan, address, phase) VALUES (?, ?, ?) ON CONFLICT (plan, address) DO UPDATE"
+            " SET phase = excluded.phase, why = '', until = NULL, step = '{}' WHERE phase <> excluded.phase",
+            [(number, address, str(phase)) for address in addresses],
+        )
+        self.forget_plans("id <= (SELECT coalesce(max(id), 0) - ? FROM plans)", PLANS_KEPT)
+
+    def _plan(self, digest: str) -> int:
+        (number,) = self.db.execute("SELECT id FROM plans WHERE digest = ?", (digest,)).fetchone()
+        return int(number)
+
+    def forget_plans(self, which: str, value: object) -> None:
+        """Delete the plans that a condition is about; one of which something waits stays."""
+        for table, column in (("steps", "plan"), ("plans", "id")):
+            self.db.execute(
+                f"DELETE FROM {table} WHERE {column} IN (SELECT id FROM plans WHERE {which} AND {AT_REST})", (value,)
+            )
 
     def note(self, texts: Mapping[str, str]) -> None:
         """Keep JSON documents under names; one that is there already stays as it is."""

@@ -56,7 +56,7 @@ class WriterLock(Lock):
             raise _unusable(self.path, error) from error
         self._lock = lock
         point("lock:acquire:after")
-        _write_note(self.path, _about_me(self.command))
+        _write_note(self.path, about_me(self.command))
 
     def release(self) -> None:
         if self._lock is None:
@@ -107,7 +107,7 @@ def break_lock(path: Path) -> dict[str, Any] | None:
     found = holder(path)
     if found is None:
         return None
-    if not _dead(found):
+    if not dead(found):
         raise Refused(f"{_busy(path)}, which is not known to be dead", hint="end that process first")
     try:
         # A waiting process opens the file anew at each attempt, and so finds the new one.
@@ -167,7 +167,8 @@ def _busy(path: Path) -> str:
     )
 
 
-def _about_me(command: str) -> dict[str, Any]:
+def about_me(command: str) -> dict[str, Any]:
+    """Return who this process is, so that another one can tell whether it still runs."""
     return {
         "command": command,
         "user": _user(),
@@ -213,7 +214,7 @@ def _text_of(path: Path) -> str:
         return ""
 
 
-def _dead(note: Mapping[str, Any]) -> bool:
+def dead(note: Mapping[str, Any]) -> bool:
     """Return whether the note is of this host, boot and pid namespace, and its process does not exist any more."""
     here = (socket.gethostname(), _boot(), _namespace())
     if not note or not all(here) or (note["host"], note["boot"], note["namespace"]) != here:

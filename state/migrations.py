@@ -83,9 +83,28 @@ def third(db: Database) -> None:
             db.execute("UPDATE attempts SET applied = ? WHERE id = ?", (json.dumps(document), number))
 
 
+def fourth(db: Database) -> None:
+    """Format 4: applied plans are kept whole, with how far each of their steps is, see ``state/acceptance.py``."""
+    for column in ("accepted", "left_at", "document"):
+        db.table("plans").add_column(column, str)
+    db.table("steps").create(
+        {"plan": int, "address": str, "place": int, "phase": str, "why": str, "until": str, "step": str},
+        pk=("plan", "address"),
+        not_null={"place", "phase", "why", "step"},
+        defaults={"place": 0, "why": "", "step": "{}"},
+        strict=True,
+    )
+    db.execute(f"CREATE INDEX steps_open ON steps(plan, place) WHERE {OPEN_STEPS}")
+    db.execute("INSERT INTO steps (plan, address, phase) SELECT plan, address, 'done' FROM progress")
+    db.table("progress").drop()
+
+
+OPEN_STEPS = "phase IN ('waiting', 'skipped')"
+"""The condition of steps that have not begun."""
+
 Step = Callable[["Database"], None]
 
-STEPS: tuple[Step, ...] = (first, second, third)
+STEPS: tuple[Step, ...] = (first, second, third, fourth)
 """The steps from format n-1 to format n, n from 1; a published step never changes."""
 
 

@@ -25,7 +25,8 @@ def start_lineage(store: Store) -> list[str]:
     store.forget(managed)
     with store.changing("start_lineage") as journal:
         journal.absent(store.run_ids())
-        journal.db.execute("DELETE FROM notes")  # what is in them was made with the old key
+        for table in ("notes", "steps", "plans"):  # what is in them was made with the old key
+            journal.db.execute(f"DELETE FROM {table}")
         lineage, key = new_identity()
         journal.identify(lineage=lineage, key=key, home=home.here(store.path).text())
     store.identify()

@@ -1,4 +1,4 @@
-"""The removal of old attempts for good: their records, outputs and events; numbers that were used stay used."""
+"""The removal of old attempts and plans for good; numbers that were used stay used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from flowplan.schemas.runs import Status
 from flowplan.state import rows
+from flowplan.state.journal import AT_REST
 from flowplan.state.store import Store
 
 
@@ -13,20 +14,21 @@ class Pruned(NamedTuple):
     """What was removed, or would be.
 
     Attributes:
-        attempts: address -> attempt numbers; events: their number; bytes: size of the outputs.
+        attempts: address -> attempt numbers; events, plans: their numbers; bytes: size of the outputs and plans.
     """
 
     attempts: dict[str, list[int]]
     events: int
+    plans: int
     bytes: int
 
 
 def prune(store: Store, before: str, *, dry_run: bool = False) -> Pruned:
-    """Remove attempts of which nothing happened since ``before`` for good, and give their room back to the disk.
+    """Remove attempts of which nothing happened since ``before`` for good, and plans that were applied before.
 
     An attempt stays while it lives, while its object may be on an engine, and while it is the newest of a managed address.
     The counters of attempts stay too, so that no run id is ever given twice, and so does the newest event, after which
-    the next one is numbered.
+    the next one is numbered. A plan stays while something waits. The room of what was removed is given back to the disk.
 
     Args:
         before: RFC 3339, UTC.
@@ -49,10 +51,17 @@ def prune(store: Store, before: str, *, dry_run: bool = False) -> Pruned:
         old_events = f"{among} AND seq < (SELECT max(seq) FROM events)"
         (events,) = journal.db.execute(f"SELECT count(*) FROM events WHERE {old_events}", gone).fetchone()
         (size,) = journal.db.execute(f"SELECT coalesce(sum(length(text)), 0) FROM tails WHERE {among}", gone).fetchone()
+        applied_before = "json_extract(accepted, '$.by.since') < ?"
+        (plans, documents) = journal.db.execute(
+            f"SELECT count(*), coalesce(sum(length(document)), 0) FROM plans WHERE {applied_before} AND {AT_REST}",
+            (before,),
+        ).fetchone()
+        if not dry_run and plans:
+            journal.forget_plans(applied_before, before)
         if not dry_run and found:
             journal.db.execute(f"DELETE FROM events WHERE {old_events}", gone)
             journal.db.execute(f"DELETE FROM tails WHERE {among}", gone)
             journal.db.execute(f"DELETE FROM attempts WHERE {among}", gone)
-    if found and not dry_run:
+    if (found or plans) and not dry_run:
         store.compact()
-    return Pruned(numbers, events, size)
+    return Pruned(numbers, events, plans, size + documents)

@@ -63,7 +63,7 @@ class Reading:
         found = self.all(
             f"SELECT {rows.COLUMNS} FROM records r JOIN attempts a USING (run_id) {wanted} ORDER BY r.id", *values
         )
-        return {record.address: record for record in self._decoded(rows.decode, found)}
+        return {record.address: record for record in self.decoded(rows.decode, found)}
 
     def record(self, address: str) -> Recorded | None:
         """Return the newest attempt at one managed address, with the tail of its output."""
@@ -72,14 +72,14 @@ class Reading:
             " LEFT JOIN tails t USING (run_id) WHERE r.address = ?",
             address,
         )
-        return next(iter(self._decoded(rows.decode, found)), None)
+        return next(iter(self.decoded(rows.decode, found)), None)
 
     def attempts(self, address: str | None = None, *, run_id: str | None = None) -> list[Recorded]:
         """Return every attempt ever, the destroyed ones too, oldest first."""
         given = {column: value for column, value in (("address", address), ("run_id", run_id)) if value is not None}
         where = " AND ".join(f"a.{column} = ?" for column in given) or "1"
         found = self.all(f"SELECT {rows.COLUMNS} FROM attempts a WHERE {where} ORDER BY a.id", *given.values())
-        return self._decoded(rows.decode, found)
+        return self.decoded(rows.decode, found)
 
     def leftovers(self) -> list[Recorded]:
         """Return the replaced attempts whose object may still be on the engine: its deletion is still to come.
@@ -91,7 +91,7 @@ class Reading:
             " AND NOT EXISTS (SELECT 1 FROM records r WHERE r.run_id = a.run_id) ORDER BY a.id",
             str(Status.DESTROYED),
         )
-        return self._decoded(rows.decode, found)
+        return self.decoded(rows.decode, found)
 
     def last_attempts(self) -> dict[str, int]:
         """Return the highest attempt ever used at each address; destroying or moving a record does not free its number."""
@@ -115,7 +115,7 @@ class Reading:
     def recall(self, name: str) -> dict[str, Any]:
         """Return the document kept by ``remember``; {} when there is none."""
         found = self.all("SELECT document FROM notes WHERE name = ?", name)
-        documents = self._decoded(lambda row: rows.note(name, row[0]), found)
+        documents = self.decoded(lambda row: rows.note(name, row[0]), found)
         return documents[0] if documents else {}
 
     def last_seq(self) -> int:
@@ -158,13 +158,15 @@ class Reading:
     def plan_progress(self, plan_digest: str) -> set[str]:
         """Return the addresses whose change of this plan has been carried out already."""
         found = self.all(
-            "SELECT p.address FROM progress p JOIN plans ON plans.id = p.plan WHERE plans.digest = ?", plan_digest
+            "SELECT s.address FROM steps s JOIN plans p ON p.id = s.plan"
+            " WHERE p.digest = ? AND s.phase IN ('started', 'done')",
+            plan_digest,
         )
         return {address for (address,) in found}
 
     def identify(self) -> None:
         """Read the lineage and the key of the state, which a write may have changed."""
-        found = self._decoded(
+        found = self.decoded(
             lambda row: (str(uuid.UUID(row[0])), bytes(row[1])), [self._one("SELECT lineage, key FROM meta")]
         )
         self.lineage, self.key = found[0]
@@ -174,7 +176,7 @@ class Reading:
         found = self.among(
             "SELECT address, run_id, attempt, status, present, outcome, progress FROM attempts WHERE run_id", run_ids
         )
-        known = self._decoded(lambda row: Known(row[0], row[1], row[2], rows.decode_progress(*row[3:])), found)
+        known = self.decoded(lambda row: Known(row[0], row[1], row[2], rows.decode_progress(*row[3:])), found)
         return {one.run_id: one for one in known}
 
     @contextlib.contextmanager
@@ -192,7 +194,7 @@ class Reading:
         query = f"SELECT {rows.COLUMNS}, t.text FROM attempts a LEFT JOIN tails t USING (run_id) ORDER BY a.id"
         with files.explained(self.path):
             for row in self._connection.execute(query):
-                yield from self._decoded(rows.decode, [row])
+                yield from self.decoded(rows.decode, [row])
 
     def all(self, query: str, *values: Any) -> list[Any]:
         """Return the rows of a query."""
@@ -210,7 +212,8 @@ class Reading:
         row: tuple[Any, ...] = found[0]
         return row
 
-    def _decoded(self, decode: Callable[[rows.Row], T], found: list[Any]) -> list[T]:
+    def decoded(self, decode: Callable[[rows.Row], T], found: list[Any]) -> list[T]:
+        """Return what rows say, which must be what flowplan writes."""
         try:
             return [decode(row) for row in found]
         except rows.UNREADABLE as error:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flowplan.schemas import codec
+from flowplan.schemas.accepted import Accepted, Step
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import Progress, progress_of
 from flowplan.schemas.runs import Objects, Recorded, Settings
@@ -20,6 +21,8 @@ TAIL_BYTES = 64 * 1024
 COLUMNS = "a.run_id, a.address, a.attempt, a.status, a.present, a.outcome, a.progress, a.applied"
 EVENT_COLUMNS = "seq, at, engine_at, address, run_id, attempt, status, reason, message"
 """The fields of an Event, in their order."""
+
+STEP_COLUMNS = "s.address, s.place, s.phase, s.why, s.until, s.step"
 
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 """What decoding a row raises that something else than flowplan wrote."""
@@ -83,6 +86,7 @@ def note(name: str, text: str) -> dict[str, Any]:
         "providers": Entries,
         "provider_secrets": Mapping[str, SecretSource],
         "spec": Mapping[str, str],
+        "order": Mapping[str, tuple[str, ...]],
     }
     document = parsed(text)
     codec.decode(kinds.get(name, Any), document)
@@ -149,3 +153,31 @@ def reapplied(text: str, objects: Objects, settings: Settings) -> str:
 def event_row(event: Event) -> Row:
     """Return the row of EVENT_COLUMNS for an event, and its run's name."""
     return (*codec.encode(event).values(), run_of(event.address))
+
+
+# --- accepted plans -------------------------------------------------------------------------------------------------
+
+
+def step_row(step: Step) -> Row:
+    """Return the row of STEP_COLUMNS for a step; what only an open one needs is one JSON document."""
+    document = codec.encode(step)
+    columns = [document.pop(name) for name in ("address", "place", "phase", "why", "until")]
+    return (*columns, dumps(document if step.phase.open else {}))
+
+
+def step(row: Row) -> Step:
+    """Return the step in a row of STEP_COLUMNS; raises one of UNREADABLE."""
+    address, place, phase, why, until, document = row
+    columns = {"address": address, "place": place, "phase": phase, "why": why, "until": until}
+    return codec.decode(Step, {**parsed(document), **columns})
+
+
+def acceptance(plan: Accepted) -> str:
+    """Return the JSON of who applied a plan, and from where."""
+    return dumps({"by": plan.by, "directory": plan.directory, "mode": plan.mode})
+
+
+def accepted(row: Row) -> Accepted:
+    """Return the plan in a row of digest, acceptance and the time when it was left; raises one of UNREADABLE."""
+    digest, text, left_at = row
+    return codec.decode(Accepted, {**parsed(text or "{}"), "digest": digest, "left_at": left_at})

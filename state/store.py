@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flowplan.schemas.accepted import StepPhase
 from flowplan.schemas.errors import InvalidInput, StateError
 from flowplan.schemas.events import Event
 from flowplan.schemas.faults import point
@@ -109,7 +110,7 @@ class Store(Reading):
         with self.changing("intend") as journal:
             known = self.known(item.run_id for item in items)
             journal.put(transitions.intended(items, known, plan_digest, rows.now()))
-            journal.carried_out(plan_digest, [item.address for item in items])
+            journal.carried_out(plan_digest, [item.address for item in items], StepPhase.STARTED)
             new = [item for item in items if item.run_id not in known]
             return journal.append([transitions.event(i.address, i.run_id, i.attempt, Status.CREATING) for i in new])
 
@@ -150,7 +151,7 @@ class Store(Reading):
             then = replace(known.progress, plan_digest=plan_digest or known.progress.plan_digest)
             then = then if name is None else replace(then, name=name)
             [(text,)] = self.all("SELECT applied FROM attempts WHERE run_id = ?", run_id)
-            [now_applied] = self._decoded(lambda row: rows.reapplied(row[0], objects, settings), [(text,)])
+            [now_applied] = self.decoded(lambda row: rows.reapplied(row[0], objects, settings), [(text,)])
             if then != known.progress or now_applied != text:
                 journal.write(transitions.Written({run_id: then}, []))
                 journal.apply({run_id: now_applied})
@@ -183,6 +184,7 @@ class Store(Reading):
             known = self.known(run_id for address, run_id in self._newest(addresses))
             journal.unmanage(known)
             journal.carried_out(plan_digest, addresses)
+            journal.drop(addresses, "no longer managed")
             message = "no longer managed; the object was left alone"
             return journal.write(transitions.destroyed(known.values(), reason=FORGOTTEN, message=message))
 
@@ -202,14 +204,16 @@ class Store(Reading):
                     hint = "destroy, remove or move that one first"
                     raise InvalidInput(f"there is a record at {new} already", hint=hint)
             found = self.among("SELECT run_id, applied, address FROM attempts WHERE address", moves)
-            journal.apply(dict(self._decoded(lambda row: (row[0], rows.moved(row[1], row[2])), found)))
+            journal.apply(dict(self.decoded(lambda row: (row[0], rows.moved(row[1], row[2])), found)))
             journal.move(moves)
+            journal.drop(moves, "moved")
             journal.carried_out(plan_digest, list(moves.values()))
 
     def add(self, records: Sequence[Recorded]) -> list[Event]:
         """Record objects that exist already (import, rebuild); each becomes its address's newest attempt."""
         with self.changing("add") as journal:
             journal.put(records)
+            journal.drop([r.address for r in records], "recorded by another command")
             journal.put_tails({r.run_id: r.output_tail for r in records if r.output_tail})
             return journal.append(
                 [transitions.event(r.address, r.run_id, r.attempt, r.status, r.reason, r.message) for r in records]

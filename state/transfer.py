@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
+from flowplan.schemas.accepted import Accepted
 from flowplan.schemas.codec import Misfit, decode, encode
 from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded
-from flowplan.state import rows
+from flowplan.state import acceptance, rows
 from flowplan.state.store import Store
 
 FORMAT = 1
@@ -27,6 +28,7 @@ class Dump(NamedTuple):
         counters: address -> the highest attempt that was ever used there.
         outcomes: run id -> how it ended, which the status of a destroyed attempt does not say.
         notes: name -> the JSON text of what ``Store.remember`` keeps.
+        plans: those that were applied, with what each of them did and left, see ``acceptance``.
         key: in hexadecimal digits, "" where the dump does not hold it.
     """
 
@@ -40,6 +42,7 @@ class Dump(NamedTuple):
     attempts: tuple[Recorded, ...]
     events: tuple[Event, ...]
     notes: Mapping[str, str] = {}
+    plans: tuple[Accepted, ...] = ()
     key: Annotated[str, bytes.fromhex] = ""
 
 
@@ -62,6 +65,8 @@ def dump(store: Store, *, with_key: bool = False) -> Iterator[str]:
         }
         yield "{"
         yield from (f" {json.dumps(name)}: {json.dumps(value)}," for name, value in heads.items())
+        yield from _list("plans", acceptance.all_plans(store))
+        yield ","
         yield from _list("attempts", store.attempts_with_tails())
         yield ","
         yield from _list("events", store.events())
@@ -97,6 +102,7 @@ def checked(document: Mapping[str, Any]) -> Dump:
             ("/records", [address for address, _ in found.records]),
             ("/records", [run_id for _, run_id in found.records]),
             ("/events", [event.seq for event in found.events]),
+            ("/plans", [plan.digest for plan in found.plans]),
         ):
             if len(set(keys)) < len(keys):
                 raise Misfit("something is there twice", place)
@@ -132,7 +138,7 @@ def load(store: Store, dump: Dump) -> None:
                 f"the dump has serial {dump.serial}, the state {store.location} has {store.serial} and is newer",
                 hint="pull again and repeat the change",
             )
-        for table in ("records", "attempts", "tails", "counters", "events", "progress", "plans", "notes"):
+        for table in ("records", "attempts", "tails", "counters", "events", "steps", "plans", "notes"):
             journal.db.execute(f"DELETE FROM {table}")
         key = bytes.fromhex(dump.key) or store.key
         try:
@@ -142,6 +148,8 @@ def load(store: Store, dump: Dump) -> None:
             journal.manage(dump.records)
             journal.count(dump.counters.items())
             journal.note(dump.notes)
+            for plan in dump.plans:
+                journal.put_plan(plan)
             journal.put_events(dump.events)
             journal.identify(lineage=lineage, key=key, project=dump.project, serial=max(dump.serial, store.serial))
         except (

@@ -231,6 +231,8 @@ def shown(command: words.Command) -> str:
             return f"note {text}"
         case words.Move(old, new):
             return f"move {old} to {new}"
+        case words.Skip(why):
+            return f"skip {', '.join(why)}"
         case words.Keep(outputs):
             return f"keep the output of {' '.join(outputs)}"
         case words.Lock(wait):

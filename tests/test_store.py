@@ -317,13 +317,13 @@ def test_an_older_format_is_upgraded_behind_a_backup(tmp_path: Path, monkeypatch
         Store.open(path, read_only=True)
     with contextlib.closing(Store.open(path)) as store:
         assert list(store.records()) == ["extract[day=1]", "load"]
-        assert migrations.format_of(store._connection, path) == 4
+        assert migrations.format_of(store._connection, path) == 5
     monkeypatch.undo()
     backup = path.with_name("state.db.backup-1")
     assert mode(backup) == 0o600
     with contextlib.closing(Store.open(backup)) as old:
         assert list(old.records()) == ["extract[day=1]", "load"]
-    with pytest.raises(StateError, match=r"newer flowplan \(format 4, this one knows 3\).*upgrade"):
+    with pytest.raises(StateError, match=r"newer flowplan \(format 5, this one knows 4\).*upgrade"):
         Store.open(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state.db", "state.db.backup-1", "state.db.backup-1.backup-1"]
 
@@ -352,7 +352,7 @@ def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyte
 
 def test_each_step_is_recorded(store: Store) -> None:
     found = store._connection.execute("SELECT migration_set, name FROM _sqlite_migrations").fetchall()
-    assert found == [("flowplan", "001"), ("flowplan", "002"), ("flowplan", "003")]
+    assert found == [("flowplan", "001"), ("flowplan", "002"), ("flowplan", "003"), ("flowplan", "004")]
 
 
 # --- records ------------------------------------------------------------------------------------------------------

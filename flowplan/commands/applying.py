@@ -24,14 +24,17 @@ from flowplan.planning import Planned, check_targets, plan_again, plan_destroy, 
 from flowplan.project import Project, Request, open_state, writing
 from flowplan.render.signs import duration
 from flowplan.reviewing import check_reviewed, sealed_plan
+from flowplan.schemas.accepted import Accepted, packed, steps_of
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, Refused, StateError
 from flowplan.schemas.files import is_directory, is_file, is_stream, read_bounded
-from flowplan.schemas.plan_documents import MOST_BYTES
-from flowplan.schemas.plans import Plan
+from flowplan.schemas.plan_documents import MOST_BYTES, sealed_json
+from flowplan.schemas.plans import Action, Plan
 from flowplan.schemas.runs import PROBLEMS, Status
 from flowplan.schemas.secrets import is_common, tokens_in
 from flowplan.showing import shown as as_shown
+from flowplan.state.acceptance import accept, drop, leave
 from flowplan.state.location import Location, Lock
+from flowplan.state.lock import about_me
 from flowplan.state.ownership import claim_project
 from flowplan.state.store import Store
 from flowplan.terminal import approved, can_ask, can_draw
@@ -151,6 +154,8 @@ def _apply_spec(request: Request, how: How) -> int:
             last_plan.keep(plan, project, request.given)
             refuse_violations(plan)
             _require_secrets(plan, project)
+            if not (has_changes(plan.changes) or plan.partial):
+                drop(project.store, None, "the spec wants nothing that is not there")
             if _nothing_to_do(plan, project.store):
                 return _done_already(plan, project, how, "No changes. All runs match the spec.")
             if not _agreed(plan, project, how):
@@ -167,7 +172,7 @@ def _apply_reviewed(reviewed: Plan, request: Request, how: How) -> int:
         with Project.of_plan(request, reviewed) as project:
             planned = plan_again(project, replace(request, preflight=False), reviewed)
             plan = check_reviewed(reviewed, planned.plan, project.store)
-            return _carry_out(planned._replace(plan=plan), project, how, lock)
+            return _carry_out(planned._replace(plan=plan), project, how, lock, reviewed)
 
 
 def _require_secrets(plan: Plan, project: Project) -> None:
@@ -261,6 +266,8 @@ def destroy(spec: Path | None, state: str | None, request: Request, how: How, *,
             if spec and store.project not in (None, project_of := read_spec(spec).spec.project):
                 raise Refused(f"{spec} is project {project_of}, but the state belongs to project {store.project}")
             if not has_changes(planned.plan.changes):
+                if not planned.plan.partial:
+                    drop(store, None, "everything was destroyed")
                 Output().note(
                     f"Nothing to destroy: the state {request.state.named()} records no run. Runs of another state "
                     "are destroyed with that one (--state); those of a lost one after `flowplan state rebuild`."
@@ -297,14 +304,19 @@ def watch(state: Location, addresses: Sequence[str], how: How) -> int:
     return code if code else 3 if bad else 0
 
 
-def _carry_out(planned: Planned, project: Project, how: How, lock: Lock) -> int:
-    """Carry a plan out; the lock is held already."""
+def _carry_out(planned: Planned, project: Project, how: How, lock: Lock, reviewed: Plan | None = None) -> int:
+    """Carry a plan out; the lock is held already.
+
+    Args:
+        reviewed: the plan as it was approved, where a part of it may be done already.
+    """
     plan, store = planned.plan, project.store
     check_targets(project.engines, plan)
     claim_project(store, plan.project)
     if plan.mode != "destroy":
         project.remember("" if is_stream(Path(plan.spec_path)) else Path(plan.spec_path).name)
-    outcome = _run(planned, project, how, lock)
+    with _accepted(plan, reviewed or plan, store):
+        outcome = _run(planned, project, how, lock)
     if not outcome.waiting and not outcome.unanswered:
         last_plan.spend(store.location.beside)
     if (
@@ -314,6 +326,25 @@ def _carry_out(planned: Planned, project: Project, how: How, lock: Lock) -> int:
         kept = {a.run_id for a in attempts if a.address in managed or a.present or not a.status.final}
         project.engines.discard({a.provider for a in attempts}, kept)
     return _report(outcome, project, how)
+
+
+@contextmanager
+def _accepted(plan: Plan, reviewed: Plan, store: Store) -> Iterator[None]:
+    """Record what is left of a plan as accepted, before anything else is done, and in the end that this process leaves it."""
+    steps = steps_of(plan.changes) if plan.mode != "refresh_only" else ()
+    if not steps:
+        yield
+        return
+    does = replace(reviewed, changes=tuple(change for change in reviewed.changes if change.effective))
+    document = packed(sealed_json(does, store.key))
+    by = about_me("destroy" if plan.mode == "destroy" else "apply")
+    accepted = Accepted(plan.digest, by, str(Path.cwd()), plan.mode, document=document, steps=steps)
+    there = [c.address for c in reviewed.changes if c.action not in (Action.DESTROY, Action.FORGET)]
+    accept(store, accepted, whole=not plan.partial, order=() if plan.partial else there)
+    try:
+        yield
+    finally:
+        leave(store, accepted)
 
 
 def _run(planned: Planned, project: Project, how: How, lock: Lock, follow: Sequence[str] = ()) -> Outcome:

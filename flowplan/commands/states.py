@@ -143,7 +143,9 @@ def prune(state: Location, older: str, dry_run: bool, lock_timeout: str) -> None
         output.data(f"{harmless(address)}: {numbered(attempts)}")
     count = sum(map(len, pruned.attempts.values()))
     done = "would be removed" if dry_run else "removed"
-    output.note(f"{done}: {count} attempts, {pruned.events} events, {size:,} bytes of output and files")
+    output.note(
+        f"{done}: {count} attempts, {pruned.events} events, {pruned.plans} plans, {size:,} bytes of output and files"
+    )
 
 
 def unlock(state: Location) -> None:

@@ -37,8 +37,9 @@ def dispatch(world: World) -> Commands:
 
 
 def _ready(world: World) -> Generator[words.Command, Any, list[Run]]:
-    """Take the steps that can begin; set the others aside until what holds them back has changed."""
+    """Take the steps that can begin; set the others aside until what holds them back has changed, or give them up."""
     ready: list[Run] = []
+    skipped: list[Run] = []
     starting: dict[str, int] = {}
     while len(ready) < world.moment.room and world.due:
         run = world.steps[heappop(world.due)]
@@ -48,7 +49,10 @@ def _ready(world: World) -> Generator[words.Command, Any, list[Run]]:
         group = change.settings.group
         until, never = held_back(world, run, starting)
         if never:
-            yield from _skip(world, run, never)
+            run.skipped, run.phase = never, Phase.SKIPPED
+            del world.waiting[run.address]
+            world.wake(run.address)
+            skipped.append(run)
         elif until:
             heappush(world.aside.setdefault(until, []), run.place)
         else:
@@ -57,6 +61,12 @@ def _ready(world: World) -> Generator[words.Command, Any, list[Run]]:
             continue
         if until != group_key(group):  # it may have been woken as the one of its group that there is room for
             world.wake_one(group_key(group))
+    if skipped:
+        yield words.Skip({run.address: run.skipped for run in skipped})
+    for run in skipped:
+        yield words.Note(f"{run.address}: skipped: {run.skipped}")
+        if world.locked:
+            yield from _remove_former(world, run)
     return ready
 
 
@@ -97,16 +107,6 @@ def _need(world: World, need: str) -> tuple[bool, str]:
     if other.live and other.error is None:
         return False, ""
     return False, f"{need}, which it needs, {'could not start' if other.live else how_it_ended(other.record)}"
-
-
-def _skip(world: World, run: Run, why: str) -> Commands:
-    """Give up a step that can never begin, and with it those that need it."""
-    run.skipped, run.phase = why, Phase.SKIPPED
-    del world.waiting[run.address]
-    world.wake(run.address)
-    yield words.Note(f"{run.address}: skipped: {why}")
-    if world.locked:
-        yield from _remove_former(world, run)
 
 
 def take_lock(world: World, *, wait: bool = False) -> Generator[words.Command, Any, bool]:

@@ -95,6 +95,13 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Skip:
+    """Record that steps never begin, and why, by address."""
+
+    why: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Keep:
     """Store the ends of outputs, by run id."""
 
@@ -183,7 +190,7 @@ class Note:
 
 
 Command = (
-    Lock | Unlock | AskOthers | Intend | Advance | Finish | Absent | Destroyed | Applied | Forget | Move | Keep | Reload
+    Lock | Unlock | AskOthers | Intend | Advance | Finish | Absent | Destroyed | Applied | Forget | Move | Skip | Keep | Reload
     | Start | Update | Remove | Follow | Show | Unfollow | ReadEnd | Tell | Note
 )  # fmt: skip
 Commands = Generator[Command, Any, None]

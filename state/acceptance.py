@@ -1,0 +1,76 @@
+"""Accepted plans: recorded before anything is done, with their steps; what has not begun waits until a plan says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from flowplan.schemas.accepted import Accepted, Held, Step, unpacked
+from flowplan.state import rows
+from flowplan.state.migrations import OPEN_STEPS
+from flowplan.state.store import Store
+
+
+def accept(store: Store, plan: Accepted, *, whole: bool, order: Sequence[str] = ()) -> None:
+    """Record a plan that is about to be carried out, before anything is asked of an engine.
+
+    Of a plan that was accepted before, the document and the steps that have begun stay as they are. What other plans
+    wanted to do at the same addresses is dropped.
+
+    Args:
+        whole: the plan is about every run, so that nothing else waits any more.
+        order: the addresses of all runs as the spec has them, kept for the commands that list them.
+    """
+    with store.changing("accept") as journal:
+        journal.drop(None if whole else [step.address for step in plan.steps], f"superseded by plan {plan.digest[:19]}")
+        journal.put_plan(plan)
+        if order:
+            journal.note({"order": rows.dumps({"addresses": order})})
+
+
+def hold(store: Store, digest: str, held: Mapping[str, Held]) -> None:
+    """Record why steps of a plan, by address, do not begin; one that was dropped meanwhile stays dropped."""
+    with store.changing("hold") as journal:
+        journal.hold(digest, held)
+
+
+def drop(store: Store, addresses: Collection[str] | None, why: str) -> list[str]:
+    """Put an end to what waits at these addresses, or at all; return where that was."""
+    with store.changing("drop") as journal:
+        waiting = {step.address for _, step in unbegun(store)}
+        journal.drop(addresses, why)
+        return sorted(waiting - {step.address for _, step in unbegun(store)})
+
+
+def leave(store: Store, plan: Accepted) -> None:
+    """Record that the process that accepted a plan works on it no more, unless all of its steps have begun."""
+    with store.changing("leave") as journal:
+        journal.leave(plan)
+
+
+def unbegun(store: Store) -> list[tuple[str, Step]]:
+    """Return the digest of the plan and the step for every step that has not begun, in the order of the plans."""
+    found = store.all(
+        f"SELECT p.digest, {rows.STEP_COLUMNS} FROM steps s JOIN plans p ON p.id = s.plan WHERE s.{OPEN_STEPS}"
+        " ORDER BY s.plan, s.place"
+    )
+    return store.decoded(lambda row: (row[0], rows.step(row[1:])), found)
+
+
+def accepted(store: Store, digests: Collection[str]) -> dict[str, Accepted]:
+    """Return who applied these plans, by digest, without their documents and steps."""
+    found = store.among("SELECT digest, accepted, left_at FROM plans WHERE accepted IS NOT NULL AND digest", digests)
+    return {plan.digest: plan for plan in store.decoded(rows.accepted, found)}
+
+
+def plan_text(store: Store, digest: str) -> str:
+    """Return the sealed document of an accepted plan, "" when it is not kept."""
+    found = store.all("SELECT document FROM plans WHERE digest = ? AND document IS NOT NULL", digest)
+    return next(iter(store.decoded(lambda row: unpacked(row[0]), found)), "")
+
+
+def all_plans(store: Store) -> Iterator[Accepted]:
+    """Return every plan that is kept, whole, oldest first."""
+    for number, document, *row in store.all("SELECT id, document, digest, accepted, left_at FROM plans ORDER BY id"):
+        steps = store.all(f"SELECT {rows.STEP_COLUMNS} FROM steps s WHERE s.plan = ? ORDER BY s.place", number)
+        [plan] = store.decoded(rows.accepted, [row])
+        yield plan._replace(document=document or "", steps=tuple(store.decoded(rows.step, steps)))
