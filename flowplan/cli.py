@@ -55,7 +55,11 @@ OnlyTarget = Annotated[
 Exclude = Annotated[list[str] | None, Option("--exclude", metavar="ADDR", help="Not these runs. Repeatable.")]
 Rerun = Annotated[
     list[str] | None,
-    Option("--rerun", metavar="ADDR", help="Start these runs again even if they succeeded. Repeatable."),
+    Option(
+        "--rerun",
+        metavar="ADDR[+]",
+        help="Start these runs again even if they succeeded; with + also everything that needs them. Repeatable.",
+    ),
 ]
 AllowInterrupt = Annotated[
     list[str] | None,

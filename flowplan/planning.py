@@ -96,7 +96,7 @@ def plan_again(project: Project, request: Request, reviewed: Plan) -> Planned:
         mode=reviewed.mode,
         removed=forgotten(reviewed),
         moved=tuple((c.moved_from, c.address) for c in reviewed.changes if c.moved_from),
-        rerun=tuple(c.address for c in reviewed.changes if "requested by --rerun" in c.reasons),
+        rerun=tuple(c.address for c in reviewed.changes if any("requested by --rerun" in r for r in c.reasons)),
         allow_interrupt=tuple(c.address for c in reviewed.changes if c.effective),
         spec_name=Path(reviewed.spec_path).name,
     )

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from flowplan.schemas.codec import Member
 from flowplan.schemas.pointers import keys_of
 from flowplan.schemas.sources import Position
 
@@ -92,7 +93,7 @@ class Settings:
     """What flowplan itself does with a run; durations in seconds, None where there is no limit.
 
     ``group`` is the run's name in the spec (all cells of a matrix share it), ``needs`` are addresses,
-    ``rerun`` is ``on_failure|on_change|always|never``, ``replace`` is ``stop_first|start_first|after_finish``,
+    ``rerun`` is ``on_failure|on_change|always|never``, ``rerun_with`` is ``""|needs``, ``replace`` is ``stop_first|start_first|after_finish``,
     ``protect`` is ``""|active|always``, ``ignore_changes`` are JSON Pointers into the objects.
     """
 
@@ -109,6 +110,7 @@ class Settings:
     ignore_changes: tuple[str, ...] = ()
     description: str = ""
     triggers: Mapping[str, str] = field(default_factory=dict)
+    rerun_with: Annotated[str, Member(absent="")] = ""
 
 
 class Origin(NamedTuple):

@@ -333,6 +333,9 @@ class Run(Part):
     rerun: Annotated[str, RERUN] | None = Field(
         None, description="When a finished run is started again; default on_failure."
     )
+    rerun_with: Annotated[str, f.choice({"needs": "With each run that it needs."})] | None = Field(
+        None, description="needs: start again whenever a run that it needs has started again."
+    )
     replace: Annotated[str, REPLACE] | None = Field(None, description="How a live run is replaced; default stop_first.")
     protect: f.Protect | None = Field(
         None, description="Refuse to interrupt the run: active (while live), always, false."

@@ -355,6 +355,72 @@ def test_rerun_is_forced_by_address_run_name_or_glob() -> None:
         assert [c.action for c in decide(cells, records, rerun=(pattern,)).changes] == expected
 
 
+def chain(*parts: tuple[str, tuple[str, ...], str], **settings: Any) -> list[Desired]:
+    """Return runs by (address, needs, rerun_with), in order."""
+    return [
+        desired(address, settings=Settings(needs=needs, rerun_with=renewed, **settings))
+        for address, needs, renewed in parts
+    ]
+
+
+def started_at(runs: list[Desired], *minutes: int, **status: Status) -> list[Recorded]:
+    return [
+        recorded(run, status.get(run.address, Status.SUCCEEDED), created_at=f"2026-11-07T08:{minute:02}:00Z")
+        for run, minute in zip(runs, minutes, strict=True)
+    ]
+
+
+def test_a_plus_reruns_everything_that_needs_a_run() -> None:
+    runs = chain(
+        ("a[x=1]", (), ""), ("a[x=2]", (), ""), ("b", ("a[x=1]", "a[x=2]"), ""), ("c", ("b",), ""), ("d", (), "")
+    )
+    changes = {c.address: c for c in decide(runs, started_at(runs, 1, 1, 2, 3, 4), rerun=("a+",)).changes}
+    assert [a for a, c in changes.items() if c.action is Action.RERUN] == ["a[x=1]", "a[x=2]", "b", "c"]
+    assert changes["a[x=1]"].reasons == ("requested by --rerun",)
+    assert changes["b"].reasons == ("a[x=1] and 1 more start again, requested by --rerun a+",)
+    assert changes["c"].reasons == ("b starts again, requested by --rerun a+",)
+    one = decide(runs, started_at(runs, 1, 1, 2, 3, 4), rerun=("a[x=2]+",), exclude=("b",))
+    assert [c.address for c in one.changes if c.effective] == ["a[x=2]"], "what is left out passes nothing on"
+    with pytest.raises(InvalidInput, match="no run is called e;"):
+        decide(runs, [], rerun=("e+",))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "status", "options", "reason"),
+    [
+        ((1, 2), {}, {}, ""),
+        ((1, 2), {}, {"rerun": ("a",)}, "a starts again"),
+        ((1, 2), {"a": Status.FAILED}, {}, "a starts again"),
+        ((3, 2), {}, {}, "a started again since"),
+        ((3, 2), {"a": Status.RUNNING}, {}, "a started again since"),
+        ((2, 2), {}, {}, ""),
+    ],
+)
+def test_a_run_starts_again_with_what_it_needs(
+    minutes: tuple[int, int], status: dict[str, Status], options: dict[str, Any], reason: str
+) -> None:
+    runs = chain(("a", (), ""), ("b", ("a",), "needs"))
+    renewed = decide(runs, started_at(runs, *minutes, **status), **options).changes[1]
+    assert renewed.action is (Action.RERUN if reason else Action.NO_OP)
+    assert renewed.reasons == (reason or "succeeded, nothing changed",)
+
+
+def test_what_is_renewed_beside_other_reasons() -> None:
+    runs = chain(("a", (), ""), ("b", ("a",), "needs"))
+    live = decide(runs, started_at(runs, 1, 2, b=Status.RUNNING), rerun=("a",)).changes[1]
+    assert (live.action, live.interrupts) == (Action.REPLACE, True)
+    failed = decide(runs, started_at(runs, 1, 2, b=Status.FAILED), rerun=("a",)).changes[1]
+    assert (failed.action, len(failed.reasons)) == (Action.RERUN, 2)
+    kept = chain(("a", (), ""), ("b", ("a",), "needs"), rerun="never")
+    left = decide(kept, started_at(kept, 1, 2), rerun=("a",)).changes[1]
+    assert left.reasons == ("a starts again, but `rerun: never` keeps what ended",)
+    first = decide(runs, started_at(runs, 1, 2)[1:]).changes[1]
+    assert first.reasons == ("a starts",)
+    failed_need = chain(("a", (), ""), ("b", ("a",), "needs"), rerun="on_change")
+    waits = decide(failed_need, started_at(failed_need, 3, 2, a=Status.FAILED)).changes[1]
+    assert waits.action is Action.NO_OP, "it could not start anyway"
+
+
 def test_a_forced_rerun_of_a_live_run_replaces_it() -> None:
     wanted = desired()
     change = only(decide([wanted], [recorded(wanted, Status.RUNNING)], rerun=("a",)))

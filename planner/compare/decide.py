@@ -16,7 +16,11 @@ PROTECT = "/Run/protect"
 
 
 class Case(NamedTuple):
-    """What the action at one desired address is decided from."""
+    """What the action at one desired address is decided from.
+
+    ``forced`` and ``renewed`` say why it is to start again whatever its end: the user asked for it, or a run that it
+    needs starts again.
+    """
 
     desired: Desired
     record: Recorded | None
@@ -24,7 +28,8 @@ class Case(NamedTuple):
     manifests: Manifests
     next_attempt: int = 1
     target: Target | None = None
-    forced: bool = False
+    forced: str = ""
+    renewed: str = ""
     may_interrupt: bool = False
     refresh_only: bool = False
     moved_from: str = ""
@@ -123,7 +128,12 @@ def _fields(case: Case, record: Recorded, status: Status, wanted: Rendered) -> t
     settings = settings_fields(record.settings, case.desired.settings, kept)
     if status.final:
         rerun = case.desired.settings.rerun
-        again = case.forced or rerun == "always" or (status is not Status.SUCCEEDED and rerun == "on_failure")
+        again = (
+            case.forced
+            or case.renewed
+            or rerun == "always"
+            or (status is not Status.SUCCEEDED and rerun == "on_failure")
+        )
         # a new attempt has the settings of the spec anyway
         settings = tuple(s for s in settings if s.effect != IN_PLACE or (s.path == PROTECT and not again))
         if rerun == "on_change" and (moved := moved_tag(record, case.seen)):
@@ -177,17 +187,20 @@ def _action(
     case: Case, status: Status, facts: RunFacts, fields: tuple[FieldChange, ...], moved: str
 ) -> tuple[Action, list[str]]:
     """Return the action and the reasons for it; the first rule that applies decides."""
-    rerun = case.desired.settings.rerun
+    rerun, renewed = case.desired.settings.rerun, [case.renewed] if case.renewed else []
     reasons = [moved] if moved else []
     if fields:
         reasons.append(changed_sentence(fields))
+    again = Action.REPLACE if status.live or reasons else Action.RERUN
     if case.forced:
-        return (Action.REPLACE if status.live or reasons else Action.RERUN), [*reasons, "requested by --rerun"]
-    if reasons and rerun == "never" and status.final and (moved or any(f.path != PROTECT for f in fields)):
-        return Action.NO_OP, [f"{reasons[0]}, but `rerun: never` keeps what ended"]
+        return again, [*reasons, case.forced]
+    kept = moved or renewed or any(f.path != PROTECT for f in fields)
+    if kept and rerun == "never" and status.final:
+        return Action.NO_OP, [f"{[*reasons, *renewed][0]}, but `rerun: never` keeps what ended"]
     if status.final and status is not Status.SUCCEEDED and rerun in ("on_failure", "always"):
-        ended = f"last attempt {how_it_ended(facts)}"
-        return (Action.REPLACE if reasons else Action.RERUN), [*reasons, ended]
+        return again, [*reasons, *renewed, f"last attempt {how_it_ended(facts)}"]
+    if renewed:
+        return again, [*reasons, *renewed]
     if reasons and not moved and all(f.effect == IN_PLACE for f in fields):
         return Action.UPDATE, reasons
     if reasons:

@@ -15,15 +15,17 @@ from flowplan.planner.desired.order import ordered
 from flowplan.planner.manifests import Manifests
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import Action, Change
-from flowplan.schemas.runs import Desired, Observed, Recorded, Target, remark
+from flowplan.schemas.runs import Desired, Observed, Recorded, Status, Target, remark
 from flowplan.schemas.sources import Diagnostic, did_you_mean
+from flowplan.schemas.times import seconds_between
 
 
 class Options(NamedTuple):
     """What the user asked of this plan.
 
     Attributes:
-        target, exclude, rerun, allow_interrupt: addresses, run names or globs.
+        target, exclude, rerun, allow_interrupt: addresses, run names or globs; in ``rerun`` a ``+`` behind one means
+            everything that needs it, too, directly or not.
         moved: (from, to) pairs; removed: addresses to forget instead of destroying.
         mode: ``normal``, ``destroy`` or ``refresh_only``.
         spec_name: the spec's file name, for reasons.
@@ -100,7 +102,12 @@ def make_changes(situation: Situation) -> Decided:
     chosen = _chosen(options, known, {a: d.settings.needs for a, d in desired.items()})
     order = ordered(list(desired), {a: d.settings.needs for a, d in desired.items()})
     elsewhere = {record.born_as: address for address, record in recorded.items() if record.born_as}
-    changes = [_wanted_change(situation, desired[a], recorded, moves, elsewhere) for a in order if a in chosen]
+    changes: list[Change] = []
+    starting = _Starting(options.rerun, recorded)
+    for run in (desired[address] for address in order if address in chosen):
+        forced, renewed = starting.forced(run), starting.renewed(run)
+        changes.append(_wanted_change(situation, run, recorded, moves, elsewhere, forced, renewed))
+        starting.add(changes[-1])
     changes += _removals(situation, recorded, [a for a in recorded if a not in desired and a in chosen])
     remarks = [*rename_suggestions(changes, desired, recorded), *name_collisions(changes, situation.manifests)]
     remarks += _said_by_engines(situation, recorded, changes)
@@ -145,6 +152,7 @@ def _unknown_options(options: Options, known: Mapping[str, str]) -> list[Diagnos
     faults = []
     for option in ("target", "exclude", "rerun", "allow_interrupt"):
         for pattern in getattr(options, option):
+            pattern = pattern.removesuffix("+") if option == "rerun" else pattern
             if not any(names(pattern, a, g) for a, g in known.items()):
                 hint = did_you_mean(pattern, {*known, *known.values()}) or "see `flowplan status` for the addresses"
                 flag = option.replace("_", "-")
@@ -164,12 +172,68 @@ def _chosen(options: Options, known: Mapping[str, str], needs: Mapping[str, Sequ
     return {a for a in chosen if not any(names(p, a, known[a]) for p in options.exclude)}
 
 
+class _Starting:
+    """Which runs start, and what therefore starts again; each run is asked for and added after all that it needs."""
+
+    def __init__(self, patterns: Sequence[str], recorded: Mapping[str, Recorded]) -> None:
+        self._patterns = patterns
+        self._recorded = recorded
+        self._changes: dict[str, Change] = {}
+        self._reached: dict[str, set[str]] = {pattern: set() for pattern in patterns if pattern.endswith("+")}
+
+    def add(self, change: Change) -> None:
+        """Take in what was decided of a run."""
+        if not change.action.starts or change.skipped:
+            return
+        self._changes[change.address] = change
+        for pattern, reached in self._reached.items():
+            named = names(pattern[:-1], change.address, change.settings.group)
+            if named or not reached.isdisjoint(change.settings.needs):
+                reached.add(change.address)
+
+    def forced(self, run: Desired) -> str:
+        """Return how ``--rerun`` asks for a run to start again, in words; "" when it does not."""
+        if any(names(p.removesuffix("+"), run.address, run.settings.group) for p in self._patterns):
+            return "requested by --rerun"
+        for pattern, reached in self._reached.items():
+            if needs := [need for need in run.settings.needs if need in reached]:
+                return f"{self._again(needs)}, requested by --rerun {pattern}"
+        return ""
+
+    def renewed(self, run: Desired) -> str:
+        """Return which runs that it needs start again, or did since it started, where it is to start with them."""
+        record, needs = self._recorded.get(run.address), run.settings.needs
+        if run.settings.rerun_with != "needs" or record is None:
+            return ""
+        if starting := [need for need in needs if need in self._changes]:
+            return self._again(starting)
+        newer = [need for need in needs if self._is_newer(self._recorded.get(need), record)]
+        return f"{_several(newer)} started again since" if newer else ""
+
+    def _is_newer(self, need: Recorded | None, record: Recorded) -> bool:
+        """Return whether a needed run was started after the one that needs it, and has not failed."""
+        if need is None or (need.status.final and need.status is not Status.SUCCEEDED):
+            return False
+        return (seconds_between(record.created_at, need.created_at) or 0) > 0
+
+    def _again(self, needs: Sequence[str]) -> str:
+        verb = "start" if len(needs) > 1 else "starts"
+        return f"{_several(needs)} {verb}{' again' if self._changes[needs[0]].attempt > 1 else ''}"
+
+
+def _several(addresses: Sequence[str]) -> str:
+    """Return the first of some addresses, and how many others there are."""
+    return addresses[0] + (f" and {len(addresses) - 1} more" if len(addresses) > 1 else "")
+
+
 def _wanted_change(
     situation: Situation,
     desired: Desired,
     recorded: Mapping[str, Recorded],
     moves: Mapping[str, str],
     elsewhere: Mapping[str, str],
+    forced: str,
+    renewed: str,
 ) -> Change:
     record = recorded.get(desired.address)
     case = Case(
@@ -179,7 +243,8 @@ def _wanted_change(
         manifests=situation.manifests[desired.type],
         next_attempt=situation.attempts.get(desired.address, 0) + 1,
         target=situation.targets.get(desired.provider),
-        forced=any(names(p, desired.address, desired.settings.group) for p in situation.options.rerun),
+        forced=forced,
+        renewed=renewed,
         may_interrupt=any(names(p, desired.address, desired.settings.group) for p in situation.options.allow_interrupt),
         refresh_only=situation.options.mode == "refresh_only",
         moved_from=moves.get(desired.address, ""),

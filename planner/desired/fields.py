@@ -173,6 +173,7 @@ SETTINGS = (
     "grace_period",
     "stream_output",
     "rerun",
+    "rerun_with",
     "replace",
     "protect",
     "ignore_changes",

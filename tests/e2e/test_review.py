@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import textwrap
 import time
 import uuid
 from collections.abc import Iterator
@@ -700,3 +701,33 @@ def test_drift_of_a_job_names_who_changed_it(project: Project) -> None:
     finally:
         api.call("DELETE", f"/api/v1/namespaces/{name}")
         api.close()
+
+
+def test_what_needs_a_run_starts_again_with_it_also_after_an_interruption(project: Project) -> None:
+    spec = """
+        flowplan: 1
+        project: chain
+        defaults: {provider: process}
+        runs:
+          extract: {command: [sh, -c, 'test ! -e broken']}
+          transform: {needs: extract, rerun_with: needs, command: ['true']}
+          report: {needs: transform, command: ['true']}
+    """
+    project.write(textwrap.dedent(spec))
+    project.ok("apply", "--yes")
+    (project.directory / "broken").touch()
+    assert reasons(project, "--rerun", "extract", "--out", "p.json")["transform"] == ["extract starts again"]
+    project.ok("apply", "--yes", "p.json", code=3)
+    (project.directory / "broken").unlink()
+    assert project.actions() == {"extract": "rerun", "transform": "rerun", "report": "no-op"}
+    project.ok("apply", "--yes", "--target", "extract")
+    assert reasons(project)["transform"] == ["extract started again since"]
+    project.ok("apply", "--yes")
+    assert set(project.actions().values()) == {"no-op"}
+
+    assert reasons(project, "--rerun", "extract+", "--out", "all.json")["report"] == [
+        "transform starts again, requested by --rerun extract+"
+    ]
+    applied = project.ok("apply", "--yes", "all.json")
+    assert "3 started again" in applied.err
+    assert set(project.actions().values()) == {"no-op"}
