@@ -344,7 +344,9 @@ def _preflighted(project: Project, changes: tuple[Change, ...]) -> tuple[Change,
     for change in changes:
         if (change.action.starts or change.action in (Action.ADOPT, Action.UPDATE)) and not change.skipped:
             identity = Identity(project.store.project or "", project.store.lineage, change.address, change.attempt)
-            order = Order(identity, change.name, change.after or {}, change.settings, project.secrets)
+            order = Order(
+                identity, change.name, change.after or {}, change.settings, project.secrets, change.action.starts
+            )
             orders.setdefault(change.provider, []).append(order)
     found: dict[str, list[Finding]] = {}
     updated = {change.address for change in changes if change.action is Action.UPDATE}

@@ -26,18 +26,18 @@ class Answer(NamedTuple):
     """What is known of an image.
 
     Attributes:
-        verdict: ``there`` also means that nothing speaks against it.
+        verdict: ``there`` also means that nothing speaks against it. Of a registry that is ``silent`` nothing more is asked.
         words: the registry's, or why nothing is known.
         hint: what to do where a login was refused.
     """
 
-    verdict: Literal["there", "missing", "refused", "unknown"]
+    verdict: Literal["there", "missing", "refused", "unknown", "silent"]
     words: str = ""
     hint: str = ""
 
 
 THERE = Answer("there")
-_LATE = Answer("unknown", f"no answer within {LIMIT:g}s")
+_LATE = Answer("silent", f"no answer within {LIMIT:g}s")
 
 
 def registry_of(image: str) -> str:
@@ -46,7 +46,7 @@ def registry_of(image: str) -> str:
 
 
 def asked(questions: Collection[Q], image: Callable[[Q], str], ask: Callable[[Q], Answer]) -> dict[Q, Answer]:
-    """Return the answer to each question; one that is late, or whose registry was silent before, is ``unknown``.
+    """Return the answer to each question; one that is late, or whose registry was silent before, is ``silent``.
 
     The threads are not waited for, so that no silent registry and no hanging credential helper holds a command up.
 
@@ -68,7 +68,7 @@ def asked(questions: Collection[Q], image: Callable[[Q], str], ask: Callable[[Q]
                 return
             registry = registry_of(image(question))
             answer = silent.get(registry) or ask(question)
-            if answer.verdict == "unknown":
+            if answer.verdict == "silent":
                 answer = silent.setdefault(registry, answer)
             answers.put((question, answer))
 
@@ -94,7 +94,9 @@ def finding(address: str, image: str, answer: Answer) -> Finding | None:
             return Finding(address, "error", "image", message, hint)
         case "refused":
             return Finding(address, "error", "login", f"registry {registry} refuses {image}{words}", answer.hint)
-        case "unknown":
-            message = f"whether images of registry {registry} can be pulled is not known{words}"
-            return Finding(address, "warning", "image", message, answer.hint)
+        case "unknown" | "silent":  # a registry that is silent is told once for all its images
+            what = image if answer.verdict == "unknown" else f"images of registry {registry}"
+            return Finding(
+                address, "warning", "image", f"whether {what} can be pulled is not known{words}", answer.hint
+            )
     return None

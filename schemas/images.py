@@ -44,6 +44,12 @@ class ImageReference(NamedTuple):
         return first if slash and _is_registry(first) else "docker.io"
 
     @property
+    def path(self) -> str:
+        """Return the path in its registry: ``library/busybox`` of ``busybox``, ``a`` of ``h:5000/a``."""
+        path = self.repository.removeprefix(f"{self.registry}/")
+        return f"library/{path}" if self.registry == "docker.io" and "/" not in path else path
+
+    @property
     def pull_policy(self) -> str:
         """Return the policy where none is given: Always for ``latest`` or no tag, else IfNotPresent."""
         return "Always" if self.digest is None and self.tag in (None, "latest") else "IfNotPresent"

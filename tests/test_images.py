@@ -82,6 +82,12 @@ def test_registries_and_what_a_pull_asks_for() -> None:
     assert parse_image("a/b").registry == "docker.io"
     assert parse_image("127.0.0.1:5000/a/b").registry == "127.0.0.1:5000"
     assert parse_image("localhost/x").registry == "localhost"
+    assert [parse_image(text).path for text in ("a", "a/b", "docker.io/a", "h:5000/a")] == [
+        "library/a",
+        "a/b",
+        "library/a",
+        "a",
+    ]
     assert parse_image("a").pull_tag == "latest"
     assert parse_image(f"a:1@{SHA}").pull_tag == SHA
 

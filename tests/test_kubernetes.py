@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import os
 import re
 import threading
@@ -552,7 +553,12 @@ def test_a_server_that_is_away_is_said_to_be(shaky: tuple[CuttableProxy, Provide
 
 
 def test_a_good_run_has_no_findings(world: World) -> None:
-    assert world.provider.preflight([order("fine", "true", secret=True)]) == []
+    assert troubles(world, order("fine", "true", secret=True)) == []
+
+
+def troubles(world: World, *orders: Order) -> list[str]:
+    """Return findings; a node that was started just now may not tell of its images yet."""
+    return [f.message for f in world.provider.preflight(orders) if f.check != "image" or f.severity == "error"]
 
 
 def test_preflight_changes_nothing(world: World) -> None:
@@ -570,6 +576,11 @@ def test_preflight_changes_nothing(world: World) -> None:
         ({"pod": {"imagePullSecrets": [{"name": "none"}]}}, "warning", "secret", "imagePullSecrets"),
         ({"namespace": TIGHT}, "error", "dry-run", "exceeded quota"),
         ({"pod": {"restartPolicy": "Always"}}, "error", "dry-run", "restartPolicy"),
+        ({"pod": {"nodeSelector": {"flowplan.dev/none": "1"}}}, "error", "node", "flowplan.dev/none=1"),
+        ({"container": {"resources": {"limits": {"memory": "4000Gi"}}}}, "error", "node", "no node has memory: 4000Gi"),
+        ({"container": {"resources": {"limits": {"nvidia.com/gpu": 99}}}}, "error", "node", "nvidia.com/gpu: 99"),
+        ({"container": {"image": "none:1", "imagePullPolicy": "Never"}}, "error", "image", "no node has none:1"),
+        ({"container": {"image": "127.0.0.1:1/none:1"}}, "warning", "image", "of registry 127.0.0.1:1 can be pulled"),
         ({"pod": {"parallelism": 1}}, "warning", "dropped-field", "/spec/template/spec/parallelism"),
     ],
 )
@@ -579,6 +590,50 @@ def test_preflight_finds_what_create_would_trip_over(
     findings = world.provider.preflight([order("checked", "true", **options)])
     assert [(f.address, f.severity, f.check) for f in findings] == [("checked", severity, check)]
     assert re.search(words, f"{findings[0].message} {findings[0].hint}")
+
+
+@pytest.mark.registry
+def test_an_image_is_asked_for_with_the_pull_secret(world: World) -> None:
+    registry = os.environ["REGISTRY"]
+    image = f"{registry}/library/busybox:1.35"
+
+    def told(secret: str, image: str) -> tuple[str, str]:
+        pod = {"imagePullSecrets": [{"name": secret}]}
+        [found] = world.provider.preflight([order("pulled", "true", pod=pod, container={"image": image})]) or [None]
+        return (found.severity, found.check) if found else ("", "")
+
+    for name, password in (("right", "robot-password"), ("wrong", "nonsense")):
+        login = json.dumps({"auths": {registry: {"username": "robot", "password": password}}})
+        body = {"metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson"}
+        world.api.call("POST", core_path(SPACE, "secrets"), body={**body, "stringData": {".dockerconfigjson": login}})
+    assert told("right", image) == ("", "")
+    assert told("right", f"{image}-nosuch") == ("error", "image")
+    assert told("wrong", image) == ("error", "login")
+    [found] = world.provider.preflight([order("pulled", "true", container={"image": image})])
+    assert found.severity == "warning" and "no pull secret" in found.message
+
+
+def test_a_quota_that_lets_few_run_at_once_is_told(world: World) -> None:
+    space = f"fp-quota-{LINEAGE[:8]}"
+    world.api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": space}})
+    hard = {"requests.cpu": "1", "count/jobs.batch": "4"}
+    body = {"metadata": {"name": "few"}, "spec": {"hard": hard}}
+    world.api.call("POST", core_path(space, "resourcequotas"), body=body)
+    await_that(lambda: (world.api.get(core_path(space, "resourcequotas", "few")).get("status") or {}).get("hard"))
+
+    def told(count: int, **settings: Any) -> dict[str, str]:
+        resources = {"container": {"resources": {"requests": {"cpu": "400m"}}}}
+        some = [order(f"cell-{n}", "true", namespace=space, **resources) for n in range(count)]
+        some = [replace(o, settings=Settings("cell", **settings), fresh=True) for o in some]
+        return {f.message: f.severity for f in world.provider.preflight(some) if f.check == "quota"}
+
+    try:
+        assert told(3, max_parallel=2) == {}
+        [(message, severity)] = told(3).items()
+        assert severity == "warning" and "2 of these 3" in message and "requests.cpu" in message
+        assert [s for m, s in told(5, max_parallel=1).items() if "4 Jobs" in m] == ["error"]
+    finally:
+        world.api.call("DELETE", f"/api/v1/namespaces/{space}")
 
 
 def test_nobody_is_told_each_verb_once(world: World) -> None:
@@ -603,7 +658,7 @@ def test_many_alike_runs_cost_few_requests(world: World, monkeypatch: pytest.Mon
         return original(self, method, path, *args, **options)
 
     monkeypatch.setattr(Api, "call", counting)
-    assert world.provider.preflight([order(f"cell-{n}", f"echo {n}") for n in range(200)]) == []
+    assert troubles(world, *(order(f"cell-{n}", f"echo {n}") for n in range(200))) == []
     assert len(sent) < 30
     sent.clear()
     world.provider.observe(list(world.records.values()))

@@ -62,10 +62,10 @@ class Images:
                 return Answer(
                     "refused", f"{words}; {trouble}" if trouble else words, _login_hint(image, headers, registry)
                 )
-            return Answer("missing" if error.status in (400, 404) else "unknown", words)
+            return Answer("missing" if error.status in (400, 404) else "silent", words)
         except EngineUnreachable as error:
             silent = error.reason == "Timeout"
-            return Answer("unknown", f"it does not answer within {PATIENCE:g}s" if silent else error.message)
+            return Answer("silent", f"it does not answer within {PATIENCE:g}s" if silent else error.message)
         except ProviderError as error:
             return Answer("unknown", error.message)
         return THERE
