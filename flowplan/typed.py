@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Annotated, Any, cast
 
@@ -12,40 +13,48 @@ import typer
 from flowplan.options import Argument, Command, option_names
 
 _MEANT = {
-    "cancel": "flowplan destroy --target ADDR",
-    "delete": "flowplan destroy --target ADDR",
-    "down": "flowplan destroy",
-    "get": "flowplan status",
-    "graph": "flowplan plan --format markdown, which draws what needs what",
-    "import": "flowplan state import ADDR ID",
-    "ls": "flowplan state list",
-    "output": "flowplan logs ADDR",
-    "ps": "flowplan status",
-    "refresh": "flowplan plan --refresh-only",
-    "rerun": "flowplan apply --rerun ADDR",
-    "restart": "flowplan apply --rerun ADDR",
-    "run": "flowplan apply",
-    "start": "flowplan apply",
-    "stop": "flowplan destroy --target ADDR",
-    "taint": "flowplan apply --rerun ADDR",
-    "up": "flowplan apply",
-    "version": "flowplan --version",
+    "flowplan apply": ("create", "deploy", "exec", "launch", "run", "start", "submit", "up"),
+    "flowplan apply --rerun ADDR": ("rerun", "restart", "retry", "taint"),
+    "flowplan destroy": ("down", "teardown"),
+    "flowplan destroy --target ADDR": ("cancel", "delete", "kill", "remove", "rm", "stop", "terminate"),
+    "flowplan logs ADDR": ("log", "output", "tail"),
+    "flowplan plan": ("diff", "dry-run", "preview"),
+    "flowplan plan --format markdown, which draws what needs what": ("dag", "graph"),
+    "flowplan plan --refresh-only": ("refresh", "sync"),
+    "flowplan state import ADDR ID": ("import",),
+    "flowplan state list": ("addresses", "ls"),
+    "flowplan state pull": ("pull",),
+    "flowplan state push": ("push",),
+    "flowplan state show ADDR": ("describe", "inspect"),
+    "flowplan state unlock": ("force-unlock", "unlock"),
+    "flowplan status": ("get", "info", "jobs", "list", "ps", "queue", "top"),
+    "flowplan validate": ("check", "lint", "test"),
+    "flowplan validate: a spec is checked, not reformatted": ("fmt", "format"),
+    "flowplan watch": ("attach", "follow", "wait"),
+    "flowplan --help": ("help",),
+    "flowplan --install-completion": ("completion",),
+    "flowplan --version": ("version",),
+    "flowplan state list, rm, mv or show": ("state ls", "state remove", "state rename", "state get"),
 }
-"""What other tools call our commands."""
+"""What to write, and what people write who know other tools."""
 _MEANT_OPTIONS = {
-    "-V": "flowplan --version",
-    "-destroy": "flowplan destroy",
-    "--destroy": "flowplan destroy",
-    "-json": "--format json",
-    "--json": "--format json",
-    "-replace": "--rerun ADDR",
-    "--replace": "--rerun ADDR",
-    "-version": "flowplan --version",
-    "-auto-approve": "--yes",
-    "--auto-approve": "--yes",
-    "-f": "the spec without an option: flowplan plan SPEC",
-    "--file": "the spec without an option: flowplan plan SPEC",
+    "flowplan --version": ("-V", "-version"),
+    "flowplan destroy": ("-destroy", "--destroy"),
+    "flowplan plan": ("--dry-run", "-n"),
+    "flowplan watch": ("--watch", "-w"),
+    "--allow-interrupt ADDR for what a plan would stop, --yes for what it asks": ("--force", "-force"),
+    "--detach": ("--no-wait", "--background", "--async"),
+    "--format json": ("-json", "--json", "-o"),
+    "--parallelism N": ("-j", "--parallel", "--jobs"),
+    "--rerun ADDR": ("-replace", "--replace"),
+    "--var NAME=VALUE": ("-e",),
+    "--wait-timeout TIME": ("--timeout",),
+    "--yes": ("-auto-approve", "--auto-approve", "--assume-yes"),
+    "NO_COLOR=1 in the environment": ("--no-color", "-no-color"),
+    "no option: every run is shown": ("--all", "-a"),
+    "the spec without an option: flowplan plan SPEC": ("-f", "--file"),
 }
+"""The same of options, where a command does not know them."""
 
 # The base of typer's own usage errors; typer does not export it by name.
 _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
@@ -139,18 +148,23 @@ def _with_one_dash(commands: Sequence[Command], words: Sequence[str]) -> tuple[s
     known = option_names(commands)
     for name in (word.partition("=")[0] for word in words):
         if len(name) > 2 and name[0] == "-" != name[1]:
-            meant = f"-{name}" if f"-{name}" in known else _MEANT_OPTIONS.get(name)
+            meant = f"-{name}" if f"-{name}" in known else _instead(_MEANT_OPTIONS, name)
             if meant:
                 return name, meant
     return None
 
 
+def _instead(table: Mapping[str, Sequence[str]], wrong: str) -> str:
+    """Return what to write instead of a word of another tool, "" when that is not known."""
+    return next((meant for meant, words in table.items() if wrong in words), "")
+
+
 def _meant(error: BaseException, words: Sequence[str]) -> str:
     """Return what to write instead of a word of another tool that was not understood, "" when there is none."""
-    wrong = str(getattr(error, "option_name", ""))  # of ``-var`` it is ``-v``
-    options = (_MEANT_OPTIONS.get(word.partition("=")[0]) for word in words if wrong and word.startswith(wrong))
-    meant = None if wrong or len(words) == 0 else _MEANT.get(words[0])
-    return next((f"\nwrite {found}" for found in (meant, *options) if found), "")
+    if wrong := str(getattr(error, "option_name", "")):  # of ``-var`` it is ``-v``
+        given = (word.partition("=")[0] for word in words if word.startswith(wrong))
+        return next(filter(None, (_instead(_MEANT_OPTIONS, word) for word in given)), "")
+    return "" if not words else _instead(_MEANT, words[0]) or _instead(_MEANT, " ".join(words[:2]))
 
 
 def _usage(error: BaseException, words: Sequence[str], complain: Callable[..., int]) -> int:
@@ -158,5 +172,9 @@ def _usage(error: BaseException, words: Sequence[str], complain: Callable[..., i
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         return complain(str(getattr(error, "message", error)), 7, prefix="")
-    hint = f"\nsee `{context.command_path} --help`" if context else ""
-    return complain(f"{getattr(error, 'format_message', lambda: str(error))()}{_meant(error, words)}{hint}", 7)
+    text, meant = str(getattr(error, "format_message", lambda: str(error))()), _meant(error, words)
+    if meant:  # better than the words that typer takes for near
+        text = f"{re.split(r'[.] Did you mean| [(]Possible', text)[0].rstrip('.')}.\nwrite {meant}"
+    elif type(error).__name__ == "MissingParameter" and "ADDR" in text:
+        text += "\n`flowplan state list` shows the addresses"
+    return complain(text + (f"\nsee `{context.command_path} --help`" if context else ""), 7)

@@ -213,7 +213,7 @@ def _words(entry: Any, path: Path, schema: Mapping[str, Any]) -> tuple[str, str]
     if kind == "extra_forbidden":
         return "unknown field", _what_is_meant(str(path[-1]), path[:-1], schema)
     if kind == "missing":
-        return "is missing", "write `flowplan: 1`, the version of the spec" if path == ("flowplan",) else ""
+        return "is missing", _MISSING.get(path, "")
     if kind == "union_tag_invalid":
         name = str(entry["input"].get("type"))
         known = list(schema["properties"]["providers"]["properties"])
@@ -223,35 +223,96 @@ def _words(entry: Any, path: Path, schema: Mapping[str, Any]) -> tuple[str, str]
     expected = {"list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping"}.get(kind)
     if expected:
         return f"must be {expected}, not {kind_of(entry['input'])}", _shape_of(path)
-    return entry["msg"], ""
+    given = entry["input"] if path[:1] == ("variables",) and path[-1] == "type" else None
+    return entry["msg"], f'write "{_TYPES[given]}"' if isinstance(given, str) and given in _TYPES else ""
+
+
+_MISSING: Mapping[Path, str] = {
+    ("flowplan",): "write `flowplan: 1`, the version of the spec",
+    ("project",): "write `project: NAME`",
+    ("runs",): "write `runs: {NAME: {provider: ..., command: [...]}}`",
+}
+_TYPES = {"array": "list", "boolean": "bool", "dict": "map", "float": "number", "int": "number", "integer": "number"} | {
+    "object": "map", "str": "string", "text": "string",
+}  # fmt: skip
+"""What the types of variables are called elsewhere."""
 
 
 def _shape_of(path: Path) -> str:
     """Return how to write what people take for a list or a plain value, as it is in other tools."""
-    if path == ("runs",):
-        return "write `a: {provider: ...}`; the run's name is the key"
-    if path[-1:] == ("env",):
-        return 'write `A: "1"` instead of `- A=1`'
-    if path[:1] == ("variables",) and len(path) == 2:
-        return f"write `{path[1]}: {{default: ...}}`"
-    return ""
+    whole = {
+        ("runs",): "write `a: {provider: ...}`; the run's name is the key",
+        ("providers",): "write `docker: {type: docker}`; the provider's name is the key",
+        ("variables",): "write `tag: {default: ...}`; the variable's name is the key",
+    }
+    entries = {
+        "runs": "write `%s: {provider: ..., command: [...]}`",
+        "providers": "write `%s: {type: ...}`",
+        "variables": "write `%s: {default: ...}`",
+    }
+    fields = {
+        "env": 'write `A: "1"` instead of `- A=1`',
+        "labels": 'write `A: "1"` instead of `- A=1`',
+        "matrix": "write `matrix: {day: [mon, tue]}`; the axis's name is the key",
+    }
+    if path in whole:
+        return whole[path]
+    if len(path) == 2 and path[0] in entries:
+        return entries[str(path[0])] % path[1]
+    return fields.get(str(path[-1]), "") if path else ""
 
 
 _ELSEWHERE = {
+    "activeDeadlineSeconds": "timeout",
+    "after": "needs",
     "args": "command",
+    "backoffLimit": "retries",
     "cmd": "command",
+    "concurrency": "max_parallel",
+    "container_name": "name",
     "cwd": "working_dir",
     "depends_on": "needs",
     "environment": "env",
+    "jobs": "runs",
+    "services": "runs",
+    "stop_grace_period": "grace_period",
+    "tasks": "runs",
+    "terminationGracePeriodSeconds": "grace_period",
+    "url": "host",
+    "vars": "variables",
     "workdir": "working_dir",
 }
-"""What fields of a run are called in files of other tools."""
+"""What fields are called in files of other tools."""
+_SCHEDULE = "flowplan starts nothing by itself; call `flowplan apply --yes` from cron, a systemd timer or CI"
+_SCRIPT = "write command: [sh, -c, '...']"
+_CONDITION = (
+    "a run has no condition: it starts when all that it needs has succeeded; --target and --exclude choose runs"
+)
+_MANIFEST = "this is a manifest of Kubernetes: name its file as kubernetes.job of a run"
+_SECRET = "write env: {NAME: {from_env: NAME}} in the run; what the variable NAME holds is never stored"
+_OPTIONS = "write docker.create_options, which takes every option of the Engine"
 _OTHERWISE = {
-    "cron": "flowplan starts nothing by itself; call `flowplan apply --yes` from cron, a systemd timer or CI",
+    "apiVersion": _MANIFEST,
+    "cron": _SCHEDULE,
+    "gpus": "write resources: {gpu: 1}",
+    "if": _CONDITION,
+    "kind": _MANIFEST,
     "limits": "write cpu, memory and gpu directly below resources: they are request and limit in one",
+    "network": "write docker: {networks: [NAME]}",
+    "ports": _OPTIONS,
     "requests": "write cpu, memory and gpu directly below resources: they are request and limit in one",
-    "schedule": "flowplan starts nothing by itself; call `flowplan apply --yes` from cron, a systemd timer or CI",
+    "restart": "write retries: a run comes to an end, and is started again when it failed",
+    "run": _SCRIPT,
+    "schedule": _SCHEDULE,
+    "script": _SCRIPT,
+    "secrets": _SECRET,
+    "shell": _SCRIPT,
+    "strategy": "write matrix directly in the run",
+    "tag": "write it behind the image: `image: NAME:TAG`",
+    "user": f"of a container {_OPTIONS}; of a Job kubernetes.customizations; a process runs as you",
     "valueFrom": "write secret_key_ref or config_map_key_ref, each with name and key, in its place",
+    "version": "the version of the spec is `flowplan: 1`",
+    "when": _CONDITION,
 }
 """What to do instead where other tools have a field that there is not."""
 
@@ -262,11 +323,18 @@ def _what_is_meant(name: str, place: Path, schema: Mapping[str, Any]) -> str:
     block = next((b for b in BUILT_IN_TYPES if b in known and name in _known_names(schema, (*place, b))), None)
     if block:
         return f"it belongs into the block {block}"
-    if _ELSEWHERE.get(name) in known:
-        return f'write "{_ELSEWHERE[name]}"'
-    if name in _OTHERWISE and (name not in ("limits", "requests") or place[-1:] == ("resources",)):
+    meant = _ELSEWHERE.get(name, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_"))
+    if meant in known:
+        return f'write "{meant}"'
+    in_block = bool(place) and place[-1] in BUILT_IN_TYPES and place[0] != "providers"
+    around = _known_names(schema, place[:-1]) if in_block else _known_names(schema, ("defaults",)) if not place else []
+    if meant in around:
+        return f'write "{meant}" {"directly in the run" if in_block else "below defaults, which count for every run"}'
+    if not place and (near := did_you_mean(name, known)):
+        return near
+    if name in _OTHERWISE and not in_block and (name not in ("limits", "requests") or place[-1:] == ("resources",)):
         return _OTHERWISE[name]
-    if place and place[-1] in BUILT_IN_TYPES and place[0] != "providers":
+    if in_block or place[-2:-1] == ("env",):
         return did_you_mean(name, known) or f"known: {', '.join(known)}"
     return did_you_mean(name, known)
 

@@ -10,7 +10,7 @@ import typer
 
 from flowplan.cli import COMMANDS
 from flowplan.options import Argument, Option, _parameters, understood
-from flowplan.typed import application
+from flowplan.typed import application, run
 
 CLEAR = [
     "validate",
@@ -128,3 +128,39 @@ def test_every_parameter_of_every_command_is_known_to_the_reader() -> None:
             assert parameter.kind in (bool, int, str, Path)
             assert isinstance(parameter.declared, Argument | Option)
             assert parameter.declared.settings.keys() <= {"metavar", "help", "envvar", "min", "max"}
+
+
+MEANT = {
+    "flowplan apply": "deploy",
+    "flowplan apply --rerun ADDR": "retry",
+    "flowplan destroy": "down",
+    "flowplan destroy --target ADDR": "kill",
+    "flowplan logs ADDR": "tail",
+    "flowplan plan": "diff",
+    "flowplan state show ADDR": "describe",
+    "flowplan state list": "ls",
+    "flowplan state list, rm, mv or show": "state remove a",
+    "flowplan state unlock": "force-unlock",
+    "flowplan status": "get",
+    "flowplan validate": "lint",
+    "flowplan validate: a spec is checked, not reformatted": "fmt",
+    "flowplan watch": "status --watch",
+    "--detach": "apply --no-wait",
+    "--format json": "status -o json",
+    "--parallelism N": "apply -j 3",
+    "--wait-timeout TIME": "apply --timeout 5m",
+    "no option: every run is shown": "status --all",
+}
+
+
+@pytest.mark.parametrize("meant", MEANT)
+def test_words_of_other_tools_are_answered_with_ours_alone(meant: str) -> None:
+    told: list[str] = []
+
+    def complain(text: str, code: int, prefix: str = "") -> int:
+        told.append(text)
+        return code
+
+    assert run(COMMANDS, MEANT[meant].split(), complain) == 7
+    [first, second, *_] = told[0].splitlines()
+    assert second == f"write {meant}" and "ossible" not in first and "mean" not in first

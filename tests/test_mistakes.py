@@ -26,7 +26,7 @@ def told(directory: Path, run: str) -> list[str]:
     [
         ("${{ var.tag }}", "${var.tag}"), ("{{ var.tag }}", "${var.tag}"), ("${tag}", "${var.tag}"), ("${vars.tag}", "${var.tag}"),
         ("${env.HOME}", "{from_env: HOME}"), ("${matrix.day}", "${each.day}"), ("${runs.a.exit_code}", "${run.address}"),
-        ("from_env:X", "{from_env: X}"),
+        ("from_env:X", "{from_env: X}"), ("${upper(var.tag)}", "expressions have no functions"),
     ],
 )  # fmt: skip
 def test_expressions_of_other_tools(tmp_path: Path, text: str, remedy: str) -> None:
@@ -46,6 +46,7 @@ def test_expressions_of_other_tools(tmp_path: Path, text: str, remedy: str) -> N
     [
         ("'echo a && b'", ["&&"]), ("'a | b > c'", ["|", ">"]), ("'a; b'", [";"]), ("'a < b || c'", ["<", "||"]), ("'echo $HOME/x'", ["$HOME"]),
         ("'cat *.csv'", ["*.csv"]), ("[echo, a, '&&', b]", ["&&"]), ("[echo, '$HOME']", ["$HOME"]), ("[a, 2>&1]", ["2>&1"]),
+        ("[ls, '*.csv']", ["*.csv"]), ("[x, ~/data]", ["~/data"]), ("[x, '`date`']", ["`date`"]), ("[x, '$(date)']", ["$(date)"]),
     ],
 )  # fmt: skip
 def test_what_no_shell_reads(tmp_path: Path, command: str, words: list[str]) -> None:
@@ -58,7 +59,7 @@ def test_what_no_shell_reads(tmp_path: Path, command: str, words: list[str]) -> 
     [
         "[sh, -c, 'echo $HOME && echo ${tag} | wc > out; ls *.csv']", "[/bin/bash, -lc, 'a && b']", "[env, A=1, sh, -c, 'a | b']", "\"sh -c 'a && b'\"",
         "[find, ., -name, '*.py', -exec, echo, '{}', ';']", "[python, -c, 'print($X > 1)']", "\"awk '{print $NF}' file\"", "[docker, ps, --format, '{{.Names}}']",
-        "[echo, '$${tag}']", "[echo, '${other}']", "'echo \"a && b\"'", "[grep, 'a$']", "[x, a=b, '--f={{ item }}']",
+        "[echo, '$${tag}']", "[echo, '${other}']", "'echo \"a && b\"'", "[grep, 'a$']", "[grep, 'x*.y', f]", "[rsync, a/, 'host:~/b']", "[x, a=b, '--f={{ item }}']",
     ],
 )  # fmt: skip
 def test_what_is_meant(tmp_path: Path, command: str) -> None:

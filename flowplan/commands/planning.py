@@ -102,6 +102,11 @@ def plan(
 
     check_format(how.format, ("text", "json", "markdown"))
     check_directory("--out", out)
+    if out and str(out) in ("json", "markdown", "md", "text", "yaml"):
+        raise InvalidInput(
+            f'--out names the file of the plan, which would be called "{out}"',
+            hint="write --format json or --format markdown; or give the file another name",
+        )
     check_directory("--json-into", how.json_into)
     if check:
         return compare(check, state, request)

@@ -156,7 +156,8 @@ def _unknown_options(options: Options, known: Mapping[str, str]) -> list[Diagnos
             if not any(names(pattern, a, g) for a, g in known.items()):
                 hint = did_you_mean(pattern, {*known, *known.values()}) or "see `flowplan status` for the addresses"
                 flag = option.replace("_", "-")
-                faults.append(Diagnostic(f"no run is called {pattern}", subject=f"--{flag}", hint=hint))
+                text = f"no run is called {pattern}" if pattern else "names no run: its value is empty"
+                faults.append(Diagnostic(text, subject=f"--{flag}", hint=hint))
     return faults
 
 

@@ -45,6 +45,10 @@ _PATTERNS = (
         lambda m, v: "what other runs did cannot be used; only the run's own address, id and attempt: ${run.address}",
     ),
     _Pattern(
+        re.compile(rf"(?<!\$)\$\{{\s*\w+\([^}}]*\b(?:{_ROOTS})\.[^}}]*\)\s*\}}"),
+        lambda m, v: "expressions have no functions: give the value as a variable",
+    ),
+    _Pattern(
         re.compile(r"(?<!\$)\$\{(?P<inner>[A-Za-z_]\w*)\}"),
         lambda m, v: f"did you mean ${{var.{m['inner']}}}?" if m["inner"] in v else None,
         in_scripts=False,
@@ -55,8 +59,12 @@ _PATTERNS = (
     ),
 )
 _OPERATOR = re.compile(r"&&|\|\||\||;|&|(?:\d|&)?>>?(?:&\d)?|<<?<?")
-_NAME = re.compile(r"(?<![\\$])\$(?:[A-Z_][A-Z0-9_]*|\{[A-Z_][A-Z0-9_]*\})")
+_NAME = re.compile(r"(?<![\\$])\$(?:[A-Z_][A-Z0-9_]*|\{[A-Z_][A-Z0-9_]*\})|^~/\S*|^`[^`]+`$|(?<![\\$])\$\([^()]+\)")
 _GLOB = re.compile(r"[^\s'\"]*[\w./-]\*[^\s'\"]*|\*\.\w+")
+
+
+_TAKE_FILES = frozenset(["cat", "cp", "du", "gzip", "head", "ls", "mv", "rm", "tail", "wc", "zip"])
+"""Programs that mean files by their arguments: a quoted glob would be the name of one."""
 
 
 def mistakes(loaded: LoadedSpec, variables: Collection[str]) -> Iterator[Diagnostic]:
@@ -132,11 +140,11 @@ def _unread(run: Mapping[str, Any], path: Path) -> Iterator[Found]:
         command, words = run.get(key), _words(run.get(key))
         if _is_shell(words):
             continue
-        listed = isinstance(command, list)
+        globs = isinstance(command, str) or (bool(words) and words[0].rpartition("/")[2] in _TAKE_FILES)
         told: dict[str, None] = {}
         for index, word in enumerate(words):
             if not _SCRIPTS.intersection(words[:index]) and word[:1] != "'":
-                told |= dict.fromkeys(_of_a_shell(word, globs=not listed))
+                told |= dict.fromkeys(_of_a_shell(word, globs=globs))
         if told:
             text = ", ".join(f'"{one}"' for one in told)
             yield (*path, key), text, "no shell reads the command; write [sh, -c, '...']"
