@@ -180,6 +180,8 @@ runs:
     assert project.status() == {}
     told = project.ok("apply", "--yes", "plan.json", code=3).err
     assert told.index("Apply would fail: 1 problem") < told.index("good: creating")
+    told = project.ok("apply", "--yes", "--format", "json", code=3).err
+    assert "Apply would fail: 1 problem" in told and "bad: " in told
 
 
 # -- nothing that is done is hidden -------------------------------------------------------------------------------------

@@ -15,7 +15,14 @@ from flowplan.commands import last_plan
 from flowplan.commands.arguments import check_directory, check_format
 from flowplan.commands.places import place, shown
 from flowplan.commands.planning import Shown, at, show_plan
-from flowplan.commands.refusals import allowed, planning_options, refuse_findings, refuse_violations, usable
+from flowplan.commands.refusals import (
+    allowed,
+    planning_options,
+    refuse_findings,
+    refuse_violations,
+    told_findings,
+    usable,
+)
 from flowplan.engines import read_spec
 from flowplan.outcome import Options
 from flowplan.output import JsonSink, Output, Sink
@@ -225,6 +232,8 @@ def _agreed(plan: Plan, project: Project, how: How) -> bool:
     output = Output()  # a plan holds tokens only, and a text that hid a guess would confirm it
     if how.format == "text":
         show_plan(plan, output, Shown(), "", to_stderr=True)
+    elif told := told_findings(plan):
+        output.note(told)
     if how.yes:
         return True
     if not can_ask():

@@ -90,8 +90,8 @@ def refuse_violations(plan: Plan, rules: Sequence[Rule] = ()) -> None:
         from flowplan.planner.compare.policies import checked
 
         changes = checked(changes, rules)
-    found = [f for c in changes for f in c.preflight if f.check == "policy" and f.severity == "error"]
-    _refuse("policies forbid this plan", "violation", found)
+    if found := [f for c in changes for f in c.preflight if f.check == "policy" and f.severity == "error"]:
+        raise Refused(_listed("policies forbid this plan (%s); nothing was done", "violation", found))
 
 
 def refuse_findings(plan: Plan) -> None:
@@ -100,13 +100,21 @@ def refuse_findings(plan: Plan) -> None:
     Raises:
         Refused: with every finding.
     """
-    found = [f for change in plan.changes for f in change.preflight if f.severity == "error"]
-    _refuse("--strict: apply would fail", "problem", found)
+    if found := _failing(plan):
+        raise Refused(_listed("--strict: apply would fail (%s); nothing was done", "problem", found))
 
 
-def _refuse(why: str, noun: str, found: Sequence[Finding]) -> None:
-    if not found:
-        return
+def told_findings(plan: Plan) -> str:
+    """Return what is said of a plan of which a part would fail, before it is carried out; "" where none would."""
+    found = _failing(plan)
+    return _listed("Apply would fail: %s found beforehand.", "problem", found) if found else ""
+
+
+def _failing(plan: Plan) -> list[Finding]:
+    return [f for change in plan.changes for f in change.preflight if f.severity == "error"]
+
+
+def _listed(title: str, noun: str, found: Sequence[Finding]) -> str:
     lines = [f"  {f.address}: {f.message}" + (f" ({f.hint})" if f.hint else "") for f in found[:_SHOWN]]
     lines += [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-    raise Refused("\n".join([f"{why} ({counted(len(found), noun)}); nothing was done", *lines]))
+    return "\n".join([title % counted(len(found), noun), *lines])

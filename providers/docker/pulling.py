@@ -57,7 +57,7 @@ class Images:
             path = f"/distribution/{image}/json"
             self._engine.request("GET", path, headers=headers, stream=True, read_timeout=PATIENCE).close()
         except Refusal as error:
-            words = _REQUEST.sub("", error.words)
+            words = ": ".join(dict.fromkeys(_REQUEST.sub("", error.words).split(": ")))  # many say everything twice
             if error.status in (401, 403) or (error.status >= 500 and _UNAUTHORIZED.search(words)):
                 return Answer(
                     "refused", f"{words}; {trouble}" if trouble else words, _login_hint(image, headers, registry)
