@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from flowplan.interruption import drawing
 from flowplan.output import Output, Sink, silence
+from flowplan.render.units import duration
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.text import harmless
@@ -76,13 +77,13 @@ class LiveSink(Sink):
         for address, since in live[:SHOWN]:
             status = self._statuses.get(address, "")
             picture.append(f"  {harmless(address)}  ").append(status, _STYLES.get(status, ""))
-            picture.append(f"  {_clock(now - since)}", "dim")
+            picture.append(f"  {duration(now - since)}", "dim")
             picture.append(f"  {self._unfinished[address]}\n" if address in self._unfinished else "\n")
         if len(live) > SHOWN:
             picture.append(f"  and {len(live) - SHOWN} more\n", "dim")
         counts = Counter(self._statuses.values())
         words = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in sorted(counts.items()))
-        return picture.append(f"{_clock(now - self._begun)}  {words or 'starting'}", "bold")
+        return picture.append(f"{duration(now - self._begun)}  {words or 'starting'}", "bold")
 
 
 @contextmanager
@@ -119,11 +120,3 @@ class _ClosableTerminal:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def _clock(seconds: float) -> str:
-    """Return a duration as ``42s``, ``3m07s`` or ``2h05m``."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"

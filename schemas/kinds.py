@@ -18,7 +18,9 @@ class Kind(NamedTuple):
         name: the fields that no two objects on an engine may have in common; () when nothing else can take its name.
         retries: the field that says how often the engine tries again.
         no_retries: what it means when that field is not there; None when the engine has a default of its own.
-        units: (name of a field, ``seconds``, ``bytes`` or ``nanocpus``) of numbers that people write with a unit.
+        units: (name of a field, ``seconds``, ``nanoseconds``, ``bytes`` or ``nanocpus``) of numbers that people write with
+            a unit.
+        order: names of fields, at any depth, with spaces between, in the order in which people read them; all others follow.
     """
 
     shorter: tuple[tuple[str, str], ...] = ()
@@ -26,6 +28,7 @@ class Kind(NamedTuple):
     retries: str = ""
     no_retries: int | None = 0
     units: tuple[tuple[str, str], ...] = ()
+    order: str = ""
 
 
 Kinds = Mapping[str, Kind]

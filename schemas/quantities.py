@@ -1,4 +1,4 @@
-"""Durations, Docker sizes and Kubernetes quantities: from what people write to numbers that compare by value."""
+"""Durations, Docker sizes and Kubernetes quantities: from what people write to numbers that compare by value, and back."""
 
 from __future__ import annotations
 
@@ -111,6 +111,36 @@ def quantity(value: str | float) -> Decimal:
     if text[-1] in _SI:
         return Decimal(text[:-1]).scaleb(_SI[text[-1]])
     return Decimal(text)
+
+
+def written_duration(seconds: float | Decimal) -> str:
+    """Return exactly these seconds as people write them: ``2h30m``, ``10s``, ``0.5s``."""
+    exact = Decimal(str(seconds))
+    text, left = "", int(exact)
+    if left <= 0 or left != exact:
+        return f"{_plain(exact)}s"
+    for unit in "dhms":
+        count, left = divmod(left, _SECONDS[unit])
+        text += f"{count}{unit}" if count else ""
+    return text
+
+
+def written_size(number: float) -> str:
+    """Return exactly these bytes as Docker's users write them: ``96m``, ``1000b``."""
+    whole = (
+        f"{int(number) // _SIZE_FACTOR[unit]}{unit}" for unit in "gmk" if number and number % _SIZE_FACTOR[unit] == 0
+    )
+    return next(whole, f"{_plain(Decimal(str(number)))}b")
+
+
+def written_billionths(number: float) -> str:
+    """Return exactly a billionth of a number: ``1.5`` for 1500000000."""
+    return _plain(Decimal(str(number)).scaleb(-9))
+
+
+def _plain(number: Decimal) -> str:
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def memory(value: str | float) -> int:

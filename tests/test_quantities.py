@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowplan.schemas.quantities import duration, memory, quantity, size
+from flowplan.schemas.quantities import (
+    duration,
+    memory,
+    nanoseconds,
+    quantity,
+    size,
+    written_billionths,
+    written_duration,
+    written_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -103,3 +112,27 @@ def test_no_memory(text: str) -> None:
 @given(st.integers(min_value=0, max_value=10**15))
 def test_whole_numbers_are_themselves(number: int) -> None:
     assert quantity(str(number)) == Decimal(number) and size(str(number)) == number
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (10.0, "10s"), (90, "1m30s"), (9000, "2h30m"), (90_000, "1d1h"), (0.5, "0.5s"), (1e-07, "0.0000001s")],
+)
+def test_durations_as_people_write_them(seconds: float, text: str) -> None:
+    assert written_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(64 << 20, "64m"), (3 << 29, "1536m"), (2 << 30, "2g"), (1000, "1000b"), (0, "0b")]
+)
+def test_sizes_as_people_write_them(number: int, text: str) -> None:
+    assert written_size(number) == text
+
+
+@given(st.floats(min_value=1e-9, max_value=1e15) | st.integers(0, 10**15), st.integers(0, 1 << 63))
+def test_what_is_written_is_read_as_the_very_same(seconds: float, number: int) -> None:
+    """So that no two values ever look alike."""
+    assert duration(written_duration(seconds)) == seconds
+    assert size(written_size(number)) == number
+    assert Decimal(written_billionths(number)) * 10**9 == number
+    assert nanoseconds(written_duration(Decimal(number).scaleb(-9))) == number

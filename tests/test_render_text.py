@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from plans_by_hand import EVERYTHING, FIELDS, POD, RULE, change, image_bump, job, live, plan, rerun
 from rendered import KINDS, plan_text
 
-from flowplan.render.differences import shown
+from flowplan.render.differences import View, shown
 from flowplan.render.objects import object_lines, place
-from flowplan.render.signs import SIGNS, duration
+from flowplan.render.signs import SIGNS
 from flowplan.render.tables import event_lines, status_table, table
+from flowplan.render.units import duration, units_of
 from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import ABSENT, Action, FieldChange, Finding, Plan, RunFacts
 from flowplan.schemas.runs import Settings
@@ -304,6 +305,55 @@ def test_any_two_values_can_be_compared(before: Any, after: Any) -> None:
     how = shown(before, after)
     for line in (how.before or "", how.after or "", *(text for _, text in how.lines)):
         assert harmless(line) == line
+
+
+AMOUNTS = st.none() | st.integers(-1, 1 << 63) | st.floats(0, 1e12) | st.sampled_from(["64m", "10s", "1 CPUs", "none"])
+
+
+@given(AMOUNTS, AMOUNTS, st.sampled_from(sorted(units_of(KINDS))))
+def test_amounts_that_differ_look_different(before: Any, after: Any, field: str) -> None:
+    how = shown(before, after, View(1, units_of(KINDS)), f"/Container/{field}")
+    assert (how.before == how.after) == (before == after)
+
+
+def test_nested_amounts_are_shown_as_people_write_them() -> None:
+    view = View(1, units_of(KINDS))
+    before, after = ([{"Target": "/x", "TmpfsOptions": {"SizeBytes": size << 20}}] for size in (10, 20))
+    assert shown(before, after, view).lines == (("~", "[0].TmpfsOptions.SizeBytes: 10m -> 20m"),)
+    assert (
+        list(object_lines({"Healthcheck": {"Interval": 90 * 10**9}}, view.units))[1]
+        == "  Interval: 90000000000  # 1m30s"
+    )
+
+
+def test_runs_of_a_group_differ_in_amounts_as_people_write_them() -> None:
+    cells = [
+        change(f"a[n={n}]", Action.CREATE, after={"Container": {"Config": {"HostConfig": {"Memory": (n + 1) << 20}}}})
+        for n in range(2)
+    ]
+    assert "[n=0]  1m\n    [n=1]  2m\n" in text(plan(*cells))
+
+
+def test_fields_are_in_the_order_of_the_api() -> None:
+    container = {
+        "env": [{"value": "1", "name": "A"}],
+        "args": ["x"],
+        "image": "i",
+        "tty": True,
+        "command": ["c"],
+        "name": "main",
+    }
+    made = {"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}, "completions": 2}}
+    made |= {
+        "metadata": {"labels": {"name": "b", "apiVersion": "a"}, "name": "n"},
+        "kind": "Job",
+        "apiVersion": "batch/v1",
+    }
+    for full in (False, True):
+        shown_text = text(plan(change("a", Action.CREATE, after={"Job": made})), full=full)
+        keys = re.findall(r"(?m)^    \+ [ -]*(\w+):", shown_text)[2:]
+        words = "apiVersion kind metadata name labels name apiVersion spec completions template spec"
+        assert " ".join(keys) == f"{words} containers name image command args env name value tty restartPolicy"
 
 
 def test_texts_of_several_lines_are_blocks() -> None:

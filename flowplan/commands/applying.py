@@ -29,7 +29,7 @@ from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.compare.plan import has_changes
 from flowplan.planning import Planned, check_targets, plan_again, plan_destroy, plan_spec
 from flowplan.project import Project, Request, open_state, writing
-from flowplan.render.signs import duration
+from flowplan.render.units import duration
 from flowplan.reviewing import check_reviewed, sealed_plan
 from flowplan.schemas.accepted import Accepted, packed, steps_of
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, Refused, StateError

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from flowplan.render.objects import object_lines, scalar
-from flowplan.render.units import OF_SETTINGS, Units
+from flowplan.render.units import OF_SETTINGS, Units, in_units
 from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.runs import Json, canonical
 from flowplan.schemas.text import harmless
@@ -47,12 +47,18 @@ class Shown(NamedTuple):
     lines: tuple[Line, ...] = ()
 
 
-def shown(before: Json, after: Json, view: View = _PLAIN) -> Shown:
+def shown(before: Json, after: Json, view: View = _PLAIN, path: str = "") -> Shown:
     """Return how the change from ``before`` to ``after`` (either may be ABSENT) is shown.
 
     Args:
         view: how much is shown around, and the units of numbers.
+        path: a JSON Pointer, or its last part: numbers whose unit is known are shown in it, when both sides can be.
     """
+    sides = (before, after)
+    units = [in_units(path, value, view.units) for value in sides]
+    if any(units) and all(unit or value in (None, ABSENT) for unit, value in zip(units, sides, strict=True)):
+        old, new = (None if value is ABSENT else unit or "none" for unit, value in zip(units, sides, strict=True))
+        return Shown(old, new)
     if before is ABSENT or after is ABSENT:
         value, mark = (after, "+") if before is ABSENT else (before, "-")
         if not _flat(value):
@@ -200,7 +206,7 @@ def _part(before: Json, after: Json, view: View, path: str) -> Iterator[Line]:
         if isinstance(before, Mapping | list):
             yield from _parts(before, after, view, path)
             return
-    how = shown(before, after, view)
+    how = shown(before, after, view, path.rpartition(".")[2])
     if how.lines:
         yield "+" if before is ABSENT else "-" if after is ABSENT else "~", f"{path}:"
         yield from ((mark, f"  {text}") for mark, text in how.lines)

@@ -11,7 +11,8 @@ from itertools import chain
 from typing import NamedTuple
 
 from flowplan.render.objects import leaf_count
-from flowplan.render.signs import COUNTED, TIME, ago, duration, to_the_second
+from flowplan.render.signs import COUNTED, TIME, ago, to_the_second
+from flowplan.render.units import duration
 from flowplan.render.varying import Varying, cell_of, compare, document, varying
 from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import ABSENT, Action, Change, Plan

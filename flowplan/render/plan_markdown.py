@@ -9,10 +9,10 @@ from functools import partial
 from hashlib import sha256
 
 from flowplan.render import groups, varying
-from flowplan.render.differences import Line, View
+from flowplan.render.differences import Line, View, shown
 from flowplan.render.groups import Group
 from flowplan.render.objects import leaf_count, object_lines, place
-from flowplan.render.plan_text import drift_words, effect_words, field_shown
+from flowplan.render.plan_text import effect_words
 from flowplan.render.presented import OWN_LABELS, presented, run_line
 from flowplan.render.signs import MEANINGS, SIGNS
 from flowplan.render.units import Units, units_of
@@ -381,7 +381,7 @@ def _diff(group: Group, kinds: Kinds) -> Iterator[str]:
         if len(group.changes) > 1:
             yield f"@@ {harmless(change.address)} @@"
         yield f"{mark} {run_line(change, kinds)}"
-        objects = presented(change)
+        objects = presented(change, kinds)
         yield from (f"{mark} {line}" for line in object_lines(objects, units))
         if leaf_count(objects) < leaf_count(change.after):
             yield f"{mark} # {OWN_LABELS}"
@@ -393,8 +393,8 @@ def _diff(group: Group, kinds: Kinds) -> Iterator[str]:
 
 
 def _field(name: str, field: FieldChange, units: Units) -> Iterator[str]:
-    how = field_shown(field, View(1, units))
-    words = "  # " + "; ".join(filter(None, (effect_words(field), drift_words(field))))
+    how = shown(field.before, field.after, View(1, units), field.path)
+    words = "  # " + effect_words(field, units)
     in_place = field.effect != "replace"
     if how.lines:
         yield f"@@ {name} @@{words}"

@@ -12,12 +12,12 @@ from flowplan.render import groups, varying
 from flowplan.render.differences import Line, Shown, View, line_differences, shown
 from flowplan.render.groups import Group
 from flowplan.render.objects import leaf_count, leaves, object_lines, place, scalar
-from flowplan.render.presented import OWN_LABELS, presented, run_line
+from flowplan.render.presented import OWN_LABELS, ordered, presented, run_line
 from flowplan.render.signs import COLOUR_OF, COLOUR_OF_MARK, MEANINGS, SIGNS, paint
 from flowplan.render.units import Units, in_units, units_of
 from flowplan.render.varying import as_ranges, words_of_needs
 from flowplan.schemas.kinds import Kinds
-from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, Plan
+from flowplan.schemas.plans import Action, Change, FieldChange, Plan
 from flowplan.schemas.pointers import nearest
 from flowplan.schemas.runs import Objects
 from flowplan.schemas.text import counted, harmless
@@ -265,7 +265,8 @@ def _body(group: Group, style: _Style) -> Iterator[str]:
     elif style.full and groups.is_shown(change):
         gone = change.action in (Action.DESTROY, Action.FORGET)
         objects = (change.before if gone else change.after) or {}
-        yield from _marked((("-" if gone else " ", line) for line in object_lines(objects, style.units)), style)
+        lines = object_lines(ordered(objects, style.kinds), style.units)
+        yield from _marked((("-" if gone else " ", line) for line in lines), style)
     if style.explain and change.after is not None:
         yield from _explained(change, style)
 
@@ -273,9 +274,9 @@ def _body(group: Group, style: _Style) -> Iterator[str]:
 def _lines(objects: Objects, change: Change, style: _Style) -> Iterator[str]:
     """Yield objects as YAML: as they are with --full, else without flowplan's own labels, saying so."""
     if style.full:
-        yield from object_lines(objects, style.units)
+        yield from object_lines(ordered(objects, style.kinds), style.units)
         return
-    shown_objects = presented(change, objects)
+    shown_objects = presented(change, style.kinds, objects)
     yield from object_lines(shown_objects, style.units)
     if leaf_count(shown_objects) < leaf_count(objects):
         yield f"# {OWN_LABELS}"
@@ -288,7 +289,8 @@ def _marked(lines: Iterable[Line], style: _Style, pad: str = _INDENT) -> Iterato
 
 
 def _object_differences(change: Change, style: _Style) -> Iterator[Line]:
-    old, new = (list(object_lines(objects, style.units)) for objects in (change.before, change.after))
+    both = (ordered(objects, style.kinds) for objects in (change.before, change.after))
+    old, new = (list(object_lines(objects, style.units)) for objects in both)
     if max(len(old), len(new)) > _LONGEST_DIFF:
         yield from (("-", line) for line in old)
         yield from (("+", line) for line in new)
@@ -310,35 +312,22 @@ def _fields(change: Change, style: _Style) -> Iterator[str]:
         yield style.paint(f"{_INDENT}  ({rest} unchanged {'field' if rest == 1 else 'fields'} not shown)", "dim")
 
 
-def effect_words(field: FieldChange) -> str:
-    """Return ``in place`` or ``forces replacement: <the engine's rule>``."""
-    if field.effect != "replace":
-        return "in place"
-    return "forces replacement" + (f": {harmless(field.rule)}" if field.rule else "")
-
-
-def drift_words(field: FieldChange) -> str:
-    """Say who changed a drifted field on the engine, or ""."""
+def effect_words(field: FieldChange, units: Units) -> str:
+    """Return ``in place`` or ``forces replacement: <the engine's rule>``, and who changed a drifted field on the engine."""
+    words = "in place"
+    if field.effect == "replace":
+        words = "forces replacement" + (f": {harmless(field.rule)}" if field.rule else "")
     if not field.drift:
-        return ""
+        return words
     by = f" by {harmless(field.manager)}" if field.manager else ""
-    recorded = f", applied was {scalar(field.recorded)}" if field.recorded != field.after else ""
-    return f"changed on the engine{by}{recorded}"
-
-
-def field_shown(field: FieldChange, view: View) -> Shown:
-    """Return how a changed field is shown: in the units that people write where both of its values have them."""
-    sides = (field.before, field.after)
-    units = [in_units(field.path, value, view.units) for value in sides]
-    if any(units) and all(unit or value in (None, ABSENT) for unit, value in zip(units, sides, strict=True)):
-        old, new = (None if value is ABSENT else unit or "none" for unit, value in zip(units, sides, strict=True))
-        return Shown(old, new)
-    return shown(field.before, field.after, view)
+    recorded = in_units(field.path, field.recorded, units) or scalar(field.recorded)
+    applied = f", applied was {recorded}" if field.recorded != field.after else ""
+    return f"{words}; changed on the engine{by}{applied}"
 
 
 def _field(name: str, field: FieldChange, widest: int, style: _Style) -> Iterator[str]:
-    how = field_shown(field, View(max(style.context, 1), style.units))
-    words = "  # " + "; ".join(filter(None, (effect_words(field), drift_words(field))))
+    how = shown(field.before, field.after, View(max(style.context, 1), style.units), field.path)
+    words = "  # " + effect_words(field, style.units)
     mark = "~" if how.lines else "+" if how.before is None else "-" if how.after is None else "~"
     colour = COLOUR_OF_MARK[mark]
     text = _one_line(how)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from flowplan.render.objects import scalar
 from flowplan.render.units import OF_SETTINGS, in_units
-from flowplan.schemas.kinds import Kinds, field_at
+from flowplan.schemas.kinds import Kind, Kinds, field_at
 from flowplan.schemas.plans import Change
 from flowplan.schemas.runs import Json, Objects, Settings
-
-_FIRST = ("apiVersion", "kind", "metadata", "name", "namespace", "labels", "annotations", "image", "command", "args")
-"""The keys of a manifest in the order in which people write them; all others follow as they are."""
 
 _LABELS = frozenset({"labels", "Labels", "annotations"})
 _OWN = re.compile(
@@ -22,10 +20,15 @@ _OWN = re.compile(
 OWN_LABELS = "flowplan's own labels are not shown; --full shows them"
 
 
-def presented(change: Change, objects: Objects | None = None) -> Objects:
-    """Return the objects of a change as they are shown: manifests in order, without flowplan's own labels."""
+def ordered(objects: Objects | None, kinds: Kinds) -> Objects:
+    """Return objects with their fields in the order in which people read them."""
+    return {name: _ordered(value, _ranks(kinds.get(name, Kind()).order)) for name, value in (objects or {}).items()}
+
+
+def presented(change: Change, kinds: Kinds, objects: Objects | None = None) -> Objects:
+    """Return the objects of a change as they are shown: fields in order, without flowplan's own labels."""
     shown: Objects = _without_own(change.after if objects is None else objects, change)
-    return {kind: _ordered(value) if "apiVersion" in value else value for kind, value in shown.items()}
+    return ordered(shown, kinds)
 
 
 def _without_own(value: Json, change: Change) -> Json:
@@ -62,13 +65,18 @@ def is_own(name: str, value: Json, change: Change) -> bool:
     return values.get(match[1], False)
 
 
-def _ordered(value: Json) -> Json:
+@lru_cache(maxsize=64)
+def _ranks(order: str) -> Mapping[str, int]:
+    return {name: number for number, name in enumerate(order.split())}
+
+
+def _ordered(value: Json, ranks: Mapping[str, int]) -> Json:
     if isinstance(value, list):
-        return [_ordered(item) for item in value]
+        return [_ordered(item, ranks) for item in value]
     if not isinstance(value, Mapping):
         return value
-    keys = [key for key in _FIRST if key in value] + [key for key in value if key not in _FIRST]
-    return {key: _ordered(value[key]) for key in keys}
+    keys = sorted(value, key=lambda key: ranks.get(key, len(ranks)))
+    return {key: value[key] if key in _LABELS else _ordered(value[key], ranks) for key in keys}
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -93,7 +101,7 @@ def run_settings(change: Change, kinds: Kinds) -> dict[str, Json]:
 def run_line(change: Change, kinds: Kinds) -> str:
     """Return ``Run: {timeout: 10s, start_timeout: none, grace_period: 30s, retries: 2}``."""
     told = {name: "none" if value is None else value for name, value in run_settings(change, kinds).items()}
-    words = (f"{name}: {in_units(f'/Run/{name}', value, OF_SETTINGS) or scalar(value)}" for name, value in told.items())
+    words = (f"{name}: {in_units(name, value, OF_SETTINGS) or scalar(value)}" for name, value in told.items())
     return f"Run: {{{', '.join(words)}}}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
+from flowplan.render.units import duration
 from flowplan.schemas.plans import Action
 from flowplan.schemas.times import seconds_between
 
@@ -58,19 +59,6 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
 def paint(text: str, colour: str, on: bool) -> str:
     """Return ``text`` in a colour (red, green, yellow, magenta, cyan) or style (bold, dim), when ``on``."""
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if on and text else text
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in the two largest units: ``45s``, ``3m 20s``, ``3h 12m``, ``2d 4h``."""
-    left = max(0, round(seconds))
-    parts: list[str] = []
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count}{unit}")
-        elif parts:
-            break
-    return " ".join(parts[:2])
 
 
 def to_the_second(time: str) -> str:

@@ -6,7 +6,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from flowplan.render.signs import duration, paint, to_the_second
+from flowplan.render.signs import paint, to_the_second
+from flowplan.render.units import duration
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import RETRIED
 from flowplan.schemas.runs import ENDS, PROBLEMS, Json, Recorded

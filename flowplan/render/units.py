@@ -1,39 +1,23 @@
-"""Numbers in the units that people write, wherever those say exactly the same."""
+"""Numbers in the units that people write: exactly, or as well as a person wants to know."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 
 from flowplan.schemas.kinds import Kinds
+from flowplan.schemas.quantities import written_billionths, written_duration, written_size
 from flowplan.schemas.runs import Json
 
 Units = Mapping[str, str]
 """Name of a field -> its unit, as ``Kind.units`` says."""
 OF_SETTINGS = {"timeout": "seconds", "start_timeout": "seconds", "grace_period": "seconds"}
-_DURATION = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
-_SIZE = (("Ti", 1024**4), ("Gi", 1024**3), ("Mi", 1024**2), ("Ki", 1024))
-
-
-def _exact_duration(seconds: float) -> str:
-    """Return ``2h30m``, ``10s`` or ``0.5s``."""
-    if seconds != int(seconds) or seconds <= 0:
-        return f"{seconds:g}s" if float(f"{seconds:g}") == seconds else ""
-    text, left = "", int(seconds)
-    for unit, size in _DURATION:
-        count, left = divmod(left, size)
-        text += f"{count}{unit}" if count else ""
-    return text
-
-
-def _exact_size(number: float) -> str:
-    """Return ``96Mi``; "" for what is no whole number of Ki, where the exact bytes matter."""
-    return next((f"{int(number // size)}{unit}" for unit, size in _SIZE if number > 0 and number % size == 0), "")
-
 
 _WRITTEN: Mapping[str, Callable[[float], str]] = {
-    "seconds": _exact_duration,
-    "bytes": _exact_size,
-    "nanocpus": lambda number: f"{number / 1e9:.9g} CPUs",
+    "seconds": written_duration,
+    "nanoseconds": lambda number: written_duration(Decimal(number).scaleb(-9)),
+    "bytes": written_size,
+    "nanocpus": lambda number: f"{written_billionths(number)} CPUs",
 }
 
 
@@ -43,8 +27,20 @@ def units_of(kinds: Kinds) -> Units:
 
 
 def in_units(path: str, value: Json, units: Units) -> str:
-    """Return the number at a JSON Pointer in the unit that people write, or "" where there is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or path.count("/") < 2:
-        return ""
+    """Return exactly the number at a JSON Pointer in the unit that people write, or "" where there is none."""
     unit = units.get(path.rpartition("/")[2], "")
-    return _WRITTEN[unit](value) if unit in _WRITTEN else ""
+    is_amount = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    return _WRITTEN[unit](value) if is_amount and unit in _WRITTEN else ""
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the two largest units: ``45s``, ``3m 20s``, ``3h 12m``, ``2d 4h``."""
+    left = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count}{unit}")
+        elif parts:
+            break
+    return " ".join(parts[:2])

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from flowplan.render.objects import place, scalar
 from flowplan.render.presented import presented, run_settings
+from flowplan.render.units import in_units, units_of
 from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.plans import ABSENT, Change
 from flowplan.schemas.pointers import escape, keys_of
@@ -38,7 +39,7 @@ def document(change: Change, shows_objects: bool, kinds: Kinds) -> Json:
     if change.action.starts:
         shown["Run"] = run_settings(change, kinds) | {"needs": list(change.settings.needs)}
     if shows_objects:
-        return shown | presented(change)
+        return shown | presented(change, kinds)
     for number, field in enumerate(change.fields):
         sides = {"before": field.before, "after": field.after, "applied": field.recorded if field.drift else ABSENT}
         shown[str(number)] = {side: value for side, value in sides.items() if value is not ABSENT}
@@ -64,23 +65,27 @@ def varying(
     changes: Sequence[Change], documents: Sequence[Json], paths: Sequence[str], kinds: Kinds
 ) -> tuple[Varying, ...]:
     """Return the places ``paths`` with the values of every run; all that hold the run's name are one place."""
-    found, named = [], False
+    found, named, units = [], False, units_of(kinds)
     for path in paths:
         values = [_at(one, path) for one in documents]
         if all(value == change.name for value, change in zip(values, changes, strict=True)):
             named = True
         else:
-            found.append(Varying(_where(path, changes[0], kinds), tuple(map(scalar, values))))
+            where, pointer = _where(path, changes[0], kinds)
+            written = [in_units(pointer, value, units) for value in values]
+            found.append(Varying(where, tuple(written if all(written) else map(scalar, values))))
     return (*found, *([Varying(NAME, tuple(scalar(c.name) for c in changes))] if named else []))
 
 
-def _where(path: str, first: Change, kinds: Kinds) -> str:
+def _where(path: str, first: Change, kinds: Kinds) -> tuple[str, str]:
+    """Return a place of ``document`` as people name it, and as a JSON Pointer into the objects."""
     number, _, rest = path[1:].partition("/")
     if not number.isdigit():
-        return place(path, first.after, kinds=kinds)
+        return place(path, first.after, kinds=kinds), path
     side, _, inside = rest.partition("/")
-    where = place(first.fields[int(number)].path + (f"/{inside}" if inside else ""), first.after, kinds=kinds)
-    return where if side == "after" else f"{where} ({side})"
+    pointer = first.fields[int(number)].path + (f"/{inside}" if inside else "")
+    where = place(pointer, first.after, kinds=kinds)
+    return where if side == "after" else f"{where} ({side})", pointer
 
 
 def _at(value: Json, path: str) -> Json:

@@ -48,6 +48,15 @@ UPDATABLE = frozenset(
 
 VARIABLES = ("/Container/Config/Env",)
 CONTENT_LABELS = ("/Container/Config/Labels/dev.flowplan.content",)
+_ORDER = """
+Name Image PullPolicy Platform Entrypoint Cmd Env WorkingDir User Hostname Domainname Tty OpenStdin StdinOnce
+AttachStdin AttachStdout AttachStderr ExposedPorts Volumes Labels Healthcheck StopSignal StopTimeout Config
+Memory MemorySwap MemoryReservation NanoCpus CpuShares CpuPeriod CpuQuota CpusetCpus CpusetMems DeviceRequests
+RestartPolicy AutoRemove NetworkMode PortBindings Dns ExtraHosts Binds VolumesFrom Type Source Target ReadOnly
+Mounts Tmpfs ShmSize LogConfig HostConfig NetworkingConfig Networks
+Test Interval Timeout StartPeriod StartInterval Retries
+"""
+"""Fields of a container: what it runs first, then with what; as in ``docker run`` and most compose files."""
 KINDS = {
     "Container": Kind(
         shorter=(("/Container/Config/", ""), ("/Container/", "")),
@@ -58,7 +67,9 @@ KINDS = {
             ("NanoCpus", "nanocpus"),
             *((name, "bytes") for name in ("Memory", "MemorySwap", "MemoryReservation", "KernelMemory")),
             *((name, "bytes") for name in ("ShmSize", "SizeBytes")),
+            *((name, "nanoseconds") for name in ("Interval", "Timeout", "StartPeriod", "StartInterval")),
         ),
+        order=_ORDER,
     )
 }
 ENGINE = "Docker engine"

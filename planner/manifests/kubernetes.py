@@ -21,14 +21,31 @@ KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 """Settings that the Job itself carries: activeDeadlineSeconds, terminationGracePeriodSeconds."""
 
 CONTENT_LABELS = tuple(f"/{kind}/metadata/labels/flowplan.dev~1content" for kind in ("Job", "Secret"))
+_SECONDS = (
+    *("activeDeadlineSeconds", "terminationGracePeriodSeconds", "ttlSecondsAfterFinished", "tolerationSeconds"),
+    *("initialDelaySeconds", "periodSeconds", "timeoutSeconds", "expirationSeconds"),
+)
+_ORDER = """
+apiVersion kind metadata name generateName namespace labels annotations
+type immutable data stringData
+parallelism completions completionMode backoffLimit backoffLimitPerIndex maxFailedIndexes activeDeadlineSeconds
+ttlSecondsAfterFinished suspend podFailurePolicy successPolicy podReplacementPolicy managedBy selector template spec
+initContainers containers restartPolicy serviceAccountName
+image command args workingDir envFrom env value valueFrom ports resources requests limits volumeMounts
+mountPath subPath readOnly livenessProbe readinessProbe startupProbe lifecycle imagePullPolicy securityContext
+volumes imagePullSecrets terminationGracePeriodSeconds nodeName nodeSelector affinity tolerations
+"""
+"""Fields of a Job, its pods and their containers, as the API's reference and most manifests have them."""
 KINDS = {
     "Job": Kind(
         shorter=(("/Job/spec/template/spec/", "pod."), ("/Job/", "")),
         name=("/Job/metadata/namespace", "/Job/metadata/name"),
         retries="/Job/spec/backoffLimit",
         no_retries=None,
-        units=(("activeDeadlineSeconds", "seconds"), ("terminationGracePeriodSeconds", "seconds")),
-    )
+        units=tuple((name, "seconds") for name in _SECONDS),
+        order=_ORDER,
+    ),
+    "Secret": Kind(order=_ORDER),
 }
 ENGINE = "cluster"
 EXAMPLE = """\

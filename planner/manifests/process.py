@@ -24,7 +24,14 @@ RESERVED = frozenset(
 """Variables that every process of a run is given."""
 
 CONTENT_LABELS = ("/Process/labels/flowplan.dev~1content",)
-KINDS = {"Process": Kind(shorter=(("/Process/", ""),), retries="/Process/retries")}
+KINDS = {
+    "Process": Kind(
+        shorter=(("/Process/", ""),),
+        retries="/Process/retries",
+        units=(("log_limit", "bytes"),),
+        order="argv cwd env inherit_env timeout retries log_limit labels",
+    )
+}
 ENGINE = "host"
 KEEPS_FILES = True
 EXAMPLE = """\
