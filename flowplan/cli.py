@@ -91,10 +91,16 @@ Policy = Annotated[
 ]
 
 
+def _types() -> str:
+    from flowplan.engines import ManifestsByType
+
+    return "|".join(ManifestsByType())
+
+
 @command()
 def init(
     directory: Annotated[Path, Argument(help="Where to write flowplan.yaml.")] = Path(),
-    provider: Annotated[str, Option(help="process, docker or kubernetes.")] = "process",
+    provider: Annotated[str, Option(metavar=_types, help="The provider type of the run.")] = "process",
 ) -> None:
     """Write a first spec to start from."""
     from flowplan.commands import starting
@@ -366,6 +372,16 @@ def schema(
     starting.schema(kind)
 
 
+@command()
+def completion(
+    shell: Annotated[str, Argument(metavar="bash|zsh|fish", help="Your shell.")],
+) -> None:
+    """Print what a shell reads to complete commands, options, addresses, variables and files."""
+    from flowplan.commands import completion
+
+    completion.script(shell)
+
+
 @command("state", "list")
 def state_list(state: State = None, format: Format = "text") -> None:
     """List the addresses that are managed."""
@@ -513,6 +529,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
+        if shell := os.environ.get("_FLOWPLAN_COMPLETE"):
+            from flowplan.commands import completion
+
+            completion.answer(COMMANDS, shell, arguments)
+            return 0
         call = understood(COMMANDS, arguments)
         if call is not None:
             return call.function(**call.values) or 0

@@ -1,7 +1,7 @@
 """What the command line is made of, and a reader for command lines in which nothing is wrong.
 
 Reading with typer takes longer than most commands. So a line that the reader here understands whole is carried out at
-once; all others (help, completion, every mistake) are typer's, which is built from the same declarations: flowplan.typed.
+once; all others (help, every mistake) are typer's, which is built from the same declarations: flowplan.typed.
 """
 
 from __future__ import annotations
@@ -12,22 +12,31 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 
-class Argument:
-    """A word of the command line by its place; ``settings`` as typer names them (metavar, help)."""
+class Declared:
+    """What is said of a parameter: ``settings`` as typer names them (metavar, help, envvar, min, max).
+
+    One that takes long to find out is a function without parameters, called where it is shown.
+    """
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
+    def setting(self, name: str) -> Any:
+        """Return a setting, None when it is not said."""
+        value = self.settings.get(name)
+        return value() if callable(value) else value
 
-class Option:
-    """A word of the command line by its names: ``--out``, ``-o``, ``--yes/--no``; without any, after its parameter.
 
-    ``settings`` as typer names them: metavar, help, envvar, and min and max of a whole number.
-    """
+class Argument(Declared):
+    """A word of the command line by its place."""
+
+
+class Option(Declared):
+    """A word of the command line by its names: ``--out``, ``-o``, ``--yes/--no``; without any, after its parameter."""
 
     def __init__(self, *names: str, **settings: Any) -> None:
+        super().__init__(**settings)
         self.names = names
-        self.settings = settings
 
 
 class Command(NamedTuple):
@@ -51,7 +60,9 @@ class _Unclear(Exception):
     """This reader does not understand the command line: typer reads it."""
 
 
-class _Parameter(NamedTuple):
+class Parameter(NamedTuple):
+    """An argument or option of a command: how its value is called, typed and declared."""
+
     name: str
     kind: type
     many: bool
@@ -60,14 +71,12 @@ class _Parameter(NamedTuple):
 
 
 def understood(commands: Sequence[Command], words: Sequence[str]) -> Call | None:
-    """Return the call that a command line means; None when it is not entirely clear, or completion is asked for."""
-    if "_FLOWPLAN_COMPLETE" in os.environ:
-        return None
+    """Return the call that a command line means; None when it is not entirely clear."""
     for command in commands:
         size = len(command.words)
         if tuple(words[:size]) == command.words:
             try:
-                return Call(command.function, _values(_parameters(command.function), words[size:]))
+                return Call(command.function, _values(parameters(command.function), words[size:]))
             except _Unclear:
                 return None
     return None
@@ -75,10 +84,11 @@ def understood(commands: Sequence[Command], words: Sequence[str]) -> Call | None
 
 def option_names(commands: Sequence[Command]) -> set[str]:
     """Return the names of all options of these commands."""
-    return {name for c in commands for parameter in _parameters(c.function) for name, _ in _names(parameter)}
+    return {name for c in commands for parameter in parameters(c.function) for name, _ in names(parameter)}
 
 
-def _parameters(function: Callable[..., Any]) -> list[_Parameter]:
+def parameters(function: Callable[..., Any]) -> list[Parameter]:
+    """Return the arguments and options of a command, in the order in which they are declared."""
     found = []
     annotations = [(name, hint) for name, hint in function.__annotations__.items() if name != "return"]
     required = len(annotations) - len(getattr(function, "__defaults__", None) or ())
@@ -88,12 +98,12 @@ def _parameters(function: Callable[..., Any]) -> list[_Parameter]:
             kind = get_args(kind)[0]
         many = bool(get_args(kind))  # ``list[Path]``
         kind = get_args(kind)[0] if many else kind
-        found.append(_Parameter(name, kind, many, annotation.__metadata__[0], place < required))
+        found.append(Parameter(name, kind, many, annotation.__metadata__[0], place < required))
     return found
 
 
-def _values(parameters: Sequence[_Parameter], words: Sequence[str]) -> dict[str, Any]:
-    by_name = {name: (p, on) for p in parameters for name, on in _names(p)}
+def _values(parameters: Sequence[Parameter], words: Sequence[str]) -> dict[str, Any]:
+    by_name = {name: (p, on) for p in parameters for name, on in names(p)}
     values: dict[str, Any] = {}
     free: list[str] = []
     left = iter(words)
@@ -120,7 +130,7 @@ def _values(parameters: Sequence[_Parameter], words: Sequence[str]) -> dict[str,
     return values
 
 
-def _names(parameter: _Parameter) -> list[tuple[str, bool]]:
+def names(parameter: Parameter) -> list[tuple[str, bool]]:
     """Return the names of an option, each with True; of a flag also those that turn it off, with False."""
     if isinstance(parameter.declared, Argument):
         return []
@@ -129,7 +139,7 @@ def _names(parameter: _Parameter) -> list[tuple[str, bool]]:
     return [(on_off[0], True) for on_off in split] + [(on_off[1], False) for on_off in split if len(on_off) > 1]
 
 
-def _put(values: dict[str, Any], parameter: _Parameter, text: str) -> None:
+def _put(values: dict[str, Any], parameter: Parameter, text: str) -> None:
     value = _converted(parameter, text)
     if parameter.many:
         values.setdefault(parameter.name, []).append(value)
@@ -139,7 +149,7 @@ def _put(values: dict[str, Any], parameter: _Parameter, text: str) -> None:
         values[parameter.name] = value
 
 
-def _converted(parameter: _Parameter, text: str) -> Any:
+def _converted(parameter: Parameter, text: str) -> Any:
     if not text or not text.isprintable():  # also the bytes of an argument that are no text in this locale
         _unclear()
     if parameter.kind is int:
@@ -149,7 +159,7 @@ def _converted(parameter: _Parameter, text: str) -> Any:
     return Path(text) if parameter.kind is Path else text
 
 
-def _place(values: dict[str, Any], arguments: Sequence[_Parameter], free: Sequence[str]) -> None:
+def _place(values: dict[str, Any], arguments: Sequence[Parameter], free: Sequence[str]) -> None:
     left = list(free)
     for argument in arguments:
         taken = left if argument.many else left[:1]

@@ -1,8 +1,7 @@
-"""The command line as typer reads it: help, completion, and every mistake told; built from what flowplan.cli declares."""
+"""The command line as typer reads it: help, and every mistake told; built from what flowplan.cli declares."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
@@ -10,7 +9,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from flowplan.options import Argument, Command, option_names
+from flowplan.options import Command, Declared, Option, option_names
 
 _MEANT = {
     "flowplan apply": ("create", "deploy", "exec", "launch", "run", "start", "submit", "up"),
@@ -32,7 +31,6 @@ _MEANT = {
     "flowplan validate: a spec is checked, not reformatted": ("fmt", "format"),
     "flowplan watch": ("attach", "follow", "wait"),
     "flowplan --help": ("help",),
-    "flowplan --install-completion": ("completion",),
     "flowplan --version": ("version",),
     "flowplan state list, rm, mv or show": ("state ls", "state remove", "state rename", "state get"),
 }
@@ -40,6 +38,7 @@ _MEANT = {
 _MEANT_OPTIONS = {
     "flowplan --version": ("-V", "-version"),
     "flowplan destroy": ("-destroy", "--destroy"),
+    "flowplan completion bash, zsh or fish": ("--install-completion", "--show-completion"),
     "flowplan plan": ("--dry-run", "-n"),
     "flowplan watch": ("--watch", "-w"),
     "--allow-interrupt ADDR for what a plan would stop, --yes for what it asks": ("--force", "-force"),
@@ -68,6 +67,7 @@ def application(commands: Sequence[Command]) -> typer.Typer:
         name="flowplan",
         help="plan and apply for runs: Kubernetes Jobs, Docker containers, local processes.",
         no_args_is_help=True,
+        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -114,17 +114,13 @@ def _declared(function: Callable[..., Any]) -> Callable[..., Any]:
     return other
 
 
-def _words(declared: Any) -> Any:
-    if isinstance(declared, Argument):
-        return typer.Argument(**declared.settings)
-    return typer.Option(*declared.names, **declared.settings)
+def _words(declared: Declared) -> Any:
+    settings = {name: declared.setting(name) for name in declared.settings}
+    return typer.Option(*declared.names, **settings) if isinstance(declared, Option) else typer.Argument(**settings)
 
 
 def run(commands: Sequence[Command], words: Sequence[str], complain: Callable[..., int]) -> int:
     """Carry out a command line, or print what is wrong with it; return its exit code."""
-    if len(words) == 2 and words[0] in ("--show-completion", "--install-completion"):
-        # typer takes a shell's name only where it is told not to guess the shell, which a script or make is not.
-        os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
     needed = _needed(commands, words)
     if wrong := _with_one_dash(needed, words):
         return complain(f"No such option: {wrong[0]}\nwrite {wrong[1]}", 7)

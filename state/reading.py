@@ -65,6 +65,10 @@ class Reading:
         )
         return {record.address: record for record in self.decoded(rows.decode, found)}
 
+    def addresses(self) -> list[str]:
+        """Return every managed address, in the order in which they were first recorded."""
+        return [address for (address,) in self.all("SELECT address FROM records ORDER BY id")]
+
     def record(self, address: str) -> Recorded | None:
         """Return the newest attempt at one managed address, with the tail of its output."""
         found = self.all(

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from flowplan.cli import COMMANDS
-from flowplan.options import Argument, Option, _parameters, understood
+from flowplan.options import Argument, Option, parameters, understood
 from flowplan.typed import application, run
 
 CLEAR = [
@@ -117,14 +117,9 @@ def test_words_that_are_no_plain_text_are_left_to_typer(text: str) -> None:
     assert understood(COMMANDS, ["plan", text]) is None
 
 
-def test_completion_is_left_to_typer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("_FLOWPLAN_COMPLETE", "complete_bash")
-    assert understood(COMMANDS, ["plan"]) is None
-
-
 def test_every_parameter_of_every_command_is_known_to_the_reader() -> None:
     for command in COMMANDS:
-        for parameter in _parameters(command.function):
+        for parameter in parameters(command.function):
             assert parameter.kind in (bool, int, str, Path)
             assert isinstance(parameter.declared, Argument | Option)
             assert parameter.declared.settings.keys() <= {"metavar", "help", "envvar", "min", "max"}

@@ -1,4 +1,4 @@
-"""The command line: help, completion, what programs read, and the commands that repair a state."""
+"""The command line: help, what programs read, and the commands that repair a state."""
 
 from __future__ import annotations
 
@@ -108,24 +108,6 @@ def test_the_options_of_the_design_are_there() -> None:
     for command, options in promised.items():
         text = helped(*command)
         assert [o for o in options.split() if o not in text] == []
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_can_be_shown(project: Project, shell: str) -> None:
-    assert "flowplan" in project.ok("--show-completion", shell).out
-
-
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [
-        ("flowplan pl", ["plan"]),
-        ("flowplan state r", ["rebuild", "rm"]),
-        ("flowplan plan --de", ["--destroy", "--detailed-exitcode"]),
-    ],
-)
-def test_completion_completes(project: Project, typed: str, offered: list[str]) -> None:
-    env = {"_FLOWPLAN_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
-    assert sorted(project.run(env=env).out.split()) == offered
 
 
 def test_version(project: Project) -> None:
