@@ -15,6 +15,7 @@ A comment before a block says what it is; readers of the page do not see it:
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shutil
@@ -40,6 +41,7 @@ _MASKS = (
     (re.compile(r"\b[0-9a-f]{12,}\b"), "<hex>"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT?\s?\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00| UTC)?"), "<time>"),
     (re.compile(r"\b\d\d-\d\d \d\d:\d\d\b"), "<time>"),
+    (re.compile(r"\bby \w+@\S+\b"), "by <somebody>"),
     (re.compile(r"\b\d\d:\d\d:\d\d(?:\.\d+)?Z?\b"), "<time>"),
     (re.compile(r"\b(?:\d+(?:\.\d+)?(?:ms|s|m|h)\s?)+ ago\b"), "<age>"),
     (re.compile(r"\bafter (?:<1s|\d+[smhd](?: \d+[smh])?)"), "after <duration>"),
@@ -208,6 +210,7 @@ class Directory:
         """As a page shows it: the directory of a reader, no trailing spaces, and the lines of apply as on a terminal."""
         text = re.sub(r"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (?! )", "", text)
         text = text.replace(str(self.path), HOME).replace(socket.gethostname(), "ada-laptop")
+        text = text.replace(f" by {getpass.getuser()}@", " by ada@")
         return "\n".join(line.rstrip() for line in text.rstrip("\n").splitlines())
 
 

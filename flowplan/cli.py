@@ -314,15 +314,16 @@ def history(
     address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
     state: State = None,
     since: Annotated[
-        str | None, Option("--since", metavar="TIME", help="Only what lives, or ended within this time: 90m, 24h, 7d.")
+        str | None,
+        Option("--since", metavar="TIME", help="Only what lives, or ended since a time, or a duration ago: 24h."),
     ] = None,
     failed: Annotated[bool, Option("--failed", help="Only attempts that failed, timed out or are lost.")] = False,
     format: Format = "text",
 ) -> None:
-    """Show every attempt of every run: when it started, how long it took and how it ended."""
-    from flowplan.commands import history, places
+    """Show every apply and every attempt: when it started, how long it took and how it ended."""
+    from flowplan.commands import arguments, history, places
 
-    history.history(places.place(state).state, address or [], since, failed, format)
+    history.history(places.place(state).state, address or [], arguments.moment("--since", since), failed, format)
 
 
 @command()
@@ -364,7 +365,7 @@ def show(
 
 @command()
 def schema(
-    kind: Annotated[str, Argument(metavar="spec|plan|event|status", help="Which document.")] = "spec",
+    kind: Annotated[str, Argument(metavar="spec|plan|event|status|history", help="Which document.")] = "spec",
 ) -> None:
     """Print the JSON Schema of a document, for editors and programs."""
     from flowplan.commands import starting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from flowplan.schemas.accepted import Accepted, Held, Step, unpacked
@@ -66,6 +67,16 @@ def plan_text(store: Store, digest: str) -> str:
     """Return the sealed document of an accepted plan, "" when it is not kept."""
     found = store.all("SELECT document FROM plans WHERE digest = ? AND document IS NOT NULL", digest)
     return next(iter(store.decoded(lambda row: unpacked(row[0]), found)), "")
+
+
+def applied_plans(store: Store) -> list[Accepted]:
+    """Return every plan that is kept with its steps, without the documents, oldest first."""
+    steps: dict[int, list[Step]] = defaultdict(list)
+    found = store.all(f"SELECT s.plan, {rows.STEP_COLUMNS} FROM steps s ORDER BY s.plan, s.place")
+    for number, step in store.decoded(lambda row: (row[0], rows.step(row[1:])), found):
+        steps[number].append(step)
+    plans = store.all("SELECT id, digest, accepted, left_at FROM plans ORDER BY id")
+    return store.decoded(lambda row: rows.accepted(row[1:])._replace(steps=tuple(steps[row[0]])), plans)
 
 
 def all_plans(store: Store) -> Iterator[Accepted]:

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PARTS = ("planner", "providers", "state", "schemas")
-SCHEMAS = ("spec", "plan", "event", "status")
+SCHEMAS = ("spec", "plan", "event", "status", "history")
 
 pytestmark = pytest.mark.xdist_group("packaging")  # one worker builds
 

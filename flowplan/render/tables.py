@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 
 from flowplan.render.signs import paint, to_the_second
 from flowplan.render.units import duration
@@ -64,26 +65,56 @@ def status_table(
 
 
 def history_table(
-    attempts: Sequence[Document], *, now: datetime | None = None, width: int | None = None, colour: bool = False
+    applies: Sequence[Document],
+    attempts: Sequence[Document],
+    *,
+    now: datetime | None = None,
+    width: int | None = None,
+    colour: bool = False,
 ) -> list[str]:
-    """Return attempts, one a line, and a last line that counts those with a problem."""
-    if not attempts:
+    """Return a block for each apply, a line for each of its attempts, and a last line that counts those with a problem.
+
+    Args:
+        applies, attempts: of a history document.
+    """
+    if not applies:
         return ["No attempts."]
     heads = ("START (UTC)", "ADDRESS", "ATTEMPT", "END", "EXIT", "DURATION", "REASON")
+    blocks = {apply["plan"]: [one for one in attempts if one["plan"] == apply["plan"]] for apply in applies}
+    ordered = [one for block in blocks.values() for one in block]
     rows = [
         (
             started({"started_at": one.get("started_at") or one.get("created_at")}, now),
             _text(one, "address"),
-            _text(one, "attempt"),
+            _attempts({**one, "attempts": one.get("tries")}) or _text(one, "attempt"),
             *(_text(one, key) for key in ("status", "exit_code")),
             took(one, now),
             _why(one),
         )
-        for one in attempts
+        for one in ordered
     ]
-    colours = [_COLOUR_OF.get(str(one.get("status")), "") if colour else "" for one in attempts]
-    lines = table(*_with_room(heads, rows, width), width=width, colours=colours, whole=True)
-    return [*lines, *([counted(attempts, "attempt")] if any(one.get("status") in PROBLEMS for one in attempts) else [])]
+    colours = [_COLOUR_OF.get(str(one.get("status")), "") if colour else "" for one in ordered]
+    head, *told = table(*_with_room(heads, rows, width), width=width, colours=colours, whole=True) if rows else [""]
+    left = iter(told)
+    lines = [head] if rows else []
+    for apply in applies:
+        lines += [paint(_applied(apply), "bold", colour), *islice(left, len(blocks[apply["plan"]])), ""]
+    bad = any(one.get("status") in PROBLEMS for one in attempts)
+    return [*lines, counted(attempts, "attempt")] if bad else lines[:-1]
+
+
+def _applied(apply: Document) -> str:
+    """Return ``apply 2026-11-01 02:00:03 UTC by ada@host, plan c778cc671726: 29 succeeded, 1 failed``."""
+    ends: dict[str, int] = {**apply["ends"]}
+    ordered = sorted(ends, key=lambda status: (status in PROBLEMS, status))
+    counts = [f"{ends[status]} {status.replace('_', ' ')}" for status in ordered]
+    done = "removed" if apply["mode"] == "destroy" else "done without a new attempt"
+    words = {"waiting": "waiting", "skipped": "skipped", "dropped": "never started", "done": done}
+    counts += [f"{apply['steps'][phase]} {word}" for phase, word in words.items() if apply["steps"].get(phase)]
+    who = f" by {apply['user']}@{apply['host']}" if apply["user"] else ""
+    plan = f", plan {apply['plan'].removeprefix('sha256:')[:12]}" if apply["plan"] else ", no plan is known"
+    at = to_the_second(apply["at"] or "at an unknown time").replace("T", " ").replace("Z", " UTC")
+    return harmless(f"{apply['command'] or 'apply'} {at}{who}{plan}" + (f": {', '.join(counts)}" if counts else ""))
 
 
 def counted(runs: Sequence[Document], noun: str = "run") -> str:

@@ -187,6 +187,8 @@ def test_every_document_is_as_its_schema_says(applied: Project) -> None:
     valid("plan", applied.ok("show", "--format", "json").json)
     for arguments in ([], ["--no-refresh"], ["slow"]):
         valid("status", applied.ok("status", "--format", "json", *arguments).json)
+    for arguments in ([], ["--failed"], ["slow"]):
+        valid("history", applied.ok("history", "--format", "json", *arguments).json)
     events = applied.events()
     assert len(events) >= 8
     for event in events:
@@ -198,7 +200,7 @@ def test_every_document_is_as_its_schema_says(applied: Project) -> None:
     valid("plan", applied.plan("empty.yaml"))
 
 
-@pytest.mark.parametrize("kind", ["spec", "plan", "event", "status"])
+@pytest.mark.parametrize("kind", ["spec", "plan", "event", "status", "history"])
 def test_schemas_are_printed_and_are_schemas(project: Project, kind: str) -> None:
     schema = project.ok("schema", kind).json
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -244,7 +246,7 @@ runs:
     assert [run["address"] for run in failed] == ["train[day=2026-10-07]"]
 
 
-def test_the_history_has_a_row_for_each_attempt(project: Project) -> None:
+def test_the_history_has_a_block_for_each_apply_and_a_row_for_each_attempt(project: Project) -> None:
     spec = """\
 flowplan: 1
 project: demo
@@ -255,18 +257,29 @@ runs:
     project.ok("apply", "--yes", "--target", "load[day=2026-10-06]", code=3)
     project.write("", "there")
     project.ok("apply", "--yes", "flowplan.yaml")
-    head, *rows, last = project.ok("history").out.splitlines()
+    head, *lines, last = project.ok("history").out.splitlines()
     assert head.split()[-3:] == ["EXIT", "DURATION", "REASON"]
-    assert [row.split()[2:6] for row in rows] == [
+    assert [line.rpartition(": ")[2] if "plan" in line else line.split()[2:6] for line in lines] == [
+        "1 failed",
         ["load[day=2026-10-06]", "1", "failed", "1"],
+        [],
+        "2 succeeded",
         ["load[day=2026-10-06]", "2", "succeeded", "0"],
         ["load[day=2026-10-07]", "1", "succeeded", "0"],
+        [],
     ]
     assert last == "1 of 3 attempts: 1 failed"
     project.ok("destroy", "--yes")
-    [failed] = project.ok("history", "load", "--since", "1h", "--failed", "--format", "json").json["attempts"]
+    found = project.ok("history", "load", "--since", "1h", "--failed", "--format", "json").json
+    valid("history", found)
+    [failed] = found["attempts"]
     assert (failed["values"], failed["attempt"], failed["exit_code"]) == ({"day": "2026-10-06"}, 1, 1)
     assert 0 <= failed["seconds"] < 60
+    [apply] = found["applies"]
+    assert (apply["plan"], apply["command"], apply["ends"]) == (failed["plan"], "apply", {"failed": 1})
+    assert apply["user"] and apply["at"] <= failed["created_at"]
+    [*_, destroyed] = project.ok("history", "--format", "json").json["applies"]
+    assert (destroyed["mode"], destroyed["steps"]) == ("destroy", {"done": 2})
     assert project.ok("history", "--since", "0s").out == "No attempts.\n"
     assert "nothing is recorded at lod" in project.ok("history", "lod", code=7).err
 
