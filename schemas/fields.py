@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
+from flowplan.schemas.backoff import STEPEST
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.quantities import DURATION_PATTERN, LONGEST, QUANTITY_PATTERN, SIZE_PATTERN
 from flowplan.schemas.sources import did_you_mean
@@ -212,6 +213,14 @@ def _at_least(lowest: int) -> Check:
     return check
 
 
+def _factor(value: Any) -> str:
+    return (
+        ""
+        if _number(value) and 1 <= value <= STEPEST
+        else f"must be a number from 1 to {STEPEST:g}, not {kind_of(value)}"
+    )
+
+
 def choice(words: Mapping[str, str]) -> Checked:
     """Return the type of a string out of a few: each word, and what editors show beside it."""
 
@@ -267,6 +276,10 @@ PlainFlag = Annotated[bool, Checked(_flag, FLAG_SCHEMA, expression=False)]
 Scalar = Annotated[Any, Checked(_scalar, SCALAR_SCHEMA, expression=False)]
 ScalarOrNull = Annotated[Any, Checked(_any_or_null, {"type": [*SCALAR_SCHEMA["type"], "null"]}, expression=False)]
 Duration = Annotated[Any, _measured(DURATION_PATTERN, "a duration such as 90, 90s, 15m or 2h30m")]
+DurationBesideMapping = Annotated[
+    Any, _measured(DURATION_PATTERN, "a duration such as 30s, or a mapping with initial, factor and max")
+]
+Factor = Annotated[Any, Checked(_factor, {"type": "number", "minimum": 1, "maximum": STEPEST})]
 Size = Annotated[Any, _measured(_ANY_SIZE, _SIZE_WORDS)]
 SwapSize = Annotated[Any, _measured(f"^-1$|{_ANY_SIZE}", f"{_SIZE_WORDS}, or -1", lowest=-1)]
 Quantity = Annotated[Any, _measured(QUANTITY_PATTERN.replace("[+-]?", "", 1), "a quantity such as 500m or 2")]

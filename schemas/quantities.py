@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 
 DURATION_PATTERN = r"^(?:[0-9]+(?:\.[0-9]+)?|(?=[0-9])(?:[0-9]+(?:\.[0-9]+)?d)?(?:[0-9]+(?:\.[0-9]+)?h)?(?:[0-9]+(?:\.[0-9]+)?m)?(?:[0-9]+(?:\.[0-9]+)?s)?)$"
@@ -83,6 +84,18 @@ def nanoseconds(value: str) -> int:
     if len(text) > LONGEST or not _DOCKER_DURATION.fullmatch(text):
         raise ValueError(f'must be a duration such as 30s, 1m30s or 500ms, not "{value}"')
     return int(sum(Decimal(amount) * _NANOSECONDS[unit] for amount, unit in _DOCKER_PARTS.findall(text)))
+
+
+def backoff(delay: str | float | Mapping[str, str | float]) -> dict[str, float]:
+    """Return what ``retry_delay`` of a spec says, as arguments of ``schemas.backoff.wait_after``: a mapping, or a duration.
+
+    Raises:
+        ValueError: a duration in it is none.
+    """
+    if not isinstance(delay, Mapping):
+        return {"initial": duration(delay)}
+    found = {"initial": duration(delay["initial"]), "factor": float(delay.get("factor", 2))}
+    return found if delay.get("max") is None else found | {"max": duration(delay["max"])}
 
 
 def cpus(value: str | float) -> int:

@@ -157,6 +157,14 @@ class Range(Part):
     step: f.Scalar = Field(UNSET, description="Distance: a number, or for dates a number of days or 1d. Default 1.")
 
 
+class RetryDelay(Part):
+    """A wait before each retry that grows."""
+
+    initial: f.Duration = Field(examples=["30s"], description="The wait before the first retry.")
+    factor: f.Factor = Field(2, description="How many times as long each further wait is.")
+    max: f.Duration | None = Field(None, examples=["10m"], description="No wait is longer.")
+
+
 class Resources(Part):
     """What the run may use."""
 
@@ -325,6 +333,11 @@ class Run(Part):
     )
     retries: Annotated[int, f.at_least(0)] | None = Field(
         None, examples=[3], description="How often the engine tries again."
+    )
+    retry_delay: Annotated[Any, f.OneOf(f.DurationBesideMapping, mapping=RetryDelay)] | None = Field(
+        None,
+        examples=["30s", {"initial": "30s", "factor": 2, "max": "10m"}],
+        description="The wait before each retry: a duration, or one that grows. Kubernetes has its own.",
     )
     grace_period: f.Duration | None = Field(
         None, examples=["30s"], description="Time between TERM and KILL; default 30s."

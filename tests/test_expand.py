@@ -470,6 +470,27 @@ def test_max_parallel_of_a_single_run_is_warned_about(world: World) -> None:
     assert str(warning).endswith("runs.a.max_parallel: does nothing: the run has no matrix")
 
 
+def test_a_delay_without_retries_is_warned_about(world: World) -> None:
+    text = "defaults: {retry_delay: 5s}\nruns:\n  a: {provider: docker, retry_delay: 3s}\n  b: {provider: docker}\n"
+    [warning] = world.expand(text).diagnostics
+    assert str(warning).endswith("runs.a.retry_delay: does nothing: the run has no retries")
+
+
+@pytest.mark.parametrize(
+    ("delay", "fault"),
+    [
+        ("soon", 'retry_delay: must be a duration such as 30s, or a mapping with initial, factor and max, not "soon"'),
+        ("{factor: 3}", "retry_delay.initial: is missing"),
+        ("{initial: 3, factor: 0.5}", "retry_delay.factor: must be a number from 1 to 10, not the number 0.5"),
+        ("{initial: 3, max: soon}", "retry_delay.max: must be a duration"),
+        ("{initial: 3, longest: 3}", "retry_delay.longest: unknown field"),
+    ],
+)
+def test_delays_that_are_none(world: World, delay: str, fault: str) -> None:
+    (told,) = world.faults(one(f"retries: 1, retry_delay: {delay}"))
+    assert fault in told
+
+
 def test_only_checking(world: World) -> None:
     assert world.expand(one("image: x"), lineage="", only_check=True).desired == ()
 

@@ -334,6 +334,11 @@ def test_timeout(timeout: Any, seconds: int) -> None:
     assert job_of(run_of(timeout=timeout))["spec"]["activeDeadlineSeconds"] == seconds
 
 
+def test_a_delay_that_kubernetes_does_not_keep_is_told() -> None:
+    [warning] = kubernetes.render(run_of(retries=2, retry_delay="30s"), IDENTITY).warnings
+    assert "retry_delay is not kept" in warning and "leave retry_delay out" in warning
+
+
 @pytest.mark.parametrize(("ttl", "seconds"), [(0, 0), ("5m", 300)])
 def test_finished_job_ttl_zero_counts(ttl: Any, seconds: int) -> None:
     assert job_of(run_of(kubernetes={"finished_job_ttl": ttl}))["spec"]["ttlSecondsAfterFinished"] == seconds

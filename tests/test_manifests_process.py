@@ -89,6 +89,19 @@ def test_what_differs_from_the_defaults_is() -> None:
     assert object_of(command=["a"], process={"inherit_env": False})["inherit_env"] is False
 
 
+@pytest.mark.parametrize(
+    ("delay", "made"),
+    [
+        ("30s", {"initial": 30}),
+        (0, {"initial": 0}),
+        ({"initial": "30s"}, {"initial": 30, "factor": 2}),
+        ({"initial": 5, "factor": 1.5, "max": "10m"}, {"initial": 5, "factor": 1.5, "max": 600}),
+    ],
+)
+def test_the_wait_before_a_retry(delay: Any, made: Any) -> None:
+    assert object_of(command=["a"], retries=2, retry_delay=delay)["retry_delay"] == made
+
+
 def test_names_are_functions_of_project_address_and_attempt() -> None:
     assert rendered(command=["a"]).name == "nightly-extract-1"
     assert rendered(3, command=["a"]).name == "nightly-extract-3"

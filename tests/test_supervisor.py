@@ -411,6 +411,35 @@ def test_between_two_tries_a_run_is_not_lost_and_can_be_stopped(host: Host) -> N
     assert (host.home / "marks").read_text() == "x\n"
 
 
+def pauses(host: Host, record: Recorded) -> list[float]:
+    """Return the seconds between the executions of a run that writes when it begins and ends into ``times``."""
+    times = [float(line) for line in (host.home / "times").read_text().split()]
+    return [begin - end for end, begin in zip(times[1::2], times[2::2], strict=False)]
+
+
+TIMED = "date +%s.%N >> times; date +%s.%N >> times; exit 3"
+
+
+def test_no_try_begins_before_its_delay(host: Host) -> None:
+    record = host.start(host.sh(TIMED, retries=3, retry_delay={"initial": 0.3, "factor": 3, "max": 0.8}))
+    waiting = until(lambda: (seen := host.look(record)).reason == "RetryDelay" and seen, "a wait")
+    assert waiting.status is Status.RUNNING and waiting.message.startswith("exit code 3; try ")
+    assert host.end(record).attempts == 4
+    assert all(pause >= delay for pause, delay in zip(pauses(host, record), (0.3, 0.8, 0.8), strict=True))
+
+
+def test_a_wait_goes_on_when_the_supervisor_is_killed_and_ends_when_the_run_is_removed(host: Host) -> None:
+    record = host.start(host.sh(TIMED, retries=1, retry_delay=1.5))
+    until(lambda: host.look(record).reason == "RetryDelay", "a wait")
+    host.kill_keepers(record, "supervisor")
+    assert host.end(record).attempts == 2
+    assert pauses(host, record)[0] >= 1.5
+    long = host.start(host.sh("exit 3", retries=1, retry_delay="1h", attempt=2))
+    until(lambda: host.look(long).reason == "RetryDelay", "a wait")
+    host.provider.delete(long, 1)
+    assert host.ending(long), "at once, not after an hour"
+
+
 def test_a_time_limit_ends_the_tries(host: Host) -> None:
     seen = host.run(host.sh("exit 1", retries=50, timeout=0.3))
     assert seen.status is Status.TIMED_OUT

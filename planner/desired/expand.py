@@ -267,6 +267,8 @@ class _Expander:
         self._check_secrets(group, trees)
         if trees.get("max_parallel") is not None and "matrix" not in trees and "max_parallel" in tree["runs"][name]:
             report.warn(("runs", name, "max_parallel"), "does nothing: the run has no matrix")
+        if "retry_delay" in tree["runs"][name] and not trees.get("retries") and "template" not in trees:
+            report.warn(("runs", name, "retry_delay"), "does nothing: the run has no retries")
         matrix = trees.pop("matrix", None)
         group.open = depends_on(matrix, context.unset)
         group.cells = self._cells(group, matrix)

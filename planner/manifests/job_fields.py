@@ -101,6 +101,11 @@ def _job_fields(draft: Draft) -> None:
     fields, block = draft.run.fields, draft.block
     if fields.get("retries") is not None:
         draft.put(("spec", "backoffLimit"), int(fields["retries"]), "retries")
+    if fields.get("retry_delay") is not None:
+        draft.warnings.append(
+            "retry_delay is not kept: Kubernetes waits 10s before the first retry, twice as long before each further "
+            "one, up to 6m, and takes no other delay; leave retry_delay out"
+        )
     if fields.get("timeout") is not None:
         draft.put(("spec", "activeDeadlineSeconds"), math.ceil(duration(fields["timeout"])), "timeout")
     if block.get("finished_job_ttl") is not None:

@@ -10,7 +10,7 @@ from flowplan.planner.manifests import REPLACE, Effect, ResolvedRun, with_conten
 from flowplan.planner.manifests.names import docker_run_name
 from flowplan.schemas.kinds import Kind
 from flowplan.schemas.pointers import escape
-from flowplan.schemas.quantities import duration, size
+from flowplan.schemas.quantities import backoff, duration, size
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic, Path, dotted
@@ -28,8 +28,8 @@ KINDS = {
     "Process": Kind(
         shorter=(("/Process/", ""),),
         retries="/Process/retries",
-        units=(("log_limit", "bytes"),),
-        order="argv cwd env inherit_env timeout retries log_limit labels",
+        units=(("log_limit", "bytes"), ("initial", "seconds"), ("max", "seconds")),
+        order="argv cwd env inherit_env timeout retries retry_delay log_limit labels",
     )
 }
 ENGINE = "host"
@@ -132,6 +132,7 @@ def _behaviour(run: ResolvedRun) -> dict[str, Json]:
         "inherit_env": (block.get("inherit_env"), True),
         "timeout": (_seconds(fields.get("timeout")), None),
         "retries": (fields.get("retries"), 0),
+        "retry_delay": (_backoff(fields.get("retry_delay")), None),
         "log_limit": (_bytes(block.get("log_limit")), None),
         "grace_period": (_seconds(fields.get("grace_period")), DEFAULT_GRACE),
     }
@@ -140,6 +141,10 @@ def _behaviour(run: ResolvedRun) -> dict[str, Json]:
 
 def _bytes(value: Json) -> int | None:
     return None if value is None else size(value)
+
+
+def _backoff(value: Json) -> Json:
+    return None if value is None else backoff(value)
 
 
 def _seconds(value: Json) -> float | None:

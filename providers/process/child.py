@@ -43,6 +43,7 @@ class Run:
         announced: the newest execution whose number is in the output.
         slot: its byte of ``UnwrittenOutput``.
         phase: ``running``, ``ending`` (it has ended, what it left is being ended), or ``waiting`` for its next try.
+        due: when the next try begins, by the clock of ``clock``.
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
@@ -63,6 +64,7 @@ class Run:
         self.code = 0
         self.errors = -1
         self.phase = "running"
+        self.due = 0.0
         self.announced = 0
         self.slot: int | None = request.get("slot")
         self.timed_out = self.stopped = self.replied = False
@@ -84,7 +86,7 @@ class Run:
     def announcement(self) -> dict[str, Any]:
         """Return what another supervisor must know to go on with this run."""
         again = ("argv", "env", "cwd", "core") if self.retries >= self.executions else ()
-        names = ("id", "timeout", "grace", "retries", "log_limit", "redact", *again)
+        names = ("id", "timeout", "grace", "retries", "retry_delay", "log_limit", "redact", *again)
         known = {name: self.request[name] for name in names if name in self.request}
         known |= {"executions": self.executions, "first_start": self.first_start, "clock": self.clock}
         return known if self.slot is None else known | {"slot": self.slot}

@@ -142,7 +142,7 @@ class Guard:
     def _note(self, document: dict[str, Any], fds: list[int]) -> None:
         before = self._known.pop(document["id"], None)
         if "waiting" in document and before:
-            self._known[document["id"]] = {**before, "waiting": True}
+            self._known[document["id"]] = {**before, "waiting": document["waiting"]}
             return
         if before:
             os.close(before["reader"])

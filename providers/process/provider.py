@@ -344,6 +344,7 @@ def _request(order: Order, directory: str) -> dict[str, Any]:
         "env": env,
         "timeout": process.get("timeout"),
         "retries": process.get("retries", 0),
+        "retry_delay": process.get("retry_delay"),
         "grace": process.get("grace_period", DEFAULT_GRACE),
         "core": core_before(),
         "log_limit": process.get("log_limit"),

@@ -3,6 +3,7 @@
 ============================ ==========================================================================================
 ``{"run": {...}}``           owner attempt it is; written by flowplan, before it asks for the start
 ``{"pid": ..., ...}``        an execution was started; written by the child before it becomes the program
+``{"wait": {...}}``          how the execution ended, and when the next one begins; written by the supervisor
 ``{"stop": true}``           no further start is allowed; written by flowplan
 ``{"end": {...}}``           how it ended; written by the supervisor
 ``{"lost": true}``           it has ended, and its exit code is lost
@@ -36,6 +37,7 @@ class Record:
     def __init__(self, content: bytes) -> None:
         self.started: dict[str, Any] | None = None
         self.end: dict[str, Any] | None = None
+        self.wait: dict[str, Any] | None = None
         self.stopped = self.destroyed = self.lost = False
         self._lines = content[: _complete(content)].splitlines()
         for line in reversed(self._lines):
@@ -44,6 +46,7 @@ class Record:
                 self.started = document  # the newest execution counts; before it are only others, and the owner
                 return
             self.end = document.get("end", self.end)
+            self.wait = document.get("wait", self.wait)
             self.stopped |= "stop" in document
             self.destroyed |= "destroyed" in document
             self.lost |= "lost" in document

@@ -237,6 +237,10 @@ def _observed(files: RunFiles, recorded: Recorded | None, known: Record | None) 
         }
     if known and facts.get("attempts", 1) > 1:
         facts["tries"] = _tries(known, recorded)
+    if known and known.wait:
+        begins = time_of(known.wait["until_ns"] / 1e9)
+        said = exit_codes.next_try(known.wait["code"], facts.get("attempts", 1) + 1, begins)
+        facts |= {"reason": "RetryDelay", "message": said}
     if known and known.end:
         end = known.end
         facts |= {key: end[key] for key in ("reason", "exit_code", "started_at", "finished_at")}

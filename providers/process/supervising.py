@@ -26,6 +26,7 @@ from flowplan.providers.process.kernel import CHUNK
 from flowplan.providers.process.loop import Loop
 from flowplan.providers.process.members import left_by, orphans, signal_all
 from flowplan.providers.process.starting import Starter, is_claimed
+from flowplan.schemas.backoff import wait_after
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 
     from flowplan.providers.process.guard import UnwrittenOutput
 
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
+OWN_DELAY = {"initial": 0.5, "factor": 2.0, "max": 30.0}
+"""The ``retry_delay`` of a run that says none."""
+LOOK = 0.5
+"""Seconds between looks at whether a run that waits for its next try was stopped."""
 ENDING = 2.0
 """Seconds that what a run has left may take to end once it is killed; then it is named."""
 CLAIMS = 5.0
@@ -182,14 +186,43 @@ class Supervisor:
             self._over(run)  # the child was killed before it became a run: nothing was started, it may be tried again
             self.client.reply(run, "died")
         elif run.deserves_retry():
-            self._retry_later(run, min(FIRST_BACKOFF * 2 ** (run.executions - 1), LONGEST_BACKOFF))
+            self._wait_for_next_try(run)
         else:
             self._finish(run)
 
+    def _wait_for_next_try(self, run: Run) -> None:
+        delay = run.request.get("retry_delay") or OWN_DELAY
+        seconds = wait_after(run.executions, delay["initial"], delay.get("factor", 1.0), delay.get("max"))
+        if run.request.get("retry_delay"):
+            self._tell_wait(run, seconds)
+        self._retry_later(run, seconds)
+
+    def _tell_wait(self, run: Run, seconds: float) -> None:
+        """Record when the next try begins, for whoever looks; a full disk only keeps that from being told."""
+        try:
+            record.add(run.path, {"wait": {"until_ns": time.time_ns() + int(seconds * 1e9), "code": run.code}})
+        except OSError:
+            return
+        self._journal("wait", run)
+
     def _retry_later(self, run: Run, seconds: float) -> None:
         run.phase = "waiting"
-        self.guard.tell({"id": run.id, "waiting": True})
-        self.loop.after(seconds, lambda: self._retry(run))
+        run.due = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
+        self.guard.tell({"id": run.id, "waiting": run.due})
+        self._wait(run)
+
+    def _wait(self, run: Run) -> None:
+        """Try again when it is time, unless the run was stopped or its directory removed meanwhile."""
+        left = run.due - time.clock_gettime(time.CLOCK_BOOTTIME)
+        if left <= 0 or run.id not in self.runs:
+            self._retry(run)
+            return
+        known = run.read()
+        if known is None or known.stopped:
+            run.stopped = True
+            self._finish(run)
+        else:
+            self.loop.after(min(left, LOOK), lambda: self._wait(run))
 
     def _retry(self, run: Run) -> None:
         if run.id not in self.runs:
@@ -250,9 +283,9 @@ class Supervisor:
             torn = bool(run.output.hiding) if run.slot is None else self.unwritten[run.slot]
             run.output.take_over(document["reader"], torn)
             self.runs[run.id] = run
-            self._go_on(run, waiting="waiting" in document)
+            self._go_on(run, document.get("waiting"))
 
-    def _go_on(self, run: Run, *, waiting: bool) -> None:
+    def _go_on(self, run: Run, due: float | None) -> None:
         found = run.read()
         started = found.started if found else None
         executions: int = started.get("executions", 0) if started else 0
@@ -267,9 +300,12 @@ class Supervisor:
         run.output.drain()
         if found is None or found.over:
             self._over(run)
-        elif waiting or (started and executions < run.executions):
+        elif due is not None:
             run.executions = executions
-            self._retry_later(run, FIRST_BACKOFF)
+            self._retry_later(run, due - time.clock_gettime(time.CLOCK_BOOTTIME))
+        elif started and executions < run.executions:
+            run.executions = executions
+            self._wait_for_next_try(run)
         elif started is None:
             self._over(run)  # it was never started, and is not by us: whoever wanted it asks again
         else:
