@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from rendered import plan_markdown
 from test_render_text import CELLS, HOSTILE, golden
 
 from flowplan.render.plan_markdown import COMMENT, marker
+from flowplan.repository import links
 from flowplan.schemas.plans import Action, FieldChange, Finding, Plan, RunFacts
 from flowplan.schemas.runs import Settings
 
@@ -154,6 +157,79 @@ def test_the_least_important_is_dropped_first() -> None:
     written = plan_markdown(plan(*created, image_bump("r")), budget=20_000)
     assert any("etl:1.5" in block for block in fences(written, "diff"))
     assert re.search(r"Not shown, there is no room: the details of \d+ runs: ", written)
+
+
+def test_the_table_says_what_one_field_was_and_will_be() -> None:
+    time = FieldChange("/Job/spec/activeDeadlineSeconds", 90, 9000, "in_place", "")
+    made = [
+        change("a", Action.UPDATE, fields=(time,), reasons=("limit changed", "last attempt failed")),
+        change("b", Action.UPDATE, fields=(replace(time, after="x" * 200),)),
+        change("c", Action.UPDATE, fields=(time, replace(time, path="/Job/spec/suspend")), reasons=("two changed",)),
+        image_bump("d"),
+    ]
+    why = {row[2]: row[4] for row in rows(plan_markdown(plan(*made)))}
+    assert why["a"] == "limit changed: 1m30s -> 2h30m; last attempt failed"
+    assert "x" * 20 not in why["b"] and why["c"] == "two changed"
+    assert why["d"] == "image changed: etl:1.4 -> etl:1.5"
+
+
+def test_runs_whose_values_differ_have_none_of_them_in_the_table() -> None:
+    made = [
+        change(f"a[n={n}]", Action.UPDATE, fields=(FieldChange("/Job/spec/parallelism", 1, n, "in_place", ""),))
+        for n in (2, 3)
+    ]
+    (row,) = rows(plan_markdown(plan(*made)))
+    assert "->" not in row[4]
+
+
+def test_the_line_of_the_spec_is_told_and_linked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("GITHUB_SHA", "CI_PROJECT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    origins = {"/Job/metadata/name": "flow plan.yaml:3", "/Job/spec/a": "flow plan.yaml:12 (var.x: --var)"}
+    new = change("new", Action.CREATE, after=job("new"), origins=origins, reasons=("new in flow plan.yaml",))
+    other = change(
+        "b",
+        Action.UPDATE,
+        origins={"/Job/spec/a": "../lib/c.yaml:7"},
+        fields=(FieldChange("/Job/spec/a", 1, 2, "in_place", ""),),
+    )
+    made = plan(new, other)
+
+    def written() -> str:
+        return plan_markdown(made, link=links(tmp_path / "etl" / "nightly"))
+
+    assert "new in <code>flow plan.yaml:12</code> |" in written() and "](" not in written()
+    is_sound(written())
+    for name, value in {
+        "SERVER_URL": "https://git.acme.dev",
+        "REPOSITORY": "a/b",
+        "SHA": "12ab",
+        "WORKSPACE": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(f"GITHUB_{name}", value)
+    base = "https://git.acme.dev/a/b/blob/12ab/etl"
+    assert f"[<code>flow plan.yaml:12</code>]({base}/nightly/flow%20plan.yaml#L12)" in written()
+    assert f"[<code>../lib/c.yaml:7</code>]({base}/lib/c.yaml#L7)" in written()
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path / "etl" / "nightly"))
+    assert "lib/c.yaml#L7" not in written(), "outside of the repository"
+    monkeypatch.setenv("GITHUB_REPOSITORY", "a/b) <script>")
+    assert "](" not in written()
+    monkeypatch.delenv("GITHUB_SHA")
+    for name, value in {
+        "PROJECT_URL": "https://gitlab.acme.dev/a/b",
+        "COMMIT_SHA": "34cd",
+        "PROJECT_DIR": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(f"CI_{name}", value)
+    assert "(https://gitlab.acme.dev/a/b/-/blob/34cd/etl/lib/c.yaml#L7)" in written()
+
+
+def test_what_would_fail_is_a_caution_of_its_own() -> None:
+    found = [Finding("a", "error", "image", f"no image {n}", "push it") for n in range(9)]
+    written = plan_markdown(plan(change("a", Action.CREATE, after=job("a"), preflight=tuple(found))))
+    block = written.partition("> [!CAUTION]\n")[2].partition("\n\n")[0].splitlines()
+    assert block[0] == "> **Apply would fail: 9 problems found beforehand.**"
+    assert block[1] == "> - image: no image 0 (push it) (a)" and block[-1] == "> - and 4 more"
 
 
 TEXT = st.text(st.sampled_from("`~|<>!-[]()*_#&;@\\\n\r\t $\"'=+:/ab1\x1b\u202e\ud800é"), max_size=30) | st.sampled_from(

@@ -22,6 +22,7 @@ from flowplan.output import Output
 from flowplan.planner.compare.plan import Options, has_changes
 from flowplan.planning import Planned, plan_again, plan_destroy, plan_spec
 from flowplan.project import Project, Request, open_state
+from flowplan.repository import links
 from flowplan.schemas.errors import InvalidInput, StateError
 from flowplan.schemas.places import refuse_foreign
 from flowplan.schemas.plans import Plan
@@ -243,4 +244,5 @@ def _markdown(plan: Plan, command: str, *, whole: bool = False) -> str:
     from flowplan.render.plan_markdown import COMMENT, SUMMARY, plan_markdown
 
     kinds = kinds_of(change.type for change in plan.changes)
-    return plan_markdown(plan, kinds, budget=SUMMARY if whole else COMMENT, apply_command=command)
+    link = links(Path(plan.spec_path).parent)
+    return plan_markdown(plan, kinds, budget=SUMMARY if whole else COMMENT, apply_command=command, link=link)

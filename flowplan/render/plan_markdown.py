@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -12,7 +12,7 @@ from flowplan.render import groups, varying
 from flowplan.render.differences import Line, View, shown
 from flowplan.render.groups import Group
 from flowplan.render.objects import leaf_count, object_lines, place
-from flowplan.render.plan_text import effect_words
+from flowplan.render.plan_text import effect_words, few, origin_of
 from flowplan.render.presented import OWN_LABELS, presented, run_line
 from flowplan.render.signs import MEANINGS, SIGNS
 from flowplan.render.units import Units, units_of
@@ -32,8 +32,16 @@ _LONGEST_REMARKS = 6_000
 _LISTED = 20
 _WIDTH = 120
 _IN_A_ROW = 3
+_PROBLEMS = 5
+_IN_A_CELL = 120
+"""Characters of a change that a cell of the table shows."""
 _NODES, _EDGES = 40, 120
 _TABLE = "| | action | runs | provider | why |\n|---|---|---|---|---|\n"
+
+_LINE = re.compile(r"(.+?):(\d{1,9})(?: .*)?", re.DOTALL)
+"""An origin that is a line of a file."""
+_OF_MANY = re.compile(r"/(?:metadata|labels|Labels)/")
+"""Places that often say the same for all runs."""
 
 _ALWAYS = 0
 _DROPPED_LAST = {Action.DESTROY: 1, Action.REPLACE: 2, Action.RERUN: 4, Action.CREATE: 5, Action.UPDATE: 6}
@@ -61,18 +69,26 @@ class _Part:
         return len(self.text.encode())
 
 
-def plan_markdown(plan: Plan, kinds: Kinds, *, budget: int = COMMENT, apply_command: str | None = None) -> str:
-    """Return the Markdown of a plan, byte for byte the same for the same plan.
+def plan_markdown(
+    plan: Plan,
+    kinds: Kinds,
+    *,
+    budget: int = COMMENT,
+    apply_command: str | None = None,
+    link: Callable[[str, str], str] = lambda file, line: "",
+) -> str:
+    """Return the Markdown of a plan, byte for byte the same for the same plan and links.
 
     Args:
         kinds: how people read the objects.
         budget: the most bytes; what is left out or cut to keep it is said, rows of destroys and replaces go last of all.
         apply_command: the exact command that applies this plan.
+        link: the address of a line of a file of the spec; "" where there is none.
     """
     shown_groups = groups.grouped(plan.changes, kinds)
     head, foot = _head(plan), _foot(plan, apply_command)
     left = budget - len((head + foot).encode()) - 1000
-    rows = _table(shown_groups, left)
+    rows = _table(shown_groups, left, partial(_row, units=units_of(kinds), link=link))
     left -= sum(part.size for part in rows)
     parts, dropped = _fitting(_details(plan, shown_groups, kinds), left)
     return head + "".join(p.text for p in rows) + "\n" + "".join(p.text for p in parts) + _said(dropped) + foot
@@ -125,8 +141,8 @@ def _folded(title: str, body: str) -> str:
 
 def _head(plan: Plan) -> str:
     text = f"{marker(plan)}\n### {_entities(_cut(groups.verdict(plan)))}\n\n"
-    if hurting := groups.dangers(plan):
-        text += "> [!WARNING]\n" + "".join(f"> **{sentence}.**\n" for sentence, _ in hurting) + "\n"
+    text += _alert("WARNING", [f"**{sentence}.**" for sentence, _ in groups.dangers(plan)])
+    text += _alert("CAUTION", _failing(plan))
     text += "".join(f"- **{line}**\n" for line in _warnings(plan))
     text += "".join(f"- on {_span(engine)}\n" for engine in groups.engines(plan))
     room = _LONGEST_REMARKS
@@ -139,12 +155,31 @@ def _head(plan: Plan) -> str:
     return text + "\n"
 
 
+def _alert(kind: str, lines: Sequence[str]) -> str:
+    """Return an alert of GitHub's, which is a quotation elsewhere; "" when it says nothing."""
+    return "".join(f"> {line}\n" for line in (f"[!{kind}]", *lines)) + "\n" if lines else ""
+
+
+def _failing(plan: Plan) -> list[str]:
+    """Say at what apply would fail: the first few problems, whose details have all of them."""
+    count = groups.problems(plan)
+    if not count:
+        return []
+    found = groups.remarks(Group(plan.changes))
+    told = [
+        f"{_entities(_cut(said))} ({_entities(_cut(few(runs)))})"
+        for severity, said, runs in found
+        if severity == "error"
+    ]
+    more = len(told) - _PROBLEMS
+    lines = [f"- {line}" for line in (*told[:_PROBLEMS], *([f"and {more} more"] if more > 0 else []))]
+    return [f"**Apply would fail: {counted(count, 'problem')} found beforehand.**", *lines]
+
+
 def _warnings(plan: Plan) -> Iterator[str]:
     skipped = sum(1 for change in plan.changes if change.skipped)
     if skipped:
         yield f"Leaves out {counted(skipped, 'run')}: protected."
-    if groups.problems(plan):
-        yield f"Apply would fail: {counted(groups.problems(plan), 'problem')} found beforehand."
     if groups.only_records(plan):
         yield groups.only_records(plan)
     if not plan.refreshed:
@@ -170,7 +205,7 @@ def _cut(line: str, longest: int = _LONGEST_LINE) -> str:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def _table(shown_groups: Sequence[Group], left: int) -> list[_Part]:
+def _table(shown_groups: Sequence[Group], left: int, row_of: Callable[[Group, int], str]) -> list[_Part]:
     """Return the rows, what hurts first. Where not all fit, the names of what hurts stay, and the rest is counted."""
     if not shown_groups:
         return []
@@ -181,7 +216,7 @@ def _table(shown_groups: Sequence[Group], left: int) -> list[_Part]:
     squeezed: list[Group] = []
     for group, size in zip(shown_groups, names, strict=True):
         reserved -= size
-        row = _Part(_row(group, left - reserved))
+        row = _Part(row_of(group, left - reserved))
         if row.size + reserved > left or (squeezed and not _hurts(group)):
             squeezed.append(group)
             left -= size
@@ -219,12 +254,19 @@ def _hurts(group: Group) -> bool:
     return group.action in _HURTING or group.first.interrupts
 
 
-def _row(group: Group, room: int) -> str:
+def _row(group: Group, room: int, units: Units, link: Callable[[str, str], str]) -> str:
     change = group.first
     word = MEANINGS[group.action].partition(" (")[0]
     action = "left out" if change.skipped else "moved" if group.action is Action.NO_OP else word
     action = f"**{action}**" if _hurts(group) else action
-    why = [_entities(_cut(groups.why(group, None)))]
+    first, _, more = groups.why(group, None).partition("; ")
+    file, line = _line_of_spec(change, link)
+    if file and first == f"new in {file}":
+        why, line = [f"new in {line}"], ""
+    else:
+        only = _only_change(group, units)
+        why = [_entities(_cut(first)) + (f": {only}" if only else "")]
+    why += [_entities(_cut(more))] if more else []
     live = groups.live_sentence(change)
     if live:
         times = sorted(groups.standing(one, None) for one in group.changes)
@@ -233,8 +275,36 @@ def _row(group: Group, room: int) -> str:
     why += [_entities(_cut(change.skipped))] if change.skipped else []
     errors = sum(f.severity == "error" for c in group.changes for f in c.preflight)
     why += [f"**{counted(errors, 'problem')}**"] if errors else []
+    why += [line] if line else []
     sign = "!" if change.skipped else SIGNS[group.action]
     return f"| {_code(sign)} | {action} | {_runs(group, room)} | {_code(change.provider)} | {'; '.join(why)} |\n"
+
+
+def _only_change(group: Group, units: Units) -> str:
+    """Return ``old -> new`` where one field changes, in all runs alike, and both are short."""
+    fields = [field for change in group.changes for field in change.fields]
+    alike = all((f.path, f.before, f.after) == (fields[0].path, fields[0].before, fields[0].after) for f in fields)
+    if not fields or not alike:
+        return ""
+    field = fields[0]
+    how = shown(field.before, field.after, View(1, units), field.path)
+    sides = ["none" if side is None else side for side in how[:2]]
+    if how.lines or sum(map(len, sides)) > _IN_A_CELL:
+        return _code(how.lines[0][1]) if len(how.lines) == 1 and len(how.lines[0][1]) <= _IN_A_CELL else ""
+    return " -&#62; ".join(map(_code, sides))
+
+
+def _line_of_spec(change: Change, link: Callable[[str, str], str]) -> tuple[str, str]:
+    """Return the file and the line that say what changes, or what is new, as a link where that is known; "" without one."""
+    places: Iterable[str] = (field.path for field in change.fields if not field.drift)
+    if groups.shows_objects(change):
+        places = (path for path in change.origins if not _OF_MANY.search(path))
+    lines = (_LINE.fullmatch(origin_of(change, path)) for path in places)
+    found = next(filter(None, lines), None)
+    if found is None:
+        return "", ""
+    text, address = _code(_cut(f"{found[1]}:{found[2]}", _IN_A_CELL)), link(found[1], found[2])
+    return found[1], f"[{text}]({address})" if address else text
 
 
 def _runs(group: Group, room: int) -> str:

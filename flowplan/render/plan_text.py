@@ -130,7 +130,7 @@ def _rest(plan: Plan, style: _Style) -> Iterator[str]:
     for severity, sentence, addresses in groups.remarks(
         Group(tuple(c for c in plan.changes if not groups.is_shown(c)))
     ):
-        yield from _wrapped(f"! {severity}: {sentence} ({_few(addresses)})", _INDENT, style)
+        yield from _wrapped(f"! {severity}: {sentence} ({few(addresses)})", _INDENT, style)
 
 
 def _diagnostics(plan: Plan, style: _Style) -> Iterator[str]:
@@ -161,7 +161,7 @@ def _group(group: Group, style: _Style) -> Iterator[str]:
     yield from _facts(group, style)
     yield from _runs(group, style)
     for severity, sentence, addresses in groups.remarks(group):
-        where = f" ({_few(addresses)})" if len(group.changes) > 1 else ""
+        where = f" ({few(addresses)})" if len(group.changes) > 1 else ""
         first, *others = _wrapped(f"! {severity}: {sentence}{where}", _INDENT, style)
         yield style.paint(first, "red" if severity == "error" else "yellow")
         yield from others
@@ -237,7 +237,8 @@ def _filled(words: Sequence[str], style: _Style, pad: str, between: str) -> Iter
     yield pad + line
 
 
-def _few(words: Sequence[str], limit: int = 3) -> str:
+def few(words: Sequence[str], limit: int = 3) -> str:
+    """Return the first of some names, and how many more there are."""
     shown_words = [harmless(word) for word in words[:limit]]
     more = len(words) - limit
     return ", ".join(shown_words) + (f" and {more} more" if more > 0 else "")
