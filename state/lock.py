@@ -107,7 +107,7 @@ def break_lock(path: Path) -> dict[str, Any] | None:
     found = holder(path)
     if found is None:
         return None
-    if not dead(found):
+    if alive(found) is not False:
         raise Refused(f"{_busy(path)}, which is not known to be dead", hint="end that process first")
     try:
         # A waiting process opens the file anew at each attempt, and so finds the new one.
@@ -214,12 +214,12 @@ def _text_of(path: Path) -> str:
         return ""
 
 
-def dead(note: Mapping[str, Any]) -> bool:
-    """Return whether the note is of this host, boot and pid namespace, and its process does not exist any more."""
+def alive(note: Mapping[str, Any]) -> bool | None:
+    """Return whether the process of a note exists; None unless it is of this host, boot and pid namespace."""
     here = (socket.gethostname(), _boot(), _namespace())
-    if not note or not all(here) or (note["host"], note["boot"], note["namespace"]) != here:
-        return False
-    return bool(_start_of(note["pid"]) != note["start"])
+    if not all(here) or tuple(note.get(name) for name in ("host", "boot", "namespace")) != here:
+        return None
+    return bool(_start_of(note.get("pid", 0)) == note.get("start"))
 
 
 def _write_note(path: Path, note: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flowplan.schemas.accepted import Accepted, Held, Step, StepPhase, packed
+from flowplan.schemas.plans import Action
 from flowplan.schemas.runs import Recorded, Settings, Status, run_id
 from flowplan.state import acceptance, ownership, pruning, transfer
 from flowplan.state.journal import PLANS_KEPT
@@ -25,7 +26,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def plan(digest: str, *addresses: str) -> Accepted:
-    steps = [Step(a, n, action="create", attempt=1, group=a, needs=("x",)) for n, a in enumerate(addresses)]
+    steps = [Step(a, n, action=Action.CREATE, attempt=1, group=a, needs=("x",)) for n, a in enumerate(addresses)]
     return Accepted(digest, BY, "/srv", document=packed(f"text of {digest}"), steps=tuple(steps))
 
 

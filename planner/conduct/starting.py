@@ -9,7 +9,7 @@ from typing import Any
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.following import fail, follow, record_and_tell, refresh, tell
 from flowplan.planner.conduct.words import Commands
-from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of, group_key, how_it_ended
+from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of, end_of, group_key, how_it_ended
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import Action
 from flowplan.schemas.runs import Recorded, Status
@@ -79,7 +79,7 @@ def held_back(world: World, run: Run, starting: Mapping[str, int]) -> tuple[str,
     if not change.action.starts:
         return "", ""
     for need in change.settings.needs[run.met :]:
-        met, never = _need(world, need)
+        met, never = need_met(world, need)
         if not met:
             return need, never
         run.met += 1
@@ -91,22 +91,22 @@ def held_back(world: World, run: Run, starting: Mapping[str, int]) -> tuple[str,
     return "", ""
 
 
-def _need(world: World, need: str) -> tuple[bool, str]:
+def need_met(world: World, need: str) -> tuple[bool, str]:
     """Return whether a needed run has succeeded, and why it never will."""
     other = world.runs.get(need)
     if other is not None and other.skipped:
-        return False, f"{need}, which it needs, did not start"
+        return False, f"{need} was skipped"
     if other is not None and other.phase in (Phase.WAITING, Phase.CALLING):
         return False, ""
     if other is None or other.record is None:
-        return False, f"{need}, which it needs, has never run"
+        return False, f"{need} has never run"
     if other.record.status is Status.SUCCEEDED:
         return True, ""
     if other.live and other.care in (Care.UNWATCHED, Care.ELSEWHERE):
-        return False, f"{need}, which it needs, is not followed any more"
+        return False, f"{need} is not followed any more"
     if other.live and other.error is None:
         return False, ""
-    return False, f"{need}, which it needs, {'could not start' if other.live else how_it_ended(other.record)}"
+    return False, f"{need} {'could not start' if other.live else end_of(other.record)}"
 
 
 def take_lock(world: World, *, wait: bool = False) -> Generator[words.Command, Any, bool]:

@@ -295,11 +295,15 @@ class World:
                 return
 
 
+def end_of(record: Recorded) -> str:
+    """Return how a run ended, without why: ``failed (exit code 3)``."""
+    code = f" (exit code {record.exit_code})" if record.exit_code is not None else ""
+    return f"{str(record.status).replace('_', ' ')}{code}"
+
+
 def how_it_ended(record: Recorded) -> str:
     """Return how a run ended, in words: ``failed (exit code 3): Error``."""
-    code = f" (exit code {record.exit_code})" if record.exit_code is not None else ""
-    reason = f": {record.reason}" if record.reason else ""
-    return f"{str(record.status).replace('_', ' ')}{code}{reason}"
+    return f"{end_of(record)}{f': {record.reason}' if record.reason else ''}"
 
 
 def change_of(run: Run) -> Change:
