@@ -26,7 +26,7 @@ def dispatch(world: World) -> Commands:
             for run in ready:
                 heappush(world.due, run.place)
             ready = []
-        if ready and world.lock_was_away:
+        if ready and (world.lock_was_away or any(run.tries for run in ready)):
             ready = yield from _still_as_planned(world, ready)
         yield from _intend(world, [run for run in ready if change_of(run).action.starts])
         for run in ready:
@@ -41,6 +41,8 @@ def _ready(world: World) -> Generator[words.Command, Any, list[Run]]:
     ready: list[Run] = []
     skipped: list[Run] = []
     starting: dict[str, int] = {}
+    while world.later and world.later[0][0] <= world.moment.now:
+        heappush(world.due, heappop(world.later)[1])
     while len(ready) < world.moment.room and world.due:
         run = world.steps[heappop(world.due)]
         if run.phase is not Phase.WAITING:
@@ -122,13 +124,20 @@ def take_lock(world: World, *, wait: bool = False) -> Generator[words.Command, A
 
 
 def _still_as_planned(world: World, ready: list[Run]) -> Generator[words.Command, Any, list[Run]]:
-    """Leave out the runs that another flowplan changed while this one did not have the lock."""
+    """Leave out the runs that another flowplan changed, or whose steps it dropped, while this one did not have the lock."""
     world.lock_was_away = False
     records = yield words.Reload(tuple(run.address for run in ready))
+    dropped = yield words.AskDropped(tuple(run.address for run in ready))
     left = []
     for run in ready:
+        if run.address in dropped:
+            world.done(run)
+            yield words.Note(f"{run.address}: left alone: {dropped[run.address]}")
+            continue
         change, record = change_of(run), records.get(run.address)
-        if (record.run_id if record else None) == (run.record.run_id if run.record else None):
+        started = record and record.run_id == change.run_id and record.status is not Status.CREATING
+        same = (record.run_id if record else None) == (run.record.run_id if run.record else None)
+        if same and not (started and change.action.starts):
             left.append(run)
             continue
         world.done(run)
@@ -162,7 +171,7 @@ def _intend(world: World, starting: Sequence[Run]) -> Commands:
             objects=change.after or {},
             settings=change.settings,
             status=Status.CREATING,
-            plan_digest=world.plan.digest,
+            plan_digest=world.digest_of(change.address),
             created_at=timestamp(world.moment.now),
         )
         for change in map(change_of, starting)
