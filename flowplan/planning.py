@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -348,15 +349,25 @@ def _preflighted(project: Project, changes: tuple[Change, ...]) -> tuple[Change,
                 identity, change.name, change.after or {}, change.settings, project.secrets, change.action.starts
             )
             orders.setdefault(change.provider, []).append(order)
+    for name in orders:
+        project.engines.target(name)
+
+    def ask(name: str) -> list[Finding]:
+        return project.engines.provider(name).preflight(orders[name])
+
+    told: Iterable[list[Finding]] = map(ask, orders)
+    if len(orders) > 1:  # so that the registries of all engines are waited for at once
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(len(orders), "preflight") as pool:
+            told = list(pool.map(ask, orders))
     found: dict[str, list[Finding]] = {}
     updated = {change.address for change in changes if change.action is Action.UPDATE}
     redactor = project.redactor
-    for name, batch in orders.items():
-        project.engines.target(name)
-        for finding in project.engines.provider(name).preflight(batch):
-            live = finding.address in updated  # it has its image and its name already, and a quota counts it already
-            hinders = finding.check in _ABOUT_UPDATES and finding.severity == "error" and "quota" not in finding.message
-            if not live or hinders:
-                told = finding._replace(message=redactor(finding.message), hint=redactor(finding.hint))
-                found.setdefault(finding.address, []).append(told)
+    for finding in chain.from_iterable(told):
+        live = finding.address in updated  # it has its image and its name already, and a quota counts it already
+        hinders = finding.check in _ABOUT_UPDATES and finding.severity == "error" and "quota" not in finding.message
+        if not live or hinders:
+            hidden = finding._replace(message=redactor(finding.message), hint=redactor(finding.hint))
+            found.setdefault(finding.address, []).append(hidden)
     return tuple(replace(c, preflight=tuple(found[c.address])) if c.address in found else c for c in changes)

@@ -683,6 +683,8 @@ def private_image(engine: Engine) -> Iterator[str]:
 def test_a_wrong_registry_password(project: Project, engine: Engine, private_image: str) -> None:
     login = "docker: {registry_credentials: {username: robot, password: {from_env: E2E_PASSWORD}}}"
     engine.spec(f"  hello: {{provider: docker, image: '{private_image}', command: [echo, hi], {login}}}\n")
+    told = project.ok("plan", "--strict", code=6, env={"E2E_PASSWORD": "wr0ng-canary"})
+    assert "error: login: " in told.out and "wr0ng-canary" not in told.out + told.err
     result = project.ok("apply", "--yes", code=3, env={"E2E_PASSWORD": "wr0ng-canary"})
     assert private_image in result.err and "wr0ng-canary" not in result.err + result.out
     found = project.status()["hello"]
