@@ -184,7 +184,7 @@ def _looking(state: Path) -> tuple[Callable[[], Any], Callable[[], int]]:
     from flowplan.planning import observe
     from flowplan.project import Project
     from flowplan.providers.kubernetes.requests import Api
-    from flowplan.state.store import Store
+    from flowplan.state.sqlite.store import SqliteStore
 
     sent: list[str] = []
     send = Api._send
@@ -193,7 +193,7 @@ def _looking(state: Path) -> tuple[Callable[[], Any], Callable[[], int]]:
         sent.append(path)
         return send(self, method, path, *rest)  # type: ignore[arg-type]
 
-    store = Store.open(state)
+    store = SqliteStore.open(state)
     project = contextlib.ExitStack().enter_context(Project.of_state(store))
     records = store.records()
 

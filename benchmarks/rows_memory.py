@@ -24,8 +24,8 @@ from flowplan.output import Output, Sink
 from flowplan.providers.protocol import Provider
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.runs import Observed, Recorded, Status
-from flowplan.state.lock import WriterLock
-from flowplan.state.store import Store
+from flowplan.state.sqlite.lock import WriterLock
+from flowplan.state.sqlite.store import SqliteStore
 
 RUNS = scaled(1000)
 EVENTS = 10 * RUNS
@@ -75,7 +75,7 @@ def watch_memory(scratch: Path) -> Result:
 
 def _watch(directory: Path) -> dict[str, float]:
     """Follow a fake engine to its last event; return by how many MiB memory grew, and the number of events."""
-    store = Store.open(directory / ".flowplan/state.db")
+    store = SqliteStore.open(directory / ".flowplan/state.db")
     store.intend([_record(n) for n in range(RUNS)])
     done, interrupted = threading.Event(), threading.Event()
     provider = Talkative(done)

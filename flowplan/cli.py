@@ -34,7 +34,7 @@ State = Annotated[
         "--state",
         envvar="FLOWPLAN_STATE",
         metavar="FILE|URL",
-        help="The state; default .flowplan/state.db beside the spec.",
+        help="The state: a file, or a postgresql:// URL; default .flowplan/state.db beside the spec.",
     ),
 ]
 RequireState = Annotated[
@@ -494,6 +494,34 @@ def state_prune(
     from flowplan.commands import places, states
 
     states.prune(places.place(state).state, older, dry_run, lock_timeout)
+
+
+@command("state", "upgrade")
+def state_upgrade(state: State = None) -> None:
+    """Bring a state to the format of this flowplan; in a database make the tables."""
+    from flowplan.commands import places, states
+
+    states.upgrade(places.place(state).state)
+
+
+@command("state", "grants")
+def state_grants(
+    state: State = None,
+    writer: Annotated[
+        list[str] | None, Option("--writer", metavar="ROLE", help="Applies and plans. Repeatable.")
+    ] = None,
+    planner: Annotated[
+        list[str] | None, Option("--planner", metavar="ROLE", help="Only plans; cannot write. Repeatable.")
+    ] = None,
+    reader: Annotated[
+        list[str] | None,
+        Option("--reader", metavar="ROLE", help="Only looks; cannot read the key of fingerprints. Repeatable."),
+    ] = None,
+) -> None:
+    """Print the SQL that gives roles of a database what they need."""
+    from flowplan.commands import places, states
+
+    states.grants(places.place(state).state, writer or [], planner or [], reader or [])
 
 
 @command("state", "moved")

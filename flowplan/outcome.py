@@ -76,7 +76,6 @@ class Options:
     """How to carry a plan out; times in seconds, ``wait_timeout`` None is without limit.
 
     Attributes:
-        patient: ask engines that do not answer again, until they do.
         tail: how many lines to show of what runs printed before; None for all.
     """
 
@@ -85,5 +84,4 @@ class Options:
     wait_timeout: float | None = None
     lock_timeout: float = 0.0
     stream: bool = True
-    patient: bool = False
     tail: int | None = None

@@ -13,17 +13,16 @@ from flowplan.outcome import Options
 from flowplan.output import Sink
 from flowplan.outputs import tail_of, without_secrets_of_runs
 from flowplan.planner.conduct import words
-from flowplan.planner.conduct.words import EndRead
-from flowplan.planner.conduct.world import World
+from flowplan.planner.conduct.words import EndRead, Fact
 from flowplan.providers.protocol import Order
 from flowplan.schemas.accepted import Held, StepPhase
 from flowplan.schemas.errors import StateLocked
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import progressed
-from flowplan.schemas.plans import Change
+from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Identity, Recorded
 from flowplan.schemas.times import timestamp
-from flowplan.state.acceptance import dropped, hold
+from flowplan.state.acceptance import hold
 from flowplan.state.location import Lock
 from flowplan.state.store import Store
 from flowplan.workers import Workers
@@ -34,7 +33,7 @@ class Performer:
 
     def __init__(
         self,
-        world: World,
+        plan: Plan,
         store: Store,
         engines: Engines,
         lock: Lock,
@@ -45,24 +44,23 @@ class Performer:
         logs: LogStreams,
         secrets: Mapping[str, str],
     ) -> None:
-        self._plan, self._store, self._engines, self._lock, self._sink = world.plan, store, engines, lock, sink
+        self._plan, self._store, self._engines, self._lock, self._sink = plan, store, engines, lock, sink
         self._options, self._workers, self._watches, self._logs = options, workers, watches, logs
         self._secrets = secrets
-        self._digest_of = world.digest_of
+        digest = plan.digest
         self._table: dict[type, Callable[[Any], Any]] = {
             words.Lock: self._take_lock,
             words.Unlock: lambda c: lock.release(),
             words.AskOthers: lambda c: store.location.holder() is not None,
-            words.Intend: self._intend,
+            words.Intend: lambda c: store.intend(c.records, plan_digest=digest),
             words.Advance: self._advance,
             words.Finish: self._finish,
             words.Absent: lambda c: store.absent(c.run_ids),
-            words.Destroyed: lambda c: store.destroyed(c.run_ids, plan_digest=self._digest_of(c.address)),
+            words.Destroyed: lambda c: store.destroyed(c.run_ids, plan_digest=digest),
             words.Applied: self._applied,
-            words.Forget: lambda c: store.forget([c.address], plan_digest=self._digest_of(c.address)),
+            words.Forget: lambda c: store.forget([c.address], plan_digest=digest),
             words.Move: self._move,
-            words.Skip: self._skip,
-            words.AskDropped: lambda c: dropped(store, {a: self._digest_of(a) for a in c.addresses}),
+            words.Skip: lambda c: hold(store, digest, {a: Held(StepPhase.SKIPPED, why) for a, why in c.why.items()}),
             words.Keep: lambda c: store.set_tails(c.outputs),
             words.Reload: lambda c: store.records(c.addresses),
             words.Start: self._start,
@@ -96,19 +94,6 @@ class Performer:
             return error.message
         return ""
 
-    def _intend(self, command: words.Intend) -> list[Event]:
-        together: dict[str, list[Recorded]] = {}
-        for record in command.records:
-            together.setdefault(record.plan_digest, []).append(record)
-        return [e for digest, records in together.items() for e in self._store.intend(records, plan_digest=digest)]
-
-    def _skip(self, command: words.Skip) -> None:
-        together: dict[str, dict[str, Held]] = {}
-        for address, why in command.why.items():
-            together.setdefault(self._digest_of(address), {})[address] = Held(StepPhase.SKIPPED, why)
-        for digest, held in together.items():
-            hold(self._store, digest, held)
-
     def _advance(self, command: words.Advance) -> tuple[list[Event], dict[str, Recorded]]:
         redactor = self._sink.redactor
         known = [
@@ -135,29 +120,35 @@ class Performer:
     def _applied(self, command: words.Applied) -> None:
         change = command.change
         self._store.applied(
-            change.run_id,
-            objects=change.after or {},
-            settings=change.settings,
-            plan_digest=self._digest_of(change.address),
+            change.run_id, objects=change.after or {}, settings=change.settings, plan_digest=self._plan.digest
         )
 
     def _move(self, command: words.Move) -> None:
-        self._store.move({command.old: command.new}, plan_digest=self._digest_of(command.new))
+        self._store.move({command.old: command.new}, plan_digest=self._plan.digest)
 
     # -- the engines -----------------------------------------------------------------------------------------------
 
     def _start(self, command: words.Start) -> None:
         order = self._order(command.change, command.born_as, fresh=command.fresh)
         command = replace(command, former=self._with_ends(command.former))
-        self._workers.submit(calls.start, self._engines, self._sink.redactor, command, order)
+        self._submit(calls.start, self._engines, self._sink.redactor, command, order)
 
     def _update(self, command: words.Update) -> None:
-        self._workers.submit(calls.update, self._engines, command, self._order(command.change, command.born_as))
+        self._submit(calls.update, self._engines, command, self._order(command.change, command.born_as))
 
     def _remove(self, command: words.Remove) -> None:
         command = replace(command, attempts=self._with_ends(command.attempts))
         work = calls.expire if command.limit else calls.remove
-        self._workers.submit(work, self._engines, self._sink.redactor, command)
+        self._submit(work, self._engines, self._sink.redactor, command)
+
+    def _submit(self, work: Callable[..., Fact], *args: Any) -> None:
+        """Let a worker change something on an engine, unless the lock was lost until it comes to that."""
+
+        def unless_lost() -> Fact:
+            self._lock.check()
+            return work(*args)
+
+        self._workers.submit(unless_lost)
 
     def _order(self, change: Change, born_as: str, *, fresh: bool = False) -> Order:
         identity = Identity(self._plan.project, self._plan.lineage, born_as or change.address, change.attempt)

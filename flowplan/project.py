@@ -84,7 +84,7 @@ class Project:
         Raises:
             InvalidInput, StateError, Refused: the spec, a variable, a secret or the state is not as it must be.
         """
-        redactor = Redactor()
+        redactor = Redactor(request.state.secrets)
         with concealing(redactor):
             with shown():
                 stage(f"reading {request.spec.name}")
@@ -133,6 +133,7 @@ class Project:
             given = given_strings(request.given)
             sensitive = {name for source in reviewed.secrets.values() for name in source.variables}
             redactor = Redactor((given[name] for name in sensitive if name in given), inside=_recorded_parts(store))
+            redactor.add(request.state.secrets)
             with concealing(redactor):
                 secrets = _secrets_of(reviewed, given, directory, store.key)
                 parts = _parts(reviewed.secrets, given, store.key)
@@ -161,7 +162,7 @@ class Project:
         else:
             found = {shown: lookup(source, directory) for shown, source in sources.items()}
             secrets = {shown: value for shown, value in found.items() if value is not None}
-        redactor = Redactor(secrets.values(), inside=_recorded_parts(store))
+        redactor = Redactor((*secrets.values(), *store.location.secrets), inside=_recorded_parts(store))
         with concealing(redactor), closing(_engines(store, providers, directory, secrets)) as engines:
             yield cls(store, engines, redactor, directory, providers, sources, secrets)
 
@@ -286,7 +287,8 @@ def _parts(sources: Mapping[str, SecretSource], values: Mapping[str, Any], key: 
 
 
 def _recorded_parts(store: Store) -> Parts:
-    return Parts(store.key, store.recall("fingerprints"))
+    """Return what finds parts of secrets in outputs; nothing for a user who may not read the key."""
+    return Parts(store.key, store.recall("fingerprints")) if store.has_key else Parts(b"", ())
 
 
 def _secrets_of(reviewed: Plan, given: Mapping[str, str], directory: Path, key: bytes) -> dict[str, str]:

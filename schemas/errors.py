@@ -5,6 +5,7 @@ FlowplanError                exit 1
 ├── StateError               exit 1   the state cannot be read or written, is damaged or too new
 │   ├── StateFull            exit 1   its disk has no room, or fails; what was committed is kept
 │   └── StateLocked          exit 5   another flowplan holds the writer's lock
+│       └── LockLost         exit 5   this one held it, and holds it no more
 ├── PlanStale                exit 4   what would happen now is not what was reviewed
 ├── Refused                  exit 6   protected run, wrong target, policy
 └── ProviderError            exit 1   an engine answered with a refusal
@@ -93,6 +94,10 @@ class StateLocked(StateError):
     """Another process holds the writer's lock; the message names it."""
 
     exit_code = 5
+
+
+class LockLost(StateLocked):
+    """The writer's lock was lost while it was needed: another process may act by now, so that this one must not."""
 
 
 class PlanStale(FlowplanError):

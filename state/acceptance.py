@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from flowplan.schemas.accepted import Accepted, Held, Step, unpacked
 from flowplan.state import rows
-from flowplan.state.migrations import OPEN_STEPS
 from flowplan.state.store import Store
 
 
@@ -42,20 +41,6 @@ def drop(store: Store, addresses: Collection[str] | None, why: str) -> list[str]
         return sorted(waiting - {step.address for _, step in unbegun(store)})
 
 
-def dropped(store: Store, steps: Mapping[str, str]) -> dict[str, str]:
-    """Return why steps were dropped, by address, of those that were.
-
-    Args:
-        steps: address -> digest of the plan.
-    """
-    found = store.among(
-        "SELECT s.address, p.digest, s.why FROM steps s JOIN plans p ON p.id = s.plan"
-        " WHERE s.phase = 'dropped' AND s.address",
-        steps,
-    )
-    return {address: why for address, digest, why in found if steps[address] == digest}
-
-
 def leave(store: Store, plan: Accepted) -> None:
     """Record that the process that accepted a plan works on it no more, unless all of its steps have begun."""
     with store.changing("leave") as journal:
@@ -65,7 +50,7 @@ def leave(store: Store, plan: Accepted) -> None:
 def unbegun(store: Store) -> list[tuple[str, Step]]:
     """Return the digest of the plan and the step for every step that has not begun, in the order of the plans."""
     found = store.all(
-        f"SELECT p.digest, {rows.STEP_COLUMNS} FROM steps s JOIN plans p ON p.id = s.plan WHERE s.{OPEN_STEPS}"
+        f"SELECT p.digest, {rows.STEP_COLUMNS} FROM steps s JOIN plans p ON p.id = s.plan WHERE s.{rows.OPEN_STEPS}"
         " ORDER BY s.plan, s.place"
     )
     return store.decoded(lambda row: (row[0], rows.step(row[1:])), found)

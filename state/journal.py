@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, Protocol
 
 from flowplan.schemas.accepted import Accepted, Held, StepPhase
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded
 from flowplan.state import rows
-from flowplan.state.migrations import OPEN_STEPS
 from flowplan.state.transitions import Written
 
 PLANS_KEPT = 100
 """How many plans the state keeps, with what they did already."""
 
-AT_REST = f"NOT EXISTS (SELECT 1 FROM steps WHERE plan = plans.id AND {OPEN_STEPS})"
+AT_REST = f"NOT EXISTS (SELECT 1 FROM steps WHERE plan = plans.id AND {rows.OPEN_STEPS})"
 """The condition of plans of which nothing waits."""
 
 
-class Journal:
-    """The writing side of one transaction."""
+class Database(Protocol):
+    """What a transaction needs of a connection, which one of SQLite has."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def execute(self, query: str, values: Sequence[Any] = (), /) -> Any:
+        """Carry a statement out; return a cursor of its rows, with ``fetchone`` and ``fetchall``."""
+
+    def executemany(self, query: str, many: Iterable[Sequence[Any]], /) -> Any:
+        """Carry a statement out for each of many rows."""
+
+
+class Journal:
+    """The writing side of one transaction. Its statements are such that SQLite and PostgreSQL take them."""
+
+    def __init__(self, db: Database) -> None:
         self.db = db
 
     def put(self, items: Sequence[Recorded]) -> None:
@@ -63,7 +72,7 @@ class Journal:
     def count(self, used: Iterable[tuple[str, int]]) -> None:
         """Remember that attempt numbers have been used at addresses."""
         self.db.executemany(
-            "INSERT INTO counters VALUES (?, ?) ON CONFLICT (address) DO UPDATE SET attempt = excluded.attempt"
+            "INSERT INTO counters (address, attempt) VALUES (?, ?) ON CONFLICT (address) DO UPDATE SET attempt = excluded.attempt"
             " WHERE excluded.attempt > counters.attempt",
             used,
         )
@@ -81,14 +90,17 @@ class Journal:
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         """Write events behind those that are there; return them with their numbers and time."""
-        (last,) = self.db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
-        at = rows.now()
+        last, at = self.last_seq(), rows.now()
         numbered = [
             replace(event, seq=seq, at=at, reason=rows.clean(event.reason), message=rows.clean(event.message))
             for seq, event in enumerate(events, start=last + 1)
         ]
         self.put_events(numbered)
         return numbered
+
+    def last_seq(self) -> int:
+        """Return the number of the newest event, 0 when there is none."""
+        return int(self.db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
 
     def put_events(self, events: Iterable[Event]) -> None:
         """Insert events as they are."""
@@ -100,7 +112,8 @@ class Journal:
     def put_tails(self, texts: Mapping[str, str]) -> None:
         """Write the ends of outputs; run ids that are not recorded are ignored."""
         self.db.executemany(
-            "INSERT OR REPLACE INTO tails SELECT run_id, ? FROM attempts WHERE run_id = ?",
+            "INSERT INTO tails (run_id, text) SELECT run_id, ? FROM attempts WHERE run_id = ?"
+            " ON CONFLICT (run_id) DO UPDATE SET text = excluded.text",
             [(rows.tail(text), run_id) for run_id, text in texts.items()],
         )
 
@@ -126,8 +139,8 @@ class Journal:
             [(new, rows.run_of(new), old) for new, old in renamed],
         )
         self.db.executemany(
-            "INSERT INTO counters SELECT ?, attempt FROM counters WHERE address = ?"
-            " ON CONFLICT (address) DO UPDATE SET attempt = max(counters.attempt, excluded.attempt)",
+            "INSERT INTO counters (address, attempt) SELECT ?, attempt FROM counters WHERE address = ?"
+            " ON CONFLICT (address) DO UPDATE SET attempt = excluded.attempt WHERE excluded.attempt > counters.attempt",
             renamed,
         )
 
@@ -136,7 +149,7 @@ class Journal:
         self.db.execute(
             "INSERT INTO plans (digest, accepted, left_at, document) VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE"
             " SET accepted = excluded.accepted, left_at = excluded.left_at,"
-            " document = coalesce(document, excluded.document)",
+            " document = coalesce(plans.document, excluded.document)",
             (
                 plan.digest,
                 rows.acceptance(plan) if plan.by else None,
@@ -144,14 +157,14 @@ class Journal:
                 plan.document or None,
             ),
         )
-        number = self._plan(plan.digest)
         self.db.executemany(
-            "INSERT INTO steps (plan, address, place, phase, why, until, step) VALUES (?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (plan, address) DO UPDATE SET place = excluded.place, phase = excluded.phase,"
-            " why = excluded.why, until = excluded.until, step = excluded.step WHERE phase NOT IN ('started', 'done')",
-            ((number, *rows.step_row(step)) for step in plan.steps),
+            "INSERT INTO steps (plan, address, place, phase, why, until, step) SELECT id, ?, ?, ?, ?, ?, ? FROM plans"
+            " WHERE digest = ? ON CONFLICT (plan, address) DO UPDATE SET place = excluded.place, phase = excluded.phase,"
+            " why = excluded.why, until = excluded.until, step = excluded.step"
+            " WHERE steps.phase NOT IN ('started', 'done')",
+            ((*rows.step_row(step), plan.digest) for step in plan.steps),
         )
-        self.forget_plans("id <= (SELECT coalesce(max(id), 0) - ? FROM plans)", PLANS_KEPT)
+        self.forget_plans("id NOT IN (SELECT id FROM plans ORDER BY id DESC LIMIT ?)", PLANS_KEPT)
 
     def hold(self, plan_digest: str, held: Mapping[str, Held]) -> None:
         """Write what holds the steps of a plan back, by address."""
@@ -165,7 +178,7 @@ class Journal:
         """End what has not begun at these addresses, None for all."""
         among = "" if addresses is None else " AND address IN (SELECT value FROM json_each(?))"
         values = [] if addresses is None else [rows.dumps(list(addresses))]
-        self.db.execute(f"UPDATE steps SET phase = 'dropped', why = ? WHERE {OPEN_STEPS}{among}", (why, *values))
+        self.db.execute(f"UPDATE steps SET phase = 'dropped', why = ? WHERE {rows.OPEN_STEPS}{among}", (why, *values))
 
     def leave(self, plan: Accepted) -> None:
         """Write that whoever accepted a plan works on it no more, unless all of its steps have begun."""
@@ -178,18 +191,14 @@ class Journal:
         """Remember that a plan's changes of these addresses have begun, or are done; without a digest, nothing happens."""
         if not plan_digest or not addresses:
             return
-        self.db.execute("INSERT OR IGNORE INTO plans (digest) VALUES (?)", (plan_digest,))
-        number = self._plan(plan_digest)
+        self.db.execute("INSERT INTO plans (digest) VALUES (?) ON CONFLICT DO NOTHING", (plan_digest,))
         self.db.executemany(
-            "INSERT INTO steps (plan, address, phase) VALUES (?, ?, ?) ON CONFLICT (plan, address) DO UPDATE"
-            " SET phase = excluded.phase, why = '', until = NULL, step = '{}' WHERE phase <> excluded.phase",
-            [(number, address, str(phase)) for address in addresses],
+            "INSERT INTO steps (plan, address, phase) SELECT id, ?, ? FROM plans WHERE digest = ?"
+            " ON CONFLICT (plan, address) DO UPDATE"
+            " SET phase = excluded.phase, why = '', until = NULL, step = '{}' WHERE steps.phase <> excluded.phase",
+            [(address, str(phase), plan_digest) for address in addresses],
         )
-        self.forget_plans("id <= (SELECT coalesce(max(id), 0) - ? FROM plans)", PLANS_KEPT)
-
-    def _plan(self, digest: str) -> int:
-        (number,) = self.db.execute("SELECT id FROM plans WHERE digest = ?", (digest,)).fetchone()
-        return int(number)
+        self.forget_plans("id NOT IN (SELECT id FROM plans ORDER BY id DESC LIMIT ?)", PLANS_KEPT)
 
     def forget_plans(self, which: str, value: object) -> None:
         """Delete the plans that a condition is about; one of which something waits stays."""
@@ -201,7 +210,7 @@ class Journal:
     def note(self, texts: Mapping[str, str]) -> None:
         """Keep JSON documents under names; one that is there already stays as it is."""
         self.db.executemany("DELETE FROM notes WHERE name = ? AND document <> ?", texts.items())
-        self.db.executemany("INSERT OR IGNORE INTO notes (name, document) VALUES (?, ?)", texts.items())
+        self.db.executemany("INSERT INTO notes (name, document) VALUES (?, ?) ON CONFLICT DO NOTHING", texts.items())
 
     def identify(self, **columns: object) -> None:
         """Write what the state is: its lineage, key, project, serial or home."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowplan.schemas.errors import StateError
+from flowplan.schemas.errors import InvalidInput
 
 if TYPE_CHECKING:
     from flowplan.state.store import Store
@@ -49,9 +49,11 @@ class Location(ABC):
 
     Attributes:
         beside: the path beside which its plans and the files of processes lie on this host; of a file the file itself.
+        secrets: what must not be shown, such as a password that was given with it.
     """
 
     beside: Path
+    secrets: Sequence[str] = ()
 
     @abstractmethod
     def exists(self) -> bool:
@@ -109,6 +111,22 @@ class Location(ABC):
         """
 
     @abstractmethod
+    def upgrade(self) -> tuple[int, int]:
+        """Bring the state to the newest format; return the format before and after.
+
+        Raises:
+            StateError: it is newer than this flowplan, or this user may not change it.
+        """
+
+    @abstractmethod
+    def grants(self, roles: Mapping[str, str]) -> list[str]:
+        """Return the statements that give users of a database what they need: name -> writer, planner or reader.
+
+        Raises:
+            InvalidInput: the state is not in a database.
+        """
+
+    @abstractmethod
     def named(self) -> str:
         """Return what ``--state`` takes to name it from anywhere; without a password."""
 
@@ -119,6 +137,9 @@ class Location(ABC):
     @abstractmethod
     def another(self, name: str) -> str:
         """Return how to give a spec of this name a state of its own, as a hint."""
+
+    def close(self) -> None:  # noqa: B027 - a file is open only within a store
+        """End the connections of this process to it."""
 
     @abstractmethod
     def of_project(self, project: str) -> None:
@@ -139,9 +160,9 @@ class FileLocation(Location):
         return str(self.path)
 
     def exists(self) -> bool:
-        from flowplan.state.store import Store
+        from flowplan.state.sqlite.store import SqliteStore
 
-        return Store.exists(self.path)
+        return SqliteStore.exists(self.path)
 
     def open(
         self,
@@ -151,27 +172,35 @@ class FileLocation(Location):
         born: tuple[str, bytes] | None = None,
         anywhere: bool = False,
     ) -> Store:
-        from flowplan.state.store import Store
+        from flowplan.state.sqlite.store import SqliteStore
 
-        return Store.open(self.path, create=create, read_only=read_only, born=born, anywhere=anywhere)
+        return SqliteStore.open(self.path, create=create, read_only=read_only, born=born, anywhere=anywhere)
 
     def writable(self) -> bool:
         return not self.exists() or (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
 
     def lock(self, command: str) -> Lock:
-        from flowplan.state.lock import WriterLock
+        from flowplan.state.sqlite.lock import WriterLock
 
         return WriterLock(self.path, command)
 
     def holder(self) -> Mapping[str, Any] | None:
-        from flowplan.state.lock import holder
+        from flowplan.state.sqlite.lock import holder
 
         return holder(self.path)
 
     def break_lock(self) -> Mapping[str, Any] | None:
-        from flowplan.state.lock import break_lock
+        from flowplan.state.sqlite.lock import break_lock
 
         return break_lock(self.path)
+
+    def upgrade(self) -> tuple[int, int]:
+        from flowplan.state.sqlite.store import SqliteStore
+
+        return SqliteStore.upgrade(self.path)
+
+    def grants(self, roles: Mapping[str, str]) -> list[str]:
+        raise InvalidInput(f"the state {self} is a file, which has no roles", hint="--state names one in a database")
 
     def named(self) -> str:
         return str(self.path.absolute())
@@ -190,11 +219,12 @@ SCHEMES = ("postgresql://", "postgres://")
 """How the address of a database begins."""
 
 
-def located(text: str, beside: Path) -> Location:
+def located(text: str, beside: Path, spec: Path | None = None) -> Location:
     """Return the location that a user names: the path of a file, or the URL of a database.
 
     Args:
         beside: where the files of a state in a database lie on this host.
+        spec: says which project's state it is, where the URL does not.
 
     Raises:
         InvalidInput: it is neither.
@@ -202,4 +232,6 @@ def located(text: str, beside: Path) -> Location:
     """
     if not text.startswith(SCHEMES):
         return FileLocation(Path(text))
-    raise StateError("a state in a database is not possible yet")
+    from flowplan.state.postgres.location import DatabaseLocation
+
+    return DatabaseLocation(text, beside, spec)

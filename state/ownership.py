@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from flowplan.schemas.errors import Refused
-from flowplan.state import home
 from flowplan.state.store import Store, new_identity
 
 
 def settle(store: Store) -> None:
     """Make the place of a state its home, wherever that was before."""
     with store.changing("settle") as journal:
-        journal.identify(home=home.here(store.path).text())
+        journal.identify(**store.here())
 
 
 def start_lineage(store: Store) -> list[str]:
@@ -28,7 +27,7 @@ def start_lineage(store: Store) -> list[str]:
         for table in ("notes", "steps", "plans"):  # what is in them was made with the old key
             journal.db.execute(f"DELETE FROM {table}")
         lineage, key = new_identity()
-        journal.identify(lineage=lineage, key=key, home=home.here(store.path).text())
+        journal.identify(lineage=lineage, key=key, **store.here())
     store.identify()
     return managed
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.times import seconds_between
-from flowplan.state import files, rows
-from flowplan.state.location import FileLocation, Location
+from flowplan.state import rows
+from flowplan.state.location import Location
 from flowplan.state.transitions import Known
 
 T = TypeVar("T")
@@ -22,32 +20,47 @@ PAGE = 1000
 """Events read at a time, so that a slow reader holds no transaction."""
 
 
-class Reading:
+class Reading(ABC):
     """The readable side of an opened state. One thread, one connection.
 
     Every method raises StateError when the state is damaged, gone or unreadable.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self.location: Location = FileLocation(path)
-        self._connection = connection
-        self.identify()
+    location: Location
+    lineage: str
+    key: bytes
+    has_key: bool = True
+    """Whether this user may read the key."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close the connection; what was committed stays."""
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.close()
+
+    @abstractmethod
+    def all(self, query: str, *values: Any) -> list[Any]:
+        """Return the rows of a query."""
+
+    @abstractmethod
+    def identify(self) -> None:
+        """Read the lineage and the key of the state, which a write may have changed."""
+
+    @abstractmethod
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Let everything that is read inside be of one moment."""
+
+    @abstractmethod
+    def attempts_with_tails(self) -> Iterator[Recorded]:
+        """Return every attempt with the end of its output, one after the other, oldest first."""
 
     @property
     def serial(self) -> int:
         """Return the counter that grows with every change of the state."""
-        return int(self._one("SELECT serial FROM meta")[0])
+        return int(self.one("SELECT serial FROM meta")[0])
 
     @property
     def project(self) -> str | None:
         """Return the project that the state belongs to, None while it belongs to none."""
-        name: str | None = self._one("SELECT project FROM meta")[0]
+        name: str | None = self.one("SELECT project FROM meta")[0]
         return name
 
     def records(self, addresses: Collection[str] | None = None) -> dict[str, Recorded]:
@@ -81,7 +94,7 @@ class Reading:
     def attempts(self, address: str | None = None, *, run_id: str | None = None) -> list[Recorded]:
         """Return every attempt ever, the destroyed ones too, oldest first."""
         given = {column: value for column, value in (("address", address), ("run_id", run_id)) if value is not None}
-        where = " AND ".join(f"a.{column} = ?" for column in given) or "1"
+        where = " AND ".join(f"a.{column} = ?" for column in given) or "true"
         found = self.all(f"SELECT {rows.COLUMNS} FROM attempts a WHERE {where} ORDER BY a.id", *given.values())
         return self.decoded(rows.decode, found)
 
@@ -124,12 +137,12 @@ class Reading:
 
     def last_seq(self) -> int:
         """Return the number of the newest event, 0 when there is none."""
-        return int(self._one("SELECT coalesce(max(seq), 0) FROM events")[0])
+        return int(self.one("SELECT coalesce(max(seq), 0) FROM events")[0])
 
     def events(self, address: str | None = None, *, after: int = 0, limit: int | None = None) -> Iterator[Event]:
         """Return the events with numbers above ``after``, oldest first; a run's name stands for all its cells."""
         values = [] if address is None else [address]
-        where = "1" if address is None else "address = ?" if "[" in address else "run = ?"
+        where = "true" if address is None else "address = ?" if "[" in address else "run = ?"
         query = f"SELECT {rows.EVENT_COLUMNS} FROM events WHERE {where} AND seq > ? ORDER BY seq LIMIT ?"
         left = limit
         while left is None or left > 0:
@@ -149,7 +162,7 @@ class Reading:
         found = self.all(
             "SELECT address, outcome, json_extract(progress, '$.started_at'), json_extract(progress, '$.finished_at') FROM ("
             " SELECT id, address, outcome, progress, row_number() OVER (PARTITION BY address ORDER BY id DESC) AS n"
-            f" FROM attempts WHERE outcome IS NOT NULL {wanted}) WHERE n <= ? ORDER BY address, id",
+            f" FROM attempts WHERE outcome IS NOT NULL {wanted}) latest WHERE n <= ? ORDER BY address, id",
             *values,
             last,
         )
@@ -168,13 +181,6 @@ class Reading:
         )
         return {address for (address,) in found}
 
-    def identify(self) -> None:
-        """Read the lineage and the key of the state, which a write may have changed."""
-        found = self.decoded(
-            lambda row: (str(uuid.UUID(row[0])), bytes(row[1])), [self._one("SELECT lineage, key FROM meta")]
-        )
-        self.lineage, self.key = found[0]
-
     def known(self, run_ids: Iterable[str]) -> dict[str, Known]:
         """Return what is known of attempts, by run id; those that are not recorded are left out."""
         found = self.among(
@@ -183,36 +189,15 @@ class Reading:
         known = self.decoded(lambda row: Known(row[0], row[1], row[2], rows.decode_progress(*row[3:])), found)
         return {one.run_id: one for one in known}
 
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Let everything that is read inside be of one moment."""
-        with files.explained(self.path):
-            self._connection.execute("BEGIN")
-            try:
-                yield
-            finally:
-                self._connection.execute("ROLLBACK")
-
-    def attempts_with_tails(self) -> Iterator[Recorded]:
-        """Return every attempt with the end of its output, one after the other, oldest first."""
-        query = f"SELECT {rows.COLUMNS}, t.text FROM attempts a LEFT JOIN tails t USING (run_id) ORDER BY a.id"
-        with files.explained(self.path):
-            for row in self._connection.execute(query):
-                yield from self.decoded(rows.decode, [row])
-
-    def all(self, query: str, *values: Any) -> list[Any]:
-        """Return the rows of a query."""
-        with files.explained(self.path):
-            return self._connection.execute(query, values).fetchall()
-
     def among(self, query: str, values: Iterable[str]) -> list[Any]:
         """Return the rows of a query that ends in a column, which has one of these values."""
         return self.all(f"{query} IN (SELECT value FROM json_each(?))", rows.dumps(list(values)))
 
-    def _one(self, query: str, *values: Any) -> tuple[Any, ...]:
+    def one(self, query: str, *values: Any) -> tuple[Any, ...]:
+        """Return the only row of a query, which must be there."""
         found = self.all(query, *values)
         if not found:
-            raise files.damaged(self.path, "it has no identity")
+            raise rows.damaged(self.location, "it has no identity")
         row: tuple[Any, ...] = found[0]
         return row
 
@@ -221,4 +206,4 @@ class Reading:
         try:
             return [decode(row) for row in found]
         except rows.UNREADABLE as error:
-            raise files.damaged(self.path, f"a row cannot be read ({error})") from error
+            raise rows.damaged(self.location, f"a row cannot be read ({error})") from error

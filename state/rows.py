@@ -10,6 +10,7 @@ from typing import Any
 
 from flowplan.schemas import codec
 from flowplan.schemas.accepted import Accepted, Step
+from flowplan.schemas.errors import StateError
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import Progress, progress_of
 from flowplan.schemas.runs import Objects, Recorded, Settings
@@ -24,8 +25,15 @@ EVENT_COLUMNS = "seq, at, engine_at, address, run_id, attempt, status, reason, m
 
 STEP_COLUMNS = "s.address, s.place, s.phase, s.why, s.until, s.step"
 
+OPEN_STEPS = "phase IN ('waiting', 'skipped')"
+"""The condition of steps that have not begun."""
+
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 """What decoding a row raises that something else than flowplan wrote."""
+
+REBUILD = (
+    "restore a copy of it, or move it away and run `flowplan state rebuild`, which finds the live objects by label"
+)
 
 _IN_COLUMNS = ("status", "present", "outcome")
 _APPLIED = ("provider", "type", "target", "objects", "settings")
@@ -52,6 +60,11 @@ def tail(text: str) -> str:
     """Return the last 64 KiB of a text, cut between characters."""
     data = text.encode("utf-8", "replace")
     return data[-TAIL_BYTES:].decode("utf-8", "ignore")
+
+
+def damaged(where: object, what: str) -> StateError:
+    """Return the StateError for a row that is not what flowplan writes."""
+    return StateError(f"the state {where} is damaged: {what}", hint=REBUILD)
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------

@@ -1,22 +1,19 @@
-"""The state: records, attempts, events and settings of one project, in SQLite behind one narrow interface."""
+"""The state: records, attempts, events and settings of one project, and what is written when something happens."""
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from flowplan.schemas.accepted import StepPhase
 from flowplan.schemas.errors import InvalidInput, StateError
 from flowplan.schemas.events import Event
-from flowplan.schemas.faults import point
 from flowplan.schemas.lifecycle import Progress
 from flowplan.schemas.runs import Objects, Observed, Recorded, Settings, Status
-from flowplan.state import files, home, migrations, rows, transitions
+from flowplan.state import rows, transitions
 from flowplan.state.journal import Journal
 from flowplan.state.reading import Reading
 from flowplan.state.transitions import FORGOTTEN
@@ -26,77 +23,47 @@ class Store(Reading):
     """An opened state. Every method that changes something is one durable transaction and grows the serial.
 
     All methods raise StateError, and change nothing, when the state cannot be written.
+
+    Attributes:
+        read_only: nothing can be written.
+        moved_from: where the state was when it was last used, if it was moved since; else "".
+        misfits: what is raised for values that the database does not take.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, *, read_only: bool) -> None:
-        super().__init__(path, connection)
-        self.read_only = read_only
-        self._file = files.identity(path)
-        self.moved_from = ""
-        """Where the state was when it was last used, if it was moved since."""
-        self._unsettled = False
+    read_only: bool
+    moved_from: str = ""
+    misfits: tuple[type[Exception], ...] = ()
 
-    @classmethod
-    def open(
-        cls,
-        path: Path,
-        *,
-        create: bool = False,
-        read_only: bool = False,
-        born: tuple[str, bytes] | None = None,
-        anywhere: bool = False,
-    ) -> Store:
-        """Open the state at ``path``; with ``create`` make an empty one (0600, directory 0700) where there is none.
-
-        Args:
-            born: lineage and key of the state if it is made now, see ``new_identity``.
-            anywhere: True to open a copy of a state, too; what is opened for reading only may be one.
-
-        Raises:
-            StateError: there is none; it is no state, damaged, of a newer format, or not writable and not
-                ``read_only``; the message says the way back.
-            Refused: it is a copy of a state that may still be used.
-        """
-        path = Path(path)
-        if create and not cls.exists(path):
-            with files.explained(path, new=True):
-                files.make(path, partial(_empty, path, *(born or new_identity())))
-        with files.explained(path):
-            files.check(path, read_only=read_only)
-            connection = files.connect(path, read_only=read_only)
-            try:
-                migrations.ready(connection, path, read_only=read_only)
-                store = cls(path, connection, read_only=read_only)
-                if not (anywhere or read_only):
-                    store.check_home()
-                return store
-            except BaseException:
-                connection.close()
-                raise
-
-    @staticmethod
-    def exists(path: Path) -> bool:
-        """Return whether there is something at ``path``, be it usable or not.
-
-        Raises:
-            StateError: this user may not look.
-        """
-        with files.explained(path):
-            try:
-                path.lstat()
-            except (FileNotFoundError, NotADirectoryError):
-                return False
-            return True
-
+    @abstractmethod
     def check_home(self) -> None:
         """Find out whether the state is where it is at home; where it was moved, ``moved_from`` says from where.
 
         Raises:
             Refused: it is a copy of a state that may still be used.
         """
-        known = home.recorded(self._one("SELECT home FROM meta")[0])
-        self.moved_from = home.moved_from(known, self.path, self.lineage)
-        self._unsettled = known != home.here(self.path)
+
+    @abstractmethod
+    def here(self) -> dict[str, str]:
+        """Return the columns that say where the state is now, for ``Journal.identify``."""
+
+    @abstractmethod
+    def changing(self, what: str) -> AbstractContextManager[Journal]:
+        """Make one transaction, which keeps other writers away from its beginning, and grows the serial if rows changed.
+
+        Args:
+            what: the name of the fault points of tests.
+
+        Raises:
+            LockLost: this process had the writer's lock, and has it no more.
+        """
+
+    @abstractmethod
+    def version(self) -> int:
+        """Return a number that differs once another connection has changed the state."""
+
+    @abstractmethod
+    def compact(self) -> None:
+        """Give the room of what was removed back to the disk."""
 
     def intend(self, items: Sequence[Recorded], *, plan_digest: str = "") -> list[Event]:
         """Write down what is about to be created, before the engine is called; one event each.
@@ -123,12 +90,12 @@ class Store(Reading):
 
     def advance(self, seen: Sequence[Observed]) -> tuple[list[Event], dict[str, Progress]]:
         """As ``observe``; return also what has changed, by run id."""
-        version = self._version()
+        version = self.version()
         change = transitions.advanced(seen, self.known(one.run_id for one in seen))
         if not change.progress:
             return [], {}
         with self.changing("observe") as journal:
-            if self._version() != version:  # another process has written since
+            if self.version() != version:  # another process has written since
                 change = transitions.advanced(seen, self.known(one.run_id for one in seen))
             return journal.write(change), change.progress
 
@@ -224,58 +191,15 @@ class Store(Reading):
         with self.changing("remember") as journal:
             journal.note({name: rows.dumps(document)})
 
-    def compact(self) -> None:
-        """Give the room of what was removed back to the disk."""
-        with files.explained(self.path):
-            self._connection.execute("VACUUM")
-
-    @contextlib.contextmanager
-    def changing(self, what: str) -> Iterator[Journal]:
-        """Make one transaction, which has the write lock from its beginning and grows the serial if rows changed.
-
-        Args:
-            what: the name of the fault points of tests.
-        """
-        if self.read_only:
-            raise StateError(f"the state {self.path} is open for reading only")
-        point(f"state:{what}:before")
-        with files.explained(self.path), _transaction(self._connection) as db:
-            before, journal = db.total_changes, Journal(db)
-            yield journal
-            if db.total_changes != before:
-                db.execute("UPDATE meta SET serial = serial + 1")
-                if self._unsettled:
-                    journal.identify(home=home.here(self.path).text())
-            if files.identity(self.path) != self._file:
-                raise StateError(f"the state {self.path} has vanished or was replaced", hint=files.REBUILD)
-            point(f"state:{what}:written")
-        point(f"state:{what}:after")
-
-    def _version(self) -> int:
-        """Return a number that differs once another connection has changed the state."""
-        return int(self._one("PRAGMA data_version")[0])
-
     def _known(self, run_id: str) -> transitions.Known:
         try:
             return self.known([run_id])[run_id]
         except KeyError:
-            raise StateError(f"the state {self.path} knows no run {run_id}") from None
+            raise StateError(f"the state {self.location} knows no run {run_id}") from None
 
     def _newest(self, addresses: Iterable[str]) -> list[tuple[str, str]]:
         """Return address and run id of the newest attempts at some addresses."""
         return self.among("SELECT address, run_id FROM records WHERE address", addresses)
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All or nothing, durable at its end, with the write lock from its beginning."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield db
-        db.execute("COMMIT")
-    except BaseException:
-        db.rollback()  # nothing happens where the error has undone the transaction already
-        raise
 
 
 def new_identity() -> tuple[str, bytes]:
@@ -284,16 +208,3 @@ def new_identity() -> tuple[str, bytes]:
     import uuid
 
     return str(uuid.uuid4()), secrets.token_bytes(32)
-
-
-def _empty(path: Path, lineage: str, key: bytes, connection: sqlite3.Connection) -> None:
-    db = migrations.database(connection)
-    draft = Path(connection.execute("PRAGMA database_list").fetchone()[2])  # it keeps its inode when it gets its name
-    with db.atomic():
-        migrations.run_steps(db, migrations.STEPS)
-        connection.execute(
-            "INSERT INTO meta (id, lineage, key, serial, created_at, home) VALUES (1, ?, ?, 0, ?, ?)",
-            (lineage, key, rows.now(), home.here(draft, path).text()),
-        )
-    # Only now: a log that cannot be copied into the file, because the disk is full, must not be left out of it.
-    db.execute("PRAGMA journal_mode = WAL")

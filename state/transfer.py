@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
@@ -152,12 +151,6 @@ def load(store: Store, dump: Dump) -> None:
                 journal.put_plan(plan)
             journal.put_events(dump.events)
             journal.identify(lineage=lineage, key=key, project=dump.project, serial=max(dump.serial, store.serial))
-        except (
-            *rows.UNREADABLE,
-            sqlite3.IntegrityError,
-            sqlite3.ProgrammingError,
-            sqlite3.InterfaceError,
-            OverflowError,
-        ) as error:
+        except rows.UNREADABLE + store.misfits as error:
             raise _no_dump(error) from error
     store.identify()

@@ -82,6 +82,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [r for r in terminalreporter.stats.get("skipped", []) if "is not set)" in str(r.longrepr)]
     if skipped:
         terminalreporter.write_line(
-            f"{len(skipped)} tests were skipped for want of an engine; set DOCKER_HOST, KUBECONFIG and REGISTRY to run them",
+            f"{len(skipped)} tests were skipped for want of an engine; set DOCKER_HOST, KUBECONFIG, REGISTRY and POSTGRES to run them",
             yellow=True,
         )

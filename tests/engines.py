@@ -6,6 +6,7 @@ python tests/engines.py     say which engines there are, and what is skipped wit
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-ENGINES = {"docker": "DOCKER_HOST", "kubernetes": "KUBECONFIG", "registry": "REGISTRY"}
+ENGINES = {"docker": "DOCKER_HOST", "kubernetes": "KUBECONFIG", "registry": "REGISTRY", "postgres": "POSTGRES"}
 """Marker of tests -> the environment variable that says where the engine is."""
 
 
@@ -75,11 +76,26 @@ def _registry_version() -> str:
     return f"a registry ({answer.headers.get('Docker-Distribution-Api-Version', f'HTTP {answer.status}')})"
 
 
+def _postgres_version() -> str:
+    import psycopg
+
+    with psycopg.connect(os.environ["POSTGRES"]) as connection:
+        version = connection.execute("SHOW server_version").fetchone()
+    pooled = "PgBouncer in front of it" if os.environ.get("PGBOUNCER") else "no pooler (PGBOUNCER is not set)"
+    return f"PostgreSQL {version and version[0]}, {pooled},"
+
+
 _VERSIONS: dict[str, Callable[[], str]] = {
     "docker": _docker_version,
     "kubernetes": _kubernetes_version,
     "registry": _registry_version,
+    "postgres": _postgres_version,
 }
+
+
+def _public(where: str) -> str:
+    """Return an address without the password that may be in it."""
+    return re.sub(r"(?<=://)([^/@:]*):[^@]*@", r"\1@", where)
 
 
 def tell() -> bool:
@@ -91,10 +107,10 @@ def tell() -> bool:
             print(f"{name}: {variable} is not set, so tests that need it are skipped")
             continue
         try:
-            print(f"{name}: {_VERSIONS[name]()} at {where} ({variable})")
+            print(f"{name}: {_VERSIONS[name]()} at {_public(where)} ({variable})")
         except Exception as error:  # noqa: BLE001 - whatever keeps an engine from answering is told, and ends the run
             silent.append(name)
-            print(f"{name}: nothing usable answers at {where}; unset {variable} to skip its tests: {error}")
+            print(f"{name}: nothing usable answers at {_public(where)}; unset {variable} to skip its tests: {error}")
     return not silent
 
 

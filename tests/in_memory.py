@@ -18,8 +18,8 @@ from flowplan.providers.protocol import Context, LogLine
 from flowplan.schemas.events import Event
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Objects, Recorded, Settings, run_id
-from flowplan.state.lock import WriterLock
-from flowplan.state.store import Store
+from flowplan.state.sqlite.lock import WriterLock
+from flowplan.state.sqlite.store import SqliteStore
 
 
 class Told(Sink):
@@ -45,7 +45,7 @@ class InMemory:
     """A project of runs on one engine. The command of each run is its address, unless a change says another one."""
 
     def __init__(self, directory: Path, engine: FakeEngine) -> None:
-        self.store = Store.open(directory / "state.db", create=True)
+        self.store = SqliteStore.open(directory / "state.db", create=True)
         self.engine = engine
         self.told = Told()
         self.interrupted = threading.Event()

@@ -8,25 +8,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from stores import KINDS, fresh
 
 from flowplan.schemas.accepted import Accepted, Held, Step, StepPhase, packed
-from flowplan.schemas.plans import Action
 from flowplan.schemas.runs import Recorded, Settings, Status, run_id
 from flowplan.state import acceptance, ownership, pruning, transfer
 from flowplan.state.journal import PLANS_KEPT
+from flowplan.state.sqlite.store import SqliteStore
 from flowplan.state.store import Store
 
 BY = {"command": "apply", "user": "ann", "host": "h", "pid": 1, "since": "2026-01-01T00:00:00.000Z"}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with contextlib.closing(Store.open(tmp_path / "state.db", create=True)) as store:
-        yield store
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    with fresh(request.param, tmp_path) as opened:
+        yield opened
 
 
 def plan(digest: str, *addresses: str) -> Accepted:
-    steps = [Step(a, n, action=Action.CREATE, attempt=1, group=a, needs=("x",)) for n, a in enumerate(addresses)]
+    steps = [Step(a, n, action="create", attempt=1, group=a, needs=("x",)) for n, a in enumerate(addresses)]
     return Accepted(digest, BY, "/srv", document=packed(f"text of {digest}"), steps=tuple(steps))
 
 
@@ -116,7 +117,7 @@ def test_a_dump_holds_the_plans(store: Store, tmp_path: Path) -> None:
     acceptance.hold(store, "d1", {"b": Held(StepPhase.SKIPPED, "a failed")})
     acceptance.leave(store, plan("d1"))
     document = dumped(store)
-    with contextlib.closing(Store.open(tmp_path / "other.db", create=True)) as other:
+    with contextlib.closing(SqliteStore.open(tmp_path / "other.db", create=True)) as other:
         transfer.load(other, transfer.checked(document))
         assert dumped(other) == {**document, "serial": other.serial}
         assert acceptance.unbegun(other) == acceptance.unbegun(store)

@@ -29,6 +29,7 @@ from flowplan.schemas.errors import FlowplanError, ProviderError
 from flowplan.schemas.plan_documents import parse_plan, plan_digest, plan_document, sealed_json
 from flowplan.schemas.plans import Plan
 from flowplan.state import transfer
+from flowplan.state.sqlite.store import SqliteStore
 from flowplan.state.store import Store
 
 
@@ -242,7 +243,7 @@ def test_plan_files(plan: Any, sealed: bool, cut: int) -> None:
 def as_plan(plan: Any, sealed: bool, state: Path) -> str:
     if sealed and isinstance(plan, dict):
         with contextlib.suppress(ValueError):  # it cannot be sealed
-            store = Store.open(state)
+            store = SqliteStore.open(state)
             made = replace(decode(Plan, plan, extensible=True), lineage=store.lineage)
             store.close()
             return sealed_json(replace(made, digest=plan_digest(made)), store.key)
@@ -256,7 +257,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
     db = sqlite3.connect(path)
     db.executescript((ROOT / "tests/fixtures/states/format-1.sql").read_text())
     db.close()
-    store = Store.open(path)
+    store = SqliteStore.open(path)
     store.remember("providers", {"gpu": {"type": "kubernetes", "namespace": "n"}, "process": {"type": "process"}})
     store.remember(
         "provider_secrets", {"(sensitive env:A 0123456789abcdef)": {"kind": "from_env", "value": "A", "variables": []}}
@@ -328,7 +329,7 @@ def is_object(text: str) -> bool:
 
 @pytest.fixture(scope="module")
 def dump(states: Path) -> Any:
-    store = Store.open(states)
+    store = SqliteStore.open(states)
     found = dumped(store, with_key=True)
     store.close()
     return json.loads(json.dumps(found))

@@ -89,7 +89,7 @@ def directory(tmp_path: Path) -> Path:
 def test_validating_loads_no_state_no_decisions_and_no_renderer(directory: Path) -> None:
     parts = (
         "flowplan.state.store",
-        "flowplan.state.lock",
+        "flowplan.state.sqlite",
         "flowplan.render",
         "flowplan.providers",
         "flowplan.project",

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from flowplan.schemas.errors import Refused, StateError, StateLocked
-from flowplan.state import lock
-from flowplan.state.lock import WriterLock, break_lock, holder
+from flowplan.state.sqlite import lock
+from flowplan.state.sqlite.lock import WriterLock, break_lock, holder
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def note_file(path: Path) -> Path:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from flowplan.state.lock import WriterLock
+from flowplan.state.sqlite.lock import WriterLock
 with WriterLock(Path(sys.argv[1]), "apply"):
     print("locked", flush=True)
     sys.stdin.readline()
@@ -148,7 +148,7 @@ def test_only_one_of_many_writers_is_in(path: Path) -> None:
     code = """
 import sys, os
 from pathlib import Path
-from flowplan.state.lock import WriterLock
+from flowplan.state.sqlite.lock import WriterLock
 inside = Path(sys.argv[1]).with_name("inside")
 for _ in range(20):
     lock = WriterLock(Path(sys.argv[1]))
@@ -211,7 +211,7 @@ def test_a_living_holder_is_not_robbed(path: Path) -> None:
 INHERITED = """
 import os, subprocess, sys
 from pathlib import Path
-from flowplan.state.lock import WriterLock
+from flowplan.state.sqlite.lock import WriterLock
 lock = WriterLock(Path(sys.argv[1]), "apply")
 lock.acquire()
 kept = [int(p.name) for p in Path("/proc/self/fd").iterdir() if str(os.path.realpath(p)).endswith(".lock")]
@@ -247,5 +247,5 @@ def test_nobody_is_called_dead_from_afar(path: Path, key: str) -> None:
 def test_a_pid_used_again_is_not_the_holder(path: Path) -> None:
     with WriterLock(path):
         note = json.loads(note_file(path).read_text())
-    assert lock.alive(note) is not False
-    assert lock.alive(note | {"start": note["start"] + 1}) is False
+    assert not lock.dead(note)
+    assert lock.dead(note | {"start": note["start"] + 1})

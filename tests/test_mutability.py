@@ -443,7 +443,7 @@ def test_every_change_of_a_process_starts_another_one(tmp_path: Path, monkeypatc
     import json
 
     from flowplan.cli import run
-    from flowplan.state.store import Store
+    from flowplan.state.sqlite.store import SqliteStore
 
     monkeypatch.chdir(tmp_path)
     before = {f"r{n}": PROCESS for n in range(len(PROCESS_CHANGES))}
@@ -453,7 +453,7 @@ def test_every_change_of_a_process_starts_another_one(tmp_path: Path, monkeypatc
         (tmp_path / "flowplan.yaml").write_text(json.dumps({"flowplan": 1, "project": "p", "runs": runs}))
         assert run(["apply", "--yes", "--detach", "--json-into", "plan.json", "flowplan.yaml"]) == 0
         plan = json.loads((tmp_path / "plan.json").read_text())
-        store = Store.open(tmp_path / ".flowplan/state.db")
+        store = SqliteStore.open(tmp_path / ".flowplan/state.db")
         pids = {address: int(record.handle["pid"]) for address, record in store.records().items()}
         store.close()
         return {c["address"]: c["action"] for c in plan["changes"]}, pids

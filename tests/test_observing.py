@@ -8,6 +8,7 @@ from typing import Any
 
 from flowplan.planning import observe
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
+from flowplan.state.sqlite.store import SqliteStore
 from flowplan.state.store import Store
 
 
@@ -27,7 +28,7 @@ def attempt(store: Store, address: str) -> Recorded:
 
 
 def test_a_run_that_another_flowplan_starts_meanwhile_is_not_unknown(tmp_path: Path) -> None:
-    store, other = (Store.open(tmp_path / "state.db", create=True) for _ in range(2))
+    store, other = (SqliteStore.open(tmp_path / "state.db", create=True) for _ in range(2))
 
     def look(records: Any, wanted: Any) -> list[Observed]:
         """Answer as an engine on which another flowplan has just started what it intended."""

@@ -13,7 +13,7 @@ from flowplan.planning import plan_spec
 from flowplan.project import Project, Request
 from flowplan.schemas.errors import FlowplanError, InvalidInput, ProviderError
 from flowplan.state.location import FileLocation
-from flowplan.state.store import Store
+from flowplan.state.sqlite.store import SqliteStore
 
 SECRET = "hunter2-of-the-tests"
 SPEC = """\
@@ -68,8 +68,8 @@ def test_a_project_closes_its_state_and_its_engines(
 ) -> None:
     closed: list[str] = []
     monkeypatch.setattr("flowplan.engines.Engines.close", lambda self: closed.append("engines"))
-    close = Store.close
-    monkeypatch.setattr(Store, "close", lambda self: (closed.append("state"), close(self))[0])
+    close = SqliteStore.close
+    monkeypatch.setattr(SqliteStore, "close", lambda self: (closed.append("state"), close(self))[0])
     try:
         with Project.of_spec(request_) as project:
             assert not closed

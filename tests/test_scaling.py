@@ -25,7 +25,7 @@ from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
 from flowplan.state.location import FileLocation
 from flowplan.state.ownership import claim_project
-from flowplan.state.store import Store
+from flowplan.state.sqlite.store import SqliteStore
 
 
 def scripted(failing: frozenset[str] = frozenset()) -> FakeEngine:
@@ -250,7 +250,7 @@ def record_all(spec: Path) -> None:
 def test_no_question_to_the_state_looks_through_the_history(tmp_path: Path) -> None:
     spec = spec_of(tmp_path / "p", '  r: {provider: process, command: ["true"], matrix: {n: {from: 1, to: 3}}}')
     record_all(spec)
-    store = Store.open(spec.parent / ".flowplan/state.db")
+    store = SqliteStore.open(spec.parent / ".flowplan/state.db")
     asked: list[str] = []
     store._connection.set_trace_callback(asked.append)
     address = next(iter(store.records()))

@@ -46,7 +46,7 @@ def place(named: str | None, spec: Path | None = None) -> Place:
         with contextlib.suppress(StateError):
             around = _around()
         home = spec.parent if spec and not is_stream(spec) else around
-        state = located(named, home / STATE)
+        state = located(named, home / STATE, spec or around / DEFAULT_SPEC)
         if isinstance(state, FileLocation) and not is_directory(state.path.parent):
             raise InvalidInput(
                 f"the directory {state.path.parent.absolute()} of the state {state.path.name} does not exist",

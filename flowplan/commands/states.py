@@ -157,6 +157,27 @@ def unlock(state: Location) -> None:
         Output().note(f"removed the lock of {found.get('command')} (pid {found.get('pid')})")
 
 
+def upgrade(state: Location) -> None:
+    """Bring a state to the newest format."""
+    before, now = state.upgrade()
+    done = (
+        f"has format {now} already"
+        if before == now
+        else f"has format {now} now" + (f", {before} before" if before else "")
+    )
+    Output().note(f"{state} {done}")
+
+
+def grants(state: Location, writer: Sequence[str], planner: Sequence[str], reader: Sequence[str]) -> None:
+    """Print what the owner of a database has to give for each role."""
+    roles = {
+        name: kind for kind, names in (("writer", writer), ("planner", planner), ("reader", reader)) for name in names
+    }
+    if not roles:
+        raise InvalidInput("name at least one role of the database with --writer, --planner or --reader")
+    Output().lines(state.grants(roles))
+
+
 def moved(state: Location, lock_timeout: str) -> None:
     """Declare that the place where this state was before holds it no more."""
     with _writing(state, lock_timeout, anywhere=True) as store:

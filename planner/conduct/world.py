@@ -54,8 +54,7 @@ class Run:
         former: earlier attempts whose objects may still be on the engine; they go before anything new is created.
         after: addresses whose steps have to be done before this one begins.
         met: how many of its needs, from the first one, are known to have succeeded.
-        known: whether an earlier apply, or an earlier try, intended the attempt that the step creates.
-        tries: how often its engine was asked in vain.
+        known: whether an earlier apply intended the attempt that the step creates.
         limit: the time limit that passed, while the attempt is being stopped for it.
         skipped, failed: why the step did not begin, and how the run ended without success, in words; "" for neither.
         error: what went wrong with the step itself.
@@ -72,7 +71,6 @@ class Run:
     after: frozenset[str] = frozenset()
     met: int = 0
     known: bool = False
-    tries: int = 0
     limit: str = ""
     skipped: str = ""
     failed: str = ""
@@ -90,7 +88,6 @@ class World:
     The work of one fact does not grow with the plan, so there is an index for each question that is asked often.
 
     Attributes:
-        digests: address -> digest of the accepted plan, where the steps of several are carried out as one plan.
         locked: whether this process holds the writer's lock. lock_was_away: whether it was given back since the last step,
             so that another flowplan may have changed what was planned. said_locked: whether the user knows who holds it.
         runs: by address. address_of: by run id, of every attempt seen here.
@@ -99,7 +96,6 @@ class World:
         waiting: the runs whose step has not begun.
         steps: the runs of the plan, in its order. due: the places among them to look at (a heap). aside: what has to change
             (an address, or a group that is full) -> the places of steps that wait for it (heaps).
-        later: times and the places of steps that wait for them (a heap).
         theirs: addresses that another flowplan is starting. theirs_due: when to look at them again.
         limits_due: when to look at time limits again.
         removing: run ids whose objects are being removed here, so that it is no loss when they go away.
@@ -121,10 +117,8 @@ class World:
         leftovers: Sequence[Recorded] = (),
         follow: Iterable[str] = (),
         locked: bool = False,
-        digests: Mapping[str, str] | None = None,
     ) -> None:
         self.plan, self.manner, self.locked = plan, manner, locked
-        self.digests = digests or {}
         self.runs: dict[str, Run] = {}
         self.address_of: dict[str, str] = {}
         self.live: dict[str, Run] = {}
@@ -133,7 +127,6 @@ class World:
         self.waiting: dict[str, Run] = {}
         self.due: list[int] = []
         self.aside: dict[str, list[int]] = {}
-        self.later: list[tuple[datetime, int]] = []
         self.steps: list[Run] = []
         self.theirs: set[str] = set()
         self.removing: set[str] = set()
@@ -196,7 +189,7 @@ class World:
         """Return whether the record is only an intent of an earlier apply: no object exists, and none is being created."""
         if run.record is None or run.record.status is not Status.CREATING or run.care is Care.THEIRS:
             return False
-        return not run.tries and (run.phase is Phase.WAITING or not run.record.present)
+        return run.phase is Phase.WAITING or not run.record.present
 
     def adds_to_group(self, run: Run) -> bool:
         """Return whether a step adds a live run to its group; an attempt that replaces a live one takes its place."""
@@ -241,16 +234,6 @@ class World:
         self.waiting.pop(run.address, None)
         run.phase = Phase.DONE
         self.wake(run.address)
-
-    def postpone(self, run: Run, until: datetime) -> None:
-        """Let a step wait for a time."""
-        run.phase = Phase.WAITING
-        self.waiting[run.address] = run
-        heappush(self.later, (until, run.place))
-
-    def digest_of(self, address: str) -> str:
-        """Return the digest of the accepted plan of a step."""
-        return self.digests.get(address, self.plan.digest)
 
     def destroying(self, address: str) -> bool:
         """Return whether the plan destroys the run at an address."""
@@ -312,15 +295,11 @@ class World:
                 return
 
 
-def end_of(record: Recorded) -> str:
-    """Return how a run ended, without why: ``failed (exit code 3)``."""
-    code = f" (exit code {record.exit_code})" if record.exit_code is not None else ""
-    return f"{str(record.status).replace('_', ' ')}{code}"
-
-
 def how_it_ended(record: Recorded) -> str:
     """Return how a run ended, in words: ``failed (exit code 3): Error``."""
-    return f"{end_of(record)}{f': {record.reason}' if record.reason else ''}"
+    code = f" (exit code {record.exit_code})" if record.exit_code is not None else ""
+    reason = f": {record.reason}" if record.reason else ""
+    return f"{str(record.status).replace('_', ' ')}{code}{reason}"
 
 
 def change_of(run: Run) -> Change:

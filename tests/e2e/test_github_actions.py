@@ -18,7 +18,7 @@ from conftest import FLOWPLAN
 
 from flowplan.schemas.documents import parse
 from flowplan.schemas.plan_documents import plan_digest, read_plan, sealed_json
-from flowplan.state.store import Store
+from flowplan.state.sqlite.store import SqliteStore
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "github-actions"
 PULL_REQUEST = {
@@ -381,7 +381,7 @@ MARKER_IN_A_RUN = """\
 
 def test_an_old_plan_is_not_applied_however_new_its_artifact_is(hub: Hub) -> None:
     hub.run("plan.yml")
-    store = Store.open(hub.directory / "state.db", read_only=True)
+    store = SqliteStore.open(hub.directory / "state.db", read_only=True)
     old = replace(read_plan(hub.artifact(1000)).plan, made_at="2020-01-01T00:00:00.000Z")
     hub.artifact(1000).write_text(sealed_json(old, store.key))
     store.close()

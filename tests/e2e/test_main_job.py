@@ -125,7 +125,7 @@ runs:
 """)
     result = project.ok("apply", "--yes", code=3)
     assert project.statuses() == {"bad": "failed", "good": "succeeded", "after_good": "succeeded"}
-    assert "after_bad: skipped: bad failed" in result.err
+    assert "after_bad: skipped: bad, which it needs, failed" in result.err
 
 
 def test_max_parallel_is_never_passed(project: Project) -> None:
@@ -294,7 +294,7 @@ def test_a_second_writer_is_refused_and_the_first_is_named(project: Project) -> 
     holder = f"""
 import sys, time
 from pathlib import Path
-from flowplan.state.lock import WriterLock
+from flowplan.state.sqlite.lock import WriterLock
 lock = WriterLock(Path({str(project.directory / ".flowplan/state.db")!r}), "apply")
 lock.acquire()
 print("held", flush=True)

@@ -20,7 +20,7 @@ from conftest import Project, until
 
 from flowplan.schemas.plan_documents import read_plan, schema_faults, write_plan
 from flowplan.schemas.times import timestamp
-from flowplan.state.store import Store
+from flowplan.state.sqlite.store import SqliteStore
 
 SLEEP = """\
 flowplan: 1
@@ -181,7 +181,7 @@ runs:
 def resealed(project: Project, name: str, **facts: Any) -> None:
     """Write the last plan with other facts, as flowplan itself would have."""
     state = project.directory / ".flowplan"
-    store = Store.open(state / "state.db", read_only=True)
+    store = SqliteStore.open(state / "state.db", read_only=True)
     write_plan(replace(read_plan(state / "plan.json").plan, **facts), project.directory / name, store.key)
     store.close()
 

@@ -127,9 +127,9 @@ WRITER = """
 import sqlite3, sys, threading
 from pathlib import Path
 from flowplan.schemas.runs import *
-from flowplan.state.store import Store
+from flowplan.state.sqlite.store import SqliteStore
 path, name = Path(sys.argv[1]), sys.argv[2]
-store = Store.open(path, create=True)
+store = SqliteStore.open(path, create=True)
 def checkpoints():
     db = sqlite3.connect(path, timeout=30)
     while True:

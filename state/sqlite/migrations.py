@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from flowplan.schemas.errors import StateError
-from flowplan.state import files
 from flowplan.state.rows import UNREADABLE
+from flowplan.state.sqlite import files
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -94,13 +94,10 @@ def fourth(db: Database) -> None:
         defaults={"place": 0, "why": "", "step": "{}"},
         strict=True,
     )
-    db.execute(f"CREATE INDEX steps_open ON steps(plan, place) WHERE {OPEN_STEPS}")
+    db.execute("CREATE INDEX steps_open ON steps(plan, place) WHERE phase IN ('waiting', 'skipped')")
     db.execute("INSERT INTO steps (plan, address, phase) SELECT plan, address, 'done' FROM progress")
     db.table("progress").drop()
 
-
-OPEN_STEPS = "phase IN ('waiting', 'skipped')"
-"""The condition of steps that have not begun."""
 
 Step = Callable[["Database"], None]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from flowplan.schemas.codec import decode, encode
 from flowplan.schemas.errors import FlowplanError, Refused
-from flowplan.state import files
+from flowplan.state.sqlite import files
 
 
 class Home(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 from flowplan.schemas.errors import Refused, StateError, StateLocked
 from flowplan.schemas.faults import point
 from flowplan.schemas.places import make_private, refuse_foreign
+from flowplan.state.holder import about_me, dead, understood, words
 from flowplan.state.location import Lock
-from flowplan.state.rows import now
 
 if TYPE_CHECKING:
     from filelock import UnixFileLock
@@ -25,7 +24,6 @@ POLL_SECONDS = 0.05
 SETTLE_SECONDS = 0.3
 """How long even a writer without a timeout tries again: another process may only be asking who holds the lock."""
 
-_TEXT = ("command", "user", "host", "boot", "namespace", "since")
 _FULL_NOTE = 4096
 
 
@@ -107,7 +105,7 @@ def break_lock(path: Path) -> dict[str, Any] | None:
     found = holder(path)
     if found is None:
         return None
-    if alive(found) is not False:
+    if not dead(found):
         raise Refused(f"{_busy(path)}, which is not known to be dead", hint="end that process first")
     try:
         # A waiting process opens the file anew at each attempt, and so finds the new one.
@@ -159,67 +157,7 @@ def _busy(path: Path) -> str:
     while not note and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)  # the holder has just got it and is about to sign
         note = _read_note(path)
-    if not note:
-        return f"the state {path} is locked by another process"
-    return (
-        f"the state {path} is locked by {note['command']} of {note['user']} on {note['host']}"
-        f" (pid {note['pid']}) since {note['since']}"
-    )
-
-
-def about_me(command: str) -> dict[str, Any]:
-    """Return who this process is, so that another one can tell whether it still runs."""
-    return {
-        "command": command,
-        "user": _user(),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "start": _start_of(os.getpid()),
-        "boot": _boot(),
-        "namespace": _namespace(),
-        "since": now(),
-    }
-
-
-def _user() -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
-
-
-def _boot() -> str:
-    return _text_of(Path("/proc/sys/kernel/random/boot_id"))
-
-
-def _namespace() -> str:
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
-
-
-def _start_of(pid: int) -> int:
-    """Return the start of a process in ticks since boot, 0 when there is none of that number or it has ended."""
-    state, *after = _text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() or ["X"]
-    return 0 if state in "XZ" or len(after) < 19 else int(after[18])
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def alive(note: Mapping[str, Any]) -> bool | None:
-    """Return whether the process of a note exists; None unless it is of this host, boot and pid namespace."""
-    here = (socket.gethostname(), _boot(), _namespace())
-    if not all(here) or tuple(note.get(name) for name in ("host", "boot", "namespace")) != here:
-        return None
-    return bool(_start_of(note.get("pid", 0)) == note.get("start"))
+    return f"the state {path} is locked by {words(note)}"
 
 
 def _write_note(path: Path, note: Mapping[str, Any]) -> None:
@@ -240,10 +178,8 @@ def _read_note(path: Path) -> dict[str, Any]:
     except OSError:
         return {}
     try:
-        note = json.loads(os.read(descriptor, _FULL_NOTE))
-    except (OSError, ValueError):
+        return understood(os.read(descriptor, _FULL_NOTE))
+    except OSError:
         return {}
     finally:
         os.close(descriptor)
-    whole = isinstance(note, dict) and all(isinstance(note.get(key), str) for key in _TEXT)
-    return note if whole and isinstance(note.get("pid"), int) and isinstance(note.get("start"), int) else {}

@@ -13,13 +13,11 @@ from pathlib import Path
 from flowplan.schemas.errors import StateError, StateFull
 from flowplan.schemas.faults import point
 from flowplan.schemas.places import make_private, refuse_foreign
+from flowplan.state.rows import REBUILD, damaged
 
 BUSY_SECONDS = 30.0
 """How long a statement waits for another process's transaction."""
 
-REBUILD = (
-    "restore a copy of it, or move it away and run `flowplan state rebuild`, which finds the live objects by label"
-)
 MISSING = "`flowplan plan` makes one beside the spec, and it is found from there and below; --state or FLOWPLAN_STATE names another"
 
 PARTS = ("-wal", "-shm", "-journal")
@@ -71,11 +69,6 @@ _CAUSES = {
     ),
 }
 _FULL = ("SQLITE_FULL", "SQLITE_IOERR")
-
-
-def damaged(path: Path, what: str) -> StateError:
-    """Return the StateError for a row that is not what flowplan writes."""
-    return StateError(f"the state {path} is damaged: {what}", hint=REBUILD)
 
 
 def identity(path: Path) -> tuple[int, int] | None:

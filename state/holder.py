@@ -1,0 +1,87 @@
+"""Who holds the writer's lock of a state: what a process writes about itself for others, and what they make of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flowplan.state.rows import now
+
+_TEXT = ("command", "user", "host", "boot", "namespace", "since")
+_NUMBERS = ("pid", "start")
+
+
+def understood(text: str | bytes) -> dict[str, Any]:
+    """Return the note that a holder wrote, {} when it is none that makes sense."""
+    try:
+        note = json.loads(text)
+    except ValueError:
+        return {}
+    whole = isinstance(note, dict) and all(isinstance(note.get(key), str) for key in _TEXT)
+    return note if whole and all(isinstance(note.get(key), int) for key in _NUMBERS) else {}
+
+
+def words(note: Mapping[str, Any]) -> str:
+    """Return who holds a lock, as people read it."""
+    if not note:
+        return "another process"
+    return f"{note['command']} of {note['user']} on {note['host']} (pid {note['pid']}) since {note['since']}"
+
+
+def about_me(command: str) -> dict[str, Any]:
+    """Return who this process is, so that another one can tell whether it still runs."""
+    return {
+        "command": command,
+        "user": _user(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "start": _start_of(os.getpid()),
+        "boot": _boot(),
+        "namespace": _namespace(),
+        "since": now(),
+    }
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
+def _boot() -> str:
+    return _text_of(Path("/proc/sys/kernel/random/boot_id"))
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _start_of(pid: int) -> int:
+    """Return the start of a process in ticks since boot, 0 when there is none of that number or it has ended."""
+    state, *after = _text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() or ["X"]
+    return 0 if state in "XZ" or len(after) < 19 else int(after[18])
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def dead(note: Mapping[str, Any]) -> bool:
+    """Return whether the note is of this host, boot and pid namespace, and its process does not exist any more."""
+    here = (socket.gethostname(), _boot(), _namespace())
+    if not note or not all(here) or (note["host"], note["boot"], note["namespace"]) != here:
+        return False
+    return bool(_start_of(note["pid"]) != note["start"])

@@ -1,0 +1,160 @@
+"""A state in a database, as commands know it: which project, how to open it, and its lock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowplan.schemas.errors import InvalidInput, Refused, StateError
+from flowplan.state.location import Location
+from flowplan.state.postgres import address, lease, schema
+from flowplan.state.postgres.session import Session
+
+if TYPE_CHECKING:
+    from flowplan.state.postgres.store import PostgresStore
+
+
+class DatabaseLocation(Location):
+    """The state of one project in a database. The session and the lease are those of the whole command.
+
+    Args:
+        beside: see ``Location``.
+        spec: where the project is read, unless the URL says it or ``of_project`` does.
+    """
+
+    def __init__(self, url: str, beside: Path, spec: Path | None = None) -> None:
+        self.beside = beside
+        self.address = address.read(url)
+        self.secrets = self.address.secrets
+        self.session = Session(self.address)
+        self.lease: lease.Lease | None = None
+        self._spec = spec
+        self._project = self.address.project
+        self._format: tuple[int, int, int] | None = None
+
+    def __str__(self) -> str:
+        return self.address.shown()
+
+    @property
+    def key(self) -> lease.Key:
+        """Return project and environment.
+
+        Raises:
+            InvalidInput: nothing says which project is meant, and the database has not just one.
+        """
+        if not self._project:
+            self._project = self._of_spec() or self._only()
+        return self._project, self.address.environment
+
+    def of_project(self, project: str) -> None:
+        if self._project not in ("", project):
+            raise Refused(
+                f"the state {self} is that of project {self._project}, not {project}",
+                hint="correct project= in the URL, or leave it out",
+            )
+        self._project = project
+
+    def exists(self) -> bool:
+        return bool(self._tables()) and bool(self._row())
+
+    def open(
+        self,
+        *,
+        create: bool = False,
+        read_only: bool = False,
+        born: tuple[str, bytes] | None = None,
+        anywhere: bool = False,
+    ) -> PostgresStore:
+        from flowplan.state.postgres.store import PostgresStore, make
+
+        if not self._tables():
+            if not create:
+                raise self._missing()
+            schema.upgrade(self.session)
+            self._format = None
+        schema.check(self.session, self._tables() or (0, 0, 0), writes=not read_only)
+        if not self._row():
+            if not create:
+                raise self._missing()
+            make(self, born)
+        return PostgresStore(self, read_only=read_only)
+
+    def writable(self) -> bool:
+        return True  # the store knows it once it is open
+
+    def lock(self, command: str) -> lease.Lease:
+        self.lease = lease.Lease(self, command)
+        return self.lease
+
+    def holder(self) -> Mapping[str, Any] | None:
+        return lease.holder(self.session, self.key) if self._tables() else None
+
+    def break_lock(self) -> Mapping[str, Any] | None:
+        return lease.take_away(self.session, self.key) if self._tables() else None
+
+    def upgrade(self) -> tuple[int, int]:
+        self._format = None
+        return schema.upgrade(self.session)
+
+    def grants(self, roles: Mapping[str, str]) -> list[str]:
+        return schema.grants(roles)
+
+    def named(self) -> str:
+        return self.address.shown(project=self.key[0])
+
+    def same(self, other: Location) -> bool:
+        return isinstance(other, DatabaseLocation) and self.address == other.address
+
+    def another(self, name: str) -> str:
+        return "give each spec a project of its own"
+
+    def close(self) -> None:
+        self.session.close()
+
+    def prepare(self) -> None:
+        """Make the tables where there are none, for what has to be written before there is a state.
+
+        Raises:
+            StateError: they cannot be made by this user, or are of another format.
+        """
+        if not self._tables():
+            schema.upgrade(self.session)
+            self._format = None
+        schema.check(self.session, self._tables() or (0, 0, 0), writes=True)
+
+    def _tables(self) -> tuple[int, int, int] | None:
+        """Return the format of the tables and what it asks for; None where there are none."""
+        if self._format is None:
+            self._format = schema.version(self.session)
+        return self._format if self._format[0] else None
+
+    def _row(self) -> list[Any]:
+        return self.session.ask("SELECT id FROM flowplan.states WHERE project = %s AND environment = %s", *self.key)
+
+    def _missing(self) -> StateError:
+        return StateError(
+            f"there is no state of project {self.key[0]} in {self}",
+            hint="`flowplan plan` makes one; --state or FLOWPLAN_STATE names another",
+        )
+
+    def _of_spec(self) -> str:
+        """Return the project of the spec that is there, "" without one that can be read."""
+        from flowplan.schemas.documents import parse, read_text
+
+        try:
+            found = parse(read_text(self._spec), str(self._spec)).value if self._spec else None
+        except InvalidInput:
+            return ""
+        project = found.get("project") if isinstance(found, Mapping) else None
+        return project if isinstance(project, str) else ""
+
+    def _only(self) -> str:
+        found = self.session.ask("SELECT DISTINCT project FROM flowplan.states ORDER BY 1") if self._tables() else []
+        if len(found) == 1:
+            return str(found[0][0])
+        known = f"it has those of {', '.join(name for (name,) in found)}" if found else "it has none yet"
+        raise InvalidInput(
+            f"which project's state in {self} is meant is not clear; {known}",
+            hint=f"work in the directory of its spec, or write --state '{self.address.shown(project='NAME')}'",
+        )

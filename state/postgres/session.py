@@ -1,0 +1,254 @@
+"""A connection to the server: made when it is needed, made again when it is lost, and its errors in words for the user."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flowplan.schemas.errors import InvalidInput, StateError, StateFull
+from flowplan.state.postgres.address import Address, psycopg
+
+if TYPE_CHECKING:
+    from psycopg import Connection, Error
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+Statement = tuple[str, Sequence[Any]]
+
+PATIENCE = 30.0
+"""Seconds during which a server that answered before is tried again: it restarts, or the network is away."""
+TRY_EVERY = 0.5
+
+DEFAULTS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+"""Parameters of connections that a URL may set otherwise: a network that is gone is noticed within seconds."""
+BOUNDS = (
+    "SELECT set_config('idle_in_transaction_session_timeout', '15s', true), set_config('lock_timeout', '30s', true)",
+    (),
+)
+"""The first statement of each transaction that writes: the server ends it when its client is gone, so that nobody waits."""
+
+
+class Session:
+    """One connection. It has no state of its own on the server outside of a transaction."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._connection: Connection[Row] | None = None
+        self._answered = False
+        self._inside = False
+
+    def close(self) -> None:
+        """Close the connection, where there is one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg().Error):
+                connection.close()
+
+    def ask(self, query: str, *values: Any) -> list[Row]:
+        """Return the rows of one statement, which is repeated when the connection is lost meanwhile: it must only read."""
+        return self.ask_all((query, values))[0]
+
+    def ask_all(self, *statements: Statement) -> list[list[Row]]:
+        """Return the rows of each of some statements, in one round trip. Each is of its own moment."""
+
+        def work(connection: Connection[Row]) -> list[list[Row]]:
+            return _together(connection, statements)
+
+        if self._inside:
+            with self._explained():
+                assert self._connection is not None
+                return work(self._connection)
+        return self._reaching(work)
+
+    def do(self, query: str, *values: Any) -> list[Row]:
+        """Carry out one statement that changes something, once, and return its rows."""
+        with self._explained():
+            return _together(self._open(), [(query, values)])[0]
+
+    @contextlib.contextmanager
+    def transaction(self, *first: Statement, begin: str = "BEGIN") -> Iterator[list[list[Row]]]:
+        """Make one transaction: all of it or nothing; yield the rows of its first statements, which take one round trip.
+
+        A lost connection is made anew as long as nothing but the first statements was sent.
+
+        Raises:
+            StateError: it failed. When the connection was lost in its midst, nothing of it happened, or all of it.
+        """
+
+        def work(connection: Connection[Row]) -> list[list[Row]]:
+            return _together(connection, [(begin, ()), *first])[1:]
+
+        rows = self._reaching(work)
+        connection = self._connection
+        assert connection is not None
+        self._inside = True
+        try:
+            with self._explained("COMMIT"), connection.pipeline():
+                yield rows
+                connection.execute("COMMIT")
+        except BaseException:
+            self._undo()
+            raise
+        finally:
+            self._inside = False
+
+    def queue(self, query: str, many: Iterable[Sequence[Any]]) -> list[Any]:
+        """Send a statement for each of many rows, inside of a transaction, without waiting for an answer.
+
+        Returns:
+            Cursors whose ``rowcount`` is known after the next answer.
+        """
+        connection = self._connection
+        assert connection is not None and self._inside
+        with self._explained():
+            return [connection.execute(query, [_storable(value) for value in row]) for row in many]
+
+    def _undo(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            connection.rollback()
+        except psycopg().Error:
+            self.close()
+
+    def _open(self) -> Connection[Row]:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg().connect(
+                **{**DEFAULTS, **self.address.given},
+                autocommit=True,
+                prepare_threshold=None,
+                fallback_application_name="flowplan",
+                client_encoding="UTF8",
+            )
+            self._answered = True
+        return self._connection
+
+    def _reaching(self, work: Callable[[Connection[Row]], T]) -> T:
+        """Do something that may be repeated; a server that answered before is waited for."""
+        deadline = time.monotonic() + PATIENCE
+        with self._explained():
+            while True:
+                known = self._answered
+                try:
+                    return work(self._open())
+                except psycopg().OperationalError:
+                    gone = self._connection is None or self._connection.closed
+                    if not (gone and known and time.monotonic() < deadline):
+                        self._undo()
+                        raise
+                    self.close()
+                    time.sleep(TRY_EVERY)
+                except psycopg().Error:
+                    self._undo()
+                    raise
+
+    @contextlib.contextmanager
+    def _explained(self, during: str = "") -> Iterator[None]:
+        try:
+            yield
+        except psycopg().Error as error:
+            if isinstance(error, psycopg().DataError | psycopg().IntegrityError):
+                raise InvalidInput(f"a value is none that a database takes: {_said(self.address, error)}") from None
+            raise explained(self.address, error, self._connection, during=during) from None
+
+
+def _together(connection: Connection[Row], statements: Sequence[Statement]) -> list[list[Row]]:
+    with connection.pipeline():
+        cursors = [connection.execute(query, [_storable(value) for value in values]) for query, values in statements]
+    return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+
+def _storable(value: Any) -> Any:
+    """Return a value that the server takes: no text of it may have a zero character, or bytes that are no text."""
+    if isinstance(value, str) and not (value.isascii() and "\0" not in value):
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    return value
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+AGAIN = "give the same command again once it answers; what was recorded is kept"
+_BY_STATE = {
+    "42501": ("refuses this user", "`flowplan state grants` prints what each role needs; --state names another user"),
+    "42P01": (
+        "has not the tables that this flowplan knows",
+        "`flowplan state upgrade` makes them, given by the owner of the database",
+    ),
+    "42703": (
+        "has not the tables that this flowplan knows",
+        "`flowplan state upgrade` makes them, given by the owner of the database",
+    ),
+    "3F000": ("has no tables of flowplan", "`flowplan state upgrade` makes them, given by the owner of the database"),
+    "25006": ("is read-only: the server is a replica, or in recovery", "name the primary server with --state"),
+    "57P01": ("was told to shut down", AGAIN),
+    "57P02": ("crashed, or was stopped at once", AGAIN),
+    "57P03": ("does not accept connections now", AGAIN),
+    "53300": ("has no connection left for this user", "end connections that are idle, or put a pooler in front of it"),
+    "25P03": ("ended the transaction, because this process was frozen", "give the same command again"),
+    "55P03": ("was busy for 30 s", "another process writes; see who in pg_stat_activity"),
+    "22021": ("takes no UTF-8", "make the database with ENCODING 'UTF8'"),
+}
+_FULL = ("53100", "58030")
+_BY_WORD = (
+    (
+        "password authentication failed",
+        "refuses the password",
+        "set PGPASSWORD, or write the right one into ~/.pgpass (PGPASSFILE)",
+    ),
+    ("no password supplied", "wants a password", "set PGPASSWORD, or write one into ~/.pgpass (PGPASSFILE)"),
+    ("certificate", "cannot be trusted", "correct sslrootcert and sslmode in the URL, or the server's certificate"),
+    ("ssl", "and this host do not agree about TLS", "correct sslmode and sslrootcert in the URL"),
+    ("pg_hba.conf", "refuses this user from this host", "the server's pg_hba.conf says who may come from where"),
+    ('role "', "does not know this user", "correct the user in the URL, or PGUSER"),
+    ("definition of service", "is not known", "correct the service in the URL, or PGSERVICEFILE"),
+    ('database "', "has no database of this name", "correct the name in the URL, or PGDATABASE"),
+    ("recovery", "is in recovery", AGAIN),
+    ("shutting down", "is shutting down", AGAIN),
+    ("starting up", "is starting", AGAIN),
+    (
+        "too many",
+        "has no connection left for this user",
+        "end connections that are idle, or put a pooler in front of it",
+    ),
+)
+
+
+def explained(address: Address, error: Error, connection: Any = None, *, during: str = "") -> StateError:
+    """Return the StateError for an error of psycopg; the server's words are in it, without any secret."""
+    where, said, code = f"the state {address.shown()}", _said(address, error), error.sqlstate or ""
+    if code in _FULL:
+        return StateFull(f"{where} cannot be written: the server has no room, or its disk fails ({said})", hint=AGAIN)
+    if code in _BY_STATE:
+        what, hint = _BY_STATE[code]
+        return StateError(f"{where} cannot be used: the database {what} ({said})", hint=hint)
+    if during and connection is not None and connection.closed:
+        return StateError(
+            f"the connection to {where} was lost while something was written: {said}",
+            hint="give the same command again: it goes on from what is recorded, and starts nothing twice",
+        )
+    for word, what, hint in _BY_WORD:
+        if not code and word in said.lower():
+            return StateError(f"{where} cannot be used: the server {what} ({said})", hint=hint)
+    if not code:
+        return StateError(f"{where} cannot be reached: {said}", hint="see that the server runs and the URL is right")
+    return StateError(f"{where} cannot be used: {said}", hint=f"the database says {code}")
+
+
+def _said(address: Address, error: Error) -> str:
+    text = (
+        " ".join(str(error).split("\n")[0].split())
+        .removeprefix("connection failed: ")
+        .removeprefix("connection is bad: ")
+    )
+    for secret in address.secrets:
+        text = text.replace(secret, "(password)")
+    return text or type(error).__name__

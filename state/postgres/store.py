@@ -1,0 +1,263 @@
+"""The state of one project in a database, behind the interface of ``Store``.
+
+Reads and writes are the statements of ``reading``, ``journal`` and their like, which both databases take but for a few
+words, see ``Dialect``. Each runs in a transaction that says first which state it is about: the views of ``schema`` show
+the rows of that one alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from flowplan.schemas.errors import Refused, StateError
+from flowplan.schemas.events import Event
+from flowplan.schemas.faults import point
+from flowplan.schemas.runs import Recorded
+from flowplan.state import rows
+from flowplan.state.journal import Journal
+from flowplan.state.postgres.session import BOUNDS, Row, Session, Statement
+from flowplan.state.store import Store, new_identity
+
+if TYPE_CHECKING:
+    from flowplan.state.postgres.location import DatabaseLocation
+
+PAGE = 200
+"""Attempts that are read at a time while a state is dumped."""
+
+_WORDS = (
+    (re.compile("%"), "%%"),
+    (re.compile(r"IN \(SELECT value FROM json_each\(\?\)\)"), "IN (SELECT json_array_elements_text(%s::json))"),
+    # A field of a document is found as text: the server takes no JSON in which a text has a zero character.
+    (re.compile(r"json_extract\(([\w.]+), '\$(?:\.\w+)*\.(\w+)'\)"), r"""substring(\1 from '"\2":"([^"]*)"')"""),
+    (re.compile(r"ON CONFLICT \("), "ON CONFLICT (state, "),
+    (re.compile(r"\?"), "%s"),
+)
+
+
+@cache
+def _spoken(query: str) -> str:
+    """Return a statement as PostgreSQL takes it."""
+    for known, word in _WORDS:
+        query = known.sub(word, query)
+    return query
+
+
+class PostgresStore(Store):
+    """An opened state in a database. Reads take one round trip each, a change two or three, whatever the number of rows."""
+
+    def __init__(self, location: DatabaseLocation, *, read_only: bool) -> None:
+        self.location: DatabaseLocation = location
+        self._session: Session = location.session
+        project, environment = location.key
+        [[row]] = self._session.ask_all((_WHAT, (project, environment)))
+        self._id, self.lineage, self.moved_to, writes, keys, frozen = row
+        self.read_only = read_only or not writes or frozen
+        self._why = "the server is a replica, or in recovery" if frozen else "this user may only read it"
+        self._keys = keys
+        self._about: Statement = (
+            "SELECT set_config('flowplan.state', %s, true), set_config('search_path', 'flowplan', true)",
+            (str(self._id),),
+        )
+        self._inside = False
+        self._serial = -1
+        self.moved_from = ""
+        self.identify()
+
+    def close(self) -> None:
+        """Leave the state; the connection is the command's."""
+
+    def identify(self) -> None:
+        """Read the lineage and the key of the state, which a write may have changed."""
+        query = "SELECT lineage FROM flowplan.states WHERE id = %s"
+        (lineage,) = self._session.ask(query, self._id)[0]
+        self.lineage = str(uuid.UUID(lineage))
+        found = self._session.ask("SELECT key FROM flowplan.keys WHERE state = %s", self._id) if self._keys else []
+        self._key = bytes(found[0][0]) if found else None
+        self.has_key = self._key is not None
+
+    @property
+    def key(self) -> bytes:  # type: ignore[override]
+        """Return the key of fingerprints.
+
+        Raises:
+            StateError: this user may not read it.
+        """
+        if self._key is None:
+            raise StateError(
+                f"the state {self.location} has a key that this user may not read, and this command needs it",
+                hint="give it as a planner or writer, see `flowplan state grants`",
+            )
+        return self._key
+
+    def check_home(self) -> None:
+        pass  # a row has no copies
+
+    def here(self) -> dict[str, str]:
+        return {}
+
+    def all(self, query: str, *values: Any) -> list[Any]:
+        """Return the rows of a query."""
+        statement = _spoken(query), values
+        if self._inside:
+            return self._session.ask_all(statement)[0]
+        return self._session.ask_all(("BEGIN READ ONLY", ()), self._about, statement, ("COMMIT", ()))[2]
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything that is read inside be of one moment."""
+        with self._session.transaction(self._about, begin="BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = False
+
+    def attempts_with_tails(self) -> Iterator[Recorded]:
+        """Return every attempt with the end of its output, one after the other, oldest first."""
+        last = 0
+        query = (
+            f"SELECT {rows.COLUMNS}, t.text, a.id FROM attempts a LEFT JOIN tails t USING (run_id)"
+            " WHERE a.id > ? ORDER BY a.id LIMIT ?"
+        )
+        while page := self.all(query, last, PAGE):
+            last = page[-1][-1]
+            yield from self.decoded(lambda row: rows.decode(row[:-1]), page)
+
+    def compact(self) -> None:
+        pass  # the server takes the room of removed rows back by itself
+
+    @contextlib.contextmanager
+    def changing(self, what: str) -> Iterator[Journal]:
+        """Make one transaction, which waits for other writers at its beginning, and grows the serial if rows changed.
+
+        Raises:
+            LockLost: this process had the writer's lock, and has it no more.
+        """
+        if self.read_only:
+            raise StateError(f"the state {self.location} is open for reading only", hint=self._why)
+        point(f"state:{what}:before")
+        held = self.location.lease if self.location.lease and self.location.lease.held else None
+        if held:
+            held.check()
+        fence = [held.fence()] if held else []
+        first = (BOUNDS, self._about, *fence, (_OURS, (self._id,)), ("SELECT coalesce(max(seq), 0) FROM events", ()))
+        with self._session.transaction(*first) as answers:
+            if held:
+                held.fenced(answers[2])
+            self._serial, moved_to = answers[-2][0]
+            if moved_to:
+                raise Refused(
+                    f"the state {self.location} was moved to {moved_to}", hint=f"use it there: --state {moved_to}"
+                )
+            self._inside = True
+            try:
+                journal = PostgresJournal(self, answers[-1][0][0])
+                yield journal
+                if journal.changed():
+                    self._session.queue("UPDATE flowplan.states SET serial = serial + 1 WHERE id = %s", [(self._id,)])
+            finally:
+                self._inside = False
+            point(f"state:{what}:written")
+        point(f"state:{what}:after")
+
+    def version(self) -> int:
+        return self._serial if self._inside else self.serial
+
+
+_WHAT = """
+SELECT id, lineage, moved_to, has_table_privilege('flowplan.attempts', 'INSERT'), has_table_privilege('flowplan.keys', 'SELECT'),
+  pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean
+FROM flowplan.states WHERE project = %s AND environment = %s
+"""
+_OURS = "SELECT serial, moved_to FROM flowplan.states WHERE id = %s FOR UPDATE"
+
+
+def make(location: DatabaseLocation, born: tuple[str, bytes] | None) -> None:
+    """Make an empty state, unless another process was faster."""
+    lineage, key = born or new_identity()
+    with location.session.transaction(BOUNDS):
+        location.session.queue(
+            "WITH made AS (INSERT INTO flowplan.states (project, environment, lineage, created_at) VALUES (%s, %s, %s, %s)"
+            " ON CONFLICT (project, environment) DO NOTHING RETURNING id)"
+            " INSERT INTO flowplan.keys (state, key) SELECT id, %s FROM made",
+            [(*location.key, lineage, rows.now(), key)],
+        )
+
+
+class _Answer:
+    """What a statement answered."""
+
+    def __init__(self, found: list[Row]) -> None:
+        self._found = found
+
+    def fetchall(self) -> list[Row]:
+        return self._found
+
+    def fetchone(self) -> Row | None:
+        return self._found[0] if self._found else None
+
+
+class Queue:
+    """A transaction as ``Journal`` uses a connection of SQLite: what reads is answered, what writes only sent."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._sent: list[Any] = []
+        self.surely = False
+
+    def execute(self, query: str, values: Sequence[Any] = ()) -> _Answer:
+        if query.startswith("SELECT"):
+            return _Answer(self._session.ask(_spoken(query), *values))
+        self.executemany(query, [values])
+        return _Answer([])
+
+    def executemany(self, query: str, many: Iterable[Sequence[Any]]) -> None:
+        sent = self._session.queue(_spoken(query), many)
+        self._sent += sent
+        # An insertion without a condition changes something: there is no need to wait for the server to say so.
+        self.surely |= bool(sent) and query.startswith("INSERT INTO") and not re.search("SELECT|WHERE|NOTHING", query)
+
+    def changed(self) -> bool:
+        """Return whether something was changed; unless that is sure, the server is asked."""
+        if self._sent and not self.surely:
+            self._session.ask("SELECT 1")
+        return self.surely or any(cursor.rowcount > 0 for cursor in self._sent)
+
+
+class PostgresJournal(Journal):
+    """The writing side of one transaction in a database."""
+
+    def __init__(self, store: PostgresStore, last_seq: int) -> None:
+        self._store, self._last = store, last_seq
+        self._queue = Queue(store._session)
+        super().__init__(self._queue)
+
+    def changed(self) -> bool:
+        """Return whether something was changed."""
+        return self._queue.changed()
+
+    def last_seq(self) -> int:
+        return self._last
+
+    def append(self, events: Sequence[Event]) -> list[Event]:
+        numbered = super().append(events)
+        self._last += len(numbered)
+        return numbered
+
+    def identify(self, **columns: object) -> None:
+        project = columns.pop("project", None)
+        mine = self._store.location.key[0]
+        if project not in (None, mine):
+            raise Refused(f"the state {self._store.location} is that of project {mine}, not {project}")
+        key = columns.pop("key", None)
+        session, number = self._store._session, self._store._id
+        if key is not None:
+            session.queue("UPDATE flowplan.keys SET key = %s WHERE state = %s", [(key, number)])
+        if columns:
+            terms = ", ".join(f"{column} = %s" for column in columns)
+            session.queue(f"UPDATE flowplan.states SET {terms} WHERE id = %s", [(*columns.values(), number)])
