@@ -93,7 +93,7 @@ class Settings:
     """What flowplan itself does with a run; durations in seconds, None where there is no limit.
 
     ``group`` is the run's name in the spec (all cells of a matrix share it), ``needs`` are addresses,
-    ``rerun`` is ``on_failure|on_change|always|never``, ``rerun_with`` is ``""|needs``, ``replace`` is ``stop_first|start_first|after_finish``,
+    ``rerun`` is ``on_failure|on_change|always|never``, ``rerun_with`` is ``""|needs``, ``keep`` is ``""|finished``, ``replace`` is ``stop_first|start_first|after_finish``,
     ``protect`` is ``""|active|always``, ``ignore_changes`` are JSON Pointers into the objects.
     """
 
@@ -111,6 +111,7 @@ class Settings:
     description: str = ""
     triggers: Mapping[str, str] = field(default_factory=dict)
     rerun_with: Annotated[str, Member(absent="")] = ""
+    keep: Annotated[str, Member(absent="")] = ""
 
 
 class Origin(NamedTuple):

@@ -350,6 +350,12 @@ class Run(Part):
         None, description="needs: start again whenever a run that it needs has started again."
     )
     replace: Annotated[str, REPLACE] | None = Field(None, description="How a live run is replaced; default stop_first.")
+    keep: Annotated[str, f.choice({"finished": "Leave a cell that has ended as it is: record and object."})] | None = (
+        Field(
+            None,
+            description="finished: cells that have ended stay when they leave the matrix; without it they are destroyed.",
+        )
+    )
     protect: f.Protect | None = Field(
         None, description="Refuse to interrupt the run: active (while live), always, false."
     )

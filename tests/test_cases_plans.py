@@ -134,6 +134,28 @@ def test_a_plan_is_applied_in_another_checkout_of_the_same_state(case_project: C
     assert two.statuses() == {"a": "succeeded"}
 
 
+def test_another_checkout_changes_no_process(case_project: CaseProject, tmp_path: Path) -> None:
+    one, two = case_project("rs-04-forged-kubeconfig"), case_project("rs-04-forged-kubeconfig")
+    two.suffix = one.suffix
+    for checkout in (one, two):
+        (checkout.directory / "sub").mkdir()
+        (checkout.directory / "sub/tool").write_text("#!/bin/sh\ntest $S = secret && test $A = of-a-file\n")
+        (checkout.directory / "sub/tool").chmod(0o700)
+        checkout.write("secret", "s")
+        checkout.write("A=of-a-file\n", "a.env")
+        checkout.write(
+            "flowplan: 1\nproject: case\ndefaults: {provider: process, env_file: a.env, env: {S: {from_file: ./s}}}\n"
+            "runs:\n  a: {command: [./tool], working_dir: ./sub}\n  b: {command: sub/tool}\n"
+        )
+        checkout.env["FLOWPLAN_STATE"] = str(tmp_path / "shared.db")
+    one.ok("apply", "--yes")
+    plan = two.ok("plan", "--format", "json")
+    assert {c["action"] for c in plan.json["changes"]} == {"no-op"}
+    assert str(one.directory) not in plan.out and str(two.directory) not in plan.out
+    two.ok("apply", "--yes", "--rerun", "*")
+    assert two.statuses() == {"a": "succeeded", "b": "succeeded"}
+
+
 # -- where it is done ---------------------------------------------------------------------------------------------------
 
 

@@ -465,9 +465,9 @@ def test_a_block_of_another_provider_is_ignored_with_a_warning(world: World) -> 
 
 
 def test_max_parallel_of_a_single_run_is_warned_about(world: World) -> None:
-    text = "defaults: {max_parallel: 2}\nruns:\n  a: {provider: docker, max_parallel: 3}\n  b: {provider: docker}\n"
-    [warning] = world.expand(text).diagnostics
-    assert str(warning).endswith("runs.a.max_parallel: does nothing: the run has no matrix")
+    text = "defaults: {max_parallel: 2}\nruns:\n  a: {provider: docker, max_parallel: 3, keep: finished}\n  b: {provider: docker}\n"
+    told = [str(warning).partition(": ")[2] for warning in world.expand(text).diagnostics]
+    assert told == [f"runs.a.{key}: does nothing: the run has no matrix" for key in ("max_parallel", "keep")]
 
 
 def test_a_delay_without_retries_is_warned_about(world: World) -> None:

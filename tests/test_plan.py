@@ -421,6 +421,32 @@ def test_what_is_renewed_beside_other_reasons() -> None:
     assert waits.action is Action.NO_OP, "it could not start anyway"
 
 
+@pytest.mark.parametrize(
+    ("keep", "status", "mode", "action", "words"),
+    [
+        ("", Status.SUCCEEDED, "normal", Action.DESTROY, "no longer in the matrix of a; its object and its line in"),
+        ("", Status.RUNNING, "normal", Action.DESTROY, "no longer in the matrix of a"),
+        ("finished", Status.SUCCEEDED, "normal", Action.NO_OP, "`keep: finished` leaves its record and its object"),
+        ("finished", Status.FAILED, "normal", Action.NO_OP, "`keep: finished` leaves its record and its object"),
+        ("finished", Status.RUNNING, "normal", Action.DESTROY, "no longer in the matrix of a"),
+        ("finished", Status.SUCCEEDED, "destroy", Action.DESTROY, "destroy was asked for"),
+    ],
+)
+def test_a_cell_that_left_the_matrix(keep: str, status: Status, mode: str, action: Action, words: str) -> None:
+    old, new = (desired(f"a[day={n}]", settings=Settings(keep=keep)) for n in (1, 2))
+    record = recorded(old, status)
+    decided = decide([new], [record], [seen(record, status)], mode=mode)
+    change = next(c for c in decided.changes if c.address == "a[day=1]")
+    assert (change.action, change.interrupts) == (action, status is Status.RUNNING)
+    assert change.reasons[0].startswith(words) or change.reasons[0].endswith(words)
+    kept = [d.message for d in decided.diagnostics if "keep: finished" in d.message]
+    assert kept == (["1 cell left the matrix and stays (`keep: finished`)"] if action is Action.NO_OP else [])
+    again = decide(list(desired_runs(as_plan(decided))), [record], [seen(record, status)], mode=mode)
+    assert action is Action.DESTROY or [c.action for c in again.changes if c.before] == [Action.NO_OP]
+    gone = decide([], [record], [seen(record, status)])
+    assert gone.changes[0].action is Action.DESTROY, "the run itself is no longer in the spec"
+
+
 def test_a_forced_rerun_of_a_live_run_replaces_it() -> None:
     wanted = desired()
     change = only(decide([wanted], [recorded(wanted, Status.RUNNING)], rerun=("a",)))

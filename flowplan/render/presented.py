@@ -92,7 +92,7 @@ def run_settings(change: Change, kinds: Kinds) -> dict[str, Json]:
     }
     others: dict[str, Json] = {"retries": _retries(change, kinds), "max_parallel": settings.max_parallel}
     plain = Settings()
-    for name in ("rerun", "rerun_with", "replace", "protect", "ignore_changes", "triggers"):
+    for name in ("rerun", "rerun_with", "replace", "keep", "protect", "ignore_changes", "triggers"):
         value = getattr(settings, name)
         others[name] = None if value == getattr(plain, name) else list(value) if isinstance(value, tuple) else value
     return found | {name: value for name, value in others.items() if value is not None}

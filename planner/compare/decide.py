@@ -281,15 +281,36 @@ def unreachable(change: Change, seen: Observed) -> Change:
     return replace(change, interrupts=False, skipped=left)
 
 
-def removal(record: Recorded, seen: Observed | None, *, forget: bool, may_interrupt: bool, reason: str) -> Change:
-    """Destroy or forget what is recorded and no longer wanted."""
+class Leaving(NamedTuple):
+    """Why a run is no longer wanted, and what is to become of it.
+
+    Attributes:
+        left: it is a cell that left the matrix of its run; keep: it stays as it is if it has ended.
+        forget: the state forgets it, its object stays.
+    """
+
+    reason: str
+    left: bool = False
+    keep: bool = False
+    forget: bool = False
+    may_interrupt: bool = False
+
+
+def removal(record: Recorded, seen: Observed | None, leaving: Leaving) -> Change:
+    """Return the change of what is recorded and no longer wanted: destroy, forget, or nothing where it is kept."""
     facts = standing(record, seen)
-    status = Status(facts.status)
+    status, forget = Status(facts.status), leaving.forget
+    kept = leaving.keep and status.final and not forget
+    action, reason = (Action.NO_OP if kept else Action.DESTROY), leaving.reason
+    if kept:
+        reason += "; `keep: finished` leaves its record and its object"
+    elif leaving.left and status.final:
+        reason += "; its object and its line in `status` go, its history and the end of its output stay"
     change = Change(
         address=record.address,
         provider=record.provider,
         type=record.type,
-        action=Action.FORGET if forget else Action.DESTROY,
+        action=Action.FORGET if forget else action,
         reasons=("listed in `removed`",) if forget else (reason,),
         before=record.objects,
         after=None,
@@ -301,6 +322,8 @@ def removal(record: Recorded, seen: Observed | None, *, forget: bool, may_interr
         interrupts=status.live and not forget,
         live=_live_fingerprint(status, facts, ()),
     )
+    if kept:
+        return change
     if seen and seen.elsewhere and not forget:
         return unreachable(change, seen)
-    return guarded(change, status, record.settings.protect, may_interrupt)
+    return guarded(change, status, record.settings.protect, leaving.may_interrupt)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from flowplan.planner.compare.decide import Case, decide, moved_tag, removal
+from flowplan.planner.compare.decide import Case, Leaving, decide, moved_tag, removal
 from flowplan.planner.compare.name_collisions import name_collisions
 from flowplan.planner.compare.ownership import refuse_strangers
 from flowplan.planner.compare.renames import rename_suggestions
@@ -17,6 +18,7 @@ from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import Action, Change
 from flowplan.schemas.runs import Desired, Observed, Recorded, Status, Target, remark
 from flowplan.schemas.sources import Diagnostic, did_you_mean
+from flowplan.schemas.text import counted
 from flowplan.schemas.times import seconds_between
 
 
@@ -110,6 +112,7 @@ def make_changes(situation: Situation) -> Decided:
         starting.add(changes[-1])
     changes += _removals(situation, recorded, [a for a in recorded if a not in desired and a in chosen])
     remarks = [*rename_suggestions(changes, desired, recorded), *name_collisions(changes, situation.manifests)]
+    remarks += _kept(changes)
     remarks += _said_by_engines(situation, recorded, changes)
     remarks += _left_running(situation.leftovers, recorded, {change.address: change for change in changes})
     return Decided(tuple(changes), tuple(remarks))
@@ -256,21 +259,34 @@ def _wanted_change(
 
 
 def _removals(situation: Situation, recorded: Mapping[str, Recorded], addresses: Sequence[str]) -> list[Change]:
-    """Destroy (or forget) what is recorded and no longer wanted, dependents first."""
-    if situation.options.mode == "refresh_only":
+    """Destroy (or forget, or keep) what is recorded and no longer wanted, dependents first."""
+    options = situation.options
+    if options.mode == "refresh_only":
         return []
     order = ordered(addresses, {a: recorded[a].settings.needs for a in addresses})
-    options = situation.options
-    return [
-        removal(
-            recorded[a],
-            situation.observed.get(recorded[a].run_id),
-            forget=any(names(p, a, recorded[a].settings.group) for p in options.removed),
-            may_interrupt=any(names(p, a, recorded[a].settings.group) for p in options.allow_interrupt),
-            reason="destroy was asked for" if options.mode == "destroy" else f"removed from {options.spec_name}",
+    wanted = {d.settings.group: d.settings for d in situation.desired} if options.mode == "normal" else {}
+    changes = []
+    for record in (recorded[address] for address in reversed(order)):
+        group = record.settings.group or record.address.split("[")[0]
+        asked = "destroy was asked for" if options.mode == "destroy" else f"removed from {options.spec_name}"
+        left = group in wanted and "[" in record.address
+        leaving = Leaving(
+            reason=f"no longer in the matrix of {group}" if left else asked,
+            left=left,
+            keep=left and wanted[group].keep == "finished",
+            forget=any(names(p, record.address, group) for p in options.removed),
+            may_interrupt=any(names(p, record.address, group) for p in options.allow_interrupt),
         )
-        for a in reversed(order)
-    ]
+        changes.append(removal(record, situation.observed.get(record.run_id), leaving))
+    return changes
+
+
+def _kept(changes: Sequence[Change]) -> Iterable[Diagnostic]:
+    """Say how many cells stay although the matrix of their run has them no more."""
+    groups = Counter(c.settings.group for c in changes if c.action is Action.NO_OP and c.after is None)
+    for group, count in groups.items():
+        message = f"{counted(count, 'cell')} left the matrix and {'stays' if count == 1 else 'stay'} (`keep: finished`)"
+        yield Diagnostic(message, subject=group, severity="info")
 
 
 def _said_by_engines(

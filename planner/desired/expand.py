@@ -265,8 +265,9 @@ class _Expander:
                 context.changed(group, key, partial(run_fields.split_command, key=key), group.fields)
         trees = {k: compiled(v, (k,), report.wrong_in(group)) for k, v in group.fields.items()}
         self._check_secrets(group, trees)
-        if trees.get("max_parallel") is not None and "matrix" not in trees and "max_parallel" in tree["runs"][name]:
-            report.warn(("runs", name, "max_parallel"), "does nothing: the run has no matrix")
+        for key in ("max_parallel", "keep"):
+            if trees.get(key) is not None and "matrix" not in trees and key in tree["runs"][name]:
+                report.warn(("runs", name, key), "does nothing: the run has no matrix")
         if "retry_delay" in tree["runs"][name] and not trees.get("retries") and "template" not in trees:
             report.warn(("runs", name, "retry_delay"), "does nothing: the run has no retries")
         matrix = trees.pop("matrix", None)

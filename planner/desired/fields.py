@@ -174,6 +174,7 @@ SETTINGS = (
     "stream_output",
     "rerun",
     "rerun_with",
+    "keep",
     "replace",
     "protect",
     "ignore_changes",
