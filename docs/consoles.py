@@ -160,7 +160,7 @@ class Directory:
         self.path.mkdir()
         kept = {k: v for k, v in os.environ.items() if not k.startswith("FLOWPLAN_") and k != "COLUMNS"}
         path = f"{bin_directory}{os.pathsep}{os.environ['PATH']}"
-        self._environment = kept | {"PATH": path, "NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C.UTF-8"}
+        self.environment = kept | {"PATH": path, "NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C.UTF-8"}
 
     def __enter__(self) -> Self:
         return self
@@ -175,7 +175,7 @@ class Directory:
             ["bash", "-c", script],
             check=False,
             cwd=self.path,
-            env=self._environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -2,6 +2,7 @@
 
 python docs/generate.py                  everything
 python docs/generate.py docs/state.md    the outputs of these pages only
+python docs/generate.py --pictures       the pictures
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import consoles
+import pictures
 
 Json = Mapping[str, Any]
 ROOT = consoles.ROOT
@@ -232,7 +234,9 @@ def write_outputs(pages: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
+    if sys.argv[1:] == ["--pictures"]:
+        pictures.write()
+    elif sys.argv[1:]:
         write_outputs([Path(name).resolve() for name in sys.argv[1:]])
     else:
         for path, text in generated().items():

@@ -11,7 +11,7 @@ from flowplan.render.signs import paint, to_the_second
 from flowplan.render.units import duration
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import RETRIED
-from flowplan.schemas.runs import ENDS, PROBLEMS, Json, Recorded
+from flowplan.schemas.runs import ENDS, PROBLEMS, Json, Recorded, Status
 from flowplan.schemas.text import harmless
 from flowplan.schemas.times import seconds_between
 
@@ -144,7 +144,8 @@ def _why(run: Document) -> str:
     status = run.get("status")
     plain = _PLAIN if status == "succeeded" else (str(status).capitalize(),)
     reason, message = ("" if told in plain else told for told in (_text(run, "reason"), _text(run, "message")))
-    return ": ".join(filter(None, (reason, "" if message == reason else message)))
+    why = ": ".join(filter(None, (reason, "" if message == reason else message)))
+    return "" if why in ("Error", f"Error: exit code {run.get('exit_code')}") and run.get("exit_code") else why
 
 
 def started(run: Document, now: datetime | None = None) -> str:
@@ -180,10 +181,10 @@ def happened(event: Event, record: Recorded | None) -> str:
     if record and record.run_id == event.run_id and event.status in ENDS:
         code = record.exit_code
         seconds = seconds_between(record.started_at, record.finished_at)
-        text += f" (exit code {code})" if code else ""
+        text += f" (exit code {code})" if code and event.status == Status.FAILED else ""
         text += "" if seconds is None else " after <1s" if seconds < 1 else f" after {duration(seconds)}"
-    why = _why(event.document())
-    return text + (f": {why}" if why and why not in ("Error", f"Error: exit code {code}") else "")
+    why = _why({**event.document(), "exit_code": code})
+    return text + (f": {why}" if why else "")
 
 
 def event_line(event: Document, *, address_width: int = 0, colour: bool = False) -> str:

@@ -296,9 +296,9 @@ class World:
 
 
 def how_it_ended(record: Recorded) -> str:
-    """Return how a run ended, in words: ``failed (exit code 3): Error``."""
-    code = f" (exit code {record.exit_code})" if record.exit_code is not None else ""
-    reason = f": {record.reason}" if record.reason else ""
+    """Return how a run ended, in words: ``failed (exit code 137): OOMKilled``."""
+    code = f" (exit code {record.exit_code})" if record.exit_code and record.status is Status.FAILED else ""
+    reason = f": {record.reason}" if record.reason and not (code and record.reason == "Error") else ""
     return f"{str(record.status).replace('_', ' ')}{code}{reason}"
 
 
