@@ -1,0 +1,154 @@
+"""The Containerfile makes an image with which continuous integration plans and applies.
+
+The image of Python comes from no registry here: it is made of the interpreter and the packages that run this test, so
+that nothing is downloaded. What pip would install is there already, but for flowplan itself.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from engines import docker_api
+from packaging.requirements import Requirement
+from projects import Project
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = f"usr/local/lib/python{sys.version_info[0]}.{sys.version_info[1]}"
+LEFT_OUT = re.compile(r"/(site-packages|test|tests|idlelib|tkinter|lib2to3|ensurepip|config-[^/]*|.*\.a)(/|$)")
+SPEC = """\
+flowplan: 1
+project: imaged
+runs:
+  load: {provider: docker, image: "busybox:1.35", command: [echo, loaded]}
+  report: {provider: docker, image: "busybox:1.35", needs: load, command: [echo, ready]}
+"""
+
+pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("image")]
+
+
+def packages() -> Iterator[Path]:
+    """Yield the files of pip, of setuptools and of all that flowplan needs, without the client of Kubernetes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    left, seen = ["pip", "setuptools", *(Requirement(r).name for r in project["dependencies"])], set()
+    while left:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        found = importlib.metadata.distribution(name)
+        needed = map(Requirement, found.requires or ())
+        left += [r.name for r in needed if not r.marker or r.marker.evaluate({"extra": ""})]
+        for file in found.files or ():
+            if file.parts[0] not in ("..", "kubernetes"):
+                yield Path(str(file.locate()))
+
+
+def python_image() -> bytes:
+    """Return the file system of an image of Python, as a tar."""
+    purelib = Path(sysconfig.get_path("purelib"))
+    standard = Path(sysconfig.get_path("stdlib"))
+    executable = Path(os.path.realpath(sys.executable))
+    files = {"usr/local/bin/python3": executable, "bin/sh": Path(os.path.realpath("/bin/sh"))}
+    files |= {
+        f"{LIBRARY}/{path.relative_to(standard)}": path
+        for path in standard.rglob("*")
+        if path.is_file() and not LEFT_OUT.search(f"/{path.relative_to(standard)}")
+    }
+    files |= {f"{LIBRARY}/site-packages/{p.relative_to(purelib)}": p for p in packages()}
+    compiled = [str(path) for path in files.values() if path.suffix == ".so" or os.access(path, os.X_OK)]
+    linked = subprocess.run(["ldd", *compiled], check=False, capture_output=True, text=True).stdout
+    for library in set(re.findall(r"(?:=> |^\s+)(/\S+) \(0x", linked, re.MULTILINE)):
+        files[library.lstrip("/")] = Path(library)
+    image = io.BytesIO()
+    with tarfile.open(fileobj=image, mode="w", dereference=True) as tar:
+        for name, path in files.items():
+            tar.add(path, name, recursive=False)
+        for name in ("tmp", "project"):
+            directory = tarfile.TarInfo(name)
+            directory.type, directory.mode = tarfile.DIRTYPE, 0o1777
+            tar.addfile(directory)
+    return image.getvalue()
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[str]:
+    """Build the image of the Containerfile, and return its name."""
+    api = docker_api()
+    name = f"fp-image-{uuid.uuid4().hex[:8]}"
+    settings = ["ENV PATH=/usr/local/bin:/bin", f"ENV LD_LIBRARY_PATH={sysconfig.get_config_var('LIBDIR')}"]
+    settings += ["ENV PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0"]
+    try:
+        api.import_image_from_data(python_image(), repository=f"{name}-python", changes=settings)
+        for stage, tag in (("build", f"{name}-build"), (None, name)):  # a stage without a name of its own would stay
+            said = api.build(
+                path=str(ROOT),
+                dockerfile="Containerfile",
+                target=stage,
+                tag=tag,
+                buildargs={"PYTHON": f"{name}-python"},
+                rm=True,
+                decode=True,
+            )
+            log = "".join(str(line.get("stream") or line.get("error") or "") for line in said)
+            assert api.images(tag), log
+        yield name
+    finally:
+        for made in (name, f"{name}-build", f"{name}-python"):
+            if api.images(made):
+                api.remove_image(made, force=True)
+        api.close()
+
+
+def contained(image: str, directory: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run the image as docs/installing.md says; return the exit code, and what it printed."""
+    api = docker_api()
+    socket = Path(os.environ["DOCKER_HOST"].removeprefix("unix://"))
+    binds = [f"{directory}:/project", f"{socket}:/var/run/docker.sock"]
+    host = api.create_host_config(binds=binds, group_add=[str(socket.stat().st_gid)])
+    made = api.create_container(image, list(arguments), host_config=host, user="4711:4711")["Id"]
+    try:
+        api.start(made)
+        code = api.wait(made, timeout=120)["StatusCode"]
+        out, err = (api.logs(made, stdout=o, stderr=not o).decode() for o in (True, False))
+        return code, out, err
+    finally:
+        api.remove_container(made, force=True)
+        api.close()
+
+
+def test_it_plans_and_applies_without_root(image: str, tmp_path: Path) -> None:
+    if not os.environ["DOCKER_HOST"].startswith("unix://"):
+        pytest.skip("the Engine has no socket that a container could be given")
+    project = Project(tmp_path)
+    project.write(SPEC)
+    tmp_path.chmod(0o777)
+    code, out, err = contained(image, tmp_path, "plan", "--detailed-exitcode")
+    assert code == 2 and "2 to create" in out, err
+    code, out, err = contained(image, tmp_path, "apply", "--yes")
+    assert code == 0, err
+    assert sorted(out.splitlines()) == ["load | loaded", "report | ready"]
+    assert (tmp_path / ".flowplan" / "state.db").stat().st_uid == 4711
+    code, out, err = contained(image, tmp_path, "status", "--format", "json")
+    assert {run["status"] for run in json.loads(out)["runs"]} == {"succeeded"}
+    code, out, err = contained(image, tmp_path, "destroy", "--yes")
+    assert code == 0, err
+
+
+def test_it_is_another_user_than_root_that_runs(image: str) -> None:
+    api = docker_api()
+    settings = api.inspect_image(image)["Config"]
+    api.close()
+    assert settings["User"] == "1000:1000" and settings["Entrypoint"] == ["flowplan"]
