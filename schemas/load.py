@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -193,11 +194,12 @@ def faults_in(error: ValidationError, schema: Mapping[str, Any]) -> list[Fault]:
     Args:
         schema: JSON Schema of the checked value, for the names that are known at a place.
     """
+    known_names = cache(partial(_known_names, schema))  # there may be many faults at one place
     found: dict[Path, Fault] = {}
     for entry in error.errors(include_url=False, include_context=True):
         path: Path = tuple(part for part in entry["loc"] if not _is_tag(part))
         about_key = entry["type"] in _ABOUT_KEYS or "[key]" in entry["loc"]
-        found.setdefault(path, Fault(path, *_words(entry, path, schema), about_key))
+        found.setdefault(path, Fault(path, *_words(entry, path, known_names), about_key))
     return list(found.values())
 
 
@@ -208,15 +210,15 @@ def _is_tag(part: str | int) -> bool:
     return isinstance(part, str) and (part == "[key]" or part.startswith(TAG))
 
 
-def _words(entry: Any, path: Path, schema: Mapping[str, Any]) -> tuple[str, str]:
+def _words(entry: Any, path: Path, known_names: Callable[[Path], list[str]]) -> tuple[str, str]:
     kind = entry["type"]
     if kind == "extra_forbidden":
-        return "unknown field", _what_is_meant(str(path[-1]), path[:-1], schema)
+        return "unknown field", _what_is_meant(str(path[-1]), path[:-1], known_names)
     if kind == "missing":
         return "is missing", _MISSING.get(path, "")
     if kind == "union_tag_invalid":
         name = str(entry["input"].get("type"))
-        known = list(schema["properties"]["providers"]["properties"])
+        known = known_names(("providers",))
         return f'unknown provider type "{name}"', did_you_mean(name, known) or f"write type: {' or '.join(known)}"
     if kind == "flowplan_kind":
         return f"must be {entry['msg']}, not {kind_of(entry['input'])}", ""
@@ -317,17 +319,17 @@ _OTHERWISE = {
 """What to do instead where other tools have a field that there is not."""
 
 
-def _what_is_meant(name: str, place: Path, schema: Mapping[str, Any]) -> str:
+def _what_is_meant(name: str, place: Path, known_names: Callable[[Path], list[str]]) -> str:
     """Return what to write instead of an unknown field: its block, its name here, or the names there are."""
-    known = _known_names(schema, place)
-    block = next((b for b in BUILT_IN_TYPES if b in known and name in _known_names(schema, (*place, b))), None)
+    known = known_names(place)
+    block = next((b for b in BUILT_IN_TYPES if b in known and name in known_names((*place, b))), None)
     if block:
         return f"it belongs into the block {block}"
     meant = _ELSEWHERE.get(name, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_"))
     if meant in known:
         return f'write "{meant}"'
     in_block = bool(place) and place[-1] in BUILT_IN_TYPES and place[0] != "providers"
-    around = _known_names(schema, place[:-1]) if in_block else _known_names(schema, ("defaults",)) if not place else []
+    around = known_names(place[:-1]) if in_block else known_names(("defaults",)) if not place else []
     if meant in around:
         return f'write "{meant}" {"directly in the run" if in_block else "below defaults, which count for every run"}'
     if not place and (near := did_you_mean(name, known)):
