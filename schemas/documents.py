@@ -80,26 +80,19 @@ def number(text: str) -> int | float | None:
     that JSON cannot hold, which all objects become: ``.inf``, ``.nan``, ``1e999``.
     """
     if _INT.fullmatch(text):
-        return _kept_int(text, int(text))
+        return _kept(text, int(text))
     if _BASED.fullmatch(text):
-        return _kept_int(text, int(text, 0))
+        return _kept(text, int(text, 0))
     if _FLOAT.fullmatch(text) and not math.isinf(float(text)):
-        return _kept_float(text, float(text))
+        return _kept(text, float(text))
     return None
 
 
-def _kept_int(text: str, value: int) -> int:
-    if text == str(value):
-        return value
-    kept = SourceInt(value)
-    kept.text = text
-    return kept
-
-
-def _kept_float(text: str, value: float) -> float:
+def _kept(text: str, value: float) -> float:
+    """Return a number that remembers how it was written, where that is not as it would be written."""
     if text == repr(value):
         return value
-    kept = SourceFloat(value)
+    kept = SourceInt(value) if isinstance(value, int) else SourceFloat(value)
     kept.text = text
     return kept
 
@@ -137,9 +130,9 @@ def _kubectl_plain(text: str) -> Json:
     if found := _KUBECTL_INT.fullmatch(digits):
         sign, *written = found.groups()
         base, part = next((b, w) for b, w in zip((16, 2, 8, 10), written, strict=True) if w is not None)
-        return _kept_int(text, int(sign + part, base))
+        return _kept(text, int(sign + part, base))
     if _KUBECTL_FLOAT.fullmatch(digits) and not math.isinf(value := float(digits)):
-        return _kept_int(text, int(value)) if value.is_integer() and abs(value) < 1e21 else _kept_float(text, value)
+        return _kept(text, int(value)) if value.is_integer() and abs(value) < 1e21 else _kept(text, value)
     return text
 
 
@@ -166,7 +159,11 @@ class _Limits:
         return _SEQ if kind is yaml.SequenceNode else _MAP
 
 
-def _pure_composer() -> type[Any]:
+def _composer() -> type[Any]:
+    if yaml.__with_libyaml__:
+        from yaml.cyaml import CParser  # type: ignore[attr-defined]
+
+        return type("FastComposer", (_Limits, CParser), {})
     from yaml.composer import Composer
     from yaml.parser import Parser
     from yaml.reader import Reader
@@ -180,14 +177,6 @@ def _pure_composer() -> type[Any]:
             Composer.__init__(self)
 
     return PureComposer
-
-
-def _composer() -> type[Any]:
-    if not yaml.__with_libyaml__:
-        return _pure_composer()
-    from yaml.cyaml import CParser  # type: ignore[attr-defined]
-
-    return type("FastComposer", (_Limits, CParser), {})
 
 
 _Composer = _composer()
@@ -208,7 +197,10 @@ def read_text(path: FilePath, shown: str = "", *, pipes: bool = True) -> str:
     try:
         data = read_bounded(path, MAX_BYTES, pipes=pipes)
     except FileNotFoundError:
-        raise _fault(name, "there is no such file", _first_steps(path) if path.name == DEFAULT_SPEC else "") from None
+        hint = "name your spec, or write a first one with `flowplan init`" if path.name == DEFAULT_SPEC else ""
+        if hint and is_file(other := path.with_suffix(".yml")):
+            hint = f"there is {other}: `flowplan plan {other}`"
+        raise _fault(name, "there is no such file", hint) from None
     except IsADirectoryError:
         inside = path / DEFAULT_SPEC
         raise _fault(name, "is a directory, not a file", f"write {inside}" if is_file(inside) else "") from None
@@ -221,23 +213,17 @@ def read_text(path: FilePath, shown: str = "", *, pipes: bool = True) -> str:
     return _decoded(data, name)
 
 
-def _first_steps(path: FilePath) -> str:
-    """Return what to do where the default spec is missing."""
-    other = path.with_suffix(".yml")
-    if is_file(other):
-        return f"there is {other}: `flowplan plan {other}`"
-    return "name your spec, or write a first one with `flowplan init`"
-
-
 def _decoded(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line = before.count(b"\n") + 1
-        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
-        message = f"is not UTF-8 text (byte 0x{data[error.start]:02x})"
-        raise InvalidInput([Diagnostic(message, Position(name, line, column))]) from None
+        position = _end_of(data[: error.start].decode("utf-8", "replace"), name)
+        raise InvalidInput([Diagnostic(f"is not UTF-8 text (byte 0x{data[error.start]:02x})", position)]) from None
+
+
+def _end_of(text: str, file: str) -> Position:
+    """Return where that is which follows the beginning of a file."""
+    return Position(file, text.count("\n") + 1, len(text) - text.rfind("\n"))
 
 
 @lru_cache(maxsize=1)
@@ -266,16 +252,18 @@ def parse(text: str, file: str, *, as_kubectl: bool = False) -> Document:
     text = text.removeprefix("\ufeff")
     bad = _ASCII_CONTROL.search(text) if text.isascii() else re.search(_UNPRINTABLE, text)
     if bad:
-        position = _position_of(text, bad.start(), file)
+        position = _end_of(text[: bad.start()], file)
         raise InvalidInput([Diagnostic(f"holds the control character U+{ord(bad.group()):04X}", position)])
     with _no_collection():
         node, count = _compose(text, file)
         conversion = _Conversion(file, count + MAX_ALIASED, as_kubectl)
         value = conversion.convert(node, (), 0)
     if conversion.faults:
-        raise InvalidInput(sorted(conversion.faults, key=_by_position))
+        raise InvalidInput(
+            sorted(conversion.faults, key=lambda fault: fault.position[1:] if fault.position else (0, 0))
+        )
     places = _Places(file, node, conversion.merged)
-    return Document(value, SourceMap(file, _KeyPlaces(places), _ValuePlaces(places)))
+    return Document(value, SourceMap(file, _Positions(places, 0), _Positions(places, 1)))
 
 
 @contextmanager
@@ -288,15 +276,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _by_position(fault: Diagnostic) -> tuple[int, int]:
-    return (fault.position.line, fault.position.column) if fault.position else (0, 0)
-
-
-def _position_of(text: str, offset: int, file: str) -> Position:
-    before = text[:offset]
-    return Position(file, before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1)
 
 
 def _compose(text: str, file: str) -> tuple[Any, int]:
@@ -340,7 +319,8 @@ def _joined(pair: re.Match[str]) -> str:
 
 def _syntax_fault(error: yaml.MarkedYAMLError, text: str, file: str) -> Diagnostic:
     mark = error.problem_mark or error.context_mark
-    tab = _tab_that_indents(text, mark.line) if mark else -1
+    line = "".join(text.split("\n")[mark.line : mark.line + 1]) if mark else ""
+    tab = line.find("\t", 0, len(line) - len(line.lstrip()))
     if mark and tab >= 0:
         message = "is not YAML: a tab indents this line"
         return Diagnostic(message, Position(file, mark.line + 1, tab + 1), hint="use spaces")
@@ -358,13 +338,6 @@ def _flow_depth(text: str) -> int:
     """Return how many brackets and braces are open at the end of a text."""
     plain = _QUOTED_TEXT.sub("", text)
     return sum(plain.count(sign) for sign in "[{") - sum(plain.count(sign) for sign in "]}")
-
-
-def _tab_that_indents(text: str, line: int) -> int:
-    """Return where the first tab before the content of a line is, counted from 0; -1 when there is none."""
-    lines = text.split("\n")
-    content = lines[line] if line < len(lines) else ""
-    return content.find("\t", 0, len(content) - len(content.lstrip()))
 
 
 def _at(mark: Any, file: str) -> Position:
@@ -410,10 +383,7 @@ class _Conversion:
             return _kubectl_plain(text) if self.as_kubectl else _plain(text)
         if tag == _QUOTED:
             return text
-        return self._tagged(node, path, text)
-
-    def _tagged(self, node: Any, path: Path, text: str) -> Json:
-        name = node.tag.removeprefix(_STANDARD) if node.tag.startswith(_STANDARD) else ""
+        name = tag.removeprefix(_STANDARD) if tag.startswith(_STANDARD) else ""
         if name == "str":
             return text
         value = _kubectl_plain(text) if self.as_kubectl else _plain(text)
@@ -471,22 +441,17 @@ class _Conversion:
     def _merge(self, node: Any, merges: list[Any], result: dict[str, Json], path: Path, depth: int) -> None:
         """Put the keys of ``<<`` into a mapping: its own win, then earlier merged mappings over later ones."""
         pairs = [(k, v) for k, v in node.value if not (k.value == "<<" and k.tag == _PLAIN)]
-        for source in self._merge_sources(merges, path):
-            value = self.convert(source, path, depth + 1)
-            for key_node, value_node in self.merged.get(id(source), source.value):
-                if key_node.value in value and key_node.value not in result:
-                    result[key_node.value] = value[key_node.value]
-                    pairs.append((key_node, value_node))
-        self.merged[id(node)] = pairs
-
-    def _merge_sources(self, merges: list[Any], path: Path) -> Iterator[Any]:
         for merge in merges:
-            many = merge.value if merge.__class__ is yaml.SequenceNode else [merge]
-            for source in many:
-                if source.__class__ is yaml.MappingNode:
-                    yield source
-                else:
+            for source in merge.value if merge.__class__ is yaml.SequenceNode else [merge]:
+                if source.__class__ is not yaml.MappingNode:
                     self.fault(source, path, "<< must be given a mapping, or a list of mappings")
+                    continue
+                value = self.convert(source, path, depth + 1)
+                for key_node, value_node in self.merged.get(id(source), list(source.value)):
+                    if key_node.value in value and key_node.value not in result:
+                        result[key_node.value] = value[key_node.value]
+                        pairs.append((key_node, value_node))
+        self.merged[id(node)] = pairs
 
 
 @dataclass(slots=True)
@@ -500,20 +465,17 @@ class _Places:
 
     def find(self, path: Path) -> tuple[Any, Any] | None:
         """Return the (key node, value node) at a path; for a list item and the root both are the value."""
-        pair = (self.root, self.root)
+        pair: tuple[Any, Any] | None = (self.root, self.root)
         for part in path:
-            found = self._child(pair[1], part)
-            if found is None:
+            if pair is None:
                 return None
-            pair = found
+            node = pair[1]
+            if isinstance(part, str):
+                pair = self.children(node).get(part) if node.__class__ is yaml.MappingNode else None
+            else:
+                inside = node.__class__ is yaml.SequenceNode and 0 <= part < len(node.value)
+                pair = (node.value[part], node.value[part]) if inside else None
         return pair
-
-    def _child(self, node: Any, part: str | int) -> tuple[Any, Any] | None:
-        if isinstance(part, int):
-            if node.__class__ is yaml.SequenceNode and 0 <= part < len(node.value):
-                return (node.value[part], node.value[part])
-            return None
-        return self.children(node).get(part) if node.__class__ is yaml.MappingNode else None
 
     def children(self, node: Any) -> dict[str, tuple[Any, Any]]:
         known = self.index.get(id(node))
@@ -532,30 +494,20 @@ class _Places:
                 yield from self.paths(value, (*path, key))
 
 
-class _ValuePlaces(Mapping[Path, Position]):
-    """Path -> where its value starts, computed when asked."""
+class _Positions(Mapping[Path, Position]):
+    """Path -> where its key or its value starts, computed when asked; a list item has no key, and starts once."""
 
-    def __init__(self, places: _Places) -> None:
-        self._places = places
+    def __init__(self, places: _Places, which: int) -> None:
+        self._places, self._which = places, which
 
     def __getitem__(self, path: Path) -> Position:
         pair = self._places.find(path)
         if pair is None:
             raise KeyError(path)
-        return _at(self._node(pair).start_mark, self._places.file)
-
-    def _node(self, pair: tuple[Any, Any]) -> Any:
-        return pair[1]
+        return _at(pair[self._which].start_mark, self._places.file)
 
     def __iter__(self) -> Iterator[Path]:
         return self._places.paths(self._places.root, ())
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-class _KeyPlaces(_ValuePlaces):
-    """Path -> where its key (or list item) starts, computed when asked."""
-
-    def _node(self, pair: tuple[Any, Any]) -> Any:
-        return pair[0]
