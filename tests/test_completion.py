@@ -160,6 +160,8 @@ def test_what_is_offered(directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert offered("logs") == ["extract", "backfill", *cells, "computed", "gone"]
     assert offered("plan --target") == offered("logs extract") == offered("state mv") == offered("logs")
     assert offered("state mv extract") == offered("validate flowplan.yaml") == []
+    assert offered("apply --rerun") == offered("logs")
+    assert offered("status --state") == offered("plan --out")
     assert offered("plan --var") == ["tag="]
     assert offered("show --format") == ["text", "json", "markdown"]
     assert offered("state")[:2] == ["list", "show"]
@@ -168,6 +170,18 @@ def test_what_is_offered(directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert offered("apply --yes") == ["directory/", "flowplan.yaml", "other.yaml", "saved.json"]
     assert offered("plan --out") == ["directory/", "flowplan.yaml", "notes.txt", "other.yaml", "saved.json"]
     assert offered("nonsense") == []
+
+
+def test_what_a_spec_includes_and_extends_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flowplan.yaml").write_text(
+        "flowplan: 1\nproject: p\ninclude: [common.yaml]\nruns:\n  large: {extends: base, env: {A: b}}\n"
+    )
+    (tmp_path / "common.yaml").write_text(
+        "variables: {size: {type: number, default: 1}}\nruns:\n  base: {provider: process, matrix: {n: [1, 2]}}\n"
+    )
+    assert offered("plan --target") == ["base", "base[n=1]", "base[n=2]", "large", "large[n=1]", "large[n=2]"]
+    assert offered("plan --var") == ["size="]
 
 
 def test_another_state_and_another_spec_are_looked_at(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,12 +201,14 @@ def _values(parameter: Parameter, values: Mapping[str, str], word: str) -> Itera
     called = str(parameter.declared.setting("metavar"))
     if called.islower() and "|" in called:
         yield from map(Offer, called.split("|"))
-    elif called in ("ADDR", "FROM"):
+    elif called.startswith(("ADDR", "FROM")):
         yield from _addresses(values)
     elif called == "NAME=VALUE":
-        for name, declared in _mapping(_tree(values), "variables").items():
+        for name, declared in _mapping(_spec(values)[0], "variables").items():
             yield Offer(f"{name}=", str(_mapping({"it": declared}, "it").get("description", "")))
-    elif parameter.kind is Path:
+    elif parameter.name == "env":
+        yield from map(Offer, _spec(values)[1])
+    elif parameter.kind is Path or "FILE" in called:
         yield from _files(word, called)
 
 
@@ -215,11 +217,19 @@ def _place(values: Mapping[str, str]) -> places.Place:
     return places.place(values.get("state"), Path(spec) if spec.endswith((".yaml", ".yml")) else None)
 
 
-def _tree(values: Mapping[str, str]) -> Any:
+def _spec(values: Mapping[str, str]) -> tuple[Any, Sequence[str]]:
+    """Return what the spec says, with what it includes and extends, and the names of its environments."""
     from flowplan.schemas.documents import parse, read_text
 
-    spec = _place(values).spec
-    return parse(read_text(spec, pipes=False), spec.name).value
+    path = _place(values).spec
+    text = read_text(path, pipes=False)
+    document = parse(text, path.name)
+    if not re.search(r"\b(include|extends|environments)\b", text):  # else more has to be loaded
+        return document.value, ()
+    from flowplan.schemas.composition import Part, compose, environments_of, read_parts
+
+    parts = read_parts(Part(document, path.name, text), path, [])
+    return compose(parts, values.get("env", ""), []).value, environments_of(parts)
 
 
 def _mapping(tree: Any, key: str) -> Mapping[str, Any]:
@@ -242,7 +252,7 @@ def _of_spec(values: Mapping[str, str]) -> Iterator[str]:
     from flowplan.planner.desired import matrix
 
     try:
-        runs = _mapping(_tree(values), "runs")
+        runs = _mapping(_spec(values)[0], "runs")
     except (FlowplanError, OSError):
         return
     for name, run in runs.items():
