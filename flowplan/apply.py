@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 from flowplan.clock import SteadyClock
 from flowplan.engines import Engines
-from flowplan.following import LogStreams, Watches
+from flowplan.following import REFUSED, LogStreams, Watches
 from flowplan.outcome import Options, Outcome, outcome_of
 from flowplan.output import Sink
 from flowplan.performing import Performer
@@ -40,10 +41,16 @@ def carry_out(
     interrupted: threading.Event,
     follow: Sequence[str] = (),
     observed: Sequence[Observed] = (),
+    digests: Mapping[str, str] | None = None,
+    heard: Callable[[Sequence[Fact]], None] = lambda facts: None,
 ) -> Outcome:
     """Carry out a plan, follow its runs to their end, and return the outcome.
 
     Only the thread that calls this uses the state; workers only call engines.
+
+    Args:
+        digests: address -> digest of the accepted plan, where the steps of several are carried out as one plan.
+        heard: called with the facts of each turn, before anything follows from them.
 
     Raises:
         StateLocked: another writer holds the state and ``lock_timeout`` passed.
@@ -53,15 +60,23 @@ def carry_out(
     clock = SteadyClock()
     begun = clock.now()
     until = None if options.wait_timeout is None else begun + timedelta(seconds=options.wait_timeout)
-    manner = Manner(detach=options.detach, stream=options.stream, until=until)
-    world = World(plan, store.records(), manner=manner, leftovers=store.leftovers(), follow=follow, locked=lock.held)
+    manner = Manner(detach=options.detach, stream=options.stream, until=until, patient=options.patient)
+    world = World(
+        plan,
+        store.records(),
+        manner=manner,
+        leftovers=store.leftovers(),
+        follow=follow,
+        locked=lock.held,
+        digests=digests,
+    )
     together = WAITING_TOGETHER if plan.mode == "destroy" and options.parallelism > 1 else 1
     workers = Workers(options.parallelism * together)
-    watches = Watches(engines, workers.inbox)
+    watches = Watches(engines, workers.inbox, patience=math.inf if options.patient else REFUSED)
     draw = sink.progress if sink.draws else None
     tails = {record.run_id: options.tail for record in store.records().values()}
     logs = LogStreams(engines, workers.inbox, sink.log, sink.redactor, draw=draw, tails=tails)
-    performer = Performer(plan, store, engines, lock, sink, options, workers, watches, logs, secrets)
+    performer = Performer(world, store, engines, lock, sink, options, workers, watches, logs, secrets)
 
     def perform(commands: Commands) -> None:
         answer = None
@@ -83,6 +98,7 @@ def carry_out(
                 facts: list[Fact] = workers.facts(TICK)
                 if interrupted.is_set() and not world.interrupted:
                     facts.append(Interrupted())
+                heard(facts)
                 perform(conduct.react(world, facts, moment()))
         finally:
             watches.close()

@@ -36,11 +36,16 @@ PATIENCE = 5.0
 
 
 class Watches:
-    """One watch for each engine; what they see goes into the inbox."""
+    """One watch for each engine; what they see goes into the inbox.
 
-    def __init__(self, engines: Engines, inbox: Inbox) -> None:
+    Args:
+        patience: seconds during which an engine may refuse to be watched before its runs are followed no more.
+    """
+
+    def __init__(self, engines: Engines, inbox: Inbox, *, patience: float = REFUSED) -> None:
         self._engines = engines
         self._inbox = inbox
+        self._patience = patience
         self._by_provider: dict[str, _Watch] = {}
 
     def add(self, records: Iterable[Recorded]) -> None:
@@ -48,7 +53,7 @@ class Watches:
         for record in records:
             name = record.provider
             if name not in self._by_provider:
-                self._by_provider[name] = _Watch(name, self._engines, self._inbox)
+                self._by_provider[name] = _Watch(name, self._engines, self._inbox, self._patience)
             self._by_provider[name].add(record)
 
     def ended(self, record: Recorded) -> None:
@@ -78,11 +83,11 @@ class _Watch:
         stop: ends the newest thread; threads: the newest one, and those that are about to end.
     """
 
-    def __init__(self, name: str, engines: Engines, inbox: Inbox) -> None:
+    def __init__(self, name: str, engines: Engines, inbox: Inbox, patience: float) -> None:
         self.records: dict[str, Recorded] = {}
         self.stop = threading.Event()
         self.threads: list[threading.Thread] = []
-        self._name, self._engines, self._inbox = name, engines, inbox
+        self._name, self._engines, self._inbox, self._patience = name, engines, inbox, patience
         self._has_further = False
         self._started, self._watched = -math.inf, 0
         self._trouble: FlowplanError | None = None
@@ -116,7 +121,7 @@ class _Watch:
                 stop.wait(1.0)
             except FlowplanError as error:
                 self._hear(error)
-                if time.monotonic() - self._trouble_since > REFUSED:
+                if time.monotonic() - self._trouble_since > self._patience:
                     self._inbox.put(Unwatchable(self._name, error))
                     return
                 stop.wait(2.0)

@@ -76,6 +76,7 @@ class Options:
     """How to carry a plan out; times in seconds, ``wait_timeout`` None is without limit.
 
     Attributes:
+        patient: ask engines that do not answer again, until they do.
         tail: how many lines to show of what runs printed before; None for all.
     """
 
@@ -84,4 +85,5 @@ class Options:
     wait_timeout: float | None = None
     lock_timeout: float = 0.0
     stream: bool = True
+    patient: bool = False
     tail: int | None = None

@@ -14,15 +14,16 @@ from flowplan.output import Sink
 from flowplan.outputs import tail_of, without_secrets_of_runs
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.words import EndRead, Fact
+from flowplan.planner.conduct.world import World
 from flowplan.providers.protocol import Order
 from flowplan.schemas.accepted import Held, StepPhase
 from flowplan.schemas.errors import StateLocked
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import progressed
-from flowplan.schemas.plans import Change, Plan
+from flowplan.schemas.plans import Change
 from flowplan.schemas.runs import Identity, Recorded
 from flowplan.schemas.times import timestamp
-from flowplan.state.acceptance import hold
+from flowplan.state.acceptance import dropped, hold
 from flowplan.state.location import Lock
 from flowplan.state.store import Store
 from flowplan.workers import Workers
@@ -33,7 +34,7 @@ class Performer:
 
     def __init__(
         self,
-        plan: Plan,
+        world: World,
         store: Store,
         engines: Engines,
         lock: Lock,
@@ -44,23 +45,24 @@ class Performer:
         logs: LogStreams,
         secrets: Mapping[str, str],
     ) -> None:
-        self._plan, self._store, self._engines, self._lock, self._sink = plan, store, engines, lock, sink
+        self._plan, self._store, self._engines, self._lock, self._sink = world.plan, store, engines, lock, sink
         self._options, self._workers, self._watches, self._logs = options, workers, watches, logs
         self._secrets = secrets
-        digest = plan.digest
+        self._digest_of = world.digest_of
         self._table: dict[type, Callable[[Any], Any]] = {
             words.Lock: self._take_lock,
             words.Unlock: lambda c: lock.release(),
             words.AskOthers: lambda c: store.location.holder() is not None,
-            words.Intend: lambda c: store.intend(c.records, plan_digest=digest),
+            words.Intend: self._intend,
             words.Advance: self._advance,
             words.Finish: self._finish,
             words.Absent: lambda c: store.absent(c.run_ids),
-            words.Destroyed: lambda c: store.destroyed(c.run_ids, plan_digest=digest),
+            words.Destroyed: lambda c: store.destroyed(c.run_ids, plan_digest=self._digest_of(c.address)),
             words.Applied: self._applied,
-            words.Forget: lambda c: store.forget([c.address], plan_digest=digest),
+            words.Forget: lambda c: store.forget([c.address], plan_digest=self._digest_of(c.address)),
             words.Move: self._move,
-            words.Skip: lambda c: hold(store, digest, {a: Held(StepPhase.SKIPPED, why) for a, why in c.why.items()}),
+            words.Skip: self._skip,
+            words.AskDropped: lambda c: dropped(store, {a: self._digest_of(a) for a in c.addresses}),
             words.Keep: lambda c: store.set_tails(c.outputs),
             words.Reload: lambda c: store.records(c.addresses),
             words.Start: self._start,
@@ -94,6 +96,19 @@ class Performer:
             return error.message
         return ""
 
+    def _intend(self, command: words.Intend) -> list[Event]:
+        together: dict[str, list[Recorded]] = {}
+        for record in command.records:
+            together.setdefault(record.plan_digest, []).append(record)
+        return [e for digest, records in together.items() for e in self._store.intend(records, plan_digest=digest)]
+
+    def _skip(self, command: words.Skip) -> None:
+        together: dict[str, dict[str, Held]] = {}
+        for address, why in command.why.items():
+            together.setdefault(self._digest_of(address), {})[address] = Held(StepPhase.SKIPPED, why)
+        for digest, held in together.items():
+            hold(self._store, digest, held)
+
     def _advance(self, command: words.Advance) -> tuple[list[Event], dict[str, Recorded]]:
         redactor = self._sink.redactor
         known = [
@@ -120,11 +135,14 @@ class Performer:
     def _applied(self, command: words.Applied) -> None:
         change = command.change
         self._store.applied(
-            change.run_id, objects=change.after or {}, settings=change.settings, plan_digest=self._plan.digest
+            change.run_id,
+            objects=change.after or {},
+            settings=change.settings,
+            plan_digest=self._digest_of(change.address),
         )
 
     def _move(self, command: words.Move) -> None:
-        self._store.move({command.old: command.new}, plan_digest=self._plan.digest)
+        self._store.move({command.old: command.new}, plan_digest=self._digest_of(command.new))
 
     # -- the engines -----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from flowplan.schemas.plans import Change
+from flowplan.schemas.plans import Action, Change
 
 
 class StepPhase(StrEnum):
@@ -51,7 +51,7 @@ class Step(NamedTuple):
     phase: StepPhase = StepPhase.WAITING
     why: str = ""
     until: str | None = None
-    action: str = ""
+    action: Action = Action.NO_OP
     attempt: int = 0
     run_id: str = ""
     group: str = ""
@@ -86,7 +86,7 @@ def steps_of(changes: Sequence[Change]) -> tuple[Step, ...]:
         Step(
             change.address,
             place,
-            action=str(change.action),
+            action=change.action,
             attempt=change.attempt,
             run_id=change.run_id,
             group=change.settings.group,

@@ -41,6 +41,20 @@ def drop(store: Store, addresses: Collection[str] | None, why: str) -> list[str]
         return sorted(waiting - {step.address for _, step in unbegun(store)})
 
 
+def dropped(store: Store, steps: Mapping[str, str]) -> dict[str, str]:
+    """Return why steps were dropped, by address, of those that were.
+
+    Args:
+        steps: address -> digest of the plan.
+    """
+    found = store.among(
+        "SELECT s.address, p.digest, s.why FROM steps s JOIN plans p ON p.id = s.plan"
+        " WHERE s.phase = 'dropped' AND s.address",
+        steps,
+    )
+    return {address: why for address, digest, why in found if steps[address] == digest}
+
+
 def leave(store: Store, plan: Accepted) -> None:
     """Record that the process that accepted a plan works on it no more, unless all of its steps have begun."""
     with store.changing("leave") as journal:

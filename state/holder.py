@@ -79,9 +79,9 @@ def _text_of(path: Path) -> str:
         return ""
 
 
-def dead(note: Mapping[str, Any]) -> bool:
-    """Return whether the note is of this host, boot and pid namespace, and its process does not exist any more."""
+def alive(note: Mapping[str, Any]) -> bool | None:
+    """Return whether the process of a note exists; None unless it is of this host, boot and pid namespace."""
     here = (socket.gethostname(), _boot(), _namespace())
-    if not note or not all(here) or (note["host"], note["boot"], note["namespace"]) != here:
-        return False
-    return bool(_start_of(note["pid"]) != note["start"])
+    if not all(here) or tuple(note.get(name) for name in ("host", "boot", "namespace")) != here:
+        return None
+    return bool(_start_of(note.get("pid", 0)) == note.get("start"))

@@ -107,7 +107,7 @@ class State:
             case words.Absent(run_ids):
                 for run_id in run_ids:
                     self.attempts[run_id] = replace(self.attempts[run_id], present=False)
-            case words.Destroyed(run_ids):
+            case words.Destroyed(_, run_ids):
                 for run_id in run_ids:
                     if run_id in self.attempts:
                         self.attempts[run_id] = replace(self.attempts[run_id], status=Status.DESTROYED, present=False)
@@ -125,6 +125,8 @@ class State:
                 self.attempts[change.run_id] = replace(self.attempts[change.run_id], objects=change.after or {})
             case words.Reload(addresses):
                 return {a: r for a, r in self.records().items() if a in addresses}
+            case words.AskDropped():
+                return {}
             case words.Lock() | words.AskOthers():
                 return ""
         return None
@@ -255,7 +257,8 @@ class Apply:
         self.crash_at = None if self.calm else self.rng.choice([None, self.rng.randint(1, 80)])
         self.parallel = self.rng.choice([1, 2, 10])
         leftovers = self.state.leftovers()
-        self.world = World(self.plan, self.state.records(), manner=Manner(), leftovers=leftovers, locked=True)
+        manner = Manner(patient=self.rng.random() < 0.3)
+        self.world = World(self.plan, self.state.records(), manner=manner, leftovers=leftovers, locked=True)
 
     def run(self, looks: Sequence[Observed]) -> None:
         self.perform(conduct.begin(self.world, looks, self.moment()))

@@ -11,6 +11,7 @@ import pytest
 from stores import KINDS, fresh
 
 from flowplan.schemas.accepted import Accepted, Held, Step, StepPhase, packed
+from flowplan.schemas.plans import Action
 from flowplan.schemas.runs import Recorded, Settings, Status, run_id
 from flowplan.state import acceptance, ownership, pruning, transfer
 from flowplan.state.journal import PLANS_KEPT
@@ -27,7 +28,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 def plan(digest: str, *addresses: str) -> Accepted:
-    steps = [Step(a, n, action="create", attempt=1, group=a, needs=("x",)) for n, a in enumerate(addresses)]
+    steps = [Step(a, n, action=Action.CREATE, attempt=1, group=a, needs=("x",)) for n, a in enumerate(addresses)]
     return Accepted(digest, BY, "/srv", document=packed(f"text of {digest}"), steps=tuple(steps))
 
 

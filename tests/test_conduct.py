@@ -54,7 +54,7 @@ class Play:
 
     The head holds ``runs``: address -> {action, needs, group, max_parallel, timeout, start_timeout, replace, record: status
     of the recorded attempt, leftover: status of an earlier one}; ``detach``, ``wait``: seconds; ``room``: calls at once;
-    ``locked``: true when the lock is held from the start;
+    ``locked``: true when the lock is held from the start; ``patient``: true to ask silent engines again;
     ``stream``: true to show the output of runs.
     """
 
@@ -65,7 +65,9 @@ class Play:
         self.room = head.get("room", 10)
         until = START + timedelta(seconds=head["wait"]) if "wait" in head else None
         plan = Plan("p", "", "", 0, "", "", tuple(changes), mode=head.get("mode", "normal"))
-        manner = Manner(detach=head.get("detach", False), stream=head.get("stream", False), until=until)
+        told = {name: head.get(name, False) for name in ("detach", "stream", "patient")}
+        manner = Manner(**told, until=until)
+        self.dropped: dict[str, str] = {}
         leftovers, locked = self.state.leftovers(), head.get("locked", False)
         self.world = World(plan, self.state.records(), manner=manner, leftovers=leftovers, locked=locked)
 
@@ -122,6 +124,8 @@ class Play:
             yield from self.perform(conduct.begin(self.world, looks, self.moment()))
         elif subject == "others":
             self.others = {"write": "apply", "done": ""}[rest]
+        elif subject == "dropped":
+            self.dropped[rest] = "superseded by another plan"
         elif subject == "elsewhere":
             run_id, _, status = rest.partition(" ")
             address, _, attempt = run_id.partition("#")
@@ -185,6 +189,8 @@ class Play:
             match command:
                 case words.Lock() | words.AskOthers():
                     answer = self.others
+                case words.AskDropped(addresses):
+                    answer = {a: self.dropped[a] for a in addresses if a in self.dropped}
                 case words.Unfollow():
                     answer = False
                 case words.Start() | words.Update():
@@ -194,7 +200,7 @@ class Play:
                 case words.ReadEnd():
                     self.calls[f"end {command.record.run_id}"] = command
             quiet = isinstance(command, words.Show) and not command.aloud
-            if not quiet and not isinstance(command, words.Advance | words.Reload):
+            if not quiet and not isinstance(command, words.Advance | words.Reload | words.AskDropped):
                 yield shown(command)
 
 
@@ -216,7 +222,7 @@ def shown(command: words.Command) -> str:
             return f"remove {ids(attempts) or address}" + (f" ({limit})" if limit else "")
         case words.Finish(run_id, status, reason):
             return f"record {run_id} {status}: {reason}"
-        case words.Absent(run_ids) | words.Destroyed(run_ids):
+        case words.Absent(run_ids) | words.Destroyed(_, run_ids):
             return f"record {' '.join(run_ids)} {type(command).__name__.lower()}"
         case words.Applied(change):
             return f"record {change.run_id} applied"

@@ -247,5 +247,5 @@ def test_nobody_is_called_dead_from_afar(path: Path, key: str) -> None:
 def test_a_pid_used_again_is_not_the_holder(path: Path) -> None:
     with WriterLock(path):
         note = json.loads(note_file(path).read_text())
-    assert not lock.dead(note)
-    assert lock.dead(note | {"start": note["start"] + 1})
+    assert lock.alive(note) is not False
+    assert lock.alive(note | {"start": note["start"] + 1}) is False

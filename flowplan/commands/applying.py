@@ -24,6 +24,7 @@ from flowplan.commands.refusals import (
     usable,
 )
 from flowplan.engines import read_spec
+from flowplan.left import steps_left
 from flowplan.outcome import Options
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.compare.plan import has_changes
@@ -86,6 +87,9 @@ def _apply_last(request: Request, how: How) -> int:
     try:
         reviewed = _last_reviewed(made, path, request, how)
         with Project.of_plan(request, reviewed) as project:
+            for step in steps_left(project.store, reviewed.digest):
+                if step.status == "skipped":
+                    raise PlanStale(f"{step.address} cannot start by the last plan: {step.reason}")
             plan = check_reviewed(reviewed, plan_again(project, request, reviewed).plan, project.store)
             if changes := not _nothing_to_do(plan, project.store):
                 Output().note(
@@ -289,28 +293,56 @@ def destroy(spec: Path | None, state: str | None, request: Request, how: How, *,
 
 
 def watch(state: Location, addresses: Sequence[str], how: How) -> int:
-    """Follow what runs, without changing anything."""
-    from flowplan.commands.reading import chosen, opened
+    """Follow what runs, without changing anything, and tell what waits."""
+    from flowplan.commands.reading import opened, status_document
     from flowplan.refreshing import refresh
 
     check_format(how.format, ("text", "json"))
     with closing(opened(state)) as store, Project.of_state(store) as project:
         store.check_home()
-        if any(r.status is Status.LOST for r in chosen(store.records(), addresses).values()):
+        document, _ = status_document(store, addresses)
+        if any(run["status"] == Status.LOST for run in document["runs"]):
             refresh(project)  # an engine may have them after all
-        live = [a for a, r in chosen(store.records(), addresses).items() if r.status.live]
-        outcome = None
+        live = _tell_what_waits(store, addresses, how)
+        outcome, code = None, 0
         if live:
             plan = Plan(store.project or "", "", store.lineage, store.serial, "", "", ())
             with writing(state, "watch") as lock:
                 outcome = _run(Planned(plan, ()), project, how, lock, follow=live)
-        ill = (*PROBLEMS, *(() if outcome and outcome.timed_out else (Status.CREATING,)))
-        bad = [a for a, r in chosen(store.records(), addresses).items() if r.status in ill]
-        code = _report(outcome, project, how) if outcome else 0
-        if not live:
+            code = _report(outcome, project, how)
+            _tell_what_waits(store, addresses, how)
+        else:
             refresh(project)
             Output().note("Nothing that is recorded runs.")
+        ill = (*PROBLEMS, *(() if outcome and outcome.timed_out else (Status.CREATING,)))
+        document, _ = status_document(store, addresses)
+        bad = [run["address"] for run in document["runs"] if run["status"] in ill]
     return code if code else 3 if bad else 0
+
+
+_SHOWN_WAITING = 20
+"""Runs of which ``watch`` tells what they wait for."""
+
+
+def _tell_what_waits(store: Store, addresses: Sequence[str], how: How) -> list[str]:
+    """Tell what has not begun, why, and what begins it; return the addresses of what runs."""
+    from flowplan.commands.reading import status_document
+
+    document, plans = status_document(store, addresses)
+    steps = document["not_started"]
+    if steps and how.format == "json":
+        told = ("format_version", "not_started", "plans")
+        Output().document({name: document[name] for name in told}, indent=None)
+    elif steps:
+        output = Output()
+        for step in steps[:_SHOWN_WAITING]:
+            why = f"{' ' if step['reason'].startswith('for ') else ': '}{step['reason']}" if step["reason"] else ""
+            output.note(f"{step['address']}: {step['status']}{why}")
+        if len(steps) > _SHOWN_WAITING:
+            output.note(f"and {len(steps) - _SHOWN_WAITING} more; `flowplan status` has them all")
+        for remark in filter(None, (plan.remark() for plan in plans)):
+            output.note(remark)
+    return [run["address"] for run in document["runs"] if Status(run["status"]).live]
 
 
 def _carry_out(planned: Planned, project: Project, how: How, lock: Lock, reviewed: Plan | None = None) -> int:

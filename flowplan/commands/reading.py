@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
 from flowplan.commands.arguments import check_format
+from flowplan.left import Left, left
 from flowplan.output import Output
 from flowplan.planner.compare.plan import names
 from flowplan.project import Project
@@ -47,15 +48,23 @@ def chosen(records: Mapping[str, Recorded], addresses: Sequence[str]) -> dict[st
     Raises:
         InvalidInput: one means nothing.
     """
-    if not addresses:
-        return dict(records)
-    found: dict[str, Recorded] = {}
+    found = _meant({address: record.settings.group for address, record in records.items()}, addresses)
+    return {address: record for address, record in records.items() if address in found}
+
+
+def _meant(groups: Mapping[str, str], addresses: Sequence[str]) -> set[str]:
+    """Return which addresses, given with the name of their run, are meant.
+
+    Raises:
+        InvalidInput: one means nothing.
+    """
+    found: set[str] = set()
     for pattern in addresses:
-        matches = {a: r for a, r in records.items() if names(pattern, a, r.settings.group)}
+        matches = {address for address, group in groups.items() if names(pattern, address, group)}
         if not matches:
-            raise unknown_address(pattern, records)
-        found.update(matches)
-    return found
+            raise unknown_address(pattern, groups)
+        found |= matches
+    return found if addresses else set(groups)
 
 
 def unknown_address(address: str, known: Iterable[str]) -> InvalidInput:
@@ -69,19 +78,19 @@ def status(state: Location, addresses: Sequence[str], ask: bool, format: str, *,
     from flowplan.render.tables import status_table
 
     check_format(format, ("text", "json"))
-    only = [s for s in Status if (failed and s in PROBLEMS) or (running and s.live) or not (failed or running)]
+    only = [*((*PROBLEMS, "skipped") if failed else ()), *((s for s in Status if s.live) if running else ())]
     with closing(opened(state)) as store:
         if ask:
             with Project.of_state(store) as project:
                 refresh(project)
-        wanted = chosen(store.records(), addresses)
-        document = status_document(store, {a: r for a, r in wanted.items() if r.status in only})
+        document, plans = status_document(store, addresses, only)
     output = Output()
     if format == "json":
         output.document(document)
         return
     columns = width(sys.stdout) if sys.stdout.isatty() else None
-    output.lines(status_table(document["runs"], width=columns, colour=use_colour(sys.stdout), now=datetime.now(UTC)))
+    colour, now = use_colour(sys.stdout), datetime.now(UTC)
+    output.lines(status_table(document["runs"], document["not_started"], width=columns, colour=colour, now=now))
     for run in document["runs"]:
         if late := run["overdue"]:
             limit = f"{late['setting']} of {late['limit']:g}s passed {late['passed_by']:.0f}s ago"
@@ -89,6 +98,8 @@ def status(state: Location, addresses: Sequence[str], ask: bool, format: str, *,
                 f"warning: {run['address']}: {limit}, and nothing enforces it: flowplan does while it follows the run "
                 "(`flowplan watch` ends it)"
             )
+    for remark in filter(None, (plan.remark() for plan in plans)):
+        output.note(remark)
 
 
 _RUN = (
@@ -110,14 +121,34 @@ _RUN = (
 """The parts of a record that a status document has, in this order."""
 
 
-def status_document(store: Store, records: Mapping[str, Recorded]) -> dict[str, Any]:
-    """Return what ``status --format json`` prints."""
+def status_document(
+    store: Store, addresses: Sequence[str] = (), only: Collection[str] = ()
+) -> tuple[dict[str, Any], list[Left]]:
+    """Return what ``status --format json`` prints, and the plans that have something left to do there.
+
+    Args:
+        addresses: the runs that are asked for; none for all. only: the statuses that are; none for all.
+    """
     now = datetime.now(UTC)
-    runs = []
-    for record in records.values():
-        known = encode(record)
-        runs.append({**{name: known[name] for name in _RUN}, "overdue": _overdue(record, now)})
-    return {"format_version": FORMAT_VERSION, "project": store.project, "serial": store.serial, "runs": runs}
+    records = store.records()
+    plans = left(store, records)
+    steps = {step.address: step for plan in plans for step in plan.steps}
+    groups = {address: record.settings.group for address, record in records.items()}
+    groups |= {address: step.group for address, step in steps.items()}
+    meant = _meant(groups, addresses)
+    of_spec = {address: n for n, address in enumerate(store.recall("order").get("addresses", ()))}
+    ordered = sorted(groups, key=lambda address: of_spec.get(address, len(of_spec)))
+    runs, unbegun = [], []
+    for place, address in enumerate(address for address in ordered if address in meant):
+        record, step = records.get(address), steps.get(address)
+        if record and (not only or record.status in only):
+            document = encode(record)
+            runs.append({**{name: document[name] for name in _RUN}, "overdue": _overdue(record, now), "place": place})
+        if step and (not only or step.status in only):
+            unbegun.append({**encode(step), "place": place})
+    plans = [plan for plan in plans if any(step.address in meant for step in plan.steps)]
+    head = {"format_version": FORMAT_VERSION, "project": store.project, "serial": store.serial}
+    return {**head, "runs": runs, "not_started": unbegun, "plans": [plan.document() for plan in plans]}, plans
 
 
 def _overdue(record: Recorded, now: datetime) -> dict[str, Any] | None:

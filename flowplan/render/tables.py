@@ -11,6 +11,7 @@ from flowplan.render.signs import paint, to_the_second
 from flowplan.render.units import duration
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import RETRIED
+from flowplan.schemas.plans import Action
 from flowplan.schemas.runs import ENDS, PROBLEMS, Json, Recorded, Status
 from flowplan.schemas.text import harmless
 from flowplan.schemas.times import seconds_between
@@ -24,6 +25,8 @@ _COLOUR_OF = {
     "timed_out": "red",
     "lost": "red",
     "cancelled": "yellow",
+    "skipped": "yellow",
+    "waiting": "dim",
     "destroyed": "dim",
 }
 _PLAIN = ("Completed", "exited cleanly")
@@ -35,19 +38,27 @@ Document = Mapping[str, Json]
 
 
 def status_table(
-    runs: Sequence[Document], *, now: datetime | None = None, width: int | None = None, colour: bool = False
+    runs: Sequence[Document],
+    not_started: Sequence[Document] = (),
+    *,
+    now: datetime | None = None,
+    width: int | None = None,
+    colour: bool = False,
 ) -> list[str]:
     """Return the status of runs, one a line: those with a problem last, and counted in a line below them.
 
     Args:
-        runs: run objects of a status document.
+        runs, not_started: the lists of a status document; where both have an address, one line tells both.
         now: with it, runs that did not end show how long they have been running.
         width: columns of the terminal: messages are cut to it, and what is left out first where they have no room are
             the attempt and the start; addresses are never cut. Nothing is cut without it.
     """
-    if not runs:
+    steps = {str(step["address"]): step for step in not_started}
+    told = [_with_step(run, steps.pop(str(run.get("address")), None)) for run in runs]
+    told = [*told, *steps.values()]
+    if not told:
         return ["No runs."]
-    ordered = sorted(runs, key=lambda run: run.get("status") in PROBLEMS)
+    ordered = sorted(told, key=lambda run: (run.get("status") in (*PROBLEMS, "skipped"), run.get("place", 0)))
     heads = ("ADDRESS", "STATUS", "EXIT", "ATTEMPT", "START (UTC)", "DURATION", "REASON")
     rows = [
         (
@@ -61,7 +72,19 @@ def status_table(
     ]
     colours = [_COLOUR_OF.get(str(run.get("status")), "") if colour else "" for run in ordered]
     lines = table(*_with_room(heads, rows, width), width=width, colours=colours, whole=True)
-    return [*lines, *([counted(runs)] if ordered[-1].get("status") in PROBLEMS else [])]
+    return [*lines, *filter(None, [counted(told, also=("skipped", "waiting"))])]
+
+
+def _with_step(run: Document, step: Document | None) -> Document:
+    """Return a run as one line tells it: as its next attempt where that is to come, else with what is to be done to it."""
+    if step is None:
+        return run
+    if run["status"] in ENDS and Action(step["action"]).starts:
+        code = f" (exit code {run['exit_code']})" if run["exit_code"] else ""
+        former = f"attempt {run['attempt']} {str(run['status']).replace('_', ' ')}{code}"
+        return {**step, "reason": "; ".join(filter(None, (step["reason"], former)))}
+    why = f"{step['action']} {step['status']}{' ' * bool(step['reason'])}{step['reason']}"
+    return {**run, "reason": "; ".join(filter(None, (_why(run), why))), "message": ""}
 
 
 def history_table(
@@ -117,11 +140,11 @@ def _applied(apply: Document) -> str:
     return harmless(f"{apply['command'] or 'apply'} {at}{who}{plan}" + (f": {', '.join(counts)}" if counts else ""))
 
 
-def counted(runs: Sequence[Document], noun: str = "run") -> str:
-    """Return how many of some runs have a problem, and which: ``2 of 30 runs: 1 failed, 1 timed out``."""
-    counts = {status: sum(run.get("status") == status for run in runs) for status in PROBLEMS}
+def counted(runs: Sequence[Document], noun: str = "run", also: Sequence[str] = ()) -> str:
+    """Return how many of some runs have a problem, or stand ``also`` so: ``2 of 30 runs: 1 failed, 1 timed out``."""
+    counts = {status: sum(run.get("status") == status for run in runs) for status in (*PROBLEMS, *also)}
     words = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items() if count)
-    return f"{sum(counts.values())} of {len(runs)} {noun}{'s' if len(runs) != 1 else ''}: {words}"
+    return f"{sum(counts.values())} of {len(runs)} {noun}{'s' if len(runs) != 1 else ''}: {words}" if words else ""
 
 
 def _with_room(

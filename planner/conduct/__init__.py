@@ -41,7 +41,7 @@ def begin(world: World, observed: Sequence[Observed], moment: words.Moment) -> C
     """Begin an apply: moved addresses, what engines said while planning, leftovers, live runs, the first steps."""
     world.moment = moment
     if world.waiting and not world.locked:
-        yield from take_lock(world, wait=True)
+        yield from take_lock(world, wait=not world.manner.patient)
     yield from move(world)
     yield from advance(world, observed, catching_up=True)
     if world.locked:

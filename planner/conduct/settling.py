@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.following import fail, follow, record_and_tell, refresh
 from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed
 from flowplan.schemas.runs import Status
+
+ASK_AGAIN, ASK_AGAIN_AT_LATEST = timedelta(seconds=0.5), timedelta(seconds=60)
+"""How long a patient apply waits for an engine that did not answer, doubled with each try."""
 
 
 def removed(world: World, answer: words.Answered) -> Commands:
@@ -38,7 +43,7 @@ def settle(world: World, answer: words.Answered) -> Commands:
         yield from _failed(world, run, answer, error)
     elif isinstance(command, words.Remove):
         run_ids = {r.run_id for r in answer.removed} | {change_of(run).run_id}
-        yield from record_and_tell(world, words.Destroyed(tuple(sorted(run_ids))))
+        yield from record_and_tell(world, words.Destroyed(run.address, tuple(sorted(run_ids))))
         world.drop(run.address)
         world.finished(run)
     else:
@@ -53,9 +58,16 @@ def settle(world: World, answer: words.Answered) -> Commands:
 def _failed(world: World, run: Run, answer: words.Answered, error: FlowplanError) -> Commands:
     """End a step without success.
 
-    A refusal ends the attempt, too. Without an answer it stays ``creating``, and the next command asks the engine. An attempt
-    that was started before its former one could not be removed (``start_first``) goes on.
+    A refusal ends the attempt, too. Without an answer it stays ``creating``, and the next command asks the engine, or this
+    one when it is patient. An attempt that was started before its former one could not be removed (``start_first``) goes on.
     """
+    if world.manner.patient and isinstance(error, EngineUnreachable):
+        asked = answer.command.attempts if isinstance(answer.command, words.Remove) else answer.command.former
+        done_with = {r.run_id for r in (*answer.removed, *([run.record] if run.record else []))}
+        run.former = [record for record in asked if record.run_id not in done_with]
+        run.known, run.tries = True, run.tries + 1
+        world.postpone(run, world.moment.now + min(ASK_AGAIN * 2**run.tries, ASK_AGAIN_AT_LATEST))
+        return
     world.done(run)
     change = change_of(run)
     refused = isinstance(error, ProviderError) and not isinstance(error, EngineUnreachable)

@@ -9,7 +9,7 @@ from typing import Any
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.following import fail, follow, record_and_tell, refresh, tell
 from flowplan.planner.conduct.words import Commands
-from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of, group_key, how_it_ended
+from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of, end_of, group_key, how_it_ended
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import Action
 from flowplan.schemas.runs import Recorded, Status
@@ -26,7 +26,7 @@ def dispatch(world: World) -> Commands:
             for run in ready:
                 heappush(world.due, run.place)
             ready = []
-        if ready and world.lock_was_away:
+        if ready and (world.lock_was_away or any(run.tries for run in ready)):
             ready = yield from _still_as_planned(world, ready)
         yield from _intend(world, [run for run in ready if change_of(run).action.starts])
         for run in ready:
@@ -41,6 +41,8 @@ def _ready(world: World) -> Generator[words.Command, Any, list[Run]]:
     ready: list[Run] = []
     skipped: list[Run] = []
     starting: dict[str, int] = {}
+    while world.later and world.later[0][0] <= world.moment.now:
+        heappush(world.due, heappop(world.later)[1])
     while len(ready) < world.moment.room and world.due:
         run = world.steps[heappop(world.due)]
         if run.phase is not Phase.WAITING:
@@ -79,7 +81,7 @@ def held_back(world: World, run: Run, starting: Mapping[str, int]) -> tuple[str,
     if not change.action.starts:
         return "", ""
     for need in change.settings.needs[run.met :]:
-        met, never = _need(world, need)
+        met, never = need_met(world, need)
         if not met:
             return need, never
         run.met += 1
@@ -91,22 +93,22 @@ def held_back(world: World, run: Run, starting: Mapping[str, int]) -> tuple[str,
     return "", ""
 
 
-def _need(world: World, need: str) -> tuple[bool, str]:
+def need_met(world: World, need: str) -> tuple[bool, str]:
     """Return whether a needed run has succeeded, and why it never will."""
     other = world.runs.get(need)
     if other is not None and other.skipped:
-        return False, f"{need}, which it needs, did not start"
+        return False, f"{need} was skipped"
     if other is not None and other.phase in (Phase.WAITING, Phase.CALLING):
         return False, ""
     if other is None or other.record is None:
-        return False, f"{need}, which it needs, has never run"
+        return False, f"{need} has never run"
     if other.record.status is Status.SUCCEEDED:
         return True, ""
     if other.live and other.care in (Care.UNWATCHED, Care.ELSEWHERE):
-        return False, f"{need}, which it needs, is not followed any more"
+        return False, f"{need} is not followed any more"
     if other.live and other.error is None:
         return False, ""
-    return False, f"{need}, which it needs, {'could not start' if other.live else how_it_ended(other.record)}"
+    return False, f"{need} {'could not start' if other.live else end_of(other.record)}"
 
 
 def take_lock(world: World, *, wait: bool = False) -> Generator[words.Command, Any, bool]:
@@ -122,13 +124,20 @@ def take_lock(world: World, *, wait: bool = False) -> Generator[words.Command, A
 
 
 def _still_as_planned(world: World, ready: list[Run]) -> Generator[words.Command, Any, list[Run]]:
-    """Leave out the runs that another flowplan changed while this one did not have the lock."""
+    """Leave out the runs that another flowplan changed, or whose steps it dropped, while this one did not have the lock."""
     world.lock_was_away = False
     records = yield words.Reload(tuple(run.address for run in ready))
+    dropped = yield words.AskDropped(tuple(run.address for run in ready))
     left = []
     for run in ready:
+        if run.address in dropped:
+            world.done(run)
+            yield words.Note(f"{run.address}: left alone: {dropped[run.address]}")
+            continue
         change, record = change_of(run), records.get(run.address)
-        if (record.run_id if record else None) == (run.record.run_id if run.record else None):
+        started = record and record.run_id == change.run_id and record.status is not Status.CREATING
+        same = (record.run_id if record else None) == (run.record.run_id if run.record else None)
+        if same and not (started and change.action.starts):
             left.append(run)
             continue
         world.done(run)
@@ -162,7 +171,7 @@ def _intend(world: World, starting: Sequence[Run]) -> Commands:
             objects=change.after or {},
             settings=change.settings,
             status=Status.CREATING,
-            plan_digest=world.plan.digest,
+            plan_digest=world.digest_of(change.address),
             created_at=timestamp(world.moment.now),
         )
         for change in map(change_of, starting)

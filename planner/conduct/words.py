@@ -67,8 +67,9 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Destroyed:
-    """Record that these attempts were destroyed on purpose. Answer: the events."""
+    """Record that these attempts of an address were destroyed on purpose. Answer: the events."""
 
+    address: str
     run_ids: tuple[str, ...]
 
 
@@ -109,6 +110,13 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class AskDropped:
+    """Answer at which of these addresses the step was dropped: cancelled, or superseded by a plan that was accepted since."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reload:
     """Answer the newest record of each of these addresses, by address; one that has none is left out."""
 
@@ -134,6 +142,7 @@ class Update:
     record: Recorded
     fields: tuple[FieldChange, ...]
     born_as: str = ""
+    former: tuple[Recorded, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +199,7 @@ class Note:
 
 
 Command = (
-    Lock | Unlock | AskOthers | Intend | Advance | Finish | Absent | Destroyed | Applied | Forget | Move | Skip | Keep | Reload
+    Lock | Unlock | AskOthers | Intend | Advance | Finish | Absent | Destroyed | Applied | Forget | Move | Skip | Keep | AskDropped | Reload
     | Start | Update | Remove | Follow | Show | Unfollow | ReadEnd | Tell | Note
 )  # fmt: skip
 Commands = Generator[Command, Any, None]
@@ -288,8 +297,14 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How the user wants a plan carried out. ``until``: when to stop waiting; the runs go on."""
+    """How a plan is to be carried out.
+
+    Attributes:
+        until: when to stop waiting; the runs go on.
+        patient: an engine that does not answer is asked again until it does, and the lock is never waited for.
+    """
 
     detach: bool = False
     stream: bool = True
     until: datetime | None = None
+    patient: bool = False

@@ -54,7 +54,8 @@ class Run:
         former: earlier attempts whose objects may still be on the engine; they go before anything new is created.
         after: addresses whose steps have to be done before this one begins.
         met: how many of its needs, from the first one, are known to have succeeded.
-        known: whether an earlier apply intended the attempt that the step creates.
+        known: whether an earlier apply, or an earlier try, intended the attempt that the step creates.
+        tries: how often its engine was asked in vain.
         limit: the time limit that passed, while the attempt is being stopped for it.
         skipped, failed: why the step did not begin, and how the run ended without success, in words; "" for neither.
         error: what went wrong with the step itself.
@@ -71,6 +72,7 @@ class Run:
     after: frozenset[str] = frozenset()
     met: int = 0
     known: bool = False
+    tries: int = 0
     limit: str = ""
     skipped: str = ""
     failed: str = ""
@@ -88,6 +90,7 @@ class World:
     The work of one fact does not grow with the plan, so there is an index for each question that is asked often.
 
     Attributes:
+        digests: address -> digest of the accepted plan, where the steps of several are carried out as one plan.
         locked: whether this process holds the writer's lock. lock_was_away: whether it was given back since the last step,
             so that another flowplan may have changed what was planned. said_locked: whether the user knows who holds it.
         runs: by address. address_of: by run id, of every attempt seen here.
@@ -96,6 +99,7 @@ class World:
         waiting: the runs whose step has not begun.
         steps: the runs of the plan, in its order. due: the places among them to look at (a heap). aside: what has to change
             (an address, or a group that is full) -> the places of steps that wait for it (heaps).
+        later: times and the places of steps that wait for them (a heap).
         theirs: addresses that another flowplan is starting. theirs_due: when to look at them again.
         limits_due: when to look at time limits again.
         removing: run ids whose objects are being removed here, so that it is no loss when they go away.
@@ -117,8 +121,10 @@ class World:
         leftovers: Sequence[Recorded] = (),
         follow: Iterable[str] = (),
         locked: bool = False,
+        digests: Mapping[str, str] | None = None,
     ) -> None:
         self.plan, self.manner, self.locked = plan, manner, locked
+        self.digests = digests or {}
         self.runs: dict[str, Run] = {}
         self.address_of: dict[str, str] = {}
         self.live: dict[str, Run] = {}
@@ -127,6 +133,7 @@ class World:
         self.waiting: dict[str, Run] = {}
         self.due: list[int] = []
         self.aside: dict[str, list[int]] = {}
+        self.later: list[tuple[datetime, int]] = []
         self.steps: list[Run] = []
         self.theirs: set[str] = set()
         self.removing: set[str] = set()
@@ -189,7 +196,7 @@ class World:
         """Return whether the record is only an intent of an earlier apply: no object exists, and none is being created."""
         if run.record is None or run.record.status is not Status.CREATING or run.care is Care.THEIRS:
             return False
-        return run.phase is Phase.WAITING or not run.record.present
+        return not run.tries and (run.phase is Phase.WAITING or not run.record.present)
 
     def adds_to_group(self, run: Run) -> bool:
         """Return whether a step adds a live run to its group; an attempt that replaces a live one takes its place."""
@@ -234,6 +241,16 @@ class World:
         self.waiting.pop(run.address, None)
         run.phase = Phase.DONE
         self.wake(run.address)
+
+    def postpone(self, run: Run, until: datetime) -> None:
+        """Let a step wait for a time."""
+        run.phase = Phase.WAITING
+        self.waiting[run.address] = run
+        heappush(self.later, (until, run.place))
+
+    def digest_of(self, address: str) -> str:
+        """Return the digest of the accepted plan of a step."""
+        return self.digests.get(address, self.plan.digest)
 
     def destroying(self, address: str) -> bool:
         """Return whether the plan destroys the run at an address."""
@@ -295,11 +312,16 @@ class World:
                 return
 
 
+def end_of(record: Recorded) -> str:
+    """Return how a run ended, without why: ``failed (exit code 3)``."""
+    code = f" (exit code {record.exit_code})" if record.exit_code and record.status is Status.FAILED else ""
+    return f"{str(record.status).replace('_', ' ')}{code}"
+
+
 def how_it_ended(record: Recorded) -> str:
     """Return how a run ended, in words: ``failed (exit code 137): OOMKilled``."""
-    code = f" (exit code {record.exit_code})" if record.exit_code and record.status is Status.FAILED else ""
-    reason = f": {record.reason}" if record.reason and not (code and record.reason == "Error") else ""
-    return f"{str(record.status).replace('_', ' ')}{code}{reason}"
+    end = end_of(record)
+    return end if not record.reason or (end.endswith(")") and record.reason == "Error") else f"{end}: {record.reason}"
 
 
 def change_of(run: Run) -> Change:

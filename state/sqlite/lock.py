@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from flowplan.schemas.errors import Refused, StateError, StateLocked
 from flowplan.schemas.faults import point
 from flowplan.schemas.places import make_private, refuse_foreign
-from flowplan.state.holder import about_me, dead, understood, words
+from flowplan.state.holder import about_me, alive, understood, words
 from flowplan.state.location import Lock
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def break_lock(path: Path) -> dict[str, Any] | None:
     found = holder(path)
     if found is None:
         return None
-    if not dead(found):
+    if alive(found) is not False:
         raise Refused(f"{_busy(path)}, which is not known to be dead", hint="end that process first")
     try:
         # A waiting process opens the file anew at each attempt, and so finds the new one.

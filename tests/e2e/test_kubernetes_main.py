@@ -613,7 +613,7 @@ def test_every_end_is_told_as_it_was(
 
 def test_the_apply_says_what_failed_and_why(told: Result) -> None:
     assert told.code == 3
-    assert "after: skipped: fails, which it needs, failed (exit code 2): BackoffLimitExceeded" in told.err
+    assert "after: skipped: fails failed (exit code 2)" in told.err
     assert "removed: lost: Removed: the Job was deleted" in told.err
     assert "out of memory" in told.err
     for address, words in {"config": "none", "crowded": "cpu"}.items():  # the reasons are in the cluster's own words

@@ -411,7 +411,7 @@ def test_a_token_that_stays_expired_ends_the_following_and_not_the_run(world: Wo
     assert time.monotonic() - begun < 100
     _, err = following.end(1)
     assert "not followed any more" in err and "1 run is still running; follow with `flowplan watch`" in err
-    assert "b: skipped: a, which it needs, is not followed any more" in err
+    assert "b: skipped: a is not followed any more" in err
     world.proxy.heal()
     assert world.project.status()["a"]["status"] == "running" and "lost" not in world.history()
 

@@ -1,0 +1,82 @@
+"""What accepted plans have left to do: the steps that have not begun, why, who carries them out, and which command does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flowplan.planner.conduct.waiting import NotStarted, not_started
+from flowplan.schemas.accepted import Accepted
+from flowplan.schemas.codec import encode
+from flowplan.schemas.runs import Recorded
+from flowplan.schemas.text import harmless
+from flowplan.state import acceptance
+from flowplan.state.holder import alive
+from flowplan.state.store import Store
+
+
+class Left(NamedTuple):
+    """What is left of an accepted plan.
+
+    Attributes:
+        accepted_at, user, host, pid, directory: when it was applied, by whom and from where.
+        applying: whether that process still carries it out; None where that cannot be seen from here.
+        steps: those that have not begun.
+    """
+
+    digest: str
+    mode: str
+    accepted_at: str
+    user: str
+    host: str
+    pid: int
+    directory: str
+    applying: bool | None
+    steps: tuple[NotStarted, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON object of the plan, with the numbers of its steps."""
+        counts = Counter(step.status for step in self.steps)
+        return {**encode(self), "steps": {"waiting": counts["waiting"], "skipped": counts["skipped"]}}
+
+    def remark(self) -> str:
+        """Return who begins what waits, or that nobody does and which command would; "" when nothing waits."""
+        counts = Counter(step.status for step in self.steps)
+        command = f"`flowplan {'destroy' if self.mode == 'destroy' else 'apply'}`"
+        who = f"{command} of {harmless(self.user)} on {harmless(self.host)}"
+        if self.applying:
+            return f"{counts['waiting']} waiting: {who} (pid {self.pid}) goes on" if counts["waiting"] else ""
+        told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items(), reverse=True))
+        if self.applying is None:
+            return f"{told}: whether {who} goes on cannot be seen from here; if it ended, {command} starts what is left"
+        return f"{told}: nothing starts by itself, {command} starts what is left"
+
+
+def left(store: Store, records: Mapping[str, Recorded]) -> list[Left]:
+    """Return what is left of the plans that were accepted, oldest first."""
+    found: dict[str, list[NotStarted]] = {}
+    for step in not_started(acceptance.unbegun(store), records):
+        found.setdefault(step.plan, []).append(step)
+    plans = acceptance.accepted(store, found)
+    return [_left(plans[digest], steps) for digest, steps in found.items() if digest in plans]
+
+
+def steps_left(store: Store, digest: str) -> tuple[NotStarted, ...]:
+    """Return the steps of one plan that have not begun."""
+    return next((plan.steps for plan in left(store, store.records()) if plan.digest == digest), ())
+
+
+def _left(plan: Accepted, steps: Sequence[NotStarted]) -> Left:
+    by = plan.by
+    return Left(
+        plan.digest,
+        plan.mode,
+        str(by.get("since", "")),
+        str(by.get("user", "")),
+        str(by.get("host", "")),
+        int(by.get("pid", 0)),
+        plan.directory,
+        False if plan.left_at else alive(by),
+        tuple(steps),
+    )
