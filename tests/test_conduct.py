@@ -296,5 +296,5 @@ def test_the_simulation_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> 
         patched.setattr(World, "running", lambda world, group: sorted(world.groups.get(group, ()))[1:])
         assert caught()
     with monkeypatch.context() as patched:
-        patched.setattr(starting, "_need", lambda world, need: (True, ""))
+        patched.setattr(starting, "need_met", lambda world, need: (True, ""))
         assert caught()
