@@ -13,6 +13,24 @@ def now() -> str:
     return timestamp(datetime.now(UTC))
 
 
+def moment_of(text: str) -> datetime:
+    """Return the moment that a text means: a duration before now, or a date or time, local unless it says its zone.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    from flowplan.schemas.quantities import duration
+
+    try:
+        return datetime.now(UTC) - timedelta(seconds=duration(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
+
+
 class SteadyClock:
     """This computer's time as it was when this was made, running on whatever its clock is set to meanwhile."""
 

@@ -294,13 +294,14 @@ def destroy(spec: Path | None, state: str | None, request: Request, how: How, *,
 
 def watch(state: Location, addresses: Sequence[str], how: How) -> int:
     """Follow what runs, without changing anything, and tell what waits."""
-    from flowplan.commands.reading import opened, status_document
+    from flowplan import documents
+    from flowplan.commands.reading import opened
     from flowplan.refreshing import refresh
 
     check_format(how.format, ("text", "json"))
     with closing(opened(state)) as store, Project.of_state(store) as project:
         store.check_home()
-        document, _ = status_document(store, addresses)
+        document, _ = documents.status(store, addresses)
         if any(run["status"] == Status.LOST for run in document["runs"]):
             refresh(project)  # an engine may have them after all
         live = _tell_what_waits(store, addresses, how)
@@ -315,7 +316,7 @@ def watch(state: Location, addresses: Sequence[str], how: How) -> int:
             refresh(project)
             Output().note("Nothing that is recorded runs.")
         ill = (*PROBLEMS, *(() if outcome and outcome.timed_out else (Status.CREATING,)))
-        document, _ = status_document(store, addresses)
+        document, _ = documents.status(store, addresses)
         bad = [run["address"] for run in document["runs"] if run["status"] in ill]
     return code if code else 3 if bad else 0
 
@@ -326,9 +327,9 @@ _SHOWN_WAITING = 20
 
 def _tell_what_waits(store: Store, addresses: Sequence[str], how: How) -> list[str]:
     """Tell what has not begun, why, and what begins it; return the addresses of what runs."""
-    from flowplan.commands.reading import status_document
+    from flowplan import documents
 
-    document, plans = status_document(store, addresses)
+    document, plans = documents.status(store, addresses)
     steps = document["not_started"]
     if steps and how.format == "json":
         told = ("format_version", "not_started", "plans")

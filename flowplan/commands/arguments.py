@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from flowplan.given import Given
@@ -67,14 +67,10 @@ def moment(option: str, text: str | None) -> datetime | None:
     """
     if text is None:
         return None
-    from flowplan.schemas.quantities import duration
+    from flowplan.clock import moment_of
 
     try:
-        return datetime.now(UTC) - timedelta(seconds=duration(text))
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError) as error:
+        return moment_of(text)
+    except ValueError as error:
         hint = "write 90s, 15m or 2h30m, or a time as 2026-10-07 or 2026-10-07T02:00:00Z"
         raise InvalidInput([Diagnostic(f'"{text}" is no time and no duration', subject=option, hint=hint)]) from error

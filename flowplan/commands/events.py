@@ -11,7 +11,8 @@ from datetime import datetime
 from itertools import islice
 
 from flowplan.commands.arguments import check_format
-from flowplan.commands.reading import opened, unknown_address
+from flowplan.commands.reading import opened
+from flowplan.documents import unknown_address
 from flowplan.output import Output, reader_gone
 from flowplan.planner.compare.plan import names
 from flowplan.schemas.events import Event

@@ -12,7 +12,8 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 from flowplan.commands.arguments import check_format
-from flowplan.commands.reading import opened, unknown_address
+from flowplan.commands.reading import opened
+from flowplan.documents import unknown_address
 from flowplan.output import Bursts, Output, reader_gone
 from flowplan.outputs import drawing, redacted
 from flowplan.planner.compare.plan import names

@@ -10,7 +10,8 @@ from pathlib import Path
 from flowplan.commands.arguments import check_format, seconds
 from flowplan.commands.logs import numbered
 from flowplan.commands.places import Place
-from flowplan.commands.reading import chosen, opened, unknown_address
+from flowplan.commands.reading import opened
+from flowplan.documents import chosen, unknown_address
 from flowplan.given import Given
 from flowplan.output import Output, harmless_json
 from flowplan.project import Project, Request, open_state, writing
