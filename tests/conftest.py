@@ -79,9 +79,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "is not set)" in str(r.longrepr)]
-    if skipped:
-        terminalreporter.write_line(
-            f"{len(skipped)} tests were skipped for want of an engine; set DOCKER_HOST, KUBECONFIG, REGISTRY and POSTGRES to run them",
-            yellow=True,
-        )
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    for sign, remedy in {
+        "is not set)": "an engine; set DOCKER_HOST, KUBECONFIG, REGISTRY and POSTGRES to run them",
+        "(not installed)": "zsh, fish or npm; install them to run these",
+    }.items():
+        if count := sum(sign in reason for reason in reasons):
+            terminalreporter.write_line(f"{count} tests were skipped for want of {remedy}", yellow=True)
