@@ -61,7 +61,24 @@ runs:
   slow: {command: [sleep, '600'], timeout: 1s, grace_period: 1s}
   report: {needs: [load], command: [echo, done]}
 """
+LIVE = """\
+flowplan: 1
+project: nightly
+variables: {rate: {default: "0.1"}, limit: {default: 90m}}
+defaults: {provider: process}
+runs:
+  load: {command: [sh, -c, 'echo "connection refused" >&2; exit 3']}
+  train:
+    command: [sh, -c, 'sleep 600', train, --rate, "${var.rate}"]
+    timeout: ${var.limit}
+"""
 PICTURES = (
+    Picture(
+        "plan",
+        LIVE,
+        "flowplan apply --yes --detach; until flowplan status | grep -q failed; do sleep 0.2; done; sleep 1",
+        "flowplan plan --var rate=0.2 --var limit=2h30m",
+    ),
     Picture("apply", NIGHT, "flowplan plan --out night.json", "flowplan apply night.json --yes --no-stream"),
     Picture(
         "history",
