@@ -121,7 +121,7 @@ def _words(declared: Declared) -> Any:
 
 def run(commands: Sequence[Command], words: Sequence[str], complain: Callable[..., int]) -> int:
     """Carry out a command line, or print what is wrong with it; return its exit code."""
-    needed = _needed(commands, words)
+    needed = [c for c in commands if c.words == tuple(words[:1])] or commands  # one is built faster than all
     if wrong := _with_one_dash(needed, words):
         return complain(f"No such option: {wrong[0]}\nwrite {wrong[1]}", 7)
     try:
@@ -132,11 +132,6 @@ def run(commands: Sequence[Command], words: Sequence[str], complain: Callable[..
         return _usage(error, words, complain)
     except typer.Abort:
         return complain("interrupted", 130)
-
-
-def _needed(commands: Sequence[Command], words: Sequence[str]) -> Sequence[Command]:
-    """Return the one command that is named, or all of them, which take longer to build."""
-    return [c for c in commands if c.words == tuple(words[:1])] or commands
 
 
 def _with_one_dash(commands: Sequence[Command], words: Sequence[str]) -> tuple[str, str] | None:

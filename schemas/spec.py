@@ -593,7 +593,8 @@ def json_schema(provider_types: Mapping[str, type[BaseModel] | None] | None = No
     for part in [schema, *schema["$defs"].values()]:
         for name, field in part.get("properties", {}).items():
             field.setdefault("title", name.replace("_", " ").title())
-        part["title"] = re.sub("(?:Block|Spec)$", "", part["title"]) or part["title"]
+        title = re.sub("(?:Block|Spec)$", "", part["title"]) or part["title"]
+        part["title"] = re.sub("(?<=[a-z])(?=[A-Z])", " ", title)
     schema["required"].remove("runs")  # they may come from a file that is included
     schema["anyOf"] = [{"required": ["runs"]}, {"required": ["include"]}]
     schema["patternProperties"] = {"^x-": {"description": "Your own; for anchors."}}
