@@ -60,7 +60,13 @@ def carry_out(
     clock = SteadyClock()
     begun = clock.now()
     until = None if options.wait_timeout is None else begun + timedelta(seconds=options.wait_timeout)
-    manner = Manner(detach=options.detach, stream=options.stream, until=until, patient=options.patient)
+    manner = Manner(
+        detach=options.detach,
+        stream=options.stream,
+        output_first=sink.in_order,
+        until=until,
+        patient=options.patient,
+    )
     world = World(
         plan,
         store.records(),

@@ -189,6 +189,8 @@ class Sink:
 
     draws = False
     """Whether ``progress`` shows anything."""
+    in_order = True
+    """Whether the output of runs and what happens to them are read in one place, one after the other."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
@@ -230,6 +232,8 @@ class Sink:
 
 class JsonSink(Sink):
     """The same as JSON: one event a line on stdout; the output of runs and remarks go to stderr."""
+
+    in_order = False
 
     def event(self, event: Event, record: Recorded | None) -> None:
         document = event.document()

@@ -288,7 +288,7 @@ class Apply:
             if isinstance(command, words.Start | words.Update | words.Remove | words.ReadEnd):
                 self.calls.append(command)
             elif isinstance(command, words.Unfollow):
-                answer = False
+                answer = self.rng.random() < 0.3  # its output is never heard to end
 
     def fact(self) -> Fact | None:
         """Return something that happens next: an answer, an end, an interruption, or nothing but time."""

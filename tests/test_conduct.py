@@ -62,7 +62,7 @@ class Play:
         self.state, self.now, self.others = State(), START, ""
         self.calls: dict[str, Any] = {}
         changes = [self.change(address, given or {}) for address, given in head["runs"].items()]
-        self.room = head.get("room", 10)
+        self.room, self.showing = head.get("room", 10), head.get("showing", False)
         until = START + timedelta(seconds=head["wait"]) if "wait" in head else None
         plan = Plan("p", "", "", 0, "", "", tuple(changes), mode=head.get("mode", "normal"))
         told = {name: head.get(name, False) for name in ("detach", "stream", "patient")}
@@ -192,7 +192,7 @@ class Play:
                 case words.AskDropped(addresses):
                     answer = {a: self.dropped[a] for a in addresses if a in self.dropped}
                 case words.Unfollow():
-                    answer = False
+                    answer = self.showing
                 case words.Start() | words.Update():
                     self.calls[command.change.address] = command
                 case words.Remove():

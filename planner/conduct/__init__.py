@@ -28,6 +28,7 @@ from flowplan.planner.conduct.following import (
     give_up,
     look_at_others,
     read_end,
+    tell_end,
 )
 from flowplan.planner.conduct.settling import removed, settle
 from flowplan.planner.conduct.starting import clear_away, dispatch, move, take_lock
@@ -73,6 +74,9 @@ def react(world: World, facts: Sequence[words.Fact], moment: words.Moment) -> Co
         yield from _take(world, fact)
     yield from enforce_limits(world)
     yield from look_at_others(world)
+    for address, (_, until) in list(world.untold.items()):
+        if until < moment.now:
+            yield from tell_end(world, address)
     for run_id, (_, until) in list(world.ending.items()):
         if until < moment.now:
             yield from read_end(world, run_id)
@@ -85,6 +89,7 @@ def _take(world: World, fact: words.Fact) -> Commands:
         case words.EndRead(run_id, text) if text:
             yield words.Keep({run_id: text})
         case words.Shown(run_id):
+            yield from tell_end(world, world.address_of[run_id])
             yield from read_end(world, run_id)
         case words.Trouble(_, EngineUnreachable() as error):
             yield words.Note(f"warning: {error}; runs there continue, and following resumes when the engine answers")

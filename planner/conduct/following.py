@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import Any
 
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.words import Commands
@@ -100,15 +101,16 @@ def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False
     events, records = yield words.Advance(tuple(pairs))
     for address in dict.fromkeys(record.address for record, _ in pairs):
         yield from _replace(world, address, records.get(address))
-    yield from tell(world, events)
     for event in events:
         record = world.runs[event.address].record if event.address in world.runs else None
         if record and record.run_id == event.run_id and record.status.final and event.status == record.status:
-            yield from _end(world, record, catching_up)
+            yield from _end(world, record, event, catching_up)
+        else:
+            yield from tell(world, [event])
 
 
-def _end(world: World, record: Recorded, catching_up: bool) -> Commands:
-    """Stop following an attempt that ended; the end of its output is read when it has been shown."""
+def _end(world: World, record: Recorded, event: Event, catching_up: bool) -> Commands:
+    """Stop following an attempt that ended; its end is told, and the end of its output read, when that has been shown."""
     run = world.runs[record.address]
     world.ended += 1
     world.succeeded += run.wanted and record.status is Status.SUCCEEDED and not world.destroying(run.address)
@@ -116,10 +118,28 @@ def _end(world: World, record: Recorded, catching_up: bool) -> Commands:
         run.failed = how_it_ended(record)
     if record.status is not Status.LOST and not catching_up:
         yield from _show(world, record)
-    showing = yield words.Unfollow(record)
+    showing = yield from stop_following(world, record, [event])
     world.ending[record.run_id] = record, world.moment.now + SHOWN_WITHIN
     if not showing:
         yield from read_end(world, record.run_id)
+
+
+def stop_following(world: World, record: Recorded, events: Sequence[Event]) -> Generator[words.Command, Any, bool]:
+    """Watch an attempt that ended no more; return whether its output is still being shown, and its end is told later."""
+    showing: bool = yield words.Unfollow(record)
+    if showing and world.manner.output_first and world.manner.stream and record.settings.stream_output:
+        world.untold[record.address] = events, world.moment.now + SHOWN_WITHIN
+    else:
+        yield from tell(world, events)
+    return showing
+
+
+def tell_end(world: World, address: str) -> Commands:
+    """Tell how the run at an address ended, if that was put off; steps that need it may begin then."""
+    events, _ = world.untold.pop(address, ((), None))
+    if events:
+        world.wake(address)
+        yield from tell(world, events)
 
 
 def read_end(world: World, run_id: str) -> Commands:
@@ -206,6 +226,7 @@ def record_and_tell(world: World, command: words.Finish | words.Destroyed | word
 def tell(world: World, events: Sequence[Event]) -> Commands:
     """Show events to the user."""
     for event in events:
+        yield from tell_end(world, event.address)
         run = world.runs.get(event.address)
         yield words.Tell(event, run.record if run else None)
 

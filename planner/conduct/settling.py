@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from flowplan.planner.conduct import words
-from flowplan.planner.conduct.following import fail, follow, record_and_tell, refresh
+from flowplan.planner.conduct.following import fail, follow, record_and_tell, refresh, stop_following
 from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed
@@ -102,8 +102,8 @@ def _stopped(world: World, run: Run, answer: words.Answered) -> Commands:
     reason = "DeadlineExceeded" if stopped.status is Status.RUNNING else ""
     reason = reason or (before.reason if before else "") or stopped.reason or "StartTimeout"
     end = world.engine_time(stopped.provider)
-    yield from record_and_tell(world, words.Finish(stopped.run_id, Status.TIMED_OUT, reason, message, finished_at=end))
+    events = yield words.Finish(stopped.run_id, Status.TIMED_OUT, reason, message, finished_at=end)
     yield from refresh(world, [run.address])
-    yield words.Unfollow(stopped)
+    yield from stop_following(world, stopped, events)
     if record is not None and record.run_id == stopped.run_id:
         run.failed = f"timed out: {message}"

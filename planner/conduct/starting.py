@@ -98,7 +98,7 @@ def need_met(world: World, need: str) -> tuple[bool, str]:
     other = world.runs.get(need)
     if other is not None and other.skipped:
         return False, f"{need} was skipped"
-    if other is not None and other.phase in (Phase.WAITING, Phase.CALLING):
+    if other is not None and (other.phase in (Phase.WAITING, Phase.CALLING) or need in world.untold):
         return False, ""
     if other is None or other.record is None:
         return False, f"{need} has never run"

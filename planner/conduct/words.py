@@ -300,11 +300,13 @@ class Manner:
     """How a plan is to be carried out.
 
     Attributes:
+        output_first: the end of a run is told after its output, since both go to one place.
         until: when to stop waiting; the runs go on.
         patient: an engine that does not answer is asked again until it does, and the lock is never waited for.
     """
 
     detach: bool = False
     stream: bool = True
+    output_first: bool = True
     until: datetime | None = None
     patient: bool = False

@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 
 from flowplan.planner.conduct.words import Manner, Moment
 from flowplan.schemas.errors import FlowplanError
+from flowplan.schemas.events import Event
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Status
 
@@ -18,7 +19,7 @@ LOOK_AT_LIMITS = timedelta(seconds=0.2)
 LOOK_AT_THEIRS = timedelta(seconds=0.5)
 """How often the state is asked whether another flowplan has started what it was about to start."""
 SHOWN_WITHIN = timedelta(seconds=5)
-"""How long the output of an ended run may take to be shown before its end is read all the same."""
+"""How long the output of an ended run may take to be shown before its end is told, and read, all the same."""
 
 
 class Phase(Enum):
@@ -104,6 +105,8 @@ class World:
         limits_due: when to look at time limits again.
         removing: run ids whose objects are being removed here, so that it is no loss when they go away.
         ending: run id -> the attempt that ended, and until when its output may take to be shown.
+        untold: address -> the events of an end that is told when the output has been shown, and until when that may take.
+            Steps that need the run wait for it, so that what is told is in order.
         disputed: ends that engines told of while another flowplan, which may be the cause, had the lock.
         calls: how many engine calls and readings are under way. ended: how many runs ended,
             and succeeded: how many of those did.
@@ -138,6 +141,7 @@ class World:
         self.theirs: set[str] = set()
         self.removing: set[str] = set()
         self.ending: dict[str, tuple[Recorded, datetime]] = {}
+        self.untold: dict[str, tuple[Sequence[Event], datetime]] = {}
         self.disputed: list[Observed] = []
         self.calls = 0
         self.ended = 0
@@ -178,7 +182,7 @@ class World:
     @property
     def working(self) -> bool:
         """Return whether calls or readings are under way."""
-        return bool(self.calls or self.ending)
+        return bool(self.calls or self.ending or self.untold)
 
     @property
     def over(self) -> bool:
