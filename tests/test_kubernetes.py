@@ -580,6 +580,7 @@ def test_preflight_changes_nothing(world: World) -> None:
         ({"container": {"resources": {"limits": {"memory": "4000Gi"}}}}, "error", "node", "no node has memory: 4000Gi"),
         ({"container": {"resources": {"limits": {"nvidia.com/gpu": 99}}}}, "error", "node", "nvidia.com/gpu: 99"),
         ({"container": {"image": "none:1", "imagePullPolicy": "Never"}}, "error", "image", "no node has none:1"),
+        ({"container": {"image": "UPPER//x"}}, "error", "image", "is not an image reference"),
         ({"container": {"image": "127.0.0.1:1/none:1"}}, "warning", "image", "of registry 127.0.0.1:1 can be pulled"),
         ({"pod": {"parallelism": 1}}, "warning", "dropped-field", "/spec/template/spec/parallelism"),
     ],
@@ -598,8 +599,8 @@ def test_an_image_is_asked_for_with_the_pull_secret(world: World) -> None:
     image = f"{registry}/library/busybox:1.35"
 
     def told(secret: str, image: str) -> tuple[str, str]:
-        pod = {"imagePullSecrets": [{"name": secret}]}
-        [found] = world.provider.preflight([order("pulled", "true", pod=pod, container={"image": image})]) or [None]
+        pod, pulled = {"imagePullSecrets": [{"name": secret}]}, {"image": image, "imagePullPolicy": "Always"}
+        [found] = world.provider.preflight([order("pulled", "true", pod=pod, container=pulled)]) or [None]
         return (found.severity, found.check) if found else ("", "")
 
     for name, password in (("right", "robot-password"), ("wrong", "nonsense")):
@@ -609,7 +610,8 @@ def test_an_image_is_asked_for_with_the_pull_secret(world: World) -> None:
     assert told("right", image) == ("", "")
     assert told("right", f"{image}-nosuch") == ("error", "image")
     assert told("wrong", image) == ("error", "login")
-    [found] = world.provider.preflight([order("pulled", "true", container={"image": image})])
+    pulled = {"image": image, "imagePullPolicy": "Always"}
+    [found] = world.provider.preflight([order("pulled", "true", container=pulled)])
     assert found.severity == "warning" and "no pull secret" in found.message
 
 

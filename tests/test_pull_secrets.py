@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from flowplan.providers.kubernetes.pulling import Kept, Wanted, ask
+from flowplan.providers.kubernetes.pulling import Kept, Pull, ask
 from flowplan.providers.registries import LIMIT, THERE, Answer, asked
 from flowplan.schemas.errors import ProviderError
 
@@ -76,7 +76,7 @@ def secret(place: str, login: str = GOOD) -> dict[str, Any]:
 
 
 def said(image: str, secrets: dict[str, Any], **cluster: Any) -> Answer:
-    return ask(Cluster(secrets, **cluster), Wanted(image, "ns", tuple(secrets), "IfNotPresent"))  # type: ignore[arg-type]
+    return ask(Cluster(secrets, **cluster), Pull(image, "ns", tuple(secrets), "default", "IfNotPresent"))  # type: ignore[arg-type]
 
 
 def test_the_login_of_a_pull_secret_is_changed_for_a_token(registry: str) -> None:

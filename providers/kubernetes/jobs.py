@@ -19,7 +19,7 @@ from flowplan.providers.kubernetes.reading import (
     label,
     oldest_first,
 )
-from flowplan.providers.kubernetes.requests import MANAGER, Api
+from flowplan.providers.kubernetes.requests import MANAGER, Api, unless_refused
 from flowplan.providers.protocol import Order, of_other_content
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, Refused, StartFailed
 from flowplan.schemas.faults import point
@@ -132,12 +132,7 @@ def _accepted(api: Api, job: Json, order: Order) -> Json | None:
     Raises:
         EngineUnreachable: it is not known whether there is one.
     """
-    try:
-        return _earlier(api, job, order)
-    except EngineUnreachable:
-        raise
-    except ProviderError:
-        return None  # who may not list Jobs is told the refusal of the first request
+    return unless_refused(lambda: _earlier(api, job, order), None)  # who may not list Jobs is told the first refusal
 
 
 def _marked(item: Json, created_from: str) -> Json:
@@ -259,12 +254,8 @@ def _make_owner(api: Api, namespace: str, name: str, job: Json) -> None:
         "name": job["metadata"]["name"],
         "uid": job["metadata"]["uid"],
     }
-    try:
-        _patch(api, core_path(namespace, "secrets", name), {"metadata": {"ownerReferences": [owner]}})
-    except EngineUnreachable:
-        raise
-    except ProviderError:
-        return
+    path, body = core_path(namespace, "secrets", name), {"metadata": {"ownerReferences": [owner]}}
+    unless_refused(lambda: _patch(api, path, body), None)
 
 
 def _patch(api: Api, path: str, body: Json) -> Json:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from flowplan.providers.kubernetes.requests import Api
-from flowplan.schemas.errors import EngineUnreachable, ProviderError
+from flowplan.providers.kubernetes.requests import Api, unless_refused
+from flowplan.providers.kubernetes.shapes import Shape
+from flowplan.schemas.plans import Finding
 from flowplan.schemas.quantities import quantity
 from flowplan.schemas.runs import Json
 
@@ -20,28 +21,38 @@ _BASIC = frozenset({"cpu", "memory", "ephemeral-storage", "pods"})
 
 def nodes_of(api: Api) -> list[Json] | None:
     """Return the nodes; None where they may not be listed, or are too many to be read for a plan."""
-    found: list[Json] = []
-    try:
+
+    def read() -> list[Json] | None:
+        found: list[Json] = []
         for number, (page, _) in enumerate(api.pages("/api/v1/nodes")):
             if number == _PAGES:
                 return None
             found += page
-    except EngineUnreachable:
-        raise
-    except ProviderError:
-        return None
-    return found
+        return found
+
+    return unless_refused(read, None)
 
 
-def may_grow(api: Api) -> bool:
+def _may_grow(api: Api) -> bool:
     """Return whether the cluster may get further nodes when a pod needs one: it has an autoscaler, or hides whether it has."""
-    try:
-        status = "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status"
-        return any(api.find(path) is not None for path in ("/apis/karpenter.sh", status))
-    except EngineUnreachable:
-        raise
-    except ProviderError:
-        return True
+    status = "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status"
+    return unless_refused(lambda: any(api.find(path) is not None for path in ("/apis/karpenter.sh", status)), True)
+
+
+def placing(api: Api, shapes: Sequence[Shape], nodes: Sequence[Json] | None) -> Iterator[Finding]:
+    """Yield which pods no node would take, even if it was empty."""
+    shapes = [shape for shape in shapes if shape.has_pods]
+    if nodes is None:
+        hint = "list on nodes, of a ClusterRole, helps the plan; applying does not need it"
+        for shape in shapes:
+            if _is_choosy(shape.pod):
+                yield from shape.told("warning", "node", "whether a node takes its pods is not known", hint)
+        return
+    refused = [(shape, why) for shape in shapes if (why := obstacle(shape.pod, nodes))]
+    grows = bool(refused) and _may_grow(api)
+    hint = "unless the cluster adds a node, its pods stay pending" if grows else "its pods would stay pending"
+    for shape, why in refused:
+        yield from shape.told("warning" if grows else "error", "node", why, hint)
 
 
 def requests_of(pod: Mapping[str, Any], kind: str = "requests") -> dict[str, Decimal]:
@@ -71,7 +82,7 @@ def _amounts(container: Mapping[str, Any], kind: str) -> dict[str, Decimal]:
     return {name: quantity(amount) for name, amount in given.items()}
 
 
-def is_choosy(pod: Mapping[str, Any]) -> bool:
+def _is_choosy(pod: Mapping[str, Any]) -> bool:
     """Return whether a pod needs more of a node than CPU and memory, so that it is worth saying that nodes are not known."""
     return bool(pod.get("nodeSelector") or _terms(pod) or set(requests_of(pod)) - _BASIC)
 
@@ -80,6 +91,8 @@ def obstacle(pod: Mapping[str, Any], nodes: Sequence[Json]) -> str:
     """Return why no node takes a pod, even if it was empty; "" where one does, or another scheduler decides."""
     if pod.get("nodeName") or pod.get("schedulerName", "default-scheduler") != "default-scheduler":
         return ""
+    if not nodes:
+        return "the cluster has no nodes"
     chosen = [node for node in nodes if _is_wanted(pod, node)]
     count = f"none of the {len(nodes)} nodes" if len(nodes) != 1 else "the only node does not have"
     if not chosen:
@@ -90,7 +103,7 @@ def obstacle(pod: Mapping[str, Any], nodes: Sequence[Json]) -> str:
     if not open_to:
         taints = sorted({taint for node in chosen for taint in _repelling(pod, node)})
         return f"every node that it could run on has a taint that it does not tolerate: {', '.join(taints)}"
-    asked = {name: amount for name, amount in requests_of(pod).items() if amount}
+    asked = {name: amount for name, amount in requests_of(pod).items() if amount and name != "pods"}
     have = [(node.get("status") or {}).get("allocatable") or {} for node in open_to]
     for name, amount in sorted(asked.items()):
         most = max(quantity(amounts.get(name, 0)) for amounts in have)

@@ -6,28 +6,63 @@ import base64
 import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from flowplan.providers.kubernetes.jobs import core_path
-from flowplan.providers.kubernetes.requests import Api
-from flowplan.providers.registries import Answer
-from flowplan.schemas.errors import EngineUnreachable, InvalidInput, ProviderError
+from flowplan.providers.kubernetes.requests import Api, unless_refused
+from flowplan.providers.kubernetes.shapes import Shape
+from flowplan.providers.registries import Answer, asked, finding
+from flowplan.schemas.errors import EngineUnreachable, InvalidInput
 from flowplan.schemas.images import ImageReference, parse_image
+from flowplan.schemas.plans import Finding
 from flowplan.schemas.runs import Json
 
 _TOLD = 50
 """Images that a node tells of at most; one with fewer tells of all."""
 
 
-class Wanted(NamedTuple):
+class Pull(NamedTuple):
     """What an answer about an image depends on: ``secrets`` are the names of the pull secrets of its pods."""
 
     image: str
     namespace: str
     secrets: tuple[str, ...]
+    account: str
     policy: str
+
+
+def findings(api: Api, shapes: Sequence[Shape], nodes: Sequence[Json] | None) -> Iterator[Finding]:
+    """Yield which images the nodes could not pull; each one is asked for once."""
+    kept = Kept(nodes or [])
+    pulls: dict[Pull, list[Shape]] = defaultdict(list)
+    for shape in shapes:
+        secrets = tuple(secret["name"] for secret in shape.pod.get("imagePullSecrets") or [])
+        account = shape.pod.get("serviceAccountName") or "default"
+        containers = (*(shape.pod.get("initContainers") or []), *(shape.pod.get("containers") or []))
+        for image, given in {(one.get("image") or "", one.get("imagePullPolicy")) for one in containers}:
+            try:
+                reference = parse_image(image)
+            except InvalidInput as error:
+                yield from shape.told("error", "image", error.diagnostics[0].message, error.diagnostics[0].hint)
+                continue
+            policy = given or reference.pull_policy
+            there = kept.somewhere(image) if nodes else None
+            if policy == "Never" and not there:
+                known = f"no node has {image}" if there is False else f"whether a node has {image} is not known"
+                hint = "load it on the nodes, or use another image_pull_policy"
+                yield from shape.told("warning" if there is None else "error", "image", known, hint)
+            elif policy == "Always" or (policy != "Never" and not kept.everywhere(image)):
+                pulls[Pull(image, shape.namespace, secrets, account, policy)].append(shape)
+    answers = asked(pulls, lambda pull: pull.image, lambda pull: ask(api, pull))
+    for pull, some in pulls.items():
+        runs_somewhere = pull.policy != "Always" and nodes is not None and kept.somewhere(pull.image)
+        for one in (one for shape in some for one in shape.wanted):
+            if found := finding(one.address, pull.image, answers[pull]):
+                yield found._replace(severity="warning") if runs_somewhere else found
 
 
 # --- what the nodes have ---------------------------------------------------------------------------------------------
@@ -45,11 +80,13 @@ class Kept:
 
     def everywhere(self, image: str) -> bool:
         """Return whether no node need pull an image."""
-        return bool(self._names) and all(_whole(image) in names for names in self._names)
+        whole = _whole(image)
+        return bool(self._names) and all(whole in names for names in self._names)
 
     def somewhere(self, image: str) -> bool | None:
         """Return whether a node has an image; None where nodes do not tell of all that they have."""
-        return any(_whole(image) in names for names in self._names) or (False if self._complete else None)
+        whole = _whole(image)
+        return any(whole in names for names in self._names) or (False if self._complete else None)
 
 
 def _whole(image: str) -> str:
@@ -64,18 +101,18 @@ def _whole(image: str) -> str:
 # --- what its registry says ------------------------------------------------------------------------------------------
 
 
-def ask(api: Api, wanted: Wanted) -> Answer:
+def ask(api: Api, pull: Pull) -> Answer:
     """Return what the registry of an image says to the logins of its pull secrets."""
     from flowplan.providers.kubernetes.registry import is_loopback, said  # only here, for it loads requests
 
-    image = parse_image(wanted.image)
+    image = parse_image(pull.image)
     if is_loopback(image.registry) and not is_loopback(urlsplit(api.endpoint.server).netloc):
         return Answer("unknown", "the nodes have another localhost than this computer")
     try:
-        logins, unread = _logins(api, wanted, image)
+        logins, unread = _logins(api, pull, image)
     except EngineUnreachable as error:
         return Answer("unknown", error.message)
-    answers = [said(image, login) for login in logins or [""]]
+    answers = [said(image, login) for login in logins.values() or [""]]
     best = min(answers, key=lambda answer: ("there", "missing", "silent", "refused").index(answer.verdict))
     if best.verdict != "refused":
         return best
@@ -85,33 +122,39 @@ def ask(api: Api, wanted: Wanted) -> Answer:
     if not logins:
         hint = "set kubernetes.image_pull_secrets, unless the nodes have a login of their own"
         return Answer("unknown", f"it answers {best.words} without a login, and no pull secret has one", hint)
-    return best._replace(hint=f"correct the pull secrets {', '.join(wanted.secrets)}, or the name of the image")
+    names = ", ".join(dict.fromkeys(name for name, _ in logins))
+    return best._replace(hint=f"correct the pull secret {names}, or the name of the image")
 
 
 # --- the logins of pull secrets --------------------------------------------------------------------------------------
 
 
-def _logins(api: Api, wanted: Wanted, image: ImageReference) -> tuple[list[str], list[str]]:
-    """Return the logins for an image as headers, and the names of the pull secrets that cannot be read.
+def _logins(api: Api, pull: Pull, image: ImageReference) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """Return the logins for an image, (pull secret, place in it) -> header, and the pull secrets that cannot be read.
 
     Raises:
         EngineUnreachable: the API server does not answer.
     """
-    logins, unread = [], []
-    for name in wanted.secrets:
-        try:
-            secret = api.find(core_path(wanted.namespace, "secrets", name)) or {}
-        except EngineUnreachable:
-            raise
-        except ProviderError:
-            unread.append(name)
-            continue
-        for key in (".dockerconfigjson", ".dockercfg"):
+    names, unread = pull.secrets, []
+    logins: dict[tuple[str, str], str] = {}
+    if not names:  # the server gives a pod those of its account
+        path = core_path(pull.namespace, "serviceaccounts", pull.account)
+        account = unless_refused(lambda: api.find(path), None) or {}
+        names = tuple(secret["name"] for secret in account.get("imagePullSecrets") or [])
+    for name in names:
+        nothing: Json = None
+        secret = unless_refused(partial(_secret, api, pull.namespace, name), nothing)
+        unread += [name] if secret is None else []
+        for key in (".dockerconfigjson", ".dockercfg") if secret else ():
             with contextlib.suppress(ValueError, AttributeError):  # a malformed secret has no login
                 document = json.loads(base64.b64decode((secret.get("data") or {}).get(key) or "e30="))
                 entries = document if key == ".dockercfg" else document.get("auths") or {}
-                logins += [_basic(entry) for place, entry in entries.items() if _serves(place, image)]
+                logins |= {(name, place): _basic(entry) for place, entry in entries.items() if _serves(place, image)}
     return logins, unread
+
+
+def _secret(api: Api, namespace: str, name: str) -> Json:
+    return api.find(core_path(namespace, "secrets", name)) or {}
 
 
 def _basic(entry: Mapping[str, Any]) -> str:

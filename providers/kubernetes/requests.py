@@ -9,8 +9,8 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from flowplan.providers.clocks import EngineClock
@@ -23,6 +23,9 @@ from flowplan.schemas.runs import Json
 if TYPE_CHECKING:
     from urllib3.connectionpool import HTTPConnectionPool
     from urllib3.response import BaseHTTPResponse
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 PAGE = 500
 """Objects per page of a list."""
@@ -216,6 +219,20 @@ class Api:
             if self._pool is None:
                 self._pool = _pool(self.endpoint)
             return self._pool
+
+
+def unless_refused(ask: Callable[[], T], otherwise: U) -> T | U:
+    """Return what a request answers; ``otherwise`` where the server refuses it, so that the answer is not known.
+
+    Raises:
+        EngineUnreachable: the server does not answer.
+    """
+    try:
+        return ask()
+    except EngineUnreachable:
+        raise
+    except ProviderError:
+        return otherwise
 
 
 def _text(value: Any) -> str:
