@@ -42,9 +42,10 @@ SHELLS = {
 }
 SETUP = {
     "bash": "source <(flowplan completion bash)",
-    "zsh": "autoload -Uz compinit; compinit -D; source <(flowplan completion zsh)",
-    "fish": "flowplan completion fish | source",
+    "zsh": "mkdir ~/f; flowplan completion zsh > ~/f/_flowplan; fpath=(~/f $fpath); autoload -Uz compinit; compinit -D",
+    "fish": "set place ~/.config/fish/completions; mkdir -p $place; flowplan completion fish > $place/flowplan.fish",
 }
+"""As docs/commands.md says."""
 
 pytestmark = pytest.mark.xdist_group("completion")
 
