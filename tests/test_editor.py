@@ -72,7 +72,17 @@ def editor(folder: Path, request: pytest.FixtureRequest) -> Iterator[LanguageSer
     if npm is None:
         pytest.skip("needs npm (not installed)")
     if not program.exists():
-        install = [npm, "install", "--prefix", str(place), "--no-audit", "--no-fund", "--no-save", SERVER]
+        install = [
+            npm,
+            "install",
+            "--prefix",
+            str(place),
+            "--no-audit",
+            "--no-fund",
+            "--no-save",
+            "--fetch-retries=1",
+            SERVER,
+        ]
         done = subprocess.run(install, check=False, capture_output=True, text=True, timeout=300)
         if done.returncode:
             pytest.skip(f"needs yaml-language-server, and npm cannot install it: {done.stderr[-300:]}")
