@@ -31,6 +31,7 @@ runs:
   backfill:
     needs: extract
     matrix: {day: {from: "2026-10-01", to: "2026-10-30"}}
+    keep: finished
     max_parallel: 10
     timeout: 1s
     env_file: etl.env
@@ -39,6 +40,7 @@ runs:
     command: [./load.sh, --day, "${each.day}"]
   report:
     needs: [backfill]
+    rerun_with: needs
     command: [sh, -c, 'echo "$(ls data | grep -c loaded) days"']
 """
 LOAD = """\
@@ -94,12 +96,16 @@ def test_a_backfill_of_thirty_days(project: Project) -> None:
     project.env["AWS_SESSION_TOKEN"] = "the-token-of-next-week"
     project.ok("plan", "--detailed-exitcode")
 
-    # The window moves by a day; the attempts of every night stay in the history.
+    # The window moves by a day: the oldest day stays, the report runs again, every attempt is in the history.
     moved = BACKFILL.replace("10-01", "10-02").replace("10-30", "10-31")
     project.write(moved)
     changes = {address: action for address, action in project.actions().items() if action != "no-op"}
-    assert changes == {"backfill[day=2026-10-01]": "destroy", "backfill[day=2026-10-31]": "create"}
+    assert changes == {"backfill[day=2026-10-31]": "create", "report": "rerun"}
     project.ok("apply", "--yes")
+    assert project.ok("logs", "report", "backfill[day=2026-10-01]").out.splitlines() == [
+        "report | 31 days",
+        "backfill[day=2026-10-01] | loaded 2026-10-01",
+    ]
     attempts = project.ok("history", "backfill[day=2026-10-07]", "--format", "json").json["attempts"]
     assert [(a["attempt"], a["status"]) for a in attempts] == [(1, "failed"), (2, "succeeded")]
     project.ok("destroy", "--yes")
