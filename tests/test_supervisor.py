@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from flowplan.planner.manifests import ResolvedRun, process
-from flowplan.providers.process import output
+from flowplan.providers.process import output, pump
 from flowplan.providers.process.kernel import stat_of
 from flowplan.providers.process.provider import ProcessProvider
 from flowplan.providers.process.redaction import known_to, values_behind_tokens
@@ -886,13 +886,13 @@ def test_a_line_without_end_takes_little_memory(host: Host) -> None:
     assert peak < 2 << 20
 
 
-def test_an_ended_run_keeps_one_small_file_and_its_output(host: Host) -> None:
+def test_an_ended_run_keeps_one_small_file_and_its_output_with_times(host: Host) -> None:
     silent, loud = host.start(host.order("true")), host.start(host.order("echo", "x", attempt=2))
     for record in (silent, loud):
         host.end(record)
         host.provider.delete(record, 1)
     assert [path.name for path in host.file(silent, "").iterdir()] == ["started.json"]
-    assert sorted(path.name for path in host.file(loud, "").iterdir()) == ["output", "started.json"]
+    assert sorted(path.name for path in host.file(loud, "").iterdir()) == ["output", "started.json", "times"]
     assert host.file(silent, "started.json").stat().st_size < 4096
 
 
@@ -966,3 +966,21 @@ def test_a_live_process_of_the_same_project_and_another_lineage_is_told(host: Ho
     assert (seen.lineage, seen.address) == (host.lineage, "r")
     strange = ProcessProvider(Context(str(uuid.uuid4()), host.home / "other" / "runs", project="different"))
     assert not [one for one in strange.observe([]) if one.run_id == record.run_id]
+
+
+def test_the_times_of_an_output_are_kept_by_the_second_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "MOST_TIMES", 500)
+    clock = iter(range(1_700_000_000 * pump.SECOND, 1 << 62, pump.SECOND // 2))
+    monkeypatch.setattr(pump.time, "time_ns", lambda: next(clock))
+    written = pump.Output(str(tmp_path), 1 << 20, None)
+    for _ in range(400):
+        written.say("x")
+    times = output.Times(tmp_path)
+    times.look()
+    assert (tmp_path / pump.TIMES).stat().st_size <= 600
+    assert times.at(0) == "2023-11-14T22:13:20Z" and times.at(2 * 399) == "2023-11-14T22:16:39Z"
+    (tmp_path / pump.TIMES).write_bytes(b"\n5 17000\n9 1700000000000000000\n")
+    times.look()
+    assert (times.at(8), times.at(9)) == (None, "2023-11-14T22:13:20Z")

@@ -144,9 +144,11 @@ def _chosen(store: Store, patterns: Sequence[str], attempt: int | None) -> list[
     found: dict[str, Recorded] = {}
     records = store.records()
     for pattern in patterns:
-        cells = (
-            [] if store.attempts(pattern) else [a for a, r in records.items() if names(pattern, a, r.settings.group)]
-        )
+        cells: list[str] = []
+        if not store.attempts(pattern):
+            cells = [a for a, r in records.items() if names(pattern, a, r.settings.group)]
+            ever = [] if cells else store.attempts()  # what was destroyed is known by its name as well
+            cells += dict.fromkeys(r.address for r in ever if names(pattern, r.address, r.settings.group))
         made = [c for c in cells if attempt is None or any(r.attempt == attempt for r in store.attempts(c))]
         for address in made or cells[:1] or [pattern]:
             found[address] = _attempt(store, address, attempt)

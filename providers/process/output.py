@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flowplan.providers.pieces import whole_characters
 from flowplan.providers.process import pump, record
 from flowplan.providers.protocol import LogLine
+from flowplan.schemas.times import timestamp
 
 BLOCK = 1 << 16
 LONGEST_LINE = 1 << 16
 """Bytes after which a line is passed on in pieces."""
+_TIME = re.compile(rb"(?m)^(\d+) (\d{19})$")
+"""A line of times; one that a full disk broke off is none."""
+_NEVER = sys.maxsize
 INTERVAL = 0.1
 """Seconds between two looks for more."""
 VANISHED = 2.0
@@ -86,11 +94,46 @@ class Kept:
         return f"{self._directory}/{pump.part_at(start)}"
 
 
+class Times:
+    """When which part of an output was written, as far as it was written down."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = f"{directory}/{pump.TIMES}"
+        self._known: list[tuple[int, int]] = []
+        self._read = 0
+        self._texts: dict[int, str] = {}
+
+    def look(self) -> None:
+        """Read what is new; of a file that became shorter, all of it."""
+        if (size := _size(self._path)) == self._read:
+            return
+        if size < self._read:
+            self._known, self._read = [], 0
+        try:
+            with open(self._path, "rb") as file:  # noqa: PTH123
+                file.seek(self._read)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        self._read += len(data)
+        self._known += [(int(position), int(moment)) for position, moment in _TIME.findall(data)]
+
+    def at(self, position: int) -> str | None:
+        """Return when the byte at ``position`` was written, to the second; None where it is not known."""
+        place = bisect_right(self._known, (position, _NEVER)) - 1
+        if place < 0:
+            return None
+        second = self._known[place][1] // pump.SECOND
+        if second not in self._texts:
+            self._texts = {second: timestamp(datetime.fromtimestamp(second, UTC), "seconds")}
+        return self._texts[second]
+
+
 class _Lines:
     """The lines of an output that may still grow, from a position on."""
 
-    def __init__(self, kept: Kept, position: int) -> None:
-        self._kept, self._position = kept, position
+    def __init__(self, kept: Kept, times: Times, position: int) -> None:
+        self._kept, self._times, self._position = kept, times, position
         self._rest = b""
 
     def grown(self) -> bool:
@@ -104,32 +147,40 @@ class _Lines:
             live: also a piece of a line that is written over and over, as it looks now.
         """
         first, _ = self._kept.look()
+        self._times.look()
         if self._position < first:
             if self._rest:
-                yield _line(self._rest)
+                yield self._line(self._rest)
             yield LogLine(f"[flowplan: {first - self._position} bytes of output were dropped, see log_limit]")
             self._position, self._rest = first, b""
         for block in self._kept.blocks(self._position):
+            begin = self._position - len(self._rest)
             self._position += len(block)
             *whole, self._rest = (self._rest + block).split(b"\n")
             last = len(whole) - 1
             for number, line in enumerate(whole):
-                yield _line(line, more=number < last)
+                text = line.decode("utf-8", "replace").removesuffix("\r")
+                yield LogLine(text, at=self._times.at(begin), more=number < last)
+                begin += len(line) + 1
             while len(self._rest) > LONGEST_LINE:
-                size = whole_characters(self._rest[:LONGEST_LINE])
-                piece, self._rest = self._rest[:size], self._rest[size:]
-                yield LogLine(piece.decode("utf-8", "replace"), goes_on=True)
+                yield self._piece(whole_characters(self._rest[:LONGEST_LINE]))
         if final and self._rest:
-            rest, self._rest = self._rest, b""
-            yield _line(rest)
+            yield self._line(self._rest)
+            self._rest = b""
         elif live and b"\r" in self._rest.rstrip(b"\r"):
-            end = whole_characters(self._rest)
-            piece, self._rest = self._rest[:end], self._rest[end:]
-            yield LogLine(piece.decode("utf-8", "replace"), goes_on=True)
+            yield self._piece(whole_characters(self._rest))
 
+    def _line(self, data: bytes) -> LogLine:
+        """Return a line of which nothing more is expected; it is what was read last."""
+        return LogLine(
+            data.decode("utf-8", "replace").removesuffix("\r"), at=self._times.at(self._position - len(data))
+        )
 
-def _line(data: bytes, *, more: bool = False) -> LogLine:
-    return LogLine(data.decode("utf-8", "replace").removesuffix("\r"), more=more)
+    def _piece(self, size: int) -> LogLine:
+        """Take the beginning of a line that goes on."""
+        at = self._times.at(self._position - len(self._rest))
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return LogLine(piece.decode("utf-8", "replace"), at=at, goes_on=True)
 
 
 def read(
@@ -137,7 +188,7 @@ def read(
 ) -> Iterator[LogLine]:
     """Yield the lines of an output; following ends when ``ended`` says that the run is over."""
     kept = Kept(directory)
-    lines = _Lines(kept, 0 if tail is None else kept.start_of_tail(tail))
+    lines = _Lines(kept, Times(directory), 0 if tail is None else kept.start_of_tail(tail))
     path, due, seen = f"{directory}/{record.NAME}", 0.0, -2
     while follow and not stop.is_set():
         over = False

@@ -5,6 +5,7 @@ pipe itself, too, so that it does not die of SIGPIPE when the supervisor is kill
 
 The output is in ``RUNS_DIR/<run id>/output``. Once that has half of the bytes that are kept, it goes on in
 ``output.<number>``; the number says how many bytes of output are before that file, and only the last two files are kept.
+``times`` says when, to the second: lines ``<bytes of output> <nanoseconds>`` mean that what follows these bytes was written then or later.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ MOST_CHUNKS = 32
 PIPE = 1 << 20
 """Bytes that a pipe holds whose content is redacted, where the host allows it: a run seldom waits for us."""
 NAME = "output"
+TIMES = "times"
+SECOND = 1_000_000_000
+MOST_TIMES = 1 << 20
+"""Bytes of times, hours of them; then every other one is dropped."""
 DEFAULT_LIMIT = 64 * 1024 * 1024
 """Bytes of output that are kept of a run."""
 
@@ -84,6 +90,7 @@ class Output:
         self._start = self._size = 0
         self._lost, self._why = 0, ""
         self._line_open = False
+        self._noted = 0
 
     def open(self) -> int:
         """Make a pipe, and return the end that the run is to have."""
@@ -168,6 +175,7 @@ class Output:
         written, why = 0, os.strerror(errno.ENOSPC)
         try:
             self._make_room(len(whole))
+            self._note_time()
             written = os.write(self._fd, whole)
         except OSError as error:
             why = error.strerror or why
@@ -179,6 +187,28 @@ class Output:
             self._lost, self._why = (self._lost if written < own else 0) + len(data) - max(0, written - own), why
         else:
             self._lost = 0
+
+    def _note_time(self) -> None:
+        """Write down that what follows was written now, once a second at most, and not where that has no room."""
+        now = time.time_ns()
+        if 0 <= now - self._noted < SECOND:
+            return
+        path = f"{self.directory}/{TIMES}"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return  # the output is worth more than its times
+        try:
+            if (size := os.fstat(fd).st_size) > MOST_TIMES:
+                lines = [line for line in os.pread(fd, size, 0).split(b"\n") if line]
+                os.ftruncate(fd, 0)
+                os.write(fd, b"\n".join(lines[::2]) + b"\n")
+            os.write(fd, b"\n%d %d\n" % (self._start + self._size, now))
+            self._noted = now
+        except OSError:
+            return
+        finally:
+            os.close(fd)
 
     def _make_room(self, size: int) -> None:
         """Open the file that comes next, when the one before has its share."""

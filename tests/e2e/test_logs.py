@@ -94,7 +94,15 @@ def test_several_runs_at_once(project: Project) -> None:
     project.await_status("cell[n=2]", "succeeded")
     assert project.ok("logs", "cell").out == "cell[n=1] | I am 1\ncell[n=2] | I am 2\n"
     assert project.ok("logs", "cell[n=2]").out == "I am 2\n"
+    written = [moment("", line.split()[2]) for line in project.ok("logs", "cell", "--timestamps").out.splitlines()]
+    assert len(written) == 2 and all(time and abs(datetime.now(UTC) - time) < timedelta(minutes=1) for time in written)
+    assert project.ok("logs", "cell", "--since", "1h").out.count("I am") == 2
+    assert project.ok("logs", "cell", "--since", "0s").out == ""
+    project.ok("destroy", "--yes", "--target", "cell")
     assert "the lines of 2 runs (cell[n=1], ...) have no times" in project.ok("logs", "cell", "--timestamps").err
+    project.ok("apply", "--yes", "--detach")
+    project.await_status("cell[n=1]", "succeeded")
+    project.await_status("cell[n=2]", "succeeded")
     assert "--container needs" in project.ok("logs", "cell[n=1]", "-c", "aside", code=7).err
     assert "--raw prints one run" in project.ok("logs", "cell", "--raw", code=7).err
     with project.start("logs", "late", "cell*", "--follow") as following:
