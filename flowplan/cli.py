@@ -37,6 +37,10 @@ State = Annotated[
         help="The state: a file, or a postgresql:// URL; default .flowplan/state.db beside the spec.",
     ),
 ]
+Env = Annotated[
+    str | None,
+    Option("--env", envvar="FLOWPLAN_ENV", metavar="NAME", help="The environment, of a project that has some."),
+]
 RequireState = Annotated[
     bool, Option("--require-state", help="Refuse to make a new state; FLOWPLAN_REQUIRE_STATE=1 does the same.")
 ]
@@ -109,17 +113,20 @@ def init(
 
 
 @command()
-def validate(spec: Spec = None, var: Var = None, var_file: VarFile = None, format: Format = "text") -> None:
-    """Check a spec without any engine or state."""
+def validate(
+    spec: Spec = None, env: Env = None, var: Var = None, var_file: VarFile = None, format: Format = "text"
+) -> None:
+    """Check a spec without any engine or state, in all its environments unless one is named."""
     from flowplan.commands import arguments, validating
 
-    validating.validate(spec, arguments.given(var, var_file), format)
+    validating.validate(spec, env, arguments.given(var, var_file), format)
 
 
 @command()
 def plan(
     spec: Spec = None,
     state: State = None,
+    env: Env = None,
     var: Var = None,
     var_file: VarFile = None,
     target: Target = None,
@@ -160,7 +167,9 @@ def plan(
     shown = planning.Shown(
         format, full=full, context=context, explain=explain, json_into=json_into, summary=summary_file, strict=strict
     )
-    return planning.plan(spec, state, request, shown, out=out, check=check, max_age=max_age, detailed=detailed_exitcode)
+    return planning.plan(
+        spec, state, env, request, shown, out=out, check=check, max_age=max_age, detailed=detailed_exitcode
+    )
 
 
 @command()
@@ -173,6 +182,7 @@ def apply(
         ),
     ] = None,
     state: State = None,
+    env: Env = None,
     var: Var = None,
     var_file: VarFile = None,
     target: Target = None,
@@ -213,13 +223,14 @@ def apply(
         max_age=arguments.seconds("--max-age", max_age),
         strict=strict,
     )
-    return applying.apply(what, state, request, how)
+    return applying.apply(what, state, env, request, how)
 
 
 @command()
 def destroy(
     spec: Spec = None,
     state: State = None,
+    env: Env = None,
     target: OnlyTarget = None,
     exclude: Exclude = None,
     allow_interrupt: AllowInterrupt = None,
@@ -241,13 +252,14 @@ def destroy(
         lock_timeout=arguments.seconds("--lock-timeout", lock_timeout) or 0.0,
         format=format,
     )
-    return applying.destroy(spec, state, request, how, if_exists=if_exists)
+    return applying.destroy(spec, state, env, request, how, if_exists=if_exists)
 
 
 @command()
 def watch(
     address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
     state: State = None,
+    env: Env = None,
     wait_timeout: WaitTimeout = None,
     format: Format = "text",
     stream: Annotated[bool, Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
@@ -262,13 +274,14 @@ def watch(
     how = applying.How(
         wait_timeout=arguments.seconds("--wait-timeout", wait_timeout), format=format, stream=stream, tail=tail
     )
-    return applying.watch(places.place(state).state, address or [], how)
+    return applying.watch(places.state_of(state, env), address or [], how)
 
 
 @command()
 def status(
     address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
     state: State = None,
+    env: Env = None,
     failed: Annotated[bool, Option("--failed", help="Only runs that failed, timed out or are lost.")] = False,
     running: Annotated[bool, Option("--running", help="Only runs that have not ended.")] = False,
     refresh: Refresh = True,
@@ -277,13 +290,14 @@ def status(
     """Show the status of every run; those with a problem come last."""
     from flowplan.commands import places, reading
 
-    reading.status(places.place(state).state, address or [], refresh, format, failed=failed, running=running)
+    reading.status(places.state_of(state, env), address or [], refresh, format, failed=failed, running=running)
 
 
 @command()
 def logs(
     address: Annotated[list[str], Argument(metavar="ADDR", help="The runs: addresses, names of runs, or globs.")],
     state: State = None,
+    env: Env = None,
     follow: Annotated[bool, Option("--follow", "-f", help="Go on to the end of the runs.")] = False,
     tail: Annotated[int | None, Option("--tail", "-n", min=0, metavar="N", help="Only the last lines of each.")] = None,
     since: Annotated[
@@ -306,13 +320,14 @@ def logs(
     wanted = outputs.Wanted(
         attempt, follow, tail, arguments.moment("--since", since), timestamps, container, "raw" if raw else format
     )
-    outputs.logs(places.place(state).state, address, wanted)
+    outputs.logs(places.state_of(state, env), address, wanted)
 
 
 @command()
 def history(
     address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
     state: State = None,
+    env: Env = None,
     since: Annotated[
         str | None,
         Option("--since", metavar="TIME", help="Only what lives, or ended since a time, or a duration ago: 24h."),
@@ -323,13 +338,14 @@ def history(
     """Show every apply and every attempt: when it started, how long it took and how it ended."""
     from flowplan.commands import arguments, history, places
 
-    history.history(places.place(state).state, address or [], arguments.moment("--since", since), failed, format)
+    history.history(places.state_of(state, env), address or [], arguments.moment("--since", since), failed, format)
 
 
 @command()
 def events(
     address: Annotated[str | None, Argument(metavar="ADDR", help="Only this run.")] = None,
     state: State = None,
+    env: Env = None,
     after: Annotated[int, Option("--after", metavar="SEQ", help="Only events after this sequence number.")] = 0,
     since: Annotated[
         str | None, Option("--since", metavar="TIME", help="Only events since a time, or a duration ago: 24h.")
@@ -343,24 +359,24 @@ def events(
     from flowplan.commands import arguments, events, places
 
     wanted = events.Wanted(after, arguments.moment("--since", since), failed, last, follow)
-    events.events(places.place(state).state, address, wanted, format)
+    events.events(places.state_of(state, env), address, wanted, format)
 
 
 @command()
 def show(
     plan: Annotated[Path | None, Argument(metavar="PLAN", help="A saved plan; default the last one.")] = None,
     state: State = None,
+    env: Env = None,
     format: PlanFormat = "text",
     full: Full = False,
     context: Context = 0,
     explain: Explain = False,
 ) -> int:
     """Show a saved plan, and whether it is genuine."""
-    from flowplan.commands import places, planning
+    from flowplan.commands import planning
 
-    return planning.show(
-        plan, places.place(state).state, planning.Shown(format, full=full, context=context, explain=explain)
-    )
+    shown = planning.Shown(format, full=full, context=context, explain=explain)
+    return planning.show(plan, state, env, shown)
 
 
 @command()
@@ -384,19 +400,21 @@ def completion(
 
 
 @command("state", "list")
-def state_list(state: State = None, format: Format = "text") -> None:
+def state_list(state: State = None, env: Env = None, format: Format = "text") -> None:
     """List the addresses that are managed."""
     from flowplan.commands import places, states
 
-    states.list_(places.place(state).state, format)
+    states.list_(places.state_of(state, env), format)
 
 
 @command("state", "show")
-def state_show(address: Annotated[str, Argument(metavar="ADDR", help="The run.")], state: State = None) -> None:
+def state_show(
+    address: Annotated[str, Argument(metavar="ADDR", help="The run.")], state: State = None, env: Env = None
+) -> None:
     """Show everything recorded about a run, as JSON."""
     from flowplan.commands import places, states
 
-    states.show(places.place(state).state, address)
+    states.show(places.state_of(state, env), address)
 
 
 @command("state", "mv")
@@ -404,24 +422,26 @@ def state_mv(
     old: Annotated[str, Argument(metavar="FROM", help="An address, or a run with all its cells.")],
     new: Annotated[str, Argument(metavar="TO", help="What it is called from now on.")],
     state: State = None,
+    env: Env = None,
     lock_timeout: LockTimeout = "0",
 ) -> None:
     """Rename an address; the run is not touched."""
     from flowplan.commands import places, states
 
-    states.move(places.place(state).state, old, new, lock_timeout)
+    states.move(places.state_of(state, env), old, new, lock_timeout)
 
 
 @command("state", "rm")
 def state_rm(
     address: Annotated[list[str], Argument(metavar="ADDR", help="The runs.")],
     state: State = None,
+    env: Env = None,
     lock_timeout: LockTimeout = "0",
 ) -> None:
     """Forget runs; their objects stay on the engine."""
     from flowplan.commands import places, states
 
-    states.remove(places.place(state).state, address, lock_timeout)
+    states.remove(places.state_of(state, env), address, lock_timeout)
 
 
 @command("state", "import")
@@ -430,6 +450,7 @@ def state_import(
     object_id: Annotated[str, Argument(metavar="ID", help="Container id, namespace/job or pid.")],
     spec: Annotated[Path | None, Option("--spec", metavar="SPEC", help="The spec; default flowplan.yaml.")] = None,
     state: State = None,
+    env: Env = None,
     var: Var = None,
     var_file: VarFile = None,
     lock_timeout: LockTimeout = "0",
@@ -437,36 +458,39 @@ def state_import(
     """Import an existing object as a managed run."""
     from flowplan.commands import arguments, places, states
 
-    states.import_(places.place(state, spec), address, object_id, arguments.given(var, var_file), lock_timeout)
+    states.import_(places.place(state, spec, env), address, object_id, arguments.given(var, var_file), lock_timeout)
 
 
 @command("state", "pull")
 def state_pull(
     state: State = None,
+    env: Env = None,
     with_key: Annotated[bool, Option("--with-key", help="Include the key of the secrets' fingerprints.")] = False,
 ) -> None:
     """Print the whole state as JSON."""
     from flowplan.commands import places, states
 
-    states.pull(places.place(state).state, with_key)
+    states.pull(places.state_of(state, env), with_key)
 
 
 @command("state", "push")
 def state_push(
     file: Annotated[Path, Argument(metavar="FILE", help="What `state pull` printed.")],
     state: State = None,
+    env: Env = None,
     lock_timeout: LockTimeout = "0",
 ) -> None:
     """Replace the state with the output of `state pull`, unless it is older."""
     from flowplan.commands import places, states
 
-    states.push(places.place(state).state, file, lock_timeout)
+    states.push(places.state_of(state, env), file, lock_timeout)
 
 
 @command("state", "rebuild")
 def state_rebuild(
     spec: Spec = None,
     state: State = None,
+    env: Env = None,
     var: Var = None,
     var_file: VarFile = None,
     lineage: Annotated[
@@ -478,12 +502,13 @@ def state_rebuild(
     """Make a lost state again from the labels on the engines."""
     from flowplan.commands import arguments, places, states
 
-    states.rebuild(places.place(state, spec), arguments.given(var, var_file), lineage, lock_timeout)
+    states.rebuild(places.place(state, spec, env), arguments.given(var, var_file), lineage, lock_timeout)
 
 
 @command("state", "prune")
 def state_prune(
     state: State = None,
+    env: Env = None,
     older: Annotated[
         str, Option("--older", metavar="TIME", help="Attempts that nothing happened to for this long.")
     ] = "90d",
@@ -493,7 +518,7 @@ def state_prune(
     """Remove old attempts with their output and files; never what lives, or is the newest of a run."""
     from flowplan.commands import places, states
 
-    states.prune(places.place(state).state, older, dry_run, lock_timeout)
+    states.prune(places.state_of(state, env), older, dry_run, lock_timeout)
 
 
 @command("state", "upgrade")
@@ -525,27 +550,27 @@ def state_grants(
 
 
 @command("state", "moved")
-def state_moved(state: State = None, lock_timeout: LockTimeout = "0") -> None:
+def state_moved(state: State = None, env: Env = None, lock_timeout: LockTimeout = "0") -> None:
     """Declare that a copied state was moved: the original is gone."""
     from flowplan.commands import places, states
 
-    states.moved(places.place(state).state, lock_timeout)
+    states.moved(places.state_of(state, env), lock_timeout)
 
 
 @command("state", "new-lineage")
-def state_new_lineage(state: State = None, lock_timeout: LockTimeout = "0") -> None:
+def state_new_lineage(state: State = None, env: Env = None, lock_timeout: LockTimeout = "0") -> None:
     """Make a copied state one of its own, which manages nothing yet."""
     from flowplan.commands import places, states
 
-    states.new_lineage(places.place(state).state, lock_timeout)
+    states.new_lineage(places.state_of(state, env), lock_timeout)
 
 
 @command("state", "unlock")
-def state_unlock(state: State = None) -> None:
+def state_unlock(state: State = None, env: Env = None) -> None:
     """Release the lock of a process that no longer exists."""
     from flowplan.commands import places, states
 
-    states.unlock(places.place(state).state)
+    states.unlock(places.state_of(state, env))
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -74,6 +74,12 @@ _RUN = (
 """The parts of a record that a status document has, in this order."""
 
 
+def _head(store: Store) -> Document:
+    """Return how each document begins: with its format, and with the project, and its environment if it has some."""
+    environment = {"environment": store.environment} if store.environment else {}
+    return {"format_version": FORMAT_VERSION, "project": store.project, **environment}
+
+
 def status(store: Store, addresses: Sequence[str] = (), only: Collection[str] = ()) -> tuple[Document, list[Left]]:
     """Return what ``status --format json`` prints, and the plans that have something left to do there.
 
@@ -98,7 +104,7 @@ def status(store: Store, addresses: Sequence[str] = (), only: Collection[str] = 
         if step and (not only or step.status in only):
             unbegun.append({**encode(step), "place": place})
     plans = [plan for plan in plans if any(step.address in meant for step in plan.steps)]
-    head = {"format_version": FORMAT_VERSION, "project": store.project, "serial": store.serial}
+    head = {**_head(store), "serial": store.serial}
     return {**head, "runs": runs, "not_started": unbegun, "plans": [plan.document() for plan in plans]}, plans
 
 
@@ -149,7 +155,7 @@ def history(
         for apply in _applies(plans, everything)
         if apply["plan"] in made or (alone and (since is None or _is_since(apply["at"], since)))
     ]
-    head = {"format_version": FORMAT_VERSION, "project": store.project}
+    head = _head(store)
     return {**head, "applies": applies, "attempts": attempts}
 
 
@@ -256,7 +262,7 @@ def plans(store: Store) -> Document:
     for plan in reversed(applied_plans(store)):
         document = encode(plan)
         found.append({key: value for key, value in document.items() if key != "document"})
-    return {"format_version": FORMAT_VERSION, "project": store.project, "plans": found}
+    return {**_head(store), "plans": found}
 
 
 def plan(store: Store, digest: str) -> Document | None:

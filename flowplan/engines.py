@@ -22,7 +22,7 @@ from flowplan.schemas.sources import did_you_mean
 if TYPE_CHECKING:
     from flowplan.planner.manifests import Manifests
     from flowplan.providers.protocol import Keeper, Provider
-    from flowplan.schemas.load import LoadedSpec
+    from flowplan.schemas.load import LoadedSpec, SpecFiles
 
 ENTRY_POINTS = "flowplan.providers"
 """The group of entry points of installed providers."""
@@ -104,20 +104,28 @@ def kinds_of(types: Iterable[str]) -> Kinds:
     return kinds
 
 
-def read_spec(path: Path) -> LoadedSpec:
-    """Return a spec, also with the blocks of installed providers, which are looked for when it is not valid without.
+def read_spec(path: Path, environment: str = "") -> LoadedSpec:
+    """Return a spec in an environment, see ``composed``."""
+    from flowplan.schemas.load import read_files
+
+    return composed(read_files(path), environment)
+
+
+def composed(read: SpecFiles, environment: str) -> LoadedSpec:
+    """Return a spec that was read, also with the blocks of installed providers, which are looked for when it is not valid
+    without.
 
     Raises:
-        InvalidInput: every fault at once.
+        InvalidInput: every fault at once; or the environment is none of the spec's, or missing.
     """
-    from flowplan.schemas.load import load_spec
+    from flowplan.schemas.load import load
 
     try:
-        return load_spec(path)
+        return load(read, environment=environment)
     except InvalidInput:
         if not installed():
             raise
-        return load_spec(path, provider_types=dict.fromkeys(installed()))
+        return load(read, environment=environment, provider_types=dict.fromkeys(installed()))
 
 
 class Engines:
@@ -126,7 +134,7 @@ class Engines:
     Args:
         entries: entry name -> {"type": ..., connection settings}; secrets in them as tokens.
         secrets: token -> value.
-        project: of the spec or the state, "" while it is not known.
+        project: of the spec or the state, "" while it is not known; environment: "" where there is none.
         created_from: ``user@host:path`` of the state, for ``Context``.
         connected: connections that there are already, by entry name; they are closed with the others.
     """
@@ -141,9 +149,10 @@ class Engines:
         secrets: Mapping[str, str] | None = None,
         project: str = "",
         created_from: str = "",
+        environment: str = "",
         connected: Mapping[str, Provider] | None = None,
     ) -> None:
-        self.project = project
+        self.project, self.environment = project, environment
         self._created_from = created_from
         self._entries = dict(entries)
         self._lineage = lineage
@@ -177,6 +186,7 @@ class Engines:
                     self._spec_dir,
                     self.project,
                     self._created_from,
+                    self.environment,
                 )
                 self._providers[name] = _load(provider_type(self.type_of(name)).connect)(context)
             return self._providers[name]

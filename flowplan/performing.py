@@ -169,7 +169,8 @@ class Performer:
         self._workers.submit(unless_lost)
 
     def _order(self, change: Change, born_as: str, *, fresh: bool = False) -> Order:
-        identity = Identity(self._plan.project, self._plan.lineage, born_as or change.address, change.attempt)
+        plan = self._plan
+        identity = Identity(plan.project, plan.lineage, born_as or change.address, change.attempt, plan.environment)
         return Order(identity, change.name, change.after or {}, change.settings, self._secrets, fresh)
 
     def _with_ends(self, records: Sequence[Recorded]) -> tuple[Recorded, ...]:

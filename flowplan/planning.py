@@ -68,6 +68,7 @@ def plan_spec(project: Project, request: Request) -> Planned:
     plan = replace(
         _plan(project, request, options.mode, decided, secrets),
         project=expansion.project,
+        environment=loaded.environment,
         spec_path=_portable(request),
         spec_digest=loaded.digest,
         variables=variables,
@@ -169,6 +170,7 @@ def _plan(
     """Return a plan of what was decided, as one without a spec."""
     return Plan(
         project=project.store.project or "",
+        environment=project.store.environment,
         digest="",
         lineage=project.store.lineage,
         serial=project.store.serial,
@@ -344,7 +346,8 @@ def _preflighted(project: Project, changes: tuple[Change, ...]) -> tuple[Change,
     orders: dict[str, list[Order]] = {}
     for change in changes:
         if (change.action.starts or change.action in (Action.ADOPT, Action.UPDATE)) and not change.skipped:
-            identity = Identity(project.store.project or "", project.store.lineage, change.address, change.attempt)
+            engines, lineage = project.engines, project.store.lineage
+            identity = Identity(engines.project, lineage, change.address, change.attempt, engines.environment)
             order = Order(
                 identity, change.name, change.after or {}, change.settings, project.secrets, change.action.starts
             )

@@ -18,8 +18,10 @@ from flowplan.resolve import lookup, resolve
 from flowplan.schemas.errors import InvalidInput, PlanStale, Refused, concealing
 from flowplan.schemas.files import is_stream
 from flowplan.schemas.plans import Plan
+from flowplan.schemas.runs import scope
 from flowplan.schemas.secrets import PART, Parts, Redactor, SecretSource, token, tokens_in
 from flowplan.state.location import FileLocation, Location, Lock
+from flowplan.state.ownership import refuse_other
 from flowplan.state.store import Store, new_identity
 from flowplan.wanted import Wanted
 
@@ -35,6 +37,7 @@ class Request:
         spec: path of the spec, where one is read.
         other_state: one that is found from the working directory, while ``state`` lies beside a spec elsewhere.
         require_state: refuse to make a new state.
+        environment: the one that is named, "" for none.
     """
 
     state: Location = field(default_factory=lambda: FileLocation(Path(".flowplan/state.db")))
@@ -46,6 +49,7 @@ class Request:
     policies: tuple[Path, ...] = ()
     other_state: Location | None = None
     require_state: bool = False
+    environment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +92,8 @@ class Project:
         with concealing(redactor):
             with shown():
                 stage(f"reading {request.spec.name}")
-                loaded = read_spec(request.spec)
-                request.state.of_project(loaded.spec.project)
+                loaded = read_spec(request.spec, request.environment)
+                request.state.belongs_to(loaded.spec.project, request.environment)
                 born = _identity(request.state)
                 wanted = Wanted.of(loaded, request.given, redactor, *born, policies=request.policies)
                 if not request.state.exists():
@@ -101,15 +105,12 @@ class Project:
                     identity = store.lineage, store.key
                     wanted = Wanted.of(loaded, request.given, redactor, *identity, policies=request.policies)
                 project, providers, sealer = wanted.expansion.project, wanted.expansion.providers, wanted.sealer
-                if store.project not in (None, project) and store.records():
-                    raise Refused(
-                        f"the state {store.location} belongs to project {store.project}, not {project}",
-                        hint="name another state with --state",
-                    )
+                refuse_other(store, project, request.environment)
                 parts = _parts(sealer.secrets, wanted.variables.values, store.key)
                 secrets = {**parts, **sealer.values}
                 redactor.add(secrets.values())
-                with closing(_engines(store, providers, loaded.directory, secrets, project)) as engines:
+                whose = (project, request.environment)
+                with closing(_engines(store, providers, loaded.directory, secrets, whose)) as engines:
                     yield cls(
                         store, engines, redactor, loaded.directory, providers, sealer.secrets, secrets, parts, wanted
                     )
@@ -239,12 +240,21 @@ def _check_new(request: Request, project: str) -> None:
     if request.other_state is None:
         return
     with closing(request.other_state.open(read_only=True)) as other:
-        if other.project == project:
-            raise Refused(
-                f"project {project} has a state already, {request.other_state.named()}; the state beside the spec, "
-                f"{request.state.named()}, would be a new one and start everything again",
-                hint=f"go on with it: --state {request.other_state}; or move its directory to {request.state.beside.parent.absolute()}",
-            )
+        theirs, managed = other.scope, bool(other.records())
+    here = request.state.named()
+    if theirs == scope(project, request.environment):
+        raise Refused(
+            f"project {project} has a state already, {request.other_state.named()}; the state beside the spec, "
+            f"{here}, would be a new one and start everything again",
+            hint=f"go on with it: --state {request.other_state}; or move its directory to {request.state.beside.parent.absolute()}",
+        )
+    if theirs == project and managed:
+        raise Refused(
+            f"project {project} has a state from before it had environments, {request.other_state.named()}; that of "
+            f"{request.environment}, {here}, would be a new one and start everything again",
+            hint=f"`flowplan destroy --state {request.other_state}` removes what it manages; or move the file away, and its "
+            "runs are left alone",
+        )
 
 
 def _engines(
@@ -252,16 +262,20 @@ def _engines(
     providers: Mapping[str, Mapping[str, Any]],
     directory: Path,
     secrets: Mapping[str, str],
-    project: str | None = None,
+    whose: tuple[str, str] | None = None,
 ) -> Engines:
-    """Return the engines of a state and of further provider entries; the project is the state's own, unless it is given."""
+    """Return the engines of a state and of further provider entries; project and environment are the state's own, unless
+    they are given.
+    """
+    project, environment = whose or (store.project or "", store.environment)
     return Engines(
         {**store.recall("providers"), **providers},
         lineage=store.lineage,
         runs_dir=store.location.beside.absolute().with_suffix(".runs"),
         spec_dir=directory,
         secrets=secrets,
-        project=project or store.project or "",
+        project=project,
+        environment=environment,
         created_from=_origin_of(store.location),
     )
 

@@ -43,7 +43,7 @@ def rebuild(request: Request, lineage: str, before_state: Callable[[], None]) ->
     with Project.of_spec(request, before_state) as project:
         found = _found_everywhere(project)
         chosen = _lineage(project.store, [one for _, one in found], lineage)
-        claim_project(project.store, project.wanted.expansion.project)
+        claim_project(project.store, project.engines.project, project.engines.environment)
         if chosen == project.store.lineage:
             return _recorded(project, found)
         take_lineage(project.store, chosen)
@@ -157,7 +157,7 @@ def import_object(project: Project, address: str, object_id: str) -> Recorded:
     desired = _importable(project, address)
     found = project.engines.provider(desired.provider).describe(object_id)
     _refuse_managed(store, found)
-    claim_project(store, project.wanted.expansion.project)
+    claim_project(store, project.engines.project, project.engines.environment)
     taken = _taken(project, desired, desired.render(store.last_attempts().get(address, 0) + 1), found)
     record = _record(project, desired.provider, found, taken, desired.settings, address)
     project.remember()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flowplan.planner.compare.replay import deviations
-from flowplan.schemas.errors import PlanStale
+from flowplan.schemas.errors import InvalidInput, PlanStale, Refused
 from flowplan.schemas.plan_documents import read_plan, unsealed
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Status
@@ -17,14 +17,23 @@ from flowplan.state.location import Location
 from flowplan.state.store import Store
 
 
-def sealed_plan(path: Path, state: Location) -> Plan:
+def sealed_plan(path: Path, state: Location, environment: str) -> Plan:
     """Read a plan file that was made with this state. Nothing that the plan says is acted upon before.
 
+    Args:
+        environment: the one that the command line names, "" for none.
+
     Raises:
-        InvalidInput, StateError: there is no such plan or state.
+        InvalidInput, StateError: there is no such plan or state, or the environment of the plan is not named.
         PlanStale: the plan was edited, forged, or made with another state.
+        Refused: the plan is for another environment.
     """
     file = read_plan(path)
+    if (planned := file.plan.environment) != environment:
+        message = f"{path} is a plan for {f'environment {planned}' if planned else 'a project without environments'}"
+        if not environment:
+            raise InvalidInput(message, hint=f"name it with --env {planned}")
+        raise Refused(f"{message}, not for {environment}; nothing was done")
     with closing(state.open()) as store:
         fault = unsealed(file, path, store.lineage, store.key)
     if fault:

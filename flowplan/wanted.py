@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from flowplan.engines import ManifestsByType, read_spec
+from flowplan.engines import ManifestsByType, composed
 from flowplan.given import Given, policies_of, variables_of
 from flowplan.planner.desired.order import ordered
 from flowplan.resolve import Secrets
-from flowplan.schemas.errors import concealing
+from flowplan.schemas.errors import InvalidInput, concealing
 from flowplan.schemas.runs import Desired
 from flowplan.schemas.secrets import Redactor
 from flowplan.schemas.sources import Diagnostic
@@ -83,16 +83,53 @@ class Wanted:
         return cls(loaded, variables, sealer, expansion, runs, policies_of(policies, loaded))
 
 
-def check_spec(path: Path, given: Given) -> tuple[Sequence[Diagnostic], int, Sequence[str]]:
-    """Check a spec without engine, state or secret, and return (warnings, number of runs, variables without a value).
+class Checked(NamedTuple):
+    """What was found out about a spec that has no fault.
 
-    Of variables without a value only the type is known: what depends on the value is not checked.
+    Attributes:
+        runs: their number; unset: variables without a value, of which only the type is known: what depends on the value
+            was not checked.
+    """
+
+    warnings: Sequence[Diagnostic]
+    runs: int
+    unset: Sequence[str]
+
+
+def check_spec(path: Path, given: Given, environment: str = "") -> dict[str, Checked]:
+    """Check a spec without engine, state or secret: environment -> what was found, "" where the spec has none.
+
+    Args:
+        environment: the only one to check; all without it.
+
+    Raises:
+        InvalidInput: with all faults of all environments.
+    """
+    from flowplan.schemas.load import read_files
+
+    read = read_files(path)
+    found: dict[str, Checked] = {}
+    faults: dict[Diagnostic, None] = {}
+    for name in [environment] if environment else read.environments or [""]:
+        try:
+            wanted = offline(composed(read, name), given)
+        except InvalidInput as error:
+            faults |= dict.fromkeys(error.diagnostics)
+            continue
+        found[name] = Checked(wanted.expansion.diagnostics, len(wanted.runs), sorted(wanted.variables.unset))
+    if faults:
+        raise InvalidInput(list(faults))
+    return found
+
+
+def offline(loaded: LoadedSpec, given: Given) -> Wanted:
+    """Return what a spec wants, without engine, state or secret; variables without a value have one of their type.
 
     Raises:
         InvalidInput: with all faults.
     """
     redactor = Redactor()
     with concealing(redactor):
-        wanted = Wanted.of(read_spec(path), given, redactor, _LINEAGE, _KEY, offline=True)
+        wanted = Wanted.of(loaded, given, redactor, _LINEAGE, _KEY, offline=True)
         ordered(list(wanted.runs), {address: run.settings.needs for address, run in wanted.runs.items()})
-    return wanted.expansion.diagnostics, len(wanted.runs), sorted(wanted.variables.unset)
+    return wanted

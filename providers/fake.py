@@ -177,8 +177,7 @@ class FakeProvider:
         seen = [self._seen_as(record, there.pop(_id_of(record), None)) for record in records]
         for run in there.values():
             ours = run.identity is not None and run.identity.lineage == self._context.lineage
-            of_project = run.identity is not None and run.identity.project == self._context.project
-            if ours or (of_project and wanted is not None):
+            if ours or (self._is_here(run, self._context.project) and wanted is not None):
                 seen.append(self._seen(run))
         return seen
 
@@ -247,7 +246,7 @@ class FakeProvider:
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
         """Return the runs of a project."""
-        runs = [run for run in self._there().values() if run.identity and run.identity.project == project]
+        runs = [run for run in self._there().values() if self._is_here(run, project)]
         return [self._found(run) for run in sorted(runs, key=lambda run: self._seen(run).attempt)]
 
     def describe(self, object_id: str) -> Found:
@@ -260,6 +259,10 @@ class FakeProvider:
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
+
+    def _is_here(self, run: FakeRun, project: str) -> bool:
+        known = run.identity
+        return known is not None and (known.project, known.environment) == (project, self._context.environment)
 
     def _there(self) -> dict[str, FakeRun]:
         """Return the runs on the engine, by id.

@@ -26,6 +26,8 @@ class Context:
         spec_dir: directory of the spec, absolute.
         created_from: ``user@host:path`` of the state; ``create`` puts it on its objects, for people who find them.
         project: of the spec, or of the state; "" while it is not known. Its objects of other lineages are told by ``observe``.
+        environment: of the project, "" where it has none; objects of the project in other ones are none of ours, and are
+            neither told by ``observe`` nor found by ``find``.
     """
 
     lineage: str
@@ -34,6 +36,7 @@ class Context:
     spec_dir: Path = Path()
     project: str = ""
     created_from: str = ""
+    environment: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
-from flowplan.schemas.documents import MAX_BYTES, MAX_DEPTH, Document, parse, read_text
+from flowplan.schemas.documents import MAX_DEPTH, Document, parse, read_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import is_expression, kind_of
+from flowplan.schemas.files import MAX_BYTES
+from flowplan.schemas.places import ENVIRONMENT_PATTERN
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, did_you_mean, dotted
-from flowplan.schemas.spec import ENVIRONMENT_PATTERN
 
 REFERENCE_KINDS = ("from_env", "from_file", "secret_key_ref", "config_map_key_ref")
 MOST_FILES = 100

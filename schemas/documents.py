@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.files import Unreadable, is_file, read_bounded
+from flowplan.schemas.files import MAX_BYTES, Unreadable, is_file, read_bounded
 from flowplan.schemas.places import DEFAULT_SPEC
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, dotted
 
-MAX_BYTES = 10_000_000
 MAX_DEPTH = 100
 MAX_NODES = 1_000_000
 MAX_ALIASED = 100_000

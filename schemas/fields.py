@@ -23,7 +23,7 @@ from flowplan.schemas.text import shortened
 BEYOND_ASCII = "\u00a1-\uffff"
 """The letters of other scripts, in the sets of the patterns of names."""
 
-EXPRESSION_PATTERN = r"\$\{(?:(?:var|each|run)\.[^}]*|project)\}"
+EXPRESSION_PATTERN = r"\$\{(?:(?:var|each|run)\.[^}]*|project|environment)\}"
 _EXPRESSION = re.compile(EXPRESSION_PATTERN)
 EXPRESSION_SCHEMA = {"type": "string", "pattern": EXPRESSION_PATTERN}
 TEXT_SCHEMA: dict[str, Any] = {"type": "string"}

@@ -11,6 +11,8 @@ from pathlib import Path
 PIPE_PATIENCE = 10.0
 """Seconds that a pipe may be silent."""
 BLOCK = 1 << 20
+MAX_BYTES = 10_000_000
+"""Of a spec, or of a file that it names."""
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",

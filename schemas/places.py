@@ -13,6 +13,8 @@ from flowplan.schemas.faults import point
 
 DEFAULT_SPEC = "flowplan.yaml"
 """The spec of a command line that names none."""
+ENVIRONMENT_PATTERN = "^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
+"""Of the name of an environment, which names of files and labels hold."""
 
 
 def make_private(directory: Path) -> None:

@@ -66,6 +66,8 @@ def plan_digest(plan: Plan) -> str:
         "secrets": {token: encode(source) for token, source in plan.secrets.items()},
         "changes": sorted([change.address, change_digest(change)] for change in plan.changes if change.effective),
     }
+    if plan.environment:
+        meaning["environment"] = plan.environment
     return _sha256(_canonical(meaning))
 
 
@@ -97,18 +99,8 @@ def sealed_json(plan: Plan, key: bytes) -> str:
 
 
 _HEAD = (
-    *(
-        "format_version",
-        "flowplan_version",
-        "project",
-        "mode",
-        "partial",
-        "digest",
-        "expires_at",
-        "refreshed",
-        "state",
-        "spec",
-    ),
+    *("format_version", "flowplan_version", "project", "environment", "mode", "partial", "digest"),
+    *("expires_at", "refreshed", "state", "spec"),
     *("summary", "variables", "providers", "targets", "secrets", "diagnostics"),
 )
 """The order in which a document tells what it says of the whole plan."""

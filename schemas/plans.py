@@ -169,6 +169,7 @@ class Plan:
         expires_at: apply refuses the plan after this time (RFC 3339 UTC); None for never.
         made_at: time of planning (RFC 3339 UTC); only in plan files, so that the same plan is printed the same.
         partial: ``--target`` or ``--exclude`` left runs out, so that it says nothing of them.
+        environment: of the project, "" where it has none.
     """
 
     project: str
@@ -189,3 +190,4 @@ class Plan:
     expires_at: str | None = None
     made_at: str = ""
     partial: Annotated[bool, Member(absent=False)] = False
+    environment: Annotated[str, Member(absent="")] = ""

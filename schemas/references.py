@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flowplan.schemas.documents import Document
-from flowplan.schemas.sources import Diagnostic, Path, did_you_mean, dotted
+from flowplan.schemas.sources import Diagnostic, Path, did_you_mean
 from flowplan.schemas.spec import BUILT_IN_TYPES
 
 _VARIABLE = re.compile(r"(?<!\$)\$\{var\.([A-Za-z_][A-Za-z0-9_-]*)")
@@ -39,7 +39,9 @@ def _mapping(root: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _provider(document: Document, path: Path, named: Any, known: list[str]) -> Iterator[Diagnostic]:
     if isinstance(named, str) and "${" not in named and named not in known:
         hint = did_you_mean(named, known) or f"known: {', '.join(dict.fromkeys(known))}"
-        yield Diagnostic(f'unknown provider "{named}"', document.sources.value(path), dotted(path), hint)
+        yield Diagnostic(
+            f'unknown provider "{named}"', document.sources.value(path), document.sources.subject(path), hint
+        )
 
 
 def _needs(document: Document, path: Path, needs: Any, runs: Mapping[str, Any]) -> Iterator[Diagnostic]:
@@ -47,7 +49,9 @@ def _needs(document: Document, path: Path, needs: Any, runs: Mapping[str, Any]) 
         if isinstance(need, str) and "${" not in need and need.partition("[")[0] not in runs and need not in runs:
             where = (*path, index) if isinstance(needs, list) else path
             hint = glob_hint(need) or did_you_mean(need, runs) or f"known: {', '.join(list(runs)[:10])}"
-            yield Diagnostic(f'unknown run "{need}"', document.sources.value(where), dotted(where), hint)
+            yield Diagnostic(
+                f'unknown run "{need}"', document.sources.value(where), document.sources.subject(where), hint
+            )
 
 
 def _variables(document: Document, path: Path, value: Any, known: Mapping[str, Any]) -> Iterator[Diagnostic]:
@@ -62,4 +66,4 @@ def _variables(document: Document, path: Path, value: Any, known: Mapping[str, A
             if name not in known:
                 message = f"${{var.{name}}}: the variable {name} is not known"
                 hint = did_you_mean(name, known)
-                yield Diagnostic(message, document.sources.value(path), dotted(path), hint)
+                yield Diagnostic(message, document.sources.value(path), document.sources.subject(path), hint)

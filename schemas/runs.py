@@ -75,6 +75,11 @@ def run_id(lineage: str, address: str, attempt: int) -> str:
     return str(uuid.uuid5(uuid.UUID(lineage), f"{address}#{attempt}"))
 
 
+def scope(project: str, environment: str) -> str:
+    """Return what a state belongs to: ``nightly``, or ``nightly/prod`` in an environment; no name holds a ``/``."""
+    return f"{project}/{environment}" if environment else project
+
+
 class Identity(NamedTuple):
     """What names and labels of an attempt are made of."""
 
@@ -82,6 +87,7 @@ class Identity(NamedTuple):
     lineage: str
     address: str
     attempt: int
+    environment: str = ""
 
     @property
     def run_id(self) -> str:

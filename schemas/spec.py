@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_
 from pydantic_core import core_schema
 
 from flowplan.schemas import fields as f
+from flowplan.schemas.places import ENVIRONMENT_PATTERN
 
 SCHEMA_ID = "https://flowplan.dev/schemas/spec-1.json"
 SCHEMA_FILE = Path(__file__).with_name("spec.schema.json")
@@ -26,7 +27,7 @@ NAME_PATTERN = f"^[A-Za-z0-9_{f.BEYOND_ASCII}][A-Za-z0-9_.{f.BEYOND_ASCII}-]*$"
 IDENTIFIER_PATTERN = "^[A-Za-z_][A-Za-z0-9_-]*$"
 AXIS_WORDS = "a list, a range with from and to, or an expression"
 AXIS_PATTERN = "^(?!index$)[A-Za-z_][A-Za-z0-9_-]*$"
-PROJECT_PATTERN = ENVIRONMENT_PATTERN = "^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
+PROJECT_PATTERN = "^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 ENV_PATTERN = "^[^=\\x00]+$"
 
 RunName = Annotated[str, f.matching(NAME_PATTERN, "a name of letters, digits, _, - and .")]

@@ -142,8 +142,8 @@ class Location(ABC):
         """End the connections of this process to it."""
 
     @abstractmethod
-    def of_project(self, project: str) -> None:
-        """Say which project it is about: a database holds the states of many.
+    def belongs_to(self, project: str, environment: str) -> None:
+        """Say which project, and which environment of it, it is about: a database holds the states of many.
 
         Raises:
             Refused: it was named as that of another one.
@@ -208,7 +208,7 @@ class FileLocation(Location):
     def same(self, other: Location) -> bool:
         return isinstance(other, FileLocation) and self.path.resolve() == other.path.resolve()
 
-    def of_project(self, project: str) -> None:
+    def belongs_to(self, project: str, environment: str) -> None:
         pass  # a file holds one state, which knows its project
 
     def another(self, name: str) -> str:
@@ -219,19 +219,20 @@ SCHEMES = ("postgresql://", "postgres://")
 """How the address of a database begins."""
 
 
-def located(text: str, beside: Path, spec: Path | None = None) -> Location:
+def located(text: str, beside: Path, spec: Path | None = None, environment: str = "") -> Location:
     """Return the location that a user names: the path of a file, or the URL of a database.
 
     Args:
         beside: where the files of a state in a database lie on this host.
-        spec: says which project's state it is, where the URL does not.
+        spec: says which project's state it is, where the URL does not; environment: which one's, "" for none.
 
     Raises:
         InvalidInput: it is neither.
+        Refused: the URL is that of another environment.
         StateError: what speaks with the database is not installed.
     """
     if not text.startswith(SCHEMES):
         return FileLocation(Path(text))
     from flowplan.state.postgres.location import DatabaseLocation
 
-    return DatabaseLocation(text, beside, spec)
+    return DatabaseLocation(text, beside, spec, environment)

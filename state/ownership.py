@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flowplan.schemas.errors import Refused
+from flowplan.schemas.runs import scope
 from flowplan.state.store import Store, new_identity
 
 
@@ -32,22 +33,35 @@ def start_lineage(store: Store) -> list[str]:
     return managed
 
 
-def claim_project(store: Store, project: str) -> None:
-    """Make a state belong to ``project``.
+def refuse_other(store: Store, project: str, environment: str) -> None:
+    """Refuse a state with records of another project, or of another environment of the same one.
 
     Raises:
-        Refused: it has records of another project.
+        Refused: it is one.
     """
-    if store.project == project:
+    if store.scope not in (None, scope(project, environment)) and store.records():
+        raise Refused(
+            f"the state {store.location} belongs to {_told(store.project or '', store.environment)}, "
+            f"not to {_told(project, environment)}",
+            hint="--state names another one; `flowplan destroy` first gives this one free",
+        )
+
+
+def _told(project: str, environment: str) -> str:
+    return f"environment {environment} of project {project}" if environment else f"project {project}"
+
+
+def claim_project(store: Store, project: str, environment: str = "") -> None:
+    """Make a state belong to ``project``, in an environment where it has some.
+
+    Raises:
+        Refused: see ``refuse_other``.
+    """
+    if store.scope == scope(project, environment):
         return
     with store.changing("claim_project") as journal:
-        owner = store.project
-        if owner not in (None, project) and store.records():
-            raise Refused(
-                f"the state {store.location} belongs to project {owner}, not {project}",
-                hint="--state names another file; `flowplan destroy` first gives this one free",
-            )
-        journal.identify(project=project)
+        refuse_other(store, project, environment)
+        journal.identify(project=scope(project, environment))
 
 
 def take_lineage(store: Store, lineage: str) -> None:

@@ -55,7 +55,7 @@ def dump(store: Store, *, with_key: bool = False) -> Iterator[str]:
             "flowplan_state": FORMAT,
             "lineage": store.lineage,
             "serial": store.serial,
-            "project": store.project,
+            "project": store.scope,
             **({"key": store.key.hex()} if with_key else {}),
             "records": store.all("SELECT address, run_id FROM records ORDER BY id"),
             "counters": store.last_attempts(),

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from flowplan import interruption
 from flowplan.commands import last_plan
 from flowplan.commands.arguments import check_directory, check_format
-from flowplan.commands.places import place, shown
-from flowplan.commands.planning import Shown, at, show_plan
+from flowplan.commands.places import place, settled, shown
+from flowplan.commands.planning import Shown, at, named, show_plan
 from flowplan.commands.refusals import (
     allowed,
     planning_options,
@@ -64,15 +64,15 @@ class How(Options):
     strict: bool = False
 
 
-def apply(what: Path | None, state: str | None, request: Request, how: How) -> int:
+def apply(what: Path | None, state: str | None, environment: str | None, request: Request, how: How) -> int:
     """Apply a saved plan, a spec, or without either the last plan if nothing that it was made from has changed."""
     check_format(how.format, ("text", "json"))
     check_directory("--json-into", how.json_into)
     if what is None:
-        return _apply_last(at(request, place(state)), how)
+        return _apply_last(at(request, settled(place(state, environment=environment))), how)
     if is_plan(what):
-        return _apply_plan(what, at(request, place(state)), how)
-    return _apply_spec(at(request, place(state, what)), how)
+        return _apply_plan(what, at(request, settled(place(state, environment=environment))), how)
+    return _apply_spec(at(request, place(state, what, environment)), how)
 
 
 def _apply_last(request: Request, how: How) -> int:
@@ -114,10 +114,11 @@ def _last_reviewed(made: last_plan.LastPlan, path: Path, request: Request, how: 
         PlanStale: it does not count any more.
     """
     with closing(request.state.open()) as store:
-        last_plan.check(made, request.state.beside, request.given, store.key, read_spec(request.spec).digest)
+        digest = read_spec(request.spec, request.environment).digest
+        last_plan.check(made, request.state.beside, request.given, store.key, digest)
     if options := planning_options(request):
         raise PlanStale(f"{' and '.join(options)} ask for another plan")
-    reviewed = sealed_plan(path, request.state)
+    reviewed = sealed_plan(path, request.state, request.environment)
     allowed(reviewed, request, how.max_age)
     return reviewed
 
@@ -138,7 +139,7 @@ def is_plan(path: Path) -> bool:
 
 
 def _apply_plan(path: Path, request: Request, how: How) -> int:
-    reviewed = sealed_plan(path, request.state)
+    reviewed = sealed_plan(path, request.state, request.environment)
     usable(reviewed, path, request, how.max_age)
     with Project.of_plan(request, reviewed) as project:
         plan = check_reviewed(reviewed, plan_again(project, request, reviewed).plan, project.store)
@@ -252,7 +253,9 @@ def _agreed(plan: Plan, project: Project, how: How) -> bool:
     return False
 
 
-def destroy(spec: Path | None, state: str | None, request: Request, how: How, *, if_exists: bool) -> int:
+def destroy(
+    spec: Path | None, state: str | None, environment: str | None, request: Request, how: How, *, if_exists: bool
+) -> int:
     """Destroy everything recorded; the spec is not needed, and is only checked to be of the same project.
 
     Args:
@@ -264,7 +267,7 @@ def destroy(spec: Path | None, state: str | None, request: Request, how: How, *,
     check_format(how.format, ("text", "json"))
     if spec and not is_file(spec) and not is_stream(spec):
         raise InvalidInput(f"{spec}: there is no such file")
-    request = at(request, place(state, spec))
+    request = at(request, settled(place(state, spec, environment)))
     if not request.state.exists():
         missing = f"there is no state {request.state.named()}, so nothing is known that could be destroyed"
         if not if_exists:
@@ -276,7 +279,7 @@ def destroy(spec: Path | None, state: str | None, request: Request, how: How, *,
         lock.acquire(how.lock_timeout)
         with closing(open_state(request.state)) as store, Project.of_state(store, all_secrets=True) as project:
             planned = plan_destroy(project, request)
-            if spec and store.project not in (None, project_of := read_spec(spec).spec.project):
+            if spec and store.project not in (None, project_of := read_spec(spec, request.environment).spec.project):
                 raise Refused(f"{spec} is project {project_of}, but the state belongs to project {store.project}")
             if not has_changes(planned.plan.changes):
                 if not planned.plan.partial:
@@ -307,7 +310,7 @@ def watch(state: Location, addresses: Sequence[str], how: How) -> int:
         live = _tell_what_waits(store, addresses, how)
         outcome, code = None, 0
         if live:
-            plan = Plan(store.project or "", "", store.lineage, store.serial, "", "", ())
+            plan = Plan(store.project or "", "", store.lineage, store.serial, "", "", (), environment=store.environment)
             with writing(state, "watch") as lock:
                 outcome = _run(Planned(plan, ()), project, how, lock, follow=live)
             code = _report(outcome, project, how)
@@ -354,7 +357,7 @@ def _carry_out(planned: Planned, project: Project, how: How, lock: Lock, reviewe
     """
     plan, store = planned.plan, project.store
     check_targets(project.engines, plan)
-    claim_project(store, plan.project)
+    claim_project(store, plan.project, plan.environment)
     if plan.mode != "destroy":
         project.remember("" if is_stream(Path(plan.spec_path)) else Path(plan.spec_path).name)
     with _accepted(plan, reviewed or plan, store):
@@ -473,7 +476,7 @@ def _report(outcome: Outcome, project: Project, how: How) -> int:
     shown_ends = 0
     for address, why in outcome.failed.items():
         record = project.store.record(address)
-        see = f"; see `flowplan logs {_quoted(address)}`" if record and record.started_at else ""
+        see = f"; see `{_command(project, 'logs', address)}`" if record and record.started_at else ""
         output.note(f"{address}: {why}{see}", failure=True)
         if record and record.settings.stream_output and shown_ends < _SHOWN_ENDS:
             lines = record.output_tail.splitlines()[-_LAST_LINES:]
@@ -481,20 +484,22 @@ def _report(outcome: Outcome, project: Project, how: How) -> int:
             for line in lines:
                 output.note(f"  | {as_shown(line)}")
     if outcome.waiting:
-        output.note(f"not started yet: {_some(outcome.waiting)}; the next `flowplan apply` starts them")
+        output.note(f"not started yet: {_some(outcome.waiting)}; the next `{_command(project, 'apply')}` starts them")
     if outcome.unanswered:
         output.note(
-            f"start not confirmed: {_some(outcome.unanswered)}; the next `flowplan apply` asks the engine first, "
+            f"start not confirmed: {_some(outcome.unanswered)}; the next `{_command(project, 'apply')}` asks the engine first, "
             "and starts nothing twice"
         )
     if outcome.live and (outcome.interrupted or outcome.timed_out or outcome.errors or how.detach):
         left = "1 run is" if len(outcome.live) == 1 else f"{len(outcome.live)} runs are"
-        output.note(f"{left} still running; follow with `flowplan watch`")
+        output.note(f"{left} still running; follow with `{_command(project, 'watch')}`")
     return outcome.exit_code
 
 
-def _quoted(address: str) -> str:
-    return f"'{address}'" if "[" in address else address
+def _command(project: Project, word: str, address: str = "") -> str:
+    """Return a command to go on with, which names the environment where there is one."""
+    quoted = f"'{address}'" if "[" in address else address
+    return " ".join(["flowplan", word, *filter(None, [quoted]), *named(project.store.environment)])
 
 
 def _some(addresses: Sequence[str]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-from flowplan.schemas.errors import InvalidInput, StateError
-from flowplan.schemas.files import is_directory, is_stream
-from flowplan.schemas.places import DEFAULT_SPEC, refuse_foreign
+from flowplan.schemas.errors import InvalidInput, Refused, StateError
+from flowplan.schemas.files import MAX_BYTES, Unreadable, is_directory, is_file, is_stream, read_bounded
+from flowplan.schemas.places import DEFAULT_SPEC, ENVIRONMENT_PATTERN, refuse_foreign
+from flowplan.schemas.sources import did_you_mean
 from flowplan.state.location import FileLocation, Location, located
 
 HOME = ".flowplan"
@@ -22,44 +24,114 @@ class Place(NamedTuple):
     Attributes:
         state: where the state is, or will be; spec: the spec of a command line that names none.
         named: True when ``--state`` or FLOWPLAN_STATE named the state.
-        other: another state that is found from the working directory, where states lay formerly; None without one.
+        other: another state where states lay formerly: in the working directory, or from before the project had
+            environments; None without one.
+        environment: as it is named, "" for none.
     """
 
     state: Location
     spec: Path
     named: bool = False
     other: Location | None = None
+    environment: str = ""
 
 
-def place(named: str | None, spec: Path | None = None) -> Place:
+def place(named: str | None, spec: Path | None = None, environment: str | None = None) -> Place:
     """Return the place of a command line: the named state, else the one beside the spec, else that of the project around us.
 
     Args:
-        named: ``--state`` or FLOWPLAN_STATE; spec: as the command line names it.
+        named: ``--state`` or FLOWPLAN_STATE; spec: as the command line names it; environment: ``--env`` or FLOWPLAN_ENV.
 
     Raises:
-        InvalidInput: the directory of a named state does not exist.
+        InvalidInput: the directory of a named state does not exist, or the environment has no such name.
         StateError, Refused: a directory above may not be looked into, or belongs to another user.
     """
+    file = _file(environment or "")
     if named is not None:
         around = Path()
         with contextlib.suppress(StateError):
             around = _around()
         home = spec.parent if spec and not is_stream(spec) else around
-        state = located(named, home / STATE, spec or around / DEFAULT_SPEC)
+        state = located(named, home / file, spec or around / DEFAULT_SPEC, environment or "")
         if isinstance(state, FileLocation) and not is_directory(state.path.parent):
             raise InvalidInput(
                 f"the directory {state.path.parent.absolute()} of the state {state.path.name} does not exist",
                 hint="correct --state or FLOWPLAN_STATE, or make the directory first",
             )
-        return Place(state, spec or around / DEFAULT_SPEC, named=True)
-    if spec is None:
-        directory = _around()
-        return Place(FileLocation(directory / STATE), directory / DEFAULT_SPEC)
-    beside = FileLocation((Path() if is_stream(spec) else spec.parent) / STATE)
-    other = FileLocation(_around() / STATE)
-    differs = os.path.lexists(other.path) and not other.same(beside)
-    return Place(beside, spec, other=other if differs else None)
+        return Place(state, spec or around / DEFAULT_SPEC, named=True, environment=environment or "")
+    around = _around()
+    home = around if spec is None else Path() if is_stream(spec) else spec.parent
+    beside = FileLocation(home / file)
+    others = (FileLocation(path) for path in (around / file, home / STATE))
+    other = next((one for one in others if os.path.lexists(one.path) and not one.same(beside)), None)
+    return Place(beside, spec or around / DEFAULT_SPEC, other=other, environment=environment or "")
+
+
+def _file(environment: str) -> Path:
+    """Return where the state of an environment is, below the directory of its project.
+
+    Raises:
+        InvalidInput: an environment cannot be called so.
+    """
+    if not environment:
+        return STATE
+    if not re.search(ENVIRONMENT_PATTERN, environment):
+        raise InvalidInput(
+            f'"{environment}" is no name of an environment',
+            hint="--env and FLOWPLAN_ENV take letters, digits, -, _ and .",
+        )
+    return Path(HOME, f"state.{environment}.db")
+
+
+def state_of(named: str | None, environment: str | None) -> Location:
+    """Return the state of a command that reads no spec, see ``place`` and ``settled``."""
+    return settled(place(named, environment=environment)).state
+
+
+def settled(found: Place) -> Place:
+    """Return a place of which the environment is settled, for a command that reads no spec.
+
+    Raises:
+        InvalidInput: the project has environments, and none of them is named, or one that it does not have.
+        Refused: the named state belongs to another environment.
+    """
+    environment = found.environment
+    in_file = isinstance(found.state, FileLocation)
+    if in_file and found.named and environment and found.state.exists():
+        with contextlib.closing(found.state.open(read_only=True)) as store:
+            if store.scope is not None and store.environment != environment:
+                belongs = f"environment {store.environment}" if store.environment else "no environment"
+                raise Refused(f"the state {found.state} belongs to {belongs}, not to {environment}")
+    elif not (in_file and found.named) and (not found.state.exists() or (not environment and _declares(found.spec))):
+        known = _environments(found)
+        if known and not environment:
+            hint = "name one with --env or FLOWPLAN_ENV"
+            if found.state.exists():
+                hint += f", or the state from before there were any with --state {found.state}"
+            raise InvalidInput(f"the project has the environments {', '.join(known)}", hint=hint)
+        if known and environment not in known:
+            hint = did_you_mean(environment, known)
+            raise InvalidInput(f'the project has no environment "{environment}", only {", ".join(known)}', hint=hint)
+    return found
+
+
+def _declares(spec: Path) -> bool:
+    """Return whether a spec seems to have environments, without parsing it: it may be long."""
+    try:
+        return re.search(rb"(?m)^environments:", read_bounded(spec, MAX_BYTES)) is not None
+    except (OSError, Unreadable):
+        return False
+
+
+def _environments(place: Place) -> list[str]:
+    """Return the environments of a project: those of its spec, and those that have a state."""
+    from flowplan.schemas.load import read_files
+
+    names: list[str] = []
+    with contextlib.suppress(InvalidInput):
+        names += read_files(place.spec).environments if is_file(place.spec) else ()
+    states = sorted(place.state.beside.parent.glob("state.*.db"))
+    return list(dict.fromkeys([*names, *(path.name.split(".", 1)[1].removesuffix(".db") for path in states)]))
 
 
 def _around() -> Path:

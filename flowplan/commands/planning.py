@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flowplan import progress
 from flowplan.commands import last_plan
 from flowplan.commands.arguments import check_directory, check_format, seconds
-from flowplan.commands.places import Place, place, shown
+from flowplan.commands.places import Place, place, settled, shown, state_of
 from flowplan.engines import kinds_of
 from flowplan.given import Given
 from flowplan.output import Output
@@ -84,12 +84,15 @@ def request(
 
 def at(request: Request, place: Place) -> Request:
     """Return the same request, for the state and the spec of a place."""
-    return replace(request, state=place.state, spec=shown(place.spec), other_state=place.other)
+    return replace(
+        request, state=place.state, spec=shown(place.spec), other_state=place.other, environment=place.environment
+    )
 
 
 def plan(
     spec: Path | None,
     state: str | None,
+    environment: str | None,
     request: Request,
     how: Shown,
     *,
@@ -110,8 +113,9 @@ def plan(
         )
     check_directory("--json-into", how.json_into)
     if check:
-        return compare(check, state, request)
-    request = at(request, place(state, spec))
+        return compare(check, at(request, settled(place(state, environment=environment))))
+    found = place(state, spec, environment)
+    request = at(request, settled(found) if request.options.mode == "destroy" else found)
     with _planned(request) as (project, planned):
         plan = planned.plan
         if (age := seconds("--max-age", max_age)) is not None:
@@ -144,7 +148,7 @@ def _verdict(plan: Plan, detailed: bool, strict: bool) -> int:
     return 2 if detailed and has_changes(plan.changes) else 0
 
 
-def compare(path: Path, state: str | None, request: Request) -> int:
+def compare(path: Path, request: Request) -> int:
     """Return 0 when the saved plan of ``plan --check`` is still what would be done.
 
     Raises:
@@ -153,8 +157,7 @@ def compare(path: Path, state: str | None, request: Request) -> int:
     from flowplan.commands.refusals import usable
     from flowplan.reviewing import check_reviewed, sealed_plan
 
-    request = at(request, place(state))
-    reviewed = sealed_plan(path, request.state)
+    reviewed = sealed_plan(path, request.state, request.environment)
     usable(reviewed, path, request)
     with Project.of_plan(request, reviewed) as project:
         check_reviewed(reviewed, plan_again(project, request, reviewed).plan, project.store)
@@ -162,13 +165,18 @@ def compare(path: Path, state: str | None, request: Request) -> int:
     return 0
 
 
-def show(path: Path | None, state: Location, how: Shown) -> int:
+def show(path: Path | None, named_state: str | None, environment: str | None, how: Shown) -> int:
     """Show a saved plan, and say when it is not known to be genuine; 4 when it is forged or edited."""
     from flowplan.schemas.plan_documents import read_plan
     from flowplan.schemas.sources import Diagnostic
 
     check_format(how.format, ("text", "json", "markdown"))
-    file = read_plan(path or last_plan.plan_file(state.beside))
+    if path is None:
+        state = state_of(named_state, environment)
+        file = read_plan(last_plan.plan_file(state.beside))
+    else:
+        file = read_plan(path)
+        state = place(named_state, environment=environment or file.plan.environment).state
     plan, (fault, forged) = file.plan, _authenticity(file, path or last_plan.plan_file(state.beside), state)
     if fault:
         remark = Diagnostic(fault, severity="error" if forged else "warning", hint="apply refuses it" if forged else "")
@@ -195,11 +203,16 @@ def apply_command(saved: Path | None, plan: Plan, state: Location) -> str:
     """Return the command that applies a saved plan, or the last one, ready to be typed in this directory."""
     if saved is None and not last_plan.usable_later(plan):
         saved = shown(last_plan.plan_file(state.beside))
-    words = ["flowplan", "apply", *([str(saved)] if saved else [])]
-    here = place(os.environ.get("FLOWPLAN_STATE") or None).state
+    words = ["flowplan", "apply", *([str(saved)] if saved else []), *named(plan.environment)]
+    here = place(os.environ.get("FLOWPLAN_STATE") or None, environment=plan.environment).state
     if not state.same(here):
         words += ["--state", str(state)]
     return shlex.join(words)
+
+
+def named(environment: str) -> list[str]:
+    """Return the words that name an environment in a command; none where there is none, or FLOWPLAN_ENV names it."""
+    return ["--env", environment] if environment and os.environ.get("FLOWPLAN_ENV") != environment else []
 
 
 def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stderr: bool = False) -> None:

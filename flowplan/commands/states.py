@@ -201,7 +201,9 @@ def rebuild(place: Place, given: Given, lineage: str, lock_timeout: str) -> None
     from flowplan import rebuilding
 
     with _ready(place.state, lock_timeout) as ready:
-        found = rebuilding.rebuild(Request(place.state, place.spec, given=given), lineage, ready)
+        found = rebuilding.rebuild(
+            Request(place.state, place.spec, given=given, environment=place.environment), lineage, ready
+        )
     for record in found:
         Output().note(f"{record.address}: attempt {record.attempt} is {record.status}")
     Output().note(f"{len(found)} runs recorded again")
@@ -211,7 +213,7 @@ def import_(place: Place, address: str, object_id: str, given: Given, lock_timeo
     """Record an object that exists already as the run that the spec wants."""
     from flowplan.rebuilding import import_object
 
-    request = Request(place.state, place.spec, given=given)
+    request = Request(place.state, place.spec, given=given, environment=place.environment)
     with _ready(place.state, lock_timeout) as ready, Project.of_spec(request, ready) as project:
         record = import_object(project, address, object_id)
     Output().note(f"{record.address} is now {record.infrastructure_id or record.name} ({record.status})")

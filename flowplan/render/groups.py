@@ -190,7 +190,12 @@ def verdict(plan: Plan) -> str:
 
 def _title(plan: Plan) -> str:
     words = {"destroy": "Plan to destroy", "refresh_only": "Changed outside of flowplan in"}
-    return f"{words.get(plan.mode, 'Plan for')} {harmless(plan.project)}"
+    return f"{words.get(plan.mode, 'Plan for')} {whose(plan)}"
+
+
+def whose(plan: Plan) -> str:
+    """Return the project of a plan, with its environment: ``nightly (prod)``."""
+    return harmless(plan.project) + (f" ({harmless(plan.environment)})" if plan.environment else "")
 
 
 def engines(plan: Plan) -> list[str]:
@@ -218,11 +223,11 @@ def only_records(plan: Plan) -> str:
 def _nothing(plan: Plan, unchanged: int, left_out: int) -> str:
     runs = f"{counted(unchanged, 'run')} {'is' if unchanged == 1 else 'are'}"
     if left_out:
-        return f"No changes in {harmless(plan.project)} but {left_out} left out; {unchanged} unchanged."
+        return f"No changes in {whose(plan)} but {left_out} left out; {unchanged} unchanged."
     if not unchanged:
-        return f"No changes. There is nothing to do in {harmless(plan.project) or 'this state'}."
+        return f"No changes. There is nothing to do in {whose(plan) or 'this state'}."
     how = "as recorded" if plan.mode == "refresh_only" else "as wanted"
-    return f"No changes. {runs} {how} in {harmless(plan.project)}."
+    return f"No changes. {runs} {how} in {whose(plan)}."
 
 
 def dangers(plan: Plan) -> list[tuple[str, list[Change]]]:

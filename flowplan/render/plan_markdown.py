@@ -96,7 +96,8 @@ def plan_markdown(
 
 def marker(plan: Plan) -> str:
     """Return the hidden first line by which a bot finds its comment and sees whether the plan is another one."""
-    return f"<!-- flowplan:project={_in_comment(plan.project)} digest={_in_comment(plan.digest)} -->"
+    where = f" environment={_in_comment(plan.environment)}" if plan.environment else ""
+    return f"<!-- flowplan:project={_in_comment(plan.project)}{where} digest={_in_comment(plan.digest)} -->"
 
 
 def _in_comment(text: str) -> str:

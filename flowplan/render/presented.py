@@ -60,6 +60,7 @@ def is_own(name: str, value: Json, change: Change) -> bool:
         "lineage": bool(re.fullmatch(r"[0-9a-f-]{36}", value)),
         "content": bool(re.fullmatch(r"[0-9a-f]{40}", value)),
         "project": bool(re.fullmatch(r"[\w.-]{1,253}", value)),
+        "environment": bool(re.fullmatch(r"[\w.-]{1,63}", value)),
         "managed-by": value == "flowplan",
     }
     return values.get(match[1], False)

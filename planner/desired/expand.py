@@ -107,13 +107,13 @@ class _Context:
         self.sensitive = variables.sensitive
         self.unset = variables.unset
         self.provenance = {name: variable.origin for name, variable in variables.by_name.items()}
-        self.project = loaded.spec.project
+        self.project, self.environment = loaded.spec.project, loaded.environment
         self.file_trees: dict[str, Any] = {}
         self.templates: dict[str, Template] = {}
 
     def scope(self) -> Scope:
         """Return the scope of expressions that stand outside of any cell."""
-        return Scope(self.values, None, {}, self.project)
+        return Scope(self.values, None, {}, self.project, self.environment)
 
     def evaluator(self, scope: Scope, wrong: Wrong) -> Evaluator:
         """Return an evaluator that seals what a sensitive variable enters."""
@@ -362,7 +362,9 @@ class _Expander:
                 break
             for fault in module.check(run):
                 self.report.add_for(group, fault)
-            render = _Render(one, run, module, Identity(self.context.project, self.context.lineage, address, 1))
+            context = self.context
+            identity = Identity(context.project, context.lineage, address, 1, context.environment)
+            render = _Render(one, run, module, identity)
             made.append(Desired(address, run.provider, run.type, settings, render))
         return made
 
@@ -497,7 +499,7 @@ class _CellRun:
         if self.group.late:
             run["id"] = run_id(context.lineage, address, attempt)
         each = None if self.cell is None else {"index": self.index, **self.cell.values}
-        return Scope(context.values, each, run, context.project)
+        return Scope(context.values, each, run, context.project, context.environment)
 
     def _fields(self, scope: Scope) -> dict[str, Any] | None:
         """Return the fields with their expressions evaluated, or None after telling what is wrong."""

@@ -1,4 +1,6 @@
-"""Expressions: ``${var.x}``, ``${each.axis}``, ``${run.address|id|attempt}``, ``${project}``; ``$${`` is a literal ``${``.
+"""Expressions: ``${var.x}``, ``${each.axis}``, ``${run.address|id|attempt}``, ``${project}``, ``${environment}``.
+
+``$${`` is a literal ``${``.
 
 Everything else in braces, such as ``${HOME}`` in a shell command, is not ours and stays as it is.
 """
@@ -17,7 +19,7 @@ from flowplan.schemas.text import shortened
 
 _FOUND = re.compile(
     r"\$\$\{"
-    r"|\$\{(?:(var|each|run)\.([^}]*)|(project))\}"
+    r"|\$\{(?:(var|each|run)\.([^}]*)|(project|environment))\}"
     r"|(\$\{(?:var|each|run)\.[^}]*|\$\{\s+(?:var|each|run)\.[^}]*\}?)"
 )
 _STEPS = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)|\[(-?[0-9]+)\]|\[\"([^\"]*)\"\]")
@@ -91,7 +93,7 @@ def _part(match: re.Match[str]) -> str | Reference:
     if match.group(4):
         return _meant(match.group(4))
     if match.group(3):
-        return Reference("project", (), match.group(0))
+        return Reference(match.group(3), (), match.group(0))
     return Reference(match.group(1), _steps(match.group(2), match.group(0)), match.group(0))
 
 
@@ -138,6 +140,7 @@ class Scope(NamedTuple):
     each: Mapping[str, Json] | None = None
     run: Mapping[str, Json] = {}
     project: str = ""
+    environment: str = ""
 
     def value(self, reference: Reference) -> Json:
         """Return the value of one expression.
@@ -147,6 +150,8 @@ class Scope(NamedTuple):
         """
         if reference.namespace == "project":
             return self.project
+        if reference.namespace == "environment":
+            return self.environment or reference.text  # without environments it is text like any other
         names = self._names(reference)
         first, *rest = reference.steps
         if first not in names:

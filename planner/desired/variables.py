@@ -168,7 +168,9 @@ class _Resolution:
             return None
         path = ("variables", name, "default")
         position = self.sources.key(path) if self.sources and has_default else None
-        origin = f"default ({PurePath(position.file).name}:{position.line})" if position else "default"
+        place = self.sources.place(path) if self.sources else path
+        source = f"environments.{place[1]}" if place[0] == "environments" else "default"
+        origin = f"{source} ({PurePath(position.file).name}:{position.line})" if position else "default"
         if declared.default is not None and not self._allowed(
             name, declared, _Offer(declared.default, origin, position, False)
         ):

@@ -14,7 +14,13 @@ from typing import Any
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, with_content
 from flowplan.planner.manifests.docker_options import Options
 from flowplan.planner.manifests.docker_values import hosts, parse_volume
-from flowplan.planner.manifests.names import docker_label_key, docker_name, docker_run_name, is_docker_name
+from flowplan.planner.manifests.names import (
+    docker_label_key,
+    docker_name,
+    docker_run_name,
+    environment_label,
+    is_docker_name,
+)
 from flowplan.schemas.docker_api import UNORDERED, meaning
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.images import PULL_POLICIES, parse_image
@@ -305,6 +311,7 @@ def _labels(build: _Build) -> None:
 def _identify(build: _Build, identity: Identity) -> None:
     labels = {
         "flowplan.dev/project": identity.project,
+        **environment_label(identity),
         "flowplan.dev/run-id": identity.run_id,
         "flowplan.dev/lineage": identity.lineage,
         "flowplan.dev/address": identity.address,

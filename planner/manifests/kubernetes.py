@@ -8,7 +8,12 @@ from typing import Any
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, job_drift, over_already, with_content
 from flowplan.planner.manifests.job_draft import Draft
 from flowplan.planner.manifests.job_layers import layered
-from flowplan.planner.manifests.names import is_kubernetes_name, kubernetes_label_value, kubernetes_run_name
+from flowplan.planner.manifests.names import (
+    environment_label,
+    is_kubernetes_name,
+    kubernetes_label_value,
+    kubernetes_run_name,
+)
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.kinds import Kind
 from flowplan.schemas.pointers import escape
@@ -144,6 +149,7 @@ def identity_labels(identity: Identity) -> dict[str, str]:
     return {
         "app.kubernetes.io/managed-by": "flowplan",
         "flowplan.dev/project": kubernetes_label_value(identity.project),
+        **environment_label(identity),
         "flowplan.dev/lineage": identity.lineage,
         "flowplan.dev/run-id": identity.run_id,
     }

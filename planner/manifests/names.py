@@ -29,6 +29,15 @@ _LEGAL_LABEL_KEY = re.compile(rf"(?:(?=[^/]{{1,253}}/){_DOMAIN}/)?[A-Za-z0-9](?:
 _LEGAL_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 
 
+ENVIRONMENT = "flowplan.dev/environment"
+"""The label of objects that are made in an environment."""
+
+
+def environment_label(identity: Identity) -> dict[str, str]:
+    """Return the label of the environment; none where there is none."""
+    return {ENVIRONMENT: identity.environment} if identity.environment else {}
+
+
 _MANAGED_BY = ("app.kubernetes.io/managed-by", "io.kubernetes.app.managed-by")
 _OF_ATTEMPT = tuple(f"{mark}{name}" for mark in "/." for name in ("address", "run-id", "attempt", "content"))
 
@@ -64,14 +73,14 @@ def is_label_value(text: str) -> bool:
 
 
 def docker_run_name(identity: Identity, given: str | None = None) -> str:
-    """Return the container's name: ``given``, made legal where it is not, else ``slug(project-address)-attempt``."""
+    """Return the container's name: ``given``, made legal where it is not, else ``slug(project[-environment]-address)-attempt``."""
     if given and is_docker_name(given):
         return _numbered(given, identity.attempt, DOCKER_NAME_LIMIT)
     return _run_name(identity, given, docker_name, DOCKER_NAME_LIMIT)
 
 
 def kubernetes_run_name(identity: Identity, given: str | None = None) -> str:
-    """Return the Job's name: ``given``, made legal where it is not, else ``slug(project-address)-attempt``."""
+    """Return the Job's name: ``given``, made legal where it is not, else ``slug(project[-environment]-address)-attempt``."""
     if given and is_kubernetes_name(given):
         return _numbered(given, identity.attempt, LABEL_LIMIT)
     return _run_name(identity, given, kubernetes_name, KUBERNETES_NAME_LIMIT)
@@ -120,7 +129,7 @@ def _run_name(identity: Identity, given: str | None, slug: Callable[[str, int], 
     base = slug(given, 10_000) if given else ""
     if base and identity.attempt == 1:
         return _shortened(base, given or "", limit)
-    source = f"{identity.project}-{identity.address}"
+    source = "-".join(filter(None, (identity.project, identity.environment, identity.address)))
     base = base or slug(source, 10_000) or "run"
     suffix = f"-{identity.attempt}"
     return _shortened(base, given or source, limit - max(0, len(suffix) - 2)) + suffix

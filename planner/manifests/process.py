@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowplan.planner.manifests import REPLACE, Effect, ResolvedRun, with_content
-from flowplan.planner.manifests.names import docker_run_name
+from flowplan.planner.manifests.names import docker_run_name, environment_label
 from flowplan.schemas.kinds import Kind
 from flowplan.schemas.pointers import escape
 from flowplan.schemas.quantities import backoff, duration, size
@@ -19,7 +19,8 @@ KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 """Settings that are part of the objects: the supervisor keeps them."""
 
 RESERVED = frozenset(
-    f"FLOWPLAN_{name}" for name in ("RUN_ID", "PROJECT", "LINEAGE", "ADDRESS", "ATTEMPT", "CREATED_FROM", "NONCE")
+    f"FLOWPLAN_{name}"
+    for name in ("RUN_ID", "PROJECT", "ENVIRONMENT", "LINEAGE", "ADDRESS", "ATTEMPT", "CREATED_FROM", "NONCE")
 )
 """Variables that every process of a run is given."""
 
@@ -97,6 +98,7 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
         "flowplan.dev/lineage": identity.lineage,
         "flowplan.dev/project": identity.project,
         "flowplan.dev/run-id": identity.run_id,
+        **environment_label(identity),
     }
     process: dict[str, Json] = {
         "argv": [text for _, text in _argv(run)],

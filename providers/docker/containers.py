@@ -17,6 +17,7 @@ from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status, Try
 from flowplan.schemas.times import timestamp
 
 PROJECT = "dev.flowplan.project"
+ENVIRONMENT = "dev.flowplan.environment"
 RUN_ID = "dev.flowplan.run-id"
 LINEAGE = "dev.flowplan.lineage"
 ADDRESS = "dev.flowplan.address"

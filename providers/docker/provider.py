@@ -33,7 +33,7 @@ class DockerProvider:
     """One connection to one Docker Engine, for the containers of one lineage."""
 
     def __init__(self, context: Context) -> None:
-        self._lineage, self._project = context.lineage, context.project
+        self._lineage, self._project, self._environment = context.lineage, context.project, context.environment
         self._engine = Engine(context.settings)
         self._images = Images(self._engine)
         self._attachments = Attachments(self._engine)
@@ -56,7 +56,9 @@ class DockerProvider:
         else:
             listed = self._list(f"{containers.PROJECT}={self._project}", containers.LINEAGE)
         ours = [item for item in listed if item["Labels"][containers.LINEAGE] == self._lineage]
-        others = [item for item in listed if item["Labels"][containers.LINEAGE] != self._lineage]
+        others = [
+            item for item in listed if item["Labels"][containers.LINEAGE] != self._lineage and self._is_here(item)
+        ]
         items = {item["Labels"].get(containers.RUN_ID, ""): item for item in ours}
         items |= {r.run_id: {"Id": r.handle["id"], IMPORTED: True} for r in records if r.handle.get(IMPORTED)}
         known = {record.run_id for record in records}
@@ -74,6 +76,9 @@ class DockerProvider:
             return found + others_seen
         images = containers.Images(self._engine.get("/images/json"))
         return [images.told(fact) for fact in found] + others_seen
+
+    def _is_here(self, item: dict[str, Any]) -> bool:
+        return str(item["Labels"].get(containers.ENVIRONMENT, "")) == self._environment
 
     def _list(self, *labels: str) -> list[dict[str, Any]]:
         return list(self._engine.get("/containers/json", all=1, filters=containers.filters(label=list(labels))))
@@ -104,8 +109,8 @@ class DockerProvider:
         return containers.gone(record) if record else None
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
-        """Return the containers that carry the project's label."""
-        items = self._list(f"{containers.PROJECT}={project}")
+        """Return the containers that carry the labels of the project and the environment."""
+        items = filter(self._is_here, self._list(f"{containers.PROJECT}={project}"))
         looks = (self._engine.find(f"/containers/{item['Id']}/json") for item in items)
         found = [self._found(look) for look in looks if look is not None]
         return sorted(found, key=lambda one: (one.seen.address, one.seen.attempt))

@@ -7,17 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 from flowplan.providers.kubernetes.jobs import jobs_path, pods_of
-from flowplan.providers.kubernetes.reading import LINEAGE, PROJECT, label, observed
+from flowplan.providers.kubernetes.reading import LINEAGE, PROJECT, in_environment, label, observed
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import IMPORTED, Found
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.runs import Json, Objects
 
 
-def of_project(api: Api, project: str, wanted: Sequence[Objects], default: str, cluster: str) -> list[Found]:
-    """Return every Job of the project, of any lineage, oldest attempt first."""
+def of_project(
+    api: Api, project: str, wanted: Sequence[Objects], default: str, cluster: str, environment: str = ""
+) -> list[Found]:
+    """Return every Job of the project in an environment, of any lineage, oldest attempt first."""
     labels = (label(one["Job"], PROJECT) for one in wanted if "Job" in one)
-    selector = f"{PROJECT}={next(filter(None, labels), project)}"
+    selector = f"{PROJECT}={next(filter(None, labels), project)},{in_environment(environment)}"
     try:
         jobs = api.items("/apis/batch/v1/jobs", labelSelector=selector)
     except ProviderError as error:

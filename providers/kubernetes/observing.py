@@ -10,7 +10,16 @@ from typing import Any
 
 from flowplan.providers.kubernetes.comparing import as_recorded
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path, pods_of
-from flowplan.providers.kubernetes.reading import LINEAGE, PROJECT, RUN_ID, has_ended, label, observed, owner
+from flowplan.providers.kubernetes.reading import (
+    LINEAGE,
+    PROJECT,
+    RUN_ID,
+    has_ended,
+    in_environment,
+    label,
+    observed,
+    owner,
+)
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
@@ -43,6 +52,7 @@ def observe(
     default: str,
     cluster: str,
     wanted: Iterable[Objects] | None = None,
+    environment: str = "",
 ) -> list[Observed]:
     """Return one Observed per record, then one per Job of our lineage that no record names, then those of others."""
     groups = by_namespace(records, default)
@@ -56,7 +66,7 @@ def observe(
     ]
     known = sorted(projects - {""})
     if wanted is not None and known:
-        selector = f"{PROJECT} in ({','.join(known)}),{LINEAGE},{LINEAGE}!={lineage}"
+        selector = f"{PROJECT} in ({','.join(known)}),{in_environment(environment)},{LINEAGE},{LINEAGE}!={lineage}"
         for namespace in groups:
             others = api.items(jobs_path(namespace), labelSelector=selector)
             found += [replace(observed(job, (), cluster), lineage=label(job, LINEAGE)) for job in others]

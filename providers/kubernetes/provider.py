@@ -25,7 +25,7 @@ class KubernetesProvider:
 
     def __init__(self, api: Api, context: Context) -> None:
         self._api = api
-        self._lineage = context.lineage
+        self._lineage, self._environment = context.lineage, context.environment
         self._namespace = api.endpoint.namespace
         self._target: Target | None = None
         self._created_from = context.created_from
@@ -56,11 +56,13 @@ class KubernetesProvider:
         return True
 
     def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
-        return observing.observe(self._api, records, self._lineage, self._namespace, self.target().id, wanted)
+        cluster = self.target().id
+        return observing.observe(self._api, records, self._lineage, self._namespace, cluster, wanted, self._environment)
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
         """Return the Jobs with the project's label, in all namespaces or, where that is forbidden, in those of ``wanted``."""
-        return discovery.of_project(self._api, project, wanted, self._namespace, self.target().id)
+        cluster = self.target().id
+        return discovery.of_project(self._api, project, wanted, self._namespace, cluster, self._environment)
 
     def describe(self, object_id: str) -> Found:
         """Return a Job given as ``namespace/name``, or by its name alone in the provider's namespace.

@@ -21,6 +21,7 @@ from flowplan.schemas.runs import Json, Observed, Status, Try
 Object = Mapping[str, Any]
 
 PROJECT = "flowplan.dev/project"
+ENVIRONMENT = "flowplan.dev/environment"
 RUN_ID = "flowplan.dev/run-id"
 LINEAGE = "flowplan.dev/lineage"
 ADDRESS = "flowplan.dev/address"
@@ -34,6 +35,11 @@ CREATED_FROM = "flowplan.dev/created-from"
 def label(item: Object, key: str) -> str:
     """Return a label of an object, or ""."""
     return str(((item.get("metadata") or {}).get("labels") or {}).get(key) or "")
+
+
+def in_environment(environment: str) -> str:
+    """Return the label selector of what is made in an environment, or in none."""
+    return f"{ENVIRONMENT}={environment}" if environment else f"!{ENVIRONMENT}"
 
 
 def main_container(job: Object) -> str:

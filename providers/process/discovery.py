@@ -17,14 +17,17 @@ UNKNOWN: Objects = {"Process": {}}
 """What is known of the content of a process without files, or with files of an older flowplan: nothing."""
 
 
-def of_project(runs_dir: Path, project: str, scans: marks.Scans, spec_dir: Path) -> list[Found]:
-    """Return every attempt of the project, of any lineage, that runs or of which the end is known."""
-    found, running = [], {one.run_id: one for one in marks.leaders(scans.all()) if one.project == project}
+def of_project(runs_dir: Path, project: str, environment: str, scans: marks.Scans, spec_dir: Path) -> list[Found]:
+    """Return every attempt of the project in an environment, of any lineage, that runs or of which the end is known."""
+    here = (project, environment)
+    running = {one.run_id: one for one in marks.leaders(scans.all()) if (one.project, one.environment) == here}
+    found = []
     for path in runs_dir.glob(f"*/{record.NAME}"):
         files = RunFiles(path.parent, path.parent.name)
         known = files.record()
         owner = known.owner if known else {}
-        if known and owner.get("project") == project and owner.get("host_id") == host_id():
+        owned = (owner.get("project"), owner.get("environment", ""))
+        if known and owned == here and owner.get("host_id") == host_id():
             seen = look(files, None, scans.of)
             if seen.exists and not seen.elsewhere and not (known.end or {}).get("failure"):
                 lineage, ran = str(owner.get("lineage", "")), owner.get("objects") or UNKNOWN

@@ -12,6 +12,7 @@ from flowplan.providers.process.kernel import RUN_ID, stat_of
 from flowplan.schemas.runs import Identity
 
 PROJECT = "FLOWPLAN_PROJECT"
+ENVIRONMENT = "FLOWPLAN_ENVIRONMENT"
 LINEAGE = "FLOWPLAN_LINEAGE"
 ADDRESS = "FLOWPLAN_ADDRESS"
 ATTEMPT = "FLOWPLAN_ATTEMPT"
@@ -33,12 +34,14 @@ class Marked(NamedTuple):
     address: str
     attempt: int
     created_from: str = ""
+    environment: str = ""
 
 
 def variables(identity: Identity, created_from: str) -> dict[str, str]:
     """Return the variables that every process of an attempt is given."""
     known = (identity.run_id, identity.project, identity.lineage, identity.address, str(identity.attempt), created_from)
-    return dict(zip(MARKS, known, strict=True))
+    environment = {ENVIRONMENT: identity.environment} if identity.environment else {}
+    return {**dict(zip(MARKS, known, strict=True)), **environment}
 
 
 def scan() -> list[Marked]:
@@ -90,6 +93,8 @@ def _marked(pid: str) -> Marked | None:
     stat = stat_of(int(pid))
     if RUN_ID not in known or stat is None or stat[0] in "ZX":
         return None
-    run_id, project, lineage, address, attempt, created_from = (known.get(name, "") for name in MARKS)
+    run_id, project, lineage, address, attempt, created_from, environment = (
+        known.get(name, "") for name in (*MARKS, ENVIRONMENT)
+    )
     number = int(attempt) if attempt.isdigit() else 0
-    return Marked(int(pid), stat[2], stat[1], run_id, project, lineage, address, number, created_from)
+    return Marked(int(pid), stat[2], stat[1], run_id, project, lineage, address, number, created_from, environment)

@@ -60,6 +60,7 @@ class ProcessProvider:
     def __init__(self, context: Context) -> None:
         require_linux()
         self._lineage, self._project, self._created_from = context.lineage, context.project, context.created_from
+        self._environment = context.environment
         self._runs_dir = context.runs_dir.absolute()
         self._spec_dir = context.spec_dir.absolute()
         refuse_foreign(self._runs_dir)
@@ -84,7 +85,8 @@ class ProcessProvider:
         seen = [self._look(record) for record in records] + self._unknown({record.run_id for record in records})
         known = {one.run_id for one in seen}
         for one in marks.leaders(processes):
-            ours = one.lineage == self._lineage or (self._project != "" and one.project == self._project)
+            here = (one.project, one.environment) == (self._project, self._environment)
+            ours = one.lineage == self._lineage or (self._project != "" and here)
             if ours and one.run_id not in known:
                 seen.append(discovery.live(one, self._lineage))
         return seen
@@ -149,7 +151,7 @@ class ProcessProvider:
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
         """Return the attempts with files beside the state that run, or of which the end is known."""
-        return discovery.of_project(self._runs_dir, project, self._scans, self._spec_dir)
+        return discovery.of_project(self._runs_dir, project, self._environment, self._scans, self._spec_dir)
 
     def describe(self, object_id: str) -> Found:
         """Return a process of this host by its pid.
@@ -197,6 +199,7 @@ class ProcessProvider:
 
     def _start(self, order: Order) -> None:
         request = _request(order, self._directory(order))
+        request["env"].pop(marks.ENVIRONMENT, None)  # of a run that flowplan itself is
         request["env"] |= marks.variables(order.identity, self._created_from)
         deadline = time.monotonic() + START_TIMEOUT
         while (state := self._supervision.start(request)) in ("busy", "died"):

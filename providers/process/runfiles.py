@@ -84,6 +84,7 @@ class RunFiles(NamedTuple):
         point("process:directory:after")
         if not same:  # none, or an intent that was changed before its start
             owner = {key: getattr(identity, key) for key in ("project", "lineage", "address", "attempt")}
+            owner |= {"environment": identity.environment} if identity.environment else {}
             start = {"name": name, "host_id": host_id(), "content": content, "objects": objects}
             with self.claimed() as fd:
                 found = records.claimed(fd)

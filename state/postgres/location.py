@@ -20,10 +20,14 @@ class DatabaseLocation(Location):
 
     Args:
         beside: see ``Location``.
-        spec: where the project is read, unless the URL says it or ``of_project`` does.
+        spec: where the project is read, unless the URL says it or ``belongs_to`` does.
+        environment: the one that the command line names, "" for none.
+
+    Raises:
+        Refused: the URL says another environment.
     """
 
-    def __init__(self, url: str, beside: Path, spec: Path | None = None) -> None:
+    def __init__(self, url: str, beside: Path, spec: Path | None = None, environment: str = "") -> None:
         self.beside = beside
         self.address = address.read(url)
         self.secrets = self.address.secrets
@@ -31,6 +35,12 @@ class DatabaseLocation(Location):
         self.lease: lease.Lease | None = None
         self._spec = spec
         self._project = self.address.project
+        self._environment = environment or self.address.environment
+        if self.address.environment not in ("", self._environment):
+            raise Refused(
+                f"the state {self} is that of environment {self.address.environment}, not {environment}",
+                hint="correct environment= in the URL, or leave it out",
+            )
         self._format: tuple[int, int, int] | None = None
 
     def __str__(self) -> str:
@@ -45,9 +55,14 @@ class DatabaseLocation(Location):
         """
         if not self._project:
             self._project = self._of_spec() or self._only()
-        return self._project, self.address.environment
+        return self._project, self._environment
 
-    def of_project(self, project: str) -> None:
+    def belongs_to(self, project: str, environment: str) -> None:
+        if self._environment != environment:
+            raise Refused(
+                f"the state {self} is that of environment {self._environment or '(none)'}, not {environment or '(none)'}",
+                hint="name the same one with --env and in the URL",
+            )
         if self._project not in ("", project):
             raise Refused(
                 f"the state {self} is that of project {self._project}, not {project}",
@@ -101,7 +116,7 @@ class DatabaseLocation(Location):
         return schema.grants(roles)
 
     def named(self) -> str:
-        return self.address.shown(project=self.key[0])
+        return self.address.shown(project=self.key[0], environment=self.key[1])
 
     def same(self, other: Location) -> bool:
         return isinstance(other, DatabaseLocation) and self.address == other.address

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from flowplan.schemas.errors import Refused, StateError
 from flowplan.schemas.events import Event
 from flowplan.schemas.faults import point
-from flowplan.schemas.runs import Recorded
+from flowplan.schemas.runs import Recorded, scope
 from flowplan.state import rows
 from flowplan.state.journal import Journal
 from flowplan.state.postgres.session import BOUNDS, Row, Session, Statement
@@ -67,6 +67,10 @@ class PostgresStore(Store):
         self._serial = -1
         self.moved_from = ""
         self.identify()
+
+    @property
+    def scope(self) -> str:
+        return scope(*self.location.key)
 
     def close(self) -> None:
         """Leave the state; the connection is the command's."""
@@ -251,7 +255,7 @@ class PostgresJournal(Journal):
 
     def identify(self, **columns: object) -> None:
         project = columns.pop("project", None)
-        mine = self._store.location.key[0]
+        mine = self._store.scope
         if project not in (None, mine):
             raise Refused(f"the state {self._store.location} is that of project {mine}, not {project}")
         key = columns.pop("key", None)

@@ -22,16 +22,18 @@ Note = dict[str, Any]
 
 def connect(context: Context) -> Notes:
     """Return one connection; ``context.settings`` is the entry in ``providers:``."""
-    return Notes(context.spec_dir / context.settings.get("directory", "notes"), context.lineage, context.project)
+    directory = context.spec_dir / context.settings.get("directory", "notes")
+    return Notes(directory, context.lineage, context.project, context.environment)
 
 
 class Notes:
     """Notes in a directory; a file knows the run that it belongs to."""
 
-    def __init__(self, directory: Path, lineage: str, project: str) -> None:
+    def __init__(self, directory: Path, lineage: str, project: str, environment: str) -> None:
         self._directory = directory
         self._lineage = lineage
         self._project = project
+        self._environment = environment
 
     def target(self) -> Target:
         return Target("notes", str(self._directory), str(self._directory))
@@ -41,7 +43,7 @@ class Notes:
         seen = [self._seen_as(record, there.pop(_id_of(record), None)) for record in records]
         for note in there.values():
             ours = note.get("lineage") == self._lineage
-            of_project = note.get("project") == self._project and wanted is not None
+            of_project = self._is_here(note, self._project) and wanted is not None
             if ours or ("lineage" in note and of_project):
                 seen.append(self._seen(note))
         return seen
@@ -62,6 +64,7 @@ class Notes:
             "name": order.name,
             "run_id": identity.run_id,
             "project": identity.project,
+            "environment": identity.environment,
             "lineage": identity.lineage,
             "address": identity.address,
             "attempt": identity.attempt,
@@ -100,7 +103,7 @@ class Notes:
         return []
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
-        notes = [note for note in self._there().values() if note.get("project") == project]
+        notes = [note for note in self._there().values() if self._is_here(note, project)]
         return [self._found(note) for note in sorted(notes, key=lambda note: int(note["attempt"]))]
 
     def describe(self, object_id: str) -> Found:
@@ -112,6 +115,9 @@ class Notes:
 
     def close(self) -> None:
         pass
+
+    def _is_here(self, note: Note, project: str) -> bool:
+        return (note.get("project"), note.get("environment", "")) == (project, self._environment)
 
     def _file(self, name: str) -> Path:
         return self._directory / f"{name}.json"
