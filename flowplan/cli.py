@@ -39,7 +39,7 @@ State = Annotated[
 ]
 Env = Annotated[
     str | None,
-    Option("--env", envvar="FLOWPLAN_ENV", metavar="NAME", help="The environment, of a project that has some."),
+    Option("--env", envvar="FLOWPLAN_ENV", metavar="ENV", help="The environment, of a project that has some."),
 ]
 RequireState = Annotated[
     bool, Option("--require-state", help="Refuse to make a new state; FLOWPLAN_REQUIRE_STATE=1 does the same.")

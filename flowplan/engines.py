@@ -22,7 +22,8 @@ from flowplan.schemas.sources import did_you_mean
 if TYPE_CHECKING:
     from flowplan.planner.manifests import Manifests
     from flowplan.providers.protocol import Keeper, Provider
-    from flowplan.schemas.load import LoadedSpec, SpecFiles
+    from flowplan.schemas.composition import SpecFiles
+    from flowplan.schemas.load import LoadedSpec
 
 ENTRY_POINTS = "flowplan.providers"
 """The group of entry points of installed providers."""
@@ -106,7 +107,7 @@ def kinds_of(types: Iterable[str]) -> Kinds:
 
 def read_spec(path: Path, environment: str = "") -> LoadedSpec:
     """Return a spec in an environment, see ``composed``."""
-    from flowplan.schemas.load import read_files
+    from flowplan.schemas.composition import read_files
 
     return composed(read_files(path), environment)
 

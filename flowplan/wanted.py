@@ -105,7 +105,7 @@ def check_spec(path: Path, given: Given, environment: str = "") -> dict[str, Che
     Raises:
         InvalidInput: with all faults of all environments.
     """
-    from flowplan.schemas.load import read_files
+    from flowplan.schemas.composition import read_files
 
     read = read_files(path)
     found: dict[str, Checked] = {}

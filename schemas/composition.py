@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from flowplan.schemas.documents import MAX_DEPTH, Document, parse, read_text
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.fields import is_expression, kind_of
-from flowplan.schemas.files import MAX_BYTES
+from flowplan.schemas.files import MAX_BYTES, is_stream
 from flowplan.schemas.places import ENVIRONMENT_PATTERN
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, did_you_mean, dotted
@@ -100,18 +99,6 @@ class Part(NamedTuple):
     text: str
 
 
-def read_parts(spec: Part, path: FilePath, faults: list[Diagnostic]) -> list[Part]:
-    """Return a spec and all files that it includes, each once, lowest first: a file stands over those that it includes.
-
-    Args:
-        path: of the spec.
-        faults: takes in what is wrong with the includes.
-    """
-    reader = _Reader(path.parent, faults, room=MAX_BYTES - len(spec.text))
-    reader.read(spec, "", [os.path.realpath(path)])
-    return reader.parts
-
-
 @dataclass(slots=True)
 class _Reader:
     directory: FilePath
@@ -139,8 +126,8 @@ class _Reader:
 
     def _include(self, name: Any, folder: str, chain: list[str]) -> None:
         if not isinstance(name, str) or not name:
-            raise InvalidInput(f"must be the name of a file, not {kind_of(name)}")
-        if is_expression(name):
+            raise InvalidInput(f"must be the name of a file, not {_kind(name)}")
+        if "${" in name:
             raise InvalidInput("the name of a file cannot hold an expression")
         shown = _moved(name, folder)
         target = self.directory / shown
@@ -167,14 +154,14 @@ class _Reader:
     def _check(self, document: Document) -> None:
         tree, sources = document.value, document.sources
         if not isinstance(tree, dict):
-            self.faults.append(Diagnostic(f"must be a mapping, not {kind_of(tree)}", sources.value(())))
+            self.faults.append(Diagnostic(f"must be a mapping, not {_kind(tree)}", sources.value(())))
             return
         for key in OF_THE_SPEC:
             if key in tree:
                 message = "stands in the spec only, not in a file that it includes"
                 self.faults.append(Diagnostic(message, sources.key((key,)), key))
         if "flowplan" in tree and (tree["flowplan"] != 1 or isinstance(tree["flowplan"], bool)):
-            message = f"must be 1, the version of the spec, not {kind_of(tree['flowplan'])}"
+            message = f"must be 1, the version of the spec, not {_kind(tree['flowplan'])}"
             self.faults.append(Diagnostic(message, sources.value(("flowplan",)), "flowplan"))
 
 
@@ -247,6 +234,44 @@ def _relocated(tree: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return dict(change(tree, sections))
 
 
+class SpecFiles(NamedTuple):
+    """A spec that was read, with the files that it includes.
+
+    Attributes:
+        path: as the user gave it, ``<stdin>`` for ``-``.
+        parts: the files, each once, lowest first: a file stands over those that it includes, the spec over all.
+        faults: what is wrong with the includes.
+    """
+
+    path: FilePath
+    parts: Sequence[Part]
+    faults: Sequence[Diagnostic]
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """Return the names of the environments that the spec has, in the order in which they are written."""
+        found = [_mapping(part.document.value, "environments") for part in self.parts]
+        return tuple(dict.fromkeys(name for names in found for name in names))
+
+
+def read_files(path: FilePath, *, pipes: bool = True) -> SpecFiles:
+    """Read a spec and the files that it includes.
+
+    Args:
+        path: of the spec; files that one from the standard input (``-``) or a pipe names are looked up in the working
+            directory.
+        pipes: read also a spec that comes through a pipe.
+
+    Raises:
+        InvalidInput: the spec cannot be read, or is not YAML.
+    """
+    text = read_text(path, pipes=pipes)
+    path = FilePath("<stdin>") if is_stream(path) else path
+    reader = _Reader(path.parent, [], room=MAX_BYTES - len(text))
+    reader.read(Part(parse(text, str(path)), path.name, text), "", [os.path.realpath(path)])
+    return SpecFiles(path, reader.parts, reader.faults)
+
+
 # --- the document ----------------------------------------------------------------------------------------------------
 
 
@@ -270,10 +295,10 @@ class _Layer(NamedTuple):
         return self.base + path
 
 
-def environments_of(parts: Sequence[Part]) -> tuple[str, ...]:
-    """Return the names of all environments, in the order in which they are written."""
-    found = [_mapping(part.document.value, "environments") for part in parts]
-    return tuple(dict.fromkeys(name for names in found for name in names))
+def _kind(value: Json) -> str:
+    from flowplan.schemas.fields import kind_of  # takes pydantic along, which completion does without
+
+    return kind_of(value)
 
 
 def _mapping(tree: Json, key: str) -> Mapping[str, Any]:
@@ -369,7 +394,7 @@ class _Composer:
         if not isinstance(tree, dict) or "environments" not in tree:
             return
         if not isinstance(tree["environments"], dict):
-            message = f"must be a mapping, not {kind_of(tree['environments'])}"
+            message = f"must be a mapping, not {_kind(tree['environments'])}"
             hint = "write `dev: {...}`; the environment's name is the key"
             self.faults.append(Diagnostic(message, sources.value(("environments",)), "environments", hint))
         for name, overlay in _mapping(tree, "environments").items():
@@ -378,7 +403,7 @@ class _Composer:
                 message = "must be a name of at most 63 letters, digits, -, _ and ."
                 self.faults.append(Diagnostic(message, sources.key(path), dotted(path)))
             if overlay is not None and not isinstance(overlay, dict):
-                message = f"must be a mapping, not {kind_of(overlay)}"
+                message = f"must be a mapping, not {_kind(overlay)}"
                 self.faults.append(Diagnostic(message, sources.value(path), dotted(path)))
                 continue
             for key in OF_ALL_ENVIRONMENTS:

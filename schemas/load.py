@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from flowplan.schemas.composition import Part, compose, environments_of, read_parts
+from flowplan.schemas.composition import SpecFiles, compose, read_files
 from flowplan.schemas.documents import Document, parse, read_text
 from flowplan.schemas.env_files import EnvFile, EnvFiles, env_files_in, sources
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import TAG, is_expression, kind_of
-from flowplan.schemas.files import is_stream
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, SourceMap, did_you_mean
 from flowplan.schemas.spec import BUILT_IN_TYPES, Spec, json_schema, spec_model, without_plugins
@@ -51,42 +50,6 @@ class LoadedSpec(NamedTuple):
     env_files: EnvFiles
     ignored: frozenset[tuple[str, int]] = frozenset()
     environment: str = ""
-
-
-class SpecFiles(NamedTuple):
-    """A spec that was read, with the files that it includes.
-
-    Attributes:
-        path: as the user gave it, ``<stdin>`` for ``-``.
-        parts: the files, the spec last.
-        faults: what is wrong with the includes.
-    """
-
-    path: FilePath
-    parts: Sequence[Part]
-    faults: Sequence[Diagnostic]
-
-    @property
-    def environments(self) -> tuple[str, ...]:
-        """Return the names of the environments that the spec has."""
-        return environments_of(self.parts)
-
-
-def read_files(path: FilePath) -> SpecFiles:
-    """Read a spec and the files that it includes.
-
-    Args:
-        path: of the spec; files that one from the standard input (``-``) or a pipe names are looked up in the working
-            directory.
-
-    Raises:
-        InvalidInput: the spec cannot be read, or is not YAML.
-    """
-    text = read_text(path)
-    path = FilePath("<stdin>") if is_stream(path) else path
-    faults: list[Diagnostic] = []
-    parts = read_parts(Part(parse(text, str(path)), path.name, text), path, faults)
-    return SpecFiles(path, parts, faults)
 
 
 def load_spec(path: FilePath, *, provider_types: ProviderTypes | None = None, environment: str = "") -> LoadedSpec:

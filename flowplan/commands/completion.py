@@ -7,6 +7,7 @@ asked, nothing is written, and what cannot be read offers nothing.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -214,22 +215,17 @@ def _values(parameter: Parameter, values: Mapping[str, str], word: str) -> Itera
 
 def _place(values: Mapping[str, str]) -> places.Place:
     spec = values.get("spec") or values.get("what", "")
-    return places.place(values.get("state"), Path(spec) if spec.endswith((".yaml", ".yml")) else None)
+    named = Path(spec) if spec.endswith((".yaml", ".yml")) else None
+    return places.place(values.get("state"), named, values.get("env") or os.environ.get("FLOWPLAN_ENV"))
 
 
 def _spec(values: Mapping[str, str]) -> tuple[Any, Sequence[str]]:
     """Return what the spec says, with what it includes and extends, and the names of its environments."""
-    from flowplan.schemas.documents import parse, read_text
+    from flowplan.schemas.composition import compose, read_files
 
-    path = _place(values).spec
-    text = read_text(path, pipes=False)
-    document = parse(text, path.name)
-    if not re.search(r"\b(include|extends|environments)\b", text):  # else more has to be loaded
-        return document.value, ()
-    from flowplan.schemas.composition import Part, compose, environments_of, read_parts
-
-    parts = read_parts(Part(document, path.name, text), path, [])
-    return compose(parts, values.get("env", ""), []).value, environments_of(parts)
+    place = _place(values)
+    read = read_files(place.spec, pipes=False)
+    return compose(read.parts, place.environment, []).value, read.environments
 
 
 def _mapping(tree: Any, key: str) -> Mapping[str, Any]:

@@ -103,7 +103,7 @@ def settled(found: Place) -> Place:
                 belongs = f"environment {store.environment}" if store.environment else "no environment"
                 raise Refused(f"the state {found.state} belongs to {belongs}, not to {environment}")
     elif not (in_file and found.named) and (not found.state.exists() or (not environment and _declares(found.spec))):
-        known = _environments(found)
+        known = environments(found)
         if known and not environment:
             hint = "name one with --env or FLOWPLAN_ENV"
             if found.state.exists():
@@ -123,9 +123,9 @@ def _declares(spec: Path) -> bool:
         return False
 
 
-def _environments(place: Place) -> list[str]:
+def environments(place: Place) -> list[str]:
     """Return the environments of a project: those of its spec, and those that have a state."""
-    from flowplan.schemas.load import read_files
+    from flowplan.schemas.composition import read_files
 
     names: list[str] = []
     with contextlib.suppress(InvalidInput):
