@@ -128,3 +128,18 @@ def test_each_role_does_what_it_may(team: Project) -> None:
     assert "refuses this user" in team.ok("state", "rm", "a", "--state", reader, code=1).err
     team.ok("apply", "p.json", "--yes")
     assert team.status()["a"]["attempt"] == 3
+
+
+def test_environments_of_a_project_are_states_of_their_own(team: Project) -> None:
+    team.write(SPEC + "environments:\n  dev: {runs: {b: null}}\n  prod:\n")
+    assert "environments dev, prod; name one" in team.ok("status", code=7).err
+    team.ok("apply", "--yes", "--env", "dev")
+    assert "there is no state" in team.ok("status", "--env", "prod", code=1).err
+    team.ok("apply", "--yes", "--env", "prod")
+    assert (set(team.status("--env", "dev")), set(team.status("--env", "prod"))) == ({"a"}, {"a", "b"})
+    assert (
+        "is that of environment prod, not dev"
+        in team.ok("plan", "--env", "dev", "--state", url(environment="prod"), code=6).err
+    )
+    for name in ("dev", "prod"):
+        team.ok("destroy", "--yes", "--env", name)
