@@ -237,14 +237,3 @@ BREAKS = " \t\n\"'><=;|&(:"
 )
 def test_bash_gets_the_part_that_it_replaces(line: str, candidate: str, reply: str) -> None:
     assert Line.read(line, BREAKS).reply(candidate) == reply
-
-
-def test_environments_and_what_is_included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "flowplan.yaml").write_text(
-        "flowplan: 1\nproject: p\ninclude: more.yaml\nruns: {a: {}}\nenvironments: {dev: {}, prod: {runs: {only: {}}}}\n"
-    )
-    (tmp_path / "more.yaml").write_text("variables: {tag: {}}\nruns: {b: {}}\n")
-    monkeypatch.chdir(tmp_path)
-    assert offered("plan --env") == offered("status --env") == ["dev", "prod"]
-    assert offered("plan --env prod --target") == ["b", "a", "only"]
-    assert offered("plan --target") == ["b", "a"] and offered("plan --var") == ["tag="]
