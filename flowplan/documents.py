@@ -10,7 +10,6 @@ from typing import Any
 
 from flowplan.left import Left, left
 from flowplan.planner.compare.plan import names
-from flowplan.planner.desired.matrix import parse_address
 from flowplan.schemas.accepted import Accepted, StepPhase
 from flowplan.schemas.codec import encode
 from flowplan.schemas.errors import InvalidInput
@@ -199,6 +198,8 @@ def _makers(plans: Sequence[Accepted]) -> Callable[[Recorded], str]:
 
 
 def _attempt(record: Recorded, end: str, plan: str) -> Document:
+    from flowplan.planner.desired.matrix import parse_address  # takes YAML along, which `status` does without
+
     try:
         values = parse_address(record.address)[1] or {}
     except ValueError:  # of a state that was edited by hand
