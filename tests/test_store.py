@@ -236,7 +236,7 @@ def test_one_project_owns_the_records(store: Store) -> None:
     ownership.claim_project(store, "two")
     item = started(store, "a")
     ownership.claim_project(store, "two")
-    with pytest.raises(Refused, match="belongs to project two, not three"):
+    with pytest.raises(Refused, match="belongs to project two, not to project three"):
         ownership.claim_project(store, "three")
     store.destroyed([item.run_id])
     ownership.claim_project(store, "three")
