@@ -85,11 +85,12 @@ def advanced(seen: Iterable[Observed], known: Mapping[str, Known]) -> Written:
             for further in one.tries
             if further.number > before.attempts and not before.status.settled
         ]
-        says_more = then.status is not before.status or (then.reason != before.reason and (then.reason or not told))
-        if says_more:
+        if then.status is not before.status:
             happened = one.finished_at if one.over else one.started_at if one.status is Status.RUNNING else None
             own = item.event(then, happened or one.at)
             told = [*told, own] if then.status.final else [own, *told]
+        elif then.reason if told else then.reason != before.reason:
+            told.append(item.event(then))  # engines tell when something began or ended, not since when a reason holds
         events += told
     return Written(changed, events)
 

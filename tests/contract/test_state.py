@@ -280,6 +280,8 @@ def test_each_retry_is_an_event_once(store: Store) -> None:
     [event] = [*store.observe([twice]), *store.observe([twice])]
     assert (event.status, event.reason, event.engine_at) == ("running", "Retried", again.began_at)
     assert event.message == "try 2 of 3; the one before ended with exit code 1"
+    [waits] = store.observe([replace(twice, reason="RetryDelay", started_at="2026-11-01T00:00:00Z")])
+    assert (waits.reason, waits.engine_at) == ("RetryDelay", None), "it began long ago, and waits since now"
     ended = Observed(item.run_id, status=Status.FAILED, attempts=3, exit_code=1, tries=(again, last))
     assert [(e.status, e.message) for e in store.observe([ended])] == [("running", "try 3 of 3"), ("failed", "")]
 
