@@ -272,8 +272,24 @@ class Matrix(Part):
                 raise f.fault(f"the axis name {name} must be of letters, digits, _ and -")
 
 
+SNIPPETS: dict[str, Any] = {
+    "a local process": {"provider": "process", "command": ["${1:echo}", "${2:hello}"]},
+    "a container": {"provider": "docker", "image": "${1:busybox:1.35}", "command": ["${2:echo}", "${3:hello}"]},
+    "a Kubernetes Job": {
+        "provider": "kubernetes",
+        "image": "${1:busybox:1.35}",
+        "command": ["${2:echo}", "${3:hello}"],
+    },
+}
+"""What editors offer for a new run; ``${1:...}`` is where the cursor goes."""
+
+
 class Run(Part):
     """One run, or the defaults of all runs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"defaultSnippets": [{"label": name, "body": body} for name, body in SNIPPETS.items()]}
+    )
 
     extends: f.Plain | None = Field(
         None, examples=["train"], description="Another run, whose fields stand below those of this one."

@@ -155,6 +155,14 @@ def test_completion(editor: LanguageServer, line: str, offered: list[str], told:
     assert told is None or told in shown, shown
 
 
+def test_a_new_run_is_offered_whole(editor: LanguageServer) -> None:
+    items = editor.completion(*spot(editor, "new.yaml", RUN + "    |\n"))
+    (inserted,) = (item["insertText"] for item in items if item["label"] == "a container")
+    text = re.sub(r"\$\{\d:([^}]*)\}", r"\1", inserted).replace("\n", "\n    ")
+    assert editor.diagnostics(editor.open("filled.yaml", f"{RUN}    {text}\n")) == []
+    assert "provider: docker" in text and "image: busybox:1.35" in text
+
+
 def test_a_provider_takes_its_own_settings(editor: LanguageServer) -> None:
     head = RUN.replace("runs:\n", "providers:\n  gpu:\n    type: kubernetes\n    |\nruns:\n")
     labels = {item["label"] for item in editor.completion(*spot(editor, "settings.yaml", head))}
