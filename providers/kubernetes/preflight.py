@@ -12,7 +12,7 @@ from flowplan.providers.kubernetes.comparing import dropped
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path, manifest
 from flowplan.providers.kubernetes.nodes import nodes_of, placing
 from flowplan.providers.kubernetes.reading import RUN_ID, label
-from flowplan.providers.kubernetes.references import KINDS, Reference, references
+from flowplan.providers.kubernetes.references import KINDS, references
 from flowplan.providers.kubernetes.requests import FAILING, MANAGER, Api, unless_refused
 from flowplan.providers.kubernetes.shapes import Shape, Wanted, alike
 from flowplan.providers.protocol import Order
@@ -56,18 +56,16 @@ def _in_namespace(
 ) -> Iterator[Finding]:
     """Yield the findings of a namespace, and add the shapes of its pods to ``shapes``."""
     if missing := _namespace(api, name):
-        yield from (_finding(one, "error", "namespace", missing) for one in wanted)
+        yield from (_error(one, "namespace", missing) for one in wanted)
         return
-    denied = _denied(api, pool, name, wanted)
-    if denied:  # about all runs of the namespace alike: told once
-        count = f" ({len(wanted)} runs need it)" if len(wanted) > 1 else ""
-        for what, where in denied:
-            error = ProviderError(f"not allowed to {what} {where}{count}", hint="ask for a Role with this verb")
-            yield _finding(wanted[0], "error", "permission", error)
+    denied, count = _denied(api, pool, name, wanted), f" ({len(wanted)} runs need it)" if len(wanted) > 1 else ""
+    for what in denied:  # about all runs of the namespace alike: told once
+        message = f'not allowed to {what} in namespace "{name}"{count}'
+        yield Finding(wanted[0].address, "error", "permission", message, "ask for a Role with this verb")
     yield from _missing(api, pool, name, wanted)
     with_pods = _allowed(api, name, "", "pods", "", "create")
     mine = [Shape(name, some, some[0].job["spec"]["template"].get("spec") or {}) for some in alike(wanted)]
-    if "create jobs.batch" not in {what for what, _ in denied}:
+    if "create jobs.batch" not in denied:
         answers = list(pool.map(lambda shape: _dry_run(api, shape.wanted[0], with_pods), mine))
         for shape, (findings, _) in zip(mine, answers, strict=True):
             yield from (f._replace(address=one.address) for one in shape.wanted for f in findings)
@@ -76,8 +74,8 @@ def _in_namespace(
     yield from quotas.findings(api, name, mine, with_pods)
 
 
-def _finding(one: Wanted, severity: str, check: str, error: ProviderError) -> Finding:
-    return Finding(one.address, severity, check, error.message, error.hint)
+def _error(one: Wanted, check: str, error: ProviderError) -> Finding:
+    return Finding(one.address, "error", check, error.message, error.hint)
 
 
 def _namespace(api: Api, name: str) -> ProviderError | None:
@@ -96,8 +94,8 @@ def _namespace(api: Api, name: str) -> ProviderError | None:
     return None  # who may not read namespaces learns of a missing one from the dry run
 
 
-def _denied(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[Wanted]) -> list[tuple[str, str]]:
-    """Return (verb and resource, where) of everything needed that is not allowed."""
+def _denied(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[Wanted]) -> list[str]:
+    """Return the verb and resource of everything needed that is not allowed."""
     secrets = any(one.order.objects.get("Secret") for one in wanted)
     questions = [
         (group, resource, sub, verb)
@@ -106,7 +104,7 @@ def _denied(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[Want
     ]
     answers = pool.map(lambda question: _allowed(api, name, *question), questions)
     return [
-        (f"{verb} {resource}{'/' + sub if sub else ''}{'.' + group if group else ''}", f'in namespace "{name}"')
+        f"{verb} {resource}{'/' + sub if sub else ''}{'.' + group if group else ''}"
         for (group, resource, sub, verb), allowed in zip(questions, answers, strict=True)
         if not allowed
     ]
@@ -126,41 +124,27 @@ def _allowed(api: Api, namespace: str, group: str, resource: str, sub: str, verb
 
 def _missing(api: Api, pool: ThreadPoolExecutor, name: str, wanted: Sequence[Wanted]) -> Iterator[Finding]:
     """Yield findings for objects that the pods refer to and that are missing."""
-    needs = [(one, ref) for one in wanted for ref in references(one.job) if not _own(one, ref)]
+    own = {one.address: one.order.objects.get("Secret", {}).get("metadata", {}).get("name") for one in wanted}
+    needs = [(one, ref) for one in wanted for ref in references(one.job)]
+    needs = [(one, ref) for one, ref in needs if ref.resource != "secrets" or ref.name != own[one.address]]
     names: dict[str, set[str]] = defaultdict(set)
     for _, ref in needs:
         names[ref.resource].add(ref.name)
     answers = pool.map(lambda item: _existing(api, name, item[0], item[1]), names.items())
     known = dict(zip(names, answers, strict=True))
-    for resource, there in known.items():
-        if there is None:
-            first = next(one for one, ref in needs if ref.resource == resource)
-            error = ProviderError(
-                f'not allowed to read {resource} in namespace "{name}": whether the runs\' {resource} exist is not known',
-                hint="list or get helps the plan; applying does not need it",
-            )
-            yield _finding(first, "warning", "permission", error)
+    for resource in (resource for resource, there in known.items() if there is None):
+        first = next(one for one, ref in needs if ref.resource == resource)
+        message = (
+            f'not allowed to read {resource} in namespace "{name}": whether the runs\' {resource} exist is not known'
+        )
+        hint = "list or get helps the plan; applying does not need it"
+        yield Finding(first.address, "warning", "permission", message, hint)
     for one, ref in needs:
-        there = known[ref.resource]
+        there, kind = known[ref.resource], KINDS[ref.resource]
         if there is not None and ref.name not in there:
-            yield _absent(one, ref, name)
-
-
-def _own(one: Wanted, ref: Reference) -> bool:
-    secret = one.order.objects.get("Secret") or {}
-    return ref.resource == "secrets" and ref.name == (secret.get("metadata") or {}).get("name")
-
-
-def _absent(one: Wanted, ref: Reference, namespace: str) -> Finding:
-    kind = KINDS[ref.resource]
-    severity = "error" if ref.needed else "warning"
-    return Finding(
-        one.address,
-        severity,
-        kind.lower(),
-        f'{kind} "{ref.name}" does not exist in namespace "{namespace}" ({ref.where})',
-        "create it first" if ref.needed else "the run starts without it",
-    )
+            message = f'{kind} "{ref.name}" does not exist in namespace "{name}" ({ref.where})'
+            severity, hint = ("error", "create it first") if ref.needed else ("warning", "the run starts without it")
+            yield Finding(one.address, severity, kind.lower(), message, hint)
 
 
 def _existing(api: Api, namespace: str, resource: str, names: Iterable[str]) -> set[str] | None:
@@ -187,7 +171,7 @@ def _dry_run(api: Api, one: Wanted, with_pods: bool) -> tuple[list[Finding], Jso
         if _unheard(error):
             raise
         if error.reason != "AlreadyExists":
-            return [_finding(one, "error", "dry-run", error)], pod
+            return [_error(one, "dry-run", error)], pod
         there = api.find(jobs_path(namespace, name))
         if there is None or label(there, RUN_ID) == one.order.identity.run_id:
             return [], pod
@@ -224,4 +208,4 @@ def _pod_dry_run(api: Api, one: Wanted, namespace: str, answer: Mapping[str, Any
             raise
         known = {ref.name for ref in references(one.job) if ref.resource == "serviceaccounts"}
         told = any(name in error.message for name in known)  # a missing account is told already
-        return [] if told else [_finding(one, "error", "dry-run", error)], template["spec"]
+        return [] if told else [_error(one, "dry-run", error)], template["spec"]
