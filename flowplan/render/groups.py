@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import NamedTuple
 
-from flowplan.render.objects import leaf_count
+from flowplan.render.differences import Shown, View, shown
+from flowplan.render.objects import leaf_count, place, scalar
 from flowplan.render.signs import COUNTED, TIME, ago, to_the_second
-from flowplan.render.units import duration
-from flowplan.render.varying import Varying, cell_of, compare, document, varying
+from flowplan.render.units import Units, duration, in_units, units_of
+from flowplan.render.varying import Varying, cell_of, compare, document, varying, words_of_needs
 from flowplan.schemas.kinds import Kinds
-from flowplan.schemas.plans import ABSENT, Action, Change, Plan
+from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, Plan
+from flowplan.schemas.pointers import nearest
 from flowplan.schemas.runs import Json, Status
 from flowplan.schemas.text import counted, harmless
 from flowplan.schemas.times import seconds_between
@@ -102,9 +104,15 @@ def cells(plan: Plan) -> dict[str, list[str]]:
     return found
 
 
-def share_needs(group: Group) -> bool:
-    """Return True when all runs of a group need the same; else what each needs is among what differs."""
-    return all(change.settings.needs == group.first.settings.needs for change in group.changes)
+def needed(group: Group, known: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return what the runs of a group start after, when all need the same; else that is among what differs.
+
+    Args:
+        known: name of a run -> the addresses of all its cells.
+    """
+    needs = group.first.settings.needs
+    alike = group.action.starts and all(change.settings.needs == needs for change in group.changes)
+    return list(words_of_needs(needs, known)) if alike else []
 
 
 def _key(change: Change, shown: Json) -> Hashable:
@@ -277,12 +285,60 @@ def live_sentence(change: Change) -> str:
     return "stops the live attempt" + (", then starts anew" if change.action is Action.REPLACE else "")
 
 
-def unchanged_fields(change: Change) -> int:
-    """Count the leaves of the objects that none of the changed fields touches."""
+def unchanged_fields(change: Change) -> str:
+    """Say how many leaves of the objects none of the changed fields touches, or ""."""
     if not change.fields or not change.after:
-        return 0
+        return ""
     touched = (f.after for f in change.fields if f.after is not ABSENT and not f.path.startswith("/Run/"))
-    return max(0, leaf_count(change.after) - sum(map(leaf_count, touched)))
+    rest = leaf_count(change.after) - sum(map(leaf_count, touched))
+    return f"({counted(rest, 'unchanged field')} not shown)" if rest > 0 else ""
+
+
+def few(words: Sequence[str], limit: int = 3) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = len(words) - limit
+    return ", ".join(map(harmless, words[:limit])) + (f" and {more} more" if more > 0 else "")
+
+
+def origin_of(change: Change, path: str) -> str:
+    """Return the origin of the field at a JSON Pointer: its own, that of its nearest ancestor, or ``default``."""
+    return nearest(change.origins, path) or "default"
+
+
+class ChangedField(NamedTuple):
+    """A changed field as people read it: what it is called, old and new, and what the engine makes of it."""
+
+    name: str
+    how: Shown
+    words: str
+    in_place: bool
+
+
+def changed_fields(change: Change, kinds: Kinds, context: int = 1) -> list[ChangedField]:
+    """Return the changed fields of a run, with ``context`` unchanged lines around those of a text."""
+    view = View(context, units_of(kinds))
+    return [
+        ChangedField(
+            place(field.path, change.after, change.before, kinds=kinds),
+            shown(field.before, field.after, view, field.path),
+            _effect(field, view.units),
+            field.effect != "replace",
+        )
+        for field in change.fields
+    ]
+
+
+def _effect(field: FieldChange, units: Units) -> str:
+    """Return ``in place`` or ``forces replacement: <the engine's rule>``, and who changed a drifted field on the engine."""
+    words = "in place"
+    if field.effect == "replace":
+        words = "forces replacement" + (f": {harmless(field.rule)}" if field.rule else "")
+    if not field.drift:
+        return words
+    by = f" by {harmless(field.manager)}" if field.manager else ""
+    recorded = in_units(field.path, field.recorded, units) or scalar(field.recorded)
+    applied = f", applied was {recorded}" if field.recorded != field.after else ""
+    return f"{words}; changed on the engine{by}{applied}"
 
 
 def past(group: Group) -> str:

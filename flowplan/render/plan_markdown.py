@@ -9,16 +9,13 @@ from functools import partial
 from hashlib import sha256
 
 from flowplan.render import groups, varying
-from flowplan.render.differences import Line, View, shown
-from flowplan.render.groups import Group
-from flowplan.render.objects import leaf_count, object_lines, place
-from flowplan.render.plan_text import effect_words, few, origin_of
-from flowplan.render.presented import OWN_LABELS, presented, run_line
-from flowplan.render.signs import MEANINGS, SIGNS
-from flowplan.render.units import Units, units_of
-from flowplan.render.varying import as_ranges, words_of_needs
+from flowplan.render.differences import Line
+from flowplan.render.groups import ChangedField, Group
+from flowplan.render.presented import lines_of, run_line
+from flowplan.render.signs import MEANINGS, SIGNS, WORDS
+from flowplan.render.varying import as_ranges
 from flowplan.schemas.kinds import Kinds
-from flowplan.schemas.plans import Action, Change, FieldChange, Plan
+from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.text import counted, harmless
 
 COMMENT = 65_536
@@ -88,7 +85,7 @@ def plan_markdown(
     shown_groups = groups.grouped(plan.changes, kinds)
     head, foot = _head(plan), _foot(plan, apply_command)
     left = budget - len((head + foot).encode()) - 1000
-    rows = _table(shown_groups, left, partial(_row, units=units_of(kinds), link=link))
+    rows = _table(shown_groups, left, partial(_row, kinds=kinds, link=link))
     left -= sum(part.size for part in rows)
     parts, dropped = _fitting(_details(plan, shown_groups, kinds), left)
     return head + "".join(p.text for p in rows) + "\n" + "".join(p.text for p in parts) + _said(dropped) + foot
@@ -168,7 +165,7 @@ def _failing(plan: Plan) -> list[str]:
         return []
     found = groups.remarks(Group(plan.changes))
     told = [
-        f"{_entities(_cut(said))} ({_entities(_cut(few(runs)))})"
+        f"{_entities(_cut(said))} ({_entities(_cut(groups.few(runs)))})"
         for severity, said, runs in found
         if severity == "error"
     ]
@@ -247,7 +244,7 @@ def _squeezed_rows(squeezed: Sequence[Group], room: int) -> Iterator[str]:
             names.append(_code(change.address))
         more = len(changes) - len(names)
         names += [f"{'and ' if names else ''}{more} more"] if more else []
-        word = MEANINGS[action].partition(" (")[0]
+        word = WORDS[action]
         yield f"| {_code(SIGNS[action])} | {word} | {', '.join(names)} | | |\n"
 
 
@@ -255,9 +252,9 @@ def _hurts(group: Group) -> bool:
     return group.action in _HURTING or group.first.interrupts
 
 
-def _row(group: Group, room: int, units: Units, link: Callable[[str, str], str]) -> str:
+def _row(group: Group, room: int, kinds: Kinds, link: Callable[[str, str], str]) -> str:
     change = group.first
-    word = MEANINGS[group.action].partition(" (")[0]
+    word = WORDS[group.action]
     action = "left out" if change.skipped else "moved" if group.action is Action.NO_OP else word
     action = f"**{action}**" if _hurts(group) else action
     first, _, more = groups.why(group, None).partition("; ")
@@ -265,7 +262,7 @@ def _row(group: Group, room: int, units: Units, link: Callable[[str, str], str])
     if file and first == f"new in {file}":
         why, line = [f"new in {line}"], ""
     else:
-        only = _only_change(group, units)
+        only = _only_change(group, kinds)
         why = [_entities(_cut(first)) + (f": {only}" if only else "")]
     why += [_entities(_cut(more))] if more else []
     live = groups.live_sentence(change)
@@ -281,14 +278,13 @@ def _row(group: Group, room: int, units: Units, link: Callable[[str, str], str])
     return f"| {_code(sign)} | {action} | {_runs(group, room)} | {_code(change.provider)} | {'; '.join(why)} |\n"
 
 
-def _only_change(group: Group, units: Units) -> str:
+def _only_change(group: Group, kinds: Kinds) -> str:
     """Return ``old -> new`` where one field changes, in all runs alike, and both are short."""
     fields = [field for change in group.changes for field in change.fields]
     alike = all((f.path, f.before, f.after) == (fields[0].path, fields[0].before, fields[0].after) for f in fields)
     if not fields or not alike:
         return ""
-    field = fields[0]
-    how = shown(field.before, field.after, View(1, units), field.path)
+    how = groups.changed_fields(group.first, kinds)[0].how
     sides = ["none" if side is None else side for side in how[:2]]
     if how.lines or sum(map(len, sides)) > _IN_A_CELL:
         return _code(how.lines[0][1]) if len(how.lines) == 1 and len(how.lines[0][1]) <= _IN_A_CELL else ""
@@ -300,7 +296,7 @@ def _line_of_spec(change: Change, link: Callable[[str, str], str]) -> tuple[str,
     places: Iterable[str] = (field.path for field in change.fields if not field.drift)
     if groups.shows_objects(change):
         places = (path for path in change.origins if not _OF_MANY.search(path))
-    lines = (_LINE.fullmatch(origin_of(change, path)) for path in places)
+    lines = (_LINE.fullmatch(groups.origin_of(change, path)) for path in places)
     found = next(filter(None, lines), None)
     if found is None:
         return "", ""
@@ -430,9 +426,8 @@ def _body(group: Group, known: Mapping[str, Sequence[str]], kinds: Kinds) -> _Bo
 
 
 def _remarks(group: Group, known: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    change = group.first
-    if change.settings.needs and change.action.starts and groups.share_needs(group):
-        yield "after " + ", ".join(map(_code, words_of_needs(change.settings.needs, known)))
+    if needed := groups.needed(group, known):
+        yield "after " + ", ".join(map(_code, needed))
     past = groups.past(group)
     if past:
         yield _entities(past)
@@ -446,32 +441,27 @@ def _remarks(group: Group, known: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 def _diff(group: Group, kinds: Kinds) -> Iterator[str]:
     """Yield lines for a diff fence: markers in column 0, ``!`` for what changes in place."""
-    change, units = group.first, units_of(kinds)
+    change = group.first
     if groups.shows_objects(change):
         mark = "+" if change.action.starts else " "
         if len(group.changes) > 1:
             yield f"@@ {harmless(change.address)} @@"
         yield f"{mark} {run_line(change, kinds)}"
-        objects = presented(change, kinds)
-        yield from (f"{mark} {line}" for line in object_lines(objects, units))
-        if leaf_count(objects) < leaf_count(change.after):
-            yield f"{mark} # {OWN_LABELS}"
-    for field in change.fields:
-        yield from _field(place(field.path, change.after, change.before, kinds=kinds), field, units)
+        yield from (f"{mark} {line}" for line in lines_of(change, change.after, kinds))
+    for field in groups.changed_fields(change, kinds):
+        yield from _field(field)
     rest = groups.unchanged_fields(change)
     if rest:
-        yield f"  ({rest} unchanged {'field' if rest == 1 else 'fields'} not shown)"
+        yield f"  {rest}"
 
 
-def _field(name: str, field: FieldChange, units: Units) -> Iterator[str]:
-    how = shown(field.before, field.after, View(1, units), field.path)
-    words = "  # " + effect_words(field, units)
-    in_place = field.effect != "replace"
+def _field(field: ChangedField) -> Iterator[str]:
+    name, how, words = field.name, field.how, f"  # {field.words}"
     if how.lines:
         yield f"@@ {name} @@{words}"
         yield from map(_marked, how.lines)
     elif how.before is not None and how.after is not None:
-        if in_place and len(how.before) + len(how.after) < 60:
+        if field.in_place and len(how.before) + len(how.after) < 60:
             yield f"! {name}: {how.before} -> {how.after}{words}"
             return
         yield f"- {name}: {how.before}"

@@ -9,17 +9,14 @@ from datetime import datetime
 from typing import NamedTuple
 
 from flowplan.render import groups, varying
-from flowplan.render.differences import Line, Shown, View, line_differences, shown
-from flowplan.render.groups import Group
-from flowplan.render.objects import leaf_count, leaves, object_lines, place, scalar
-from flowplan.render.presented import OWN_LABELS, ordered, presented, run_line
-from flowplan.render.signs import COLOUR_OF, COLOUR_OF_MARK, MEANINGS, SIGNS, paint
-from flowplan.render.units import Units, in_units, units_of
-from flowplan.render.varying import as_ranges, words_of_needs
+from flowplan.render.differences import Line, Shown, line_differences
+from flowplan.render.groups import ChangedField, Group
+from flowplan.render.objects import leaves, place, scalar
+from flowplan.render.presented import lines_of, run_line
+from flowplan.render.signs import COLOUR_OF, COLOUR_OF_MARK, MEANINGS, SIGNS, WORDS, paint
+from flowplan.render.varying import as_ranges
 from flowplan.schemas.kinds import Kinds
-from flowplan.schemas.plans import Action, Change, FieldChange, Plan
-from flowplan.schemas.pointers import nearest
-from flowplan.schemas.runs import Objects
+from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.text import counted, harmless
 
 _LISTED = 40
@@ -39,7 +36,6 @@ class _Style(NamedTuple):
     now: datetime | None
     cells: Mapping[str, Sequence[str]]
     kinds: Kinds
-    units: Units
 
     def paint(self, text: str, colour: str) -> str:
         return paint(text, colour, self.colour)
@@ -69,7 +65,7 @@ def plan_text(
         now: when given, times are also told relative to it.
         apply_command: what to run next; "" where it is being carried out already.
     """
-    style = _Style(colour, full, context, max(width, 40), explain, now, groups.cells(plan), kinds, units_of(kinds))
+    style = _Style(colour, full, context, max(width, 40), explain, now, groups.cells(plan), kinds)
     shown_groups = groups.grouped(plan.changes, kinds, whole=full)
     yield from _verdict(plan, style)
     for engine in groups.engines(plan):
@@ -126,11 +122,13 @@ def _rest(plan: Plan, style: _Style) -> Iterator[str]:
             if not groups.is_shown(change):
                 reason = groups.why(Group((change,)), style.now)
                 yield from _wrapped(f"{harmless(change.address)}: {reason}", _INDENT, style)
-                yield from _marked(((" ", line) for line in _lines(change.after or {}, change, style)), style)
+                yield from _marked(
+                    ((" ", line) for line in lines_of(change, change.after, style.kinds, whole=True)), style
+                )
     for severity, sentence, addresses in groups.remarks(
         Group(tuple(c for c in plan.changes if not groups.is_shown(c)))
     ):
-        yield from _wrapped(f"! {severity}: {sentence} ({few(addresses)})", _INDENT, style)
+        yield from _wrapped(f"! {severity}: {sentence} ({groups.few(addresses)})", _INDENT, style)
 
 
 def _diagnostics(plan: Plan, style: _Style) -> Iterator[str]:
@@ -161,7 +159,7 @@ def _group(group: Group, style: _Style) -> Iterator[str]:
     yield from _facts(group, style)
     yield from _runs(group, style)
     for severity, sentence, addresses in groups.remarks(group):
-        where = f" ({few(addresses)})" if len(group.changes) > 1 else ""
+        where = f" ({groups.few(addresses)})" if len(group.changes) > 1 else ""
         first, *others = _wrapped(f"! {severity}: {sentence}{where}", _INDENT, style)
         yield style.paint(first, "red" if severity == "error" else "yellow")
         yield from others
@@ -172,7 +170,7 @@ def _headline(group: Group, style: _Style) -> str:
     change, many = group.first, len(group.changes)
     sign = f"{SIGNS[group.action]:<3}"
     name = harmless(change.address) if many == 1 else f"{many} runs{_common_name(group)}"
-    what = MEANINGS[group.action].partition(" (")[0]
+    what = WORDS[group.action]
     if change.skipped:
         sign, what = "!  ", f"left out: would {what}"
     if change.action is Action.NO_OP and change.moved_from:
@@ -197,8 +195,8 @@ def _facts(group: Group, style: _Style) -> Iterator[str]:
         sentences.append(f"moved from {harmless(change.moved_from)}")
     if change.action is Action.FORGET:
         sentences.append("it stays on the engine, the state forgets it")
-    if change.settings.needs and change.action.starts and groups.share_needs(group):
-        sentences.append("after " + ", ".join(words_of_needs(change.settings.needs, style.cells)))
+    if needed := groups.needed(group, style.cells):
+        sentences.append(f"after {', '.join(needed)}")
     sentences.append(groups.past(group))
     for sentence in filter(None, sentences):
         yield from _wrapped(sentence, _INDENT, style)
@@ -237,13 +235,6 @@ def _filled(words: Sequence[str], style: _Style, pad: str, between: str) -> Iter
     yield pad + line
 
 
-def few(words: Sequence[str], limit: int = 3) -> str:
-    """Return the first of some names, and how many more there are."""
-    shown_words = [harmless(word) for word in words[:limit]]
-    more = len(words) - limit
-    return ", ".join(shown_words) + (f" and {more} more" if more > 0 else "")
-
-
 # --- the body of a group: fields, or objects -------------------------------------------------------------------------
 
 
@@ -262,25 +253,14 @@ def _body(group: Group, style: _Style) -> Iterator[str]:
             yield f"{_INDENT}the objects of {harmless(change.address)}:"
             yield from _marked([("+", run_line(change, style.kinds))], style)
         mark = SIGNS[Action.CREATE] if change.action.starts else " "
-        yield from _marked(((mark, line) for line in _lines(change.after or {}, change, style)), style)
+        lines = lines_of(change, change.after, style.kinds, whole=style.full)
+        yield from _marked(((mark, line) for line in lines), style)
     elif style.full and groups.is_shown(change):
         gone = change.action in (Action.DESTROY, Action.FORGET)
-        objects = (change.before if gone else change.after) or {}
-        lines = object_lines(ordered(objects, style.kinds), style.units)
+        lines = lines_of(change, change.before if gone else change.after, style.kinds, whole=True)
         yield from _marked((("-" if gone else " ", line) for line in lines), style)
     if style.explain and change.after is not None:
         yield from _explained(change, style)
-
-
-def _lines(objects: Objects, change: Change, style: _Style) -> Iterator[str]:
-    """Yield objects as YAML: as they are with --full, else without flowplan's own labels, saying so."""
-    if style.full:
-        yield from object_lines(ordered(objects, style.kinds), style.units)
-        return
-    shown_objects = presented(change, style.kinds, objects)
-    yield from object_lines(shown_objects, style.units)
-    if leaf_count(shown_objects) < leaf_count(objects):
-        yield f"# {OWN_LABELS}"
 
 
 def _marked(lines: Iterable[Line], style: _Style, pad: str = _INDENT) -> Iterator[str]:
@@ -290,8 +270,7 @@ def _marked(lines: Iterable[Line], style: _Style, pad: str = _INDENT) -> Iterato
 
 
 def _object_differences(change: Change, style: _Style) -> Iterator[Line]:
-    both = (ordered(objects, style.kinds) for objects in (change.before, change.after))
-    old, new = (list(object_lines(objects, style.units)) for objects in both)
+    old, new = (list(lines_of(change, one, style.kinds, whole=True)) for one in (change.before, change.after))
     if max(len(old), len(new)) > _LONGEST_DIFF:
         yield from (("-", line) for line in old)
         yield from (("+", line) for line in new)
@@ -304,31 +283,17 @@ def _object_differences(change: Change, style: _Style) -> Iterator[Line]:
 
 
 def _fields(change: Change, style: _Style) -> Iterator[str]:
-    named = [(place(field.path, change.after, change.before, kinds=style.kinds), field) for field in change.fields]
-    widest = max((len(name) for name, _ in named if len(name) <= 36), default=0)
-    for name, field in named:
-        yield from _field(name, field, widest, style)
+    fields = groups.changed_fields(change, style.kinds, max(style.context, 1))
+    widest = max((len(field.name) for field in fields if len(field.name) <= 36), default=0)
+    for field in fields:
+        yield from _field(field, widest, style)
     rest = groups.unchanged_fields(change)
     if rest and not style.full:
-        yield style.paint(f"{_INDENT}  ({rest} unchanged {'field' if rest == 1 else 'fields'} not shown)", "dim")
+        yield style.paint(f"{_INDENT}  {rest}", "dim")
 
 
-def effect_words(field: FieldChange, units: Units) -> str:
-    """Return ``in place`` or ``forces replacement: <the engine's rule>``, and who changed a drifted field on the engine."""
-    words = "in place"
-    if field.effect == "replace":
-        words = "forces replacement" + (f": {harmless(field.rule)}" if field.rule else "")
-    if not field.drift:
-        return words
-    by = f" by {harmless(field.manager)}" if field.manager else ""
-    recorded = in_units(field.path, field.recorded, units) or scalar(field.recorded)
-    applied = f", applied was {recorded}" if field.recorded != field.after else ""
-    return f"{words}; changed on the engine{by}{applied}"
-
-
-def _field(name: str, field: FieldChange, widest: int, style: _Style) -> Iterator[str]:
-    how = shown(field.before, field.after, View(max(style.context, 1), style.units), field.path)
-    words = "  # " + effect_words(field, style.units)
+def _field(field: ChangedField, widest: int, style: _Style) -> Iterator[str]:
+    name, how, words = field.name, field.how, f"  # {field.words}"
     mark = "~" if how.lines else "+" if how.before is None else "-" if how.after is None else "~"
     colour = COLOUR_OF_MARK[mark]
     text = _one_line(how)
@@ -366,12 +331,7 @@ def _explained(change: Change, style: _Style) -> Iterator[str]:
     yield f"{_INDENT}where each field comes from:"
     for path, value in leaves(change.after):
         where = place(path, change.after, kinds=style.kinds)
-        yield f"{_INDENT}  {where}: {scalar(value)}  # {harmless(origin_of(change, path))}"
-
-
-def origin_of(change: Change, path: str) -> str:
-    """Return the origin of the field at a JSON Pointer: its own, that of its nearest ancestor, or ``default``."""
-    return nearest(change.origins, path) or "default"
+        yield f"{_INDENT}  {where}: {scalar(value)}  # {harmless(groups.origin_of(change, path))}"
 
 
 def _wrapped(text: str, pad: str, style: _Style, later: str = "") -> Iterator[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
-from flowplan.render.objects import scalar
-from flowplan.render.units import OF_SETTINGS, in_units
+from flowplan.render.objects import leaf_count, object_lines, scalar
+from flowplan.render.units import OF_SETTINGS, in_units, units_of
 from flowplan.schemas.kinds import Kind, Kinds, field_at
 from flowplan.schemas.plans import Change
 from flowplan.schemas.runs import Json, Objects, Settings
@@ -16,8 +16,6 @@ _LABELS = frozenset({"labels", "Labels", "annotations"})
 _OWN = re.compile(
     r"(?:flowplan\.dev/|dev\.flowplan\.|(?:app\.kubernetes\.io/|io\.kubernetes\.app\.)(?=managed-by))(.+)"
 )
-
-OWN_LABELS = "flowplan's own labels are not shown; --full shows them"
 
 
 def ordered(objects: Objects | None, kinds: Kinds) -> Objects:
@@ -29,6 +27,14 @@ def presented(change: Change, kinds: Kinds, objects: Objects | None = None) -> O
     """Return the objects of a change as they are shown: fields in order, without flowplan's own labels."""
     shown: Objects = _without_own(change.after if objects is None else objects, change)
     return ordered(shown, kinds)
+
+
+def lines_of(change: Change, objects: Objects | None, kinds: Kinds, *, whole: bool = False) -> Iterator[str]:
+    """Yield objects of a change as YAML, without flowplan's own labels, saying so, unless they are shown ``whole``."""
+    shown = ordered(objects, kinds) if whole else presented(change, kinds, objects)
+    yield from object_lines(shown, units_of(kinds))
+    if leaf_count(shown) < leaf_count(objects):
+        yield "# flowplan's own labels are not shown; --full shows them"
 
 
 def _without_own(value: Json, change: Change) -> Json:

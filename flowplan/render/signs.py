@@ -29,6 +29,7 @@ MEANINGS = {
     Action.FORGET: "forget (it stays on the engine)",
     Action.NO_OP: "unchanged",
 }
+WORDS = {action: meaning.partition(" (")[0] for action, meaning in MEANINGS.items()}
 COUNTED = {
     Action.REPLACE: "to replace",
     Action.DESTROY: "to destroy",
