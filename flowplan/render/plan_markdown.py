@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 
-from flowplan.render import groups, varying
+from flowplan.render import groups, sentences, varying
 from flowplan.render.differences import Line
-from flowplan.render.groups import ChangedField, Group
+from flowplan.render.groups import Group
 from flowplan.render.presented import lines_of, run_line
 from flowplan.render.signs import MEANINGS, SIGNS, WORDS
 from flowplan.render.varying import as_ranges
@@ -138,11 +138,11 @@ def _folded(title: str, body: str) -> str:
 
 
 def _head(plan: Plan) -> str:
-    text = f"{marker(plan)}\n### {_entities(_cut(groups.verdict(plan)))}\n\n"
-    text += _alert("WARNING", [f"**{sentence}.**" for sentence, _ in groups.dangers(plan)])
+    text = f"{marker(plan)}\n### {_entities(_cut(sentences.verdict(plan)))}\n\n"
+    text += _alert("WARNING", [f"**{sentence}.**" for sentence, _ in sentences.dangers(plan)])
     text += _alert("CAUTION", _failing(plan))
     text += "".join(f"- **{line}**\n" for line in _warnings(plan))
-    text += "".join(f"- on {_span(engine)}\n" for engine in groups.engines(plan))
+    text += "".join(f"- on {_span(engine)}\n" for engine in sentences.engines(plan))
     room = _LONGEST_REMARKS
     for number, remark in enumerate(plan.diagnostics):
         line = f"- {_entities(_cut(str(remark)))}\n"
@@ -160,12 +160,12 @@ def _alert(kind: str, lines: Sequence[str]) -> str:
 
 def _failing(plan: Plan) -> list[str]:
     """Say at what apply would fail: the first few problems, whose details have all of them."""
-    count = groups.problems(plan)
+    count = sentences.problems(plan)
     if not count:
         return []
-    found = groups.remarks(Group(plan.changes))
+    found = sentences.remarks(Group(plan.changes))
     told = [
-        f"{_entities(_cut(said))} ({_entities(_cut(groups.few(runs)))})"
+        f"{_entities(_cut(said))} ({_entities(_cut(sentences.few(runs)))})"
         for severity, said, runs in found
         if severity == "error"
     ]
@@ -178,8 +178,8 @@ def _warnings(plan: Plan) -> Iterator[str]:
     skipped = sum(1 for change in plan.changes if change.skipped)
     if skipped:
         yield f"Leaves out {counted(skipped, 'run')}: protected."
-    if groups.only_records(plan):
-        yield groups.only_records(plan)
+    if sentences.only_records(plan):
+        yield sentences.only_records(plan)
     if not plan.refreshed:
         yield "Planned offline: no engine was asked what runs now."
 
@@ -257,7 +257,7 @@ def _row(group: Group, room: int, kinds: Kinds, link: Callable[[str, str], str])
     word = WORDS[group.action]
     action = "left out" if change.skipped else "moved" if group.action is Action.NO_OP else word
     action = f"**{action}**" if _hurts(group) else action
-    first, _, more = groups.why(group, None).partition("; ")
+    first, _, more = sentences.why(group, None).partition("; ")
     file, line = _line_of_spec(change, link)
     if file and first == f"new in {file}":
         why, line = [f"new in {line}"], ""
@@ -265,9 +265,9 @@ def _row(group: Group, room: int, kinds: Kinds, link: Callable[[str, str], str])
         only = _only_change(group, kinds)
         why = [_entities(_cut(first)) + (f": {only}" if only else "")]
     why += [_entities(_cut(more))] if more else []
-    live = groups.live_sentence(change)
+    live = sentences.live_sentence(change)
     if live:
-        times = sorted(groups.standing(one, None) for one in group.changes)
+        times = sorted(sentences.standing(one, None) for one in group.changes)
         since = times[0] if len(times) == 1 else f"the first {times[0]}"
         why.append(f"**{_entities(live)}**" + (f" ({_entities(since)})" if change.interrupts else ""))
     why += [_entities(_cut(change.skipped))] if change.skipped else []
@@ -284,7 +284,7 @@ def _only_change(group: Group, kinds: Kinds) -> str:
     alike = all((f.path, f.before, f.after) == (fields[0].path, fields[0].before, fields[0].after) for f in fields)
     if not fields or not alike:
         return ""
-    how = groups.changed_fields(group.first, kinds)[0].how
+    how = sentences.changed_fields(group.first, kinds)[0].how
     sides = ["none" if side is None else side for side in how[:2]]
     if how.lines or sum(map(len, sides)) > _IN_A_CELL:
         return _code(how.lines[0][1]) if len(how.lines) == 1 and len(how.lines[0][1]) <= _IN_A_CELL else ""
@@ -296,7 +296,7 @@ def _line_of_spec(change: Change, link: Callable[[str, str], str]) -> tuple[str,
     places: Iterable[str] = (field.path for field in change.fields if not field.drift)
     if groups.shows_objects(change):
         places = (path for path in change.origins if not _OF_MANY.search(path))
-    lines = (_LINE.fullmatch(groups.origin_of(change, path)) for path in places)
+    lines = (_LINE.fullmatch(sentences.origin_of(change, path)) for path in places)
     found = next(filter(None, lines), None)
     if found is None:
         return "", ""
@@ -326,7 +326,7 @@ def _runs(group: Group, room: int) -> str:
 def _details(plan: Plan, shown_groups: Sequence[Group], kinds: Kinds) -> list[_Part]:
     """Return all parts below the table, in reading order."""
     parts = [_Part(graph, _GRAPH, "the graph") for graph in [_graph(plan)] if graph]
-    known = groups.cells(plan)
+    known = sentences.cells(plan)
     for group in shown_groups:
         body = _body(group, known, kinds)
         if body.remarks or body.diff or body.told:
@@ -334,7 +334,7 @@ def _details(plan: Plan, shown_groups: Sequence[Group], kinds: Kinds) -> list[_P
             title = _title(group)
             runs = tuple(change.address for change in group.changes)
             parts.append(_Part(body.folded(title), rank, "", runs, partial(body.shortened, title)))
-    words = groups.unchanged_words(plan)
+    words = sentences.unchanged_words(plan)
     if words:
         rest = [harmless(change.address) for change in plan.changes if not groups.is_shown(change)]
         parts.append(_Part(_folded(_entities(words), _fenced(rest, "")), _UNCHANGED, "the unchanged runs"))
@@ -412,7 +412,7 @@ class _Body:
 def _title(group: Group) -> str:
     change, count = group.first, len(group.changes)
     name = _code(change.address) if count == 1 else f"{counted(count, 'run')} such as {_code(change.address)}"
-    return f"{_code(SIGNS[group.action])} {name}: {_entities(_cut(groups.why(group, None), 120))}"
+    return f"{_code(SIGNS[group.action])} {name}: {_entities(_cut(sentences.why(group, None), 120))}"
 
 
 def _body(group: Group, known: Mapping[str, Sequence[str]], kinds: Kinds) -> _Body:
@@ -426,12 +426,12 @@ def _body(group: Group, known: Mapping[str, Sequence[str]], kinds: Kinds) -> _Bo
 
 
 def _remarks(group: Group, known: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    if needed := groups.needed(group, known):
+    if needed := sentences.needed(group, known):
         yield "after " + ", ".join(map(_code, needed))
-    past = groups.past(group)
+    past = sentences.past(group)
     if past:
         yield _entities(past)
-    remarks = list(groups.remarks(group))
+    remarks = list(sentences.remarks(group))
     for severity, sentence, addresses in remarks[:_LISTED]:
         where = f" ({counted(len(addresses), 'run')})" if len(group.changes) > 1 else ""
         yield f"**{_entities(severity)}**: {_entities(_cut(sentence))}{where}"
@@ -448,14 +448,14 @@ def _diff(group: Group, kinds: Kinds) -> Iterator[str]:
             yield f"@@ {harmless(change.address)} @@"
         yield f"{mark} {run_line(change, kinds)}"
         yield from (f"{mark} {line}" for line in lines_of(change, change.after, kinds))
-    for field in groups.changed_fields(change, kinds):
+    for field in sentences.changed_fields(change, kinds):
         yield from _field(field)
-    rest = groups.unchanged_fields(change)
+    rest = sentences.unchanged_fields(change)
     if rest:
         yield f"  {rest}"
 
 
-def _field(field: ChangedField) -> Iterator[str]:
+def _field(field: sentences.ChangedField) -> Iterator[str]:
     name, how, words = field.name, field.how, f"  # {field.words}"
     if how.lines:
         yield f"@@ {name} @@{words}"

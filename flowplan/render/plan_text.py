@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from flowplan.render import groups, varying
+from flowplan.render import groups, sentences, varying
 from flowplan.render.differences import Line, Shown, line_differences
-from flowplan.render.groups import ChangedField, Group
+from flowplan.render.groups import Group
 from flowplan.render.objects import leaves, place, scalar
 from flowplan.render.presented import lines_of, run_line
 from flowplan.render.signs import COLOUR_OF, COLOUR_OF_MARK, MEANINGS, SIGNS, WORDS, paint
@@ -65,10 +65,10 @@ def plan_text(
         now: when given, times are also told relative to it.
         apply_command: what to run next; "" where it is being carried out already.
     """
-    style = _Style(colour, full, context, max(width, 40), explain, now, groups.cells(plan), kinds)
+    style = _Style(colour, full, context, max(width, 40), explain, now, sentences.cells(plan), kinds)
     shown_groups = groups.grouped(plan.changes, kinds, whole=full)
     yield from _verdict(plan, style)
-    for engine in groups.engines(plan):
+    for engine in sentences.engines(plan):
         yield from _wrapped(f"on {engine}", "", style)
     yield from _dangers(plan, style)
     for group in shown_groups:
@@ -89,30 +89,30 @@ def plan_text(
 
 
 def _verdict(plan: Plan, style: _Style) -> Iterator[str]:
-    yield from (style.paint(line, "bold") for line in _wrapped(groups.verdict(plan), "", style))
+    yield from (style.paint(line, "bold") for line in _wrapped(sentences.verdict(plan), "", style))
 
 
 def _dangers(plan: Plan, style: _Style) -> Iterator[str]:
-    for sentence, hurting in groups.dangers(plan):
+    for sentence, hurting in sentences.dangers(plan):
         yield style.paint(f"! {sentence}:", "red")
         for change in hurting:
-            yield from _wrapped(f"{harmless(change.address)}  {groups.standing(change, style.now)}", _INDENT, style)
+            yield from _wrapped(f"{harmless(change.address)}  {sentences.standing(change, style.now)}", _INDENT, style)
     skipped = [change for change in plan.changes if change.skipped]
     if skipped:
         yield style.paint(f"! Leaves out {counted(len(skipped), 'run')} (apply exits with 6):", "red")
         for change in skipped:
             yield from _wrapped(f"{harmless(change.address)}  {harmless(change.skipped)}", _INDENT, style)
-    errors = groups.problems(plan)
+    errors = sentences.problems(plan)
     if errors:
         yield style.paint(f"! Apply would fail: {counted(errors, 'problem')} found beforehand, see below.", "red")
-    if groups.only_records(plan):
-        yield from _wrapped(groups.only_records(plan), "", style)
+    if sentences.only_records(plan):
+        yield from _wrapped(sentences.only_records(plan), "", style)
     if not plan.refreshed:
         yield "! Planned offline: no engine was asked what runs now."
 
 
 def _rest(plan: Plan, style: _Style) -> Iterator[str]:
-    words = groups.unchanged_words(plan)
+    words = sentences.unchanged_words(plan)
     if not words:
         return
     yield ""
@@ -120,15 +120,15 @@ def _rest(plan: Plan, style: _Style) -> Iterator[str]:
     if style.full:
         for change in plan.changes:
             if not groups.is_shown(change):
-                reason = groups.why(Group((change,)), style.now)
+                reason = sentences.why(Group((change,)), style.now)
                 yield from _wrapped(f"{harmless(change.address)}: {reason}", _INDENT, style)
                 yield from _marked(
                     ((" ", line) for line in lines_of(change, change.after, style.kinds, whole=True)), style
                 )
-    for severity, sentence, addresses in groups.remarks(
+    for severity, sentence, addresses in sentences.remarks(
         Group(tuple(c for c in plan.changes if not groups.is_shown(c)))
     ):
-        yield from _wrapped(f"! {severity}: {sentence} ({groups.few(addresses)})", _INDENT, style)
+        yield from _wrapped(f"! {severity}: {sentence} ({sentences.few(addresses)})", _INDENT, style)
 
 
 def _diagnostics(plan: Plan, style: _Style) -> Iterator[str]:
@@ -155,11 +155,11 @@ def _next(plan: Plan, style: _Style, apply_command: str) -> Iterator[str]:
 
 def _group(group: Group, style: _Style) -> Iterator[str]:
     yield _headline(group, style)
-    yield from _wrapped(groups.why(group, style.now), _INDENT, style)
+    yield from _wrapped(sentences.why(group, style.now), _INDENT, style)
     yield from _facts(group, style)
     yield from _runs(group, style)
-    for severity, sentence, addresses in groups.remarks(group):
-        where = f" ({groups.few(addresses)})" if len(group.changes) > 1 else ""
+    for severity, sentence, addresses in sentences.remarks(group):
+        where = f" ({sentences.few(addresses)})" if len(group.changes) > 1 else ""
         first, *others = _wrapped(f"! {severity}: {sentence}{where}", _INDENT, style)
         yield style.paint(first, "red" if severity == "error" else "yellow")
         yield from others
@@ -186,19 +186,19 @@ def _common_name(group: Group) -> str:
 
 def _facts(group: Group, style: _Style) -> Iterator[str]:
     change = group.first
-    sentences = [groups.live_sentence(change)]
+    said = [sentences.live_sentence(change)]
     if change.interrupts and len(group.changes) == 1:
-        sentences[0] += f": {groups.standing(change, style.now)}"
+        said[0] += f": {sentences.standing(change, style.now)}"
     if change.skipped:
-        sentences = [harmless(change.skipped)]
+        said = [harmless(change.skipped)]
     if change.moved_from and len(group.changes) == 1:
-        sentences.append(f"moved from {harmless(change.moved_from)}")
+        said.append(f"moved from {harmless(change.moved_from)}")
     if change.action is Action.FORGET:
-        sentences.append("it stays on the engine, the state forgets it")
-    if needed := groups.needed(group, style.cells):
-        sentences.append(f"after {', '.join(needed)}")
-    sentences.append(groups.past(group))
-    for sentence in filter(None, sentences):
+        said.append("it stays on the engine, the state forgets it")
+    if needed := sentences.needed(group, style.cells):
+        said.append(f"after {', '.join(needed)}")
+    said.append(sentences.past(group))
+    for sentence in filter(None, said):
         yield from _wrapped(sentence, _INDENT, style)
 
 
@@ -283,16 +283,16 @@ def _object_differences(change: Change, style: _Style) -> Iterator[Line]:
 
 
 def _fields(change: Change, style: _Style) -> Iterator[str]:
-    fields = groups.changed_fields(change, style.kinds, max(style.context, 1))
+    fields = sentences.changed_fields(change, style.kinds, max(style.context, 1))
     widest = max((len(field.name) for field in fields if len(field.name) <= 36), default=0)
     for field in fields:
         yield from _field(field, widest, style)
-    rest = groups.unchanged_fields(change)
+    rest = sentences.unchanged_fields(change)
     if rest and not style.full:
         yield style.paint(f"{_INDENT}  {rest}", "dim")
 
 
-def _field(field: ChangedField, widest: int, style: _Style) -> Iterator[str]:
+def _field(field: sentences.ChangedField, widest: int, style: _Style) -> Iterator[str]:
     name, how, words = field.name, field.how, f"  # {field.words}"
     mark = "~" if how.lines else "+" if how.before is None else "-" if how.after is None else "~"
     colour = COLOUR_OF_MARK[mark]
@@ -331,7 +331,7 @@ def _explained(change: Change, style: _Style) -> Iterator[str]:
     yield f"{_INDENT}where each field comes from:"
     for path, value in leaves(change.after):
         where = place(path, change.after, kinds=style.kinds)
-        yield f"{_INDENT}  {where}: {scalar(value)}  # {harmless(groups.origin_of(change, path))}"
+        yield f"{_INDENT}  {where}: {scalar(value)}  # {harmless(sentences.origin_of(change, path))}"
 
 
 def _wrapped(text: str, pad: str, style: _Style, later: str = "") -> Iterator[str]:
