@@ -100,6 +100,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     project = Project(tmp_path_factory.mktemp("completion"))
     project.write(SPEC.replace("extract", "gone").replace("  computed", "  x-computed").partition("  x-computed")[0])
     project.ok("apply", "--yes")
+    project.ok("plan", "--out", "tonight")
     project.write(SPEC)
     (project.directory / "other.yaml").write_text(SPEC)
     (project.directory / "saved.json").write_text("{}")
@@ -133,6 +134,7 @@ def shell(request: pytest.FixtureRequest, directory: Path) -> Iterator[Shell]:
         ("logs 'load[day=2026-10-08", "logs 'load[day=2026-10-08]'"),
         ("logs backfill\\[day=2026-10-08", "logs 'backfill[day=2026-10-08,note=\"it'\\''s so\"]'"),
         ("apply sav", "apply saved.json"),
+        ("apply toni", "apply tonight"),
         ("plan oth", "plan other.yaml"),
         ("init dire", "init directory/"),
     ],
@@ -167,8 +169,10 @@ def test_what_is_offered(directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert offered("state")[:2] == ["list", "show"]
     assert {"plan", "state", "completion"} <= set(offered(""))
     assert {"--stream", "--no-stream", "-y"} <= set(offered("apply", "-"))
-    assert offered("apply --yes") == ["directory/", "flowplan.yaml", "other.yaml", "saved.json"]
-    assert offered("plan --out") == ["directory/", "flowplan.yaml", "notes.txt", "other.yaml", "saved.json"]
+    assert offered("apply --yes") == ["directory/", "flowplan.yaml", "other.yaml", "saved.json", "tonight"]
+    assert offered("show") == ["directory/", "saved.json", "tonight"]
+    assert offered("plan") == ["directory/", "flowplan.yaml", "other.yaml"]
+    assert offered("plan --out") == ["directory/", "flowplan.yaml", "notes.txt", "other.yaml", "saved.json", "tonight"]
     assert offered("nonsense") == []
 
 

@@ -164,8 +164,8 @@ def offers(commands: Sequence[Command], before: Sequence[str], word: str) -> Ite
                 values[option.name] = value
             asked = option if option is not None and not given and option.kind is not bool else None
         else:
-            taker = _argument(known, free)
-            values |= {taker.name: text} if taker else {}
+            if taker := _argument(known, free):
+                values[taker.name] = text
             free += 1
     name, given, value = word.partition("=")
     if asked is None and word.startswith("-"):
@@ -259,6 +259,8 @@ def _of_spec(values: Mapping[str, str]) -> Iterator[str]:
 
 
 SUFFIXES = {"SPEC": (".yaml", ".yml"), "PLAN": (".json",), "PLAN|SPEC": (".json", ".yaml", ".yml")}
+"""What files of a kind end in; a plan may be called as one likes, and is told by how it begins."""
+PLAN_START = b'{\n "format_version"'
 
 
 def _files(word: str, called: str) -> Iterator[Offer]:
@@ -270,5 +272,13 @@ def _files(word: str, called: str) -> Iterator[Offer]:
     for entry in entries:
         if entry.is_dir():
             yield Offer(f"{directory}{slash}{entry.name}/")
-        elif entry.name.endswith(suffixes):
+        elif entry.name.endswith(suffixes) or ("PLAN" in called and _begins_as_a_plan(entry)):
             yield Offer(f"{directory}{slash}{entry.name}")
+
+
+def _begins_as_a_plan(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(len(PLAN_START)) == PLAN_START
+    return False
