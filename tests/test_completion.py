@@ -57,7 +57,7 @@ class Shell:
         command, show = SHELLS[name]
         self.name = name
         home = directory.parent / f"home-{name}"
-        home.mkdir(exist_ok=True)
+        (home / ".local/share/fish/generated_completions").mkdir(parents=True)  # else fish reads all manuals first
         self.line = home / "line"
         env = {"PATH": f"{Path(FLOWPLAN).parent}:{os.environ['PATH']}", "HOME": str(home), "TERM": "xterm"}
         self.near, far = pty.openpty()
