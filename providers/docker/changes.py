@@ -56,12 +56,12 @@ class Changer:
                 address=record.address,
             )
         container = record.handle.get("id")
-        found: dict[str, Any] | None = self._engine.find(f"/containers/{container}/json") if container else None
+        found = self._engine.inspect(container) if container else None
         if found and self._ours(found, record):
             return found
         labels = [f"{containers.RUN_ID}={record.run_id}", f"{containers.LINEAGE}={self._lineage}"]
         items = self._engine.get("/containers/json", all=1, filters=containers.filters(label=labels))
-        return self._engine.find(f"/containers/{items[0]['Id']}/json") if items else None
+        return self._engine.inspect(items[0]["Id"]) if items else None
 
     def _ours(self, found: Mapping[str, Any], record: Recorded) -> bool:
         if record.handle.get(IMPORTED):
@@ -144,14 +144,14 @@ class Changer:
     def _networks(self, found: Mapping[str, Any], container: Mapping[str, Any], fields: Sequence[FieldChange]) -> None:
         if not any(change.path.startswith("/Container/Networks") for change in fields):
             return
-        live, wanted = list(found["NetworkSettings"].get("Networks") or {}), container["Networks"]
+        live, wanted = containers.networks(found), container["Networks"]
         steps = [(name, "connect") for name in wanted if name not in live]
         steps += [(name, "disconnect") for name in live if name not in wanted]
         for network, what in steps:
 
             def done(network: str = network, connected: bool = what == "connect") -> bool:
                 look = self._engine.get(f"/containers/{found['Id']}/json")
-                return (network in (look["NetworkSettings"].get("Networks") or {})) is connected
+                return (network in containers.networks(look)) is connected
 
             ask = partial(self._engine.post, f"/networks/{network}/{what}", {"Container": found["Id"]})
             self._engine.confirmed(ask, done)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from flowplan.providers import registries
 from flowplan.providers.docker import containers
 from flowplan.providers.docker.connection import Engine
-from flowplan.providers.docker.pulling import Images
+from flowplan.providers.docker.pulling import Images, never_pulled
 from flowplan.providers.protocol import Order
 from flowplan.providers.registries import THERE, Answer
 from flowplan.schemas.docker_api import api_version, unheard
@@ -170,8 +170,8 @@ def _pull(order: Order) -> _Pull:
 
 def _image(order: Order, pull: _Pull, answer: Answer) -> Iterator[Finding]:
     if pull.policy == "Never" and answer is not THERE:
-        message = f"image {pull.image} is not present and image_pull_policy is Never"
-        yield _error(order, "image", message, "pull or load it on the Engine, or use another policy")
+        error = never_pulled(pull.image)
+        yield _error(order, "image", error.message, error.hint)
     elif found := registries.finding(order.identity.address, pull.image, answer):
         yield found
 

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import docker
 import docker.context
@@ -141,6 +141,11 @@ class Engine:
             if error.status == 404:
                 return None
             raise
+
+    def inspect(self, container: str) -> dict[str, Any] | None:
+        """Return what the Engine tells of a container by its id or name, None where there is none."""
+        found: dict[str, Any] | None = self.find(f"/containers/{quote(container)}/json")
+        return found
 
     def post(self, path: str, body: Any = None, **params: Any) -> None:
         """Make a POST request and ignore the body of its answer."""

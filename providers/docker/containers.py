@@ -6,7 +6,7 @@ import calendar
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -151,7 +151,7 @@ def from_list(item: Mapping[str, Any], base_url: str, record: Recorded) -> Obser
     final = word not in _STATES
     live: Objects | None = None
     if not final:
-        live = {"Container": {"Name": _wanted_name(_own_name(item), record), "Networks": _networks(item, record)}}
+        live = {"Container": {"Name": _wanted_name(_own_name(item), record), "Networks": networks(item, record)}}
     return Observed(
         run_id=record.run_id,
         address=record.address,
@@ -208,13 +208,16 @@ def live_of(found: Mapping[str, Any], record: Recorded | None) -> Objects:
     name = str(found.get("Name", "")).lstrip("/")
     if record is not None:
         name = _wanted_name(name, record)
-    return {"Container": {"Name": name, "Networks": _networks(found, record), "Config": {"HostConfig": host}}}
+    return {"Container": {"Name": name, "Networks": networks(found, record), "Config": {"HostConfig": host}}}
 
 
-def left_out(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def left_out(asked: Mapping[str, Any], found: Mapping[str, Any], known: Collection[str]) -> list[str]:
     """Return the places of a create body (in the objects) where the inspected container differs from it.
 
     A field without a value is left to the Engine.
+
+    Args:
+        known: places below which a difference is explained already.
     """
     host = found.get("HostConfig") or {}
     kept = {**(found.get("Config") or {}), "HostConfig": host, "NetworkingConfig": asked.get("NetworkingConfig")}
@@ -225,7 +228,7 @@ def left_out(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     for name, value in (asked.get("HostConfig") or {}).items():
         if not docker_api.same(name, value, host) and not _has(host.get(name), value, name):
             paths.append(f"/Container/Config/HostConfig/{name}")
-    return paths
+    return [path for path in paths if not any(place.startswith(path) for place in known)]
 
 
 def _has(found: Json, asked: Json, name: str = "") -> bool:
@@ -241,8 +244,8 @@ def _has(found: Json, asked: Json, name: str = "") -> bool:
     return bool(docker_api.meaning(name, asked) == docker_api.meaning(name, found))
 
 
-def _networks(found: Mapping[str, Any], record: Recorded | None) -> list[str]:
-    """Return the names of the networks, those of the record first and in its order."""
+def networks(found: Mapping[str, Any], record: Recorded | None = None) -> list[str]:
+    """Return the names of a container's networks, those of the record first and in its order."""
     live = list((found.get("NetworkSettings") or {}).get("Networks") or {})
     wanted = record.objects.get("Container", {}).get("Networks", []) if record else []
     return [name for name in wanted if name in live] + [name for name in live if name not in wanted]

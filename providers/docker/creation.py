@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from flowplan.providers.docker import containers
 from flowplan.providers.docker.attaching import Attachments
 from flowplan.providers.docker.connection import Engine
-from flowplan.providers.docker.pulling import Images
+from flowplan.providers.docker.pulling import Images, never_pulled
 from flowplan.providers.docker.refusals import Refusal
 from flowplan.providers.protocol import Order, of_other_content
 from flowplan.schemas.docker_api import api_version, unheard
@@ -99,12 +99,7 @@ class Creator:
             if error.status != 404 or self._images.present(image):
                 raise
             if container["PullPolicy"] == "Never":
-                raise StartFailed(
-                    f"image {image} is not present and image_pull_policy is Never",
-                    hint="pull or load it on the Engine, or use another policy",
-                    reason="ErrImageNeverPull",
-                    exit_code_of_run=125,
-                ) from None
+                raise never_pulled(image) from None
         self._images.pull(container, unless_present=True, limit=limit)
         return self._post_once(container, name)
 
@@ -185,11 +180,10 @@ class Creator:
         return containers.Images([image] if image else []).told(seen).image
 
     def _connected(self, found: str, network: str) -> bool:
-        look = self._engine.find(f"/containers/{found}/json") or {}
-        return network in ((look.get("NetworkSettings") or {}).get("Networks") or {})
+        return network in containers.networks(self._engine.inspect(found) or {})
 
     def _started(self, found: str) -> bool:
-        state = (self._engine.find(f"/containers/{found}/json") or {}).get("State") or {}
+        state = (self._engine.inspect(found) or {}).get("State") or {}
         return containers.engine_time(state.get("StartedAt")) is not None
 
     def _remarks(self, config: Mapping[str, Any], made: Made) -> dict[str, str]:
@@ -201,9 +195,8 @@ class Creator:
         }
         if made.warnings:
             said = " ".join(made.warnings)
-            found = self._engine.find(f"/containers/{made.id}/json") or {}
-            seen = [p for p in containers.left_out(config, found) if not any(known.startswith(p) for known in left_out)]
-            left_out |= dict.fromkeys(seen, said) or {"": said}
+            found = self._engine.inspect(made.id) or {}
+            left_out |= dict.fromkeys(containers.left_out(config, found, left_out), said) or {"": said}
         return left_out
 
     def _start_failure(self, found: str, error: ProviderError) -> ProviderError:
@@ -212,7 +205,7 @@ class Creator:
         The Engine records 127 for every "no such file or directory" of the runtime, also for a missing sysctl.
         """
         words = error.words if isinstance(error, Refusal) else error.message
-        state = (self._engine.find(f"/containers/{found}/json") or {}).get("State", {}) if _EXEC.search(words) else {}
+        state = (self._engine.inspect(found) or {}).get("State", {}) if _EXEC.search(words) else {}
         code = int(state.get("ExitCode") or 0) if state.get("ExitCode") in (126, 127) else 125
         reason = {126: "NotExecutable", 127: "CommandNotFound"}.get(code, "StartFailed")
         return StartFailed(_unwrapped(words), reason=reason, exit_code_of_run=code)
@@ -240,7 +233,7 @@ class Creator:
         Raises:
             Refused: it is this attempt made of other content.
         """
-        found = self._engine.find(f"/containers/{name}/json")
+        found = self._engine.inspect(name)
         labels = (found["Config"].get("Labels") or {}) if found else {}
         if found is None or labels.get(containers.RUN_ID) != identity.run_id:
             return None
@@ -248,15 +241,15 @@ class Creator:
             raise of_other_content(f'the container "{found["Name"].lstrip("/")}"', identity.address)
         if found["State"].get("Status") != "created" or containers.engine_time(found["State"].get("StartedAt")):
             return containers.from_inspect(found, self._engine.base_url)
-        connected = (found.get("NetworkSettings") or {}).get("Networks") or {}
+        connected = containers.networks(found)
         missing = [network for network in container["Networks"][1:] if network not in connected]
         rest = {**container, "Networks": [*container["Networks"][:1], *missing]}
         made = Made(found["Id"], 0.0, ())
         self._finish(identity, rest, made, found["Name"].lstrip("/"))
-        again = self._engine.find(f"/containers/{found['Id']}/json") or found
+        again = self._engine.inspect(found["Id"]) or found
         remarks = self._remarks(container["Config"], made)
-        seen = [p for p in containers.left_out(container["Config"], again) if not any(k.startswith(p) for k in remarks)]
-        remarks |= dict.fromkeys(seen, "the container was made without it")
+        more = containers.left_out(container["Config"], again, remarks)
+        remarks |= dict.fromkeys(more, "the container was made without it")
         return replace(containers.from_inspect(again, self._engine.base_url), remarks=remarks)
 
 

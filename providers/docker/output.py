@@ -257,7 +257,7 @@ class Output:
     def _state(self) -> dict[str, Any]:
         """Return the state of the container as the Engine tells it, {} where there is none."""
         container = self._container()
-        found = self._engine.find(f"/containers/{container}/json") if container else None
+        found = self._engine.inspect(container) if container else None
         return dict(found["State"]) if found else {}
 
     def _is_going(self) -> bool:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 from flowplan.providers import polling
 from flowplan.providers.docker import containers
@@ -103,7 +102,7 @@ class DockerProvider:
             return list(pool.map(lambda pair: self._inspect(*pair), wanted))
 
     def _inspect(self, record: Recorded | None, item: dict[str, Any]) -> Observed | None:
-        found = self._engine.find(f"/containers/{item['Id']}/json")
+        found = self._engine.inspect(item["Id"])
         if found is not None:
             return containers.from_inspect(found, self._engine.base_url, record)
         return containers.gone(record) if record else None
@@ -111,7 +110,7 @@ class DockerProvider:
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
         """Return the containers that carry the labels of the project and the environment."""
         items = filter(self._is_here, self._list(f"{containers.PROJECT}={project}"))
-        looks = (self._engine.find(f"/containers/{item['Id']}/json") for item in items)
+        looks = (self._engine.inspect(item["Id"]) for item in items)
         found = [self._found(look) for look in looks if look is not None]
         return sorted(found, key=lambda one: (one.seen.address, one.seen.attempt))
 
@@ -122,7 +121,7 @@ class DockerProvider:
             ProviderError: there is none.
         """
         container = object_id.rpartition(":")[2].strip("/")
-        found = self._engine.find(f"/containers/{quote(container)}/json") if container else None
+        found = self._engine.inspect(container) if container else None
         if found is None:
             raise ProviderError(f'there is no container "{object_id}" on {self._engine.endpoint}', reason="NotFound")
         return self._found(found)
@@ -191,7 +190,7 @@ class DockerProvider:
         """Return whether a container has a terminal; of one that was imported, its config is not recorded."""
         config = record.objects.get("Container", {}).get("Config", {})
         if record.handle.get(IMPORTED):
-            config = (self._engine.find(f"/containers/{record.handle['id']}/json") or {}).get("Config", {})
+            config = (self._engine.inspect(record.handle["id"]) or {}).get("Config", {})
         return bool(config.get("Tty", False))
 
     def secret_values(self, record: Recorded) -> list[str]:

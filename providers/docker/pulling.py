@@ -208,6 +208,16 @@ class Images:
         return ({"X-Registry-Auth": _text(header)} if header else {}), ""
 
 
+def never_pulled(image: str) -> StartFailed:
+    """Return the error for an image that is not there and may not be pulled."""
+    return StartFailed(
+        f"image {image} is not present and image_pull_policy is Never",
+        hint="pull or load it on the Engine, or use another policy",
+        reason="ErrImageNeverPull",
+        exit_code_of_run=125,
+    )
+
+
 def _login_hint(image: str, headers: Mapping[str, str], registry: Mapping[str, Any] | None) -> str:
     """Return what to do about a login that was refused, or is missing."""
     host = docker.auth.resolve_repository_name(image)[0]

@@ -220,7 +220,7 @@ class Watch:
     def _inspected(self, run: str) -> Observed | None:
         record = self._records[run]
         container = self._container(run) or record.name
-        found = self._engine.find(f"/containers/{container}/json")
+        found = self._engine.inspect(container)
         if found is None or (found["Config"].get("Labels") or {}).get(containers.RUN_ID) != run:
             return None
         seen = containers.from_inspect(found, self._engine.base_url, record)
