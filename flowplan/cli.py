@@ -380,6 +380,22 @@ def show(
 
 
 @command()
+def diff(
+    spec: Spec = None,
+    env: Annotated[
+        list[str] | None, Option("--env", metavar="ENV", help="The environments to compare: give it twice.")
+    ] = None,
+    var: Var = None,
+    var_file: VarFile = None,
+    format: Format = "text",
+) -> None:
+    """Show what differs between two environments in the objects that they would send, and where that is written."""
+    from flowplan.commands import arguments, differing
+
+    differing.diff(spec, env or [], arguments.given(var, var_file), format)
+
+
+@command()
 def schema(
     kind: Annotated[str, Argument(metavar="spec|plan|event|status|history", help="Which document.")] = "spec",
 ) -> None:

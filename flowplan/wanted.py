@@ -62,7 +62,8 @@ class Wanted:
             redactor: learns every secret before anything else can show it.
             lineage, key: of the state.
             policies: files of the command line.
-            offline: only check: look no secret up, and take variables without a value by their type.
+            offline: look no secret up, and take variables without a value by their type; objects are named and labelled
+            as without an environment.
 
         Raises:
             InvalidInput: every fault of the first stage that has one.
@@ -77,7 +78,7 @@ class Wanted:
         )
         secrets = Secrets(loaded, lambda value: redactor.add([value]))
         sealer = Sealer(key, (lambda source: None) if offline else secrets)
-        expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=lineage)
+        expansion = expand(loaded, variables, sealer, ManifestsByType(), lineage=lineage, comparable=offline)
         secrets.check()
         runs = {run.address: run for run in expansion.desired}
         return cls(loaded, variables, sealer, expansion, runs, policies_of(policies, loaded))
@@ -122,14 +123,17 @@ def check_spec(path: Path, given: Given, environment: str = "") -> dict[str, Che
     return found
 
 
-def offline(loaded: LoadedSpec, given: Given) -> Wanted:
+def offline(loaded: LoadedSpec, given: Given, key: bytes = _KEY) -> Wanted:
     """Return what a spec wants, without engine, state or secret; variables without a value have one of their type.
+
+    Args:
+        key: for fingerprints of secrets.
 
     Raises:
         InvalidInput: with all faults.
     """
     redactor = Redactor()
     with concealing(redactor):
-        wanted = Wanted.of(loaded, given, redactor, _LINEAGE, _KEY, offline=True)
+        wanted = Wanted.of(loaded, given, redactor, _LINEAGE, key, offline=True)
         ordered(list(wanted.runs), {address: run.settings.needs for address, run in wanted.runs.items()})
     return wanted

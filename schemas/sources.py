@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
 from typing import Annotated, NamedTuple
 
 from flowplan.schemas.codec import Member
@@ -47,6 +48,12 @@ class SourceMap(NamedTuple):
     def subject(self, path: Path) -> str:
         """Return what a complaint about ``path`` calls it, as its own file writes it."""
         return dotted(self.place(path))
+
+    def told(self, path: Path, where: Position) -> str:
+        """Return a place of the value at ``path`` as origins tell it: ``common.yaml:12``, ``spec.yaml:9 in environments.dev``."""
+        own = self.place(path)
+        within = f" in environments.{own[1]}" if own[0] == "environments" else ""
+        return f"{self.names.get(where.file) or PurePath(where.file).name}:{where.line}{within}"
 
     def _nearest(self, places: Mapping[Path, Position], path: Path) -> Position:
         for end in range(len(path), -1, -1):

@@ -491,13 +491,6 @@ def test_delays_that_are_none(world: World, delay: str, fault: str) -> None:
     assert fault in told
 
 
-def test_only_checking(world: World) -> None:
-    assert world.expand(one("image: x"), lineage="", only_check=True).desired == ()
-
-
-# size
-
-
 def _timed(make: Callable[[], Any]) -> float:
     start = time.process_time()
     make()

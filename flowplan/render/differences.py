@@ -77,6 +77,15 @@ def shown(before: Json, after: Json, view: View = _PLAIN, path: str = "") -> Sho
     return Shown(lines=(*_marked("-", before, view), *_marked("+", after, view)))
 
 
+def one_line(how: Shown) -> str:
+    """Return the change on one line; "" when it takes several."""
+    if how.lines:
+        return how.lines[0][1] if len(how.lines) == 1 and how.lines[0][0] == "~" else ""
+    if how.before is not None and how.after is not None:
+        return f"{how.before} -> {how.after}"
+    return how.after if how.before is None and how.after is not None else how.before or ""
+
+
 def _flat(value: Json) -> bool:
     """Return whether a value reads well on one line: scalars, empty collections, short lists of scalars."""
     if isinstance(value, str):

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from flowplan.render import groups, sentences, varying
-from flowplan.render.differences import Line, Shown, line_differences
+from flowplan.render.differences import Line, line_differences, one_line
 from flowplan.render.groups import Group
 from flowplan.render.objects import leaves, place, scalar
 from flowplan.render.presented import lines_of, run_line
@@ -296,7 +296,7 @@ def _field(field: sentences.ChangedField, widest: int, style: _Style) -> Iterato
     name, how, words = field.name, field.how, f"  # {field.words}"
     mark = "~" if how.lines else "+" if how.before is None else "-" if how.after is None else "~"
     colour = COLOUR_OF_MARK[mark]
-    text = _one_line(how)
+    text = one_line(how)
     for line in (f"{_INDENT}{mark} {name + ':':<{widest + 1}} {text}", f"{_INDENT}{mark} {name}: {text}"):
         if text and len(line) <= style.width:
             yield from _with_words(line, words, colour, style)
@@ -307,15 +307,6 @@ def _field(field: sentences.ChangedField, widest: int, style: _Style) -> Iterato
     else:
         sides = [(mark, side) for mark, side in (("-", how.before), ("+", how.after)) if side is not None]
         yield from _marked(how.lines or sides, style, " " * (_MARGIN + 2))
-
-
-def _one_line(how: Shown) -> str:
-    """Return the change on one line; "" when it takes several."""
-    if how.lines:
-        return how.lines[0][1] if len(how.lines) == 1 and how.lines[0][0] == "~" else ""
-    if how.before is not None and how.after is not None:
-        return f"{how.before} -> {how.after}"
-    return how.after if how.before is None and how.after is not None else how.before or ""
 
 
 def _with_words(line: str, words: str, colour: str, style: _Style) -> Iterator[str]:

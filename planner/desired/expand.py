@@ -48,14 +48,13 @@ _NORMALISED = ("env", "command", "entrypoint", *run_fields.TEXT_MAPS, *run_field
 """Fields whose normalisation checks their type; the others are checked by the model once they are evaluated."""
 
 _SECRET_HINT = "use from_env, from_file or a sensitive variable"
-_NOT_YET = "00000000-0000-0000-0000-000000000000"
 
 
 class Expansion(NamedTuple):
     """What a spec wants.
 
     Attributes:
-        desired: every run in the order of the spec; () when it was only checked.
+        desired: every run in the order of the spec.
         diagnostics: warnings and remarks.
         providers: entry name -> {"type": ..., settings with tokens for secrets}.
     """
@@ -73,26 +72,27 @@ def expand(
     manifests: Mapping[str, Manifests],
     *,
     lineage: str,
-    only_check: bool = False,
+    comparable: bool = False,
 ) -> Expansion:
     """Return every run that the spec wants.
 
     Args:
         manifests: provider type -> the pure half of the provider.
         lineage: of the state; names and run ids depend on it.
-        only_check: find all faults, but make no desired runs (``lineage`` may be "").
+        comparable: name and label objects as without an environment, so that those of two can be compared.
 
     Raises:
         InvalidInput: every fault of meaning at once, each where it was written.
     """
-    context = _Context(loaded, variables, sealer, lineage or _NOT_YET)
+    context = _Context(loaded, variables, sealer, lineage)
+    context.named = "" if comparable else loaded.environment
     expander = _Expander(context, manifests)
     desired = expander.run()
     faults = context.report.in_order(unsure_places(loaded, variables.unset)) if context.report.faults else []
     if faults:
         raise InvalidInput(faults)
     warnings = (*variables.warnings, *context.report.warnings.values(), *mistakes(loaded, variables.by_name))
-    return Expansion(() if only_check else desired, warnings, expander.providers.used, loaded.spec.project)
+    return Expansion(desired, warnings, expander.providers.used, loaded.spec.project)
 
 
 class _Context:
@@ -108,6 +108,7 @@ class _Context:
         self.unset = variables.unset
         self.provenance = {name: variable.origin for name, variable in variables.by_name.items()}
         self.project, self.environment = loaded.spec.project, loaded.environment
+        self.named = self.environment
         self.file_trees: dict[str, Any] = {}
         self.templates: dict[str, Template] = {}
 
@@ -256,7 +257,7 @@ class _Expander:
     def _group(self, name: str) -> Group:
         """Return one run of the spec with its fields compiled and, where they are the same for all cells, checked."""
         context, report, tree = self.context, self.report, self.context.loaded.tree
-        origins = Origins(context.loaded.sources, tree, name, context.loaded.path.name, context.provenance)
+        origins = Origins(context.loaded.sources, tree, name, context.provenance)
         group = Group(name, run_fields.merged(tree.get("defaults") or {}, tree["runs"][name]), origins)
         origins.moved = run_fields.with_env_files(group.fields, context.loaded.env_files, context.sealer)
         before = len(report.faults)
@@ -363,7 +364,7 @@ class _Expander:
             for fault in module.check(run):
                 self.report.add_for(group, fault)
             context = self.context
-            identity = Identity(context.project, context.lineage, address, 1, context.environment)
+            identity = Identity(context.project, context.lineage, address, 1, context.named)
             render = _Render(one, run, module, identity)
             made.append(Desired(address, run.provider, run.type, settings, render))
         return made

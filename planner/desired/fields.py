@@ -226,12 +226,9 @@ class Origins(Mapping[Path, Origin]):
         moved: path inside the run -> the path where the spec holds it.
     """
 
-    def __init__(
-        self, sources: SourceMap, tree: Mapping[str, Any], group: str, name: str, provenance: Mapping[str, str]
-    ) -> None:
+    def __init__(self, sources: SourceMap, tree: Mapping[str, Any], group: str, provenance: Mapping[str, str]) -> None:
         self._sources = sources
         self._layers = ((("runs", group), tree["runs"][group]), (("defaults",), tree.get("defaults") or {}))
-        self._name = name
         self._provenance = provenance
         self.moved: Mapping[Path, Path] = {}
         self._known: dict[Path, Origin | None] = {}
@@ -263,9 +260,8 @@ class Origins(Mapping[Path, Origin]):
         value = self._sources.value(source)
         where = value if isinstance(source[-1], int) else self._sources.key(source)
         column = value.column if value.line == where.line else where.column
-        name, place = self._sources.names.get(where.file, self._name), self._sources.place(source)
-        within = f" in environments.{place[1]}" if place[0] == "environments" else ""
-        return Origin(f"{name}:{where.line}{within}{self._note(source)}", where.file, where.line, column)
+        told = f"{self._sources.told(source, where)}{self._note(source)}"
+        return Origin(told, where.file, where.line, column)
 
     def _note(self, source: Path) -> str:
         value = descend(self._layers[source[0] == "defaults"][1], source[1 if source[0] == "defaults" else 2 :])[1]

@@ -152,6 +152,47 @@ def test_faults_of_all_environments_are_told_once(project: Project) -> None:
     assert "prod" not in project.ok("validate", "--env", "dev", code=7).err
 
 
+def test_what_differs_between_two_environments(project: Project) -> None:
+    project.write(
+        "flowplan: 1\nproject: envs\nvariables: {tag: {default: a}, token: {sensitive: true, default: hunter2-x}}\nruns:\n"
+        "  train: {provider: process, command: [echo, '${var.tag} ${environment}'], env: {T: '${var.token}'}}\n"
+        "  web: {provider: docker, image: 'i:${var.tag}', timeout: 5m}\n  same: {provider: docker, image: i}\n"
+        "  smoke: {extends: same}\nenvironments:\n  dev: {variables: {token: hunter2-y}}\n"
+        "  prod: {variables: {tag: b}, runs: {smoke: null, web: {timeout: 9m}}}\n"
+    )
+    told = project.ok("diff", "--env", "dev", "--env", "prod").out
+    assert told.splitlines() == [
+        f"{project.name}, dev -> prod: 2 runs differ, 1 only in dev, 1 the same.",
+        "",
+        "-   smoke  only in dev",
+        "",
+        "~   train",
+        "    ~ argv[1]: a dev -> b prod",
+        "        dev: flowplan.yaml:5 (var.tag: default (flowplan.yaml:3))",
+        "        prod: flowplan.yaml:5 (var.tag: environments.prod (flowplan.yaml:11))",
+        "    ~ env.T: (sensitive var.token), another value in prod",
+        "        dev: flowplan.yaml:5 (var.token: environments.dev (flowplan.yaml:10))",
+        "        prod: flowplan.yaml:5 (var.token: default (flowplan.yaml:3))",
+        "",
+        "~   web",
+        "    ~ Image: i:a -> i:b",
+        "        dev: flowplan.yaml:6 (var.tag: default (flowplan.yaml:3))",
+        "        prod: flowplan.yaml:6 (var.tag: environments.prod (flowplan.yaml:11))",
+        "    ~ timeout: 5m -> 9m",
+        "        dev: flowplan.yaml:6",
+        "        prod: flowplan.yaml:11 in environments.prod",
+    ]
+    document = project.ok("diff", "--env", "prod", "--env", "dev", "--format", "json").json
+    assert (document["environments"], document["only"]["dev"], document["same"]) == (
+        ["prod", "dev"],
+        ["smoke"],
+        ["same"],
+    )
+    assert "hunter2" not in told + json.dumps(document)
+    assert "diff compares two environments" in project.ok("diff", "--env", "dev", code=7).err
+    assert not (project.directory / ".flowplan").exists()
+
+
 @pytest.mark.docker
 def test_containers_of_two_environments(project: Project) -> None:
     spec = SPEC.replace("until [ -e go ]; do sleep 0.05; done", "sleep 300")
