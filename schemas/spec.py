@@ -30,11 +30,26 @@ AXIS_PATTERN = "^(?!index$)[A-Za-z_][A-Za-z0-9_-]*$"
 PROJECT_PATTERN = "^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 ENV_PATTERN = "^[^=\\x00]+$"
 
-RunName = Annotated[str, f.matching(NAME_PATTERN, "a name of letters, digits, _, - and .")]
-Identifier = Annotated[str, f.matching(IDENTIFIER_PATTERN, "a name of letters, digits, _ and -")]
-AxisName = Annotated[str, f.matching(AXIS_PATTERN, "a name of letters, digits, _ and - (and not index)")]
-EnvironmentName = Annotated[str, f.matching(ENVIRONMENT_PATTERN, "a name of at most 63 letters, digits, -, _ and .")]
-EnvName = Annotated[str, f.matching(ENV_PATTERN, "a name without =")]
+NAMES = {
+    NAME_PATTERN: "a name of letters, digits, _, - and .",
+    IDENTIFIER_PATTERN: "a name of letters, digits, _ and -",
+    AXIS_PATTERN: "a name of letters, digits, _ and - (and not index)",
+    ENVIRONMENT_PATTERN: "a name of at most 63 letters, digits, -, _ and .",
+    ENV_PATTERN: "a name without =",
+}
+"""Pattern of keys -> what they must be, in words."""
+
+
+def named(pattern: str) -> dict[str, Any]:
+    """Return the JSON Schema of keys that match one of the patterns."""
+    return {"pattern": pattern, "errorMessage": f"must be {NAMES[pattern]}"}
+
+
+RunName = Annotated[str, f.matching(NAME_PATTERN, NAMES[NAME_PATTERN])]
+Identifier = Annotated[str, f.matching(IDENTIFIER_PATTERN, NAMES[IDENTIFIER_PATTERN])]
+AxisName = Annotated[str, f.matching(AXIS_PATTERN, NAMES[AXIS_PATTERN])]
+EnvironmentName = Annotated[str, f.matching(ENVIRONMENT_PATTERN, NAMES[ENVIRONMENT_PATTERN])]
+EnvName = Annotated[str, f.matching(ENV_PATTERN, NAMES[ENV_PATTERN])]
 AnyMap = dict[str, Any]
 UNSET: Any = None
 
@@ -258,7 +273,7 @@ Command = Annotated[Any, f.OneOf(f.TextBesideList, items=list[f.Scalar])]
 class Matrix(Part):
     """Axes (lists, or ranges), and single cells to add or to leave out."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"propertyNames": {"pattern": AXIS_PATTERN}})
+    model_config = ConfigDict(extra="allow", json_schema_extra={"propertyNames": named(AXIS_PATTERN)})
     __pydantic_extra__: dict[str, AxisValues]
 
     include: list[Cell] | None = Field(None, description="Cells to add, or values to add to the cells that they match.")
@@ -639,7 +654,7 @@ def _providers_schema(entries: Mapping[str, type[BaseModel]], types: dict[str, A
     by_key = {t: {"if": {"required": ["type"]}, "then": typed, "else": settings[t], "type": "object"} for t in settings}
     return {
         "type": "object",
-        "propertyNames": {"pattern": NAME_PATTERN},
+        "propertyNames": named(NAME_PATTERN),
         "properties": by_key,
         "additionalProperties": typed,
     }
@@ -658,7 +673,7 @@ def _tidied(schema: Any) -> Any:
     tidied = {k: _tidied(v) for k, v in schema.items() if not (k == "default" and v is None)}
     if isinstance(tidied.get("patternProperties"), dict) and "properties" not in tidied:
         (pattern, values), *_ = tidied.pop("patternProperties").items()
-        tidied |= {"propertyNames": {"pattern": pattern}, "additionalProperties": values}
+        tidied |= {"propertyNames": named(pattern), "additionalProperties": values}
     choices = tidied.pop("anyOf", None) or tidied.pop("oneOf", None) or []
     members = [member for c in choices for member in (c["oneOf"] if c.keys() == {"oneOf"} else [c])]
     if members[1:] and members[-1] == {"type": "null"} and "$ref" not in members[0]:

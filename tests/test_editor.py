@@ -49,7 +49,7 @@ MISTAKES = {
     "env: {A: {from_env: B, from_file: c}}": "{",
     "resources: {cpu: lots}": "lots must be a quantity such as 500m or 2",
     "resources: {limits: {cpu: 1}}": "limits",
-    "matrix: {index: [1, 2]}": "index",
+    "matrix: {index: [1, 2]}": "index must be a name of letters, digits, _ and - (and not index)",
     "matrix: {shard: {from: 1}}": "shard",
     "docker: {mem_limit: 64x}": "64x must be a size such as 512m, 1.5g or 16Gi",
     "kubernetes: {customizations: [{op: change, path: /spec}]}": "change",
