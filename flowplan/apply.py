@@ -40,6 +40,7 @@ def carry_out(
     secrets: dict[str, str],
     interrupted: threading.Event,
     follow: Sequence[str] = (),
+    expected: Sequence[str] = (),
     observed: Sequence[Observed] = (),
     digests: Mapping[str, str] | None = None,
     heard: Callable[[Sequence[Fact]], None] = lambda facts: None,
@@ -49,6 +50,7 @@ def carry_out(
     Only the thread that calls this uses the state; workers only call engines.
 
     Args:
+        follow: addresses of further runs to follow; expected: those that another flowplan is to start.
         digests: address -> digest of the accepted plan, where the steps of several are carried out as one plan.
         heard: called with the facts of each turn, before anything follows from them.
 
@@ -67,12 +69,14 @@ def carry_out(
         until=until,
         patient=options.patient,
     )
+    seen_until = store.last_seq()
     world = World(
         plan,
         store.records(),
         manner=manner,
         leftovers=store.leftovers(),
         follow=follow,
+        expected=expected,
         locked=lock.held,
         digests=digests,
     )
@@ -82,7 +86,7 @@ def carry_out(
     draw = sink.progress if sink.draws else None
     tails = {record.run_id: options.tail for record in store.records().values()}
     logs = LogStreams(engines, workers.inbox, sink.log, sink.redactor, draw=draw, tails=tails)
-    performer = Performer(world, store, engines, lock, sink, options, workers, watches, logs, secrets)
+    performer = Performer(world, store, engines, lock, sink, options, workers, watches, logs, secrets, seen_until)
 
     def perform(commands: Commands) -> None:
         answer = None

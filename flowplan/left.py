@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flowplan.planner.conduct.waiting import NotStarted, not_started
-from flowplan.schemas.accepted import Accepted
+from flowplan.schemas.accepted import Accepted, StepPhase
 from flowplan.schemas.codec import encode
 from flowplan.schemas.runs import Recorded
 from flowplan.schemas.text import harmless
@@ -62,6 +62,19 @@ def left(store: Store, records: Mapping[str, Recorded]) -> list[Left]:
     return [_left(plans[digest], steps) for digest, steps in found.items() if digest in plans]
 
 
+def carried(store: Store) -> set[str]:
+    """Return the addresses of what waits, and is started by another flowplan that is known to run."""
+    waiting = [(digest, step) for digest, step in acceptance.unbegun(store) if step.phase is StepPhase.WAITING]
+    plans = acceptance.accepted(store, {digest for digest, _ in waiting})
+    here = {digest for digest, plan in plans.items() if _applying(plan)}
+    return {step.address for digest, step in waiting if digest in here}
+
+
+def _applying(plan: Accepted) -> bool | None:
+    """Return whether the process that accepted a plan still carries it out; None where that cannot be seen from here."""
+    return False if plan.left_at else alive(plan.by)
+
+
 def steps_left(store: Store, digest: str) -> tuple[NotStarted, ...]:
     """Return the steps of one plan that have not begun."""
     return next((plan.steps for plan in left(store, store.records()) if plan.digest == digest), ())
@@ -77,6 +90,6 @@ def _left(plan: Accepted, steps: Sequence[NotStarted]) -> Left:
         str(by.get("host", "")),
         int(by.get("pid", 0)),
         plan.directory,
-        False if plan.left_at else alive(by),
+        _applying(plan),
         tuple(steps),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from flowplan import calls
 from flowplan.engines import Engines
 from flowplan.following import LogStreams, Watches
+from flowplan.left import carried
 from flowplan.outcome import Options
 from flowplan.output import Sink
 from flowplan.outputs import tail_of, without_secrets_of_runs
@@ -44,11 +45,13 @@ class Performer:
         watches: Watches,
         logs: LogStreams,
         secrets: Mapping[str, str],
+        seen_until: int,
     ) -> None:
         self._plan, self._store, self._engines, self._lock, self._sink = world.plan, store, engines, lock, sink
         self._options, self._workers, self._watches, self._logs = options, workers, watches, logs
         self._secrets = secrets
-        self._digest_of = world.digest_of
+        self._world, self._digest_of = world, world.digest_of
+        self._seen_until, self._own = seen_until, set[int]()
         self._table: dict[type, Callable[[Any], Any]] = {
             words.Lock: self._take_lock,
             words.Unlock: lambda c: lock.release(),
@@ -57,12 +60,13 @@ class Performer:
             words.Advance: self._advance,
             words.Finish: self._finish,
             words.Absent: lambda c: store.absent(c.run_ids),
-            words.Destroyed: lambda c: store.destroyed(c.run_ids, plan_digest=self._digest_of(c.address)),
+            words.Destroyed: self._destroyed,
             words.Applied: self._applied,
-            words.Forget: lambda c: store.forget([c.address], plan_digest=self._digest_of(c.address)),
+            words.Forget: lambda c: self._ours(store.forget([c.address], plan_digest=self._digest_of(c.address))),
             words.Move: self._move,
             words.Skip: self._skip,
             words.AskDropped: lambda c: dropped(store, {a: self._digest_of(a) for a in c.addresses}),
+            words.AskCarried: lambda c: carried(store),
             words.Keep: lambda c: store.set_tails(c.outputs),
             words.Reload: lambda c: store.records(c.addresses),
             words.Start: self._start,
@@ -100,7 +104,8 @@ class Performer:
         together: dict[str, list[Recorded]] = {}
         for record in command.records:
             together.setdefault(record.plan_digest, []).append(record)
-        return [e for digest, records in together.items() for e in self._store.intend(records, plan_digest=digest)]
+        intended = [self._store.intend(records, plan_digest=digest) for digest, records in together.items()]
+        return self._ours([event for events in intended for event in events])
 
     def _skip(self, command: words.Skip) -> None:
         together: dict[str, dict[str, Held]] = {}
@@ -116,13 +121,32 @@ class Performer:
             for record, seen in command.seen
         ]
         events, changed = self._store.advance(known)
+        self._ours(events)
         records = [record for record, _ in command.seen]
         if not self._lock.held:  # another flowplan may have written as well
-            return events, self._store.records([record.address for record in records])
+            events = sorted([*events, *self._of_others()], key=lambda event: event.seq)
+            addresses = [record.address for record in records] + [event.address for event in events]
+            return events, self._store.records(addresses) if addresses else {}
         return events, {r.address: progressed(r, changed[r.run_id]) if r.run_id in changed else r for r in records}
 
+    def _ours(self, events: list[Event]) -> list[Event]:
+        """Remember that events were recorded here, so that they are not taken for those of another flowplan."""
+        self._own.update(event.seq for event in events)
+        return events
+
+    def _of_others(self) -> list[Event]:
+        """Return what another flowplan has recorded of the runs here since this was asked last."""
+        fresh = list(self._store.events(after=self._seen_until))
+        self._seen_until = fresh[-1].seq if fresh else self._seen_until
+        others = [event for event in fresh if event.seq not in self._own]
+        self._own = {seq for seq in self._own if seq > self._seen_until}
+        return [event for event in others if (run := self._world.runs.get(event.address)) and run.wanted]
+
+    def _destroyed(self, command: words.Destroyed) -> list[Event]:
+        return self._ours(self._store.destroyed(command.run_ids, plan_digest=self._digest_of(command.address)))
+
     def _finish(self, command: words.Finish) -> list[Event]:
-        return self._store.finish(
+        events = self._store.finish(
             command.run_id,
             command.status,
             reason=command.reason,
@@ -131,6 +155,7 @@ class Performer:
             finished_at=timestamp(command.finished_at) if command.finished_at else None,
             present=False,
         )
+        return self._ours(events)
 
     def _applied(self, command: words.Applied) -> None:
         change = command.change

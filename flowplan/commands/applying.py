@@ -24,7 +24,7 @@ from flowplan.commands.refusals import (
     usable,
 )
 from flowplan.engines import read_spec
-from flowplan.left import steps_left
+from flowplan.left import carried, steps_left
 from flowplan.outcome import Options
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.compare.plan import has_changes
@@ -296,7 +296,7 @@ def destroy(
 
 
 def watch(state: Location, addresses: Sequence[str], how: How) -> int:
-    """Follow what runs, without changing anything, and tell what waits."""
+    """Follow what runs and what an apply elsewhere starts, without changing anything; tell what waits."""
     from flowplan import documents
     from flowplan.commands.reading import opened
     from flowplan.refreshing import refresh
@@ -307,12 +307,12 @@ def watch(state: Location, addresses: Sequence[str], how: How) -> int:
         document, _ = documents.status(store, addresses)
         if any(run["status"] == Status.LOST for run in document["runs"]):
             refresh(project)  # an engine may have them after all
-        live = _tell_what_waits(store, addresses, how)
+        live, expected = _tell_what_waits(store, addresses, how)
         outcome, code = None, 0
-        if live:
-            plan = Plan(store.project or "", "", store.lineage, store.serial, "", "", (), environment=store.environment)
+        if live or expected:
+            plan = Plan(store.project or "", "", store.lineage, store.serial, "", "", ())
             with writing(state, "watch") as lock:
-                outcome = _run(Planned(plan, ()), project, how, lock, follow=live)
+                outcome = _run(Planned(plan, ()), project, how, lock, live, expected)
             code = _report(outcome, project, how)
             _tell_what_waits(store, addresses, how)
         else:
@@ -328,8 +328,8 @@ _SHOWN_WAITING = 20
 """Runs of which ``watch`` tells what they wait for."""
 
 
-def _tell_what_waits(store: Store, addresses: Sequence[str], how: How) -> list[str]:
-    """Tell what has not begun, why, and what begins it; return the addresses of what runs."""
+def _tell_what_waits(store: Store, addresses: Sequence[str], how: How) -> tuple[list[str], list[str]]:
+    """Tell what has not begun, why, and what begins it; return the addresses of what runs, and of what an apply starts later."""
     from flowplan import documents
 
     document, plans = documents.status(store, addresses)
@@ -346,7 +346,9 @@ def _tell_what_waits(store: Store, addresses: Sequence[str], how: How) -> list[s
             output.note(f"and {len(steps) - _SHOWN_WAITING} more; `flowplan status` has them all")
         for remark in filter(None, (plan.remark() for plan in plans)):
             output.note(remark)
-    return [run["address"] for run in document["runs"] if Status(run["status"]).live]
+    live = [run["address"] for run in document["runs"] if Status(run["status"]).live]
+    by_others = carried(store)
+    return live, [step["address"] for step in steps if step["address"] in by_others]
 
 
 def _carry_out(planned: Planned, project: Project, how: How, lock: Lock, reviewed: Plan | None = None) -> int:
@@ -392,7 +394,14 @@ def _accepted(plan: Plan, reviewed: Plan, store: Store) -> Iterator[None]:
         leave(store, accepted)
 
 
-def _run(planned: Planned, project: Project, how: How, lock: Lock, follow: Sequence[str] = ()) -> Outcome:
+def _run(
+    planned: Planned,
+    project: Project,
+    how: How,
+    lock: Lock,
+    follow: Sequence[str] = (),
+    expected: Sequence[str] = (),
+) -> Outcome:
     from flowplan.apply import carry_out
 
     plan = planned.plan
@@ -413,6 +422,7 @@ def _run(planned: Planned, project: Project, how: How, lock: Lock, follow: Seque
             secrets=project.secrets,
             interrupted=interrupted,
             follow=follow,
+            expected=expected,
             observed=planned.observed,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from flowplan.planner.conduct import words
@@ -53,10 +53,16 @@ def follow_live(world: World) -> Commands:
 
 
 def look_at_others(world: World) -> Commands:
-    """Follow the runs that another flowplan was starting, once it has started them or has ended."""
-    if not world.theirs or (world.theirs_due and world.moment.now < world.theirs_due):
+    """Look at what another flowplan does: follow the runs that it has started, or that it was starting when it ended."""
+    if not (world.theirs or world.expected) or (world.theirs_due and world.moment.now < world.theirs_due):
         return
-    world.theirs_due = world.moment.now + LOOK_AT_THEIRS
+    world.theirs_due = world.moment.now + LOOK_AT_THEIRS * (1 + len(world.expected) / 1000)
+    if world.expected:
+        still = yield words.AskCarried()
+        yield from _take_in(world, *(yield words.Advance(())))
+        world.expected &= still
+    if not world.theirs:
+        return
     others = yield words.AskOthers()
     addresses = sorted(world.theirs)
     records = yield words.Reload(tuple(addresses))
@@ -99,7 +105,20 @@ def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False
             run.care = Care.ELSEWHERE
             yield words.Unfollow(record)
     events, records = yield words.Advance(tuple(pairs))
-    for address in dict.fromkeys(record.address for record, _ in pairs):
+    yield from _take_in(world, events, records, [record.address for record, _ in pairs], catching_up=catching_up)
+
+
+def _take_in(
+    world: World,
+    events: Sequence[Event],
+    records: Mapping[str, Recorded],
+    addresses: Sequence[str] = (),
+    *,
+    catching_up: bool = False,
+) -> Commands:
+    """Take in what was recorded at addresses, and tell the events; those of another flowplan as well."""
+    others = [event.address for event in events if event.address in world.runs]
+    for address in dict.fromkeys((*addresses, *others)):
         yield from _replace(world, address, records.get(address))
     for event in events:
         record = world.runs[event.address].record if event.address in world.runs else None
@@ -203,6 +222,8 @@ def _replace(world: World, address: str, record: Recorded | None) -> Commands:
     else:
         world.drop(address)
     if former is None:
+        if record is not None and record.status.live and address in world.expected:
+            yield from _follow_theirs(world, record)
         return
     if record is not None and record.run_id == former.run_id:
         run = world.runs[address]
@@ -215,6 +236,15 @@ def _replace(world: World, address: str, record: Recorded | None) -> Commands:
         yield words.Note(f"{address}: destroyed by another flowplan")
     elif record.status.live:
         yield words.Note(f"{address}: attempt {record.attempt} was started by another flowplan")
+        yield from _follow_theirs(world, record)
+
+
+def _follow_theirs(world: World, record: Recorded) -> Commands:
+    """Follow an attempt of another flowplan, as soon as that has started it."""
+    if record.status is Status.CREATING:
+        world.runs[record.address].care = Care.THEIRS
+        world.theirs.add(record.address)
+    else:
         yield from follow(world, [record])
 
 

@@ -41,7 +41,11 @@ class Intend:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Record what engines said of these attempts. Answer: the events and the newest record of each address."""
+    """Record what engines said of these attempts.
+
+    Answer: the events, among them those that another flowplan recorded meanwhile while this one did not have the lock, and
+    the newest record of each address.
+    """
 
     seen: tuple[tuple[Recorded, Observed], ...]
 
@@ -114,6 +118,11 @@ class AskDropped:
     """Answer at which of these addresses the step was dropped: cancelled, or superseded by a plan that was accepted since."""
 
     addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AskCarried:
+    """Answer the addresses of the steps that have not begun and that another flowplan carries out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +208,8 @@ class Note:
 
 
 Command = (
-    Lock | Unlock | AskOthers | Intend | Advance | Finish | Absent | Destroyed | Applied | Forget | Move | Skip | Keep | AskDropped | Reload
-    | Start | Update | Remove | Follow | Show | Unfollow | ReadEnd | Tell | Note
+    Lock | Unlock | AskOthers | Intend | Advance | Finish | Absent | Destroyed | Applied | Forget | Move | Skip | Keep | AskDropped
+    | AskCarried | Reload | Start | Update | Remove | Follow | Show | Unfollow | ReadEnd | Tell | Note
 )  # fmt: skip
 Commands = Generator[Command, Any, None]
 

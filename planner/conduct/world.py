@@ -101,7 +101,8 @@ class World:
         steps: the runs of the plan, in its order. due: the places among them to look at (a heap). aside: what has to change
             (an address, or a group that is full) -> the places of steps that wait for it (heaps).
         later: times and the places of steps that wait for them (a heap).
-        theirs: addresses that another flowplan is starting. theirs_due: when to look at them again.
+        theirs: addresses that another flowplan is starting; expected: those that it starts later. theirs_due: when to look
+            at them again.
         limits_due: when to look at time limits again.
         removing: run ids whose objects are being removed here, so that it is no loss when they go away.
         ending: run id -> the attempt that ended, and until when its output may take to be shown.
@@ -123,6 +124,7 @@ class World:
         manner: Manner,
         leftovers: Sequence[Recorded] = (),
         follow: Iterable[str] = (),
+        expected: Iterable[str] = (),
         locked: bool = False,
         digests: Mapping[str, str] | None = None,
     ) -> None:
@@ -139,6 +141,7 @@ class World:
         self.later: list[tuple[datetime, int]] = []
         self.steps: list[Run] = []
         self.theirs: set[str] = set()
+        self.expected = set(expected)
         self.removing: set[str] = set()
         self.ending: dict[str, tuple[Recorded, datetime]] = {}
         self.untold: dict[str, tuple[Sequence[Event], datetime]] = {}
@@ -158,7 +161,9 @@ class World:
             self.run_at(record.address).former.append(record)
         self._add_steps([change for change in plan.changes if change.effective])
         needed = {need for run in self.waiting.values() for need in run.change.settings.needs}  # type: ignore[union-attr]
-        for address in {c.address for c in plan.changes} | needed | set(follow):
+        for address in self.expected:
+            self.run_at(address)
+        for address in {c.address for c in plan.changes} | needed | self.expected | set(follow):
             if address in self.runs:
                 self.runs[address].wanted = True
 
@@ -189,7 +194,7 @@ class World:
         """Return whether nothing is left to do or to wait for."""
         if self.working:
             return False
-        left = bool(self.waiting) or any(self.is_followed(run) for run in self.live.values())
+        left = bool(self.waiting or self.expected) or any(self.is_followed(run) for run in self.live.values())
         return self.interrupted or self.manner.detach or self.timed_out or not left
 
     def running(self, group: str) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from typing import Any
 
 from projects import Project, until
@@ -131,3 +132,37 @@ def test_the_accepted_plan_is_in_the_state_before_anything_runs(project: Project
     project.write(CHAIN)
     assert project.run("apply", "--yes", env={"FLOWPLAN_FAULT": "state:accept:after"}).code == -signal.SIGKILL
     assert waiting(project)["extract"] == ("waiting", "") and project.statuses() == {}
+
+
+def watch(project: Project) -> subprocess.Popen[str]:
+    """Return a watch that has told what waits."""
+    watching = project.start("watch")
+    assert watching.stderr and any(" goes on" in line for line in iter(watching.stderr.readline, ""))
+    return watching
+
+
+def test_a_watch_follows_what_an_apply_elsewhere_starts(project: Project) -> None:
+    project.write(CHAIN)
+    project.ok("plan")
+    applying = project.start("apply", "--yes")
+    project.await_status("extract", "running")
+    watching = watch(project)
+    let_go(project)
+    out, err = watching.communicate()
+    assert watching.returncode == 0 and out.splitlines() == ["load | loaded", "report | done"]
+    ends = [line.partition(" ")[2] for line in err.splitlines() if ": succeeded after" in line]
+    assert [end.partition(":")[0] for end in ends] == ["extract", "load", "report"]
+    applying.communicate()
+
+
+def test_a_watch_ends_when_nobody_starts_what_waits(project: Project) -> None:
+    project.write(CHAIN)
+    project.ok("plan")
+    killed = project.start("apply", "--yes")
+    project.await_status("extract", "running")
+    watching = watch(project)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    let_go(project)
+    _, err = watching.communicate()
+    assert watching.returncode == 0 and "2 waiting: nothing starts by itself" in err.splitlines()[-1]
