@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,10 @@ from projects import Project, until
 PAGE = consoles.ROOT / "docs" / "notifications.md"
 FILES = {b.option.removeprefix("file: "): b.text for b in consoles.blocks(PAGE) if b.option.startswith("file: ")}
 GOOD = "echo loaded"
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq (not installed)"
+)
 
 
 class Webhook:
