@@ -258,7 +258,7 @@ runs:
     project.write("", "there")
     project.ok("apply", "--yes", "flowplan.yaml")
     head, *lines, last = project.ok("history").out.splitlines()
-    assert head.split()[-3:] == ["EXIT", "DURATION", "REASON"]
+    assert head.split()[-2:] == ["EXIT", "DURATION"]
     assert [line.rpartition(": ")[2] if "plan" in line else line.split()[2:6] for line in lines] == [
         "1 failed",
         ["load[day=2026-10-06]", "1", "failed", "1"],
