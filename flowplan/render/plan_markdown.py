@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 
 from flowplan.render import groups, sentences, varying
 from flowplan.render.differences import Line
 from flowplan.render.groups import Group
+from flowplan.render.markdown import alert, code, cut, entities, fenced, folded, span
 from flowplan.render.presented import lines_of, run_line
 from flowplan.render.signs import MEANINGS, SIGNS, WORDS
 from flowplan.render.varying import as_ranges
@@ -24,7 +24,6 @@ COMMENT = 65_536
 SUMMARY = 1_048_576
 """The most bytes of a job's summary on GitHub."""
 
-_LONGEST_LINE = 400
 _LONGEST_REMARKS = 6_000
 _LISTED = 20
 _WIDTH = 120
@@ -101,61 +100,23 @@ def _in_comment(text: str) -> str:
     return re.sub(r"[^\w.:/]", lambda m: f"%{ord(m[0]):02x}", text[:200], flags=re.ASCII)
 
 
-# --- safe text -------------------------------------------------------------------------------------------------------
-
-
-def _entities(text: str) -> str:
-    """Escape a text so that HTML, tables and Markdown leave it as it is; mentions and links stay silent."""
-    quiet = re.sub(r"(@|#|www\.|://)", lambda m: f"{m[0][0]}\u200b{m[0][1:]}", harmless(text))
-    return re.sub(r"[^\w .,:;/=()%+\u200b-]|_", lambda m: f"&#{ord(m[0])};", quiet)
-
-
-def _code(text: str) -> str:
-    """Return a name as code, wherever it stands."""
-    return "<code>" + re.sub(r"[^\w .,:;/=()%+-]|_", lambda m: f"&#{ord(m[0])};", harmless(text)) + "</code>"
-
-
-def _span(text: str) -> str:
-    """Return one line of text as a code span that its content cannot end; not for tables, whose cells a ``|`` ends."""
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    pad = " " if "`" in text else ""
-    return f"{fence}{pad}{text}{pad}{fence}"
-
-
-def _fenced(lines: Sequence[str], language: str) -> str:
-    """Fence lines so that their content cannot close the fence."""
-    runs = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
-    fence = "`" * max(3, runs + 1)
-    return f"{fence}{language}\n" + "".join(f"{line}\n" for line in lines) + f"{fence}\n"
-
-
-def _folded(title: str, body: str) -> str:
-    """Return a fold; ``title`` is safe HTML, and the blank lines make ``body`` Markdown again."""
-    return f"<details><summary>{title}</summary>\n\n{body}\n</details>\n\n"
-
-
 # --- head and foot ---------------------------------------------------------------------------------------------------
 
 
 def _head(plan: Plan) -> str:
-    text = f"{marker(plan)}\n### {_entities(_cut(sentences.verdict(plan)))}\n\n"
-    text += _alert("WARNING", [f"**{sentence}.**" for sentence, _ in sentences.dangers(plan)])
-    text += _alert("CAUTION", _failing(plan))
+    text = f"{marker(plan)}\n### {entities(cut(sentences.verdict(plan)))}\n\n"
+    text += alert("WARNING", [f"**{sentence}.**" for sentence, _ in sentences.dangers(plan)])
+    text += alert("CAUTION", _failing(plan))
     text += "".join(f"- **{line}**\n" for line in _warnings(plan))
-    text += "".join(f"- on {_span(engine)}\n" for engine in sentences.engines(plan))
+    text += "".join(f"- on {span(engine)}\n" for engine in sentences.engines(plan))
     room = _LONGEST_REMARKS
     for number, remark in enumerate(plan.diagnostics):
-        line = f"- {_entities(_cut(str(remark)))}\n"
+        line = f"- {entities(cut(str(remark)))}\n"
         room -= len(line.encode())
         if room < 0:
             return text + f"- and {len(plan.diagnostics) - number} more remarks\n\n"
         text += line
     return text + "\n"
-
-
-def _alert(kind: str, lines: Sequence[str]) -> str:
-    """Return an alert of GitHub's, which is a quotation elsewhere; "" when it says nothing."""
-    return "".join(f"> {line}\n" for line in (f"[!{kind}]", *lines)) + "\n" if lines else ""
 
 
 def _failing(plan: Plan) -> list[str]:
@@ -165,7 +126,7 @@ def _failing(plan: Plan) -> list[str]:
         return []
     found = sentences.remarks(Group(plan.changes))
     told = [
-        f"{_entities(_cut(said))} ({_entities(_cut(sentences.few(runs)))})"
+        f"{entities(cut(said))} ({entities(cut(sentences.few(runs)))})"
         for severity, said, runs in found
         if severity == "error"
     ]
@@ -186,18 +147,9 @@ def _warnings(plan: Plan) -> Iterator[str]:
 
 def _foot(plan: Plan, apply_command: str | None) -> str:
     if not any(groups.is_shown(change) and not change.skipped for change in plan.changes):
-        return f"Digest {_code(plan.digest)}\n"
-    command = _fenced([harmless(apply_command or "flowplan apply plan.json")], "sh")
-    return f"To do exactly this:\n\n{command}\nApproved is what has the digest {_code(plan.digest)}.\n"
-
-
-def _cut(line: str, longest: int = _LONGEST_LINE) -> str:
-    """Return a line without its middle when it is too long, telling its length and digest; its end always stays."""
-    if len(line) <= longest:
-        return line
-    half = longest // 2
-    name = sha256(line.encode()).hexdigest()[:16]
-    return f"{line[:half]} ...[cut: {len(line) - longest} of {len(line)} characters, sha256:{name}]... {line[-half:]}"
+        return f"Digest {code(plan.digest)}\n"
+    command = fenced([harmless(apply_command or "flowplan apply plan.json")], "sh")
+    return f"To do exactly this:\n\n{command}\nApproved is what has the digest {code(plan.digest)}.\n"
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -229,7 +181,7 @@ def _names_size(group: Group) -> int:
 
 
 def _name_size(change: Change) -> int:
-    return len(_code(change.address).encode()) + 2
+    return len(code(change.address).encode()) + 2
 
 
 def _squeezed_rows(squeezed: Sequence[Group], room: int) -> Iterator[str]:
@@ -241,11 +193,11 @@ def _squeezed_rows(squeezed: Sequence[Group], room: int) -> Iterator[str]:
             room -= _name_size(change)
             if room < 0:
                 break
-            names.append(_code(change.address))
+            names.append(code(change.address))
         more = len(changes) - len(names)
         names += [f"{'and ' if names else ''}{more} more"] if more else []
         word = WORDS[action]
-        yield f"| {_code(SIGNS[action])} | {word} | {', '.join(names)} | | |\n"
+        yield f"| {code(SIGNS[action])} | {word} | {', '.join(names)} | | |\n"
 
 
 def _hurts(group: Group) -> bool:
@@ -263,19 +215,20 @@ def _row(group: Group, room: int, kinds: Kinds, link: Callable[[str, str], str])
         why, line = [f"new in {line}"], ""
     else:
         only = _only_change(group, kinds)
-        why = [_entities(_cut(first)) + (f": {only}" if only else "")]
-    why += [_entities(_cut(more))] if more else []
+        why = [entities(cut(first)) + (f": {only}" if only and "changed" in first else "")]
+        why += [only] if only and "changed" not in first else []
+    why += [entities(cut(more))] if more else []
     live = sentences.live_sentence(change)
     if live:
         times = sorted(sentences.standing(one, None) for one in group.changes)
         since = times[0] if len(times) == 1 else f"the first {times[0]}"
-        why.append(f"**{_entities(live)}**" + (f" ({_entities(since)})" if change.interrupts else ""))
-    why += [_entities(_cut(change.skipped))] if change.skipped else []
+        why.append(f"**{entities(live)}**" + (f" ({entities(since)})" if change.interrupts else ""))
+    why += [entities(cut(change.skipped))] if change.skipped else []
     errors = sum(f.severity == "error" for c in group.changes for f in c.preflight)
     why += [f"**{counted(errors, 'problem')}**"] if errors else []
     why += [line] if line else []
     sign = "!" if change.skipped else SIGNS[group.action]
-    return f"| {_code(sign)} | {action} | {_runs(group, room)} | {_code(change.provider)} | {'; '.join(why)} |\n"
+    return f"| {code(sign)} | {action} | {_runs(group, room)} | {code(change.provider)} | {'; '.join(why)} |\n"
 
 
 def _only_change(group: Group, kinds: Kinds) -> str:
@@ -287,8 +240,8 @@ def _only_change(group: Group, kinds: Kinds) -> str:
     how = sentences.changed_fields(group.first, kinds)[0].how
     sides = ["none" if side is None else side for side in how[:2]]
     if how.lines or sum(map(len, sides)) > _IN_A_CELL:
-        return _code(how.lines[0][1]) if len(how.lines) == 1 and len(how.lines[0][1]) <= _IN_A_CELL else ""
-    return " -&#62; ".join(map(_code, sides))
+        return code(how.lines[0][1]) if len(how.lines) == 1 and len(how.lines[0][1]) <= _IN_A_CELL else ""
+    return " -&#62; ".join(map(code, sides))
 
 
 def _line_of_spec(change: Change, link: Callable[[str, str], str]) -> tuple[str, str]:
@@ -300,7 +253,7 @@ def _line_of_spec(change: Change, link: Callable[[str, str], str]) -> tuple[str,
     found = next(filter(None, lines), None)
     if found is None:
         return "", ""
-    text, address = _code(_cut(f"{found[1]}:{found[2]}", _IN_A_CELL)), link(found[1], found[2])
+    text, address = code(cut(f"{found[1]}:{found[2]}", _IN_A_CELL)), link(found[1], found[2])
     return found[1], f"[{text}]({address})" if address else text
 
 
@@ -310,7 +263,7 @@ def _runs(group: Group, room: int) -> str:
     names: list[str] = []
     room -= 1000
     for change in group.changes[:limit]:
-        name = _code(change.address) + (f" (was {_code(change.moved_from)})" if change.moved_from else "")
+        name = code(change.address) + (f" (was {code(change.moved_from)})" if change.moved_from else "")
         room -= len(name.encode()) + 2
         if room < 0 and names:
             break
@@ -337,7 +290,7 @@ def _details(plan: Plan, shown_groups: Sequence[Group], kinds: Kinds) -> list[_P
     words = sentences.unchanged_words(plan)
     if words:
         rest = [harmless(change.address) for change in plan.changes if not groups.is_shown(change)]
-        parts.append(_Part(_folded(_entities(words), _fenced(rest, "")), _UNCHANGED, "the unchanged runs"))
+        parts.append(_Part(folded(entities(words), fenced(rest, "")), _UNCHANGED, "the unchanged runs"))
     return parts
 
 
@@ -359,10 +312,10 @@ def _said(dropped: Sequence[_Part]) -> str:
     """Return which details are left out, and where they are shown."""
     if not dropped:
         return ""
-    words = [_entities(part.what) for part in dropped if part.what]
+    words = [entities(part.what) for part in dropped if part.what]
     runs = [run for part in dropped for run in part.runs]
     if runs:
-        names = ", ".join(_code(_cut(run, 60)) for run in runs[:5])
+        names = ", ".join(code(cut(run, 60)) for run in runs[:5])
         more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
         words.append(f"the details of {counted(len(runs), 'run')}: {names}{more}")
     return f"**Not shown, there is no room: {'; '.join(words)}.** <code>flowplan show --full PLAN</code> shows everything.\n\n"
@@ -380,28 +333,28 @@ class _Body:
     def folded(self, title: str) -> str:
         """Return all of it."""
         text = "".join(f"- {line}\n" for line in self.remarks) + ("\n" if self.remarks else "")
-        text += _fenced(self.diff, "diff") if self.diff else ""
+        text += fenced(self.diff, "diff") if self.diff else ""
         rows = [line for row in self.told for line in row]
         if rows:
-            text += f"\nWhat differs between the {len(self.runs)} runs:\n\n" + _fenced(rows, "")
-        return _folded(title, text)
+            text += f"\nWhat differs between the {len(self.runs)} runs:\n\n" + fenced(rows, "")
+        return folded(title, text)
 
     def shortened(self, title: str, room: int) -> str:
         """Return as much of it as fits, saying what is cut; "" when there is no room for anything that helps."""
         for longest in (2000, 400, 120):
-            cut = replace(
+            less = replace(
                 self,
-                diff=tuple(_cut(line, longest) for line in self.diff),
-                told=tuple(tuple(_cut(line, longest) for line in row) for row in self.told),
+                diff=tuple(cut(line, longest) for line in self.diff),
+                told=tuple(tuple(cut(line, longest) for line in row) for row in self.told),
             )
-            if len((text := cut.folded(title)).encode()) <= room:
+            if len((text := less.folded(title)).encode()) <= room:
                 return text
-        low, high = 0, len(cut.told)
+        low, high = 0, len(less.told)
         while low < high:  # the most rows of the table that fit
             middle = (low + high + 1) // 2
-            fits = len(cut._with_rows(middle).folded(title).encode()) <= room
+            fits = len(less._with_rows(middle).folded(title).encode()) <= room
             low, high = (middle, high) if fits else (low, middle - 1)
-        return cut._with_rows(low).folded(title) if low > 1 else ""
+        return less._with_rows(low).folded(title) if low > 1 else ""
 
     def _with_rows(self, number: int) -> _Body:
         missing = self.runs[max(0, number - 1) :]
@@ -411,8 +364,8 @@ class _Body:
 
 def _title(group: Group) -> str:
     change, count = group.first, len(group.changes)
-    name = _code(change.address) if count == 1 else f"{counted(count, 'run')} such as {_code(change.address)}"
-    return f"{_code(SIGNS[group.action])} {name}: {_entities(_cut(sentences.why(group, None), 120))}"
+    name = code(change.address) if count == 1 else f"{counted(count, 'run')} such as {code(change.address)}"
+    return f"{code(SIGNS[group.action])} {name}: {entities(cut(sentences.why(group, None), 120))}"
 
 
 def _body(group: Group, known: Mapping[str, Sequence[str]], kinds: Kinds) -> _Body:
@@ -427,14 +380,14 @@ def _body(group: Group, known: Mapping[str, Sequence[str]], kinds: Kinds) -> _Bo
 
 def _remarks(group: Group, known: Mapping[str, Sequence[str]]) -> Iterator[str]:
     if needed := sentences.needed(group, known):
-        yield "after " + ", ".join(map(_code, needed))
+        yield "after " + ", ".join(map(code, needed))
     past = sentences.past(group)
     if past:
-        yield _entities(past)
+        yield entities(past)
     remarks = list(sentences.remarks(group))
     for severity, sentence, addresses in remarks[:_LISTED]:
         where = f" ({counted(len(addresses), 'run')})" if len(group.changes) > 1 else ""
-        yield f"**{_entities(severity)}**: {_entities(_cut(sentence))}{where}"
+        yield f"**{entities(severity)}**: {entities(cut(sentence))}{where}"
     if len(remarks) > _LISTED:
         yield f"and {counted(len(remarks) - _LISTED, 'more remark')}"
 
@@ -499,7 +452,7 @@ def _graph(plan: Plan) -> str:
     lines = ["graph LR"]
     lines += [f'  {node}["{_label(name, ", ".join(actions.get(name, ())))}"]' for name, node in nodes.items()]
     lines += [f"  {nodes[one]} --> {nodes[other]}" for one, other in sorted(edges)]
-    return _folded("What needs what", _fenced(lines, "mermaid"))
+    return folded("What needs what", fenced(lines, "mermaid"))
 
 
 def _label(name: str, action: str) -> str:
