@@ -59,6 +59,16 @@ def test_an_inline_kubeconfig_and_its_current_context(tmp_path: Path) -> None:
     assert made.credentials.header() == "Bearer secret-token"
 
 
+def test_a_service_account_without_the_certificate_of_its_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    (tmp_path / "account").mkdir()
+    (tmp_path / "account" / "token").write_text("a-token")
+    with pytest.raises(ProviderError, match=r"account/ca\.crt, cannot be read: No such file"):
+        endpoint({"in_cluster": True}, tmp_path)
+
+
 def test_context_and_namespace_of_the_settings_win(tmp_path: Path) -> None:
     assert endpoint({"kubeconfig": config(), "context": "green"}, tmp_path).namespace == "ml"
     made = endpoint({"kubeconfig": config(), "context": "green", "namespace": "mine"}, tmp_path)

@@ -115,7 +115,15 @@ def _from_service_account(settings: Mapping[str, Any]) -> Endpoint:
             reason="NotInCluster",
         )
     server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-    authority = (ACCOUNT / "ca.crt").read_text(encoding="utf-8")
+    try:
+        authority = (ACCOUNT / "ca.crt").read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise ProviderError(
+            f"the certificate of the cluster, {ACCOUNT}/ca.crt, cannot be read: {why}",
+            hint="give the pod a whole service account, or the provider a kubeconfig",
+            reason="NotInCluster",
+        ) from None
     own = ACCOUNT / "namespace"
     namespace = own.read_text(encoding="utf-8").strip() if own.is_file() else "default"
     return Endpoint(
