@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +20,7 @@ import tomllib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engines import docker_api
@@ -112,13 +114,14 @@ def image() -> Iterator[str]:
         api.close()
 
 
-def contained(image: str, directory: Path, *arguments: str) -> tuple[int, str, str]:
+def contained(image: str, directory: Path, *arguments: str, **host_options: Any) -> tuple[int, str, str]:
     """Run the image as docs/installing.md says; return the exit code, and what it printed."""
     api = docker_api()
     socket = Path(os.environ["DOCKER_HOST"].removeprefix("unix://"))
     binds = [f"{directory}:/project", f"{socket}:/var/run/docker.sock"]
-    host = api.create_host_config(binds=binds, group_add=[str(socket.stat().st_gid)])
-    made = api.create_container(image, list(arguments), host_config=host, user="4711:4711")["Id"]
+    host = api.create_host_config(binds=binds, group_add=[str(socket.stat().st_gid)], **host_options)
+    env = {"KUBECONFIG": "/project/kubeconfig"}
+    made = api.create_container(image, list(arguments), host_config=host, user="4711:4711", environment=env)["Id"]
     try:
         api.start(made)
         code = api.wait(made, timeout=120)["StatusCode"]
@@ -144,6 +147,19 @@ def test_it_plans_and_applies_without_root(image: str, tmp_path: Path) -> None:
     code, out, err = contained(image, tmp_path, "status", "--format", "json")
     assert {run["status"] for run in json.loads(out)["runs"]} == {"succeeded"}
     code, out, err = contained(image, tmp_path, "destroy", "--yes")
+    assert code == 0, err
+
+
+@pytest.mark.kubernetes
+def test_it_starts_jobs_on_a_cluster(image: str, namespace: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    shutil.copy(os.environ["KUBECONFIG"], tmp_path / "kubeconfig")
+    (tmp_path / "kubeconfig").chmod(0o644)
+    settings = f"{{provider: kubernetes, image: 'busybox:1.35', command: [echo, a Job], kubernetes: {{namespace: {namespace}}}}}"
+    Project(tmp_path).write(f"flowplan: 1\nproject: imaged\nruns:\n  job: {settings}\n")
+    code, out, err = contained(image, tmp_path, "apply", "--yes", network_mode="host")
+    assert (code, out) == (0, "job | a Job\n"), err
+    code, out, err = contained(image, tmp_path, "destroy", "--yes", network_mode="host")
     assert code == 0, err
 
 
