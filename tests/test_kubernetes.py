@@ -634,6 +634,11 @@ def test_a_quota_that_lets_few_run_at_once_is_told(world: World) -> None:
         [(message, severity)] = told(3).items()
         assert severity == "warning" and "2 of these 3" in message and "requests.cpu" in message
         assert [s for m, s in told(5, max_parallel=1).items() if "4 Jobs" in m] == ["error"]
+        limits = {"metadata": {"name": "all"}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}}
+        world.api.call("POST", core_path(space, "limitranges"), body=limits)
+        resources = {"resources": {"limits": {"cpu": "1100m"}}}
+        [refused] = world.provider.preflight([order("big", "true", namespace=space, container=resources)])
+        assert refused.check == "dry-run" and refused.message.startswith("its pods are ") and "Role" not in refused.hint
     finally:
         world.api.call("DELETE", f"/api/v1/namespaces/{space}")
 

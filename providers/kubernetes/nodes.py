@@ -108,15 +108,16 @@ def obstacle(pod: Mapping[str, Any], nodes: Sequence[Json]) -> str:
     for name, amount in sorted(asked.items()):
         most = max(quantity(amounts.get(name, 0)) for amounts in have)
         if amount > most:
-            return f"no node has {name}: {_shown(name, amount)}, the largest has {_shown(name, most)}"
+            return f"no node has {name}: {shown(name, amount)}, the largest has {shown(name, most)}"
     if not any(all(amount <= quantity(one.get(name, 0)) for name, amount in asked.items()) for one in have):
-        together = ", ".join(f"{name}: {_shown(name, amount)}" for name, amount in sorted(asked.items()))
+        together = ", ".join(f"{name}: {shown(name, amount)}" for name, amount in sorted(asked.items()))
         return f"no node has all of it together: {together}"
     return ""
 
 
-def _shown(name: str, amount: Decimal) -> str:
-    if name in ("memory", "ephemeral-storage") and amount >= 2**20:
+def shown(name: str, amount: Decimal) -> str:
+    """Return an amount of a resource as people write it."""
+    if name.endswith(("memory", "ephemeral-storage")) and amount >= 2**20:
         return f"{amount / 2**30:.4g}Gi" if amount >= 2**30 else f"{amount / 2**20:.4g}Mi"
     return f"{amount.normalize():f}"
 

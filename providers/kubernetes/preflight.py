@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,9 @@ from flowplan.schemas.plans import Finding
 from flowplan.schemas.runs import Json
 
 _THREADS = 8
+
+_POD = "flowplan-preflight-"
+"""How the name of the pod of a dry run begins, which is never created."""
 
 VERBS = (
     ("batch", "jobs", "", ("create", "get", "list", "watch", "patch", "delete")),
@@ -198,7 +202,7 @@ def _pod_dry_run(api: Api, one: Wanted, namespace: str, answer: Mapping[str, Any
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"generateName": "preflight-", "labels": (template.get("metadata") or {}).get("labels") or {}},
+        "metadata": {"generateName": _POD, "labels": (template.get("metadata") or {}).get("labels") or {}},
         "spec": template["spec"],
     }
     try:
@@ -208,4 +212,5 @@ def _pod_dry_run(api: Api, one: Wanted, namespace: str, answer: Mapping[str, Any
             raise
         known = {ref.name for ref in references(one.job) if ref.resource == "serviceaccounts"}
         told = any(name in error.message for name in known)  # a missing account is told already
-        return [] if told else [_error(one, "dry-run", error)], template["spec"]
+        words = re.sub(f'pods "{_POD}[a-z0-9]*" is', "its pods are", error.message)
+        return [] if told else [Finding(one.address, "error", "dry-run", words, error.hint)], template["spec"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 
 from flowplan.providers.kubernetes.jobs import core_path
-from flowplan.providers.kubernetes.nodes import requests_of
+from flowplan.providers.kubernetes.nodes import requests_of, shown
 from flowplan.providers.kubernetes.requests import Api, unless_refused
 from flowplan.providers.kubernetes.shapes import Shape, Wanted
 from flowplan.schemas.plans import Finding
@@ -58,7 +58,8 @@ def _squeezed(title: str, hard: Mapping[str, Decimal], group: Shape, with_pods: 
     if not what or lets[what] >= width:
         return
     if lets[what]:
-        message = f"{title} lets {lets[what]} of these {width} be there at once, for its {what}; the others wait"
-        yield from group.told("warning", "quota", message, f"max_parallel: {lets[what]} says so in the spec")
+        most, each = shown(what, hard[what]), shown(what, asks[what] * pods)
+        message = f"{title} lets {lets[what]} of these {width} run at once ({what}: {most} in all, {each} each)"
+        yield from group.told("warning", "quota", message, f"the others wait; max_parallel: {lets[what]} keeps to it")
     elif not with_pods:  # else the server has said it
-        yield from group.told("error", "quota", f"{title} lets none of these be there, for its {what}", "ask for less")
+        yield from group.told("error", "quota", f"{title} lets none of these run, for its {what}", "ask for less")
