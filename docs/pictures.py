@@ -72,6 +72,20 @@ runs:
     command: [sh, -c, 'sleep 600', train, --rate, "${var.rate}"]
     timeout: ${var.limit}
 """
+EVENING = """\
+flowplan: 1
+project: nightly
+defaults: {provider: process}
+runs:
+  extract:
+    matrix: {day: ["2026-11-24", "2026-11-25", "2026-11-26"]}
+    max_parallel: 2
+    command: [sh, -c, 'sleep 600']
+  check: {command: [sh, -c, 'sleep 3; echo "3 tables are sound"']}
+  load: {command: [sh, -c, 'sleep 3; echo "connection refused" >&2; exit 3']}
+  publish: {needs: [load], command: [echo, done]}
+  report: {needs: [extract], command: [echo, done]}
+"""
 PICTURES = (
     Picture(
         "plan",
@@ -80,6 +94,13 @@ PICTURES = (
         "flowplan plan --var rate=0.2 --var limit=2h30m",
     ),
     Picture("apply", NIGHT, "flowplan plan --out night.json", "flowplan apply night.json --yes --no-stream"),
+    Picture(
+        "status",
+        EVENING,
+        "flowplan apply --yes --detach; until flowplan status | grep -q failed; do sleep 0.2; done; sleep 1",
+        "flowplan status",
+    ),
+    Picture("watch", EVENING, "flowplan apply --yes --detach", "flowplan watch --wait-timeout 6s"),
     Picture(
         "history",
         NIGHT,

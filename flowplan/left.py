@@ -49,8 +49,8 @@ class Left(NamedTuple):
             return f"{counts['waiting']} waiting: {who} (pid {self.pid}) goes on" if counts["waiting"] else ""
         told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items(), reverse=True))
         if self.applying is None:
-            return f"{told}: whether {who} goes on cannot be seen from here; if it ended, {command} starts what is left"
-        return f"{told}: nothing starts by itself, {command} starts what is left"
+            return f"{told}: whether {who} goes on cannot be seen from here; if it ended, {command} starts them"
+        return f"{told}: none starts by itself; {command} starts them"
 
 
 def left(store: Store, records: Mapping[str, Recorded]) -> list[Left]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -77,8 +78,11 @@ def _reason(step: Step, until: str, waits_for: Sequence[str]) -> str:
         return f"max_parallel {step.max_parallel}"
     if until == step.address:
         return "for the present attempt to end"
-    more = f" and {len(waits_for) - NAMED} more" if len(waits_for) > NAMED else ""
-    return f"for {', '.join(waits_for[:NAMED])}{more}" if waits_for else ""
+    cells = Counter(address.partition("[")[0] for address in waits_for)
+    alone = {address.partition("[")[0]: address for address in waits_for}
+    named = [alone[name] if count == 1 else f"{name} ({count} cells)" for name, count in cells.items()]
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    return f"for {', '.join(named[:NAMED])}{more}" if named else ""
 
 
 def _change(step: Step) -> Change:

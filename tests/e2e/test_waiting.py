@@ -58,7 +58,7 @@ def test_after_detach_runs_wait_in_the_order_of_the_spec(project: Project) -> No
         ["extract", "running"], ["load", "waiting"], ["report", "waiting"],
     ]  # fmt: skip
     assert told.out.splitlines()[-1] == "2 of 3 runs: 2 waiting"
-    assert "2 waiting: nothing starts by itself, `flowplan apply` starts what is left" in told.err
+    assert "2 waiting: none starts by itself; `flowplan apply` starts them" in told.err
     assert list(waiting(project, "load")) == ["load"] and waiting(project, "--running") == {}
     let_go(project)
     watched = project.ok("watch")
@@ -165,4 +165,4 @@ def test_a_watch_ends_when_nobody_starts_what_waits(project: Project) -> None:
     killed.communicate()
     let_go(project)
     _, err = watching.communicate()
-    assert watching.returncode == 0 and "2 waiting: nothing starts by itself" in err.splitlines()[-1]
+    assert watching.returncode == 0 and "2 waiting: none starts by itself" in err.splitlines()[-1]
