@@ -537,6 +537,19 @@ def state_prune(
     states.prune(places.state_of(state, env), older, dry_run, lock_timeout)
 
 
+@command("state", "migrate")
+def state_migrate(
+    from_: Annotated[str, Option("--from", metavar="FILE|URL", help="The state as it is now.")],
+    to: Annotated[str, Option("--to", metavar="FILE|URL", help="Where it is to be.")],
+    env: Env = None,
+    lock_timeout: LockTimeout = "0",
+) -> None:
+    """Move a state into a database, or out of it; nothing is lost, and what stays behind refuses to be used."""
+    from flowplan.commands import places, states
+
+    states.migrate(places.place(from_, environment=env).state, to, lock_timeout)
+
+
 @command("state", "upgrade")
 def state_upgrade(state: State = None) -> None:
     """Bring a state to the format of this flowplan; in a database make the tables."""

@@ -95,6 +95,8 @@ def applied_plans(store: Store) -> list[Accepted]:
 def all_plans(store: Store) -> Iterator[Accepted]:
     """Return every plan that is kept, whole, oldest first."""
     for number, document, *row in store.all("SELECT id, document, digest, accepted, left_at FROM plans ORDER BY id"):
-        steps = store.all(f"SELECT {rows.STEP_COLUMNS} FROM steps s WHERE s.plan = ? ORDER BY s.place", number)
+        steps = store.all(f"SELECT {rows.STEP_COLUMNS} FROM steps s WHERE s.plan = ?", number)
         [plan] = store.decoded(rows.accepted, [row])
-        yield plan._replace(document=document or "", steps=tuple(store.decoded(rows.step, steps)))
+        # Sorted here: each database has an order of texts of its own.
+        found = sorted(store.decoded(rows.step, steps), key=lambda step: (step.place, step.address))
+        yield plan._replace(document=document or "", steps=tuple(found))

@@ -11,6 +11,7 @@ def settle(store: Store) -> None:
     """Make the place of a state its home, wherever that was before."""
     with store.changing("settle") as journal:
         journal.identify(**store.here())
+    store.identify()
 
 
 def start_lineage(store: Store) -> list[str]:

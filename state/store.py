@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from flowplan.schemas.accepted import StepPhase
-from flowplan.schemas.errors import InvalidInput, StateError
+from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import Progress
 from flowplan.schemas.runs import Objects, Observed, Recorded, Settings, Status
 from flowplan.state import rows, transitions
 from flowplan.state.journal import Journal
+from flowplan.state.location import Location
 from flowplan.state.reading import Reading
 from flowplan.state.transitions import FORGOTTEN
 
@@ -27,11 +28,13 @@ class Store(Reading):
     Attributes:
         read_only: nothing can be written.
         moved_from: where the state was when it was last used, if it was moved since; else "".
+        moved_to: where the state is by now, if this is only its tombstone; else "".
         misfits: what is raised for values that the database does not take.
     """
 
     read_only: bool
     moved_from: str = ""
+    moved_to: str = ""
     misfits: tuple[type[Exception], ...] = ()
 
     @abstractmethod
@@ -43,8 +46,12 @@ class Store(Reading):
         """
 
     @abstractmethod
-    def here(self) -> dict[str, str]:
+    def here(self) -> dict[str, str | None]:
         """Return the columns that say where the state is now, for ``Journal.identify``."""
+
+    @abstractmethod
+    def gone(self, place: str) -> dict[str, str | None]:
+        """Return the columns that say that the state was moved elsewhere, and is not written here any more."""
 
     @abstractmethod
     def changing(self, what: str) -> AbstractContextManager[Journal]:
@@ -200,6 +207,14 @@ class Store(Reading):
     def _newest(self, addresses: Iterable[str]) -> list[tuple[str, str]]:
         """Return address and run id of the newest attempts at some addresses."""
         return self.among("SELECT address, run_id FROM records WHERE address", addresses)
+
+
+def moved_away(location: Location, place: str) -> Refused:
+    """Return the error for a state that was moved elsewhere."""
+    return Refused(
+        f"the state {location} was moved to {place}, and is not used here any more",
+        hint=f"name that one: --state '{place}'; `flowplan state moved` makes this one usable again",
+    )
 
 
 def new_identity() -> tuple[str, bytes]:

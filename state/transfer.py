@@ -9,8 +9,9 @@ from typing import Annotated, Any, NamedTuple
 
 from flowplan.schemas.accepted import Accepted
 from flowplan.schemas.codec import Misfit, decode, encode
-from flowplan.schemas.errors import InvalidInput, Refused
+from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.events import Event
+from flowplan.schemas.faults import point
 from flowplan.schemas.runs import Recorded
 from flowplan.state import acceptance, rows
 from flowplan.state.store import Store
@@ -58,9 +59,9 @@ def dump(store: Store, *, with_key: bool = False) -> Iterator[str]:
             "project": store.scope,
             **({"key": store.key.hex()} if with_key else {}),
             "records": store.all("SELECT address, run_id FROM records ORDER BY id"),
-            "counters": store.last_attempts(),
-            "outcomes": dict(store.all("SELECT run_id, outcome FROM attempts WHERE outcome IS NOT NULL")),
-            "notes": dict(store.all("SELECT name, document FROM notes")),
+            "counters": dict(sorted(store.last_attempts().items())),
+            "outcomes": dict(store.all("SELECT run_id, outcome FROM attempts WHERE outcome IS NOT NULL ORDER BY id")),
+            "notes": dict(sorted(store.all("SELECT name, document FROM notes"))),
         }
         yield "{"
         yield from (f" {json.dumps(name)}: {json.dumps(value)}," for name, value in heads.items())
@@ -150,7 +151,30 @@ def load(store: Store, dump: Dump) -> None:
             for plan in dump.plans:
                 journal.put_plan(plan)
             journal.put_events(dump.events)
-            journal.identify(lineage=lineage, key=key, project=dump.project, serial=max(dump.serial, store.serial))
+            journal.identify(lineage=lineage, key=key, project=dump.project, serial=max(dump.serial - 1, store.serial))
         except rows.UNREADABLE + store.misfits as error:
             raise _no_dump(error) from error
     store.identify()
+
+
+def migrate(source: Store, target: Store) -> None:
+    """Make the target what the source is, and the source a tombstone that says where it went; both are locked by now.
+
+    After a crash at any point it is done again: what the target has of the source by then is replaced, or found to be
+    all of it.
+
+    Raises:
+        Refused: the target holds something else, or something newer.
+        StateError: it could not be made the same; the source stays what it was.
+    """
+    whole = list(dump(source, with_key=True))
+    if list(dump(target, with_key=True)) != whole:
+        load(target, checked(rows.parsed("\n".join(whole))))
+    point("state:migrate:copied")
+    if list(dump(target, with_key=True)) != whole:
+        raise StateError(
+            f"the state {target.location} is not the same as {source.location}, which stays in use",
+            hint="compare what `flowplan state pull` prints of both",
+        )
+    with source.changing("migrate") as journal:
+        journal.identify(**source.gone(target.location.named()))

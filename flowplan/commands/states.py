@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowplan.commands.arguments import check_format, seconds
 from flowplan.commands.logs import numbered
-from flowplan.commands.places import Place
+from flowplan.commands.places import Place, place
 from flowplan.commands.reading import opened
 from flowplan.documents import chosen, unknown_address
 from flowplan.given import Given
@@ -156,6 +156,31 @@ def unlock(state: Location) -> None:
         Output().note("the state is not locked")
     else:
         Output().note(f"removed the lock of {found.get('command')} (pid {found.get('pid')})")
+
+
+def migrate(source: Location, to: str, lock_timeout: str) -> None:
+    """Move a state elsewhere, as it is, and leave a tombstone that says where it went."""
+    wait = seconds("--lock-timeout", lock_timeout) or 0.0
+    with closing(source.open(anywhere=True)) as old:
+        target = place(to, environment=old.environment or None).state
+        if source.same(target):
+            raise InvalidInput("--from and --to are the same state")
+        if old.project:
+            target.belongs_to(old.project, old.environment)
+        if old.moved_to not in ("", target.named()):
+            old.check_home()
+        with writing(source, "state migrate") as lock:
+            lock.acquire(wait)
+            with _writing(target, lock_timeout, create=True) as new:
+                if not old.moved_to:
+                    transfer.migrate(old, new)
+    output = Output()
+    output.note(f"{source} is now {target.named()}; what was here is kept, and is not used any more")
+    runs = [place.beside.absolute().with_suffix(".runs") for place in (source, target)]
+    if runs[0] != runs[1] and runs[0].is_dir():
+        output.note(
+            f"note: the files of its processes are in {runs[0]}; move them to {runs[1]} while none of them runs"
+        )
 
 
 def upgrade(state: Location) -> None:

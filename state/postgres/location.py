@@ -93,7 +93,10 @@ class DatabaseLocation(Location):
             if not create:
                 raise self._missing()
             make(self, born)
-        return PostgresStore(self, read_only=read_only)
+        store = PostgresStore(self, read_only=read_only)
+        if not (anywhere or read_only):
+            store.check_home()
+        return store
 
     def writable(self) -> bool:
         return True  # the store knows it once it is open

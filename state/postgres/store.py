@@ -21,7 +21,7 @@ from flowplan.schemas.runs import Recorded, scope
 from flowplan.state import rows
 from flowplan.state.journal import Journal
 from flowplan.state.postgres.session import BOUNDS, Row, Session, Statement
-from flowplan.state.store import Store, new_identity
+from flowplan.state.store import Store, moved_away, new_identity
 
 if TYPE_CHECKING:
     from flowplan.state.postgres.location import DatabaseLocation
@@ -55,7 +55,7 @@ class PostgresStore(Store):
         self._session: Session = location.session
         project, environment = location.key
         [[row]] = self._session.ask_all((_WHAT, (project, environment)))
-        self._id, self.lineage, self.moved_to, writes, keys, frozen = row
+        self._id, writes, keys, frozen = row
         self.read_only = read_only or not writes or frozen
         self._why = "the server is a replica, or in recovery" if frozen else "this user may only read it"
         self._keys = keys
@@ -77,8 +77,8 @@ class PostgresStore(Store):
 
     def identify(self) -> None:
         """Read the lineage and the key of the state, which a write may have changed."""
-        query = "SELECT lineage FROM flowplan.states WHERE id = %s"
-        (lineage,) = self._session.ask(query, self._id)[0]
+        query = "SELECT lineage, coalesce(moved_to, '') FROM flowplan.states WHERE id = %s"
+        lineage, self.moved_to = self._session.ask(query, self._id)[0]
         self.lineage = str(uuid.UUID(lineage))
         found = self._session.ask("SELECT key FROM flowplan.keys WHERE state = %s", self._id) if self._keys else []
         self._key = bytes(found[0][0]) if found else None
@@ -99,10 +99,14 @@ class PostgresStore(Store):
         return self._key
 
     def check_home(self) -> None:
-        pass  # a row has no copies
+        if self.moved_to:
+            raise moved_away(self.location, self.moved_to)
 
-    def here(self) -> dict[str, str]:
-        return {}
+    def here(self) -> dict[str, str | None]:
+        return {"moved_to": None}
+
+    def gone(self, place: str) -> dict[str, str | None]:
+        return {"moved_to": place}
 
     def all(self, query: str, *values: Any) -> list[Any]:
         """Return the rows of a query."""
@@ -154,10 +158,8 @@ class PostgresStore(Store):
             if held:
                 held.fenced(answers[2])
             self._serial, moved_to = answers[-2][0]
-            if moved_to:
-                raise Refused(
-                    f"the state {self.location} was moved to {moved_to}", hint=f"use it there: --state {moved_to}"
-                )
+            if (moved_to or "") != self.moved_to:  # it went while this process had it open
+                raise moved_away(self.location, moved_to)
             self._inside = True
             try:
                 journal = PostgresJournal(self, answers[-1][0][0])
@@ -174,7 +176,7 @@ class PostgresStore(Store):
 
 
 _WHAT = """
-SELECT id, lineage, moved_to, has_table_privilege('flowplan.attempts', 'INSERT'), has_table_privilege('flowplan.keys', 'SELECT'),
+SELECT id, has_table_privilege('flowplan.attempts', 'INSERT'), has_table_privilege('flowplan.keys', 'SELECT'),
   pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean
 FROM flowplan.states WHERE project = %s AND environment = %s
 """

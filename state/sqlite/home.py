@@ -16,13 +16,17 @@ from flowplan.state.sqlite import files
 
 
 class Home(NamedTuple):
-    """The place of a state's file; device and inode stay when it is renamed or mounted elsewhere."""
+    """The place of a state's file; device and inode stay when it is renamed or mounted elsewhere.
+
+    ``moved_to`` is where `flowplan state migrate` took the state: the file is only its tombstone.
+    """
 
     path: str
     file: tuple[int, int] = (0, 0)
     directory: tuple[int, int] = (0, 0)
     machine: str = ""
     host: str = ""
+    moved_to: str = ""
 
     def text(self) -> str:
         """Return the JSON that the state keeps of it."""

@@ -17,7 +17,7 @@ from flowplan.state import rows
 from flowplan.state.journal import Journal
 from flowplan.state.location import FileLocation
 from flowplan.state.sqlite import files, home, migrations
-from flowplan.state.store import Store, new_identity
+from flowplan.state.store import Store, moved_away, new_identity
 
 
 class SqliteStore(Store):
@@ -43,10 +43,9 @@ class SqliteStore(Store):
             return self._connection.execute(query, values).fetchall()
 
     def identify(self) -> None:
-        found = self.decoded(
-            lambda row: (str(uuid.UUID(row[0])), bytes(row[1])), [self.one("SELECT lineage, key FROM meta")]
-        )
-        self.lineage, self.key = found[0]
+        lineage, key, place = self.one("SELECT lineage, key, home FROM meta")
+        [(self.lineage, self.key)] = self.decoded(lambda row: (str(uuid.UUID(row[0])), bytes(row[1])), [(lineage, key)])
+        self.moved_to = (home.recorded(place) or home.Home("")).moved_to
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -127,11 +126,16 @@ class SqliteStore(Store):
 
     def check_home(self) -> None:
         known = home.recorded(self.one("SELECT home FROM meta")[0])
+        if self.moved_to:
+            raise moved_away(self.location, self.moved_to)
         self.moved_from = home.moved_from(known, self.path, self.lineage)
         self._unsettled = known != home.here(self.path)
 
-    def here(self) -> dict[str, str]:
+    def here(self) -> dict[str, str | None]:
         return {"home": home.here(self.path).text()}
+
+    def gone(self, place: str) -> dict[str, str | None]:
+        return {"home": home.here(self.path)._replace(moved_to=place).text()}
 
     def compact(self) -> None:
         with files.explained(self.path):

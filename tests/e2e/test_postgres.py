@@ -143,3 +143,50 @@ def test_environments_of_a_project_are_states_of_their_own(team: Project) -> Non
     )
     for name in ("dev", "prod"):
         team.ok("destroy", "--yes", "--env", name)
+
+
+# --- moving a state -------------------------------------------------------------------------------------------------
+
+
+def whole(team: Project, state: str) -> str:
+    return team.ok("state", "pull", "--with-key", "--state", state).out
+
+
+def test_a_state_moves_into_the_database_and_back(team: Project) -> None:
+    shared, file = team.env.pop("FLOWPLAN_STATE"), ".flowplan/state.db"
+    team.ok("apply", "--yes")
+    before = whole(team, file)
+    team.ok("state", "migrate", "--from", file, "--to", shared)
+    assert whole(team, shared) == before, "nothing is lost"
+    for words in (["plan"], ["apply", "--yes"], ["state", "rm", "a"]):
+        refused = team.ok(*words, code=6).err
+        assert "was moved to" in refused and f"--state '{shared}" in refused
+    assert "hello from a" in team.ok("logs", "a", "--state", shared).out, "the files of processes are where they were"
+    team.ok("apply", "--yes", "--rerun", "a", "--state", shared)
+    after = whole(team, shared)
+    team.ok("state", "migrate", "--from", shared, "--to", "back.db")
+    assert whole(team, "back.db") == after
+    assert "was moved to" in team.ok("apply", "--yes", "--state", shared, code=6).err
+    assert set(team.actions("--state", "back.db").values()) == {"no-op"}
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "state:load_dump:before",
+        "state:load_dump:after",
+        "state:migrate:copied",
+        "state:migrate:written",
+        "state:migrate:after",
+    ],
+)
+def test_a_move_that_was_killed_is_done_again(team: Project, point: str) -> None:
+    shared, file = team.env.pop("FLOWPLAN_STATE"), ".flowplan/state.db"
+    team.ok("apply", "--yes")
+    before = whole(team, file)
+    words = ("state", "migrate", "--from", file, "--to", shared)
+    assert team.run(*words, env={"FLOWPLAN_FAULT": point}).code == -9
+    sql("UPDATE flowplan.leases SET until = clock_timestamp() WHERE project = %s", team.name)
+    team.ok(*words)
+    assert whole(team, shared) == before
+    assert "was moved to" in team.ok("plan", code=6).err
