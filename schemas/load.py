@@ -203,28 +203,24 @@ _TYPES = {"array": "list", "boolean": "bool", "dict": "map", "float": "number", 
 """What the types of variables are called elsewhere."""
 
 
+_SHAPES = {
+    "runs": "write `a: {provider: ...}`; the run's name is the key",
+    "runs.*": "write `%s: {provider: ..., command: [...]}`",
+    "providers": "write `docker: {type: docker}`; the provider's name is the key",
+    "providers.*": "write `%s: {type: ...}`",
+    "variables": "write `tag: {default: ...}`; the variable's name is the key",
+    "variables.*": "write `%s: {default: ...}`",
+    "env": 'write `A: "1"` instead of `- A=1`',
+    "labels": 'write `A: "1"` instead of `- A=1`',
+    "matrix": "write `matrix: {day: [mon, tue]}`; the axis's name is the key",
+}
+"""How to write what people take for a list or a plain value, as it is in other tools; ``%s`` is the name of an entry."""
+
+
 def _shape_of(path: Path) -> str:
-    """Return how to write what people take for a list or a plain value, as it is in other tools."""
-    whole = {
-        ("runs",): "write `a: {provider: ...}`; the run's name is the key",
-        ("providers",): "write `docker: {type: docker}`; the provider's name is the key",
-        ("variables",): "write `tag: {default: ...}`; the variable's name is the key",
-    }
-    entries = {
-        "runs": "write `%s: {provider: ..., command: [...]}`",
-        "providers": "write `%s: {type: ...}`",
-        "variables": "write `%s: {default: ...}`",
-    }
-    fields = {
-        "env": 'write `A: "1"` instead of `- A=1`',
-        "labels": 'write `A: "1"` instead of `- A=1`',
-        "matrix": "write `matrix: {day: [mon, tue]}`; the axis's name is the key",
-    }
-    if path in whole:
-        return whole[path]
-    if len(path) == 2 and path[0] in entries:
-        return entries[str(path[0])] % path[1]
-    return fields.get(str(path[-1]), "") if path else ""
+    if len(path) == 2 and (entry := _SHAPES.get(f"{path[0]}.*")):
+        return entry % path[1]
+    return _SHAPES.get(str(path[-1]), "") if path else ""
 
 
 _ELSEWHERE = {

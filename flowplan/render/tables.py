@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 
@@ -31,9 +31,8 @@ _COLOUR_OF = {
 }
 _PLAIN = ("Completed", "exited cleanly")
 """What engines say of a plain success."""
-_READABLE = 24
-_SMALLEST = 8
 _WORTHWHILE = 16
+"""Columns in which a message can be read."""
 Document = Mapping[str, Json]
 
 
@@ -59,19 +58,16 @@ def status_table(
     if not told:
         return ["No runs."]
     ordered = sorted(told, key=lambda run: (run.get("status") in (*PROBLEMS, "skipped"), run.get("place", 0)))
-    heads = ("ADDRESS", "STATUS", "EXIT", "ATTEMPT", "START (UTC)", "DURATION", "REASON")
-    rows = [
-        (
-            *(_text(run, key) for key in ("address", "status", "exit_code")),
-            _attempts(run),
-            started(run, now),
-            took(run, now),
-            _why(run),
-        )
-        for run in ordered
-    ]
-    colours = [_COLOUR_OF.get(str(run.get("status")), "") if colour else "" for run in ordered]
-    lines = table(*_with_room(heads, rows, width), width=width, colours=colours, whole=True)
+    columns: Columns = {
+        "ADDRESS": lambda run: _text(run, "address"),
+        "STATUS": lambda run: _text(run, "status"),
+        "EXIT": lambda run: _text(run, "exit_code"),
+        "ATTEMPT": _attempts,
+        "START (UTC)": lambda run: started(run, now),
+        "DURATION": lambda run: took(run, now),
+        "REASON": _why,
+    }
+    lines = _lines(ordered, columns, width, colour)
     return [*lines, *filter(None, [counted(told, also=("skipped", "waiting"))])]
 
 
@@ -102,24 +98,20 @@ def history_table(
     """
     if not applies:
         return ["No attempts."]
-    heads = ("START (UTC)", "ADDRESS", "ATTEMPT", "END", "EXIT", "DURATION", "REASON")
-    blocks = {apply["plan"]: [one for one in attempts if one["plan"] == apply["plan"]] for apply in applies}
-    ordered = [one for block in blocks.values() for one in block]
-    rows = [
-        (
-            started({"started_at": one.get("started_at") or one.get("created_at")}, now),
-            _text(one, "address"),
-            _attempts({**one, "attempts": one.get("tries")}) or _text(one, "attempt"),
-            *(_text(one, key) for key in ("status", "exit_code")),
-            took(one, now),
-            _why(one),
-        )
-        for one in ordered
-    ]
-    colours = [_COLOUR_OF.get(str(one.get("status")), "") if colour else "" for one in ordered]
-    head, *told = table(*_with_room(heads, rows, width), width=width, colours=colours, whole=True) if rows else [""]
-    left = iter(told)
-    lines = [head] if rows else []
+    columns: Columns = {
+        "START (UTC)": lambda one: started({"started_at": one.get("started_at") or one.get("created_at")}, now),
+        "ADDRESS": lambda one: _text(one, "address"),
+        "ATTEMPT": lambda one: _attempts({**one, "attempts": one.get("tries")}) or _text(one, "attempt"),
+        "END": lambda one: _text(one, "status"),
+        "EXIT": lambda one: _text(one, "exit_code"),
+        "DURATION": lambda one: took(one, now),
+        "REASON": _why,
+    }
+    blocks: dict[Json, list[Document]] = {apply["plan"]: [] for apply in applies}
+    for one in attempts:
+        blocks[one["plan"]].append(one)
+    head, *told = _lines([one for block in blocks.values() for one in block], columns, width, colour)
+    lines, left = [head] if attempts else [], iter(told)
     for apply in applies:
         lines += [paint(_applied(apply), "bold", colour), *islice(left, len(blocks[apply["plan"]])), ""]
     bad = any(one.get("status") in PROBLEMS for one in attempts)
@@ -147,19 +139,22 @@ def counted(runs: Sequence[Document], noun: str = "run", also: Sequence[str] = (
     return f"{sum(counts.values())} of {len(runs)} {noun}{'s' if len(runs) != 1 else ''}: {words}" if words else ""
 
 
-def _with_room(
-    heads: tuple[str, ...], rows: list[tuple[str, ...]], width: int | None
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the columns of a table without some that can be spared, where its last one would be too narrow to be read."""
-    for spared in ("ATTEMPT", "START (UTC)"):
+Columns = dict[str, Callable[[Document], str]]
+"""The columns of a table by their heads, each with what it says of a document."""
+
+
+def _lines(documents: Sequence[Document], columns: Columns, width: int | None, colour: bool) -> list[str]:
+    """Return a table of documents; what can be spared is left out where the last column would be too narrow to be read."""
+    for spared in ("", "ATTEMPT", "START (UTC)"):
+        columns = {head: said for head, said in columns.items() if head != spared}
+        rows = [[said(one) for said in columns.values()] for one in documents]
         widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
-        used = [max(w, _columns(head)) + 2 for head, w in zip(heads, widths, strict=True) if w]
-        last = min(widths[-1], _WORTHWHILE) + 2 if widths[-1] else 0
+        used = [max(w, _columns(head)) + 2 for head, w in zip(columns, widths, strict=False) if w]
+        last = min(widths[-1], _WORTHWHILE) + 2 if widths and widths[-1] else 0
         if width is None or sum(used[: -1 if last else None]) + last - 2 <= width:
             break
-        keep = [n for n, head in enumerate(heads) if head != spared]
-        heads, rows = tuple(heads[n] for n in keep), [tuple(row[n] for n in keep) for row in rows]
-    return heads, rows
+    colours = [_COLOUR_OF.get(str(one.get("status")), "") if colour else "" for one in documents]
+    return table(list(columns), rows, width=width, colours=colours)
 
 
 def _why(run: Document) -> str:
@@ -198,7 +193,7 @@ def took(run: Document, now: datetime | None = None) -> str:
 def happened(event: Event, record: Recorded | None) -> str:
     """Return what an apply says of an event: ``extract: failed (exit code 3) after 12s: OOMKilled: ran out of memory``."""
     if event.reason == RETRIED:
-        return harmless(f"{event.address}: {event.message}")
+        return f"{event.address}: {event.message}"
     text = f"{event.address}: {event.status.replace('_', ' ')}"
     code = None
     if record and record.run_id == event.run_id and event.status in ENDS:
@@ -229,56 +224,28 @@ def event_lines(events: Iterable[Document], *, colour: bool = False) -> Iterator
 
 
 def table(
-    heads: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    width: int | None = None,
-    colours: Sequence[str] = (),
-    whole: bool = False,
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None, colours: Sequence[str] = ()
 ) -> list[str]:
-    """Return aligned columns, at most ``width`` wide; empty ones are left out and the last one is cut first.
+    """Return aligned columns; empty ones are left out. To fit a width only the last is cut, and not below what can be read.
 
     Args:
         colours: one for each row, "" for none.
-        whole: cut nothing but the last column, and not that below what can be read.
     """
     used = [n for n in range(len(heads)) if any(row[n] for row in rows)] or [0]
     lines = [[heads[n] for n in used], *([harmless(row[n]) for n in used] for row in rows)]
-    widths = [max(_columns(line[n]) for line in lines) for n in range(len(used))]
-    if width is not None:
-        widths = _last_fitted(widths, width) if whole else _fitted(widths, width)
-    texts = ["  ".join(map(_cell, line, widths)).rstrip() for line in lines]
+    *widths, last = [max(_columns(line[n]) for line in lines) for n in range(len(used))]
+    room = last if width is None or not widths else max(width - sum(widths) - 2 * len(widths), _WORTHWHILE)
+    texts = ["  ".join([*map(_padded, line, widths), _cut(line[-1], room)]).rstrip() for line in lines]
     painted = [paint(text, colour, bool(colour)) for text, colour in zip(texts[1:], colours, strict=False)]
     return [texts[0], *painted, *texts[1 + len(painted) :]]
 
 
-def _last_fitted(widths: list[int], width: int) -> list[int]:
-    """Return column widths of which only the last gives way, down to what can be read."""
-    if len(widths) < 2:
-        return widths
-    room = width - sum(widths[:-1]) - 2 * (len(widths) - 1)
-    return [*widths[:-1], min(widths[-1], max(room, _WORTHWHILE))]
-
-
-def _fitted(widths: list[int], width: int) -> list[int]:
-    """Return column widths whose sum fits: the last column gives way while it can be read, then the widest, then all."""
-    spare = width - sum(widths) - 2 * (len(widths) - 1)
-    last, others = len(widths) - 1, sorted(range(len(widths) - 1), key=lambda n: -widths[n])
-    readable = [(last, _READABLE), *((n, _READABLE // 2) for n in others)]
-    for number, smallest in [*readable, *((n, _SMALLEST) for n in [last, *others])]:
-        if spare < 0:
-            less = min(-spare, max(0, widths[number] - smallest))
-            widths[number] -= less
-            spare += less
-    return widths
-
-
-def _cell(text: str, width: int) -> str:
-    if _columns(text) > width:
-        while text and _columns(text) > width - 3:
-            text = text[: max(0, min(len(text) - 1, width - 3))]
-        text += "..."
-    return _padded(text, width)
+def _cut(text: str, width: int) -> str:
+    if _columns(text) <= width:
+        return text
+    while text and _columns(text) > width - 3:
+        text = text[: max(0, min(len(text) - 1, width - 3))]
+    return text + "..."
 
 
 def _padded(text: str, width: int) -> str:
