@@ -278,6 +278,45 @@ def watch(
 
 
 @command()
+def serve(
+    spec: Spec = None,
+    state: State = None,
+    env: Env = None,
+    listen: Annotated[
+        str, Option("--listen", metavar="ADDRESS:PORT", help="Where to answer over HTTP; none for nowhere.")
+    ] = "127.0.0.1:8470",
+    host: Annotated[
+        list[str] | None, Option("--host", metavar="NAME", help="A further name it is reached by. Repeatable.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, Option("--token-file", metavar="FILE", help="A token that readers have to show.")
+    ] = None,
+    tls_cert: Annotated[Path | None, Option("--tls-cert", metavar="FILE", help="Certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, Option("--tls-key", metavar="FILE", help="Its key, PEM.")] = None,
+    parallelism: Parallelism = 10,
+) -> int:
+    """Carry approved plans on without a terminal, and answer over HTTP how things stand."""
+    from flowplan.commands import serving
+
+    how = serving.Listen(tuple(host or ()), token_file, tls_cert, tls_key)
+    return serving.serve(spec, state, env, listen, how, parallelism)
+
+
+@command()
+def cancel(
+    address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Runs that have not started.")] = None,
+    state: State = None,
+    env: Env = None,
+    plan: Annotated[str | None, Option("--plan", metavar="DIGEST", help="What has not started of this plan.")] = None,
+    lock_timeout: LockTimeout = "30s",
+) -> int:
+    """Drop approved runs that have not started; what runs goes on."""
+    from flowplan.commands import places, serving
+
+    return serving.cancel(places.state_of(state, env), address or [], plan, lock_timeout)
+
+
+@command()
 def status(
     address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
     state: State = None,

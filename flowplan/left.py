@@ -13,6 +13,7 @@ from flowplan.schemas.runs import Recorded
 from flowplan.schemas.text import harmless
 from flowplan.state import acceptance
 from flowplan.state.holder import alive
+from flowplan.state.location import FOLLOW
 from flowplan.state.store import Store
 
 
@@ -22,6 +23,7 @@ class Left(NamedTuple):
     Attributes:
         accepted_at, user, host, pid, directory: when it was applied, by whom and from where.
         applying: whether that process still carries it out; None where that cannot be seen from here.
+        follower: who carries accepted plans on, ``USER on HOST (pid N)``; "" when no follower does.
         steps: those that have not begun.
     """
 
@@ -33,6 +35,7 @@ class Left(NamedTuple):
     pid: int
     directory: str
     applying: bool | None
+    follower: str
     steps: tuple[NotStarted, ...]
 
     def document(self) -> dict[str, Any]:
@@ -47,6 +50,12 @@ class Left(NamedTuple):
         who = f"{command} of {harmless(self.user)} on {harmless(self.host)}"
         if self.applying:
             return f"{counts['waiting']} waiting: {who} (pid {self.pid}) goes on" if counts["waiting"] else ""
+        if self.follower:
+            return (
+                f"{counts['waiting']} waiting: the follower of {harmless(self.follower)} goes on"
+                if counts["waiting"]
+                else ""
+            )
         told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items(), reverse=True))
         if self.applying is None:
             return f"{told}: whether {who} goes on cannot be seen from here; if it ended, {command} starts them"
@@ -59,14 +68,24 @@ def left(store: Store, records: Mapping[str, Recorded]) -> list[Left]:
     for step in not_started(acceptance.unbegun(store), records):
         found.setdefault(step.plan, []).append(step)
     plans = acceptance.accepted(store, found)
-    return [_left(plans[digest], steps) for digest, steps in found.items() if digest in plans]
+    follower = followed_by(store) if found else ""
+    return [_left(plans[digest], steps, follower) for digest, steps in found.items() if digest in plans]
+
+
+def followed_by(store: Store) -> str:
+    """Return who carries the accepted plans of a state on without a terminal: ``USER on HOST (pid N)``, "" for nobody."""
+    by = store.location.holder(FOLLOW)
+    if by is None:
+        return ""
+    return f"{by['user']} on {by['host']} (pid {by['pid']})" if by else "another process"
 
 
 def carried(store: Store) -> set[str]:
     """Return the addresses of what waits, and is started by another flowplan that is known to run."""
     waiting = [(digest, step) for digest, step in acceptance.unbegun(store) if step.phase is StepPhase.WAITING]
     plans = acceptance.accepted(store, {digest for digest, _ in waiting})
-    here = {digest for digest, plan in plans.items() if _applying(plan)}
+    followed = bool(waiting) and bool(followed_by(store))
+    here = {digest for digest, plan in plans.items() if followed or _applying(plan)}
     return {step.address for digest, step in waiting if digest in here}
 
 
@@ -80,7 +99,7 @@ def steps_left(store: Store, digest: str) -> tuple[NotStarted, ...]:
     return next((plan.steps for plan in left(store, store.records()) if plan.digest == digest), ())
 
 
-def _left(plan: Accepted, steps: Sequence[NotStarted]) -> Left:
+def _left(plan: Accepted, steps: Sequence[NotStarted], follower: str) -> Left:
     by = plan.by
     return Left(
         plan.digest,
@@ -91,5 +110,6 @@ def _left(plan: Accepted, steps: Sequence[NotStarted]) -> Left:
         int(by.get("pid", 0)),
         plan.directory,
         _applying(plan),
+        follower,
         tuple(steps),
     )

@@ -92,7 +92,7 @@ def plan_again(project: Project, request: Request, reviewed: Plan) -> Planned:
     Raises:
         Refused: an engine is not the one that the plan was made for.
     """
-    if request.refresh:
+    if request.refresh and request.asked is None:
         check_targets(project.engines, reviewed)
     options = request.options._replace(
         mode=reviewed.mode,
@@ -197,11 +197,13 @@ def _decide(
     project: Project, request: Request, options: Options, desired: Sequence[Desired], rules: Sequence[Rule] = ()
 ) -> _Decided:
     engines = project.engines
-    situation = _situation(project, desired, options, refresh=request.refresh)
+    situation = _situation(project, desired, options, request)
     decided = make_changes(situation)
     changes = decided.changes
     if request.refresh:
-        for name in {change.provider for change in changes if change.effective}:
+        for name in {
+            c.provider for c in changes if c.effective and (request.asked is None or c.provider in request.asked)
+        }:
             engines.target(name)  # so that the plan says where it would be carried out
         if request.preflight and options.mode == "normal":
             stage("checking for what would make apply fail")
@@ -217,21 +219,25 @@ def _decide(
     return _Decided(changes, decided.diagnostics, targets, tuple(situation.observed.values()))
 
 
-def _situation(project: Project, desired: Sequence[Desired], options: Options, *, refresh: bool) -> Situation:
-    """Read the state, and unless ``refresh`` is False ask the engines."""
+def _situation(project: Project, desired: Sequence[Desired], options: Options, request: Request) -> Situation:
+    """Read the state, and unless the request is to plan without them ask the engines."""
     stage("reading the state")
     records, attempts = project.store.records(), project.store.last_attempts()
     desired = [run._replace(render=lru_cache(maxsize=2)(run.render)) for run in desired]
     observed: Mapping[str, Observed] = {}
     strangers: Sequence[Observed] = ()
-    if refresh:
+    if request.refresh:
         stage(f"asking the engines about {len(records):,} runs")
         new = [
             (run.provider, partial(run.render, attempts.get(run.address, 0) + 1))
             for run in desired
             if run.address not in records
         ]
-        observed, strangers = observe(project, records, new)
+        there = records
+        if request.asked is not None:
+            there = {address: record for address, record in records.items() if record.provider in request.asked}
+            new = [(name, render) for name, render in new if name in request.asked]
+        observed, strangers = observe(project, there, new)
     stage(f"comparing {max(len(desired), len(records)):,} runs")
     return Situation(
         project=project.engines.project,

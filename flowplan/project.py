@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from flowplan.output import Output
 from flowplan.planner.compare.plan import Options
 from flowplan.progress import shown, stage
 from flowplan.resolve import lookup, resolve
-from flowplan.schemas.errors import InvalidInput, PlanStale, Refused, concealing
+from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale, Refused, concealing
 from flowplan.schemas.files import is_stream
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.runs import scope
@@ -38,6 +38,7 @@ class Request:
         other_state: one that is found from the working directory, while ``state`` lies beside a spec elsewhere.
         require_state: refuse to make a new state.
         environment: the one that is named, "" for none.
+        asked: the provider entries whose engines are asked; None for all that matter.
     """
 
     state: Location = field(default_factory=lambda: FileLocation(Path(".flowplan/state.db")))
@@ -50,6 +51,7 @@ class Request:
     other_state: Location | None = None
     require_state: bool = False
     environment: str = ""
+    asked: Collection[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +315,19 @@ def _secrets_of(reviewed: Plan, given: Mapping[str, str], directory: Path, key: 
         return evaluate_template(source, given) if all(name in given for name in source.variables) else None
 
     return resolve(reviewed.secrets, directory=directory, key=key, template=template, changes=reviewed.changes)
+
+
+def unavailable(plan: Plan, given: Given, store: Store) -> dict[str, str]:
+    """Return why secrets of a plan cannot be had here, by token; those that can are left out."""
+    directory, strings = _directory_of(plan, store), given_strings(given)
+    missing = {}
+    for token_, source in plan.secrets.items():
+        try:
+            _secrets_of(replace(plan, secrets={token_: source}, changes=()), strings, directory, store.key)
+        except FlowplanError as error:
+            faults = error.diagnostics if isinstance(error, InvalidInput) else ()
+            missing[token_] = "; ".join(fault.message for fault in faults) or error.message
+    return missing
 
 
 def bases(state: Location) -> list[Path]:

@@ -15,7 +15,7 @@ _MEANT = {
     "flowplan apply": ("create", "deploy", "exec", "launch", "run", "start", "submit", "up"),
     "flowplan apply --rerun ADDR": ("rerun", "restart", "retry", "taint"),
     "flowplan destroy": ("down", "teardown"),
-    "flowplan destroy --target ADDR": ("cancel", "delete", "kill", "remove", "rm", "stop", "terminate"),
+    "flowplan destroy --target ADDR": ("delete", "kill", "remove", "rm", "stop", "terminate"),
     "flowplan logs ADDR": ("log", "output", "tail"),
     "flowplan plan": ("diff", "dry-run", "preview"),
     "flowplan plan --format markdown, which draws what needs what": ("dag", "graph"),

@@ -245,6 +245,26 @@ def unsealed(file: PlanFile, path: Path, lineage: str, key: bytes) -> str:
     return ""
 
 
+def sealed_plan(text: str, name: str, lineage: str, key: bytes) -> Plan:
+    """Return the plan of a sealed text that a state keeps.
+
+    Args:
+        name: for messages.
+
+    Raises:
+        InvalidInput: it is none, or of a format that this flowplan does not read.
+        PlanStale: it is not what was approved with this state.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"{name}: not a plan: {error}") from error
+    file = PlanFile(parse_plan(document, name), text)
+    if fault := unsealed(file, Path(name), lineage, key):
+        raise PlanStale(fault, hint=_AGAIN)
+    return file.plan
+
+
 def _faults(document: Json, file: str, otherwise: str) -> list[Diagnostic]:
     """Return what the JSON Schema says about a broken document, or ``otherwise`` when it finds nothing."""
     faults = schema_faults(document, "plan") or [otherwise]

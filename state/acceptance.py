@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from flowplan.schemas.accepted import Accepted, Held, Step, unpacked
+from flowplan.schemas.accepted import Accepted, Held, Step, StepPhase, unpacked
 from flowplan.state import rows
 from flowplan.state.store import Store
 
@@ -68,6 +68,16 @@ def unbegun(store: Store) -> list[tuple[str, Step]]:
         " ORDER BY s.plan, s.place"
     )
     return store.decoded(lambda row: (row[0], rows.step(row[1:])), found)
+
+
+def open_plans(store: Store) -> dict[str, str]:
+    """Return which plans have steps that have not begun, oldest first: digest -> by whom and when it was applied last."""
+    return dict(
+        store.all(
+            "SELECT digest, coalesce(accepted, '') FROM plans p WHERE EXISTS"
+            f" (SELECT 1 FROM steps s WHERE s.plan = p.id AND s.phase = '{StepPhase.WAITING}') ORDER BY id"
+        )
+    )
 
 
 def accepted(store: Store, digests: Collection[str]) -> dict[str, Accepted]:

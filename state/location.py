@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from flowplan.state.store import Store
 
 
+WRITE, FOLLOW = "write", "follow"
+"""What a lock is for."""
+
+
 class Lock(ABC):
     """The right to create, change or delete things of one state; one process has it at a time."""
 
@@ -88,16 +92,17 @@ class Location(ABC):
         """Return False when it is known that this user cannot write there."""
 
     @abstractmethod
-    def lock(self, command: str) -> Lock:
-        """Return the writer's lock, not acquired yet.
+    def lock(self, command: str, purpose: str = WRITE) -> Lock:
+        """Return a lock, not acquired yet.
 
         Args:
             command: the flowplan command's word, shown to others: ``apply``. Never arguments.
+            purpose: ``WRITE`` for the writer's lock, ``FOLLOW`` for that of the one follower that works.
         """
 
     @abstractmethod
-    def holder(self) -> Mapping[str, Any] | None:
-        """Return who has the writer's lock: command, user, host, pid, since...; None when it is free.
+    def holder(self, purpose: str = WRITE) -> Mapping[str, Any] | None:
+        """Return who has a lock, the writer's or another: command, user, host, pid, since...; None when it is free.
 
         A holder that is not known gives ``{}``.
         """
@@ -179,15 +184,18 @@ class FileLocation(Location):
     def writable(self) -> bool:
         return not self.exists() or (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
 
-    def lock(self, command: str) -> Lock:
+    def lock(self, command: str, purpose: str = WRITE) -> Lock:
         from flowplan.state.sqlite.lock import WriterLock
 
-        return WriterLock(self.path, command)
+        return WriterLock(self._lock_of(purpose), command)
 
-    def holder(self) -> Mapping[str, Any] | None:
+    def holder(self, purpose: str = WRITE) -> Mapping[str, Any] | None:
         from flowplan.state.sqlite.lock import holder
 
-        return holder(self.path)
+        return holder(self._lock_of(purpose))
+
+    def _lock_of(self, purpose: str) -> Path:
+        return self.path if purpose == WRITE else self.path.with_name(f"{self.path.name}.{purpose}")
 
     def break_lock(self) -> Mapping[str, Any] | None:
         from flowplan.state.sqlite.lock import break_lock

@@ -24,7 +24,7 @@ from flowplan.commands.refusals import (
     usable,
 )
 from flowplan.engines import read_spec
-from flowplan.left import carried, steps_left
+from flowplan.left import carried, followed_by, steps_left
 from flowplan.outcome import Options
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.compare.plan import has_changes
@@ -372,7 +372,12 @@ def _carry_out(planned: Planned, project: Project, how: How, lock: Lock, reviewe
         managed, attempts = store.records(), store.attempts()
         kept = {a.run_id for a in attempts if a.address in managed or a.present or not a.status.final}
         project.engines.discard({a.provider for a in attempts}, kept)
-    return _report(outcome, project, how)
+    code = _report(outcome, project, how)
+    if how.format != "json" and (needed := _given_here(plan, outcome.waiting)):
+        project.output().note(
+            f"they need the value of {needed} again, which is not kept; FLOWPLAN_VAR_<name> gives it there"
+        )
+    return code
 
 
 @contextmanager
@@ -494,7 +499,9 @@ def _report(outcome: Outcome, project: Project, how: How) -> int:
             for line in lines:
                 output.note(f"  | {as_shown(line)}")
     if outcome.waiting:
-        output.note(f"not started yet: {_some(outcome.waiting)}; the next `{_command(project, 'apply')}` starts them")
+        follower = followed_by(project.store)
+        who = f"the follower of {follower}" if follower else f"the next `{_command(project, 'apply')}`"
+        output.note(f"not started yet: {_some(outcome.waiting)}; {who} starts them")
     if outcome.unanswered:
         output.note(
             f"start not confirmed: {_some(outcome.unanswered)}; the next `{_command(project, 'apply')}` asks the engine first, "
@@ -510,6 +517,12 @@ def _command(project: Project, word: str, address: str = "") -> str:
     """Return a command to go on with, which names the environment where there is one."""
     quoted = f"'{address}'" if "[" in address else address
     return " ".join(["flowplan", word, *filter(None, [quoted]), *named(project.store.environment)])
+
+
+def _given_here(plan: Plan, addresses: Sequence[str]) -> str:
+    """Return the sensitive variables that runs need, whose values no state keeps."""
+    used = tokens_in([change.after for change in plan.changes if change.address in addresses])
+    return ", ".join(sorted({name for token in used & {*plan.secrets} for name in plan.secrets[token].variables}))
 
 
 def _some(addresses: Sequence[str]) -> str:

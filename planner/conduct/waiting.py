@@ -64,7 +64,7 @@ def not_started(steps: Sequence[tuple[str, Step]], records: Mapping[str, Recorde
         else:
             waits_for = () if until in ("", group_key(step.group)) else (until,)
         status = "skipped" if never else "waiting"
-        reason = never or _reason(step, until, waits_for)
+        reason = never or step.why or _reason(step, until, waits_for)
         facts = step.until, step.action, step.attempt, step.run_id, step.group, digest
         found.append(NotStarted(step.address, status, reason, waits_for, *facts))
     return found

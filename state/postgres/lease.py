@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flowplan.schemas.errors import LockLost, StateError, StateLocked
 from flowplan.schemas.faults import point
 from flowplan.state.holder import about_me, understood, words
-from flowplan.state.location import Lock
+from flowplan.state.location import WRITE, Lock
 from flowplan.state.postgres.session import Session, Statement
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ POLL_SECONDS = 0.5
 
 _TAKE = f"""
 INSERT INTO flowplan.leases AS l (project, environment, purpose, token, until, holder)
-VALUES (%s, %s, 'write', 1, clock_timestamp() + interval '{SECONDS} s', %s)
+VALUES (%s, %s, %s, 1, clock_timestamp() + interval '{SECONDS} s', %s)
 ON CONFLICT (project, environment, purpose) DO UPDATE
 SET token = l.token + 1, until = excluded.until, holder = excluded.holder
 WHERE l.until <= clock_timestamp() RETURNING token
 """
-_OURS = "WHERE project = %s AND environment = %s AND purpose = 'write'"
+_OURS = "WHERE project = %s AND environment = %s AND purpose = %s"
 _RENEW = (
     f"UPDATE flowplan.leases SET until = clock_timestamp() + interval '{SECONDS} s' {_OURS}"
     " AND token = %s AND until > clock_timestamp() RETURNING 1"
@@ -59,8 +59,8 @@ class Lease(Lock):
         location: of the state. The lock has a connection of its own, which the thread that renews uses.
     """
 
-    def __init__(self, location: DatabaseLocation, command: str) -> None:
-        self._location, self._command = location, command
+    def __init__(self, location: DatabaseLocation, command: str, purpose: str = WRITE) -> None:
+        self._location, self._command, self._purpose = location, command, purpose
         self._session = Session(location.address)
         self.key: Key = ("", "")
         self._token: int | None = None
@@ -83,12 +83,12 @@ class Lease(Lock):
         note = json.dumps(about_me(self._command))
         while True:
             began = _now()
-            found = self._session.do(_TAKE, *self.key, note)
+            found = self._session.do(_TAKE, *self._row, note)
             if found:
                 break
             if time.monotonic() >= deadline:
                 hint = "wait for it with --lock-timeout, e.g. --lock-timeout 10m"
-                by = words(holder(self._session, self.key) or {})
+                by = words(holder(self._session, self.key, self._purpose) or {})
                 raise StateLocked(f"the state {self._location} is locked by {by}", hint=hint)
             time.sleep(min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))
         self._token, self._until, self._lost = int(found[0][0]), began + SECONDS, ""
@@ -106,12 +106,16 @@ class Lease(Lock):
         point("lock:release:before")
         with self._using:
             try:
-                self._session.do(_GIVE_BACK, *self.key, token)
+                self._session.do(_GIVE_BACK, *self._row, token)
             except StateError:
                 pass  # it ends by itself within SECONDS
             finally:
                 self._session.close()
         point("lock:release:after")
+
+    @property
+    def _row(self) -> tuple[str, str, str]:
+        return (*self.key, self._purpose)
 
     @property
     def held(self) -> bool:
@@ -137,7 +141,7 @@ class Lease(Lock):
 
     def fence(self) -> Statement:
         """Return the statement of which the rows say whether this is still the newest holder, see ``fenced``."""
-        return _CHECK, (self._token, *self.key)
+        return _CHECK, (self._token, *self._row)
 
     def fenced(self, rows: list[Any]) -> None:
         """Refuse to go on in a transaction whose ``fence`` had these rows.
@@ -157,7 +161,7 @@ class Lease(Lock):
                 with self._using:
                     if stop.is_set():
                         return
-                    found = self._session.do(_RENEW, *self.key, token)
+                    found = self._session.do(_RENEW, *self._row, token)
             except StateError:
                 wait = RETRY_EVERY  # until ``check`` finds that too much time has passed
                 continue
@@ -171,13 +175,13 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def holder(session: Session, key: Key) -> dict[str, Any] | None:
+def holder(session: Session, key: Key, purpose: str = WRITE) -> dict[str, Any] | None:
     """Return who has the lock, {} when the holder is not known; None when it is free."""
-    found = session.ask(_HOLDER, *key)
+    found = session.ask(_HOLDER, *key, purpose)
     return understood(found[0][0]) if found else None
 
 
 def take_away(session: Session, key: Key) -> dict[str, Any] | None:
     """End the right of the holder, who writes nothing from now on; return who that was, None when the lock was free."""
-    found = session.do(_BREAK, *key)
+    found = session.do(_BREAK, *key, WRITE)
     return understood(found[0][0]) if found else None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
-from flowplan.state.location import Location
+from flowplan.state.location import WRITE, Location
 from flowplan.state.postgres import address, lease, schema
 from flowplan.state.postgres.session import Session
 
@@ -101,12 +101,14 @@ class DatabaseLocation(Location):
     def writable(self) -> bool:
         return True  # the store knows it once it is open
 
-    def lock(self, command: str) -> lease.Lease:
-        self.lease = lease.Lease(self, command)
-        return self.lease
+    def lock(self, command: str, purpose: str = WRITE) -> lease.Lease:
+        lock = lease.Lease(self, command, purpose)
+        if purpose == WRITE:
+            self.lease = lock
+        return lock
 
-    def holder(self) -> Mapping[str, Any] | None:
-        return lease.holder(self.session, self.key) if self._tables() else None
+    def holder(self, purpose: str = WRITE) -> Mapping[str, Any] | None:
+        return lease.holder(self.session, self.key, purpose) if self._tables() else None
 
     def break_lock(self) -> Mapping[str, Any] | None:
         return lease.take_away(self.session, self.key) if self._tables() else None

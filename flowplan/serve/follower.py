@@ -1,0 +1,354 @@
+"""Carry accepted plans on without a terminal: the loop of an apply, over all plans of one state, until it is told to end.
+
+A round takes every step that has not begun and every run that is live, and carries them on as one plan. It ends when
+nothing is left of it, when another plan was accepted, or when a secret that was missing is there; then the next one begins.
+Nothing is planned here: a step is carried out as it was approved, or not at all.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from flowplan.apply import carry_out
+from flowplan.given import Given
+from flowplan.outcome import Options
+from flowplan.output import Output, Sink
+from flowplan.planner.compare.replay import deviations
+from flowplan.planner.conduct import words
+from flowplan.planner.conduct.words import Answered, Fact, Trouble, Well
+from flowplan.planning import Planned, plan_again
+from flowplan.project import Project, Request, unavailable
+from flowplan.schemas.accepted import Held, StepPhase
+from flowplan.schemas.errors import EngineUnreachable, FlowplanError, StateError, StateLocked
+from flowplan.schemas.plan_documents import sealed_plan
+from flowplan.schemas.plans import Change, Plan
+from flowplan.schemas.runs import Status
+from flowplan.schemas.secrets import tokens_in
+from flowplan.serve.health import Health
+from flowplan.state.acceptance import hold, open_plans, plan_text, unbegun
+from flowplan.state.location import FOLLOW, Location, Lock
+from flowplan.state.store import Store
+
+LOOK = 1.0
+"""Seconds between looks for plans that were accepted, while there is nothing else to do or runs are followed."""
+LOOK_AT_SECRETS = 15.0
+"""Seconds between looks for secrets that were missing."""
+SHORTEST, LONGEST = 1.0, 60.0
+"""Seconds between rounds that came to nothing; they double."""
+TAKE_OVER = 2.0
+"""Seconds between tries of a standby to take over."""
+
+
+class Step(NamedTuple):
+    """A step to carry on: the change as it was approved, and the digest of its plan."""
+
+    digest: str
+    change: Change
+
+
+@dataclass(slots=True)
+class Round:
+    """What one round is about.
+
+    Attributes:
+        open: the plans that had open steps when it began, see ``open_plans``. plans: those that have to do with it, by
+            digest, newest first.
+        steps: by address. held: address -> why its step waits for something that only people can mend.
+        live: addresses of runs to follow.
+    """
+
+    open: Mapping[str, str]
+    plans: dict[str, Plan] = field(default_factory=dict)
+    steps: dict[str, Step] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
+    live: list[str] = field(default_factory=list)
+
+
+class Follower:
+    """The follower of one state.
+
+    Args:
+        locate: returns the location of the state, each time a new one, for a thread of its own.
+        health: is told of its role and problems.
+        stop: ends it; runs go on.
+    """
+
+    def __init__(
+        self, locate: Callable[[], Location], health: Health, stop: threading.Event, *, parallelism: int = 10
+    ) -> None:
+        self._locate, self._health, self._stop = locate, health, stop
+        self._options = Options(parallelism=parallelism, patient=True, stream=False)
+        self._output = Output()
+        self._held: dict[str, str] = {}
+        self._pause = SHORTEST
+
+    def _request(self) -> Request:
+        return Request(state=self._locate(), preflight=False)
+
+    def run(self) -> None:
+        """Stand by until no other follower works for this state; then carry on what is accepted, until told to end."""
+        leader = self._locate().lock("serve", FOLLOW)
+        try:
+            while not self._stop.is_set():
+                self._health.beat()
+                if self._leads(leader):
+                    self._turn()
+        finally:
+            self._health.become("stopping")
+            leader.release()
+
+    def _leads(self, leader: Lock) -> bool:
+        """Return whether this is the follower that works; wait a little where it is not."""
+        try:
+            if leader.held:
+                leader.check()
+            else:
+                leader.acquire()
+        except StateLocked as error:
+            leader.release()
+            if self._health.become("standby"):
+                self._output.note(f"standby: {error.message}")
+            self._stop.wait(TAKE_OVER)
+            return False
+        except StateError as error:
+            self._trouble("state", error)
+            self._stop.wait(TAKE_OVER)
+            return False
+        if self._health.become("active"):
+            self._output.note(f"following {self._locate()}")
+        return True
+
+    def _turn(self) -> None:
+        """Carry out a round, or wait for something to do; what goes wrong is told once, and tried again."""
+        try:
+            worked = self._round()
+        except StateLocked:  # another flowplan is starting things; it does not take long
+            self._health.beat()
+            self._stop.wait(SHORTEST)
+            return
+        except FlowplanError as error:
+            self._trouble("state" if isinstance(error, StateError) else "plans", error)
+            self._stop.wait(self._pause)
+            self._pause = min(2 * self._pause, LONGEST)
+            return
+        for what in ("state", "plans"):
+            if self._health.well(what):
+                self._output.note(f"{what}: well again")
+        if worked:
+            self._pause = SHORTEST
+        else:
+            self._stop.wait(LOOK)
+
+    def _trouble(self, what: str, error: FlowplanError) -> None:
+        if self._health.problem(what, error.message):
+            self._output.note(f"warning: {error}; tried again until it is well")
+
+    # -- one round ----------------------------------------------------------------------------------------------------
+
+    def _round(self) -> bool:
+        """Carry on everything that is open; return False when there is nothing to do."""
+        with closing(self._locate().open()) as store:
+            about = self._gather(store)
+            if not about.steps:
+                if about.live:
+                    with Project.of_state(store) as project:
+                        self._carry_out(about, Planned(_nothing(store), ()), project)
+                return bool(about.live)
+        approved = _combined(about)
+        with Project.of_plan(self._request(), approved) as project:
+            asked = self._usable(project, about, approved)
+            planned = plan_again(project, replace(self._request(), asked=asked), approved)
+            left = self._still_approved(project.store, about, planned, asked)
+            self._carry_out(about, Planned(replace(approved, changes=tuple(left)), planned.observed), project)
+        return True
+
+    def _gather(self, store: Store) -> Round:
+        """Read what is open; steps whose secrets are not there are held back, saying so."""
+        records = store.records()
+        about = Round(open_plans(store))
+        waiting = {(digest, step.address) for digest, step in unbegun(store) if step.phase is StepPhase.WAITING}
+        intents = {(r.plan_digest, r.address) for r in records.values() if r.status is Status.CREATING}
+        order = {digest: place for place, digest in enumerate(about.open)}
+        for digest in sorted({d for d, _ in waiting | intents if d}, key=lambda d: order.get(d, -1), reverse=True):
+            text = plan_text(store, digest)
+            if not text:
+                continue  # it was applied by a flowplan that kept no plans
+            plan = sealed_plan(text, f"the accepted plan {digest[:19]}", store.lineage, store.key)
+            newest = next(iter(about.plans.values()), plan)
+            about.plans[digest] = plan
+            missing = unavailable(plan, Given(), store)
+            for change in plan.changes:
+                record = records.get(change.address)
+                intended = (digest, change.address) in intents and record and record.run_id == change.run_id
+                if not ((digest, change.address) in waiting or intended) or change.address in about.steps:
+                    continue
+                needed = tokens_in([change.after, plan.providers.get(change.provider)])
+                why = _conflict(plan, newest) or "; ".join(sorted({missing[t] for t in needed if t in missing}))
+                if why:
+                    self._hold(store, about, change.address, digest, why)
+                else:
+                    about.steps[change.address] = Step(digest, change)
+        about.live = [address for address, record in records.items() if record.status.live]
+        return about
+
+    def _hold(self, store: Store, about: Round, address: str, digest: str, why: str) -> None:
+        """Let a step wait for something that only people can mend."""
+        about.held[address] = why
+        if self._held.get(address) != why:
+            hold(store, digest, {address: Held(StepPhase.WAITING, why)})
+            self._output.note(f"{address}: waits: {why}")
+        self._held[address] = why
+
+    def _usable(self, project: Project, about: Round, approved: Plan) -> frozenset[str]:
+        """Return the providers whose engines answer; the steps of engines that may not be used are held back."""
+        records = project.store.records()
+        live = [records[address] for address in about.live]
+        names = sorted({step.change.provider for step in about.steps.values()} | {record.provider for record in live})
+
+        def look(name: str) -> FlowplanError | None:
+            try:
+                if name in approved.targets:
+                    project.engines.check_target(name, approved.targets[name], planned=True)
+                for record in [record for record in live if record.provider == name][:1]:
+                    project.engines.check_target(name, record.target, record.address)
+                project.engines.target(name)
+            except FlowplanError as error:
+                return error
+            return None
+
+        with ThreadPoolExecutor(max_workers=max(len(names), 1)) as pool:
+            found = dict(zip(names, pool.map(look, names), strict=True))
+        for name, error in found.items():
+            if error is None:
+                self._well(name)
+            else:
+                self._silent(name, error)
+            if error is not None and not isinstance(error, EngineUnreachable):
+                for address in [a for a, step in about.steps.items() if step.change.provider == name]:
+                    step = about.steps.pop(address)
+                    self._hold(project.store, about, address, step.digest, error.message)
+                about.live = [address for address in about.live if records[address].provider != name]
+        return frozenset(name for name, error in found.items() if error is None)
+
+    def _still_approved(self, store: Store, about: Round, planned: Planned, asked: Collection[str]) -> list[Change]:
+        """Return the steps as they stand now; those that would not do what was approved are given up, saying why."""
+        now = {change.address: change for change in planned.plan.changes}
+        approved = [step.change for step in about.steps.values()]
+        seen = [change for change in approved if change.provider in asked]
+        for change, today in deviations(seen, now):
+            would = f"it would be {today.action} of attempt {today.attempt}" if today else "nothing is recorded of it"
+            why = f"it is no longer what was approved: now {would}; plan and apply again"
+            step = about.steps.pop(change.address)
+            hold(store, step.digest, {change.address: Held(StepPhase.SKIPPED, why)})
+            self._output.note(f"{change.address}: not started: {why}")
+        left = [step.change for step in about.steps.values()]
+        return [now[change.address] if change.provider in asked else change for change in left]
+
+    def _carry_out(self, about: Round, planned: Planned, project: Project) -> None:
+        """Carry out the steps and follow what is live, until another round is due."""
+        over = threading.Event()
+        self._health.engines = frozenset(project.providers)
+        watcher = threading.Thread(target=self._watch, args=(about, over), name="plans", daemon=True)
+        watcher.start()
+        lock = project.store.location.lock("serve")
+        try:
+            outcome = carry_out(
+                planned.plan,
+                project.store,
+                project.engines,
+                lock,
+                Sink(project.output()),
+                self._options,
+                secrets=project.secrets,
+                interrupted=over,
+                follow=about.live,
+                observed=planned.observed,
+                digests={address: step.digest for address, step in about.steps.items()},
+                heard=self._hear,
+            )
+        finally:
+            over.set()
+            lock.release()
+            watcher.join()
+        for address, error in outcome.errors.items():
+            if address in about.steps:
+                held = {address: Held(StepPhase.SKIPPED, error.message)}
+                hold(project.store, about.steps[address].digest, held)
+
+    def _watch(self, about: Round, over: threading.Event) -> None:
+        """End the round when another one is due."""
+        looked = time.monotonic()
+        while not over.wait(LOOK) and not self._stop.is_set():
+            try:
+                with closing(self._locate().open(read_only=True)) as store:
+                    if open_plans(store).items() - about.open.items():
+                        break
+            except FlowplanError:
+                continue  # the loop meets the same trouble, and tells it
+            if about.held and time.monotonic() - looked > LOOK_AT_SECRETS:
+                break
+        over.set()
+
+    # -- what engines say ----------------------------------------------------------------------------------------------
+
+    def _hear(self, facts: Sequence[Fact]) -> None:
+        self._health.beat()
+        for fact in facts:
+            match fact:
+                case Trouble(provider, error):
+                    self._health.problem(provider, error.message)
+                case Well(provider):
+                    self._health.well(provider)
+                case Answered(command, error=EngineUnreachable() as error):
+                    self._silent(_provider_of(command), error)
+                case Answered(command, error=None):
+                    self._well(_provider_of(command))
+
+    def _silent(self, provider: str, error: FlowplanError) -> None:
+        if self._health.problem(provider, error.message):
+            self._output.note(f"warning: provider {provider}: {error.message}; asked again until it answers")
+
+    def _well(self, provider: str) -> None:
+        if self._health.well(provider):
+            self._output.note(f"provider {provider} answers again")
+
+
+def _provider_of(command: words.Start | words.Update | words.Remove) -> str:
+    return command.attempts[0].provider if isinstance(command, words.Remove) else command.change.provider
+
+
+def _conflict(plan: Plan, newest: Plan) -> str:
+    """Return why a plan cannot be carried on together with a newer one; "" when it can."""
+    if plan.spec_path != newest.spec_path:
+        return f"for the plan of {newest.spec_path}, which was approved later"
+    for name, entry in plan.providers.items():
+        if newest.providers.get(name, entry) != entry:
+            return f"for a plan that was approved later, in which provider {name} has other settings"
+    return ""
+
+
+def _combined(about: Round) -> Plan:
+    """Return one plan of all steps, with the providers and the secrets that they need."""
+    changes = tuple(step.change for step in about.steps.values())
+    plans = [about.plans[digest] for digest in dict.fromkeys(step.digest for step in about.steps.values())]
+    providers = {name: entry for plan in plans for name, entry in plan.providers.items()}
+    used = tokens_in([*(change.after for change in changes), providers])
+    wanted = {change.provider for change in changes}
+    return replace(
+        plans[0],
+        mode="normal",
+        changes=changes,
+        providers=providers,
+        secrets={token: source for plan in plans for token, source in plan.secrets.items() if token in used},
+        targets={name: target for plan in plans for name, target in plan.targets.items() if name in wanted},
+    )
+
+
+def _nothing(store: Store) -> Plan:
+    return Plan(store.project or "", "", store.lineage, store.serial, "", "", ())

@@ -1,0 +1,300 @@
+"""Approved runs go on without a terminal: whatever becomes of who applied them, and of the follower itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from projects import FLOWPLAN, Project, until
+
+WORK = """\
+flowplan: 1
+project: demo
+variables: {token: {type: string, sensitive: true, default: ""}}
+defaults: {provider: process}
+runs:
+  first: {command: [sh, -c, 'until [ -e go ]; do sleep 0.05; done; echo first >> log']}
+  second: {command: [sh, -c, 'echo second >> log'], needs: [first]}
+  cell: {command: [sh, -c, 'echo cell${each.n} >> log; sleep 0.2'], matrix: {n: [1, 2, 3]}, max_parallel: 1, needs: [first]}
+  limited: {command: [sleep, "600"], timeout: 1s, grace_period: 1s, needs: [first]}
+  fails: {command: [sh, -c, 'echo broken; exit 3'], needs: [first]}
+  after: {command: [echo, never], needs: [fails]}
+"""
+ENDS = {
+    "first": "succeeded", "second": "succeeded", "cell[n=1]": "succeeded", "cell[n=2]": "succeeded", "cell[n=3]": "succeeded",
+    "limited": "timed_out", "fails": "failed",
+}  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def follower(project: Project, *options: str, **settings: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a follower in the background; it must end well when it is told to."""
+    with (project.directory / "serve.log").open("a") as log:
+        process = subprocess.Popen(
+            [*project.before, FLOWPLAN, "serve", *(options or ("--listen", "none"))],
+            cwd=project.directory,
+            env={**os.environ, **project.env, **settings.get("env", {})},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in settings.get("codes", (0, -signal.SIGKILL)), told(project)
+        assert "Traceback" not in told(project), told(project)
+
+
+def told(project: Project) -> str:
+    """Return what the followers of a project printed."""
+    return (project.directory / "serve.log").read_text()
+
+
+def logged(project: Project) -> list[str]:
+    """Return what the runs wrote, in order."""
+    return sorted((project.directory / "log").read_text().split())
+
+
+def let_go(project: Project) -> None:
+    (project.directory / "go").touch()
+
+
+def not_started(project: Project) -> dict[str, str]:
+    return {s["address"]: s["reason"] for s in project.ok("status", "--format", "json").json["not_started"]}
+
+
+def test_what_was_approved_goes_on_without_a_terminal(project: Project) -> None:
+    project.write(WORK)
+    with follower(project, codes=(1,)) as process:
+        assert process.wait(10) == 1  # there is no state yet
+    assert "flowplan plan" in told(project)
+    project.ok("apply", "--yes", "--detach")
+    with follower(project):
+        until(lambda: "following" in told(project))
+        assert "the follower of" in project.ok("status").err
+        let_go(project)
+        until(lambda: project.statuses() == ENDS and not set(not_started(project)) - {"after"})
+    assert logged(project) == ["cell1", "cell2", "cell3", "first", "second"]
+    assert not_started(project) == {"after": "fails failed (exit code 3)"}
+    assert project.ok("logs", "fails").out == "broken\n"
+    assert project.statuses() == ENDS
+
+
+def test_a_plan_that_is_applied_while_it_follows_goes_on_as_well(project: Project) -> None:
+    project.write(WORK)
+    project.ok("apply", "--yes", "--detach", "--target", "second")
+    with follower(project):
+        until(lambda: "following" in told(project))
+        done = project.ok("apply", "--yes", "--detach", "flowplan.yaml")
+        assert "the follower of" in done.err
+        let_go(project)
+        until(lambda: project.statuses() == ENDS)
+    assert logged(project) == ["cell1", "cell2", "cell3", "first", "second"]
+
+
+def test_a_foreground_apply_and_the_follower_share_the_work(project: Project) -> None:
+    project.write(WORK)
+    project.ok("plan")
+    project.ok("apply", "--yes", "--detach", "--target", "first")
+    with follower(project):
+        until(lambda: "following" in told(project))
+        apply = project.start("apply", "--yes", "flowplan.yaml")
+        until(lambda: len(not_started(project)) > 3)
+        let_go(project)
+        out, err = apply.communicate(timeout=60)
+        assert apply.returncode == 3, out + err
+    assert logged(project) == ["cell1", "cell2", "cell3", "first", "second"]
+    assert project.statuses() == ENDS
+
+
+def test_a_killed_follower_is_replaced_by_the_one_that_stands_by(project: Project) -> None:
+    project.write(WORK)
+    project.ok("apply", "--yes", "--detach")
+    with follower(project) as first:
+        until(lambda: "following" in told(project))
+        with follower(project):
+            until(lambda: "standby" in told(project))
+            first.kill()
+            let_go(project)
+            until(lambda: project.statuses() == ENDS)
+    assert logged(project) == ["cell1", "cell2", "cell3", "first", "second"]
+
+
+SECRET = """\
+flowplan: 1
+project: demo
+variables: {token: {type: string, sensitive: true, default: ""}}
+runs:
+  first: {provider: process, command: [sh, -c, 'until [ -e go ]; do sleep 0.05; done']}
+  second: {provider: process, command: [sh, -c, 'echo "$T"'], needs: [first], env: {T: {from_file: secret.txt}}}
+  third: {provider: process, command: [sh, -c, 'echo "$T"'], needs: [first], env: {T: "${var.token}"}}
+"""
+
+
+def test_a_run_whose_secret_is_missing_or_another_waits_for_it(project: Project) -> None:
+    project.write(SECRET)
+    secret = project.directory / "secret.txt"
+    secret.write_text("the-approved-one")
+    done = project.ok("apply", "--yes", "--detach", "--var", "token=hidden-value")
+    assert "token" in done.err
+    assert "FLOWPLAN_VAR_" in done.err
+    secret.write_text("another-value")
+    let_go(project)
+    with follower(project):
+        until(lambda: "second" in (reasons := not_started(project)) and "secret" in reasons["second"])
+        assert "token" in not_started(project)["third"]
+        assert project.statuses() == {"first": "succeeded"}
+        secret.write_text("the-approved-one")
+        until(lambda: project.statuses().get("second") == "succeeded")
+        assert "hidden-value" not in told(project)
+    with follower(project, env={"FLOWPLAN_VAR_token": "hidden-value"}):
+        until(lambda: project.statuses().get("third") == "succeeded")
+    assert "hidden-value" not in told(project) + project.ok("logs", "third").out
+
+
+def test_cancel_drops_what_has_not_started(project: Project) -> None:
+    project.write(WORK)
+    project.ok("apply", "--yes", "--detach")
+    assert "cell[n=2]" in project.ok("cancel", "cell[n=2]", "after").err
+    assert project.ok("cancel", "first", code=7).err.count("started") == 1
+    project.ok("cancel", "nonsense", code=7)
+    project.ok("cancel", code=7)
+    with follower(project):
+        let_go(project)
+        until(
+            lambda: (
+                set(project.statuses()) == set(ENDS) - {"cell[n=2]"} and "running" not in project.statuses().values()
+            )
+        )
+    assert logged(project) == ["cell1", "cell3", "first", "second"]
+
+
+def get(port: int, path: str, **headers: str) -> tuple[int, str]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_it_answers_what_the_commands_print(project: Project) -> None:
+    from flowplan.schemas.plan_documents import schema_faults
+
+    project.write(WORK)
+    project.ok("apply", "--yes", "--detach")
+    port = free_port()
+    with follower(project, "--listen", f"127.0.0.1:{port}"):
+        until(lambda: "following" in told(project))
+        until(lambda: get(port, "/readyz")[0] == 200)
+        assert get(port, "/livez") == (200, "ok\n")
+        let_go(project)
+        until(lambda: project.statuses() == ENDS)
+        status = json.loads(get(port, "/api/v1/status")[1])
+        assert schema_faults(status, "status") == []
+        assert {run["address"]: run["status"] for run in status["runs"]} == ENDS
+        [digest] = [plan["digest"] for plan in json.loads(get(port, "/api/v1/plans")[1])["plans"]]
+        assert schema_faults(json.loads(get(port, f"/api/v1/plans/{digest}")[1]), "plan") == []
+        run = json.loads(get(port, "/api/v1/runs/cell%5Bn=1%5D")[1])
+        assert [attempt["status"] for attempt in run["attempts"]] == ["succeeded"]
+        history = json.loads(get(port, "/api/v1/history?failed=true&since=1h")[1])
+        assert {one["address"] for one in history["attempts"]} == {"limited", "fails"}
+        events = json.loads(get(port, "/api/v1/events?after=2")[1])["events"]
+        assert events == project.events("--after", "2")
+        numbers = get(port, "/metrics")[1].splitlines()
+        assert 'flowplan_runs_ended_total{outcome="failed",run="fails"} 1.0' in numbers
+        assert 'flowplan_runs{run="cell",status="succeeded"} 3.0' in numbers
+        assert "flowplan_follower_active 1.0" in numbers
+        for path in ("/", "/api/v1/nothing", "/api/v1/plans/x", "/api/v1/runs/x", "/static/../../etc/passwd"):
+            assert get(port, path)[0] == 404
+        for path in (
+            "/api/v1/events?after=x",
+            "/api/v1/history?since=x",
+            "/api/v1/history?failed=x",
+            "/api/v1/status?address=x",
+        ):
+            assert get(port, path)[0] == 400, path
+
+
+def test_events_are_streamed_and_resumed(project: Project) -> None:
+    project.write(WORK)
+    project.ok("apply", "--yes", "--detach")
+    port = free_port()
+    with follower(project, "--listen", f"127.0.0.1:{port}"):
+        until(lambda: "following" in told(project))
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": "1"}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/v1/events", headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as stream:
+            let_go(project)
+            seen: list[dict[str, Any]] = []
+            for line in stream:
+                if line.startswith(b"data:"):
+                    seen.append(json.loads(line[5:]))
+                if seen and seen[-1]["address"] == "limited" and seen[-1]["status"] == "timed_out":
+                    break
+        assert [event["seq"] for event in seen] == list(range(2, seen[-1]["seq"] + 1))
+        until(lambda: project.statuses() == ENDS)
+
+
+def test_only_who_has_the_token_reads(project: Project) -> None:
+    project.write(WORK)
+    project.ok("apply", "--yes", "--detach", "--target", "first")
+    let_go(project)
+    token = project.directory / "token"
+    token.write_text("0123456789abcdef\n")
+    port = free_port()
+    refused = project.run("serve", "--listen", f"0.0.0.0:{port}")
+    assert refused.code == 7
+    assert "--token-file" in refused.err
+    token.chmod(0o644)
+    assert "chmod 600" in project.ok("serve", "--token-file", "token", code=7).err
+    token.chmod(0o600)
+    with follower(project, "--listen", f"127.0.0.1:{port}", "--token-file", "token"):
+        until(lambda: "following" in told(project))
+        assert [get(port, path)[0] for path in ("/livez", "/readyz")] == [200, 200]
+        for path in ("/api/v1/status", "/metrics", "/", "/api/v1/events"):
+            assert get(port, path)[0] == 401
+            assert get(port, path, Authorization="Bearer 0123456789abcdeX")[0] == 401
+        assert get(port, "/api/v1/status", Authorization="Bearer 0123456789abcdef")[0] == 200
+        assert get(port, "/api/v1/status", Cookie="flowplan_token=0123456789abcdef")[0] == 200
+        assert get(port, "/livez", Host="evil.example")[0] == 421
+        assert get(port, "/livez", Host="localhost:1")[0] == 200
+    assert "0123456789abcdef" not in told(project)
+
+
+@pytest.mark.docker
+def test_limits_and_ends_of_containers_are_kept(project: Project) -> None:
+    project.write(
+        """\
+flowplan: 1
+project: demo
+defaults: {provider: docker, image: "busybox:1.35"}
+runs:
+  short: {command: [echo, said], docker: {auto_remove: true}, needs: [first]}
+  first: {command: ["true"]}
+  limited: {command: [sleep, "600"], timeout: 2s, grace_period: 1s, needs: [first]}
+"""
+    )
+    project.ok("apply", "--yes", "--detach")
+    with follower(project):
+        until(lambda: project.statuses() == {"first": "succeeded", "short": "succeeded", "limited": "timed_out"})
+    assert project.ok("logs", "short").out == "said\n"
