@@ -371,10 +371,10 @@ def _preflighted(project: Project, changes: tuple[Change, ...]) -> tuple[Change,
         with ThreadPoolExecutor(len(orders), "preflight") as pool:
             told = list(pool.map(ask, orders))
     found: dict[str, list[Finding]] = {}
-    updated = {change.address for change in changes if change.action is Action.UPDATE}
+    existing = {change.address for change in changes if change.action in (Action.ADOPT, Action.UPDATE)}
     redactor = project.redactor
     for finding in chain.from_iterable(told):
-        live = finding.address in updated  # it has its image and its name already, and a quota counts it already
+        live = finding.address in existing  # it has its image and its name already, and a quota counts it already
         hinders = finding.check in _ABOUT_UPDATES and finding.severity == "error" and "quota" not in finding.message
         if not live or hinders:
             hidden = finding._replace(message=redactor(finding.message), hint=redactor(finding.hint))

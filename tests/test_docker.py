@@ -18,7 +18,7 @@ import docker
 import docker.errors
 import pytest
 from engines import connected, docker_api, docker_process
-from faulty_proxy import in_network_of
+from faulty_proxy import FaultyProxy, in_network_of
 
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests import docker as manifests
@@ -513,6 +513,19 @@ def test_a_thousand_runs_of_an_image_ask_once(engine: Engine, monkeypatch: pytes
     assert len(engine.provider.preflight(orders)) == 1000
     assert len([path for path in asked if "/distribution/" in path]) == 1
     assert len(asked) < 10
+
+
+def test_an_engine_that_asks_no_registry_leaves_it_unknown(engine: Engine, tmp_path: Path) -> None:
+    proxy = FaultyProxy(os.environ["DOCKER_HOST"], tmp_path / "sock")
+    body = b'{"message": "Path /v1.41/distribution/a:1/json is not supported"}'
+    proxy.play("answer", "GET", "/distribution/", status=404, body=body)
+    provider = connect(replace(engine.context, settings={"host": proxy.host}))
+    try:
+        [found] = provider.preflight([engine.order("a", ["true"], image="127.0.0.1:9/a:1")])
+    finally:
+        provider.close()
+        proxy.close()
+    assert found.severity == "warning" and "only when it pulls" in found.message
 
 
 def test_a_registry_that_never_answers_holds_nothing_up(engine: Engine) -> None:

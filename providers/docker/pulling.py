@@ -62,6 +62,8 @@ class Images:
                 return Answer(
                     "refused", f"{words}; {trouble}" if trouble else words, _login_hint(image, headers, registry)
                 )
+            if error.status == 404 and "/distribution/" in words:  # the path of the question itself, as Podman says it
+                return Answer("silent", "this Engine asks registries only when it pulls")
             return Answer("missing" if error.status in (400, 404) else "silent", words)
         except EngineUnreachable as error:
             silent = error.reason == "Timeout"
