@@ -7,14 +7,15 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 from flowplan.engines import Engines
 from flowplan.outputs import redacted, tail_of, tail_text
-from flowplan.planner.conduct.words import Answered, Remove, Start, Update
-from flowplan.providers.protocol import LogLine, Order
+from flowplan.planner.conduct.words import Again, Answered, Remove, Start, Update
+from flowplan.providers.protocol import LogLine, Order, Retrier
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.faults import point
-from flowplan.schemas.lifecycle import after, progress_of
+from flowplan.schemas.lifecycle import after, progress_of, told
 from flowplan.schemas.runs import Observed, Recorded
 from flowplan.schemas.secrets import Redactor
 
@@ -51,6 +52,19 @@ def update(engines: Engines, command: Update, order: Order) -> Answered:
     return Answered(command, seen)
 
 
+def again(engines: Engines, command: Again) -> Answered:
+    """Start the object of an attempt again whose wait is over."""
+    record = command.record
+    try:
+        engines.check_target(record.provider, record.target, record.address)
+        point("engine:again:before")
+        seen = cast("Retrier", engines.provider(record.provider)).again(record)
+        point("engine:again:after")
+    except FlowplanError as error:
+        return Answered(command, error=error)
+    return Answered(command, seen)
+
+
 def remove(engines: Engines, redactor: Redactor, command: Remove, before: Observed | None = None) -> Answered:
     """Stop and remove the objects of attempts."""
     gone = Removed(engines, redactor)
@@ -69,7 +83,7 @@ def expire(engines: Engines, redactor: Redactor, command: Remove) -> Answered:
         [seen] = [s for s in engines.provider(record.provider).observe([record]) if s.run_id == record.run_id]
     except FlowplanError as error:
         return Answered(command, error=error)
-    if seen.exists and after(progress_of(record), seen).status is not record.status:
+    if seen.exists and after(progress_of(record), told(record, seen)).status is not record.status:
         return Answered(command, seen)
     return remove(engines, redactor, command, before=seen)
 

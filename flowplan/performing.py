@@ -72,6 +72,7 @@ class Performer:
             words.Start: self._start,
             words.Update: self._update,
             words.Remove: self._remove,
+            words.Again: lambda c: workers.submit(calls.again, engines, c),
             words.Follow: lambda c: watches.add(c.records),
             words.Show: lambda c: logs.start(c.record, shown=c.aloud),
             words.Unfollow: self._unfollow,

@@ -11,6 +11,7 @@ from flowplan.planner.compare.ownership import refuse_strangers
 from flowplan.planning import observe
 from flowplan.project import Project
 from flowplan.schemas.errors import ProviderError, Refused
+from flowplan.schemas.lifecycle import told
 from flowplan.schemas.runs import Observed, Recorded, Status
 
 WORKERS = 10
@@ -45,8 +46,9 @@ def _record(project: Project, seen: Sequence[Observed]) -> None:
     """Record a bulk look at the engines; for every run that ended, the tail of its output too."""
     store, engines, redactor = project.store, project.engines, project.redactor
     known = {record.run_id: record for record in store.records().values()}
-    told = [without_secrets_of_runs(engines, known.get(one.run_id), one, redactor) for one in seen]
-    ended = [event.run_id for event in store.observe(told) if Status(event.status).settled]
+    meant = (told(known[one.run_id], one) if one.run_id in known else one for one in seen)
+    heard = [without_secrets_of_runs(engines, known.get(one.run_id), one, redactor) for one in meant]
+    ended = [event.run_id for event in store.observe(heard) if Status(event.status).settled]
     records = [record for run_id in ended for record in store.attempts(run_id=run_id)]
     if records:
         with ThreadPoolExecutor(WORKERS) as pool:

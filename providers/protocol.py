@@ -172,6 +172,20 @@ class ContainerReader(Protocol):
         """
 
 
+class Retrier(Protocol):
+    """A part of a provider whose engine keeps no delay between two tries; its pure half says ``RETRY_DELAY``."""
+
+    def again(self, record: Recorded) -> Observed:
+        """Start the object of an attempt again that has ended; the new execution is counted already.
+
+        Nothing is started when the execution that ended is another one than the handle says (``lifecycle.ENDED``): somebody
+        else was faster. An engine that refuses makes it one more try that failed.
+
+        Raises:
+            EngineUnreachable: it may have been started, or not; calling this again is safe.
+        """
+
+
 class Keeper(Protocol):
     """A part of a provider that keeps files of attempts after their end; its pure half says ``KEEPS_FILES``."""
 

@@ -30,9 +30,9 @@ def explained(code: int | None, cause: str = "") -> str:
     return f"exit code {code}" + (f": {words}" if words else "")
 
 
-def next_try(code: int | None, number: int, begins: str) -> str:
+def next_try(ended: str, number: int, begins: str) -> str:
     """Say how an execution ended that is tried again: ``exit code 3; try 2 begins at 2026-11-01T08:00:30Z``."""
-    return f"{explained(code)}; try {number} begins at {begins}"
+    return f"{ended}; try {number} begins at {begins}"
 
 
 def _signal(number: int) -> str:

@@ -16,13 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
 from typing import Any
 
-from flowplan.schemas.runs import ENDS, Json, Observed, Recorded, Status
+from flowplan.schemas import exit_codes
+from flowplan.schemas.backoff import wait_after
+from flowplan.schemas.runs import ENDS, Json, Observed, Recorded, Status, Try
+from flowplan.schemas.times import seconds_between, timestamp
 
 REMOVED = "Removed"
 RETRIED = "Retried"
 """The reason of the event of a further execution within an attempt; its status is ``running``."""
+RETRY_DELAY = "RetryDelay"
+"""The reason of a run that has failed and waits for its next try; its status is ``running``."""
+ENDED = "ended"
+"""Key of a handle: when the execution ended (RFC 3339) after which the run waits, or was last tried again."""
+ASKED = "asked"
+"""Key of a handle: the next try is counted, and its engine is asked for it; gone once it was seen to run."""
 GONE = "the object is gone and how it ended is not known"
 
 _NEXT = {
@@ -109,6 +119,54 @@ def after(now: Progress, seen: Observed) -> Progress:
     if status.final and now.exit_code is None:
         changes["exit_code"] = seen.exit_code
     return replace(now, **changes)
+
+
+def told(record: Recorded, seen: Observed) -> Observed:
+    """Return what an observation means for a run that flowplan itself tries again (``retry_delay``); others mean what they say.
+
+    After a failure such a run waits for its next try. A failure that is no newer than the one that it has been tried again
+    after is the same one, seen late.
+    """
+    retry, before, tries = record.settings.retry, record.handle.get(ENDED), max(record.attempts, seen.attempts, 1)
+    if retry is None or record.status.settled:
+        return seen
+    if before and seen.handle:
+        seen = replace(seen, handle={ENDED: before, **seen.handle})
+    if seen.status is not Status.FAILED or not (seen.exists and seen.finished_at):
+        return seen
+    goes_on = replace(seen, status=Status.RUNNING, reason="", message="", exit_code=None, finished_at=None)
+    ended, passed = seen.finished_at, seconds_between(before, seen.finished_at)
+    if before and passed is not None and passed <= 0:
+        if record.handle.get(ASKED):
+            return replace(goes_on, handle={**seen.handle, ENDED: before, ASKED: True})
+        if record.reason != RETRY_DELAY:
+            return goes_on
+        ended = before
+    if tries > retry.retries:
+        return seen
+    begins = datetime.fromisoformat(ended) + timedelta(seconds=wait_after(tries, *retry[1:]))
+    why = seen.message if seen.exit_code is None else exit_codes.explained(seen.exit_code)
+    words = exit_codes.next_try(why, tries + 1, timestamp(begins, "seconds"))
+    return replace(goes_on, reason=RETRY_DELAY, message=words, handle={**seen.handle, ENDED: ended})
+
+
+def next_try_at(record: Recorded) -> datetime | None:
+    """Return when the next try of a run begins that flowplan tries again; None when it waits for none."""
+    retry, ended = record.settings.retry, record.handle.get(ENDED)
+    if retry is None or not ended or not record.status.live:
+        return None
+    if record.handle.get(ASKED):
+        return datetime.fromisoformat(ended)  # it was due when it was asked for
+    wait = timedelta(seconds=wait_after(max(record.attempts, 1), *retry[1:]))
+    return datetime.fromisoformat(ended) + wait if record.reason == RETRY_DELAY else None
+
+
+def asked(record: Recorded, now: datetime) -> Observed:
+    """Return what is recorded of a run before its engine is asked for its next try, which counts from then on."""
+    number, retry = max(record.attempts, 1) + 1, record.settings.retry
+    further = Try(number, retry.retries + 1 if retry else None, timestamp(now), record.message.partition("; try ")[0])
+    handle = {**record.handle, ASKED: True}
+    return Observed(record.run_id, status=Status.RUNNING, attempts=number, handle=handle, tries=(further,))
 
 
 def finished(now: Progress, status: Status, **facts: Any) -> Progress:

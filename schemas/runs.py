@@ -94,13 +94,23 @@ class Identity(NamedTuple):
         return run_id(self.lineage, self.address, self.attempt)
 
 
+class Retry(NamedTuple):
+    """How flowplan itself tries a run again: how often, and how long it waits before (``backoff.wait_after``)."""
+
+    retries: int
+    initial: float
+    factor: float = 1.0
+    max: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What flowplan itself does with a run; durations in seconds, None where there is no limit.
 
     ``group`` is the run's name in the spec (all cells of a matrix share it), ``needs`` are addresses,
     ``rerun`` is ``on_failure|on_change|always|never``, ``rerun_with`` is ``""|needs``, ``keep`` is ``""|finished``, ``replace`` is ``stop_first|start_first|after_finish``,
-    ``protect`` is ``""|active|always``, ``ignore_changes`` are JSON Pointers into the objects.
+    ``protect`` is ``""|active|always``, ``retry`` is None where the engine tries again, if anybody does,
+    ``ignore_changes`` are JSON Pointers into the objects.
     """
 
     group: str = ""
@@ -118,6 +128,7 @@ class Settings:
     triggers: Mapping[str, str] = field(default_factory=dict)
     rerun_with: Annotated[str, Member(absent="")] = ""
     keep: Annotated[str, Member(absent="")] = ""
+    retry: Annotated[Retry | None, Member(absent=None)] = None
 
 
 class Origin(NamedTuple):

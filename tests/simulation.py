@@ -17,15 +17,21 @@ from flowplan.planner import conduct
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.words import Answered, EndRead, Fact, Interrupted, Manner, Moment, Seen
 from flowplan.planner.conduct.world import World
+from flowplan.schemas import lifecycle
+from flowplan.schemas.backoff import wait_after
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import Progress, after, finished, progress_of, progressed
 from flowplan.schemas.plans import Action, Change, Plan
-from flowplan.schemas.runs import Observed, Recorded, Settings, Status
+from flowplan.schemas.runs import Observed, Recorded, Retry, Settings, Status
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TROUBLED, CALM = 6, 4
 """How many applies may crash and fail, and how many more, in which nothing does, a project may take to come to rest."""
+
+
+Called = words.Start | words.Update | words.Remove | words.Again | words.ReadEnd
+"""The commands that an engine answers."""
 
 
 class Crash(Exception):
@@ -41,6 +47,8 @@ class Engine:
     content: dict[str, Any] = field(default_factory=dict)
     since: dict[str, datetime] = field(default_factory=dict)
     started: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, datetime] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)
     away: dict[str, Status] = field(default_factory=dict)
 
@@ -65,7 +73,28 @@ class Engine:
         status = self.objects.get(run_id)
         if status is None:
             return Observed(run_id, exists=False)
-        return Observed(run_id, status=status, attempts=1, started_at=self.since[run_id].isoformat())
+        ended = self.ended[run_id].isoformat() if status.final else None
+        handle = {"id": run_id}
+        started = self.since[run_id].isoformat()
+        return Observed(run_id, status=status, attempts=1, started_at=started, finished_at=ended, handle=handle)
+
+    def end(self, run_id: str, now: datetime) -> None:
+        self.objects[run_id] = self.rng.choice([Status.SUCCEEDED] * 4 + [Status.FAILED])
+        self.ended[run_id] = now
+        self.failures[run_id] = self.failures.get(run_id, 0) + (self.objects[run_id] is Status.FAILED)
+
+    def again(self, record: Recorded, now: datetime) -> Observed:
+        """Start a run again, as ``protocol.Retrier`` says; no try begins before its delay or beyond the last one."""
+        seen = self.look(record.run_id)
+        if seen.status is not Status.FAILED or seen.finished_at != record.handle.get(lifecycle.ENDED):
+            return seen
+        retry, failures = record.settings.retry, self.failures[record.run_id]
+        assert retry is not None and failures <= retry.retries, f"{record.run_id} is tried {failures + 1} times"
+        passed = (now - self.ended[record.run_id]).total_seconds()
+        assert passed >= wait_after(failures, *retry[1:]), f"{record.run_id} is tried again after {passed} s"
+        self.objects[record.run_id], self.since[record.run_id] = Status.RUNNING, now
+        assert record.attempts == failures + 1, f"execution {failures + 1} of {record.run_id} is not counted"
+        return self.look(record.run_id)
 
     def live(self) -> list[str]:
         return [run_id for run_id, status in self.objects.items() if status.live]
@@ -161,6 +190,7 @@ def random_wishes(rng: random.Random) -> dict[str, Wish]:
                 needs=tuple(f"r{n}" for n in rng.sample(range(number), min(number, rng.choice([0, 0, 1, 2])))),
                 max_parallel={"g": None, "h": 2}[group],
                 timeout=rng.choice([None, 20.0]),
+                retry=rng.choice([None, Retry(2, 3.0, 2.0), Retry(1, 0.0)]),
                 replace=rng.choice(["stop_first", "start_first", "after_finish"]),
                 grace_period=1.0,
             ),
@@ -250,7 +280,7 @@ class Apply:
     plan: Plan
     now: datetime
     calm: bool
-    calls: list[words.Start | words.Update | words.Remove | words.ReadEnd] = field(default_factory=list)
+    calls: list[Called] = field(default_factory=list)
     performed: int = 0
 
     def __post_init__(self) -> None:
@@ -285,7 +315,7 @@ class Apply:
             if self.performed == self.crash_at:
                 raise Crash
             answer = self.state.perform(command)
-            if isinstance(command, words.Start | words.Update | words.Remove | words.ReadEnd):
+            if isinstance(command, Called):
                 self.calls.append(command)
             elif isinstance(command, words.Unfollow):
                 answer = self.rng.random() < 0.3  # its output is never heard to end
@@ -301,7 +331,7 @@ class Apply:
             if not self.calm and roll > 0.89 and self.state.attempts[run_id].status is not Status.CREATING:
                 self.engine.away[run_id] = self.engine.objects.pop(run_id)
             elif not self.endless(run_id):
-                self.engine.objects[run_id] = self.rng.choice([Status.SUCCEEDED] * 4 + [Status.FAILED])
+                self.engine.end(run_id, self.now)
             return Seen(self.engine.look(run_id))
         if not self.calm and roll > 0.995:
             return Interrupted()
@@ -312,13 +342,13 @@ class Apply:
         record = self.state.attempts.get(run_id)
         return record is not None and record.settings.timeout is not None and sum(run_id.encode()) % 3 == 0
 
-    def answer(self, command: words.Start | words.Update | words.Remove | words.ReadEnd) -> Fact:
+    def answer(self, command: Called) -> Fact:
         match command:
             case words.ReadEnd(record):
                 return EndRead(record.run_id, "")
             case words.Remove(_, attempts, limit):
                 before = self.engine.look(attempts[0].run_id) if limit else None
-                if before and before.exists and before.status is not attempts[0].status:
+                if before and before.exists and lifecycle.told(attempts[0], before).status is not attempts[0].status:
                     return Answered(command, before)
                 if not self.calm and self.rng.random() < 0.05:
                     return Answered(command, error=EngineUnreachable("no answer"))
@@ -329,6 +359,10 @@ class Apply:
                 return self.start(command, change, former, first)
             case words.Update(change):
                 return Answered(command, self.engine.look(change.run_id))
+            case words.Again(record):
+                if not self.calm and self.rng.random() < 0.05:
+                    return Answered(command, error=EngineUnreachable("no answer"))
+                return Answered(command, self.engine.again(record, self.now))
 
     def start(self, command: words.Start, change: Change, former: tuple[Recorded, ...], first: bool) -> Answered:
         roll = 1.0 if self.calm else self.rng.random()
@@ -383,6 +417,8 @@ class Apply:
                 self.create(command.change)
             elif isinstance(command, words.Remove) and self.rng.random() < 0.5:
                 self.remove_all(command.attempts)
+            elif isinstance(command, words.Again) and self.rng.random() < 0.5:
+                self.engine.again(command.record, self.now)
 
 
 def _check_the_end(engine: Engine, state: State, plan: Plan) -> None:

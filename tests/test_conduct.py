@@ -25,7 +25,7 @@ from flowplan.planner.conduct.world import World
 from flowplan.schemas import lifecycle
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed
 from flowplan.schemas.plans import Action, Change, Plan
-from flowplan.schemas.runs import Observed, Recorded, Settings, Status
+from flowplan.schemas.runs import Observed, Recorded, Retry, Settings, Status
 
 TRANSCRIPTS = Path(__file__).with_name("transcripts")
 SIMULATED = int(os.environ.get("FLOWPLAN_SIMULATED", "20000"))
@@ -52,7 +52,7 @@ def test_the_page_shows_a_transcript_that_holds() -> None:
 class Play:
     """One transcript: a plan, a state in memory, and what was asked of engines that is not answered yet.
 
-    The head holds ``runs``: address -> {action, needs, group, max_parallel, timeout, start_timeout, replace, record: status
+    The head holds ``runs``: address -> {action, needs, group, max_parallel, timeout, start_timeout, replace, retry, record: status
     of the recorded attempt, leftover: status of an earlier one}; ``detach``, ``wait``: seconds; ``room``: calls at once;
     ``locked``: true when the lock is held from the start; ``patient``: true to ask silent engines again;
     ``stream``: true to show the output of runs.
@@ -75,6 +75,8 @@ class Play:
         """Return the change that the head describes, and put what is recorded into the state."""
         fields = {k: v for k, v in given.items() if k not in ("action", "record", "leftover", "moved_from")}
         fields = {"group": address, **fields, "needs": tuple(given.get("needs", ()))}
+        if "retry" in fields:
+            fields["retry"] = Retry(*fields["retry"])
         settings = Settings(**fields)
         action, attempt = Action(given.get("action", "create")), 1
         born = given.get("moved_from", address)
@@ -159,9 +161,13 @@ class Play:
         if word == "away":
             return Observed(run_id, status=Status.RUNNING, elsewhere="h", message="on host h, last seen at 8:00")
         since = self.now.isoformat() if word in ("running", "pending") else None
-        return Observed(run_id, status=Status(word), started_at=since, exit_code={"failed": 3}.get(word))
+        ended = self.now.isoformat() if word in ("failed", "succeeded") else None
+        code, handle = {"failed": 3}.get(word), {"id": run_id}
+        return Observed(run_id, status=Status(word), started_at=since, finished_at=ended, exit_code=code, handle=handle)
 
-    def answer(self, command: words.Start | words.Update | words.Remove, word: str, message: str) -> Answered:
+    def answer(
+        self, command: words.Start | words.Update | words.Remove | words.Again, word: str, message: str
+    ) -> Answered:
         errors: dict[str, type[FlowplanError]] = {
             "refused": StartFailed, "forbidden": ProviderError, "silent": EngineUnreachable,
         }  # fmt: skip
@@ -171,6 +177,8 @@ class Play:
             return Answered(command, removed=former if first else (), error=errors[word](message))
         if word == "spared":
             return Answered(command, self.look(command.attempts[0].run_id, message))  # type: ignore[union-attr]
+        if isinstance(command, words.Again):
+            return Answered(command, self.look(command.record.run_id, word))
         seen = None if isinstance(command, words.Remove) else self.look(command.change.run_id, word)
         return Answered(command, seen, former)
 
@@ -197,6 +205,8 @@ class Play:
                     self.calls[command.change.address] = command
                 case words.Remove():
                     self.calls[command.address] = command
+                case words.Again():
+                    self.calls[command.record.address] = command
                 case words.ReadEnd():
                     self.calls[f"end {command.record.run_id}"] = command
             quiet = isinstance(command, words.Show) and not command.aloud
@@ -220,6 +230,8 @@ def shown(command: words.Command) -> str:
             return f"update {change.run_id}"
         case words.Remove(address, attempts, limit):
             return f"remove {ids(attempts) or address}" + (f" ({limit})" if limit else "")
+        case words.Again(record):
+            return f"start {record.run_id} again"
         case words.Finish(run_id, status, reason):
             return f"record {run_id} {status}: {reason}"
         case words.Absent(run_ids) | words.Destroyed(_, run_ids):
@@ -297,4 +309,11 @@ def test_the_simulation_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> 
         assert caught()
     with monkeypatch.context() as patched:
         patched.setattr(starting, "need_met", lambda world, need: (True, ""))
+        assert caught()
+    with monkeypatch.context() as patched:
+        patched.setattr(lifecycle, "wait_after", lambda tries, *delay: 0.0)
+        assert caught()
+    with monkeypatch.context() as patched:
+        asked = lifecycle.asked
+        patched.setattr(lifecycle, "asked", lambda record, now: replace(asked(record, now), attempts=1))
         assert caught()

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowplan.schemas.lifecycle import GONE, REMOVED, Progress, after, finished, outcome, progress_of, progressed
-from flowplan.schemas.runs import Observed, Recorded, Settings, Status
+from flowplan.schemas import lifecycle
+from flowplan.schemas.lifecycle import (
+    GONE,
+    REMOVED,
+    RETRY_DELAY,
+    Progress,
+    after,
+    asked,
+    finished,
+    next_try_at,
+    outcome,
+    progress_of,
+    progressed,
+)
+from flowplan.schemas.runs import Observed, Recorded, Retry, Settings, Status
+from flowplan.schemas.times import timestamp
 
 LIVE = (Status.CREATING, Status.PENDING, Status.RUNNING)
 ENDS = (Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED)
@@ -186,3 +201,39 @@ def test_no_stage_is_gone_back_to(seen: list[Observed]) -> None:
         assert then.status is not Status.DESTROYED
         assert after(then, one) == then, "the same fact twice is one fact"
         now = then
+
+
+RETRY = Settings("a", retry=Retry(2, 10.0, 2.0, 15.0))
+
+
+def tried(**fields: Any) -> Recorded:
+    return Recorded("a", "p", "docker", {}, 1, "r", "n", {}, RETRY, Status.RUNNING, **fields)
+
+
+def failure(second: int) -> Observed:
+    at = f"2026-11-07T08:00:{second:02}Z"
+    return Observed("r", status=Status.FAILED, exit_code=3, attempts=1, finished_at=at, handle={"id": "c"})
+
+
+def test_a_failed_run_that_flowplan_tries_again_waits() -> None:
+    record = tried(attempts=1)
+    for begins, number in (("08:00:15Z", 2), ("08:00:35Z", 3)):
+        seen = lifecycle.told(record, failure(5 if number == 2 else 20))
+        waiting = progressed(record, after(progress_of(record), seen))
+        assert (waiting.status, waiting.reason, waiting.exit_code) == (Status.RUNNING, RETRY_DELAY, None)
+        assert waiting.message == f"exit code 3; try {number} begins at 2026-11-07T{begins}"
+        assert timestamp(next_try_at(waiting), "seconds").endswith(begins)
+        assert lifecycle.told(waiting, failure(5 if number == 2 else 20)).reason == RETRY_DELAY, "the same end again"
+        ask = asked(waiting, next_try_at(waiting))
+        assert [(one.number, one.of, one.before) for one in ask.tries] == [(number, 3, "exit code 3")]
+        record = progressed(waiting, after(progress_of(waiting), lifecycle.told(waiting, ask)))
+        assert record.attempts == number and next_try_at(record), "it is counted before its engine is asked"
+        assert lifecycle.told(record, failure(5 if number == 2 else 20)).status is Status.RUNNING
+        goes = replace(failure(0), status=Status.RUNNING, exit_code=None, finished_at=None)
+        record = progressed(record, after(progress_of(record), lifecycle.told(record, goes)))
+        assert next_try_at(record) is None
+        late = lifecycle.told(record, failure(5 if number == 2 else 20))
+        assert (late.status, late.reason) == (Status.RUNNING, ""), "an end that is known is no news"
+    assert lifecycle.told(record, failure(50)).status is Status.FAILED, "there is no further try"
+    ended = replace(record, status=Status.FAILED)
+    assert lifecycle.told(ended, failure(50)) == failure(50)

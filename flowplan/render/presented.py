@@ -10,7 +10,7 @@ from flowplan.render.objects import leaf_count, object_lines, scalar
 from flowplan.render.units import OF_SETTINGS, in_units, units_of
 from flowplan.schemas.kinds import Kind, Kinds, field_at
 from flowplan.schemas.plans import Change
-from flowplan.schemas.runs import Json, Objects, Settings
+from flowplan.schemas.runs import Json, Objects, Retry, Settings
 
 _LABELS = frozenset({"labels", "Labels", "annotations"})
 _OWN = re.compile(
@@ -98,6 +98,8 @@ def run_settings(change: Change, kinds: Kinds) -> dict[str, Json]:
         "grace_period": settings.grace_period,
     }
     others: dict[str, Json] = {"retries": _retries(change, kinds), "max_parallel": settings.max_parallel}
+    if settings.retry:
+        others |= {"retries": settings.retry.retries, "retry_delay": _delay(settings.retry)}
     plain = Settings()
     for name in ("rerun", "rerun_with", "replace", "keep", "protect", "ignore_changes", "triggers"):
         value = getattr(settings, name)
@@ -110,6 +112,14 @@ def run_line(change: Change, kinds: Kinds) -> str:
     told = {name: "none" if value is None else value for name, value in run_settings(change, kinds).items()}
     words = (f"{name}: {in_units(name, value, OF_SETTINGS) or scalar(value)}" for name, value in told.items())
     return f"Run: {{{', '.join(words)}}}"
+
+
+def _delay(retry: Retry) -> Json:
+    """Return a constant delay in seconds, or how it grows, in words."""
+    if retry.factor == 1:
+        return retry.initial
+    initial, most = (in_units("retry_delay", seconds or 0, OF_SETTINGS) for seconds in (retry.initial, retry.max))
+    return f"{initial}, then {retry.factor:g} times as long" + (f", at most {most}" if retry.max is not None else "")
 
 
 def _retries(change: Change, kinds: Kinds) -> Json:

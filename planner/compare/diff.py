@@ -16,7 +16,7 @@ from typing import Any
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, traits
 from flowplan.schemas.plans import ABSENT, FieldChange
 from flowplan.schemas.pointers import keys_of, nearest, pointer_to
-from flowplan.schemas.runs import Json, Objects, Origin, Settings, canonical
+from flowplan.schemas.runs import Json, Objects, Origin, Retry, Settings, canonical
 from flowplan.schemas.secrets import TOKEN
 
 _OPEN = re.compile(r"\(sensitive [^()\s]+ (?:unresolved|untracked)\)")
@@ -188,8 +188,17 @@ def settings_fields(before: Settings, after: Settings, kept_by_engine: frozenset
     They are the ones that count after a run was started: ``destroy`` and ``watch`` know them from the state alone.
     """
     found = []
-    for name in ("timeout", "start_timeout", "grace_period", "max_parallel", "needs", "stream_output", "protect"):
-        old, new = getattr(before, name), getattr(after, name)
+    for name in (
+        "timeout",
+        "start_timeout",
+        "grace_period",
+        "max_parallel",
+        "needs",
+        "stream_output",
+        "protect",
+        "retry",
+    ):
+        old, new = (v._asdict() if isinstance(v, Retry) else v for v in (getattr(before, name), getattr(after, name)))
         old, new = (list(value) if isinstance(value, tuple) else value for value in (old, new))
         if name == "protect":
             old, new = old or False, new or False  # as a spec says it

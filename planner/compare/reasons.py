@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flowplan.schemas.lifecycle import after, progress_of
+from flowplan.schemas.lifecycle import after, progress_of, told
 from flowplan.schemas.plans import FieldChange, RunFacts
 from flowplan.schemas.pointers import keys_of
 from flowplan.schemas.runs import Observed, Recorded
@@ -12,7 +12,7 @@ from flowplan.schemas.runs import Observed, Recorded
 
 def standing(record: Recorded, seen: Observed | None) -> RunFacts:
     """Return the run as it stands: what is recorded, after what the engine says."""
-    now = after(progress_of(record), seen) if seen else progress_of(record)
+    now = after(progress_of(record), told(record, seen)) if seen else progress_of(record)
     return RunFacts(
         status=now.status,
         attempt=record.attempt,

@@ -32,6 +32,7 @@ from flowplan.planner.conduct.following import (
 )
 from flowplan.planner.conduct.settling import removed, settle
 from flowplan.planner.conduct.starting import clear_away, dispatch, move, take_lock
+from flowplan.planner.conduct.trying import try_again
 from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import World
 from flowplan.schemas.errors import EngineUnreachable
@@ -73,6 +74,7 @@ def react(world: World, facts: Sequence[words.Fact], moment: words.Moment) -> Co
     for fact in facts:
         yield from _take(world, fact)
     yield from enforce_limits(world)
+    yield from try_again(world)
     yield from look_at_others(world)
     for address, (_, until) in list(world.untold.items()):
         if until < moment.now:

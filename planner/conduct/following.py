@@ -16,6 +16,7 @@ from flowplan.planner.conduct.world import (
     World,
     how_it_ended,
 )
+from flowplan.schemas import lifecycle
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.events import Event
 from flowplan.schemas.runs import Observed, Recorded, Status
@@ -73,7 +74,7 @@ def look_at_others(world: World) -> Commands:
         same = record is not None and run.record is not None and run.record.run_id == record.run_id
         run.care = Care.NOBODY
         world.theirs.discard(address)
-        yield from _replace(world, address, record)
+        yield from replace_record(world, address, record)
         if record and record.status.live and same:
             yield from follow(world, [record])
 
@@ -86,7 +87,7 @@ def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False
     Args:
         catching_up: True for what was seen while planning, whose output is not shown.
     """
-    told = [s for s in seen if s.run_id in world.address_of and s.run_id not in world.removing]
+    told = [_meant(world, s) for s in seen if s.run_id in world.address_of and s.run_id not in world.removing]
     told = [s for s in told if not (s.gone and world.destroying(world.address_of[s.run_id]))]
     if told and not world.locked:
         # Another flowplan that writes may be stopping these runs; it tells of them itself, as cancelled.
@@ -119,13 +120,19 @@ def _take_in(
     """Take in what was recorded at addresses, and tell the events; those of another flowplan as well."""
     others = [event.address for event in events if event.address in world.runs]
     for address in dict.fromkeys((*addresses, *others)):
-        yield from _replace(world, address, records.get(address))
+        yield from replace_record(world, address, records.get(address))
     for event in events:
         record = world.runs[event.address].record if event.address in world.runs else None
         if record and record.run_id == event.run_id and record.status.final and event.status == record.status:
             yield from _end(world, record, event, catching_up)
         else:
             yield from tell(world, [event])
+
+
+def _meant(world: World, seen: Observed) -> Observed:
+    """Return what an observation means for the newest attempt at its address."""
+    record = world.runs[world.address_of[seen.run_id]].record
+    return lifecycle.told(record, seen) if record and record.run_id == seen.run_id else seen
 
 
 def _end(world: World, record: Recorded, event: Event, catching_up: bool) -> Commands:
@@ -211,10 +218,10 @@ def refresh(world: World, addresses: Sequence[str]) -> Commands:
     """Reload the records of addresses from the state."""
     records = yield words.Reload(tuple(addresses))
     for address in addresses:
-        yield from _replace(world, address, records.get(address))
+        yield from replace_record(world, address, records.get(address))
 
 
-def _replace(world: World, address: str, record: Recorded | None) -> Commands:
+def replace_record(world: World, address: str, record: Recorded | None) -> Commands:
     """Take in the newest record of an address, which may be that of another flowplan's next attempt."""
     former = world.run_at(address).record
     if record:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.following import fail, follow, record_and_tell, refresh, stop_following
+from flowplan.planner.conduct.trying import tried
 from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderError, StartFailed
@@ -33,6 +34,9 @@ def removed(world: World, answer: words.Answered) -> Commands:
 def settle(world: World, answer: words.Answered) -> Commands:
     """Finish the step that an engine answered."""
     command, error = answer.command, answer.error
+    if isinstance(command, words.Again):
+        yield from tried(world, world.run_at(command.record.address), answer)
+        return
     run = world.run_at(command.address if isinstance(command, words.Remove) else command.change.address)
     if isinstance(command, words.Remove) and command.limit:
         yield from _stopped(world, run, answer)
@@ -62,7 +66,8 @@ def _failed(world: World, run: Run, answer: words.Answered, error: FlowplanError
     one when it is patient. An attempt that was started before its former one could not be removed (``start_first``) goes on.
     """
     if world.manner.patient and isinstance(error, EngineUnreachable):
-        asked = answer.command.attempts if isinstance(answer.command, words.Remove) else answer.command.former
+        command = answer.command
+        asked = command.attempts if isinstance(command, words.Remove) else getattr(command, "former", ())
         done_with = {r.run_id for r in (*answer.removed, *([run.record] if run.record else []))}
         run.former = [record for record in asked if record.run_id not in done_with]
         run.known, run.tries = True, run.tries + 1

@@ -164,6 +164,13 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """Start the object of an attempt again: it failed, and the wait before its next try is over, which is counted."""
+
+    record: Recorded
+
+
+@dataclass(frozen=True, slots=True)
 class Follow:
     """Watch attempts until they end."""
 
@@ -209,7 +216,7 @@ class Note:
 
 Command = (
     Lock | Unlock | AskOthers | Intend | Advance | Finish | Absent | Destroyed | Applied | Forget | Move | Skip | Keep | AskDropped
-    | AskCarried | Reload | Start | Update | Remove | Follow | Show | Unfollow | ReadEnd | Tell | Note
+    | AskCarried | Reload | Start | Update | Remove | Again | Follow | Show | Unfollow | ReadEnd | Tell | Note
 )  # fmt: skip
 Commands = Generator[Command, Any, None]
 
@@ -226,7 +233,7 @@ class Answered:
         before: the object as it was before it was removed for a time limit.
     """
 
-    command: Start | Update | Remove
+    command: Start | Update | Remove | Again
     seen: Observed | None = None
     removed: tuple[Recorded, ...] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)

@@ -11,11 +11,14 @@ from heapq import heappop, heappush
 from flowplan.planner.conduct.words import Manner, Moment
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.events import Event
+from flowplan.schemas.lifecycle import next_try_at
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Status
 
 LOOK_AT_LIMITS = timedelta(seconds=0.2)
 """How often time limits are looked at; a thousand runs that have one double it."""
+ASK_AGAIN = timedelta(seconds=5)
+"""How long an engine that did not answer is left alone before a run is tried again."""
 LOOK_AT_THEIRS = timedelta(seconds=0.5)
 """How often the state is asked whether another flowplan has started what it was about to start."""
 SHOWN_WITHIN = timedelta(seconds=5)
@@ -37,6 +40,7 @@ class Care(Enum):
 
     NOBODY = auto()  # not yet, or not any more
     FOLLOWED = auto()
+    TRYING = auto()  # its engine was asked to start it again
     STOPPING = auto()  # a time limit has passed, and this flowplan is ending it
     THEIRS = auto()  # another flowplan is starting it
     UNWATCHED = auto()  # its engine refuses to be watched
@@ -95,7 +99,8 @@ class World:
         locked: whether this process holds the writer's lock. lock_was_away: whether it was given back since the last step,
             so that another flowplan may have changed what was planned. said_locked: whether the user knows who holds it.
         runs: by address. address_of: by run id, of every attempt seen here.
-        live, limited: the runs whose attempt may still do work, and those of them that have a time limit.
+        live, limited, retrying: the runs whose attempt may still do work, and those of them that have a time limit, or wait for
+            their next try.
         groups: group -> addresses of its live runs, for ``max_parallel``.
         waiting: the runs whose step has not begun.
         steps: the runs of the plan, in its order. due: the places among them to look at (a heap). aside: what has to change
@@ -103,7 +108,7 @@ class World:
         later: times and the places of steps that wait for them (a heap).
         theirs: addresses that another flowplan is starting; expected: those that it starts later. theirs_due: when to look
             at them again.
-        limits_due: when to look at time limits again.
+        limits_due, retries_due: when to look at time limits, and at waits, again.
         removing: run ids whose objects are being removed here, so that it is no loss when they go away.
         ending: run id -> the attempt that ended, and until when its output may take to be shown.
         untold: address -> the events of an end that is told when the output has been shown, and until when that may take.
@@ -134,6 +139,7 @@ class World:
         self.address_of: dict[str, str] = {}
         self.live: dict[str, Run] = {}
         self.limited: dict[str, Run] = {}
+        self.retrying: dict[str, Run] = {}
         self.groups: dict[str, set[str]] = {}
         self.waiting: dict[str, Run] = {}
         self.due: list[int] = []
@@ -154,6 +160,7 @@ class World:
         self.said_locked = self.lock_was_away = False
         self.theirs_due: datetime | None = None
         self.limits_due: datetime | None = None
+        self.retries_due: datetime | None = None
         self.moment: Moment
         for record in records.values():
             self.keep(record)
@@ -220,7 +227,7 @@ class World:
 
     def is_followed(self, run: Run) -> bool:
         """Return whether a live run is followed to its end; an abandoned intent is not."""
-        followed = run.wanted and run.care in (Care.FOLLOWED, Care.STOPPING, Care.THEIRS)
+        followed = run.wanted and run.care in (Care.FOLLOWED, Care.TRYING, Care.STOPPING, Care.THEIRS)
         return followed and not self.abandoned(run)
 
     def abandoned(self, run: Run) -> bool:
@@ -286,6 +293,10 @@ class World:
             self.groups.setdefault(record.settings.group, set()).add(run.address)
             if record.settings.start_timeout is not None or record.settings.timeout is not None:
                 self.limited[run.address] = run
+        if next_try_at(record):
+            self.retrying[run.address] = run
+        else:
+            self.retrying.pop(run.address, None)
         self.wake(run.address)
 
     def drop(self, address: str) -> None:
@@ -293,6 +304,7 @@ class World:
         run = self.runs.get(address)
         if run is not None:
             self._leave_group(run)
+            self.retrying.pop(address, None)
             run.record = None
             self.wake(address)
 

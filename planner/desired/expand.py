@@ -24,7 +24,7 @@ from flowplan.planner.desired.sealing import Sealer
 from flowplan.planner.desired.template_file import Template, load_template
 from flowplan.planner.desired.unset import depends_on, unsure_places
 from flowplan.planner.desired.variables import Variables
-from flowplan.planner.manifests import Manifests, ResolvedRun
+from flowplan.planner.manifests import Manifests, ResolvedRun, traits
 from flowplan.schemas.composition import is_reference
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
@@ -47,6 +47,8 @@ READABLE = {
 _NORMALISED = ("env", "command", "entrypoint", *run_fields.TEXT_MAPS, *run_fields.TEXT_FIELDS)
 """Fields whose normalisation checks their type; the others are checked by the model once they are evaluated."""
 
+_SETTING = (*run_fields.SETTINGS, "retries", "retry_delay", "provider")
+"""Fields that decide on the settings of a run."""
 _SECRET_HINT = "use from_env, from_file or a sensitive variable"
 
 
@@ -358,7 +360,10 @@ class _Expander:
                 message = f'there is no provider of the type "{run.type}"'
                 self.report.fault(group.source(("provider",)), message, "install it, or use another one")
                 break
-            settings = one.settings(run)
+            keeper = traits(module).RETRY_DELAY
+            if run.fields.get("retries") and run.fields.get("retry_delay") is not None and not keeper:
+                self.report.warn(group.source(("retry_delay",)), f"is not kept by providers of the type {run.type}")
+            settings = one.settings(run, tries_again=keeper == "flowplan")
             if settings is None:
                 break
             for fault in module.check(run):
@@ -538,14 +543,14 @@ class _CellRun:
             return False
         return True
 
-    def settings(self, run: ResolvedRun) -> Settings | None:
+    def settings(self, run: ResolvedRun, *, tries_again: bool) -> Settings | None:
         """Return what flowplan does with the run; shared by all cells where nothing in it differs."""
         group = self.group
         settings = group.settings
         if settings is None:
-            settings = run_fields.settings(group.name, run.fields)
+            settings = run_fields.settings(group.name, run.fields, tries_again=tries_again)
             filled_by_cell = "template" in group.fields and bool(group.dynamic or group.files)
-            if not filled_by_cell and not any(key in group.dynamic for key in run_fields.SETTINGS):
+            if not filled_by_cell and not any(key in group.dynamic for key in _SETTING):
                 group.settings = settings
         needs = group.needs
         if needs is None:

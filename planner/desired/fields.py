@@ -12,8 +12,8 @@ from flowplan.schemas.composition import descend, is_reference, over
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.env_files import EnvFiles, env_files_in
 from flowplan.schemas.fields import kind_of
-from flowplan.schemas.quantities import duration
-from flowplan.schemas.runs import Json, Origin, Settings
+from flowplan.schemas.quantities import backoff, duration
+from flowplan.schemas.runs import Json, Origin, Retry, Settings
 from flowplan.schemas.secrets import SecretSource
 from flowplan.schemas.sources import Path, SourceMap
 
@@ -191,9 +191,15 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def settings(group: str, fields: Mapping[str, Any]) -> Settings:
-    """Return what flowplan itself does with a run, from its checked fields; ``needs`` is left empty."""
+def settings(group: str, fields: Mapping[str, Any], *, tries_again: bool) -> Settings:
+    """Return what flowplan itself does with a run, from its checked fields; ``needs`` is left empty.
+
+    Args:
+        tries_again: its engine does not keep ``retry_delay``, and flowplan does.
+    """
     given = {key: fields[key] for key in SETTINGS if key in fields}
+    if tries_again and fields.get("retries") and fields.get("retry_delay") is not None:
+        given["retry"] = Retry(int(fields["retries"]), **backoff(fields["retry_delay"]))
     return Settings(group=group, **{key: _CONVERT[key](v) if key in _CONVERT else v for key, v in given.items()})
 
 

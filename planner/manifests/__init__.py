@@ -136,6 +136,8 @@ class Traits(NamedTuple):
         KINDS: how people read the objects.
         ENGINE: what messages call the engine.
         EXAMPLE: the run, indented below ``runs:``, that ``flowplan init --provider`` writes.
+        RETRY_DELAY: who keeps the ``retry_delay`` of a run: ``engine`` (or the pure half tells why not), ``flowplan``, which calls
+            ``protocol.Retrier.again``, or nobody.
         KEEPS_FILES: whether the provider keeps files of attempts beside the state (``protocol.Keeper``).
         interrupts: what a change in place does to a live run that it ends, pauses or shrinks: path, before, after and
             ``Observed.progress`` -> words.
@@ -148,6 +150,7 @@ class Traits(NamedTuple):
     KINDS: Kinds = MappingProxyType({})
     ENGINE: str = "engine"
     EXAMPLE: str = ""
+    RETRY_DELAY: str = ""
     KEEPS_FILES: bool = False
     interrupts: Callable[[str, Json, Json, Mapping[str, float]], str] = lambda path, before, after, progress: ""
     controlled_by: Callable[[str, str], bool] = lambda path, manager: False

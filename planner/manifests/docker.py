@@ -78,6 +78,7 @@ KINDS = {
         order=_ORDER,
     )
 }
+RETRY_DELAY = "flowplan"
 ENGINE = "Docker engine"
 EXAMPLE = """\
   hello:
@@ -428,14 +429,10 @@ def _switches(build: _Build) -> None:
     if build.docker("auto_remove") is not None:
         build.put((*_HOST, "AutoRemove"), bool(build.docker("auto_remove")), "docker", "auto_remove")
     if retries:
-        if build.run.fields.get("retry_delay") is not None:
-            build.warnings.append(
-                "retry_delay is not kept: the Docker Engine starts the container again at once, and waits twice as long "
-                "before each further retry, from 0.1s to 1m; leave retry_delay out"
-            )
         if build.docker("auto_remove"):
             build.fault(("docker", "auto_remove"), "auto_remove and retries exclude each other", "keep one of them")
-        build.put((*_HOST, "RestartPolicy"), {"Name": "on-failure", "MaximumRetryCount": int(retries)}, "retries")
+        if build.run.fields.get("retry_delay") is None:  # else flowplan starts it again: the Engine knows no such wait
+            build.put((*_HOST, "RestartPolicy"), {"Name": "on-failure", "MaximumRetryCount": int(retries)}, "retries")
 
 
 def _options(build: _Build) -> None:

@@ -25,6 +25,7 @@ comparable, equal, controlled_by = job_drift.comparable, job_drift.equal, job_dr
 KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 """Settings that the Job itself carries: activeDeadlineSeconds, terminationGracePeriodSeconds."""
 
+RETRY_DELAY = "engine"
 CONTENT_LABELS = tuple(f"/{kind}/metadata/labels/flowplan.dev~1content" for kind in ("Job", "Secret"))
 _SECONDS = (
     *("activeDeadlineSeconds", "terminationGracePeriodSeconds", "ttlSecondsAfterFinished", "tolerationSeconds"),

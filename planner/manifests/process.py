@@ -34,6 +34,7 @@ KINDS = {
     )
 }
 ENGINE = "host"
+RETRY_DELAY = "engine"
 KEEPS_FILES = True
 EXAMPLE = """\
   hello:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,10 @@ from flowplan.providers.protocol import IMPORTED, Order
 from flowplan.schemas.docker_api import same
 from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.faults import point
+from flowplan.schemas.lifecycle import ENDED
 from flowplan.schemas.plans import FieldChange
-from flowplan.schemas.runs import Observed, Recorded
+from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.schemas.times import seconds_between, timestamp
 
 _HOST = "/Container/Config/HostConfig/"
 
@@ -89,6 +92,35 @@ class Changer:
         again = self._engine.get(f"/containers/{found['Id']}/json")
         seen = containers.from_inspect(again, self._engine.base_url, record)
         return replace(seen, remarks=self._kept_as_it_was(record, container, fields, again, warnings))
+
+    def again(self, record: Recorded) -> Observed:
+        """Start a container again that has failed, if it has not been since; a refusal is one more try that failed.
+
+        Raises:
+            EngineUnreachable: it may have been started, or not.
+        """
+        found = self.find(record)
+        if found is None:
+            return containers.gone(record)
+        before = containers.from_inspect(found, self._engine.base_url, record)
+        passed = seconds_between(record.handle.get(ENDED), before.finished_at)
+        if before.status is not Status.FAILED or passed is None or passed > 0:
+            return before
+        place = f"/containers/{found['Id']}"
+
+        def look() -> Observed:
+            return containers.from_inspect(self._engine.get(f"{place}/json"), self._engine.base_url, record)
+
+        try:
+            self._engine.confirmed(
+                partial(self._engine.post, f"{place}/start"), lambda: look().started_at != before.started_at
+            )
+        except Refusal as error:
+            at = timestamp(self._engine.clock.now() or datetime.now(UTC), "microseconds")
+            refused = replace(before, reason="StartFailed", message=error.message, exit_code=None)
+            return replace(refused, finished_at=at)
+        point("docker:again:after")
+        return look()
 
     def _resources(self, found: str, container: Mapping[str, Any], fields: Sequence[FieldChange]) -> list[str]:
         """Change limits and the restart policy; return the Engine's warnings."""

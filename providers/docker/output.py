@@ -135,6 +135,7 @@ class Output:
         tty: the container has a terminal: its output is one stream then, without times.
         starting: the container may not have been created yet.
         held: what it wrote since before its start, where that is held.
+        retries: how often flowplan may start it again after it has failed.
     """
 
     def __init__(
@@ -145,7 +146,10 @@ class Output:
         tty: bool,
         starting: bool = False,
         held: Stream | None = None,
+        retries: int = 0,
     ) -> None:
+        self._retries = retries
+        self._failures: set[str] = set()
         self._engine = engine
         self._container = container
         self._starting = starting
@@ -226,7 +230,7 @@ class Output:
                     return
                 state, was_starting = self._state(), self._starting
                 self._starting = was_starting and state.get("Status", "created") == "created"
-                if not was_starting and not _goes_on(state):  # else its log has begun since it was opened
+                if not was_starting and not self._goes_on(state):  # else its log has begun since it was opened
                     return
                 if self._starting and time.monotonic() - begun > START_LIMIT:
                     raise ProviderError(
@@ -238,7 +242,7 @@ class Output:
                     raise self._engine.unreachable(error) from None
             self._reader.resume(from_start=tail is None)
             tail = tail if not self._reader.last else None
-            stop.wait(0.3)
+            stop.wait(1.0 if self._failures else 0.3)
 
     def _stream(self, stream: Stream, stop: threading.Event) -> Iterator[LogLine]:
         heard = time.monotonic()
@@ -248,7 +252,7 @@ class Output:
                     heard = time.monotonic()
                     yield from self._reader.feed(data)
                 elif time.monotonic() - heard > min(SILENCE_LIMIT, self._engine.timeout):
-                    if not _goes_on(self._state()):  # the rest of its output did not come this way
+                    if not self._goes_on(self._state()):  # the rest of its output did not come this way
                         raise ConnectionError("the stream went silent before its end")
                     heard = time.monotonic()
         finally:
@@ -259,6 +263,15 @@ class Output:
         container = self._container()
         found = self._engine.inspect(container) if container else None
         return dict(found["State"]) if found else {}
+
+    def _goes_on(self, state: dict[str, Any]) -> bool:
+        """Return whether the container runs, or will be started again after it has failed."""
+        if state.get("Running") or state.get("Restarting"):
+            return True
+        if state.get("Status") != "exited" or not state.get("ExitCode"):
+            return False
+        self._failures.add(str(state.get("FinishedAt")))
+        return len(self._failures) <= self._retries
 
     def _is_going(self) -> bool:
         """Return whether the container is gone or being removed."""
@@ -279,10 +292,6 @@ class Output:
             if error.status in (404, 409):
                 return None
             raise
-
-
-def _goes_on(state: dict[str, Any]) -> bool:
-    return bool(state.get("Running") or state.get("Restarting"))
 
 
 def _since(stamp: bytes) -> str:

@@ -152,6 +152,9 @@ class DockerProvider:
     def update(self, record: Recorded, order: Order, fields: Sequence[FieldChange]) -> Observed:
         return self._changer.update(record, order, fields)
 
+    def again(self, record: Recorded) -> Observed:
+        return self._changer.again(record)
+
     def delete(self, record: Recorded, grace: float) -> None:
         self._changer.delete(record, grace)
 
@@ -171,7 +174,10 @@ class DockerProvider:
         container = str(record.handle.get("id") or "")
         starting, held = record.status is Status.CREATING and not container, self._attachments.take(container)
         tty, find = self._has_terminal(record), partial(self._container, record)
-        return Output(self._engine, find, tty=tty, starting=starting, held=held).lines(tail, follow, stop)
+        retry = record.settings.retry
+        left = retry.retries + 1 - max(record.attempts, 1) if retry else 0
+        output = Output(self._engine, find, tty=tty, starting=starting, held=held, retries=left)
+        return output.lines(tail, follow, stop)
 
     def progress(self, record: Recorded, stop: threading.Event) -> Iterator[LogLine]:
         """Attach to the container, for its log has a line only when it is complete."""

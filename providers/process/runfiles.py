@@ -21,6 +21,7 @@ from flowplan.providers.protocol import IMPORTED, of_other_content
 from flowplan.schemas import exit_codes
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.faults import point
+from flowplan.schemas.lifecycle import RETRY_DELAY
 from flowplan.schemas.places import make_private
 from flowplan.schemas.runs import Identity, Objects, Observed, Recorded, Status, Try
 
@@ -240,8 +241,8 @@ def _observed(files: RunFiles, recorded: Recorded | None, known: Record | None) 
         facts["tries"] = _tries(known, recorded)
     if known and known.wait:
         begins = time_of(known.wait["until_ns"] / 1e9)
-        said = exit_codes.next_try(known.wait["code"], facts.get("attempts", 1) + 1, begins)
-        facts |= {"reason": "RetryDelay", "message": said}
+        said = exit_codes.next_try(exit_codes.explained(known.wait["code"]), facts.get("attempts", 1) + 1, begins)
+        facts |= {"reason": RETRY_DELAY, "message": said}
     if known and known.end:
         end = known.end
         facts |= {key: end[key] for key in ("reason", "exit_code", "started_at", "finished_at")}

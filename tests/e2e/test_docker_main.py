@@ -398,6 +398,38 @@ def test_retries_are_counted(project: Project, engine: Engine) -> None:
     assert project.ok("logs", "hello").out.count("try") == 3
 
 
+def test_a_delay_between_tries_is_kept_through_interruptions(project: Project, engine: Engine) -> None:
+    script = "echo begins $(date +%s); sleep 0.3; echo ends $(date +%s); exit 3"
+    run = f"  a: {{provider: docker, image: '{IMAGE}', command: [sh, -c, '{script}'], retries: 2, retry_delay: 3s}}\n"
+    engine.spec(run)
+    assert "retries: 2, retry_delay: 3s" in project.ok("plan").out
+    applying = project.start("apply", "--yes")
+    assert applying.stderr and next(line for line in applying.stderr if "RetryDelay" in line)
+    applying.send_signal(signal.SIGINT)
+    applying.communicate()
+    assert applying.returncode == 130
+    shown = project.ok("status").out
+    assert "running" in shown and "exit code 3; try 2 begins at " in shown
+    assert project.actions() == {"a": "no-op"}, "it goes on by itself"
+    applied = project.ok("apply", "--yes", "flowplan.yaml", code=3)
+    assert "try 3 of 3; the one before ended with exit code 3" in applied.err
+    assert len(engine.ours()) == 1, "one container is started again"
+    lines = project.ok("logs", "a").out.splitlines()
+    begins, ends = ([int(line.split()[1]) for line in lines if line.startswith(word)] for word in ("begins", "ends"))
+    assert len(begins) == 3 and all(b - e >= 3 for e, b in zip(ends, begins[1:], strict=False))
+    assert applied.out.splitlines()[-1].endswith(f"ends {ends[-1]}"), "the output goes on with each try"
+    [tried] = project.ok("history", "a", "--format", "json").json["attempts"]
+    assert (tried["status"], tried["tries"]) == ("failed", 3), tried
+
+
+def test_a_run_that_waits_for_its_next_try_is_stopped_at_once(project: Project, engine: Engine) -> None:
+    engine.spec(f"  a: {{provider: docker, image: '{IMAGE}', command: ['false'], retries: 1, retry_delay: 1h}}\n")
+    project.ok("apply", "--yes", "--wait-timeout", "2s", code=8)
+    assert "RetryDelay" in project.ok("status").out
+    project.ok("destroy", "--yes")
+    assert engine.ours() == []
+
+
 def test_retries_end_with_the_first_success(project: Project, engine: Engine) -> None:
     engine.spec(run("[sh, -c, 'test -e /tmp/again && exit 0; touch /tmp/again; exit 1']", "retries: 3"))
     project.ok("apply", "--yes")
