@@ -319,8 +319,14 @@ class Follower:
             self._output.note(f"provider {provider} answers again")
 
 
-def _provider_of(command: words.Start | words.Update | words.Remove) -> str:
-    return command.attempts[0].provider if isinstance(command, words.Remove) else command.change.provider
+def _provider_of(command: words.Start | words.Update | words.Remove | words.Again) -> str:
+    match command:
+        case words.Remove(attempts=attempts):
+            return attempts[0].provider
+        case words.Again(record):
+            return record.provider
+        case words.Start(change) | words.Update(change):
+            return change.provider
 
 
 def _conflict(plan: Plan, newest: Plan) -> str:
