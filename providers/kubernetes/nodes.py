@@ -99,9 +99,9 @@ def obstacle(pod: Mapping[str, Any], nodes: Sequence[Json]) -> str:
         wanted = ", ".join(f"{k}={v}" for k, v in sorted((pod.get("nodeSelector") or {}).items()))
         what = f"the labels {wanted}" if wanted else "what its node affinity requires"
         return f"{count} {what}" if len(nodes) == 1 else f"{count} has {what}"
-    open_to = [node for node in chosen if not list(_repelling(pod, node))]
+    open_to = [node for node in chosen if not list(repelling(pod, node))]
     if not open_to:
-        taints = sorted({taint for node in chosen for taint in _repelling(pod, node)})
+        taints = sorted({taint for node in chosen for taint in repelling(pod, node)})
         return f"every node that it could run on has a taint that it does not tolerate: {', '.join(taints)}"
     asked = {name: amount for name, amount in requests_of(pod).items() if amount and name != "pods"}
     have = [(node.get("status") or {}).get("allocatable") or {} for node in open_to]
@@ -161,7 +161,7 @@ def _holds(rule: Mapping[str, Any], value: str | None) -> bool:
     return number > bound if rule["operator"] == "Gt" else number < bound
 
 
-def _repelling(pod: Mapping[str, Any], node: Json) -> Iterator[str]:
+def repelling(pod: Mapping[str, Any], node: Json) -> Iterator[str]:
     """Yield the taints that keep a pod away from a node."""
     for taint in (node.get("spec") or {}).get("taints") or []:
         tolerated = any(_tolerates(one, taint) for one in pod.get("tolerations") or [])

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from flowplan.providers.kubernetes.jobs import core_path
+from flowplan.providers.kubernetes.nodes import repelling
 from flowplan.providers.kubernetes.requests import Api, unless_refused
 from flowplan.providers.kubernetes.shapes import Shape
 from flowplan.providers.registries import Answer, asked, finding
@@ -37,7 +38,7 @@ class Pull(NamedTuple):
 
 def findings(api: Api, shapes: Sequence[Shape], nodes: Sequence[Json] | None) -> Iterator[Finding]:
     """Yield which images the nodes could not pull; each one is asked for once."""
-    kept = Kept(nodes or [])
+    kept = Kept([node for node in nodes or [] if not list(repelling({}, node))] or nodes or [])
     pulls: dict[Pull, list[Shape]] = defaultdict(list)
     for shape in shapes:
         secrets = tuple(secret["name"] for secret in shape.pod.get("imagePullSecrets") or [])
