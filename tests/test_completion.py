@@ -193,6 +193,8 @@ def test_another_state_and_another_spec_are_looked_at(directory: Path, monkeypat
     assert offered("logs") == []
     assert "gone" in offered(f"logs --state {directory}/.flowplan/state.db")
     assert "extract" in offered(f"plan {directory}/other.yaml --target")
+    monkeypatch.setenv("FLOWPLAN_STATE", f"{directory}/.flowplan/state.db")
+    assert "gone" in offered("logs")
     assert offered(f"plan {directory}/other.yaml --var") == ["tag="]
 
 

@@ -151,7 +151,8 @@ def offers(commands: Sequence[Command], before: Sequence[str], word: str) -> Ite
         return
     known = parameters(found.function)
     by_name = {name: parameter for parameter in known for name, on in names(parameter) if on}
-    values: dict[str, str] = {}
+    variables = {p.name: os.environ.get(p.declared.setting("envvar") or "", "") for p in known}
+    values = {name: value for name, value in variables.items() if value}
     free = 0
     asked: Parameter | None = None
     for text in before[len(found.words) :]:
@@ -216,7 +217,7 @@ def _values(parameter: Parameter, values: Mapping[str, str], word: str) -> Itera
 def _place(values: Mapping[str, str]) -> places.Place:
     spec = values.get("spec") or values.get("what", "")
     named = Path(spec) if spec.endswith((".yaml", ".yml")) else None
-    return places.place(values.get("state"), named, values.get("env") or os.environ.get("FLOWPLAN_ENV"))
+    return places.place(values.get("state"), named, values.get("env"))
 
 
 def _spec(values: Mapping[str, str]) -> tuple[Any, Sequence[str]]:
