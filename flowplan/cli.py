@@ -436,7 +436,7 @@ def diff(
 
 @command()
 def schema(
-    kind: Annotated[str, Argument(metavar="spec|plan|event|status|history", help="Which document.")] = "spec",
+    kind: Annotated[str, Argument(metavar="spec|include|plan|event|status|history", help="Which document.")] = "spec",
 ) -> None:
     """Print the JSON Schema of a document, for editors and programs."""
     from flowplan.commands import starting

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowplan.schemas.composition import MOST_BASES, MOST_FILES, is_reference, over
+from flowplan.schemas.composition import MOST_BASES, MOST_FILES, is_reference, over, read_files
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.load import LoadedSpec, load_spec
+from flowplan.schemas.load import load as load_files
 
 HEAD = "flowplan: 1\nproject: p\n"
 RUN = "{provider: process, command: [x]}"
@@ -366,3 +367,39 @@ def test_environments_of_included_files(tmp_path: Path) -> None:
     assert loaded.tree["runs"]["one"]["labels"] == {"a": "spec", "b": "a"}
     assert loaded.tree["runs"]["one"]["working_dir"] == "d/w"
     assert str(loaded.sources.value(("runs", "one", "labels", "b"))) == "d/a.yaml:2:41"
+
+
+# --- hostile input ---------------------------------------------------------------------------------------------------
+
+names = st.sampled_from(["a", "b", "dev", "../x", ""])
+nonsense = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["a", "b", "spec.yaml", "more.yaml", "${var.a}", "\0"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["a", "b", "extends", "env", "matrix", "from_env", "default", "dev"]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+documents = st.fixed_dictionaries(
+    {"runs": nonsense | st.dictionaries(names, nonsense | st.fixed_dictionaries({"extends": names}), max_size=3)},
+    optional=dict.fromkeys(
+        ("include", "environments", "variables", "defaults", "providers", "x-a", "policies"), nonsense
+    ),
+)
+
+
+@given(documents, documents | nonsense, st.dictionaries(names, documents, max_size=2))
+def test_nonsense_is_told_and_never_a_defect(spec: dict[str, Any], more: Any, environments: dict[str, Any]) -> None:
+    spec = {"flowplan": 1, "project": "p", "environments": environments, "include": "more.yaml", **spec}
+    with tempfile.TemporaryDirectory() as name:
+        for file, content in (("spec", spec), ("more", more)):
+            (Path(name) / f"{file}.yaml").write_text(json.dumps(content))
+        with contextlib.suppress(InvalidInput):
+            read = read_files(Path(name) / "spec.yaml")
+            for environment in read.environments or [""]:
+                with contextlib.suppress(InvalidInput):
+                    loaded = load_files(read, environment=environment)
+                    for path in loaded.sources.values:
+                        assert loaded.sources.told(path or ("runs",), loaded.sources.value(path))

@@ -18,7 +18,7 @@ import pytest
 FLOWPLAN = str(Path(sys.executable).with_name("flowplan"))
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SECRETS = {"ETL_PGPASSWORD": "a-password-of-the-example", "FLOWPLAN_VAR_token": "a-token-of-the-example"}
-ENVIRONMENT = {"05-secrets": SECRETS}
+ENVIRONMENT = {"05-secrets": SECRETS, "14-environments": {"FLOWPLAN_ENV": "prod"}}
 EXPECTED = {"06-timeouts-and-retries": {"slow": "timed_out", "broken": "failed"}}
 """Examples whose runs do not all succeed, and their final status; all others end with exit code 0 and no changes."""
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from flowplan.planner.desired.mistakes import mistakes
-from flowplan.schemas.load import load_spec
+from flowplan.schemas.composition import read_files
+from flowplan.schemas.load import load, load_spec
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,5 +72,7 @@ SPECS = [path for path in sorted(ROOT.glob("examples/**/flowplan.yaml")) if path
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: str(path.parent.name))
 def test_the_examples_hold_no_mistake(path: Path) -> None:
-    loaded = load_spec(path)
-    assert [str(one) for one in mistakes(loaded, loaded.spec.variables)] == []
+    read = read_files(path)
+    for environment in read.environments or [""]:
+        loaded = load(read, environment=environment)
+        assert [str(one) for one in mistakes(loaded, loaded.spec.variables)] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -66,11 +67,23 @@ def schema(kind: str) -> None:
     Raises:
         InvalidInput: there is no such document.
     """
-    kinds = ("spec", "plan", "event", "status", "history")
+    kinds = ("spec", "include", "plan", "event", "status", "history")
     if kind not in kinds:
         hint = did_you_mean(kind, kinds) or f"one of {', '.join(kinds)}"
         raise InvalidInput(f'there is no schema "{kind}"', hint=hint)
-    Output().data(_schema_text(kind).rstrip("\n"))
+    Output().data(_included() if kind == "include" else _schema_text(kind).rstrip("\n"))
+
+
+def _included() -> str:
+    """Return the JSON Schema of a file that a spec includes: it has the fields of a spec, but for those of the spec alone."""
+    from flowplan.schemas.composition import OF_THE_SPEC
+
+    schema = json.loads(_schema_text("spec"))
+    del schema["required"], schema["anyOf"]
+    schema |= {"$id": schema["$id"].replace("/spec-", "/include-"), "title": "Included file"}
+    schema["description"] = "A file that a flowplan spec includes."
+    schema["properties"] = {k: v for k, v in schema["properties"].items() if k not in OF_THE_SPEC}
+    return json.dumps(schema, indent=2, ensure_ascii=False)
 
 
 def _schema_text(kind: str) -> str:
