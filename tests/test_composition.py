@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowplan.schemas.composition import MOST_BASES, MOST_FILES, is_reference, over, read_files
@@ -53,6 +53,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]
     return {path: value}
 
 
+@settings(deadline=None)
 @given(mappings, mappings)
 def test_what_is_said_above_counts_and_the_rest_stays(lower: dict[str, Any], upper: dict[str, Any]) -> None:
     merged, above = leaves(over(lower, upper)), leaves(upper)
@@ -65,12 +66,14 @@ def test_what_is_said_above_counts_and_the_rest_stays(lower: dict[str, Any], upp
             assert merged[path] == value
 
 
+@settings(deadline=None)
 @given(mappings, mappings)
 def test_what_was_merged_already_and_what_says_nothing_change_nothing(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert over(over(a, b), b) == over(a, b)
     assert over(a, {}) == over({}, a) == a
 
 
+@settings(deadline=None)
 @given(mappings, mappings)
 def test_null_removes_what_is_below_it(lower: dict[str, Any], upper: dict[str, Any]) -> None:
     def check(below: Mapping[str, Any], above: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
@@ -83,6 +86,7 @@ def test_null_removes_what_is_below_it(lower: dict[str, Any], upper: dict[str, A
     check(lower, upper, over(lower, upper, removing=100))
 
 
+@settings(deadline=None)
 @given(mappings, mappings, mappings)
 def test_every_merged_value_is_found_where_it_was_written(
     defaults: dict[str, Any], base: dict[str, Any], own: dict[str, Any]
@@ -390,6 +394,7 @@ documents = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(documents, documents | nonsense, st.dictionaries(names, documents, max_size=2))
 def test_nonsense_is_told_and_never_a_defect(spec: dict[str, Any], more: Any, environments: dict[str, Any]) -> None:
     spec = {"flowplan": 1, "project": "p", "environments": environments, "include": "more.yaml", **spec}

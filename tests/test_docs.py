@@ -74,7 +74,9 @@ def check_yaml(page: Path, block: Block, directory: Path) -> None:
     """Require a valid spec, or a part of one; anything else must say what it is."""
     for other in consoles.blocks(page):
         if other.option.startswith("file: "):
-            (directory / other.option.removeprefix("file: ")).write_text(other.text)
+            file = directory / other.option.removeprefix("file: ")
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(other.text)
     document = yaml.safe_load(block.text)
     kind, _, provider = block.option.partition(": ")
     if block.option == "manifest" or (kind == "file" and "flowplan" not in document):
