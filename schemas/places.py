@@ -17,6 +17,17 @@ ENVIRONMENT_PATTERN = "^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 """Of the name of an environment, which names of files and labels hold."""
 
 
+def password_in(url: str) -> bool:
+    """Return whether the URL of a state holds a password."""
+    from urllib.parse import parse_qsl, urlsplit
+
+    try:
+        parts = urlsplit(url)
+        return bool(parts.password) or any("password" in name for name, _ in parse_qsl(parts.query))
+    except ValueError:  # it is no URL at all, which is told where it is used
+        return False
+
+
 def make_private(directory: Path) -> None:
     """Make a directory, and those above it that are missing, of mode 0700 whatever the umask.
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_
 from pydantic_core import core_schema
 
 from flowplan.schemas import fields as f
-from flowplan.schemas.places import ENVIRONMENT_PATTERN
+from flowplan.schemas.places import ENVIRONMENT_PATTERN, password_in
 
 SCHEMA_ID = "https://flowplan.dev/schemas/spec-1.json"
 SCHEMA_FILE = Path(__file__).with_name("spec.schema.json")
@@ -499,6 +499,15 @@ PROVIDER_ENTRIES: dict[str, type[BaseModel]] = {
 }
 
 
+def _state(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        return f"must be the path of a file or a postgresql:// URL, not {f.kind_of(value)}"
+    return "must hold no password: it is in PGPASSWORD, ~/.pgpass or a service file" if password_in(value) else ""
+
+
+State = Annotated[str, f.Checked(_state, {"type": "string", "minLength": 1}, expression=False)]
+
+
 class Environment(Part):
     """What differs in one environment; it is merged over the spec."""
 
@@ -511,6 +520,7 @@ class Environment(Part):
     policies: list[Annotated[Any, f.OneOf(f.Plain, mapping=Policy)]] | None = Field(
         None, description="In place of the policies of the spec."
     )
+    state: State | None = Field(None, description="Where the state of this environment is.")
     moved: list[Move] | None = Field(None, description="In place of the list of the spec.")
     removed: list[f.Plain] | None = Field(None, description="In place of the list of the spec.")
     description: f.Text | None = Field(None, description="For people.")
@@ -541,6 +551,11 @@ class Spec(Part):
         None,
         examples=[{"dev": {"variables": {"tag": "latest"}}}],
         description="What differs in each environment, by name.",
+    )
+    state: State | None = Field(
+        None,
+        examples=["postgresql://db.example.org/flowplan?sslmode=verify-full"],
+        description="Where the state is: a file, or a database without the password; --state and FLOWPLAN_STATE win.",
     )
     variables: dict[Identifier, VariableSpec] = Field({}, description="Variables: ${var.NAME}.")
     providers: Annotated[dict[str, Any], ByType(PROVIDER_ENTRIES)] = Field(

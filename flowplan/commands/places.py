@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.files import MAX_BYTES, Unreadable, is_directory, is_file, is_stream, read_bounded
-from flowplan.schemas.places import DEFAULT_SPEC, ENVIRONMENT_PATTERN, refuse_foreign
+from flowplan.schemas.places import DEFAULT_SPEC, ENVIRONMENT_PATTERN, password_in, refuse_foreign
 from flowplan.schemas.sources import did_you_mean
 from flowplan.state.location import FileLocation, Location, located
 
@@ -47,18 +47,21 @@ def place(named: str | None, spec: Path | None = None, environment: str | None =
         StateError, Refused: a directory above may not be looked into, or belongs to another user.
     """
     file = _file(environment or "")
-    if named is not None:
+    said = "" if named is not None else _state_in(spec or _around() / DEFAULT_SPEC, environment or "")
+    if named is not None or said:
         around = Path()
         with contextlib.suppress(StateError):
             around = _around()
         home = spec.parent if spec and not is_stream(spec) else around
-        state = located(named, home / file, spec or around / DEFAULT_SPEC, environment or "")
+        state = located(named or said, home / file, spec or around / DEFAULT_SPEC, environment or "")
+        if said and isinstance(state, FileLocation):
+            state = FileLocation(home / state.path)
         if isinstance(state, FileLocation) and not is_directory(state.path.parent):
             raise InvalidInput(
                 f"the directory {state.path.parent.absolute()} of the state {state.path.name} does not exist",
                 hint="correct --state or FLOWPLAN_STATE, or make the directory first",
             )
-        return Place(state, spec or around / DEFAULT_SPEC, named=True, environment=environment or "")
+        return Place(state, spec or around / DEFAULT_SPEC, named=not said, environment=environment or "")
     around = _around()
     home = around if spec is None else Path() if is_stream(spec) else spec.parent
     beside = FileLocation(home / file)
@@ -83,6 +86,30 @@ def _file(environment: str) -> Path:
     return Path(HOME, f"state.{environment}.db")
 
 
+def _state_in(spec: Path, environment: str) -> str:
+    """Return the state that a spec names for an environment, "" for none.
+
+    Raises:
+        InvalidInput: it has a password in it.
+    """
+    if is_stream(spec) or not _says(spec, rb"\bstate[\"']?\s*:"):
+        return ""
+    from flowplan.schemas.composition import compose, read_files
+
+    try:
+        tree = compose(read_files(spec).parts, environment, []).value
+    except InvalidInput:
+        return ""  # told by the command that reads the spec
+    state = tree.get("state") if isinstance(tree, dict) else None
+    if not isinstance(state, str):
+        return ""
+    if password_in(state):
+        raise InvalidInput(
+            f"{spec}: state must hold no password", hint="it is in PGPASSWORD, ~/.pgpass or a service file"
+        )
+    return state
+
+
 def state_of(named: str | None, environment: str | None) -> Location:
     """Return the state of a command that reads no spec, see ``place`` and ``settled``."""
     return settled(place(named, environment=environment)).state
@@ -102,7 +129,9 @@ def settled(found: Place) -> Place:
             if store.scope is not None and store.environment != environment:
                 belongs = f"environment {store.environment}" if store.environment else "no environment"
                 raise Refused(f"the state {found.state} belongs to {belongs}, not to {environment}")
-    elif not (in_file and found.named) and (not found.state.exists() or (not environment and _declares(found.spec))):
+    elif not (in_file and found.named) and (
+        not found.state.exists() or (not environment and _says(found.spec, rb"(?m)^environments:"))
+    ):
         known = environments(found)
         if known and not environment:
             hint = "name one with --env or FLOWPLAN_ENV"
@@ -115,10 +144,10 @@ def settled(found: Place) -> Place:
     return found
 
 
-def _declares(spec: Path) -> bool:
-    """Return whether a spec seems to have environments, without parsing it: it may be long."""
+def _says(spec: Path, what: bytes) -> bool:
+    """Return whether a spec seems to say something, without parsing it: it may be long."""
     try:
-        return re.search(rb"(?m)^environments:", read_bounded(spec, MAX_BYTES)) is not None
+        return re.search(what, read_bounded(spec, MAX_BYTES)) is not None
     except (OSError, Unreadable):
         return False
 

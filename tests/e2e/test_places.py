@@ -221,3 +221,25 @@ def test_no_directory_is_made_for_a_plan(project: Project, option: str) -> None:
     told = project.ok("plan", option, "nope/plan.json", code=7).err
     assert option in told and "nope/plan.json cannot be written, its directory does not exist" in told
     assert not (project.directory / "nope").exists()
+
+
+def test_a_spec_says_where_its_state_is(project: Project) -> None:
+    spec = "flowplan: 1\nproject: p\nstate: kept/here.db\nruns:\n  a: {provider: process, command: [echo, a]}\n"
+    project.write(spec)
+    (project.directory / "kept").mkdir()
+    below = project.directory / "below"
+    below.mkdir()
+    project.ok("apply", "--yes")
+    assert (project.directory / "kept/here.db").exists() and not (project.directory / ".flowplan").exists()
+    assert "succeeded" in Project(below, project.env).ok("status").out
+    assert project.ok("status", "--state", "kept/here.db").out == project.ok("status").out
+    project.ok("plan", "--state", "other.db")
+    assert (project.directory / "other.db").exists(), "the command line wins"
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:pw-of-tests@h/d", "postgresql://h/d?password=pw-of-tests"])
+def test_a_password_in_a_spec_is_refused(project: Project, url: str) -> None:
+    project.write(f'flowplan: 1\nproject: p\nstate: "{url}"\nruns:\n  a: {{provider: process, command: [echo, a]}}\n')
+    for words in ("validate", "plan", "status"):
+        done = project.ok(words, code=7)
+        assert "must hold no password" in done.err and "pw-of-tests" not in done.out + done.err
