@@ -241,6 +241,7 @@ def _applies(plans: Sequence[Accepted], attempts: Sequence[Document]) -> list[Do
                 or min((row["created_at"] for row in rows if row["created_at"]), default=None),
                 **{name: plan.by.get(name) for name in ("command", "user", "host")},
                 "directory": plan.directory or None,
+                "variables": dict(plan.variables),
                 "left_at": plan.left_at,
                 "ends": dict(Counter(row["status"] for row in rows)),
                 "steps": {phase: n for phase, n in steps.items() if phase != StepPhase.STARTED},

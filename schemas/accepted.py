@@ -66,6 +66,7 @@ class Accepted(NamedTuple):
     Attributes:
         by: the process that carries it out, as the writer's lock names it: command, user, host, pid, since...
         directory: where the command was given. mode: as in the plan.
+        variables: the values that were given, by name; sensitive ones are left out.
         left_at: when that process stopped working on it while steps were still open; None otherwise.
         document: the sealed text of the plan, with the changes that do something, as ``packed`` makes it; "" where it was
             not asked for.
@@ -75,6 +76,7 @@ class Accepted(NamedTuple):
     by: Mapping[str, Any] = {}
     directory: str = ""
     mode: str = "normal"
+    variables: Mapping[str, Any] = {}
     left_at: str | None = None
     document: str = ""
     steps: tuple[Step, ...] = ()

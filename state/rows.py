@@ -187,7 +187,7 @@ def step(row: Row) -> Step:
 
 def acceptance(plan: Accepted) -> str:
     """Return the JSON of who applied a plan, and from where."""
-    return dumps({"by": plan.by, "directory": plan.directory, "mode": plan.mode})
+    return dumps({name: getattr(plan, name) for name in ("by", "directory", "mode", "variables")})
 
 
 def accepted(row: Row) -> Accepted:

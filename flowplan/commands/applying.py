@@ -390,7 +390,12 @@ def _accepted(plan: Plan, reviewed: Plan, store: Store) -> Iterator[None]:
     does = replace(reviewed, changes=tuple(change for change in reviewed.changes if change.effective))
     document = packed(sealed_json(does, store.key))
     by = about_me("destroy" if plan.mode == "destroy" else "apply")
-    accepted = Accepted(plan.digest, by, str(Path.cwd()), plan.mode, document=document, steps=steps)
+    given = {
+        name: known["value"]
+        for name, known in reviewed.variables.items()
+        if not known["origin"].startswith("default") and not tokens_in(known["value"])
+    }
+    accepted = Accepted(plan.digest, by, str(Path.cwd()), plan.mode, given, document=document, steps=steps)
     there = [c.address for c in reviewed.changes if c.action not in (Action.DESTROY, Action.FORGET)]
     accept(store, accepted, whole=not plan.partial, order=() if plan.partial else there)
     try:

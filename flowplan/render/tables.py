@@ -12,8 +12,8 @@ from flowplan.render.units import duration
 from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import RETRIED
 from flowplan.schemas.plans import Action
-from flowplan.schemas.runs import ENDS, PROBLEMS, Json, Recorded, Status
-from flowplan.schemas.text import harmless
+from flowplan.schemas.runs import ENDS, PROBLEMS, Json, Recorded, Status, canonical
+from flowplan.schemas.text import harmless, shortened
 from flowplan.schemas.times import seconds_between
 
 _COLOUR_OF = {
@@ -128,6 +128,8 @@ def _applied(apply: Document) -> str:
     counts += [f"{apply['steps'][phase]} {word}" for phase, word in words.items() if apply["steps"].get(phase)]
     who = f" by {apply['user']}@{apply['host']}" if apply["user"] else ""
     plan = f", plan {apply['plan'].removeprefix('sha256:')[:12]}" if apply["plan"] else ", no plan is known"
+    for name, value in apply["variables"].items():
+        plan += f", {name}={shortened(value if isinstance(value, str) else canonical(value), 40)}"
     at = to_the_second(apply["at"] or "at an unknown time").replace("T", " ").replace("Z", " UTC")
     return harmless(f"{apply['command'] or 'apply'} {at}{who}{plan}" + (f": {', '.join(counts)}" if counts else ""))
 

@@ -250,11 +250,12 @@ def test_the_history_has_a_block_for_each_apply_and_a_row_for_each_attempt(proje
     spec = """\
 flowplan: 1
 project: demo
+variables: {tag: {type: string, default: "1"}, key: {type: string, default: "", sensitive: true}, other: {default: x}}
 runs:
   load: {provider: process, command: [sh, -c, 'test -e there'], matrix: {day: ["2026-10-06", "2026-10-07"]}}
 """
     project.write(spec)
-    project.ok("apply", "--yes", "--target", "load[day=2026-10-06]", code=3)
+    project.ok("apply", "--yes", "--target", "load[day=2026-10-06]", "--var", "tag=2", "--var", "key=hunter2", code=3)
     project.write("", "there")
     project.ok("apply", "--yes", "flowplan.yaml")
     head, *lines, last = project.ok("history").out.splitlines()
@@ -277,6 +278,7 @@ runs:
     assert 0 <= failed["seconds"] < 60
     [apply] = found["applies"]
     assert (apply["plan"], apply["command"], apply["ends"]) == (failed["plan"], "apply", {"failed": 1})
+    assert apply["variables"] == {"tag": "2"} and ", tag=2: 1 failed" in project.ok("history").out
     assert apply["user"] and apply["at"] <= failed["created_at"]
     [*_, destroyed] = project.ok("history", "--format", "json").json["applies"]
     assert (destroyed["mode"], destroyed["steps"]) == ("destroy", {"done": 2})
