@@ -211,14 +211,10 @@ class _Starting:
             return ""
         if starting := [need for need in needs if need in self._changes]:
             return self._again(starting)
-        newer = [need for need in needs if self._is_newer(self._recorded.get(need), record)]
+        known = (self._recorded[need] for need in needs if need in self._recorded)
+        sound = (other for other in known if other.status.live or other.status is Status.SUCCEEDED)
+        newer = [o.address for o in sound if (seconds_between(record.created_at, o.created_at) or 0) > 0]
         return f"{_several(newer)} started again since" if newer else ""
-
-    def _is_newer(self, need: Recorded | None, record: Recorded) -> bool:
-        """Return whether a needed run was started after the one that needs it, and has not failed."""
-        if need is None or (need.status.final and need.status is not Status.SUCCEEDED):
-            return False
-        return (seconds_between(record.created_at, need.created_at) or 0) > 0
 
     def _again(self, needs: Sequence[str]) -> str:
         verb = "start" if len(needs) > 1 else "starts"

@@ -11,8 +11,8 @@ Two things are told apart for each run::
                                                         and ELSEWHERE are attempts that others follow, or nobody can
 
 To read it: ``words`` (the commands and facts), ``react`` below, then ``starting`` (which steps begin, and what is asked of the
-engine), ``settling`` (what its answer means) and ``following`` (live runs, to their end). ``world`` holds the data and the
-questions about it. Each file of ``tests/transcripts`` shows one rule.
+engine), ``settling`` (what its answer means), ``following`` (live runs, to their end) and ``trying`` (those that wait for
+their next try). ``world`` holds the data and the questions about it. Each file of ``tests/transcripts`` shows one rule.
 """
 
 from __future__ import annotations

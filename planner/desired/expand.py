@@ -253,7 +253,11 @@ class _Expander:
                 self._check_rest(group)
             else:
                 desired += self._desired(group)
-        self._refuse_cycle(desired)
+        needs = {run.address: run.settings.needs for run in desired if run.settings.needs}
+        if cycle := first_cycle(list(needs), needs) if needs else []:
+            first = next(group for group in groups.values() if cycle[0] in group.addresses)
+            message = f"the runs need each other in a cycle: {' -> '.join(cycle)}"
+            self.report.fault(first.source(("needs",)), message, BREAK_IT)
         return tuple(desired)
 
     def _group(self, name: str) -> Group:
@@ -360,8 +364,9 @@ class _Expander:
                 message = f'there is no provider of the type "{run.type}"'
                 self.report.fault(group.source(("provider",)), message, "install it, or use another one")
                 break
-            keeper = traits(module).RETRY_DELAY
-            if run.fields.get("retries") and run.fields.get("retry_delay") is not None and not keeper:
+            delayed = run.fields.get("retries") and run.fields.get("retry_delay") is not None
+            keeper = traits(module).RETRY_DELAY if delayed else "engine"
+            if not keeper:
                 self.report.warn(group.source(("retry_delay",)), f"is not kept by providers of the type {run.type}")
             settings = one.settings(run, tries_again=keeper == "flowplan")
             if settings is None:
@@ -373,15 +378,6 @@ class _Expander:
             render = _Render(one, run, module, identity)
             made.append(Desired(address, run.provider, run.type, settings, render))
         return made
-
-    def _refuse_cycle(self, desired: Sequence[Desired]) -> None:
-        """Refuse a cycle of needs, where the needs of its first run are written."""
-        needs = {run.address: run.settings.needs for run in desired if run.settings.needs}
-        cycle = first_cycle(list(needs), needs) if needs else []
-        if cycle:
-            group = next(g for g in self.addresses.groups.values() if cycle[0] in g.addresses)
-            message = f"the runs need each other in a cycle: {' -> '.join(cycle)}"
-            self.report.fault(group.source(("needs",)), message, BREAK_IT)
 
     def _check_rest(self, group: Group) -> None:
         """Tell what else is wrong with a run that cannot be resolved, so that all faults are told at once."""

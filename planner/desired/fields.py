@@ -195,10 +195,10 @@ def settings(group: str, fields: Mapping[str, Any], *, tries_again: bool) -> Set
     """Return what flowplan itself does with a run, from its checked fields; ``needs`` is left empty.
 
     Args:
-        tries_again: its engine does not keep ``retry_delay``, and flowplan does.
+        tries_again: it has retries with a delay that its engine does not keep, and flowplan does.
     """
     given = {key: fields[key] for key in SETTINGS if key in fields}
-    if tries_again and fields.get("retries") and fields.get("retry_delay") is not None:
+    if tries_again:
         given["retry"] = Retry(int(fields["retries"]), **backoff(fields["retry_delay"]))
     return Settings(group=group, **{key: _CONVERT[key](v) if key in _CONVERT else v for key, v in given.items()})
 

@@ -422,6 +422,14 @@ def test_a_delay_between_tries_is_kept_through_interruptions(project: Project, e
     assert (tried["status"], tried["tries"]) == ("failed", 3), tried
 
 
+@pytest.mark.parametrize("point", ["engine:again:before", "docker:again:after"])
+def test_no_try_is_lost_or_added_when_flowplan_is_killed(project: Project, engine: Engine, point: str) -> None:
+    engine.spec(run("[sh, -c, 'echo try; exit 3']", "retries: 2, retry_delay: 1s"))
+    project.ok("apply", "--yes", env={"FLOWPLAN_FAULT": point}, code=-signal.SIGKILL)
+    project.ok("apply", "--yes", "flowplan.yaml", code=3)
+    assert project.ok("logs", "hello").out.count("try") == 3
+
+
 def test_a_run_that_waits_for_its_next_try_is_stopped_at_once(project: Project, engine: Engine) -> None:
     engine.spec(f"  a: {{provider: docker, image: '{IMAGE}', command: ['false'], retries: 1, retry_delay: 1h}}\n")
     project.ok("apply", "--yes", "--wait-timeout", "2s", code=8)
