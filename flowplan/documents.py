@@ -102,7 +102,8 @@ def status(store: Store, addresses: Sequence[str] = (), only: Collection[str] = 
             runs.append({**{name: document[name] for name in _RUN}, "overdue": _overdue(record, now), "place": place})
         if step and (not only or step.status in only):
             unbegun.append({**encode(step), "place": place})
-    plans = [plan for plan in plans if any(step.address in meant for step in plan.steps)]
+    shown = {step["plan"] for step in unbegun}
+    plans = [plan for plan in plans if plan.digest in shown]
     head = {**_head(store), "serial": store.serial}
     return {**head, "runs": runs, "not_started": unbegun, "plans": [plan.document() for plan in plans]}, plans
 

@@ -43,10 +43,15 @@ class Left(NamedTuple):
         counts = Counter(step.status for step in self.steps)
         return {**encode(self), "steps": {"waiting": counts["waiting"], "skipped": counts["skipped"]}}
 
-    def remark(self) -> str:
-        """Return who begins what waits, or that nobody does and which command would; "" when nothing waits."""
+    def remark(self, *where: str) -> str:
+        """Return who begins what waits, or that nobody does and which command would; "" when nothing waits.
+
+        Args:
+            where: what the command needs to be about this state.
+        """
         counts = Counter(step.status for step in self.steps)
-        command = f"`flowplan {'destroy' if self.mode == 'destroy' else 'apply'}`"
+        word, begins, does = ("destroy", "goes", "removes") if self.mode == "destroy" else ("apply", "starts", "starts")
+        command = f"`{' '.join(('flowplan', word, *where))}`"
         who = f"{command} of {harmless(self.user)} on {harmless(self.host)}"
         if self.applying:
             return f"{counts['waiting']} waiting: {who} (pid {self.pid}) goes on" if counts["waiting"] else ""
@@ -58,8 +63,8 @@ class Left(NamedTuple):
             )
         told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items(), reverse=True))
         if self.applying is None:
-            return f"{told}: whether {who} goes on cannot be seen from here; if it ended, {command} starts them"
-        return f"{told}: none starts by itself; {command} starts them"
+            return f"{told}: whether {who} goes on cannot be seen from here; if it ended, {command} {does} them"
+        return f"{told}: none {begins} by itself; {command} {does} them"
 
 
 def left(store: Store, records: Mapping[str, Recorded]) -> list[Left]:

@@ -407,6 +407,21 @@ def test_status_tables_fit_and_line_up() -> None:
     assert last == "1 of 2 runs: 1 failed"
 
 
+def test_what_waits_is_told_beside_what_runs() -> None:
+    run = {"address": "a", "status": "running", "exit_code": None, "attempt": 1, "place": 0}
+    step = {"address": "b", "status": "waiting", "reason": "for a", "action": "create", "attempt": 1, "place": 1}
+    failed = {"address": "c", "status": "failed", "exit_code": 3, "attempt": 2, "place": 2}
+    _, *rows, last = status_table([run, failed], [step, {**step, "address": "d", "status": "skipped", "place": 3}])
+    assert [row.split()[:2] for row in rows] == [["a", "running"], ["b", "waiting"], ["c", "failed"], ["d", "skipped"]]
+    assert last == "3 of 4 runs: 1 failed, 1 skipped, 1 waiting"
+    again = {**step, "address": "c", "action": "rerun", "attempt": 3}
+    assert status_table([failed], [again])[1].split(maxsplit=3) == [
+        "c", "waiting", "3", "for a; attempt 2 failed (exit code 3)",
+    ]  # fmt: skip
+    _, row, last = status_table([run], [{**step, "address": "a", "action": "destroy", "reason": ""}])
+    assert row.split(maxsplit=2)[1:] == ["running", "destroy waiting"] and last == "1 of 1 run: 1 waiting"
+
+
 def test_a_narrow_table_leaves_a_message_that_can_be_read() -> None:
     run = RUN | {
         "reason": "CreateContainerConfigError",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from flowplan import interruption
 from flowplan.commands import last_plan
 from flowplan.commands.arguments import check_directory, check_format
-from flowplan.commands.places import place, settled, shown
-from flowplan.commands.planning import Shown, at, named, show_plan
+from flowplan.commands.places import env_option, place, settled, shown
+from flowplan.commands.planning import Shown, at, show_plan
 from flowplan.commands.refusals import (
     allowed,
     planning_options,
@@ -344,7 +344,7 @@ def _tell_what_waits(store: Store, addresses: Sequence[str], how: How) -> tuple[
             output.note(f"{step['address']}: {step['status']}{why}")
         if len(steps) > _SHOWN_WAITING:
             output.note(f"and {len(steps) - _SHOWN_WAITING} more; `flowplan status` has them all")
-        for remark in filter(None, (plan.remark() for plan in plans)):
+        for remark in filter(None, (plan.remark(*env_option(store.environment)) for plan in plans)):
             output.note(remark)
     live = [run["address"] for run in document["runs"] if Status(run["status"]).live]
     by_others = carried(store)
@@ -521,7 +521,7 @@ def _report(outcome: Outcome, project: Project, how: How) -> int:
 def _command(project: Project, word: str, address: str = "") -> str:
     """Return a command to go on with, which names the environment where there is one."""
     quoted = f"'{address}'" if "[" in address else address
-    return " ".join(["flowplan", word, *filter(None, [quoted]), *named(project.store.environment)])
+    return " ".join(["flowplan", word, *filter(None, [quoted]), *env_option(project.store.environment)])
 
 
 def _given_here(plan: Plan, addresses: Sequence[str]) -> str:

@@ -152,6 +152,11 @@ def _says(spec: Path, what: bytes) -> bool:
         return False
 
 
+def env_option(environment: str) -> list[str]:
+    """Return the words that name an environment in a command; none where there is none, or FLOWPLAN_ENV names it."""
+    return ["--env", environment] if environment and os.environ.get("FLOWPLAN_ENV") != environment else []
+
+
 def environments(place: Place) -> list[str]:
     """Return the environments of a project: those of its spec, and those that have a state."""
     from flowplan.schemas.composition import read_files

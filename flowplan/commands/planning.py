@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flowplan import progress
 from flowplan.commands import last_plan
 from flowplan.commands.arguments import check_directory, check_format, seconds
-from flowplan.commands.places import Place, place, settled, shown, state_of
+from flowplan.commands.places import Place, env_option, place, settled, shown, state_of
 from flowplan.engines import kinds_of
 from flowplan.given import Given
 from flowplan.output import Output
@@ -203,16 +203,11 @@ def apply_command(saved: Path | None, plan: Plan, state: Location) -> str:
     """Return the command that applies a saved plan, or the last one, ready to be typed in this directory."""
     if saved is None and not last_plan.usable_later(plan):
         saved = shown(last_plan.plan_file(state.beside))
-    words = ["flowplan", "apply", *([str(saved)] if saved else []), *named(plan.environment)]
+    words = ["flowplan", "apply", *([str(saved)] if saved else []), *env_option(plan.environment)]
     here = place(os.environ.get("FLOWPLAN_STATE") or None, environment=plan.environment).state
     if not state.same(here):
         words += ["--state", str(state)]
     return shlex.join(words)
-
-
-def named(environment: str) -> list[str]:
-    """Return the words that name an environment in a command; none where there is none, or FLOWPLAN_ENV names it."""
-    return ["--env", environment] if environment and os.environ.get("FLOWPLAN_ENV") != environment else []
 
 
 def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stderr: bool = False) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from flowplan import documents
 from flowplan.commands.arguments import check_format
+from flowplan.commands.places import env_option
 from flowplan.output import Output
 from flowplan.project import Project
 from flowplan.refreshing import refresh
@@ -47,6 +48,7 @@ def status(state: Location, addresses: Sequence[str], ask: bool, format: str, *,
             with Project.of_state(store) as project:
                 refresh(project)
         document, plans = documents.status(store, addresses, only)
+        where = env_option(store.environment)
     output = Output()
     if format == "json":
         output.document(document)
@@ -61,5 +63,5 @@ def status(state: Location, addresses: Sequence[str], ask: bool, format: str, *,
                 f"warning: {run['address']}: {limit}, and nothing enforces it: flowplan does while it follows the run "
                 "(`flowplan watch` ends it)"
             )
-    for remark in filter(None, (plan.remark() for plan in plans)):
+    for remark in filter(None, (plan.remark(*where) for plan in plans)):
         output.note(remark)

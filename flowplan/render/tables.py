@@ -80,7 +80,7 @@ def _with_step(run: Document, step: Document | None) -> Document:
         former = f"attempt {run['attempt']} {str(run['status']).replace('_', ' ')}{code}"
         return {**step, "reason": "; ".join(filter(None, (step["reason"], former)))}
     why = f"{step['action']} {step['status']}{' ' * bool(step['reason'])}{step['reason']}"
-    return {**run, "reason": "; ".join(filter(None, (_why(run), why))), "message": ""}
+    return {**run, "reason": "; ".join(filter(None, (_why(run), why))), "message": "", "step": step["status"]}
 
 
 def history_table(
@@ -136,9 +136,11 @@ def _applied(apply: Document) -> str:
 
 def counted(runs: Sequence[Document], noun: str = "run", also: Sequence[str] = ()) -> str:
     """Return how many of some runs have a problem, or stand ``also`` so: ``2 of 30 runs: 1 failed, 1 timed out``."""
-    counts = {status: sum(run.get("status") == status for run in runs) for status in (*PROBLEMS, *also)}
+    stand = [{run.get("status"), run.get("step")} for run in runs]
+    counts = {status: sum(status in one for one in stand) for status in (*PROBLEMS, *also)}
     words = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items() if count)
-    return f"{sum(counts.values())} of {len(runs)} {noun}{'s' if len(runs) != 1 else ''}: {words}" if words else ""
+    told = sum(not one.isdisjoint(counts) for one in stand)
+    return f"{told} of {len(runs)} {noun}{'s' if len(runs) != 1 else ''}: {words}" if words else ""
 
 
 Columns = dict[str, Callable[[Document], str]]

@@ -58,15 +58,10 @@ def look_at_others(world: World) -> Commands:
     if not (world.theirs or world.expected) or (world.theirs_due and world.moment.now < world.theirs_due):
         return
     world.theirs_due = world.moment.now + LOOK_AT_THEIRS * (1 + len(world.expected) / 1000)
-    if world.expected:
-        still = yield words.AskCarried()
-        yield from _take_in(world, *(yield words.Advance(())))
-        world.expected &= still
-    if not world.theirs:
-        return
-    others = yield words.AskOthers()
+    still = (yield words.AskCarried()) if world.expected else set()
+    others = bool(world.theirs) and (yield words.AskOthers())
     addresses = sorted(world.theirs)
-    records = yield words.Reload(tuple(addresses))
+    records = (yield words.Reload(tuple(addresses))) if addresses else {}
     for address in addresses:
         record, run = records.get(address), world.runs[address]
         if others and record and record.status is Status.CREATING:
@@ -77,6 +72,8 @@ def look_at_others(world: World) -> Commands:
         yield from replace_record(world, address, record)
         if record and record.status.live and same:
             yield from follow(world, [record])
+    yield from _take_in(world, *(yield words.Advance(())))  # ends that were recorded before those were followed
+    world.expected &= still
 
 
 def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False) -> Commands:
@@ -154,7 +151,7 @@ def stop_following(world: World, record: Recorded, events: Sequence[Event]) -> G
     """Watch an attempt that ended no more; return whether its output is still being shown, and its end is told later."""
     showing: bool = yield words.Unfollow(record)
     if showing and world.manner.output_first and world.manner.stream and record.settings.stream_output:
-        world.untold[record.address] = events, world.moment.now + SHOWN_WITHIN
+        world.untold[record.address] = [*events], world.moment.now + SHOWN_WITHIN
     else:
         yield from tell(world, events)
     return showing
@@ -261,11 +258,15 @@ def record_and_tell(world: World, command: words.Finish | words.Destroyed | word
 
 
 def tell(world: World, events: Sequence[Event]) -> Commands:
-    """Show events to the user."""
+    """Show events to the user, those of a run after the end of what it needs."""
     for event in events:
         yield from tell_end(world, event.address)
         run = world.runs.get(event.address)
-        yield words.Tell(event, run.record if run else None)
+        record = run.record if run else None
+        if first := next((need for need in world.untold if record and need in record.settings.needs), ""):
+            world.untold[first][0].append(event)
+        else:
+            yield words.Tell(event, record)
 
 
 def give_up(world: World, provider: str, error: FlowplanError) -> Commands:

@@ -111,8 +111,8 @@ class World:
         limits_due, retries_due: when to look at time limits, and at waits, again.
         removing: run ids whose objects are being removed here, so that it is no loss when they go away.
         ending: run id -> the attempt that ended, and until when its output may take to be shown.
-        untold: address -> the events of an end that is told when the output has been shown, and until when that may take.
-            Steps that need the run wait for it, so that what is told is in order.
+        untold: address -> the events of an end that is told when the output has been shown, and of what needs that run; and
+            until when that may take. Steps that need the run wait for it, so that what is told is in order.
         disputed: ends that engines told of while another flowplan, which may be the cause, had the lock.
         calls: how many engine calls and readings are under way. ended: how many runs ended,
             and succeeded: how many of those did.
@@ -150,7 +150,7 @@ class World:
         self.expected = set(expected)
         self.removing: set[str] = set()
         self.ending: dict[str, tuple[Recorded, datetime]] = {}
-        self.untold: dict[str, tuple[Sequence[Event], datetime]] = {}
+        self.untold: dict[str, tuple[list[Event], datetime]] = {}
         self.disputed: list[Observed] = []
         self.calls = 0
         self.ended = 0
