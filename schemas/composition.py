@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
@@ -118,10 +118,7 @@ class _Reader:
             try:
                 self._include(name, folder, chain)
             except InvalidInput as error:
-                self.faults += [
-                    fault if fault.position else Diagnostic(str(fault), sources.value(path), dotted(path))
-                    for fault in error.diagnostics
-                ]
+                self.faults += sources.placed(error.diagnostics, path)
         self.parts.append(part)
 
     def _include(self, name: Any, folder: str, chain: list[str]) -> None:
@@ -159,10 +156,10 @@ class _Reader:
         for key in OF_THE_SPEC:
             if key in tree:
                 message = "stands in the spec only, not in a file that it includes"
-                self.faults.append(Diagnostic(message, sources.key((key,)), key))
+                self.faults.append(sources.at_key((key,), message))
         if "flowplan" in tree and (tree["flowplan"] != 1 or isinstance(tree["flowplan"], bool)):
             message = f"must be 1, the version of the spec, not {_kind(tree['flowplan'])}"
-            self.faults.append(Diagnostic(message, sources.value(("flowplan",)), "flowplan"))
+            self.faults.append(sources.at_value(("flowplan",), message))
 
 
 def _moved(name: str, folder: str) -> str:
@@ -171,67 +168,24 @@ def _moved(name: str, folder: str) -> str:
     return name if not folder or name.startswith("${") else os.path.normpath(os.path.join(folder, name))  # noqa: PTH118
 
 
-def _relocated(tree: Mapping[str, Any], folder: str) -> dict[str, Any]:
+_PATHS = re.compile(
+    r"/(?:environments/[^/]*/)?(?:policies/\d+|providers/[^/]*/kubeconfig(?:/(?:.*/)?from_file)?"
+    r"|(?:defaults|runs/[^/]*)/(?:template|working_dir|env_file(?:/\d+)?(?:/path)?|kubernetes/(?:job|customizations)"
+    r"|docker/volumes/\d+|docker/registry_credentials/password/from_file|env/[^/]*/from_file|variables/.*/from_file))"
+)
+"""Where a document names a file."""
+
+
+def _relocated(value: Json, folder: str, place: str = "") -> Json:
     """Return the document of a file in another folder than the spec, with its paths as the spec would say them."""
-
-    def move(value: Any) -> Any:
-        if isinstance(value, list):
-            return [move(item) for item in value]
-        if isinstance(value, dict):  # a file of variables with what its values are
-            return {k: move(v) if k == "path" else v for k, v in value.items()}
-        return _moved(value, folder) if isinstance(value, str) and value else value
-
-    def bound(volume: Any) -> Any:
-        return _moved(volume, folder) if isinstance(volume, str) and volume.startswith(("./", "../")) else volume
-
-    def references(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: move(v) if k == "from_file" and is_reference(value) else references(v) for k, v in value.items()}
-        return [references(item) for item in value] if isinstance(value, list) else value
-
-    def change(value: Any, changes: Mapping[str, Callable[[Any], Any]]) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {
-            k: changes[k](v) if k in changes else changes["*"](v) if "*" in changes else v for k, v in value.items()
-        }
-
-    def run(value: Any) -> Any:
-        return change(value, runs)
-
-    runs: dict[str, Callable[[Any], Any]] = {
-        **dict.fromkeys(("template", "env_file", "working_dir"), move),
-        **dict.fromkeys(("env", "variables"), references),
-        "kubernetes": lambda block: change(
-            block,
-            {
-                "job": lambda v: v if isinstance(v, dict) else move(v),
-                "customizations": lambda v: v if isinstance(v, list) else move(v),
-            },
-        ),
-        "docker": lambda block: change(
-            block,
-            {
-                "registry_credentials": references,
-                "volumes": lambda v: [bound(item) for item in v] if isinstance(v, list) else v,
-            },
-        ),
-    }
-    sections: dict[str, Callable[[Any], Any]] = {
-        "runs": lambda entries: change(entries, {"*": run}),
-        "defaults": run,
-        "providers": lambda entries: change(
-            entries,
-            {
-                "*": lambda entry: change(
-                    entry, {"kubeconfig": lambda v: move(v) if isinstance(v, str) else references(v)}
-                )
-            },
-        ),
-        "policies": lambda value: move(value) if isinstance(value, list) else value,
-    }
-    sections["environments"] = lambda entries: change(entries, {"*": lambda entry: change(entry, sections)})
-    return dict(change(tree, sections))
+    if isinstance(value, dict):
+        return {key: _relocated(item, folder, f"{place}/{key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return [_relocated(item, folder, f"{place}/{index}") for index, item in enumerate(value)]
+    if not isinstance(value, str) or not value or not _PATHS.fullmatch(place):
+        return value
+    named_volume = "/docker/volumes/" in place and not value.startswith(("./", "../"))
+    return value if named_volume else _moved(value, folder)
 
 
 class SpecFiles(NamedTuple):
@@ -317,7 +271,8 @@ def compose(parts: Sequence[Part], environment: str, faults: list[Diagnostic]) -
     spec = parts[-1].document
     if not isinstance(spec.value, dict):
         return spec
-    extending = any("extends" in run for run in _mapping(spec.value, "runs").values() if isinstance(run, dict))
+    runs = [spec.value.get("defaults"), *_mapping(spec.value, "runs").values()]
+    extending = any("extends" in run for run in runs if isinstance(run, dict))
     if not (extending or "include" in spec.value or "environments" in spec.value):
         return spec
     return _Composer(faults).compose(parts, environment)
@@ -354,9 +309,7 @@ class _Composer:
                     path = (section, name)
                     first = self._where(path)
                     hint = "extend it under another name, or change it in an environment" if section == "runs" else ""
-                    self.faults.append(
-                        Diagnostic(f"is defined already, at {first}", sources.key(path), dotted(path), hint)
-                    )
+                    self.faults.append(sources.at_key(path, f"is defined already, at {first}", hint))
         own = {k: v for k, v in tree.items() if k not in ("include", "environments")}
         if not is_spec:
             own = {k: v for k, v in own.items() if not k.startswith("x-")}
@@ -375,17 +328,12 @@ class _Composer:
             elif not (isinstance(below, dict) and isinstance(value, dict)):
                 self.tree[key] = value
             elif key == "runs":
-                self.tree[key] = self._runs_over(below, value)
+                both = {
+                    n for n in below.keys() & value.keys() if isinstance(below[n], dict) and isinstance(value[n], dict)
+                }
+                self.tree[key] = over(below, value, 1) | {name: _run_over(below[name], value[name]) for name in both}
             else:
                 self.tree[key] = over(below, value, 0 if key == "defaults" else MAX_DEPTH)
-
-    @staticmethod
-    def _runs_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-        result = over(lower, upper, 1)
-        for name in lower.keys() & upper.keys():
-            if isinstance(lower[name], dict) and isinstance(upper[name], dict):
-                result[name] = _run_over(lower[name], upper[name])
-        return result
 
     # -- environments --
 
@@ -396,20 +344,20 @@ class _Composer:
         if not isinstance(tree["environments"], dict):
             message = f"must be a mapping, not {_kind(tree['environments'])}"
             hint = "write `dev: {...}`; the environment's name is the key"
-            self.faults.append(Diagnostic(message, sources.value(("environments",)), "environments", hint))
+            self.faults.append(sources.at_value(("environments",), message, hint))
         for name, overlay in _mapping(tree, "environments").items():
             path: Path = ("environments", name)
             if not re.search(ENVIRONMENT_PATTERN, name):
                 message = "must be a name of at most 63 letters, digits, -, _ and ."
-                self.faults.append(Diagnostic(message, sources.key(path), dotted(path)))
+                self.faults.append(sources.at_key(path, message))
             if overlay is not None and not isinstance(overlay, dict):
                 message = f"must be a mapping, not {_kind(overlay)}"
-                self.faults.append(Diagnostic(message, sources.value(path), dotted(path)))
+                self.faults.append(sources.at_value(path, message))
                 continue
             for key in OF_ALL_ENVIRONMENTS:
                 if key in (overlay or ()):
                     message = "cannot differ between environments"
-                    self.faults.append(Diagnostic(message, sources.key((*path, key)), dotted((*path, key))))
+                    self.faults.append(sources.at_key((*path, key), message))
 
     def _overlay(self, overlay: Any, sources: SourceMap, base: Path) -> None:
         """Put an environment over the document."""
@@ -422,7 +370,7 @@ class _Composer:
             for name in nothing:
                 path = (*base, section, name)
                 message = "there is none to remove"
-                self.faults.append(Diagnostic(message, sources.key(path), dotted(path), did_you_mean(name, known)))
+                self.faults.append(sources.at_key(path, message, did_you_mean(name, known)))
             if nothing:
                 own[section] = {k: v for k, v in entries.items() if k not in nothing}
         variables, valued = self._variables(_mapping(own, "variables"), sources, (*base, "variables"))
@@ -447,9 +395,7 @@ class _Composer:
             if known is None:
                 hint = did_you_mean(name, declared) or "declare it under variables:"
                 path = (*base, name)
-                self.faults.append(
-                    Diagnostic("the spec declares no such variable", sources.key(path), dotted(path), hint)
-                )
+                self.faults.append(sources.at_key(path, "the spec declares no such variable", hint))
                 del variables[name]
                 continue
             variables[name] = {"default": value}

@@ -76,7 +76,10 @@ def load(read: SpecFiles, *, provider_types: ProviderTypes | None = None, enviro
     files, texts = _named_files(document, path.parent, faults)
     env_files = _env_files(document, path.parent, faults, texts)
     if spec is None and composed:
-        faults += _unknown_names(document, faults)
+        from flowplan.schemas.references import unknown_names
+
+        told = {fault.subject for fault in faults}
+        faults += [fault for fault in unknown_names(document) if fault.subject not in told]
     if spec is None or faults:
         raise InvalidInput(sorted(dict.fromkeys(faults), key=lambda fault: _order(fault, str(path))))
     lines = ((part, n, line) for part in read.parts for n, line in enumerate(part.text.splitlines(), 1))
@@ -107,13 +110,6 @@ def _check_environment(read: SpecFiles, environment: str) -> None:
         raise InvalidInput(f'{read.path} has no environment "{environment}", only {", ".join(known)}', hint=hint)
 
 
-def _unknown_names(document: Document, faults: list[Diagnostic]) -> list[Diagnostic]:
-    from flowplan.schemas.references import unknown_names
-
-    told = {fault.subject for fault in faults}
-    return [fault for fault in unknown_names(document) if fault.subject not in told]
-
-
 def _order(fault: Diagnostic, spec: str) -> tuple[bool, str, int, int]:
     where = fault.position
     return (where.file != spec, where.file, where.line, where.column) if where else (True, "", 0, 0)
@@ -135,9 +131,8 @@ def _checked(document: Document, provider_types: ProviderTypes | None, faults: l
             spec = model.model_validate(document.value)
     except ValidationError as error:
         for fault in faults_in(error, json_schema(provider_types)):
-            position = document.sources.key if fault.about_key else document.sources.value
-            subject = document.sources.subject(fault.path)
-            faults.append(Diagnostic(fault.message, position(fault.path), subject, fault.hint))
+            place = document.sources.at_key if fault.about_key else document.sources.at_value
+            faults.append(place(fault.path, fault.message, fault.hint))
         return None
     return spec
 
@@ -160,17 +155,13 @@ def faults_in(error: ValidationError, schema: Mapping[str, Any]) -> list[Fault]:
     known_names = cache(partial(_known_names, schema))  # there may be many faults at one place
     found: dict[Path, Fault] = {}
     for entry in error.errors(include_url=False, include_context=True):
-        path: Path = tuple(part for part in entry["loc"] if not _is_tag(part))
+        path: Path = tuple(p for p in entry["loc"] if not (isinstance(p, str) and (p == "[key]" or p.startswith(TAG))))
         about_key = entry["type"] in _ABOUT_KEYS or "[key]" in entry["loc"]
         found.setdefault(path, Fault(path, *_words(entry, path, known_names), about_key))
     return list(found.values())
 
 
 _ABOUT_KEYS = ("extra_forbidden", "missing", "union_tag_invalid")
-
-
-def _is_tag(part: str | int) -> bool:
-    return isinstance(part, str) and (part == "[key]" or part.startswith(TAG))
 
 
 def _words(entry: Any, path: Path, known_names: Callable[[Path], list[str]]) -> tuple[str, str]:
@@ -344,30 +335,19 @@ def _variable_faults(document: Document) -> Iterator[Diagnostic]:
     """Yield defaults of another type than their variable, and patterns that are none, of any document."""
     variables = document.value.get("variables") if isinstance(document.value, dict) else None
     for name, declared in variables.items() if isinstance(variables, dict) else ():
-        if isinstance(declared, dict):
-            yield from _pattern_fault(document, name, declared.get("pattern"))
-            yield from _default_fault(document, name, declared)
-
-
-def _default_fault(document: Document, name: str, declared: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    default, kind = declared.get("default"), declared.get("type", "string")
-    if default is None or not isinstance(kind, str) or kind not in _KINDS or _KINDS[kind](default):
-        return
-    path = ("variables", name, "default")
-    hint = "write it in quotes" if kind == "string" and not isinstance(default, dict | list) else ""
-    shown = "" if declared.get("sensitive") else f", not {kind_of(default)}"
-    message = f"must be of the variable's type {kind}{shown}"
-    yield Diagnostic(message, document.sources.value(path), document.sources.subject(path), hint)
-
-
-def _pattern_fault(document: Document, name: str, pattern: Any) -> Iterator[Diagnostic]:
-    try:
-        re.compile(pattern if isinstance(pattern, str) else "")
-    except re.error as error:
-        path = ("variables", name, "pattern")
-        yield Diagnostic(
-            f"is not a regular expression: {error}", document.sources.value(path), document.sources.subject(path)
-        )
+        if not isinstance(declared, dict):
+            continue
+        path, pattern = ("variables", name), declared.get("pattern")
+        try:
+            re.compile(pattern if isinstance(pattern, str) else "")
+        except re.error as error:
+            yield document.sources.at_value((*path, "pattern"), f"is not a regular expression: {error}")
+        default, kind = declared.get("default"), declared.get("type", "string")
+        if default is not None and isinstance(kind, str) and kind in _KINDS and not _KINDS[kind](default):
+            hint = "write it in quotes" if kind == "string" and not isinstance(default, dict | list) else ""
+            shown = "" if declared.get("sensitive") else f", not {kind_of(default)}"
+            message = f"must be of the variable's type {kind}{shown}"
+            yield document.sources.at_value((*path, "default"), message, hint)
 
 
 def _named_files(
@@ -380,25 +360,13 @@ def _named_files(
     for path, name in _file_fields(document.value):
         if name in files or name in failed:
             continue
-        where = document.sources.value(path)
-        if is_expression(name):
-            failed.add(name)
-            faults.append(
-                Diagnostic("the name of a file cannot hold an expression", where, document.sources.subject(path))
-            )
-            continue
-        target = directory / FilePath(name).expanduser()
         try:
-            texts[name] = read_text(target, name, pipes=False)
-            files[name] = parse(texts[name], str(target), as_kubectl=path[-1] in ("job", "customizations"))
+            texts[name] = _text_of(directory, name)
+            place = str(directory / FilePath(name).expanduser())
+            files[name] = parse(texts[name], place, as_kubectl=path[-1] in ("job", "customizations"))
         except InvalidInput as error:
             failed.add(name)
-            for fault in error.diagnostics:
-                faults.append(
-                    fault
-                    if fault.position
-                    else Diagnostic(f"{name}: {fault.message}", where, document.sources.subject(path))
-                )
+            faults += document.sources.placed(error.diagnostics, path)
     return files, texts
 
 
@@ -410,24 +378,23 @@ def _env_files(document: Document, directory: FilePath, faults: list[Diagnostic]
     files: dict[EnvFile, Mapping[str, Any]] = {}
     for path, run in _runs_in(document.value):
         for place, file in env_files_in(run.get("env_file")):
-            name = file.path
             if file in files:
                 continue
             files[file] = {}
             try:
-                if is_expression(name):
-                    raise InvalidInput("the name of a file cannot hold an expression")
-                text = read_text(directory / FilePath(name).expanduser(), name, pipes=False)
+                text = _text_of(directory, file.path)
                 files[file] = sources(text, file)
-                texts |= {f"{name}#": "\n".join(sorted(files[file]))} if file.sensitive else {name: text}
+                secret = {f"{file.path}#": "\n".join(sorted(files[file]))}
+                texts |= secret if file.sensitive else {file.path: text}
             except InvalidInput as error:
-                whole: Path = (*path, "env_file", *place)
-                where = document.sources.value(whole)
-                faults += [
-                    fault if fault.position else Diagnostic(str(fault), where, document.sources.subject(whole))
-                    for fault in error.diagnostics
-                ]
+                faults += document.sources.placed(error.diagnostics, (*path, "env_file", *place))
     return files
+
+
+def _text_of(directory: FilePath, name: str) -> str:
+    if is_expression(name):
+        raise InvalidInput("the name of a file cannot hold an expression")
+    return read_text(directory / FilePath(name).expanduser(), name, pipes=False)
 
 
 def _runs_in(tree: Json) -> Iterator[tuple[Path, Mapping[str, Any]]]:

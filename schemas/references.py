@@ -39,9 +39,7 @@ def _mapping(root: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _provider(document: Document, path: Path, named: Any, known: list[str]) -> Iterator[Diagnostic]:
     if isinstance(named, str) and "${" not in named and named not in known:
         hint = did_you_mean(named, known) or f"known: {', '.join(dict.fromkeys(known))}"
-        yield Diagnostic(
-            f'unknown provider "{named}"', document.sources.value(path), document.sources.subject(path), hint
-        )
+        yield document.sources.at_value(path, f'unknown provider "{named}"', hint)
 
 
 def _needs(document: Document, path: Path, needs: Any, runs: Mapping[str, Any]) -> Iterator[Diagnostic]:
@@ -49,9 +47,7 @@ def _needs(document: Document, path: Path, needs: Any, runs: Mapping[str, Any]) 
         if isinstance(need, str) and "${" not in need and need.partition("[")[0] not in runs and need not in runs:
             where = (*path, index) if isinstance(needs, list) else path
             hint = glob_hint(need) or did_you_mean(need, runs) or f"known: {', '.join(list(runs)[:10])}"
-            yield Diagnostic(
-                f'unknown run "{need}"', document.sources.value(where), document.sources.subject(where), hint
-            )
+            yield document.sources.at_value(where, f'unknown run "{need}"', hint)
 
 
 def _variables(document: Document, path: Path, value: Any, known: Mapping[str, Any]) -> Iterator[Diagnostic]:
@@ -66,4 +62,4 @@ def _variables(document: Document, path: Path, value: Any, known: Mapping[str, A
             if name not in known:
                 message = f"${{var.{name}}}: the variable {name} is not known"
                 hint = did_you_mean(name, known)
-                yield Diagnostic(message, document.sources.value(path), document.sources.subject(path), hint)
+                yield document.sources.at_value(path, message, hint)

@@ -49,6 +49,18 @@ class SourceMap(NamedTuple):
         """Return what a complaint about ``path`` calls it, as its own file writes it."""
         return dotted(self.place(path))
 
+    def at_value(self, path: Path, message: str, hint: str = "") -> Diagnostic:
+        """Return a complaint about the value at ``path``."""
+        return Diagnostic(message, self.value(path), self.subject(path), hint)
+
+    def at_key(self, path: Path, message: str, hint: str = "") -> Diagnostic:
+        """Return a complaint about the key at ``path``."""
+        return Diagnostic(message, self.key(path), self.subject(path), hint)
+
+    def placed(self, faults: Iterable[Diagnostic], path: Path) -> list[Diagnostic]:
+        """Return what is wrong with a file that the value at ``path`` names; what has no place in the file stands there."""
+        return [fault if fault.position else self.at_value(path, str(fault)) for fault in faults]
+
     def told(self, path: Path, where: Position) -> str:
         """Return a place of the value at ``path`` as origins tell it: ``common.yaml:12``, ``spec.yaml:9 in environments.dev``."""
         own = self.place(path)

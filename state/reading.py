@@ -63,17 +63,6 @@ class Reading(ABC):
         name: str | None = self.one("SELECT project FROM meta")[0]
         return name
 
-    @property
-    def project(self) -> str | None:
-        """Return the project that the state belongs to, None while it belongs to none."""
-        found = self.scope
-        return None if found is None else found.partition("/")[0]
-
-    @property
-    def environment(self) -> str:
-        """Return the environment that the state belongs to, "" for none."""
-        return (self.scope or "").partition("/")[2]
-
     def records(self, addresses: Collection[str] | None = None) -> dict[str, Recorded]:
         """Return the newest attempt at each managed address, in the order in which the addresses were first recorded.
 

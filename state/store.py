@@ -37,6 +37,17 @@ class Store(Reading):
     moved_to: str = ""
     misfits: tuple[type[Exception], ...] = ()
 
+    @property
+    def project(self) -> str | None:
+        """Return the project that the state belongs to, None while it belongs to none."""
+        found = self.scope
+        return None if found is None else found.partition("/")[0]
+
+    @property
+    def environment(self) -> str:
+        """Return the environment that the state belongs to, "" for none."""
+        return (self.scope or "").partition("/")[2]
+
     @abstractmethod
     def check_home(self) -> None:
         """Find out whether the state is where it is at home; where it was moved, ``moved_from`` says from where.

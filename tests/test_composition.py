@@ -270,6 +270,11 @@ def test_wrong_extends(tmp_path: Path) -> None:
     ]
 
 
+def test_the_defaults_extend_nothing(tmp_path: Path) -> None:
+    told = faults(tmp_path, spec=HEAD + f"defaults: {{extends: a}}\nruns:\n  a: {RUN}\n")
+    assert told == ["spec.yaml:3:21: defaults.extends: is for a run, not for the defaults of all"]
+
+
 def test_a_fault_that_several_runs_inherit_is_told_once(tmp_path: Path) -> None:
     told = faults(
         tmp_path, spec=HEAD + "runs:\n  a: {provider: process, timeout: x}\n  b: {extends: a}\n  c: {extends: b}\n"
