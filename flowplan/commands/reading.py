@@ -13,7 +13,9 @@ from flowplan.commands.places import env_option
 from flowplan.output import Output
 from flowplan.project import Project
 from flowplan.refreshing import refresh
+from flowplan.render.units import duration
 from flowplan.schemas.errors import Refused, StateFull
+from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import PROBLEMS, Status
 from flowplan.state.location import Location
 from flowplan.state.store import Store
@@ -58,7 +60,7 @@ def status(state: Location, addresses: Sequence[str], ask: bool, format: str, *,
     output.lines(status_table(document["runs"], document["not_started"], width=columns, colour=colour, now=now))
     for run in document["runs"]:
         if late := run["overdue"]:
-            limit = f"{late['setting']} of {late['limit']:g}s passed {late['passed_by']:.0f}s ago"
+            limit = f"{late['setting']} of {written_duration(late['limit'])} passed {duration(late['passed_by'])} ago"
             output.note(
                 f"warning: {run['address']}: {limit}, and nothing enforces it: flowplan does while it follows the run "
                 "(`flowplan watch` ends it)"

@@ -19,6 +19,7 @@ from flowplan.planner.conduct.world import (
 from flowplan.schemas import lifecycle
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.events import Event
+from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import Observed, Recorded, Status
 from flowplan.schemas.times import seconds_between
 
@@ -208,7 +209,11 @@ def _limit_passed(world: World, record: Recorded) -> str:
         name, limit, passed = "timeout", settings.timeout, seconds_between(record.started_at, now)
     else:
         return ""
-    return f"{name} of {limit:g}s passed" if limit is not None and passed is not None and passed > limit else ""
+    return (
+        f"{name} of {written_duration(limit)} passed"
+        if limit is not None and passed is not None and passed > limit
+        else ""
+    )
 
 
 def refresh(world: World, addresses: Sequence[str]) -> Commands:

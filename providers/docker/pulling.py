@@ -24,6 +24,7 @@ from flowplan.providers.docker.streams import Stream
 from flowplan.providers.registries import PATIENCE, THERE, Answer
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
 from flowplan.schemas.faults import point
+from flowplan.schemas.quantities import written_duration
 
 _REQUEST = re.compile(r'^(?:Get|Head) "[^"]*": ')
 """How an Engine begins the error of its own request to a registry."""
@@ -241,5 +242,5 @@ def _text(header: str | bytes) -> str:
 
 
 def _too_late(image: str, limit: float | None) -> StartFailed:
-    message = f"start_timeout of {limit:g}s passed while pulling {image}"
+    message = f"start_timeout of {written_duration(limit or 0)} passed while pulling {image}"
     return StartFailed(message, hint="give it more time, or pull the image beforehand", reason="StartTimeout")
