@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stores import record, sql
@@ -14,7 +15,7 @@ from stores import record, sql
 from flowplan.schemas.errors import LockLost, StateError, StateLocked
 from flowplan.state import ownership
 from flowplan.state.location import Location, located
-from flowplan.state.postgres import lease
+from flowplan.state.postgres import lease, session
 
 pytestmark = pytest.mark.postgres
 
@@ -142,15 +143,45 @@ def test_an_idle_connection_that_is_lost_is_made_anew(places: Places) -> None:
         mine.release()
 
 
-def test_a_transaction_whose_connection_is_lost_leaves_nothing(places: Places) -> None:
+def test_a_transaction_goes_on_in_a_new_connection(places: Places) -> None:
     one = places(f"{places.url}&application_name={places.project}")
     with closing(one.open()) as store:
-        with pytest.raises(StateError, match="give the same command again"), store.changing("test") as journal:
+        with store.changing("test") as journal:
             journal.put([record(store, "a")])
             backends(places.project)
-        assert store.records() == {} and store.serial == 0
-        store.intend([record(store, "a")])
-        assert list(store.records()) == ["a"]
+            assert list(store.records()) == ["a"]
+            journal.put([record(store, "b")])
+            backends(places.project)
+        assert list(store.records()) == ["a", "b"] and store.serial == 1
+
+
+def test_it_does_not_go_on_over_what_another_wrote_meanwhile(places: Places) -> None:
+    one, other = places(f"{places.url}&application_name={places.project}"), places()
+    with closing(one.open()) as store, closing(other.open()) as theirs:
+        with pytest.raises(StateError, match="changed by another process"), store.changing("test") as journal:
+            journal.put([record(store, "a")])
+            assert store.run_ids()
+            backends(places.project)
+            theirs.intend([record(theirs, "b")])
+        assert list(store.records()) == ["b"] and store.serial == 1
+
+
+def test_a_commit_whose_answer_was_lost_is_not_done_twice(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = places(f"{places.url}&application_name={places.project}")
+    with closing(one.open()) as store:
+        together = session._sent
+
+        def sent(connection: Any, statement: Any) -> Any:
+            cursor = together(connection, statement)
+            if statement[0] == "COMMIT":
+                monkeypatch.undo()
+                connection.execute("SELECT 1").fetchall()
+                backends(places.project)
+            return cursor
+
+        monkeypatch.setattr(session, "_sent", sent)
+        assert len(store.add([record(store, "a")])) == 1
+        assert len(list(store.events())) == 1 and store.serial == 1
 
 
 def test_states_of_other_projects_are_out_of_reach(places: Places, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode
@@ -59,6 +60,8 @@ def psycopg() -> Any:
     """
     try:
         import psycopg
+
+        logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # what it warns of is told by the error that follows
     except ImportError as error:
         raise StateError(
             f"a state in PostgreSQL needs psycopg, which cannot be imported ({error})",

@@ -28,7 +28,7 @@ INSERT INTO flowplan.leases AS l (project, environment, purpose, token, until, h
 VALUES (%s, %s, %s, 1, clock_timestamp() + interval '{SECONDS} s', %s)
 ON CONFLICT (project, environment, purpose) DO UPDATE
 SET token = l.token + 1, until = excluded.until, holder = excluded.holder
-WHERE l.until <= clock_timestamp() RETURNING token
+WHERE l.until <= clock_timestamp() OR l.holder = excluded.holder RETURNING token
 """
 _OURS = "WHERE project = %s AND environment = %s AND purpose = %s"
 _RENEW = (
@@ -83,7 +83,7 @@ class Lease(Lock):
         note = json.dumps(about_me(self._command))
         while True:
             began = _now()
-            found = self._session.do(_TAKE, *self._row, note)
+            found = self._session.ask(_TAKE, *self._row, note)  # again if need be: no other call has this note
             if found:
                 break
             if time.monotonic() >= deadline:

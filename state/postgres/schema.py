@@ -52,7 +52,8 @@ CREATE TABLE flowplan.format (
 CREATE TABLE flowplan.states (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   project text NOT NULL, environment text NOT NULL DEFAULT '', lineage text NOT NULL,
-  serial bigint NOT NULL DEFAULT 0, created_at text NOT NULL, moved_to text, UNIQUE (project, environment));
+  serial bigint NOT NULL DEFAULT 0, created_at text NOT NULL, moved_to text,
+  last_write text, UNIQUE (project, environment));
 CREATE VIEW flowplan.meta AS SELECT * FROM flowplan.states WHERE id = {_STATE};
 CREATE TABLE flowplan.keys (
   state bigint PRIMARY KEY REFERENCES flowplan.states ON DELETE CASCADE, key bytea NOT NULL);

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowplan.schemas.errors import InvalidInput, StateError, StateFull
 from flowplan.state.postgres.address import Address, psycopg
 
 if TYPE_CHECKING:
-    from psycopg import Connection, Error
+    from psycopg import Connection, Cursor, Error
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -36,6 +38,29 @@ BOUNDS = (
 """The first statement of each transaction that writes: the server ends it when its client is gone, so that nobody waits."""
 
 
+class Again(Enum):
+    """What became of a transaction whose connection was lost."""
+
+    COMMITTED = "committed"
+    LOST = "lost"
+
+
+@dataclass
+class _Inside:
+    """A transaction that goes on.
+
+    Attributes:
+        opening: its first statements; again: see ``Session.transaction``.
+        done: the statements that were answered since, which changed ``changes`` rows; waiting: those to be sent next.
+    """
+
+    opening: Sequence[Statement]
+    again: Callable[[list[list[Row]]], Again] | None
+    done: list[Statement] = field(default_factory=list)
+    waiting: list[Statement] = field(default_factory=list)
+    changes: int = 0
+
+
 class Session:
     """One connection. It has no state of its own on the server outside of a transaction."""
 
@@ -43,7 +68,7 @@ class Session:
         self.address = address
         self._connection: Connection[Row] | None = None
         self._answered = False
-        self._inside = False
+        self._inside: _Inside | None = None
 
     def close(self) -> None:
         """Close the connection, where there is one."""
@@ -53,20 +78,14 @@ class Session:
                 connection.close()
 
     def ask(self, query: str, *values: Any) -> list[Row]:
-        """Return the rows of one statement, which is repeated when the connection is lost meanwhile: it must only read."""
+        """Return the rows of one statement, which is repeated when the connection is lost meanwhile: it must be such that this does no harm."""
         return self.ask_all((query, values))[0]
 
     def ask_all(self, *statements: Statement) -> list[list[Row]]:
         """Return the rows of each of some statements, in one round trip. Each is of its own moment."""
-
-        def work(connection: Connection[Row]) -> list[list[Row]]:
-            return _together(connection, statements)
-
-        if self._inside:
-            with self._explained():
-                assert self._connection is not None
-                return work(self._connection)
-        return self._reaching(work)
+        if self._inside is None:
+            return self._reaching(lambda connection: _together(connection, statements))
+        return self._within(statements)
 
     def do(self, query: str, *values: Any) -> list[Row]:
         """Carry out one statement that changes something, once, and return its rows."""
@@ -74,42 +93,83 @@ class Session:
             return _together(self._open(), [(query, values)])[0]
 
     @contextlib.contextmanager
-    def transaction(self, *first: Statement, begin: str = "BEGIN") -> Iterator[list[list[Row]]]:
+    def transaction(
+        self, *first: Statement, begin: str = "BEGIN", again: Callable[[list[list[Row]]], Again] | None = None
+    ) -> Iterator[list[list[Row]]]:
         """Make one transaction: all of it or nothing; yield the rows of its first statements, which take one round trip.
 
-        A lost connection is made anew as long as nothing but the first statements was sent.
+        A connection that is lost is made anew, and what was sent is sent again, as far as ``again`` allows that.
+
+        Args:
+            again: says from the rows of the first statements, in a new transaction, whether the former one was committed.
+                Without it, only what comes before the first statements may be lost.
 
         Raises:
             StateError: it failed. When the connection was lost in its midst, nothing of it happened, or all of it.
         """
-
-        def work(connection: Connection[Row]) -> list[list[Row]]:
-            return _together(connection, [(begin, ()), *first])[1:]
-
-        rows = self._reaching(work)
-        connection = self._connection
-        assert connection is not None
-        self._inside = True
+        opening = [(begin, ()), *first]
+        rows = self._reaching(lambda connection: _together(connection, opening))[1:]
+        self._inside = _Inside(opening, again)
         try:
-            with self._explained("COMMIT"), connection.pipeline():
-                yield rows
-                connection.execute("COMMIT")
+            yield rows
+            self._within([("COMMIT", ())])
         except BaseException:
             self._undo()
             raise
         finally:
-            self._inside = False
+            self._inside = None
 
-    def queue(self, query: str, many: Iterable[Sequence[Any]]) -> list[Any]:
-        """Send a statement for each of many rows, inside of a transaction, without waiting for an answer.
+    def queue(self, query: str, many: Iterable[Sequence[Any]]) -> int:
+        """Send a statement for each of many rows, inside of a transaction, together with the next that is asked.
 
         Returns:
-            Cursors whose ``rowcount`` is known after the next answer.
+            The number of rows.
         """
-        connection = self._connection
-        assert connection is not None and self._inside
-        with self._explained():
-            return [connection.execute(query, [_storable(value) for value in row]) for row in many]
+        assert self._inside is not None
+        before = len(self._inside.waiting)
+        self._inside.waiting += [(query, row) for row in many]
+        return len(self._inside.waiting) - before
+
+    def changes(self) -> int:
+        """Return how many rows this transaction has changed so far; the server is asked."""
+        assert self._inside is not None
+        self._within([])
+        return self._inside.changes
+
+    def _within(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Send what waits, and then statements of which the rows are returned, in the transaction that goes on."""
+        inside, deadline = self._inside, time.monotonic() + PATIENCE
+        assert inside is not None
+        while True:
+            try:
+                assert self._connection is not None
+                with self._explained("writing"), self._connection.pipeline():
+                    sent = [_sent(self._connection, one) for one in inside.waiting]
+                    asked = [_sent(self._connection, one) for one in statements]
+            except StateError:
+                lost = self._connection is None or self._connection.closed
+                if not lost or inside.again is None or time.monotonic() > deadline:
+                    raise
+                if self._begun_again(inside, inside.again) is Again.COMMITTED:
+                    return []
+                continue
+            inside.changes += sum(max(cursor.rowcount, 0) for cursor in sent)
+            inside.done += inside.waiting
+            inside.waiting = []
+            return [cursor.fetchall() if cursor.description else [] for cursor in asked]
+
+    def _begun_again(self, inside: _Inside, again: Callable[[list[list[Row]]], Again]) -> Again:
+        """Begin the transaction again in a new connection, and let all that was sent be sent once more.
+
+        Raises:
+            StateError: the state has changed meanwhile, so that this would be wrong.
+        """
+        self.close()
+        found = again(self._reaching(lambda connection: _together(connection, inside.opening))[1:])
+        if found is Again.COMMITTED:
+            self._undo()
+        inside.waiting, inside.done, inside.changes = inside.done + inside.waiting, [], 0
+        return found
 
     def _undo(self) -> None:
         connection = self._connection
@@ -161,9 +221,14 @@ class Session:
             raise explained(self.address, error, self._connection, during=during) from None
 
 
+def _sent(connection: Connection[Row], statement: Statement) -> Cursor[Row]:
+    query, values = statement
+    return connection.execute(query, [_storable(value) for value in values])
+
+
 def _together(connection: Connection[Row], statements: Sequence[Statement]) -> list[list[Row]]:
     with connection.pipeline():
-        cursors = [connection.execute(query, [_storable(value) for value in values]) for query, values in statements]
+        cursors = [_sent(connection, statement) for statement in statements]
     return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
 

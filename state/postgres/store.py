@@ -20,7 +20,7 @@ from flowplan.schemas.faults import point
 from flowplan.schemas.runs import Recorded, scope
 from flowplan.state import rows
 from flowplan.state.journal import Journal
-from flowplan.state.postgres.session import BOUNDS, Row, Session, Statement
+from flowplan.state.postgres.session import AGAIN, BOUNDS, Again, Row, Session, Statement
 from flowplan.state.store import Store, moved_away, new_identity
 
 if TYPE_CHECKING:
@@ -153,19 +153,32 @@ class PostgresStore(Store):
         if held:
             held.check()
         fence = [held.fence()] if held else []
-        first = (BOUNDS, self._about, *fence, (_OURS, (self._id,)), ("SELECT coalesce(max(seq), 0) FROM events", ()))
-        with self._session.transaction(*first) as answers:
+        first = (BOUNDS, self._about, (_OURS, (self._id,)), ("SELECT coalesce(max(seq), 0) FROM events", ()), *fence)
+        mine = str(uuid.uuid4())
+
+        def again(answers: list[list[Row]]) -> Again:
+            _, _, state, _, *fence = answers
+            if state[0][2] == mine:
+                return Again.COMMITTED
             if held:
-                held.fenced(answers[2])
-            self._serial, moved_to = answers[-2][0]
+                held.fenced(fence[0])
+            if state[0][0] != self._serial:
+                raise StateError(f"the state {self.location} was changed by another process meanwhile", hint=AGAIN)
+            return Again.LOST
+
+        with self._session.transaction(*first, again=again) as answers:
+            if held:
+                held.fenced(answers[-1])
+            self._serial, moved_to, _ = answers[2][0]
             if (moved_to or "") != self.moved_to:  # it went while this process had it open
                 raise moved_away(self.location, moved_to)
             self._inside = True
             try:
-                journal = PostgresJournal(self, answers[-1][0][0])
+                journal = PostgresJournal(self, answers[3][0][0])
                 yield journal
                 if journal.changed():
-                    self._session.queue("UPDATE flowplan.states SET serial = serial + 1 WHERE id = %s", [(self._id,)])
+                    grow = "UPDATE flowplan.states SET serial = serial + 1, last_write = %s WHERE id = %s"
+                    self._session.queue(grow, [(mine, self._id)])
             finally:
                 self._inside = False
             point(f"state:{what}:written")
@@ -180,7 +193,7 @@ SELECT id, has_table_privilege('flowplan.attempts', 'INSERT'), has_table_privile
   pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean
 FROM flowplan.states WHERE project = %s AND environment = %s
 """
-_OURS = "SELECT serial, moved_to FROM flowplan.states WHERE id = %s FOR UPDATE"
+_OURS = "SELECT serial, moved_to, last_write FROM flowplan.states WHERE id = %s FOR UPDATE"
 
 
 def make(location: DatabaseLocation, born: tuple[str, bytes] | None) -> None:
@@ -213,8 +226,8 @@ class Queue:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._sent: list[Any] = []
-        self.surely = False
+        self._sent = 0
+        self._surely = False
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> _Answer:
         if query.startswith("SELECT"):
@@ -226,13 +239,11 @@ class Queue:
         sent = self._session.queue(_spoken(query), many)
         self._sent += sent
         # An insertion without a condition changes something: there is no need to wait for the server to say so.
-        self.surely |= bool(sent) and query.startswith("INSERT INTO") and not re.search("SELECT|WHERE|NOTHING", query)
+        self._surely |= bool(sent) and query.startswith("INSERT INTO") and not re.search("SELECT|WHERE|NOTHING", query)
 
     def changed(self) -> bool:
         """Return whether something was changed; unless that is sure, the server is asked."""
-        if self._sent and not self.surely:
-            self._session.ask("SELECT 1")
-        return self.surely or any(cursor.rowcount > 0 for cursor in self._sent)
+        return self._surely or bool(self._sent and self._session.changes())
 
 
 class PostgresJournal(Journal):
