@@ -127,7 +127,7 @@ def told(record: Recorded, seen: Observed) -> Observed:
     After a failure such a run waits for its next try. A failure that is no newer than the one that it has been tried again
     after is the same one, seen late.
     """
-    retry, before, tries = record.settings.retry, record.handle.get(ENDED), max(record.attempts, seen.attempts, 1)
+    retry, before, tries = record.settings.retry_delay, record.handle.get(ENDED), max(record.attempts, seen.attempts, 1)
     if retry is None or record.status.settled:
         return seen
     if before and seen.handle:
@@ -152,7 +152,7 @@ def told(record: Recorded, seen: Observed) -> Observed:
 
 def next_try_at(record: Recorded) -> datetime | None:
     """Return when the next try of a run begins that flowplan tries again; None when it waits for none."""
-    retry, ended = record.settings.retry, record.handle.get(ENDED)
+    retry, ended = record.settings.retry_delay, record.handle.get(ENDED)
     if retry is None or not ended or not record.status.live:
         return None
     if record.handle.get(ASKED):
@@ -163,7 +163,7 @@ def next_try_at(record: Recorded) -> datetime | None:
 
 def asked(record: Recorded, now: datetime) -> Observed:
     """Return what is recorded of a run before its engine is asked for its next try, which counts from then on."""
-    number, retry = max(record.attempts, 1) + 1, record.settings.retry
+    number, retry = max(record.attempts, 1) + 1, record.settings.retry_delay
     further = Try(number, retry.retries + 1 if retry else None, timestamp(now), record.message.partition("; try ")[0])
     handle = {**record.handle, ASKED: True}
     return Observed(record.run_id, status=Status.RUNNING, attempts=number, handle=handle, tries=(further,))

@@ -109,7 +109,7 @@ class Settings:
 
     ``group`` is the run's name in the spec (all cells of a matrix share it), ``needs`` are addresses,
     ``rerun`` is ``on_failure|on_change|always|never``, ``rerun_with`` is ``""|needs``, ``keep`` is ``""|finished``, ``replace`` is ``stop_first|start_first|after_finish``,
-    ``protect`` is ``""|active|always``, ``retry`` is None where the engine tries again, if anybody does,
+    ``protect`` is ``""|active|always``, ``retry_delay`` is None where the engine tries again, if anybody does,
     ``ignore_changes`` are JSON Pointers into the objects.
     """
 
@@ -128,7 +128,7 @@ class Settings:
     triggers: Mapping[str, str] = field(default_factory=dict)
     rerun_with: Annotated[str, Member(absent="")] = ""
     keep: Annotated[str, Member(absent="")] = ""
-    retry: Annotated[Retry | None, Member(absent=None)] = None
+    retry_delay: Annotated[Retry | None, Member(absent=None)] = None
 
 
 class Origin(NamedTuple):

@@ -88,7 +88,7 @@ class Engine:
         seen = self.look(record.run_id)
         if seen.status is not Status.FAILED or seen.finished_at != record.handle.get(lifecycle.ENDED):
             return seen
-        retry, failures = record.settings.retry, self.failures[record.run_id]
+        retry, failures = record.settings.retry_delay, self.failures[record.run_id]
         assert retry is not None and failures <= retry.retries, f"{record.run_id} is tried {failures + 1} times"
         passed = (now - self.ended[record.run_id]).total_seconds()
         assert passed >= wait_after(failures, *retry[1:]), f"{record.run_id} is tried again after {passed} s"
@@ -190,7 +190,7 @@ def random_wishes(rng: random.Random) -> dict[str, Wish]:
                 needs=tuple(f"r{n}" for n in rng.sample(range(number), min(number, rng.choice([0, 0, 1, 2])))),
                 max_parallel={"g": None, "h": 2}[group],
                 timeout=rng.choice([None, 20.0]),
-                retry=rng.choice([None, Retry(2, 3.0, 2.0), Retry(1, 0.0)]),
+                retry_delay=rng.choice([None, Retry(2, 3.0, 2.0), Retry(1, 0.0)]),
                 replace=rng.choice(["stop_first", "start_first", "after_finish"]),
                 grace_period=1.0,
             ),

@@ -52,7 +52,7 @@ def test_the_page_shows_a_transcript_that_holds() -> None:
 class Play:
     """One transcript: a plan, a state in memory, and what was asked of engines that is not answered yet.
 
-    The head holds ``runs``: address -> {action, needs, group, max_parallel, timeout, start_timeout, replace, retry, record: status
+    The head holds ``runs``: address -> {action, needs, group, max_parallel, timeout, start_timeout, replace, retry_delay, record: status
     of the recorded attempt, leftover: status of an earlier one}; ``detach``, ``wait``: seconds; ``room``: calls at once;
     ``locked``: true when the lock is held from the start; ``patient``: true to ask silent engines again;
     ``stream``: true to show the output of runs.
@@ -75,8 +75,8 @@ class Play:
         """Return the change that the head describes, and put what is recorded into the state."""
         fields = {k: v for k, v in given.items() if k not in ("action", "record", "leftover", "moved_from")}
         fields = {"group": address, **fields, "needs": tuple(given.get("needs", ()))}
-        if "retry" in fields:
-            fields["retry"] = Retry(*fields["retry"])
+        if "retry_delay" in fields:
+            fields["retry_delay"] = Retry(*fields["retry_delay"])
         settings = Settings(**fields)
         action, attempt = Action(given.get("action", "create")), 1
         born = given.get("moved_from", address)

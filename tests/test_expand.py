@@ -479,7 +479,7 @@ def test_a_delay_without_retries_is_warned_about(world: World) -> None:
 def test_a_delay_that_a_provider_does_not_keep_is_warned_about(world: World) -> None:
     expansion = world.expand(one("retries: 1, retry_delay: 3s"))
     assert [d.message for d in expansion.diagnostics] == ["is not kept by providers of the type docker"]
-    assert expansion.desired[0].settings.retry is None
+    assert expansion.desired[0].settings.retry_delay is None
 
 
 @pytest.mark.parametrize(

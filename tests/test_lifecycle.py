@@ -203,7 +203,7 @@ def test_no_stage_is_gone_back_to(seen: list[Observed]) -> None:
         now = then
 
 
-RETRY = Settings("a", retry=Retry(2, 10.0, 2.0, 15.0))
+RETRY = Settings("a", retry_delay=Retry(2, 10.0, 2.0, 15.0))
 
 
 def tried(**fields: Any) -> Recorded:

@@ -16,7 +16,18 @@ from flowplan.planner.compare.replay import desired_runs, deviations
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun
 from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.plans import ABSENT, Action, Change, Plan
-from flowplan.schemas.runs import Desired, Identity, Objects, Observed, Recorded, Rendered, Settings, Status, run_id
+from flowplan.schemas.runs import (
+    Desired,
+    Identity,
+    Objects,
+    Observed,
+    Recorded,
+    Rendered,
+    Retry,
+    Settings,
+    Status,
+    run_id,
+)
 from flowplan.schemas.sources import Diagnostic
 
 LINEAGE = "11111111-1111-4111-8111-111111111111"
@@ -445,6 +456,13 @@ def test_a_cell_that_left_the_matrix(keep: str, status: Status, mode: str, actio
     assert action is Action.DESTROY or [c.action for c in again.changes if c.before] == [Action.NO_OP]
     gone = decide([], [record], [seen(record, status)])
     assert gone.changes[0].action is Action.DESTROY, "the run itself is no longer in the spec"
+
+
+def test_another_delay_between_tries_counts_for_what_is_live() -> None:
+    before, after = (desired(settings=Settings(retry_delay=Retry(2, seconds))) for seconds in (5.0, 30.0))
+    live = only(decide([after], [recorded(before, Status.RUNNING)]))
+    assert (live.action, live.reasons) == (Action.UPDATE, ("retry_delay changed",))
+    assert only(decide([after], [recorded(before)])).action is Action.NO_OP
 
 
 def test_a_forced_rerun_of_a_live_run_replaces_it() -> None:

@@ -98,8 +98,8 @@ def run_settings(change: Change, kinds: Kinds) -> dict[str, Json]:
         "grace_period": settings.grace_period,
     }
     others: dict[str, Json] = {"retries": _retries(change, kinds), "max_parallel": settings.max_parallel}
-    if settings.retry:
-        others |= {"retries": settings.retry.retries, "retry_delay": _delay(settings.retry)}
+    if settings.retry_delay:
+        others |= {"retries": settings.retry_delay.retries, "retry_delay": _delay(settings.retry_delay)}
     plain = Settings()
     for name in ("rerun", "rerun_with", "replace", "keep", "protect", "ignore_changes", "triggers"):
         value = getattr(settings, name)

@@ -11,7 +11,7 @@ from flowplan.schemas.runs import Json
 
 Units = Mapping[str, str]
 """Name of a field -> its unit, as ``Kind.units`` says."""
-OF_SETTINGS = {"retry_delay": "seconds", "timeout": "seconds", "start_timeout": "seconds", "grace_period": "seconds"}
+OF_SETTINGS = dict.fromkeys(("timeout", "start_timeout", "grace_period", "retry_delay", "initial", "max"), "seconds")
 
 _WRITTEN: Mapping[str, Callable[[float], str]] = {
     "seconds": written_duration,

@@ -196,7 +196,7 @@ def settings_fields(before: Settings, after: Settings, kept_by_engine: frozenset
         "needs",
         "stream_output",
         "protect",
-        "retry",
+        "retry_delay",
     ):
         old, new = (v._asdict() if isinstance(v, Retry) else v for v in (getattr(before, name), getattr(after, name)))
         old, new = (list(value) if isinstance(value, tuple) else value for value in (old, new))

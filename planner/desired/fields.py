@@ -199,7 +199,7 @@ def settings(group: str, fields: Mapping[str, Any], *, tries_again: bool) -> Set
     """
     given = {key: fields[key] for key in SETTINGS if key in fields}
     if tries_again:
-        given["retry"] = Retry(int(fields["retries"]), **backoff(fields["retry_delay"]))
+        given["retry_delay"] = Retry(int(fields["retries"]), **backoff(fields["retry_delay"]))
     return Settings(group=group, **{key: _CONVERT[key](v) if key in _CONVERT else v for key, v in given.items()})
 
 

@@ -29,7 +29,7 @@ KINDS = {
     "Process": Kind(
         shorter=(("/Process/", ""),),
         retries="/Process/retries",
-        units=(("log_limit", "bytes"), ("initial", "seconds"), ("max", "seconds")),
+        units=(("log_limit", "bytes"),),
         order="argv cwd env inherit_env timeout retries retry_delay log_limit labels",
     )
 }

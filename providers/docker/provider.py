@@ -174,7 +174,7 @@ class DockerProvider:
         container = str(record.handle.get("id") or "")
         starting, held = record.status is Status.CREATING and not container, self._attachments.take(container)
         tty, find = self._has_terminal(record), partial(self._container, record)
-        retry = record.settings.retry
+        retry = record.settings.retry_delay
         left = retry.retries + 1 - max(record.attempts, 1) if retry else 0
         output = Output(self._engine, find, tty=tty, starting=starting, held=held, retries=left)
         return output.lines(tail, follow, stop)

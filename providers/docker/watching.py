@@ -178,7 +178,7 @@ class Watch:
         return host
 
     def _repeats(self, run: str) -> bool:
-        return "RestartPolicy" in self._host(run) or self._records[run].settings.retry is not None
+        return "RestartPolicy" in self._host(run) or self._records[run].settings.retry_delay is not None
 
     def _may_be_too_long(self, run: str, code: int) -> bool:
         """Return whether an argument may be too long to execute; only the container has the length of secrets."""
