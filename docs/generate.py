@@ -59,6 +59,7 @@ TITLES = {
     "ProcessProvider": "A provider of type `process`",
     "Move": "An item of `moved`",
     "Policy": "A policy",
+    "Notification": "An item of `notify`",
 }
 
 

@@ -19,6 +19,7 @@ from flowplan.progress import shown, stage
 from flowplan.project import Project, Request, bases
 from flowplan.resolve import warnings_of
 from flowplan.schemas.errors import ProviderError
+from flowplan.schemas.notifications import channels_of
 from flowplan.schemas.plan_documents import plan_digest
 from flowplan.schemas.plans import Action, Change, Finding, Plan
 from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Rendered
@@ -71,6 +72,7 @@ def plan_spec(project: Project, request: Request) -> Planned:
         environment=loaded.environment,
         spec_path=_portable(request),
         spec_digest=loaded.digest,
+        notify=channels_of(loaded.spec.notify) or None,
         variables=variables,
         diagnostics=diagnostics,
     )

@@ -68,6 +68,8 @@ def plan_digest(plan: Plan) -> str:
     }
     if plan.environment:
         meaning["environment"] = plan.environment
+    if plan.notify:
+        meaning["notify"] = [encode(channel) for channel in plan.notify]
     return _sha256(_canonical(meaning))
 
 
@@ -101,7 +103,7 @@ def sealed_json(plan: Plan, key: bytes) -> str:
 _HEAD = (
     *("format_version", "flowplan_version", "project", "environment", "mode", "partial", "digest"),
     *("expires_at", "refreshed", "state", "spec"),
-    *("summary", "variables", "providers", "targets", "secrets", "diagnostics"),
+    *("summary", "variables", "providers", "targets", "secrets", "notify", "diagnostics"),
 )
 """The order in which a document tells what it says of the whole plan."""
 

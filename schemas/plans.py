@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Any, NamedTuple
 
 from flowplan.schemas.codec import Member, like
+from flowplan.schemas.notifications import Channel
 from flowplan.schemas.runs import Json, Objects, Settings
 from flowplan.schemas.secrets import SecretSource
 from flowplan.schemas.sources import Diagnostic
@@ -170,6 +171,7 @@ class Plan:
         made_at: time of planning (RFC 3339 UTC); only in plan files, so that the same plan is printed the same.
         partial: ``--target`` or ``--exclude`` left runs out, so that it says nothing of them.
         environment: of the project, "" where it has none.
+        notify: who is told of what happens to the runs; None for nobody.
     """
 
     project: str
@@ -191,3 +193,4 @@ class Plan:
     made_at: str = ""
     partial: Annotated[bool, Member(absent=False)] = False
     environment: Annotated[str, Member(absent="")] = ""
+    notify: Annotated[tuple[Channel, ...] | None, Member(absent=None)] = None

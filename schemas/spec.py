@@ -532,6 +532,46 @@ def _version(value: Any) -> str:
     return f"must be 1, the version of the spec, not {f.kind_of(value)}"
 
 
+NOTIFIED_OF = {
+    "failed": "A run failed.",
+    "timed_out": "A run passed a time limit.",
+    "lost": "A run is gone from its engine, and how it ended is not known.",
+    "recovered": "A run succeeded whose last attempt had not.",
+    "waiting": "An approved run has not started for long.",
+    "applied": "A plan was applied.",
+}
+
+
+class Notification(Part):
+    """Who is told of what happens: a webhook, or a service that apprise knows."""
+
+    webhook: Annotated[Any, f.OneOf(f.Filled, mapping=SecretReference)] | None = Field(
+        None,
+        examples=[{"from_env": "NIGHTLY_WEBHOOK"}],
+        description="URL that gets a JSON document by POST; a reference where the URL is a secret.",
+    )
+    apprise: SecretReference | None = Field(
+        None, examples=[{"from_file": "chat.url"}], description="Where an apprise URL is: mail, chats, pagers."
+    )
+    secret: SecretReference | None = Field(
+        None, description="Where the key is with which the document is signed (X-Flowplan-Signature-256)."
+    )
+    on: list[Annotated[str, f.choice(NOTIFIED_OF)]] | None = Field(
+        None,
+        examples=[["failed", "timed_out", "lost"]],
+        description="Of what; default failed, timed_out, lost and recovered.",
+    )
+    waiting_longer_than: f.Duration | None = Field(
+        None, description="How long an approved run may wait before it is told; default 1h."
+    )
+
+    def model_post_init(self, context: Any) -> None:
+        if (self.webhook is None) == (self.apprise is None):
+            raise f.fault("must have exactly one of webhook, apprise")
+        if self.secret is not None and self.webhook is None:
+            raise f.fault("secret belongs to a webhook")
+
+
 class Spec(Part):
     """A flowplan spec: one project and its runs."""
 
@@ -568,6 +608,7 @@ class Spec(Part):
     policies: list[Annotated[Any, f.OneOf(f.Plain, mapping=Policy)]] = Field(
         [], description="Rules for the concrete objects: files, or inline."
     )
+    notify: list[Notification] = Field([], description="Who is told of failures and other events.")
 
     @model_validator(mode="before")
     @classmethod

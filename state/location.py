@@ -136,6 +136,10 @@ class Location(ABC):
         """Return what ``--state`` takes to name it from anywhere; without a password."""
 
     @abstractmethod
+    def anew(self) -> Location:
+        """Return the same place, for another thread."""
+
+    @abstractmethod
     def same(self, other: Location) -> bool:
         """Return whether another one is the same place."""
 
@@ -212,6 +216,9 @@ class FileLocation(Location):
 
     def named(self) -> str:
         return str(self.path.absolute())
+
+    def anew(self) -> Location:
+        return self
 
     def same(self, other: Location) -> bool:
         return isinstance(other, FileLocation) and self.path.resolve() == other.path.resolve()

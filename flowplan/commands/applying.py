@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowplan import interruption
+from flowplan import interruption, notifying
 from flowplan.commands import last_plan
 from flowplan.commands.arguments import check_directory, check_format
 from flowplan.commands.places import env_option, place, settled, shown
@@ -362,6 +362,7 @@ def _carry_out(planned: Planned, project: Project, how: How, lock: Lock, reviewe
     claim_project(store, plan.project, plan.environment)
     if plan.mode != "destroy":
         project.remember("" if is_stream(Path(plan.spec_path)) else Path(plan.spec_path).name)
+        notifying.record(store, plan.notify or ())
     with _accepted(plan, reviewed or plan, store):
         outcome = _run(planned, project, how, lock)
     if not outcome.waiting and not outcome.unanswered:
@@ -416,7 +417,12 @@ def _run(
 
     plan = planned.plan
     detach = how.detach or plan.mode == "refresh_only"  # which only records: there is nothing of its own to follow
-    with interruption.finishing() as interrupted, _sink(project.output(), how) as sink:
+    followed = not detach and not followed_by(project.store)
+    with (
+        interruption.finishing() as interrupted,
+        _sink(project.output(), how) as sink,
+        notifying.telling(project.store.location, sink.note) if followed else nullcontext(),
+    ):
         if common := _common_secrets(plan, project.secrets):
             sink.note(
                 f"warning: {', '.join(common)}: too short or too common a word to be redacted safely; what runs print "

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from flowplan.apply import carry_out
 from flowplan.given import Given
+from flowplan.notifying import Notifier
 from flowplan.outcome import Options
 from flowplan.output import Output, Sink
 from flowplan.planner.compare.replay import deviations
@@ -94,12 +95,20 @@ class Follower:
     def run(self) -> None:
         """Stand by until no other follower works for this state; then carry on what is accepted, until told to end."""
         leader = self._locate().lock("serve", FOLLOW)
+        notifier: Notifier | None = None
         try:
             while not self._stop.is_set():
                 self._health.beat()
-                if self._leads(leader):
+                leads = self._leads(leader)
+                if notifier and not leads:
+                    notifier.close()
+                    notifier = None
+                if leads:
+                    notifier = notifier or self._notifying()
                     self._turn()
         finally:
+            if notifier:
+                notifier.close()
             self._health.become("stopping")
             leader.release()
 
@@ -123,6 +132,16 @@ class Follower:
         if self._health.become("active"):
             self._output.note(f"following {self._locate()}")
         return True
+
+    def _notifying(self) -> Notifier | None:
+        """Begin to tell people what happens; None while the state is away."""
+        notifier = Notifier(lambda: self._locate().open(), self._output.note)
+        try:
+            notifier.start()
+        except FlowplanError as error:
+            self._trouble("state", error)
+            return None
+        return notifier
 
     def _turn(self) -> None:
         """Carry out a round, or wait for something to do; what goes wrong is told once, and tried again."""

@@ -29,6 +29,7 @@ class DatabaseLocation(Location):
 
     def __init__(self, url: str, beside: Path, spec: Path | None = None, environment: str = "") -> None:
         self.beside = beside
+        self._url = url
         self.address = address.read(url)
         self.secrets = self.address.secrets
         self.session = Session(self.address)
@@ -122,6 +123,11 @@ class DatabaseLocation(Location):
 
     def named(self) -> str:
         return self.address.shown(project=self.key[0], environment=self.key[1])
+
+    def anew(self) -> DatabaseLocation:
+        again = DatabaseLocation(self._url, self.beside, self._spec, self._environment)
+        again._project = self._project
+        return again
 
     def same(self, other: Location) -> bool:
         return isinstance(other, DatabaseLocation) and self.address == other.address
