@@ -38,7 +38,7 @@ _MARK = "\x1eend of a command\x1e"
 _MASKS = (
     (re.compile(r'"?\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"?'), "<id>"),
     (re.compile(r"\bsha256:[0-9a-f]+"), "<digest>"),
-    (re.compile(r"\b[0-9a-f]{12,}\b"), "<hex>"),
+    (re.compile(r'"?\b[0-9a-f]{12,}\b"?'), "<hex>"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT?\s?\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00| UTC)?"), "<time>"),
     (re.compile(r"\b\d\d-\d\d \d\d:\d\d\b"), "<time>"),
     (re.compile(r"\bby \w+@\S+\b"), "by <somebody>"),
