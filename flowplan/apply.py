@@ -6,7 +6,8 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from flowplan.clock import SteadyClock
 from flowplan.engines import Engines
@@ -29,6 +30,23 @@ TICK = 0.2
 """Seconds between looks at time limits and signals."""
 
 
+class Beside(NamedTuple):
+    """What an apply is told beside its plan.
+
+    Attributes:
+        follow: addresses of further runs to follow; expected: those that another flowplan is to start.
+        observed: what engines said while the plan was made. digests: address -> digest of the accepted plan, where the steps
+            of several are carried out as one plan.
+        heard: called with the facts of each turn, before anything follows from them.
+    """
+
+    follow: Sequence[str] = ()
+    expected: Sequence[str] = ()
+    observed: Sequence[Observed] = ()
+    digests: Mapping[str, str] = {}
+    heard: Callable[[Sequence[Fact]], None] = lambda facts: None
+
+
 def carry_out(
     plan: Plan,
     store: Store,
@@ -39,20 +57,11 @@ def carry_out(
     *,
     secrets: dict[str, str],
     interrupted: threading.Event,
-    follow: Sequence[str] = (),
-    expected: Sequence[str] = (),
-    observed: Sequence[Observed] = (),
-    digests: Mapping[str, str] | None = None,
-    heard: Callable[[Sequence[Fact]], None] = lambda facts: None,
+    beside: Beside,
 ) -> Outcome:
     """Carry out a plan, follow its runs to their end, and return the outcome.
 
     Only the thread that calls this uses the state; workers only call engines.
-
-    Args:
-        follow: addresses of further runs to follow; expected: those that another flowplan is to start.
-        digests: address -> digest of the accepted plan, where the steps of several are carried out as one plan.
-        heard: called with the facts of each turn, before anything follows from them.
 
     Raises:
         StateLocked: another writer holds the state and ``lock_timeout`` passed.
@@ -60,26 +69,8 @@ def carry_out(
         StateError: the state cannot be written.
     """
     clock = SteadyClock()
-    begun = clock.now()
-    until = None if options.wait_timeout is None else begun + timedelta(seconds=options.wait_timeout)
-    manner = Manner(
-        detach=options.detach,
-        stream=options.stream,
-        output_first=sink.in_order,
-        until=until,
-        patient=options.patient,
-    )
-    seen_until = store.last_seq()
-    world = World(
-        plan,
-        store.records(),
-        manner=manner,
-        leftovers=store.leftovers(),
-        follow=follow,
-        expected=expected,
-        locked=lock.held,
-        digests=digests,
-    )
+    begun, seen_until = clock.now(), store.last_seq()
+    world = _world(plan, store, sink, options, beside, begun, locked=lock.held)
     together = WAITING_TOGETHER if plan.mode == "destroy" and options.parallelism > 1 else 1
     workers = Workers(options.parallelism * together)
     watches = Watches(engines, workers.inbox, patience=math.inf if options.patient else REFUSED)
@@ -101,17 +92,40 @@ def carry_out(
 
     with workers.working():
         try:
-            perform(conduct.begin(world, observed, moment()))
+            perform(conduct.begin(world, beside.observed, moment()))
             while not world.over:
                 lock.check()
                 watches.refresh(complete=not (world.calls or world.waiting))
                 facts: list[Fact] = workers.facts(TICK)
                 if interrupted.is_set() and not world.interrupted:
                     facts.append(Interrupted())
-                heard(facts)
+                beside.heard(facts)
                 perform(conduct.react(world, facts, moment()))
         finally:
             watches.close()
             lock.release()
     logs.close()
     return replace(outcome_of(world), took=(clock.now() - begun).total_seconds())
+
+
+def _world(
+    plan: Plan, store: Store, sink: Sink, options: Options, beside: Beside, begun: datetime, *, locked: bool
+) -> World:
+    """Return all that the apply knows to begin with."""
+    manner = Manner(
+        detach=options.detach,
+        stream=options.stream,
+        output_first=sink.in_order,
+        until=None if options.wait_timeout is None else begun + timedelta(seconds=options.wait_timeout),
+        patient=options.patient,
+    )
+    return World(
+        plan,
+        store.records(),
+        manner=manner,
+        leftovers=store.leftovers(),
+        follow=beside.follow,
+        expected=beside.expected,
+        locked=locked,
+        digests=beside.digests,
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flowplan.apply import carry_out
+from flowplan.apply import Beside, carry_out
 from flowplan.engines import Engines
 from flowplan.outcome import Options, Outcome
 from flowplan.output import Output, Sink
@@ -82,7 +82,7 @@ class InMemory:
             Options(**{"stream": False, "wait_timeout": 60.0, **options}),
             secrets={},
             interrupted=self.interrupted,
-            follow=follow,
+            beside=Beside(follow),
         )
         assert not outcome.timed_out
         return outcome

@@ -413,7 +413,7 @@ def _run(
     follow: Sequence[str] = (),
     expected: Sequence[str] = (),
 ) -> Outcome:
-    from flowplan.apply import carry_out
+    from flowplan.apply import Beside, carry_out
 
     plan = planned.plan
     detach = how.detach or plan.mode == "refresh_only"  # which only records: there is nothing of its own to follow
@@ -437,9 +437,7 @@ def _run(
             replace(how, detach=detach),
             secrets=project.secrets,
             interrupted=interrupted,
-            follow=follow,
-            expected=expected,
-            observed=planned.observed,
+            beside=Beside(follow, expected, planned.observed),
         )
 
 

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from flowplan.apply import carry_out
+from flowplan.apply import Beside, carry_out
 from flowplan.given import Given
 from flowplan.notifying import Notifier
 from flowplan.outcome import Options
@@ -286,10 +286,12 @@ class Follower:
                 self._options,
                 secrets=project.secrets,
                 interrupted=over,
-                follow=about.live,
-                observed=planned.observed,
-                digests={address: step.digest for address, step in about.steps.items()},
-                heard=self._hear,
+                beside=Beside(
+                    follow=about.live,
+                    observed=planned.observed,
+                    digests={address: step.digest for address, step in about.steps.items()},
+                    heard=self._hear,
+                ),
             )
         finally:
             over.set()
