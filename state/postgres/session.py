@@ -140,23 +140,23 @@ class Session:
         """Send what waits, and then statements of which the rows are returned, in the transaction that goes on."""
         inside, deadline = self._inside, time.monotonic() + PATIENCE
         assert inside is not None
-        while True:
-            try:
+        with self._explained("writing"):
+            while True:
                 assert self._connection is not None
-                with self._explained("writing"), self._connection.pipeline():
-                    sent = [_sent(self._connection, one) for one in inside.waiting]
-                    asked = [_sent(self._connection, one) for one in statements]
-            except StateError:
-                lost = self._connection is None or self._connection.closed
-                if not lost or inside.again is None or time.monotonic() > deadline:
-                    raise
+                try:
+                    with self._connection.pipeline():
+                        sent = [_sent(self._connection, one) for one in inside.waiting]
+                        asked = [_sent(self._connection, one) for one in statements]
+                    break
+                except psycopg().OperationalError as error:
+                    if inside.again is None or not self._lost(error) or time.monotonic() > deadline:
+                        raise
                 if self._begun_again(inside, inside.again) is Again.COMMITTED:
                     return []
-                continue
-            inside.changes += sum(max(cursor.rowcount, 0) for cursor in sent)
-            inside.done += inside.waiting
-            inside.waiting = []
-            return [cursor.fetchall() if cursor.description else [] for cursor in asked]
+        inside.changes += sum(max(cursor.rowcount, 0) for cursor in sent)
+        inside.done += inside.waiting
+        inside.waiting = []
+        return [cursor.fetchall() if cursor.description else [] for cursor in asked]
 
     def _begun_again(self, inside: _Inside, again: Callable[[list[list[Row]]], Again]) -> Again:
         """Begin the transaction again in a new connection, and let all that was sent be sent once more.
@@ -170,6 +170,10 @@ class Session:
             self._undo()
         inside.waiting, inside.done, inside.changes = inside.done + inside.waiting, [], 0
         return found
+
+    def _lost(self, error: Error) -> bool:
+        """Return whether an error is that of a connection, which is of no use any more."""
+        return self._connection is None or self._connection.closed or error.sqlstate is None
 
     def _undo(self) -> None:
         connection = self._connection
@@ -194,19 +198,19 @@ class Session:
 
     def _reaching(self, work: Callable[[Connection[Row]], T]) -> T:
         """Do something that may be repeated; a server that answered before is waited for."""
-        deadline = time.monotonic() + PATIENCE
+        deadline, pause = time.monotonic() + PATIENCE, 0.0
         with self._explained():
             while True:
                 known = self._answered
                 try:
                     return work(self._open())
-                except psycopg().OperationalError:
-                    gone = self._connection is None or self._connection.closed
-                    if not (gone and known and time.monotonic() < deadline):
+                except psycopg().OperationalError as error:
+                    if not (known and self._lost(error) and time.monotonic() < deadline):
                         self._undo()
                         raise
                     self.close()
-                    time.sleep(TRY_EVERY)
+                    time.sleep(pause)
+                    pause = TRY_EVERY
                 except psycopg().Error:
                     self._undo()
                     raise

@@ -1,0 +1,69 @@
+"""A PostgreSQL of one test module's own, which it may stop, crash and start again without disturbing anybody."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+from projects import until
+from stores import sql
+
+
+def programs() -> Path | None:
+    """Return the directory of the server's programs, None where there are none, or where they cannot be used."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return found[-1].parent if found and os.geteuid() == 0 and shutil.which("setpriv") else None
+
+
+class OwnPostgres:
+    """A server on a port of its own, with the database ``flowplan``; everybody on this host may come in."""
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="fpg-"))
+        shutil.chown(self._directory, "postgres", "postgres")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self._do("initdb", "-D", "data", "-U", "owner", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
+        with (self._directory / "data/postgresql.conf").open("a") as file:
+            file.write(f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n")
+        self.start()
+        sql("CREATE DATABASE flowplan", url=self.url("postgres"))
+
+    def url(self, database: str = "flowplan", port: int = 0) -> str:
+        return f"postgresql://owner@127.0.0.1:{port or self.port}/{database}"
+
+    def start(self) -> None:
+        self._do("pg_ctl", "-D", "data", "-l", "log", "-w", "-t", "60", "start")
+        until(lambda: sql("SELECT 1", url=self.url("postgres")))
+
+    def stop(self, how: str = "fast") -> None:
+        """Stop the server: ``fast`` ends its connections, ``immediate`` is a crash."""
+        self._do("pg_ctl", "-D", "data", "-w", "-m", how, "stop")
+
+    def remove(self) -> None:
+        self.stop("immediate")
+        shutil.rmtree(self._directory)
+
+    def _do(self, program: str, *arguments: str) -> None:
+        where = programs()
+        assert where is not None
+        subprocess.run(
+            [
+                "setpriv",
+                "--reuid",
+                "postgres",
+                "--regid",
+                "postgres",
+                "--init-groups",
+                str(where / program),
+                *arguments,
+            ],
+            check=True,
+            cwd=self._directory,
+            stdout=subprocess.DEVNULL,
+            timeout=120,
+        )
