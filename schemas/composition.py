@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
-from flowplan.schemas.documents import MAX_DEPTH, Document, parse, read_text
+from flowplan.schemas.documents import Document, parse, read_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.files import MAX_BYTES, is_stream
 from flowplan.schemas.places import ENVIRONMENT_PATTERN
@@ -35,21 +35,26 @@ OF_ALL_ENVIRONMENTS = ("flowplan", "project", "include", "environments")
 # --- the rule --------------------------------------------------------------------------------------------------------
 
 
-def over(lower: Mapping[str, Any], upper: Mapping[str, Any], removing: int = 0) -> dict[str, Any]:
+MARKS = 2
+"""Levels of a run (its fields, and what is in them) on which a null stays when it is merged, as the mark of what is removed."""
+
+
+def over(lower: Mapping[str, Any], upper: Mapping[str, Any], marks: int = 0, under: Json = None) -> dict[str, Any]:
     """Return ``upper`` over ``lower``.
 
     Args:
-        removing: levels on which a null removes what is below it; further down it stays, as the mark of what is removed.
+        marks: levels on which a null stays, as the mark of what is removed, because something is still to come below.
+        under: what is to come below: where that has a value, the null stays further down too.
     """
     result = dict(lower)
     for key, value in upper.items():
-        below = result.get(key)
-        if value is None and removing > 0 and key in result:
+        below, deeper = result.get(key), under.get(key) if isinstance(under, dict) else None
+        if value is None and marks <= 0 and key in result and deeper is None:
             del result[key]
         elif (
             isinstance(below, dict) and isinstance(value, dict) and not is_reference(value) and not is_reference(below)
         ):
-            result[key] = over(below, value, removing - 1)
+            result[key] = over(below, value, marks - 1, deeper)
         else:
             result[key] = value
     return result
@@ -74,12 +79,12 @@ def descend(value: Any, path: Path) -> tuple[int, Any]:
     return len(path), value
 
 
-def _run_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run over another; nulls stay, because the defaults are still to come below, but not as axes of a matrix."""
-    result = over(lower, upper)
+def _run_over(lower: Mapping[str, Any], upper: Mapping[str, Any], defaults: Json) -> dict[str, Any]:
+    """Return a run over another, above the defaults; an axis of a matrix is removed at once, for it cannot be null."""
+    result = over(lower, upper, MARKS, defaults)
     below, axes = lower.get("matrix"), upper.get("matrix")
     if isinstance(below, dict) and isinstance(axes, dict):
-        result["matrix"] = over(below, axes, removing=1)
+        result["matrix"] = over(below, axes)
     return result
 
 
@@ -321,8 +326,8 @@ class _Composer:
 
     def _put(self, layer: _Layer) -> None:
         self.layers.append(layer)
-        for key, value in layer.value.items():
-            below = self.tree.get(key)
+        for key in sorted(layer.value, key="defaults".__ne__):  # they are below the runs
+            below, value = self.tree.get(key), layer.value[key]
             if value is None and key in self.tree:
                 del self.tree[key]
             elif not (isinstance(below, dict) and isinstance(value, dict)):
@@ -331,9 +336,11 @@ class _Composer:
                 both = {
                     n for n in below.keys() & value.keys() if isinstance(below[n], dict) and isinstance(value[n], dict)
                 }
-                self.tree[key] = over(below, value, 1) | {name: _run_over(below[name], value[name]) for name in both}
+                defaults = self.tree.get("defaults")
+                merged = {name: _run_over(below[name], value[name], defaults) for name in both}
+                self.tree[key] = over(below, value) | merged
             else:
-                self.tree[key] = over(below, value, 0 if key == "defaults" else MAX_DEPTH)
+                self.tree[key] = over(below, value, MARKS if key == "defaults" else 0)
 
     # -- environments --
 
@@ -423,7 +430,7 @@ class _Composer:
             for one in reversed(self._chain(name, runs, done)):
                 base = done.get(self.bases[one])
                 own = {k: v for k, v in runs[one].items() if k != "extends"}
-                done[one] = _run_over(base, own) if isinstance(base, dict) else own
+                done[one] = _run_over(base, own, defaults) if isinstance(base, dict) else own
                 room -= _size(done[one], room)
                 if room < 0:
                     raise InvalidInput(

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowplan.planner.desired.fields import merged
 from flowplan.schemas.composition import MOST_BASES, MOST_FILES, is_reference, over, read_files
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.load import LoadedSpec, load_spec
@@ -56,7 +57,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]
 @settings(deadline=None)
 @given(mappings, mappings)
 def test_what_is_said_above_counts_and_the_rest_stays(lower: dict[str, Any], upper: dict[str, Any]) -> None:
-    merged, above = leaves(over(lower, upper)), leaves(upper)
+    merged, above = leaves(over(lower, upper, 9)), leaves(upper)
     for path, value in above.items():
         if value != {}:
             assert merged[path] == value
@@ -69,13 +70,17 @@ def test_what_is_said_above_counts_and_the_rest_stays(lower: dict[str, Any], upp
 @settings(deadline=None)
 @given(mappings, mappings)
 def test_what_was_merged_already_and_what_says_nothing_change_nothing(a: dict[str, Any], b: dict[str, Any]) -> None:
-    assert over(over(a, b), b) == over(a, b)
+    assert over(over(a, b, 9), b, 9) == over(a, b, 9)
     assert over(a, {}) == over({}, a) == a
 
 
 @settings(deadline=None)
-@given(mappings, mappings)
-def test_null_removes_what_is_below_it(lower: dict[str, Any], upper: dict[str, Any]) -> None:
+@given(mappings, mappings, mappings)
+def test_null_removes_what_is_below_it_also_what_is_still_to_come(
+    defaults: dict[str, Any], lower: dict[str, Any], upper: dict[str, Any]
+) -> None:
+    """Where the layers are merged from the top down, the result is that of merging them from below."""
+
     def check(below: Mapping[str, Any], above: Mapping[str, Any], merged: Mapping[str, Any]) -> None:
         for key, value in above.items():
             if value is None and key in below:
@@ -83,7 +88,10 @@ def test_null_removes_what_is_below_it(lower: dict[str, Any], upper: dict[str, A
             elif isinstance(value, dict) and isinstance(below.get(key), dict):
                 check(below[key], value, merged[key])
 
-    check(lower, upper, over(lower, upper, removing=100))
+    check(lower, upper, over(lower, upper))
+    for key, value in upper.items():
+        if value is None and defaults.get(key) is not None:
+            assert key not in over(defaults, over(lower, upper, 0, defaults))
 
 
 @settings(deadline=None)
@@ -105,7 +113,7 @@ def test_every_merged_value_is_found_where_it_was_written(
         spec = {"flowplan": 1, "project": "p", "include": ["base.yaml", "middle.yaml"], "runs": {"top": top}}
         (directory / "spec.yaml").write_text(json.dumps(spec, indent=1))
         loaded = load_spec(directory / "spec.yaml")
-        assert loaded.tree["runs"]["top"]["variables"] == over(over(defaults, base), own)
+        assert loaded.tree["runs"]["top"]["variables"] == over(over(defaults, base, 1), own, 1)
         by_file = {"base.yaml": defaults, "middle.yaml": base, "spec.yaml": own}
         for path, value in leaves(loaded.tree["runs"]["top"]["variables"]).items():
             if value != {}:
@@ -251,6 +259,18 @@ def test_chains_of_matrix_runs(tmp_path: Path) -> None:
     assert (
         loaded.sources.value(("runs", "small", "image")).line == loaded.sources.value(("runs", "train", "image")).line
     )
+
+
+def test_null_removes_at_every_depth(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        spec=HEAD + "defaults: {docker: {create_options: {HostConfig: {Init: true}}}}\nruns:\n"
+        "  a: {provider: docker, image: i, docker: {create_options: {HostConfig: {ShmSize: 9, Init: true}}}}\n"
+        "  b: {extends: a, docker: {create_options: {HostConfig: {ShmSize: null, Init: null, Own: null}}}}\n",
+    )
+    composed, defaults = loaded.tree["runs"]["b"], loaded.tree["defaults"]
+    assert composed["docker"]["create_options"]["HostConfig"] == {"Init": None, "Own": None}
+    assert merged(defaults, composed)["docker"]["create_options"]["HostConfig"] == {"Own": None}
 
 
 def test_wrong_extends(tmp_path: Path) -> None:

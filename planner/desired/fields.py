@@ -8,7 +8,7 @@ from typing import Any
 
 from flowplan.planner.desired import expressions
 from flowplan.planner.desired.sealing import Sealer
-from flowplan.schemas.composition import descend, is_reference, over
+from flowplan.schemas.composition import MARKS, descend, is_reference, over
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.env_files import EnvFiles, env_files_in
 from flowplan.schemas.fields import kind_of
@@ -39,7 +39,7 @@ class FieldError(ValueError):
 
 def merged(defaults: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``run`` over ``defaults``, mappings deeply; null unsets a field, but stays in ``env``."""
-    fields = {k: v for k, v in over(defaults, run).items() if v is not None}
+    fields = {k: v for k, v in over(defaults, run, MARKS).items() if v is not None}
     for key, value in fields.items():
         if isinstance(value, dict) and key not in ("env", *BLOCKS_WITH_NULLS):
             fields[key] = {k: v for k, v in value.items() if v is not None}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 from projects import Project, until
 
@@ -49,6 +51,13 @@ def test_two_environments_side_by_side_on_one_host(project: Project) -> None:
     assert "labels.kind: job  # shared/common.yaml:2" in explained
     project.ok("apply", "--env", "dev", "--yes", "--detach")
     assert project.ok("plan", "--env", "prod").out.startswith(f"Plan for {project.name} (prod): 3 to create.\n")
+    for env in ("dev", "prod"):  # as two steps of continuous integration do: a section for each
+        project.ok("plan", "--env", env, "--summary-file", "summary.md")
+    sections = (project.directory / "summary.md").read_text()
+    assert re.findall(r"<!-- flowplan:project=\S+ environment=(\w+) digest=sha256:", sections) == ["dev", "prod"]
+    assert re.findall(r"(?m)^### .* &#40;?(\w+)|^### .*\((\w+)\)", sections)
+    schema = json.loads((Path(__file__).parents[2] / "schemas/plan.schema.json").read_text())
+    jsonschema.validate(project.plan("--env", "prod"), schema)
     (project.directory / "go").touch()
     done = project.ok("apply", "--env", "prod", "--yes")
     assert "Applying the last plan" in done.err and "train | prod 1.4" in done.out
