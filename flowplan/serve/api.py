@@ -7,6 +7,7 @@ token, as ``Authorization: Bearer`` or as the cookie that ``/login`` sets for br
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -95,11 +96,11 @@ class Service:
 
     # -- probes and numbers ---------------------------------------------------------------------------------------------
 
-    def livez(self, request: Request) -> Response:
+    async def livez(self, request: Request) -> Response:
         """Answer whether the follower's loop moves."""
         return PlainTextResponse("ok\n") if self.health.alive else PlainTextResponse("stuck\n", 503)
 
-    def readyz(self, request: Request) -> Response:
+    async def readyz(self, request: Request) -> Response:
         """Answer whether the follower does its work; why not is told to those who have the token."""
         told = self.health.problems if self.allowed(request.headers, request.cookies) else {}
         lines = [self.health.role, *(f"{what}: {why}" for what, why in sorted(told.items()))]
@@ -159,10 +160,15 @@ class Service:
                 self.feeds.append(Feed(self.opened))
             if self.feeds[0].readers >= MOST_READERS:
                 raise HTTPException(503, f"{MOST_READERS} readers follow already")
-            return StreamingResponse(_stream(self.feeds[0], after), media_type="text/event-stream")
+            seen = await self.feeds[0].start(after)
+            return StreamingResponse(_stream(self.feeds[0], seen), media_type="text/event-stream")
         limit = min(_number("limit", request.query_params.get("limit", str(MOST_EVENTS))), MOST_EVENTS)
-        with closing(self.opened()) as store:
-            return JSONResponse({"events": [event.document() for event in store.events(after=after or 0, limit=limit)]})
+
+        def read() -> list[dict[str, Any]]:
+            with closing(self.opened()) as store:
+                return [event.document() for event in store.events(after=after or 0, limit=limit)]
+
+        return JSONResponse({"events": await asyncio.to_thread(read)})
 
     # -- who may read ---------------------------------------------------------------------------------------------------
 
@@ -183,7 +189,7 @@ class Service:
         if not self.allowed({"authorization": f"Bearer {token}"}, {}):
             return HTMLResponse(_LOGIN, 401)
         answer = RedirectResponse("/api/v1/status", 303)
-        answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=self.secure)
+        answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", secure=self.secure)
         return answer
 
 
@@ -248,9 +254,9 @@ def _found(document: Any) -> Any:
     return document
 
 
-async def _stream(feed: Feed, after: int | None) -> AsyncIterator[str]:
+async def _stream(feed: Feed, seen: int) -> AsyncIterator[str]:
     yield "retry: 2000\n\n"
-    async for page in feed.follow(after):
+    async for page in feed.follow(seen):
         text = "".join(f"id: {event.seq}\ndata: {json.dumps(event.document())}\n\n" for event in page)
         yield text or ": nothing happened\n\n"
 

@@ -40,19 +40,25 @@ class Feed:
         """Return how many readers there are."""
         return self._readers
 
-    async def follow(self, after: int | None) -> AsyncIterator[list[Event]]:
-        """Yield the events with numbers above ``after``, those from now on for None, in pages; [] when nothing happened.
+    async def start(self, after: int | None) -> int:
+        """Return the number that a reader follows from: the one it has read until, or that of the newest event.
+
+        A number that is not reached yet is of another state, and counts as that of the newest event.
 
         Raises:
-            FlowplanError: the state could not be read to begin with; later it is waited for.
+            FlowplanError: the state cannot be read.
         """
+        newest = await asyncio.to_thread(self._last_seq)
         if self._last < 0 or not self._readers:
-            self._last = await asyncio.to_thread(self._last_seq)
+            self._last = newest
             self._newest.clear()
+        return newest if after is None else min(after, newest)
+
+    async def follow(self, seen: int) -> AsyncIterator[list[Event]]:
+        """Yield the events above a number that ``start`` returned, in pages; [] when nothing happened."""
         self._readers += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look())
-        seen = self._last if after is None else after
         try:
             yield []
             while True:

@@ -156,9 +156,8 @@ class Follower:
             self._stop.wait(self._pause)
             self._pause = min(2 * self._pause, LONGEST)
             return
-        for what in ("state", "plans"):
-            if self._health.well(what):
-                self._output.note(f"{what}: well again")
+        self._mended("state")
+        self._mended("plans")
         if worked:
             self._pause = SHORTEST
         else:
@@ -167,6 +166,10 @@ class Follower:
     def _trouble(self, what: str, error: FlowplanError) -> None:
         if self._health.problem(what, error.message):
             self._output.note(f"warning: {error}; tried again until it is well")
+
+    def _mended(self, what: str) -> None:
+        if self._health.well(what):
+            self._output.note(f"{what}: well again")
 
     # -- one round ----------------------------------------------------------------------------------------------------
 
@@ -195,13 +198,18 @@ class Follower:
         intents = {(r.plan_digest, r.address) for r in records.values() if r.status is Status.CREATING}
         order = {digest: place for place, digest in enumerate(about.open)}
         for digest in sorted({d for d, _ in waiting | intents if d}, key=lambda d: order.get(d, -1), reverse=True):
-            text = plan_text(store, digest)
-            if not text:
-                continue  # it was applied by a flowplan that kept no plans
-            plan = sealed_plan(text, f"the accepted plan {digest[:19]}", store.lineage, store.key)
+            try:
+                text = plan_text(store, digest)
+                if not text:
+                    continue  # it was applied by a flowplan that kept no plans
+                plan = sealed_plan(text, f"the accepted plan {digest[:19]}", store.lineage, store.key)
+                missing = unavailable(plan, Given(), store)
+            except FlowplanError as error:  # a plan that is damaged or was altered; the others go on
+                for address in sorted(a for d, a in waiting if d == digest):
+                    self._hold(store, about, address, digest, error.message)
+                continue
             newest = next(iter(about.plans.values()), plan)
             about.plans[digest] = plan
-            missing = unavailable(plan, Given(), store)
             for change in plan.changes:
                 record = records.get(change.address)
                 intended = (digest, change.address) in intents and record and record.run_id == change.run_id
@@ -308,10 +316,13 @@ class Follower:
         while not over.wait(LOOK) and not self._stop.is_set():
             try:
                 with closing(self._locate().open(read_only=True)) as store:
-                    if open_plans(store).items() - about.open.items():
-                        break
-            except FlowplanError:
-                continue  # the loop meets the same trouble, and tells it
+                    due = open_plans(store).items() - about.open.items()
+            except FlowplanError as error:
+                self._trouble("state", error)
+                continue
+            self._mended("state")
+            if due:
+                break
             if about.held and time.monotonic() - looked > LOOK_AT_SECRETS:
                 break
         over.set()

@@ -22,15 +22,23 @@ MOST_HEADERS = 16 << 10
 
 
 class _Impatient(H11Protocol):
-    """Closes connections that bring no request in time, so that silent ones cannot use up the room of all."""
+    """Closes connections that bring no whole request in time, so that slow ones cannot use up the room of all."""
+
+    _checked: object = None
+    """The request that was there at the last look."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.loop.call_later(PATIENCE, self._check)
 
     def _check(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        waits = self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+        if waits and self.cycle is self._checked:
             self.transport.close()
+        self._checked = self.cycle
+        self.loop.call_later(PATIENCE, self._check)
 
 
 @contextmanager

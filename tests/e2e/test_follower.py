@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -135,6 +136,50 @@ def test_a_killed_follower_is_replaced_by_the_one_that_stands_by(project: Projec
             let_go(project)
             until(lambda: project.statuses() == ENDS)
     assert logged(project) == ["cell1", "cell2", "cell3", "first", "second"]
+
+
+def test_an_altered_plan_is_not_carried_out_and_the_others_go_on(project: Project) -> None:
+    from flowplan.schemas.accepted import packed, unpacked
+
+    project.write(WORK)
+    project.ok("apply", "--yes", "--detach", "--target", "second")
+    with closing(sqlite3.connect(project.directory / ".flowplan" / "state.db")) as state, state:
+        [(number, document)] = state.execute("SELECT id, document FROM plans").fetchall()
+        altered = packed(unpacked(document).replace("echo second", "echo evil"))
+        state.execute("UPDATE plans SET document = ? WHERE id = ?", (altered, number))
+    project.ok("apply", "--yes", "--detach", "--target", "cell")
+    let_go(project)
+    with follower(project):
+        until(lambda: list(project.statuses().values()).count("succeeded") == 4)
+        assert "edited" in not_started(project)["second"]
+    assert logged(project) == ["cell1", "cell2", "cell3", "first"]
+    assert "second: waits" in told(project)
+
+
+def test_a_state_that_goes_away_and_comes_back_is_told_once(project: Project) -> None:
+    project.write(WORK)
+    project.ok("apply", "--yes", "--detach", "--target", "first")
+    port, home = free_port(), project.directory / ".flowplan"
+    with follower(project, "--listen", f"127.0.0.1:{port}"):
+        until(lambda: "following" in told(project))
+        home.rename(project.directory / "away")
+        until(lambda: get(port, "/readyz")[0] == 503)
+        assert get(port, "/api/v1/events", Accept="text/event-stream")[0] == 503
+        (project.directory / "away").rename(home)
+        until(lambda: get(port, "/readyz")[0] == 200)
+        ahead = urllib.request.Request(
+            f"http://127.0.0.1:{port}/api/v1/events",
+            headers={"Accept": "text/event-stream", "Last-Event-ID": "9" * 18},
+        )
+        with urllib.request.urlopen(ahead, timeout=30) as stream:  # of another state: it hears what happens from now on
+            assert stream.readline().startswith(b"retry")
+            let_go(project)
+            event = next(json.loads(line[5:]) for line in stream if line.startswith(b"data:"))
+        assert (event["address"], event["status"]) == ("first", "succeeded")
+        login = urllib.request.Request(f"http://127.0.0.1:{port}/login", data=b"token=%ff%00")
+        with urllib.request.urlopen(login, timeout=10) as answer:  # no token is wanted, so anything lets in
+            assert answer.url.endswith("/status")
+    assert told(project).count("there is no state") == 1
 
 
 SECRET = """\
