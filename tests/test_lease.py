@@ -97,6 +97,7 @@ def test_an_unlocked_holder_is_fenced(places: Places) -> None:
         with pytest.raises(LockLost, match="took it away"):
             store.intend([record(store, "a")])
         assert store.records() == {}
+        mine.release()
 
 
 def test_a_holder_that_was_frozen_starts_nothing_more(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,3 +199,12 @@ def test_states_of_other_projects_are_out_of_reach(places: Places, tmp_path: Pat
 def test_a_transaction_says_which_state_it_is_about(places: Places) -> None:
     with pytest.raises(Exception, match=r"flowplan\.state|bigint"):
         sql("SELECT * FROM flowplan.attempts")
+
+
+def test_it_is_given_back_in_a_new_connection(places: Places) -> None:
+    one = places(f"{places.url}&application_name={places.project}")
+    mine = one.lock("apply")
+    mine.acquire()
+    assert backends(places.project) == 2
+    mine.release()
+    assert places().holder() is None

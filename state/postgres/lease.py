@@ -105,12 +105,13 @@ class Lease(Lock):
         self._stop.set()
         point("lock:release:before")
         with self._using:
-            try:
-                self._session.do(_GIVE_BACK, *self._row, token)
-            except StateError:
-                pass  # it ends by itself within SECONDS
-            finally:
-                self._session.close()
+            for _ in range(2):  # the connection may have been lost since it was used last
+                try:
+                    self._session.do(_GIVE_BACK, *self._row, token)
+                    break
+                except StateError:
+                    self._session.close()  # it ends by itself within SECONDS
+            self._session.close()
         point("lock:release:after")
 
     @property
