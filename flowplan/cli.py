@@ -321,7 +321,9 @@ def status(
     address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Only these runs.")] = None,
     state: State = None,
     env: Env = None,
-    failed: Annotated[bool, Option("--failed", help="Only runs that failed, timed out or are lost.")] = False,
+    failed: Annotated[
+        bool, Option("--failed", help="Only runs that failed, timed out, are lost or were skipped.")
+    ] = False,
     running: Annotated[bool, Option("--running", help="Only runs that have not ended.")] = False,
     refresh: Refresh = True,
     format: Format = "text",

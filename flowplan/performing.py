@@ -60,9 +60,9 @@ class Performer:
             words.Advance: self._advance,
             words.Finish: self._finish,
             words.Absent: lambda c: store.absent(c.run_ids),
-            words.Destroyed: self._destroyed,
+            words.Destroyed: lambda c: store.destroyed(c.run_ids, plan_digest=self._digest_of(c.address)),
             words.Applied: self._applied,
-            words.Forget: lambda c: self._ours(store.forget([c.address], plan_digest=self._digest_of(c.address))),
+            words.Forget: lambda c: store.forget([c.address], plan_digest=self._digest_of(c.address)),
             words.Move: self._move,
             words.Skip: self._skip,
             words.AskDropped: lambda c: dropped(store, {a: self._digest_of(a) for a in c.addresses}),
@@ -88,7 +88,10 @@ class Performer:
             StateLocked: the writer's lock was to be waited for, and the user's time for it has passed.
             StateError: the state cannot be written.
         """
-        return self._table[type(command)](command)
+        answer = self._table[type(command)](command)
+        if isinstance(command, words.Intend | words.Finish | words.Destroyed | words.Forget):
+            self._own.update(event.seq for event in answer)
+        return answer
 
     # -- the state -------------------------------------------------------------------------------------------------
 
@@ -105,8 +108,7 @@ class Performer:
         together: dict[str, list[Recorded]] = {}
         for record in command.records:
             together.setdefault(record.plan_digest, []).append(record)
-        intended = [self._store.intend(records, plan_digest=digest) for digest, records in together.items()]
-        return self._ours([event for events in intended for event in events])
+        return [e for digest, records in together.items() for e in self._store.intend(records, plan_digest=digest)]
 
     def _skip(self, command: words.Skip) -> None:
         together: dict[str, dict[str, Held]] = {}
@@ -122,18 +124,13 @@ class Performer:
             for record, seen in command.seen
         ]
         events, changed = self._store.advance(known)
-        self._ours(events)
+        self._own.update(event.seq for event in events)
         records = [record for record, _ in command.seen]
         if not self._lock.held:  # another flowplan may have written as well
             events = sorted([*events, *self._of_others()], key=lambda event: event.seq)
             addresses = [record.address for record in records] + [event.address for event in events]
             return events, self._store.records(addresses) if addresses else {}
         return events, {r.address: progressed(r, changed[r.run_id]) if r.run_id in changed else r for r in records}
-
-    def _ours(self, events: list[Event]) -> list[Event]:
-        """Remember that events were recorded here, so that they are not taken for those of another flowplan."""
-        self._own.update(event.seq for event in events)
-        return events
 
     def _of_others(self) -> list[Event]:
         """Return what another flowplan has recorded of the runs here since this was asked last."""
@@ -143,11 +140,8 @@ class Performer:
         self._own = {seq for seq in self._own if seq > self._seen_until}
         return [event for event in others if (run := self._world.runs.get(event.address)) and run.wanted]
 
-    def _destroyed(self, command: words.Destroyed) -> list[Event]:
-        return self._ours(self._store.destroyed(command.run_ids, plan_digest=self._digest_of(command.address)))
-
     def _finish(self, command: words.Finish) -> list[Event]:
-        events = self._store.finish(
+        return self._store.finish(
             command.run_id,
             command.status,
             reason=command.reason,
@@ -156,7 +150,6 @@ class Performer:
             finished_at=timestamp(command.finished_at) if command.finished_at else None,
             present=False,
         )
-        return self._ours(events)
 
     def _applied(self, command: words.Applied) -> None:
         change = command.change
