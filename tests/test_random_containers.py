@@ -152,7 +152,7 @@ def test_what_was_planned_is_what_the_engine_has(project: Project, seed: int) ->
     try:
         for address, one in running.items():
             found = api.inspect_container(one["infrastructure_id"].rpartition(":")[2])
-            without = [place for place in left_out(planned[address]["Config"], found) if place not in one["remarks"]]
+            without = left_out(planned[address]["Config"], found, one["remarks"])
             assert not without, f"{address}: {[(place, planned[address]['Config']) for place in without]}"
     finally:
         api.close()
