@@ -27,10 +27,9 @@ from flowplan.resolve import lookup
 from flowplan.schemas.codec import decode, encode
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.events import Event
-from flowplan.schemas.notifications import Channel
+from flowplan.schemas.notifications import NOTIFIED_OF, Channel
 from flowplan.schemas.runs import ENDS, Recorded, Status
 from flowplan.schemas.secrets import SecretSource
-from flowplan.schemas.spec import NOTIFIED_OF
 from flowplan.schemas.text import counted, harmless
 from flowplan.schemas.times import seconds_between
 from flowplan.state.acceptance import applied_plans

@@ -13,6 +13,15 @@ from flowplan.schemas.secrets import SecretSource
 if TYPE_CHECKING:
     from flowplan.schemas.spec import Notification
 
+NOTIFIED_OF = {
+    "failed": "A run failed.",
+    "timed_out": "A run passed a time limit.",
+    "lost": "A run is gone from its engine, and how it ended is not known.",
+    "recovered": "A run succeeded whose last attempt had not.",
+    "waiting": "An approved run has not started for long.",
+    "applied": "A plan was applied.",
+}
+
 USUAL = ("failed", "timed_out", "lost", "recovered")
 """What a channel is told of that does not say."""
 LONG = 3600.0

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_
 from pydantic_core import core_schema
 
 from flowplan.schemas import fields as f
+from flowplan.schemas.notifications import NOTIFIED_OF
 from flowplan.schemas.places import ENVIRONMENT_PATTERN, password_in
 
 SCHEMA_ID = "https://flowplan.dev/schemas/spec-1.json"
@@ -530,16 +531,6 @@ def _version(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and value == 1:
         return ""
     return f"must be 1, the version of the spec, not {f.kind_of(value)}"
-
-
-NOTIFIED_OF = {
-    "failed": "A run failed.",
-    "timed_out": "A run passed a time limit.",
-    "lost": "A run is gone from its engine, and how it ended is not known.",
-    "recovered": "A run succeeded whose last attempt had not.",
-    "waiting": "An approved run has not started for long.",
-    "applied": "A plan was applied.",
-}
 
 
 class Notification(Part):
