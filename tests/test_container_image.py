@@ -44,7 +44,9 @@ pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("image")]
 def packages() -> Iterator[Path]:
     """Yield the files of pip, of setuptools and of all that flowplan needs, without the client of Kubernetes."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    left, seen = ["pip", "setuptools", *(Requirement(r).name for r in project["dependencies"])], set()
+    extras = project["optional-dependencies"]
+    wanted = [Requirement(r).name for r in [*project["dependencies"], *extras["postgres"], *extras["serve"]]]
+    left, seen = ["pip", "setuptools", "psycopg-binary", *wanted], set()
     while left:
         name = left.pop()
         if name in seen:
@@ -73,7 +75,7 @@ def python_image() -> bytes:
     compiled = [str(path) for path in files.values() if path.suffix == ".so" or os.access(path, os.X_OK)]
     linked = subprocess.run(["ldd", *compiled], check=False, capture_output=True, text=True).stdout
     for library in set(re.findall(r"(?:=> |^\s+)(/\S+) \(0x", linked, re.MULTILINE)):
-        files[library.lstrip("/")] = Path(library)
+        files[os.path.normpath(library).lstrip("/")] = Path(library)
     image = io.BytesIO()
     with tarfile.open(fileobj=image, mode="w", dereference=True) as tar:
         for name, path in files.items():
