@@ -47,10 +47,15 @@ TAKE_OVER = 2.0
 
 
 class Step(NamedTuple):
-    """A step to carry on: the change as it was approved, and the digest of its plan."""
+    """A step to carry on: the change as it was approved, and the digest of its plan.
+
+    Attributes:
+        intended: it was begun by somebody who ended before it was there, and is to be finished.
+    """
 
     digest: str
     change: Change
+    intended: bool
 
 
 @dataclass(slots=True)
@@ -212,7 +217,8 @@ class Follower:
             about.plans[digest] = plan
             for change in plan.changes:
                 record = records.get(change.address)
-                intended = (digest, change.address) in intents and record and record.run_id == change.run_id
+                same = record is not None and record.run_id == change.run_id
+                intended = same and (digest, change.address) in intents
                 if not ((digest, change.address) in waiting or intended) or change.address in about.steps:
                     continue
                 needed = tokens_in([change.after, plan.providers.get(change.provider)])
@@ -220,7 +226,7 @@ class Follower:
                 if why:
                     self._hold(store, about, change.address, digest, why)
                 else:
-                    about.steps[change.address] = Step(digest, change)
+                    about.steps[change.address] = Step(digest, change, intended)
         about.live = [address for address, record in records.items() if record.status.live]
         return about
 
@@ -268,7 +274,8 @@ class Follower:
         now = {change.address: change for change in planned.plan.changes}
         approved = [step.change for step in about.steps.values()]
         seen = [change for change in approved if change.provider in asked]
-        for change, today in deviations(seen, now):
+        begun = {address for address, step in about.steps.items() if step.intended}
+        for change, today in deviations(seen, now, begun):
             would = f"it would be {today.action} of attempt {today.attempt}" if today else "nothing is recorded of it"
             why = f"it is no longer what was approved: now {would}; plan and apply again"
             step = about.steps.pop(change.address)
