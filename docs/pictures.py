@@ -121,6 +121,7 @@ def take(picture: Picture, columns: int, rows: int, bin_directory: Path) -> list
             cwd=directory.path,
             env=directory.environment,
             capture_output=True,
+            timeout=120,
         )
         near, far = pty.openpty()
         fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

@@ -10,6 +10,7 @@ import pictures
 import pytest
 from projects import FLOWPLAN
 
+pytestmark = pytest.mark.xdist_group("pages")  # one after another: they share the name of their project
 _NUMBER = re.compile(r"<1s|\b\d+s\b|\b\d+\.\d s\b")
 
 
