@@ -113,7 +113,19 @@ def half_started(world: World) -> None:
     world.flowplan("apply", "--yes", fault="engine:create:after@2")
 
 
+def approved(world: World) -> None:
+    """Leave a plan that was approved, with an intent, by an apply that was killed."""
+    world.spec("short")
+    world.flowplan("apply", "--yes", fault="engine:create:before@1")
+
+
+def followed(world: World) -> None:
+    """Let the next follower end it; where nothing was left, it may be told to end while it starts."""
+    world.ok(*SERVE, codes=(0, 143))
+
+
 APPLY = ("apply", "flowplan.yaml", "--yes")
+SERVE = ("serve", "--listen", "none")
 PLANNED = ("apply", "plan.json", "--yes")
 DETACHED = (*APPLY, "--detach")
 REBUILD = ("state", "rebuild")
@@ -209,6 +221,8 @@ COMMANDS = (
     Command("apply again after a crash", half_started, APPLY, then(APPLY), FIRST),
     Command("apply, pulling", pulling, APPLY, then(APPLY), FIRST, providers=("docker",)),
     Command("watch", ending, ("watch",), then(("watch",)), FIRST),
+    Command("follower", approved, SERVE, followed, FIRST),
+    Command("follower, then apply", approved, SERVE, then(APPLY), FIRST),
     Command("destroy", running, DESTROY, then(DESTROY), ()),
     Command("replace", changed, DETACHED, then(DETACHED), SECOND, RUNNING),
     Command("replace, start first", changed_start_first, DETACHED, then(DETACHED), SECOND, RUNNING),

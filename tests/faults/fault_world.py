@@ -123,6 +123,8 @@ class World(ABC):
         """Run a command, ended at a point or with its points written down."""
         command = [sys.executable, "-c", TRACER, str(trace)] if trace else [FLOWPLAN]
         process = self.start(*arguments, fault=fault, command=command)
+        if arguments[0] == "serve":
+            self._end_when_done(process)
         try:
             out, err = process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
@@ -132,6 +134,16 @@ class World(ABC):
         assert "Traceback" not in err and "defect of flowplan" not in err, err
         self.printed += [out, err]
         return Result(process.returncode, out, err)
+
+    def _end_when_done(self, follower: subprocess.Popen[str]) -> None:
+        """Tell a follower to end when all runs have succeeded, or after a minute."""
+        deadline = time.monotonic() + 60
+        while follower.poll() is None and time.monotonic() < deadline:
+            found = json.loads(self.ok("status", "--format", "json").out)
+            if not found["not_started"] and all(r["status"] == "succeeded" for r in found["runs"]):
+                break
+            time.sleep(0.2)
+        follower.terminate()
 
     def start(self, *arguments: str, fault: str = "", command: list[str] | None = None) -> subprocess.Popen[str]:
         words = [self.lineage if argument == "LINEAGE" else argument for argument in arguments]
