@@ -71,7 +71,7 @@ def _failed(world: World, run: Run, answer: words.Answered, error: FlowplanError
         done_with = {r.run_id for r in (*answer.removed, *([run.record] if run.record else []))}
         run.former = [record for record in asked if record.run_id not in done_with]
         run.known, run.tries = True, run.tries + 1
-        world.postpone(run, world.moment.now + min(ASK_AGAIN * 2**run.tries, ASK_AGAIN_AT_LATEST))
+        world.postpone(run, world.moment.now + min(ASK_AGAIN * 2 ** min(run.tries, 10), ASK_AGAIN_AT_LATEST))
         return
     world.done(run)
     change = change_of(run)
