@@ -123,17 +123,18 @@ class Matcher:
         """Return some bytes without what is to be hidden."""
         return shown(data, self.scan(data, last=True).places, 0, len(data))
 
-    def scan(self, data: bytes, *, last: bool, begun: Sequence[Part] = ()) -> Scan:
+    def scan(self, data: bytes, *, last: bool, begun: Sequence[Part] = (), since: int = 0) -> Scan:
         """Return what is to be hidden in some bytes.
 
         Args:
             last: whether no bytes follow.
             begun: parts of wrapped texts that are known already.
+            since: where the bytes begin that are new; what stands before was looked at, and says only what is a word.
         """
         found: Places = [(start, end) for _, start, end in self._find_forms.places(data)] if self._find_forms else []
         for _, start, end in self._find_words.places(data) if self._find_words else ():
             alone = not _WORDLY.match(data, end) and not (start and _WORDLY.match(data, start - 1))
-            if alone and (last or end < len(data)):
+            if alone and start >= since and (last or end < len(data)):
                 found.append((start, end))
         parts = [*begun, *(self._parts(data) if self._find_anchors else ())]
         found += [(part.start, part.end) for part in parts if part.start < part.end]
@@ -287,7 +288,7 @@ class Stream:
         data = self._before + self._held + data
         known = context + self._known
         begun = [Part(context, *_follow(data, context + offset, text, read)) for text, read, offset in self._inside]
-        scan = self.matcher.scan(data, last=last, begun=begun)
+        scan = self.matcher.scan(data, last=last, begun=begun, since=context)
         continued = self._known > 0 or any(part.end > context for part in begun)
         places = _merged([(context, known), *scan.places]) if self._known else scan.places
         hold = max(context, scan.hold)
@@ -304,7 +305,7 @@ class Stream:
         if self.holds:
             return False
         data = self._before + data
-        scan = self.matcher.scan(data, last=False)
+        scan = self.matcher.scan(data, last=False, since=len(self._before))
         if scan.places or scan.going_on or scan.hold < len(data):
             return False
         self._before = data[-1:] if self.matcher.has_words else b""

@@ -188,6 +188,11 @@ def test_a_stream_in_pieces_is_redacted_like_a_whole(given: set[str], texts: lis
     assert streamed(known, data, sizes) == known(data)
 
 
+def test_a_word_does_not_begin_in_what_was_shown_before() -> None:
+    known = matcher("1\\", "/1")
+    assert streamed(known, b"11\\/1", [1]) == known(b"11\\/1") == b"11\\(sensitive)"
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=400), st.lists(st.integers(1, 30), min_size=1, max_size=4))
 def test_what_holds_no_secret_passes_byte_for_byte(data: bytes, sizes: list[int]) -> None:
