@@ -183,12 +183,15 @@ def enforce_limits(world: World) -> Commands:
         record = run.record
         if record is None or not run.wanted or run.care is not Care.FOLLOWED or world.step_is_pending(run):
             continue  # an adoption that is still to come would create it again
+        if run.stops and run.stop_again and world.moment.now < run.stop_again:
+            continue
         passed = _limit_passed(world, record)
         if passed:
             run.care, run.limit = Care.STOPPING, passed
             world.removing.add(record.run_id)
             world.calls += 1
-            yield words.Note(f"{record.address}: {passed}, stopping it")
+            if not run.stops:
+                yield words.Note(f"{record.address}: {passed}, stopping it")
             yield words.Remove(record.address, (record,), passed)
 
 

@@ -13,7 +13,12 @@ from flowplan.schemas.errors import EngineUnreachable, FlowplanError, ProviderEr
 from flowplan.schemas.runs import Status
 
 ASK_AGAIN, ASK_AGAIN_AT_LATEST = timedelta(seconds=0.5), timedelta(seconds=60)
-"""How long a patient apply waits for an engine that did not answer, doubled with each try."""
+"""How long to wait before an engine that did not answer is asked again, doubled with each try."""
+
+
+def pause(tries: int) -> timedelta:
+    """Return how long to wait after so many tries; a power of many tries has no place in a timedelta."""
+    return min(ASK_AGAIN * float(2 ** min(tries, 10)), ASK_AGAIN_AT_LATEST)
 
 
 def removed(world: World, answer: words.Answered) -> Commands:
@@ -71,7 +76,7 @@ def _failed(world: World, run: Run, answer: words.Answered, error: FlowplanError
         done_with = {r.run_id for r in (*answer.removed, *([run.record] if run.record else []))}
         run.former = [record for record in asked if record.run_id not in done_with]
         run.known, run.tries = True, run.tries + 1
-        world.postpone(run, world.moment.now + min(ASK_AGAIN * 2 ** min(run.tries, 10), ASK_AGAIN_AT_LATEST))
+        world.postpone(run, world.moment.now + pause(run.tries))
         return
     world.done(run)
     change = change_of(run)
@@ -95,10 +100,14 @@ def _stopped(world: World, run: Run, answer: words.Answered) -> Commands:
     """Record the end of a run that passed a time limit, now that its object is gone and can never start after all."""
     command, record = answer.command, run.record
     assert isinstance(command, words.Remove)
+    run.stops = run.stops + 1 if answer.error and not answer.removed else 0
     if not answer.removed:  # the engine refused, or the run had just moved on
         run.limit, run.care = "", Care.FOLLOWED
         if answer.error:
-            yield from fail(world, run.address, answer.error)
+            run.stop_again = world.moment.now + pause(run.stops)
+            away = world.manner.patient and isinstance(answer.error, EngineUnreachable)
+            if run.stops == 1 and not away:  # that an engine is away is told by who watches it
+                yield from fail(world, run.address, answer.error)
         return
     [stopped] = command.attempts
     before = answer.before

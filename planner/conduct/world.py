@@ -62,6 +62,7 @@ class Run:
         known: whether an earlier apply, or an earlier try, intended the attempt that the step creates.
         tries: how often its engine was asked in vain.
         limit: the time limit that passed, while the attempt is being stopped for it.
+        stops, stop_again: how often that was asked for in vain, and when it is asked for again.
         skipped, failed: why the step did not begin, and how the run ended without success, in words; "" for neither.
         error: what went wrong with the step itself.
     """
@@ -79,6 +80,8 @@ class Run:
     known: bool = False
     tries: int = 0
     limit: str = ""
+    stops: int = 0
+    stop_again: datetime | None = None
     skipped: str = ""
     failed: str = ""
     error: FlowplanError | None = None
