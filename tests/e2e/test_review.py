@@ -636,7 +636,7 @@ def test_one_image_bump_over_thirty_cells_is_one_group_under_4_kb(project: Proje
     project.ok("apply", "--yes", "--parallelism", "30")
     for form in ("text", "markdown"):
         out = project.ok("plan", "--var", "tag=1.5", "--format", form).out
-        assert len(out.encode()) < 4096 and out.count("image:1.5") == 1, out
+        assert len(out.encode()) < 4096 and out.count("image:1.5") == {"text": 1, "markdown": 2}[form], out
         assert "30 to replace" in out
 
 
