@@ -17,7 +17,7 @@ from typing import cast
 import specs
 from measuring import FLOWPLAN, PYTHON, Failed, Result, run, scaled
 
-from flowplan.apply import carry_out
+from flowplan.apply import Beside, carry_out
 from flowplan.engines import Engines
 from flowplan.outcome import Options
 from flowplan.output import Output, Sink
@@ -87,7 +87,7 @@ def _watch(directory: Path) -> dict[str, float]:
     threading.Thread(target=lambda: (done.wait(120), time.sleep(2.0), interrupted.set()), daemon=True).start()
     carry_out(
         plan, store, engines, WriterLock(directory / ".flowplan/state.db", "watch"), Quiet(Output()), Options(stream=False),
-        secrets={}, interrupted=interrupted, follow=list(store.records()),
+        secrets={}, interrupted=interrupted, beside=Beside(list(store.records())),
     )  # fmt: skip
     grown = _resident() - provider.at_first
     recorded = store.last_seq()

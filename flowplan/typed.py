@@ -17,7 +17,7 @@ _MEANT = {
     "flowplan destroy": ("down", "teardown"),
     "flowplan destroy --target ADDR": ("delete", "kill", "remove", "rm", "stop", "terminate"),
     "flowplan logs ADDR": ("log", "output", "tail"),
-    "flowplan plan": ("diff", "dry-run", "preview"),
+    "flowplan plan": ("dry-run", "preview"),
     "flowplan plan --format markdown, which draws what needs what": ("dag", "graph"),
     "flowplan plan --refresh-only": ("refresh", "sync"),
     "flowplan state import ADDR ID": ("import",),

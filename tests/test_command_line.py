@@ -131,7 +131,7 @@ MEANT = {
     "flowplan destroy": "down",
     "flowplan destroy --target ADDR": "kill",
     "flowplan logs ADDR": "tail",
-    "flowplan plan": "diff",
+    "flowplan plan": "preview",
     "flowplan state show ADDR": "describe",
     "flowplan state list": "ls",
     "flowplan state list, rm, mv or show": "state remove a",

@@ -54,7 +54,8 @@ def _hint(code: int, status: Mapping[str, Any], message: str, endpoint: Endpoint
         return f"the credentials of context {endpoint.label} are wrong or expired; log in to {endpoint.server} again"
     if code == 403 and is_quota(message):
         return "ask for a larger ResourceQuota, or let other runs end first (max_parallel)"
-    if code == 403 and " cannot " not in message:  # else the server says so of a user
+    rule = ("is forbidden: " in message and " cannot " not in message) or "denied the request" in message
+    if code == 403 and rule:  # of a user, the server says "is forbidden: User ... cannot ..."
         return "a limit, policy or webhook of the cluster refuses it: change the run, or ask who set it"
     if code == 403:
         return "the user or service account of this context needs a Role with this verb"
