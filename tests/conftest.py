@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from engines import ENGINES, without_engine
+from filelock import FileLock
 from projects import Project, clear, copy_case, until
 
 
@@ -27,6 +29,20 @@ def pytest_configure(config: pytest.Config) -> None:
 def _as_many_suggestions_as_a_command_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count comparisons anew: a command stops suggesting after many, and all tests of a worker share one process."""
     monkeypatch.setattr("flowplan.schemas.sources._comparisons", 0)
+
+
+@pytest.fixture(autouse=True)
+def _one_of_a_group_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the tests of an ``xdist_group`` run one after another, whichever worker has them, and whichever suite of this host.
+
+    The workers' own grouping is lost with pytest 9.2.
+    """
+    mark = request.node.get_closest_marker("xdist_group")
+    if mark is None:
+        yield
+        return
+    with FileLock(Path(tempfile.gettempdir()) / f"flowplan-tests-{mark.args[0]}.lock"):
+        yield
 
 
 @pytest.fixture
