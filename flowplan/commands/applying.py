@@ -530,7 +530,8 @@ def _command(project: Project, word: str, address: str = "") -> str:
 
 def _given_here(plan: Plan, addresses: Sequence[str]) -> str:
     """Return the sensitive variables that runs need, whose values no state keeps."""
-    used = tokens_in([change.after for change in plan.changes if change.address in addresses])
+    waiting = set(addresses)
+    used = tokens_in([change.after for change in plan.changes if change.address in waiting])
     return ", ".join(sorted({name for token in used & {*plan.secrets} for name in plan.secrets[token].variables}))
 
 

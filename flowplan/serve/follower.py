@@ -40,6 +40,8 @@ LOOK = 1.0
 """Seconds between looks for plans that were accepted, while there is nothing else to do or runs are followed."""
 LOOK_AT_SECRETS = 15.0
 """Seconds between looks for secrets that were missing."""
+SHOWN_HELD = 20
+"""Runs that are named of those that wait for the same reason."""
 SHORTEST, LONGEST = 1.0, 60.0
 """Seconds between rounds that came to nothing; they double."""
 TAKE_OVER = 2.0
@@ -65,14 +67,16 @@ class Round:
     Attributes:
         open: the plans that had open steps when it began, see ``open_plans``. plans: those that have to do with it, by
             digest, newest first.
-        steps: by address. held: address -> why its step waits for something that only people can mend.
+        steps: by address. held: address -> digest of the plan, and why its step waits for something that only people can mend.
+        told: addresses of which the state says such a reason already.
         live: addresses of runs to follow.
     """
 
     open: Mapping[str, str]
     plans: dict[str, Plan] = field(default_factory=dict)
     steps: dict[str, Step] = field(default_factory=dict)
-    held: dict[str, str] = field(default_factory=dict)
+    held: dict[str, tuple[str, str]] = field(default_factory=dict)
+    told: frozenset[str] = frozenset()
     live: list[str] = field(default_factory=list)
 
 
@@ -183,6 +187,7 @@ class Follower:
         with closing(self._locate().open()) as store:
             about = self._gather(store)
             if not about.steps:
+                self._tell_held(store, about)
                 if about.live:
                     with Project.of_state(store) as project:
                         self._carry_out(about, Planned(_nothing(store), ()), project)
@@ -190,6 +195,7 @@ class Follower:
         approved = _combined(about)
         with Project.of_plan(self._request(), approved) as project:
             asked = self._usable(project, about, approved)
+            self._tell_held(project.store, about)
             planned = plan_again(project, replace(self._request(), asked=asked), approved)
             left = self._still_approved(project.store, about, planned, asked)
             self._carry_out(about, Planned(replace(approved, changes=tuple(left)), planned.observed), project)
@@ -199,7 +205,9 @@ class Follower:
         """Read what is open; steps whose secrets are not there are held back, saying so."""
         records = store.records()
         about = Round(open_plans(store))
-        waiting = {(digest, step.address) for digest, step in unbegun(store) if step.phase is StepPhase.WAITING}
+        open_steps = [(digest, step) for digest, step in unbegun(store) if step.phase is StepPhase.WAITING]
+        waiting = {(digest, step.address) for digest, step in open_steps}
+        about.told = frozenset(step.address for _, step in open_steps if step.why)
         intents = {(r.plan_digest, r.address) for r in records.values() if r.status is Status.CREATING}
         order = {digest: place for place, digest in enumerate(about.open)}
         for digest in sorted({d for d, _ in waiting | intents if d}, key=lambda d: order.get(d, -1), reverse=True):
@@ -210,8 +218,7 @@ class Follower:
                 plan = sealed_plan(text, f"the accepted plan {digest[:19]}", store.lineage, store.key)
                 missing = unavailable(plan, Given(), store)
             except FlowplanError as error:  # a plan that is damaged or was altered; the others go on
-                for address in sorted(a for d, a in waiting if d == digest):
-                    self._hold(store, about, address, digest, error.message)
+                about.held |= {a: (digest, error.message) for d, a in sorted(waiting) if d == digest}
                 continue
             newest = next(iter(about.plans.values()), plan)
             about.plans[digest] = plan
@@ -224,19 +231,32 @@ class Follower:
                 needed = tokens_in([change.after, plan.providers.get(change.provider)])
                 why = _conflict(plan, newest) or "; ".join(sorted({missing[t] for t in needed if t in missing}))
                 if why:
-                    self._hold(store, about, change.address, digest, why)
+                    about.held[change.address] = digest, why
                 else:
                     about.steps[change.address] = Step(digest, change, intended)
         about.live = [address for address, record in records.items() if record.status.live]
         return about
 
-    def _hold(self, store: Store, about: Round, address: str, digest: str, why: str) -> None:
-        """Let a step wait for something that only people can mend."""
-        about.held[address] = why
-        if self._held.get(address) != why:
-            hold(store, digest, {address: Held(StepPhase.WAITING, why)})
-            self._output.note(f"{address}: waits: {why}")
-        self._held[address] = why
+    def _tell_held(self, store: Store, about: Round) -> None:
+        """Record and tell what waits for people, and that a step does so no longer; each once."""
+        phases: dict[str, dict[str, Held]] = {}
+        for address in about.told & about.steps.keys():
+            phases.setdefault(about.steps[address].digest, {})[address] = Held(StepPhase.WAITING)
+        new: dict[str, list[str]] = {}
+        for address, (digest, why) in about.held.items():
+            if self._held.get(address) != why:
+                phases.setdefault(digest, {})[address] = Held(StepPhase.WAITING, why)
+                new.setdefault(why, []).append(address)
+        for digest, held in phases.items():
+            hold(store, digest, held)
+        for why, addresses in new.items():
+            for address in addresses[:SHOWN_HELD]:
+                self._output.note(f"{address}: waits: {why}")
+            if len(addresses) > SHOWN_HELD:
+                self._output.note(
+                    f"and {len(addresses) - SHOWN_HELD} more wait for the same; `flowplan status` has them all"
+                )
+        self._held = {address: why for address, (_, why) in about.held.items()}
 
     def _usable(self, project: Project, about: Round, approved: Plan) -> frozenset[str]:
         """Return the providers whose engines answer; the steps of engines that may not be used are held back."""
@@ -265,7 +285,7 @@ class Follower:
             if error is not None and not isinstance(error, EngineUnreachable):
                 for address in [a for a, step in about.steps.items() if step.change.provider == name]:
                     step = about.steps.pop(address)
-                    self._hold(project.store, about, address, step.digest, error.message)
+                    about.held[address] = step.digest, error.message
                 about.live = [address for address in about.live if records[address].provider != name]
         return frozenset(name for name, error in found.items() if error is None)
 
@@ -275,12 +295,15 @@ class Follower:
         approved = [step.change for step in about.steps.values()]
         seen = [change for change in approved if change.provider in asked]
         begun = {address for address, step in about.steps.items() if step.intended}
+        given_up: dict[str, dict[str, Held]] = {}
         for change, today in deviations(seen, now, begun):
             would = f"it would be {today.action} of attempt {today.attempt}" if today else "nothing is recorded of it"
             why = f"it is no longer what was approved: now {would}; plan and apply again"
             step = about.steps.pop(change.address)
-            hold(store, step.digest, {change.address: Held(StepPhase.SKIPPED, why)})
+            given_up.setdefault(step.digest, {})[change.address] = Held(StepPhase.SKIPPED, why)
             self._output.note(f"{change.address}: not started: {why}")
+        for digest, held in given_up.items():
+            hold(store, digest, held)
         left = [step.change for step in about.steps.values()]
         return [now[change.address] if change.provider in asked else change for change in left]
 

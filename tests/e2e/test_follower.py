@@ -201,17 +201,33 @@ def test_a_run_whose_secret_is_missing_or_another_waits_for_it(project: Project)
     assert "token" in done.err
     assert "FLOWPLAN_VAR_" in done.err
     secret.write_text("another-value")
-    let_go(project)
     with follower(project):
         until(lambda: "second" in (reasons := not_started(project)) and "secret" in reasons["second"])
         assert "token" in not_started(project)["third"]
-        assert project.statuses() == {"first": "succeeded"}
+        let_go(project)
+        until(lambda: project.statuses() == {"first": "succeeded"})
+        assert "secret" in not_started(project)["second"]
         secret.write_text("the-approved-one")
         until(lambda: project.statuses().get("second") == "succeeded")
         assert "hidden-value" not in told(project)
     with follower(project, env={"FLOWPLAN_VAR_token": "hidden-value"}):
         until(lambda: project.statuses().get("third") == "succeeded")
     assert "hidden-value" not in told(project) + project.ok("logs", "third").out
+
+
+def test_a_reason_that_is_mended_is_not_shown_any_longer(project: Project) -> None:
+    project.write(SECRET)
+    secret = project.directory / "secret.txt"
+    secret.write_text("the-approved-one")
+    project.ok("apply", "--yes", "--detach")
+    secret.unlink()
+    with follower(project):
+        until(lambda: "secret" in not_started(project)["second"])
+        secret.write_text("the-approved-one")
+        until(lambda: not_started(project)["second"] == "for first")
+        let_go(project)
+        until(lambda: project.statuses().get("second") == "succeeded")
+    assert told(project).count("second: waits") == 1
 
 
 def test_cancel_drops_what_has_not_started(project: Project) -> None:
