@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,18 +31,17 @@ def _as_many_suggestions_as_a_command_has(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("flowplan.schemas.sources._comparisons", 0)
 
 
-@pytest.fixture(autouse=True)
-def _one_of_a_group_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Let the tests of an ``xdist_group`` run one after another, whichever worker has them, and whichever suite of this host.
 
-    The workers' own grouping is lost with pytest 9.2.
+    The workers' own grouping is lost with pytest 9.2. What a module's fixtures set up is set up with the lock held, too.
     """
-    mark = request.node.get_closest_marker("xdist_group")
+    mark = item.get_closest_marker("xdist_group")
     if mark is None:
-        yield
-        return
+        return (yield)
     with FileLock(Path(tempfile.gettempdir()) / f"flowplan-tests-{mark.args[0]}.lock"):
-        yield
+        return (yield)
 
 
 @pytest.fixture

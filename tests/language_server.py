@@ -27,7 +27,11 @@ class LanguageServer:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._requests = 0
         self._diagnostics: dict[str, list[dict[str, Any]]] = {}
-        self._request("initialize", {"processId": None, "rootUri": folder.as_uri(), "capabilities": CAPABILITIES})
+        try:
+            self._request("initialize", {"processId": None, "rootUri": folder.as_uri(), "capabilities": CAPABILITIES})
+        except AssertionError:
+            self._process.communicate(timeout=30)
+            raise
         self._write({"method": "initialized", "params": {}})
 
     def open(self, name: str, text: str) -> str:
