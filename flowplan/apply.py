@@ -37,6 +37,7 @@ class Beside(NamedTuple):
         follow: addresses of further runs to follow; expected: those that another flowplan is to start.
         observed: what engines said while the plan was made. digests: address -> digest of the accepted plan, where the steps
             of several are carried out as one plan.
+        stop: addresses of live runs to stop, and what their record says of it.
         heard: called with the facts of each turn, before anything follows from them.
     """
 
@@ -44,6 +45,7 @@ class Beside(NamedTuple):
     expected: Sequence[str] = ()
     observed: Sequence[Observed] = ()
     digests: Mapping[str, str] = {}
+    stop: Mapping[str, str] = {}
     heard: Callable[[Sequence[Fact]], None] = lambda facts: None
 
 
@@ -128,4 +130,5 @@ def _world(
         expected=beside.expected,
         locked=locked,
         digests=beside.digests,
+        stop=beside.stop,
     )

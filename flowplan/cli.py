@@ -304,16 +304,24 @@ def serve(
 
 @command()
 def cancel(
-    address: Annotated[list[str] | None, Argument(metavar="ADDR", help="Runs that have not started.")] = None,
+    address: Annotated[
+        list[str] | None, Argument(metavar="ADDR", help="Only these runs (name, address or glob).")
+    ] = None,
     state: State = None,
     env: Env = None,
-    plan: Annotated[str | None, Option("--plan", metavar="DIGEST", help="What has not started of this plan.")] = None,
+    plan: Annotated[
+        str | None, Option("--plan", metavar="DIGEST", help="Only what this plan started or starts.")
+    ] = None,
+    stop: Annotated[bool, Option("--stop", help="Stop what runs as well; it is recorded as cancelled.")] = False,
+    allow_interrupt: AllowInterrupt = None,
+    parallelism: Parallelism = 10,
     lock_timeout: LockTimeout = "30s",
 ) -> int:
-    """Drop approved runs that have not started; what runs goes on."""
-    from flowplan.commands import places, serving
+    """Drop approved runs that have not started; with --stop also end what runs."""
+    from flowplan.commands import cancelling, places
 
-    return serving.cancel(places.state_of(state, env), address or [], plan, lock_timeout)
+    how = cancelling.How(plan, stop, allow_interrupt or (), parallelism, lock_timeout)
+    return cancelling.cancel(places.state_of(state, env), address or [], how)
 
 
 @command()

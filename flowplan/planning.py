@@ -111,6 +111,11 @@ def plan_again(project: Project, request: Request, reviewed: Plan) -> Planned:
     )
 
 
+def nothing_planned(store: Store) -> Plan:
+    """Return a plan without changes, for what follows or stops runs without one."""
+    return Plan(store.project or "", "", store.lineage, store.serial, "", "", ())
+
+
 def check_targets(engines: Engines, reviewed: Plan) -> None:
     """Refuse engines that are not those that a plan was made for.
 

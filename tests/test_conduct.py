@@ -55,7 +55,7 @@ class Play:
     The head holds ``runs``: address -> {action, needs, group, max_parallel, timeout, start_timeout, replace, retry_delay, record: status
     of the recorded attempt, leftover: status of an earlier one}; ``detach``, ``wait``: seconds; ``room``: calls at once;
     ``locked``: true when the lock is held from the start; ``patient``: true to ask silent engines again;
-    ``stream``: true to show the output of runs.
+    ``stream``: true to show the output of runs; ``stop``: addresses of live runs to stop.
     """
 
     def __init__(self, head: dict[str, Any]) -> None:
@@ -69,7 +69,9 @@ class Play:
         manner = Manner(**told, until=until)
         self.dropped: dict[str, str] = {}
         leftovers, locked = self.state.leftovers(), head.get("locked", False)
-        self.world = World(plan, self.state.records(), manner=manner, leftovers=leftovers, locked=locked)
+        stop = dict.fromkeys(head.get("stop", ()), "by somebody")
+        records = self.state.records()
+        self.world = World(plan, records, manner=manner, leftovers=leftovers, locked=locked, follow=stop, stop=stop)
 
     def change(self, address: str, given: dict[str, Any]) -> Change:
         """Return the change that the head describes, and put what is recorded into the state."""

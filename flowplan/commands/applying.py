@@ -28,7 +28,7 @@ from flowplan.left import carried, followed_by, steps_left
 from flowplan.outcome import Options
 from flowplan.output import JsonSink, Output, Sink
 from flowplan.planner.compare.plan import has_changes
-from flowplan.planning import Planned, check_targets, plan_again, plan_destroy, plan_spec
+from flowplan.planning import Planned, check_targets, nothing_planned, plan_again, plan_destroy, plan_spec
 from flowplan.project import Project, Request, open_state, writing
 from flowplan.render.units import duration
 from flowplan.reviewing import check_reviewed, sealed_plan
@@ -310,9 +310,8 @@ def watch(state: Location, addresses: Sequence[str], how: How) -> int:
         live, expected = _tell_what_waits(store, addresses, how)
         outcome, code = None, 0
         if live or expected:
-            plan = Plan(store.project or "", "", store.lineage, store.serial, "", "", ())
             with writing(state, "watch") as lock:
-                outcome = _run(Planned(plan, ()), project, how, lock, live, expected)
+                outcome = _run(Planned(nothing_planned(store), ()), project, how, lock, live, expected)
             code = _report(outcome, project, how)
             _tell_what_waits(store, addresses, how)
         else:

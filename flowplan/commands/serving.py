@@ -1,25 +1,20 @@
-"""The commands of approved runs that go on without a terminal: serve and cancel."""
+"""The command of the follower, which carries approved runs on without a terminal."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from flowplan import interruption
-from flowplan.commands.arguments import seconds
 from flowplan.commands.places import place, settled
-from flowplan.documents import unknown_address
 from flowplan.output import Output
-from flowplan.planner.compare.plan import names
-from flowplan.project import writing
 from flowplan.schemas.errors import InvalidInput, StateError
 from flowplan.schemas.files import Unreadable, read_bounded
 from flowplan.schemas.sources import Diagnostic
 from flowplan.serve.health import Health
-from flowplan.state.acceptance import drop, unbegun
 from flowplan.state.location import Location
 from flowplan.state.store import Store
 
@@ -131,48 +126,3 @@ def _token(file: Path) -> str:
             [Diagnostic(f"{file} holds no token of 16 or more letters and digits", subject="--token-file", hint=hint)]
         )
     return token
-
-
-def cancel(state: Location, addresses: Sequence[str], plan: str | None, lock_timeout: str) -> int:
-    """Drop what has been approved and has not started, of some runs or of one plan.
-
-    Raises:
-        InvalidInput: nothing is named, or what is named waits for nothing.
-        StateLocked: another flowplan is starting things.
-    """
-    if not addresses and not plan:
-        raise InvalidInput(
-            "nothing is named", hint="`flowplan cancel ADDR ...`, or --plan DIGEST; `flowplan status` shows what waits"
-        )
-    with writing(state, "cancel") as lock:
-        lock.acquire(seconds("--lock-timeout", lock_timeout) or 0.0)
-        with closing(state.open()) as store:
-            chosen = _waiting(store, addresses, plan)
-            gone = drop(store, chosen, "cancelled")
-    Output().note(f"Cancelled: {', '.join(gone)}" if gone else "Nothing waits there.")
-    return 0
-
-
-def _waiting(store: Store, addresses: Sequence[str], plan: str | None) -> Collection[str]:
-    """Return the addresses of steps that have not begun and are meant."""
-    open_ = [(digest, step) for digest, step in unbegun(store) if plan is None or _is(digest, plan)]
-    if plan and not open_:
-        raise InvalidInput(f"no plan {plan} waits", hint="`flowplan status` shows what waits, and for which plan")
-    for pattern in addresses:
-        if not any(names(pattern, step.address, step.group) for _, step in open_):
-            known = {record.address for record in store.records().values()}
-            if any(names(pattern, address, address.partition("[")[0]) for address in known):
-                raise InvalidInput(
-                    f"{pattern} does not wait: it has started or ended",
-                    hint="`flowplan destroy --target` stops what runs",
-                )
-            raise unknown_address(pattern, {step.address for _, step in open_} | known)
-    meant = [
-        step.address for _, step in open_ if not addresses or any(names(p, step.address, step.group) for p in addresses)
-    ]
-    return meant
-
-
-def _is(digest: str, shown: str) -> bool:
-    """Return whether a digest is meant by the beginning that people are shown."""
-    return digest.startswith(shown) or digest.removeprefix("sha256:").startswith(shown)

@@ -23,7 +23,7 @@ from flowplan.output import Output, Sink
 from flowplan.planner.compare.replay import deviations
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.words import Answered, Fact, Trouble, Well
-from flowplan.planning import Planned, plan_again
+from flowplan.planning import Planned, nothing_planned, plan_again
 from flowplan.project import Project, Request, unavailable
 from flowplan.schemas.accepted import Held, StepPhase
 from flowplan.schemas.errors import EngineUnreachable, FlowplanError, StateError, StateLocked
@@ -190,7 +190,7 @@ class Follower:
                 self._tell_held(store, about)
                 if about.live:
                     with Project.of_state(store) as project:
-                        self._carry_out(about, Planned(_nothing(store), ()), project)
+                        self._carry_out(about, Planned(nothing_planned(store), ()), project)
                 return bool(about.live)
         approved = _combined(about)
         with Project.of_plan(self._request(), approved) as project:
@@ -416,7 +416,3 @@ def _combined(about: Round) -> Plan:
         secrets={token: source for plan in plans for token, source in plan.secrets.items() if token in used},
         targets={name: target for plan in plans for name, target in plan.targets.items() if name in wanted},
     )
-
-
-def _nothing(store: Store) -> Plan:
-    return Plan(store.project or "", "", store.lineage, store.serial, "", "", ())

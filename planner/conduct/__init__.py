@@ -28,6 +28,7 @@ from flowplan.planner.conduct.following import (
     give_up,
     look_at_others,
     read_end,
+    stop,
     tell_end,
 )
 from flowplan.planner.conduct.settling import removed, settle
@@ -49,6 +50,7 @@ def begin(world: World, observed: Sequence[Observed], moment: words.Moment) -> C
     if world.locked:
         yield from clear_away(world)
     yield from follow_live(world)
+    yield from stop(world)
     yield from dispatch(world)
 
 

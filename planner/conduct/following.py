@@ -54,6 +54,16 @@ def follow_live(world: World) -> Commands:
             world.theirs.add(run.address)
 
 
+def stop(world: World) -> Commands:
+    """Stop the live runs that are not to go on, for which the lock is held."""
+    for run in [world.runs[address] for address in world.stop if address in world.live]:
+        run.care = Care.STOPPING
+        attempts = world.take_attempts(run)
+        world.removing |= {r.run_id for r in attempts}
+        world.calls += 1
+        yield words.Remove(run.address, tuple(attempts))
+
+
 def look_at_others(world: World) -> Commands:
     """Look at what another flowplan does: follow the runs that it has started, or that it was starting when it ended."""
     if not (world.theirs or world.expected) or (world.theirs_due and world.moment.now < world.theirs_due):

@@ -30,8 +30,10 @@ def removed(world: World, answer: words.Answered) -> Commands:
     world.removing -= {r.run_id for r in attempts} - gone
     for record in answer.removed:
         if record.status.live and not (isinstance(command, words.Remove) and command.limit):
-            end = world.engine_time(record.provider)
-            yield from record_and_tell(world, words.Finish(record.run_id, Status.CANCELLED, "Stopped", finished_at=end))
+            end, why = world.engine_time(record.provider), world.stop.get(record.address, "")
+            yield from record_and_tell(
+                world, words.Finish(record.run_id, Status.CANCELLED, "Stopped", why, finished_at=end)
+            )
     if gone:
         yield words.Absent(tuple(r.run_id for r in answer.removed))
 

@@ -99,6 +99,7 @@ class World:
 
     Attributes:
         digests: address -> digest of the accepted plan, where the steps of several are carried out as one plan.
+        stop: addresses of live runs to stop, and what their record says of it.
         locked: whether this process holds the writer's lock. lock_was_away: whether it was given back since the last step,
             so that another flowplan may have changed what was planned. said_locked: whether the user knows who holds it.
         runs: by address. address_of: by run id, of every attempt seen here.
@@ -135,9 +136,10 @@ class World:
         expected: Iterable[str] = (),
         locked: bool = False,
         digests: Mapping[str, str] | None = None,
+        stop: Mapping[str, str] | None = None,
     ) -> None:
         self.plan, self.manner, self.locked = plan, manner, locked
-        self.digests = digests or {}
+        self.digests, self.stop = digests or {}, stop or {}
         self.runs: dict[str, Run] = {}
         self.address_of: dict[str, str] = {}
         self.live: dict[str, Run] = {}

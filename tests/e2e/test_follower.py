@@ -247,6 +247,43 @@ def test_cancel_drops_what_has_not_started(project: Project) -> None:
     assert logged(project) == ["cell1", "cell3", "first", "second"]
 
 
+RUNNING = """\
+flowplan: 1
+project: demo
+defaults: {provider: PROVIDER}
+runs:
+  a: {command: [sh, -c, 'trap "echo told; exit 3" TERM; echo begun; while :; do sleep 0.1; done'], grace_period: 10s}
+  b: {command: ["true"], needs: [a]}
+  kept: {command: [sleep, "600"], protect: active, grace_period: 1s}
+"""
+
+
+@pytest.mark.parametrize(
+    "provider", ["process", pytest.param('docker, image: "busybox:1.35"', marks=pytest.mark.docker, id="docker")]
+)
+def test_cancel_stop_ends_what_runs_and_the_record_says_so(project: Project, provider: str) -> None:
+    project.write(RUNNING.replace("PROVIDER", provider))
+    project.ok("apply", "--yes", "--detach")
+    with follower(project):
+        until(lambda: project.statuses() == {"a": "running", "kept": "running"})
+        until(lambda: "begun" in project.ok("logs", "a").out)
+        assert "--stop" in project.ok("cancel", "a", code=7).err
+        refused = project.ok("cancel", "a", "kept", "--stop", code=6)
+        assert "protect" in refused.err and "--allow-interrupt" in refused.err
+        assert project.statuses() == {"a": "running", "kept": "running"}
+        project.ok("cancel", "a", "--stop")
+        until(lambda: not_started(project) == {"b": "a cancelled"})
+        [plan] = project.ok("status", "--format", "json").json["plans"]
+        project.ok("cancel", "--plan", plan["digest"], "--stop", "--allow-interrupt", "kept")
+    assert project.statuses() == {"a": "cancelled", "kept": "cancelled"}
+    assert not_started(project) == {}
+    assert project.status()["a"]["message"].startswith("by ")
+    history = project.ok("history", "--format", "json").json["attempts"]
+    assert {one["address"]: one["status"] for one in history} == project.statuses()
+    assert "told" in project.ok("logs", "a").out
+    assert "status" in project.ok("cancel", "a", "--stop", code=7).err
+
+
 def get(port: int, path: str, **headers: str) -> tuple[int, str]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}", headers={k.replace("_", "-"): v for k, v in headers.items()}
