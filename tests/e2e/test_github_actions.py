@@ -6,27 +6,40 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import uuid
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FLOWPLAN
+from own_postgres import programs
+from pipelines import (
+    EXAMPLES,
+    FLOWPLAN_TO_INSTALL,
+    Repository,
+    document,
+    forged,
+    installer,
+    of_another_day,
+    team_database,
+    with_its_own_digest,
+)
 
-from flowplan.schemas.documents import parse
-from flowplan.schemas.plan_documents import plan_digest, read_plan, sealed_json
-from flowplan.state.sqlite.store import SqliteStore
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.skipif(programs() is None, reason="a PostgreSQL of one's own needs root and its programs"),
+    pytest.mark.skipif(not shutil.which("jq"), reason="needs jq (not installed)"),
+]
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "github-actions"
+EXAMPLE = EXAMPLES / "github-actions"
 PULL_REQUEST = {
     "github.repository": "acme/nightly",
     "github.event.pull_request.number": "7",
-    "github.event.pull_request.merge_commit_sha": "f" * 40,
     "github.token": "token",
+    "vars.FLOWPLAN": FLOWPLAN_TO_INSTALL,
     "secrets.REPORT_TOKEN": "a-token-of-the-example",
+    "secrets.PLANNER_PASSWORD": "for-tests-only",
+    "secrets.WRITER_PASSWORD": "for-tests-only",
 }
 
 GH = """\
@@ -61,40 +74,18 @@ else:
 """
 
 
-def workflow(name: str) -> dict[str, Any]:
-    path = EXAMPLE / name
-    document: dict[str, Any] = parse(path.read_text(), str(path)).value
-    return document
-
-
-@dataclass
 class Hub:
-    """One repository with one pull request, and the runner that its workflows run on."""
+    """One repository with one pull request on GitHub, and the hosted runners of its workflows: each job has a new one."""
 
-    directory: Path
-    outputs: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.hub, self.bin, self.work = (self.directory / name for name in ("hub", "bin", "work"))
-        for directory in (self.hub, self.bin, self.work):
-            directory.mkdir()
+    def __init__(self, directory: Path, repository: Repository, kubeconfig: str = "") -> None:
+        self.directory, self.repository, self.kubeconfig = directory, repository, kubeconfig
+        self.hub = directory / "hub"
+        self.hub.mkdir()
         (self.hub / "comments.json").write_text("[]")
         (self.hub / "runs.json").write_text("[]")
-        self.head = "0" * 40
-        (self.bin / "gh").write_text(GH % (sys.executable, str(self.hub)))
-        (self.bin / "gh").chmod(0o755)
-        (self.bin / "flowplan").symlink_to(FLOWPLAN)
-        self.project = f"nightly{uuid.uuid4().hex[:8]}"  # no other test may have runs of the same project on this host
-        text = (EXAMPLE / "flowplan.yaml").read_text()
-        assert "project: nightly\n" in text
-        (self.work / "flowplan.yaml").write_text(text.replace("project: nightly\n", f"project: {self.project}\n"))
-
-        self.make_state()
-
-    def make_state(self) -> None:
-        """Make the state once, as the README says."""
-        command = [FLOWPLAN, "plan", "flowplan.yaml", "--state", self.directory / "state.db"]
-        subprocess.run(command, cwd=self.work, capture_output=True, check=True)
+        repository.program("gh", GH % (sys.executable, str(self.hub)))
+        repository.program("pipx", installer())
+        self.outputs: dict[str, str] = {}
 
     @property
     def comments(self) -> list[dict[str, Any]]:
@@ -108,26 +99,32 @@ class Hub:
 
     def begin(self, name: str, **facts: Any) -> int:
         """Make a run of a workflow, as the list of runs shows it; return its id."""
-        run = {"databaseId": 1000 + len(self.runs), "workflow": name, "event": "pull_request", "headSha": self.head}
-        (self.hub / "runs.json").write_text(json.dumps([*self.runs, {**run, "conclusion": "", **facts}]))
-        return int(run["databaseId"])
+        number, head = 1000 + len(self.runs), self.repository.head
+        run = {"databaseId": number, "workflow": name, "event": "pull_request", "headSha": head, "conclusion": ""}
+        (self.hub / "runs.json").write_text(json.dumps([*self.runs, {**run, **facts}]))
+        return number
 
-    def artifact(self, run: int, name: str = "flowplan-plan") -> Path:
+    def artifact(self, run: int = 1000, name: str = "flowplan-plan") -> Path:
         place = self.hub / "artifacts" / str(run) / name / "plan.json"
         place.parent.mkdir(parents=True, exist_ok=True)
         return place
 
     def run(self, name: str) -> dict[str, int]:
-        """Run a workflow as GitHub does; step -> exit code. A step that fails ends it, unless the step says otherwise."""
-        self.number = self.begin(name)
-        codes, outcome = self._steps(name)
-        runs = self.runs
-        runs[self.number - 1000]["conclusion"] = outcome
-        (self.hub / "runs.json").write_text(json.dumps(runs))
-        return codes
-
-    def _steps(self, name: str) -> tuple[dict[str, int], str]:
-        [job] = workflow(name)["jobs"].values()
+        """Run a workflow as GitHub does, on a new runner; step -> exit code. A step that fails ends it, unless it says otherwise."""
+        number, merged = self.begin(name), self.repository.merge() if name == "apply.yml" else ""
+        self.outputs = {
+            **PULL_REQUEST,
+            "vars.FLOWPLAN_STATE": self.repository.state,
+            "secrets.KUBECONFIG": self.kubeconfig,
+            "github.event.pull_request.head.sha": self.repository.head,
+            "github.event.pull_request.merge_commit_sha": merged,
+        }
+        [job] = document(EXAMPLE / name)["jobs"].values()
+        work = self.repository.clone(merged or "change")
+        given = {key: self._filled(value) for key, value in job["env"].items()}
+        for variable in ("ENV", "OUTPUT", "STEP_SUMMARY"):
+            given[f"GITHUB_{variable}"] = str(work.with_name(f"{variable}-{work.name}"))
+        given["RUNNER_TEMP"] = str(self.directory)
         codes: dict[str, int] = {}
         outcome = "success"
         for step in job["steps"]:
@@ -136,80 +133,81 @@ class Hub:
                 continue
             if outcome == "failure" and condition != "always()":
                 continue
-            code = self._step(step, job["env"])
+            code = self._step(step, number, work, given)
             codes[step.get("name") or step["uses"]] = code
             if code and not step.get("continue-on-error"):
                 outcome = "failure"
-        return codes, outcome
+        self.summary = Path(given["GITHUB_STEP_SUMMARY"])
+        runs = self.runs
+        runs[number - 1000]["conclusion"] = outcome
+        (self.hub / "runs.json").write_text(json.dumps(runs))
+        return codes
 
-    def _step(self, step: dict[str, Any], env: dict[str, str]) -> int:
+    def _step(self, step: dict[str, Any], run: int, work: Path, given: dict[str, str]) -> int:
         if step.get("uses", "").startswith("actions/upload-artifact@"):
-            shutil.copy(self.work / step["with"]["path"], self.artifact(self.number, step["with"]["name"]))
+            file = Path(step["with"]["path"])
+            shutil.copy(work / file, self.artifact(run, step["with"]["name"]).with_name(file.name))
             return 0
         if "uses" in step:
             assert step["uses"].startswith("actions/checkout@")
             return 0
-        (self.directory / "output").write_text("")
-        given = {k: self._filled(v) for k, v in {**env, **step.get("env", {})}.items()}
-        given["FLOWPLAN_STATE"] = str(self.directory / "state.db")
-        runner = {
-            "GITHUB_STEP_SUMMARY": str(self.directory / "summary.md"),
-            "GITHUB_OUTPUT": str(self.directory / "output"),
-        }
-        done = subprocess.run(
-            [
-                "bash",
-                "-e",
-                "-o",
-                "pipefail",
-                "-c",
-                self._filled(step["run"]).replace("project=nightly ", f"project={self.project} "),
-            ],
-            cwd=self.work,
-            env={"PATH": f"{self.bin}:{os.environ['PATH']}", "HOME": str(self.directory), **given, **runner},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        print(step.get("name"), done.stdout, done.stderr)
-        for line in (self.directory / "output").read_text().splitlines():
+        env = {key: self._filled(value) for key, value in step.get("env", {}).items()}
+        code = self.repository.bash(self._filled(step["run"]), work, {**given, **env})
+        variables = Path(given["GITHUB_ENV"])
+        for line in variables.read_text().splitlines() if variables.exists() else ():
             name, _, value = line.partition("=")
-            self.outputs[f"steps.{step['id']}.outputs.{name}"] = value
-        return done.returncode
+            given[name] = value
+        return code
 
     def _filled(self, text: str) -> str:
         """``${{ }}`` filled in; an unknown expression is a mistake of the workflow."""
-        known = {**PULL_REQUEST, "github.event.pull_request.head.sha": self.head, **self.outputs}
-        return re.sub(r"\$\{\{ *(.+?) *\}\}", lambda match: known[match[1]], text)
+        return re.sub(r"\$\{\{ *(.+?) *\}\}", lambda match: self.outputs[match[1]], text)
 
-    def edit(self, old: str, new: str) -> None:
-        """Push another version of the spec."""
-        self.head = f"{int(self.head, 16) + 1:040x}"
-        path = self.work / "flowplan.yaml"
-        assert old in path.read_text()
-        path.write_text(path.read_text().replace(old, new))
+    def edit(self, old: str, new: str, *, pushed: bool = True) -> None:
+        self.repository.edit(old, new, pushed=pushed)
 
     def statuses(self) -> dict[str, str]:
-        done = subprocess.run(
-            [FLOWPLAN, "status", "--format", "json", "--state", str(self.directory / "state.db")],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        return {run["address"]: run["status"] for run in json.loads(done.stdout)["runs"]}
+        return self.repository.statuses()
+
+
+@pytest.fixture(scope="module")
+def new_repository() -> Iterator[Callable[..., Repository]]:
+    with team_database() as database:
+        yield lambda directory, **options: Repository(directory, "github-actions", database, **options)
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Hub:
-    if not shutil.which("jq"):
-        pytest.skip("jq is not installed")
-    return Hub(tmp_path)
+def hub(tmp_path: Path, new_repository: Callable[..., Repository]) -> Hub:
+    return Hub(tmp_path, new_repository(tmp_path))
+
+
+@pytest.mark.kubernetes
+def test_hosted_runners_start_jobs_on_a_cluster(
+    tmp_path: Path, new_repository: Callable[..., Repository], namespace: str
+) -> None:
+    kubeconfig = Path(os.environ["KUBECONFIG"]).read_text()
+    hub = Hub(tmp_path, new_repository(tmp_path, namespace=namespace), kubeconfig)
+    try:
+        assert set(hub.run("plan.yml").values()) == {0}
+        assert set(hub.run("apply.yml").values()) == {0}
+        assert hub.statuses() == {"extract": "succeeded", "report": "succeeded"}
+    finally:
+        hub.repository.person.ok("destroy", "--yes", timeout=180)
+
+
+def test_the_planner_of_a_pull_request_may_write_nothing(hub: Hub) -> None:
+    assert hub.run("plan.yml")["Plan"] == 0
+    refused = hub.repository.person.ok("apply", "--yes", env={"PGUSER": "planner"}, code=1)
+    assert "refuses this user" in refused.err and hub.statuses() == {}
 
 
 @pytest.mark.parametrize("name", ["plan.yml", "apply.yml"])
 def test_the_workflows_are_well_formed(name: str) -> None:
-    document = workflow(name)
-    assert set(document) == {"name", "on", "permissions", "concurrency", "jobs"}
-    [job] = document["jobs"].values()
-    assert "head.repo.full_name == github.repository" in job["if"], "no code of forks on one's own runner"
+    found = document(EXAMPLE / name)
+    assert set(found) == {"name", "on", "permissions", "concurrency", "jobs"}
+    [job] = found["jobs"].values()
+    assert job["runs-on"].startswith("ubuntu-"), "a runner of GitHub's, which keeps nothing"
+    assert "head.repo.full_name == github.repository" in job["if"], "nothing of a fork sees a secret"
     for step in job["steps"]:
         assert ("uses" in step) != ("run" in step)
         for expression in re.findall(r"\$\{\{(.+?)\}\}", step.get("run", "")):
@@ -217,11 +215,11 @@ def test_the_workflows_are_well_formed(name: str) -> None:
 
 
 def test_a_lost_state_is_not_made_anew(hub: Hub) -> None:
-    (hub.directory / "state.db").unlink()
+    hub.repository.lose_state()
     assert hub.run("plan.yml")["Plan"] == 6
     [comment] = hub.comments
     assert "nothing can be applied" in comment["body"]
-    assert not (hub.directory / "state.db").exists()
+    assert "there is no state" in hub.repository.person.ok("status", code=1).err
 
 
 def test_from_the_pull_request_to_the_merge(hub: Hub) -> None:
@@ -233,18 +231,15 @@ def test_from_the_pull_request_to_the_merge(hub: Hub) -> None:
     hub.run("plan.yml")
     [comment] = hub.comments
     assert comment["id"] == 100 and comment["body"].splitlines()[1] != first, "the same comment, another digest"
-    assert (hub.directory / "summary.md").read_text().count(f"<!-- flowplan:project={hub.project}") == 2
+    assert hub.summary.read_text().startswith(f"<!-- flowplan:project={hub.repository.project} digest=sha256:")
     assert set(hub.run("apply.yml").values()) == {0}
     assert hub.statuses() == {"extract": "succeeded", "report": "succeeded"}
-    assert "a-token-of-the-example" not in (hub.work / "plan.json").read_text() + comment["body"]
+    assert "a-token-of-the-example" not in hub.artifact(1001).read_text() + comment["body"]
 
 
 def test_what_changed_since_the_approval_is_not_applied(hub: Hub) -> None:
     hub.run("plan.yml")
-    text = (hub.work / "flowplan.yaml").read_text()
-    (hub.work / "other.yaml").write_text(text.replace("extracted with", "meanwhile with"))
-    elsewhere = [FLOWPLAN, "apply", "--yes", "other.yaml", "--state", str(hub.directory / "state.db")]
-    subprocess.run(elsewhere, cwd=hub.work, check=True, env={**os.environ, "REPORT_TOKEN": "x"}, capture_output=True)
+    hub.repository.apply_something_else()
     codes = hub.run("apply.yml")
     assert codes["Apply"] == 4 and codes["How everything stands"] == 0
 
@@ -265,8 +260,8 @@ def test_a_comment_that_somebody_else_wrote_is_not_trusted(hub: Hub) -> None:
 
 
 def marked(hub: Hub, digest: str) -> str:
-    first = f"<!-- flowplan:nightly head={hub.head} -->"
-    return f"{first}\n<!-- flowplan:project={hub.project} digest=sha256:{digest} -->\n### Plan"
+    first = f"<!-- flowplan:nightly head={hub.repository.head} -->"
+    return f"{first}\n<!-- flowplan:project={hub.repository.project} digest=sha256:{digest} -->\n### Plan"
 
 
 def nothing_is_applied(hub: Hub, step: str = "The approved plan") -> None:
@@ -276,56 +271,34 @@ def nothing_is_applied(hub: Hub, step: str = "The approved plan") -> None:
     assert hub.statuses() == {}
 
 
-def forged(genuine: Path) -> str:
-    """Return the reviewed plan with another command, the reviewed digest and the reviewed seal."""
-    text = genuine.read_text()
-    assert "extracted with" in text
-    return text.replace("extracted with", "owned with")
-
-
-def with_its_own_digest(hub: Hub) -> tuple[str, str]:
-    """Return a plan by somebody who knows the program but has another key, and its digest."""
-    plan = read_plan(hub.artifact(1000)).plan
-    argv = [
-        replace(c, after={"Process": {**(c.after or {})["Process"], "argv": ["sh", "-c", "id"]}}) for c in plan.changes
-    ]
-    made = replace(plan, changes=tuple(argv))
-    made = replace(made, digest=plan_digest(made))
-    return sealed_json(made, b"mallory"), made.digest.removeprefix("sha256:")
-
-
 def test_an_artifact_of_another_run_is_not_taken(hub: Hub) -> None:
     hub.run("plan.yml")
     other = hub.begin("mallory.yml", conclusion="success")
-    hub.artifact(other).write_text(forged(hub.artifact(1000)))
+    hub.artifact(other).write_text(forged(hub.artifact()))
     assert set(hub.run("apply.yml").values()) == {0}
     assert hub.statuses() == {"extract": "succeeded", "report": "succeeded"}
 
 
 def test_an_artifact_that_was_replaced_in_its_own_run_is_refused(hub: Hub) -> None:
     hub.run("plan.yml")
-    hub.artifact(1000).write_text(forged(hub.artifact(1000)))
+    hub.artifact().write_text(forged(hub.artifact()))
     nothing_is_applied(hub, "Apply")
 
 
 def test_a_replaced_artifact_with_a_comment_to_match_is_refused_by_its_seal(hub: Hub) -> None:
     hub.run("plan.yml")
-    text, digest = with_its_own_digest(hub)
-    hub.artifact(1000).write_text(text)
+    text, digest = with_its_own_digest(hub.artifact())
+    hub.artifact().write_text(text)
     bot = {"id": 100, "user": {"login": "github-actions[bot]"}, "body": marked(hub, digest)}
     (hub.hub / "comments.json").write_text(json.dumps([bot]))
     nothing_is_applied(hub, "Apply")
 
 
-@pytest.mark.parametrize("login", ["mallory", "github-actions[bot]"])
-def test_a_second_comment_makes_no_other_plan_be_applied(hub: Hub, login: str) -> None:
+def test_a_second_comment_of_the_bot_makes_no_other_plan_be_applied(hub: Hub) -> None:
     hub.run("plan.yml")
-    planted = {"id": 1, "user": {"login": login}, "body": marked(hub, "0" * 64)}
+    planted = {"id": 1, "user": {"login": "github-actions[bot]"}, "body": marked(hub, "0" * 64)}
     (hub.hub / "comments.json").write_text(json.dumps([*hub.comments, planted]))
-    if login == "mallory":
-        assert set(hub.run("apply.yml").values()) == {0}
-    else:
-        nothing_is_applied(hub)
+    nothing_is_applied(hub)
 
 
 def test_the_plan_of_an_earlier_push_is_not_applied(hub: Hub) -> None:
@@ -334,7 +307,7 @@ def test_the_plan_of_an_earlier_push_is_not_applied(hub: Hub) -> None:
     nothing_is_applied(hub)
 
 
-@pytest.mark.parametrize("conclusion", ["", "failure", "cancelled", "skipped"])
+@pytest.mark.parametrize("conclusion", ["", "failure"])
 def test_a_plan_of_the_last_push_that_did_not_succeed_is_not_replaced_by_an_older_one(
     hub: Hub, conclusion: str
 ) -> None:
@@ -348,22 +321,20 @@ def test_a_push_without_a_plan_leaves_no_old_plan_in_the_comment(hub: Hub) -> No
     hub.edit("runs:\n", "runs: [\n")
     assert hub.run("plan.yml")["Plan"] == 7
     [comment] = hub.comments
-    assert "no plan for this push" in comment["body"] and hub.head in comment["body"]
+    assert "no plan for this push" in comment["body"] and hub.repository.head in comment["body"]
     nothing_is_applied(hub)
 
 
 def test_what_is_merged_is_what_was_planned(hub: Hub) -> None:
     hub.run("plan.yml")
-    head = hub.head
-    hub.edit("extracted with", "merged with")
-    hub.head = head
+    hub.edit("extracted with", "merged with", pushed=False)
     nothing_is_applied(hub)
 
 
 def test_a_marker_inside_a_plan_is_only_text(hub: Hub) -> None:
-    hub.edit("runs:\n", "runs:\n" + MARKER_IN_A_RUN.format("0" * 40, hub.project, "1" * 64))
+    hub.edit("runs:\n", "runs:\n" + MARKER_IN_A_RUN.format("0" * 40, hub.repository.project, "1" * 64))
     hub.run("plan.yml")
-    hub.head = "0" * 40
+    hub.repository.head = "0" * 40
     hub.begin("plan.yml", conclusion="success")
     nothing_is_applied(hub)
 
@@ -381,10 +352,7 @@ MARKER_IN_A_RUN = """\
 
 def test_an_old_plan_is_not_applied_however_new_its_artifact_is(hub: Hub) -> None:
     hub.run("plan.yml")
-    store = SqliteStore.open(hub.directory / "state.db", read_only=True)
-    old = replace(read_plan(hub.artifact(1000)).plan, made_at="2020-01-01T00:00:00.000Z")
-    hub.artifact(1000).write_text(sealed_json(old, store.key))
-    store.close()
+    hub.artifact().write_text(of_another_day(hub.artifact(), hub.repository))
     nothing_is_applied(hub, "Apply")
 
 
