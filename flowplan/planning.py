@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache, partial
@@ -15,9 +15,11 @@ from flowplan.engines import Engines, ManifestsByType
 from flowplan.planner.compare.argument_lengths import long_arguments
 from flowplan.planner.compare.plan import Options, Situation, make_changes
 from flowplan.planner.compare.replay import desired_runs, forgotten
+from flowplan.planner.conduct.waiting import by_run
 from flowplan.progress import shown, stage
 from flowplan.project import Project, Request, bases
 from flowplan.resolve import warnings_of
+from flowplan.schemas.accepted import StepPhase
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.notifications import channels_of
 from flowplan.schemas.plan_documents import plan_digest
@@ -26,6 +28,7 @@ from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Rendere
 from flowplan.schemas.secrets import Redactor, SecretSource, tokens_in
 from flowplan.schemas.sources import Diagnostic
 from flowplan.schemas.times import seconds_between
+from flowplan.state.acceptance import accepted, unbegun
 from flowplan.state.store import Store
 
 if TYPE_CHECKING:
@@ -76,7 +79,7 @@ def plan_spec(project: Project, request: Request) -> Planned:
         variables=variables,
         diagnostics=diagnostics,
     )
-    return _planned(decided, plan)
+    return _planned(project.store, decided, plan)
 
 
 @shown()
@@ -84,7 +87,7 @@ def plan_destroy(project: Project, request: Request) -> Planned:
     """Plan the destruction of everything recorded."""
     decided = _decide(project, request, request.options._replace(mode="destroy"), desired=())
     secrets = _sent((), project.sources, project.providers)
-    return _planned(decided, _plan(project, request, "destroy", decided, secrets))
+    return _planned(project.store, decided, _plan(project, request, "destroy", decided, secrets))
 
 
 @shown()
@@ -105,10 +108,8 @@ def plan_again(project: Project, request: Request, reviewed: Plan) -> Planned:
         spec_name=Path(reviewed.spec_path).name,
     )
     decided = _decide(project, request, options, desired_runs(reviewed))
-    return _planned(
-        decided,
-        replace(reviewed, changes=decided.changes, serial=project.store.serial, targets=decided.targets),
-    )
+    plan = replace(reviewed, changes=decided.changes, serial=project.store.serial, targets=decided.targets)
+    return Planned(replace(plan, digest=plan_digest(plan)), decided.observed)
 
 
 def nothing_planned(store: Store) -> Plan:
@@ -148,6 +149,27 @@ def _about_state(store: Store, spec: Path) -> list[Diagnostic]:
     message = f"this state was last applied from {last}; runs that only {last} has are planned as removed"
     hint = store.location.another(spec.stem)
     return [Diagnostic(message, None, spec.name, hint, "warning")]
+
+
+def _superseded(store: Store, plan: Plan) -> Iterator[Diagnostic]:
+    """Remark what waits of other plans, and is dropped when this one is applied; warn of what it does not start itself."""
+    mine = {change.address: change.action.starts for change in plan.changes if change.effective}
+    dropped: dict[str, list[str]] = {}
+    for digest, step in unbegun(store) if plan.mode != "refresh_only" else ():
+        waits = step.phase is StepPhase.WAITING and digest != plan.digest
+        if waits and (step.address in mine or not plan.partial):
+            dropped.setdefault(digest, []).append(step.address)
+    for digest, other in accepted(store, dropped).items():
+        who = f"by {other.by.get('user')} on {other.by.get('host')} at {other.by.get('since')}"
+        named = f"plan {digest[7:19]} (applied {who})"
+        gone = [address for address in dropped[digest] if not mine.get(address)]
+        kept = [address for address in dropped[digest] if mine.get(address)]
+        if kept:
+            yield Diagnostic(
+                f"takes the place of {named}, which has not begun {', '.join(by_run(kept))}", severity="info"
+            )
+        if gone:
+            yield Diagnostic(f"drops what has not begun of {named}: {', '.join(by_run(gone))}", severity="warning")
 
 
 def _sent(
@@ -196,8 +218,9 @@ def _plan(
     )
 
 
-def _planned(decided: _Decided, plan: Plan) -> Planned:
-    return Planned(replace(plan, digest=plan_digest(plan)), decided.observed)
+def _planned(store: Store, decided: _Decided, plan: Plan) -> Planned:
+    plan = replace(plan, digest=plan_digest(plan))
+    return Planned(replace(plan, diagnostics=(*plan.diagnostics, *_superseded(store, plan))), decided.observed)
 
 
 def _decide(

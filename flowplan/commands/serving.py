@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ def serve(
     def locate() -> Location:
         return place(state, spec, environment).state
 
+    gc.set_threshold(700, 10, 10)  # as Python has it: a process that stays has to give back what ended rounds held
     health = Health()
     with interruption.finishing() as stop, _answering(locate, health, listen, how):
         Follower(locate, health, stop, parallelism=parallelism).run()

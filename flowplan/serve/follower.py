@@ -22,6 +22,7 @@ from flowplan.outcome import Options
 from flowplan.output import Output, Sink
 from flowplan.planner.compare.replay import deviations
 from flowplan.planner.conduct import words
+from flowplan.planner.conduct.waiting import by_run
 from flowplan.planner.conduct.words import Answered, Fact, Trouble, Well
 from flowplan.planning import Planned, nothing_planned, plan_again
 from flowplan.project import Project, Request, unavailable
@@ -32,7 +33,7 @@ from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Status
 from flowplan.schemas.secrets import tokens_in
 from flowplan.serve.health import Health
-from flowplan.state.acceptance import hold, open_plans, plan_text, unbegun
+from flowplan.state.acceptance import dropped, hold, open_plans, plan_text, unbegun
 from flowplan.state.location import FOLLOW, Location, Lock
 from flowplan.state.store import Store
 
@@ -96,6 +97,7 @@ class Follower:
         self._options = Options(parallelism=parallelism, patient=True, stream=False)
         self._output = Output()
         self._held: dict[str, str] = {}
+        self._waiting: dict[str, str] = {}
         self._pause = SHORTEST
 
     def _request(self) -> Request:
@@ -235,7 +237,18 @@ class Follower:
                 else:
                     about.steps[change.address] = Step(digest, change, intended)
         about.live = [address for address, record in records.items() if record.status.live]
+        self._tell_dropped(store, about)
         return about
+
+    def _tell_dropped(self, store: Store, about: Round) -> None:
+        """Tell what the last round was about, and was cancelled or superseded before it began."""
+        gone: dict[str, list[str]] = {}
+        for address, why in dropped(store, self._waiting).items():
+            gone.setdefault(why, []).append(address)
+        for why, addresses in gone.items():
+            self._output.note(f"not started: {why}: {', '.join(by_run(addresses))}")
+        self._waiting = {address: step.digest for address, step in about.steps.items()}
+        self._waiting |= {address: digest for address, (digest, _) in about.held.items()}
 
     def _tell_held(self, store: Store, about: Round) -> None:
         """Record and tell what waits for people, and that a step does so no longer; each once."""

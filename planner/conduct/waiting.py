@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from flowplan.planner.conduct.starting import held_back, need_met
@@ -78,11 +78,16 @@ def _reason(step: Step, until: str, waits_for: Sequence[str]) -> str:
         return f"max_parallel {step.max_parallel}"
     if until == step.address:
         return "for the present attempt to end"
-    cells = Counter(address.partition("[")[0] for address in waits_for)
-    alone = {address.partition("[")[0]: address for address in waits_for}
-    named = [alone[name] if count == 1 else f"{name} ({count} cells)" for name, count in cells.items()]
+    named = by_run(waits_for)
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     return f"for {', '.join(named[:NAMED])}{more}" if named else ""
+
+
+def by_run(addresses: Collection[str]) -> list[str]:
+    """Return addresses as people are told them: several cells of a run as one, ``load (3 cells)``."""
+    alone = {address.partition("[")[0]: address for address in addresses}
+    cells = Counter(address.partition("[")[0] for address in addresses)
+    return [alone[name] if count == 1 else f"{name} ({count} cells)" for name, count in cells.items()]
 
 
 def _change(step: Step) -> Change:

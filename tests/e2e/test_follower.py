@@ -105,6 +105,7 @@ def test_a_plan_that_is_applied_while_it_follows_goes_on_as_well(project: Projec
         until(lambda: "following" in told(project))
         done = project.ok("apply", "--yes", "--detach", "flowplan.yaml")
         assert "the follower of" in done.err
+        until(lambda: "superseded by plan" in told(project))
         let_go(project)
         until(lambda: project.statuses() == ENDS)
     assert logged(project) == ["cell1", "cell2", "cell3", "first", "second"]

@@ -128,6 +128,22 @@ def test_nothing_waits_that_no_plan_wants_any_more(project: Project) -> None:
     assert waiting(project) == {} and project.statuses() == {}
 
 
+def test_a_plan_says_what_it_supersedes(project: Project) -> None:
+    project.write(CHAIN)
+    project.ok("apply", "--yes", "--detach")
+    [first] = plans(project)
+    project.write(CHAIN.replace("[echo, loaded]", "[echo, again]").replace("report:", "other:"))
+    told = {one["severity"]: one["message"] for one in project.plan()["diagnostics"]}
+    assert all(first["digest"][7:19] in message for message in told.values())
+    assert told["info"].endswith(" load") and told["warning"].endswith(": report")
+    for form in ("text", "markdown"):
+        words = " ".join(project.ok("plan", "--format", form).out.split())
+        assert all(f"{message.partition(' (')[0]} (applied by" in words for message in told.values())
+    assert project.plan("--target", "extract")["diagnostics"] == []
+    project.ok("apply", "--yes", "--detach")
+    assert list(waiting(project)) == ["load", "other"] and project.plan()["diagnostics"] == []
+
+
 def test_the_accepted_plan_is_in_the_state_before_anything_runs(project: Project) -> None:
     project.write(CHAIN)
     assert project.run("apply", "--yes", env={"FLOWPLAN_FAULT": "state:accept:after"}).code == -signal.SIGKILL
