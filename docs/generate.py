@@ -20,7 +20,7 @@ import pictures
 Json = Mapping[str, Any]
 ROOT = consoles.ROOT
 MARK = "<!-- from here on written by docs/generate.py -->"
-ENGINES = {"docker": "DOCKER_HOST", "kubernetes": "KUBECONFIG"}
+ENGINES = {"docker": "DOCKER_HOST", "kubernetes": "KUBECONFIG", "slurm": "SLURM_CONF"}
 
 # The order of the spec's page: what people meet first comes first; a part that is not named here comes last.
 PARTS = (
@@ -28,6 +28,7 @@ PARTS = (
     "ProcessBlock",
     "DockerBlock",
     "KubernetesBlock",
+    "SlurmBlock",
     "Matrix",
     "Range",
     "Reference",
@@ -42,6 +43,7 @@ TITLES = {
     "ProcessBlock": "`process` in a run",
     "DockerBlock": "`docker` in a run",
     "KubernetesBlock": "`kubernetes` in a run",
+    "SlurmBlock": "`slurm` in a run",
     "Matrix": "`matrix`",
     "Range": "A range of a matrix",
     "Reference": "A reference in `env`",
@@ -57,6 +59,7 @@ TITLES = {
     "DockerProvider": "A provider of type `docker`",
     "KubernetesProvider": "A provider of type `kubernetes`",
     "ProcessProvider": "A provider of type `process`",
+    "SlurmProvider": "A provider of type `slurm`",
     "Move": "An item of `moved`",
     "Policy": "A policy",
     "Notification": "An item of `notify`",

@@ -40,6 +40,7 @@ BUILT_IN = {
     "process": ProviderType("flowplan.planner.manifests.process", "flowplan.providers.process:connect"),
     "docker": ProviderType("flowplan.planner.manifests.docker", "flowplan.providers.docker:connect"),
     "kubernetes": ProviderType("flowplan.planner.manifests.kubernetes", "flowplan.providers.kubernetes:connect"),
+    "slurm": ProviderType("flowplan.planner.manifests.slurm", "flowplan.providers.slurm:connect"),
 }
 """The types that come with flowplan. They are no entry points, because reading those takes 40 ms at each start."""
 

@@ -22,7 +22,7 @@ SCHEMA_ID = "https://flowplan.dev/schemas/spec-1.json"
 SCHEMA_FILE = Path(__file__).with_name("spec.schema.json")
 NO_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 PLUGIN_LOADER = "pydantic.plugin._loader"
-BUILT_IN_TYPES = ("process", "docker", "kubernetes")
+BUILT_IN_TYPES = ("process", "docker", "kubernetes", "slurm")
 
 NAME_PATTERN = f"^[A-Za-z0-9_{f.BEYOND_ASCII}][A-Za-z0-9_.{f.BEYOND_ASCII}-]*$"
 IDENTIFIER_PATTERN = "^[A-Za-z_][A-Za-z0-9_-]*$"
@@ -261,6 +261,22 @@ class ProcessBlock(Part):
     log_limit: f.Size | None = Field(None, description="Bytes of output that are kept, the newest; default 64Mi.")
 
 
+class SlurmBlock(Part):
+    """What only Slurm knows."""
+
+    partition: f.Filled | None = Field(None, description="Partition, or several: a,b; default: that of the cluster.")
+    account: f.Filled | None = Field(None, description="Account that is charged; default: that of the user.")
+    qos: f.Filled | None = Field(None, description="Quality of service.")
+    requeue: f.Flag | None = Field(
+        None, description="Let Slurm start the job again after a node failure or preemption; default false."
+    )
+    options: dict[f.Plain, f.ScalarOrNull] | None = Field(
+        None,
+        examples=[{"constraint": "gpu80", "nodes": 2, "exclusive": True}],
+        description="Any other option of sbatch by its long name; true for one without a value.",
+    )
+
+
 AxisValues = Annotated[Any, f.OneOf(f.Expression, mapping=Range, items=list[f.Scalar], words=AXIS_WORDS)]
 Names = Annotated[Any, f.OneOf(f.FilledBesideList, items=list[f.Filled])]
 EnvFiles = Annotated[
@@ -296,6 +312,7 @@ SNIPPETS: dict[str, Any] = {
         "image": "${1:busybox:1.35}",
         "command": ["${2:echo}", "${3:hello}"],
     },
+    "a job of Slurm": {"provider": "slurm", "command": ["${1:echo}", "${2:hello}"], "timeout": "${3:10m}"},
 }
 """What editors offer for a new run; ``${1:...}`` is where the cursor goes."""
 
@@ -311,7 +328,7 @@ class Run(Part):
         None, examples=["train"], description="Another run, whose fields stand below those of this one."
     )
     provider: f.Filled | None = Field(
-        None, description="Entry of `providers`, or a built-in one: process, docker, kubernetes."
+        None, description="Entry of `providers`, or a built-in one: process, docker, kubernetes, slurm."
     )
     description: f.Text | None = Field(None, description="For people.")
     image: f.Filled | None = Field(None, examples=["python:3.12-slim"], description="Image of the container.")
@@ -403,6 +420,7 @@ class Run(Part):
     kubernetes: KubernetesBlock | None = Field(None, description="Only for runs on Kubernetes.")
     docker: DockerBlock | None = Field(None, description="Only for runs on Docker.")
     process: ProcessBlock | None = Field(None, description="Only for local processes.")
+    slurm: SlurmBlock | None = Field(None, description="Only for jobs of Slurm.")
 
 
 class VariableSpec(Part):
@@ -442,6 +460,21 @@ class ProcessProvider(Part):
     """This machine."""
 
     type: f.Plain | None = Field(None, description="process; default: the name of the entry.")
+
+
+class SlurmProvider(Part):
+    """A Slurm cluster."""
+
+    type: f.Plain | None = Field(None, description="slurm; default: the name of the entry.")
+    ssh: f.Filled | None = Field(
+        None,
+        examples=["me@login.example.org"],
+        description="Host on which Slurm's commands are, as ssh is given it; default: this one.",
+    )
+    directory: f.Filled | None = Field(
+        None,
+        description="Where scripts and outputs of jobs are, for the nodes too; default ~/.local/share/flowplan/slurm.",
+    )
 
 
 class PluginProvider(Part):
@@ -497,6 +530,7 @@ PROVIDER_ENTRIES: dict[str, type[BaseModel]] = {
     "process": ProcessProvider,
     "docker": DockerProvider,
     "kubernetes": KubernetesProvider,
+    "slurm": SlurmProvider,
 }
 
 

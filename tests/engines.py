@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-ENGINES = {"docker": "DOCKER_HOST", "kubernetes": "KUBECONFIG", "registry": "REGISTRY", "postgres": "POSTGRES"}
+ENGINES = {
+    "docker": "DOCKER_HOST",
+    "kubernetes": "KUBECONFIG",
+    "registry": "REGISTRY",
+    "postgres": "POSTGRES",
+    "slurm": "SLURM_CONF",
+}
 """Marker of tests -> the environment variable that says where the engine is."""
 
 
@@ -85,11 +91,19 @@ def _postgres_version() -> str:
     return f"PostgreSQL {version and version[0]}, {pooled},"
 
 
+def _slurm_version() -> str:
+    from flowplan.providers.slurm.commands import Commands
+
+    commands = Commands({})
+    return f"{commands.run('exec sinfo --version').strip()}, cluster {commands.site.cluster},"
+
+
 _VERSIONS: dict[str, Callable[[], str]] = {
     "docker": _docker_version,
     "kubernetes": _kubernetes_version,
     "registry": _registry_version,
     "postgres": _postgres_version,
+    "slurm": _slurm_version,
 }
 
 

@@ -137,7 +137,7 @@ def test_a_provider_may_be_an_entry_of_the_spec(editor: LanguageServer) -> None:
 @pytest.mark.parametrize(
     ("line", "offered", "told"),
     [
-        ("provider: |", ["process", "docker", "kubernetes"], "A Docker Engine."),
+        ("provider: |", ["process", "docker", "kubernetes", "slurm"], "A Docker Engine."),
         ("rerun: |", ["on_failure", "on_change", "always", "never"], "After a failure, and after a change."),
         ("rerun: al|", ["always"], "With every apply, unless it is still running."),
         ("protect: |", ["active", "always", "false"], "While it is live."),

@@ -35,7 +35,11 @@ def title(spec: Path) -> str:
 def marked(spec: Path) -> object:
     """Return the spec as a test parameter, with the engine that it needs."""
     text = spec.read_text()
-    marks = [getattr(pytest.mark, e) for e in ("docker", "kubernetes") if re.search(rf"(provider|type): {e}\b", text)]
+    marks = [
+        getattr(pytest.mark, e)
+        for e in ("docker", "kubernetes", "slurm")
+        if re.search(rf"(provider|type): {e}\b", text)
+    ]
     marks += [pytest.mark.xdist_group("volumes")] if "flowplan-example-" in text else []
     return pytest.param(spec, marks=marks, id=title(spec))
 

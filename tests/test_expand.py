@@ -314,7 +314,7 @@ def test_providers(world: World) -> None:
 def test_faults_of_providers(world: World) -> None:
     found = world.faults("runs: {a: {provider: dokcer}, b: {}}")
     assert found[0] == 'spec.yaml:3:22: runs.a.provider: unknown provider "dokcer"; did you mean "docker"?'
-    assert "runs.b: names no provider; write provider: one of process, docker, kubernetes" in found[1]
+    assert "runs.b: names no provider; write provider: one of process, docker, kubernetes, slurm" in found[1]
 
 
 def test_needs(world: World) -> None:

@@ -18,7 +18,7 @@ from case import Case
 from flowplan.providers.protocol import Provider
 
 FILES = sorted(Path(__file__).parent.glob("*_case.py"))
-MARKS = {"docker": [pytest.mark.docker], "kubernetes": [pytest.mark.kubernetes]}
+MARKS = {"docker": [pytest.mark.docker], "kubernetes": [pytest.mark.kubernetes], "slurm": [pytest.mark.slurm]}
 
 
 def _cases() -> Iterator[pytest.ParameterSet]:

@@ -1,0 +1,314 @@
+"""The pure half of ``slurm``: a run as one batch job, with what ``sbatch`` is asked for and what the job does."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, over_already, with_content
+from flowplan.planner.manifests.names import docker_run_name, environment_label, is_own_label
+from flowplan.schemas import quantities
+from flowplan.schemas.kinds import Kind
+from flowplan.schemas.pointers import escape
+from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
+from flowplan.schemas.secrets import tokens_in
+from flowplan.schemas.sources import Diagnostic, Path, dotted
+
+CONTENT_LABELS = ("/SlurmJob/labels/flowplan.dev~1content",)
+KINDS = {
+    "SlurmJob": Kind(
+        shorter=(("/SlurmJob/", ""),),
+        units=(("memory", "bytes"), ("time_limit", "seconds")),
+        order="name argv cwd env partition account qos cpus memory gpus time_limit requeue options labels",
+    )
+}
+ENGINE = "cluster"
+EXAMPLE = """\
+  hello:
+    provider: slurm
+    command: [echo, "${var.greeting}"]
+    resources: {cpu: 1, memory: 100Mi}
+    timeout: 10m
+"""
+
+RESERVED = frozenset(
+    [
+        "account",
+        "array",
+        "batch",
+        "chdir",
+        "clusters",
+        "comment",
+        "cpus-per-task",
+        "dependency",
+        "error",
+        "export",
+        "export-file",
+        "get-user-env",
+        "gid",
+        "help",
+        "hold",
+        "input",
+        "job-name",
+        "mem",
+        "no-requeue",
+        "open-mode",
+        "output",
+        "parsable",
+        "partition",
+        "qos",
+        "quiet",
+        "requeue",
+        "test-only",
+        "time",
+        "uid",
+        "usage",
+        "verbose",
+        "version",
+        "wait",
+        "wrap",
+    ]
+)
+"""Options of sbatch that flowplan sets itself, or that change what sbatch does or answers."""
+
+_INSTEAD = {
+    "account": "slurm.account",
+    "chdir": "working_dir",
+    "cpus-per-task": "resources.cpu",
+    "dependency": "needs",
+    "export": "env",
+    "job-name": "name",
+    "mem": "resources.memory",
+    "no-requeue": "slurm.requeue",
+    "partition": "slurm.partition",
+    "qos": "slurm.qos",
+    "requeue": "slurm.requeue",
+    "time": "timeout",
+}
+"""Option of sbatch -> the field of a run that sets it."""
+
+_MEBIBYTE = 2**20
+_OPTION = re.compile("[a-z][a-z0-9-]+")
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+_UNUSED = {
+    "image": "a job runs programs of the cluster's nodes; image is not used",
+    "image_pull_policy": "no image is pulled by the slurm provider; image_pull_policy is not used",
+    "annotations": "annotations are not used by the slurm provider",
+    "retries": "Slurm does not start a job that has failed again; retries is not used",
+    "docker": "the docker block is not used by the slurm provider",
+    "kubernetes": "the kubernetes block is not used by the slurm provider",
+    "process": "the process block is not used by the slurm provider",
+}
+_REFERENCES = ("secret_key_ref", "config_map_key_ref")
+_PUBLIC = ("name", "working_dir", "labels", "slurm")
+"""Fields that everybody on a cluster can read."""
+
+
+def check(run: ResolvedRun) -> list[Diagnostic]:
+    """Return every fault of the run that can be seen without the cluster."""
+    faults, argv = [], _argv(run)
+    if not any(text for _, text in argv):
+        faults.append(_fault(run, ("command",), "a job needs a command; entrypoint and command are both empty"))
+    elif not argv[0][1]:
+        faults.append(_fault(run, argv[0][0], "the program to start is empty"))
+    faults += [_fault(run, path, "an argument cannot hold a NUL character") for path, text in argv if "\0" in text]
+    for name, value in (run.fields.get("env") or {}).items():
+        faults += _env_faults(run, name, value)
+    for name in _PUBLIC:
+        if tokens_in(run.fields.get(name)):
+            hint = "give it in env, or in a file"
+            faults.append(
+                _fault(run, (name,), "holds a sensitive value, and everybody on the cluster can read it", hint)
+            )
+    for name, value in _options(run).items():
+        faults += _option_faults(run, name, value)
+    try:
+        _amounts(run)
+    except _NoAmount as error:
+        faults.append(_fault(run, error.place, str(error)))
+    return faults
+
+
+def _env_faults(run: ResolvedRun, name: str, value: Json) -> list[Diagnostic]:
+    path = ("env", name)
+    if isinstance(value, Mapping):
+        kind = next((k for k in _REFERENCES if k in value), "this reference")
+        hint = "use from_env or from_file"
+        return [_fault(run, path, f"{kind} is resolved by Kubernetes only; a job of Slurm cannot use it", hint)]
+    if not _VARIABLE.fullmatch(name):
+        return [_fault(run, path, "not a name that a job script can export", "use letters, digits and _")]
+    if isinstance(value, str) and "\0" in value:
+        return [_fault(run, path, "an environment variable cannot hold a NUL character")]
+    return []
+
+
+def _option_faults(run: ResolvedRun, name: str, value: Json) -> list[Diagnostic]:
+    path = ("slurm", "options", name)
+    if not _OPTION.fullmatch(name):
+        return [_fault(run, path, "not an option of sbatch", "write its long name without --, such as constraint")]
+    if name in RESERVED:
+        instead = f"say it with {_INSTEAD[name]}" if name in _INSTEAD else "leave it out"
+        return [_fault(run, path, "this option is flowplan's own", instead)]
+    if not isinstance(value, str | int | float):
+        return [_fault(run, path, "must be text, a number, or true for an option without a value")]
+    return []
+
+
+def _fault(run: ResolvedRun, path: Path, message: str, hint: str = "") -> Diagnostic:
+    return Diagnostic(message, run.origin(*path).position, dotted(("runs", run.group, *path)), hint)
+
+
+def render(run: ResolvedRun, identity: Identity) -> Rendered:
+    """Return the ``SlurmJob`` of one attempt."""
+    name = docker_run_name(identity, run.fields.get("name"))
+    labels = {
+        "flowplan.dev/address": identity.address,
+        "flowplan.dev/attempt": str(identity.attempt),
+        "flowplan.dev/lineage": identity.lineage,
+        "flowplan.dev/project": identity.project,
+        "flowplan.dev/run-id": identity.run_id,
+        **environment_label(identity),
+    }
+    job: dict[str, Json] = {
+        "name": name,
+        "argv": [text for _, text in _argv(run)],
+        # what is relative to the spec stays so, wherever the project lies
+        "cwd": posixpath.normpath(run.fields.get("working_dir") or ""),
+        "env": dict(sorted((run.fields.get("env") or {}).items())),
+        "labels": {**(run.fields.get("labels") or {}), **labels},
+        **{key: value for key, (value, _) in _amounts(run).items()},
+    }
+    remarks = [text for field, text in _UNUSED.items() if run.fields.get(field)]
+    if tokens_in(job["argv"]):
+        remarks.append("a sensitive value in the command can be read in the process list of a node; give it in env")
+    return Rendered(
+        objects=with_content({"SlurmJob": job}, CONTENT_LABELS),
+        name=name,
+        run_id=identity.run_id,
+        attempt=identity.attempt,
+        origins=_origins(run),
+        warnings=tuple(remarks),
+    )
+
+
+def _argv(run: ResolvedRun) -> list[tuple[Path, str]]:
+    """Return the argv with the path of each item: the entrypoint, then the command."""
+    return [
+        ((part, index), str(text))
+        for part in ("entrypoint", "command")
+        for index, text in enumerate(run.fields.get(part) or ())
+    ]
+
+
+class _NoAmount(ValueError):
+    def __init__(self, place: Path, words: str) -> None:
+        super().__init__(words)
+        self.place = place
+
+
+def _amounts(run: ResolvedRun) -> dict[str, tuple[Json, Path]]:
+    """Return what ``sbatch`` is asked for, each with its place in the run; Slurm counts whole CPUs, mebibytes and minutes.
+
+    Raises:
+        _NoAmount: a value is none that Slurm can give.
+    """
+    resources, block = run.fields.get("resources") or {}, run.fields.get("slurm") or {}
+    found: dict[str, tuple[Json, Path]] = {
+        key: (block[key], ("slurm", key)) for key in ("partition", "account", "qos") if block.get(key)
+    }
+    if block.get("requeue"):
+        found["requeue"] = (True, ("slurm", "requeue"))
+    if options := _options(run):
+        found["options"] = (dict(sorted(options.items())), ("slurm", "options"))
+    places: dict[str, tuple[Path, Json]] = {
+        "cpus": (("resources", "cpu"), resources.get("cpu")),
+        "memory": (("resources", "memory"), resources.get("memory")),
+        "gpus": (("resources", "gpu"), resources.get("gpu")),
+        "time_limit": (("timeout",), run.fields.get("timeout")),
+    }
+    for key, (place, value) in places.items():
+        if value is not None:
+            try:
+                found[key] = (_AMOUNTS[key](value), place)
+            except ValueError as error:
+                raise _NoAmount(place, str(error)) from None
+    return found
+
+
+def _gpus(value: Json) -> int:
+    if value == "all":
+        raise ValueError("Slurm gives a number of GPUs, not all of them")
+    return int(value)
+
+
+_AMOUNTS: dict[str, Callable[[Json], int]] = {
+    "cpus": lambda value: math.ceil(quantities.cpus(value) / 10**9),
+    "memory": lambda value: max(1, math.ceil(quantities.memory(value) / _MEBIBYTE)) * _MEBIBYTE,
+    "gpus": _gpus,
+    "time_limit": lambda value: max(1, math.ceil(quantities.duration(value) / 60)) * 60,
+}
+
+
+def _options(run: ResolvedRun) -> dict[str, Json]:
+    given = (run.fields.get("slurm") or {}).get("options") or {}
+    return {name: value for name, value in given.items() if value is not None and value is not False}
+
+
+def _origins(run: ResolvedRun) -> dict[str, Origin]:
+    origins = {f"/SlurmJob/argv/{index}": run.origin(*path) for index, (path, _) in enumerate(_argv(run))}
+    for part in ("env", "labels"):
+        for name in run.fields.get(part) or {}:
+            origins[f"/SlurmJob/{part}/{escape(name)}"] = run.origin(part, name)
+    origins["/SlurmJob/cwd"] = run.origin("working_dir")
+    if run.fields.get("name"):
+        origins["/SlurmJob/name"] = run.origin("name")
+    for key, (_, path) in _amounts(run).items():
+        origins[f"/SlurmJob/{key}"] = run.origin(*path)
+    for name in _options(run):
+        origins[f"/SlurmJob/options/{escape(name)}"] = run.origin("slurm", "options", name)
+    return origins
+
+
+IN_PLACE_RULES = {
+    "name": "scontrol update changes the name of a job that has not ended",
+    "labels": "they are in the job's comment, which scontrol update changes",
+    "time_limit": "scontrol update changes it; Slurm lets users lower it, and operators raise it",
+}
+
+
+def effect(path: str, before: Json, after: Json) -> Effect:
+    """Return what changing the field takes on a live job, by the rules of ``scontrol update``."""
+    field = path.split("/")[2] if path.count("/") > 1 else ""
+    if field in IN_PLACE_RULES:
+        return Effect(IN_PLACE, IN_PLACE_RULES[field])
+    return Effect(REPLACE, "a job keeps what it was submitted with")
+
+
+def interrupts(path: str, before: Json, after: Json, progress: Mapping[str, float]) -> str:
+    """Say that another time limit of a live job ends it at once, or that it may."""
+    return over_already(before, after, progress) if path == "/SlurmJob/time_limit" and after else ""
+
+
+_DRIFTING = ("name", "partition", "account", "qos", "cpus", "memory", "gpus", "time_limit")
+
+
+def comparable(applied: Objects) -> Objects:
+    """Return what can be changed on the cluster by others: what was asked for, and the labels that are not flowplan's."""
+    job: Mapping[str, Any] = applied.get("SlurmJob", {})
+    labels = {key: value for key, value in job.get("labels", {}).items() if not is_own_label(key)}
+    return {
+        "SlurmJob": {**{key: job[key] for key in _DRIFTING if key in job}, **({"labels": labels} if labels else {})}
+    }
+
+
+def equal(path: str, one: Json, other: Json) -> bool:
+    """Return whether two values mean the same: names of accounts are in lower case, one of several partitions is taken."""
+    if isinstance(one, str) and isinstance(other, str):
+        if path in ("/SlurmJob/account", "/SlurmJob/qos"):
+            return one.lower() == other.lower()
+        if path == "/SlurmJob/partition":
+            return bool(set(one.split(",")) & set(other.split(",")))
+    return bool(one == other)
