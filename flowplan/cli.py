@@ -41,6 +41,12 @@ Env = Annotated[
     str | None,
     Option("--env", envvar="FLOWPLAN_ENV", metavar="ENV", help="The environment, of a project that has some."),
 ]
+Envs = Annotated[
+    list[str] | None,
+    Option(
+        "--env", envvar="FLOWPLAN_ENV", metavar="ENV", help="The environment, or several: a plan for each. Repeatable."
+    ),
+]
 RequireState = Annotated[
     bool, Option("--require-state", help="Refuse to make a new state; FLOWPLAN_REQUIRE_STATE=1 does the same.")
 ]
@@ -126,7 +132,7 @@ def validate(
 def plan(
     spec: Spec = None,
     state: State = None,
-    env: Env = None,
+    env: Envs = None,
     var: Var = None,
     var_file: VarFile = None,
     target: Target = None,
@@ -167,9 +173,8 @@ def plan(
     shown = planning.Shown(
         format, full=full, context=context, explain=explain, json_into=json_into, summary=summary_file, strict=strict
     )
-    return planning.plan(
-        spec, state, env, request, shown, out=out, check=check, max_age=max_age, detailed=detailed_exitcode
-    )
+    kept = planning.Kept(out, max_age, detailed_exitcode)
+    return planning.plan(spec, state, env or (), request, shown, kept, check)
 
 
 @command()

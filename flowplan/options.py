@@ -126,7 +126,8 @@ def _values(parameters: Sequence[Parameter], words: Sequence[str]) -> dict[str, 
     for parameter in parameters:
         variable = parameter.declared.settings.get("envvar", "")
         if variable and variable in os.environ and parameter.name not in values:
-            _put(values, parameter, os.environ[variable])
+            for text in os.environ[variable].split() if parameter.many else [os.environ[variable]]:
+                _put(values, parameter, text)
     return values
 
 

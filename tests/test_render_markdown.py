@@ -18,7 +18,8 @@ from plans_by_hand import EVERYTHING, change, image_bump, job, live, plan, rerun
 from rendered import plan_markdown
 from test_render_text import CELLS, HOSTILE, golden
 
-from flowplan.render.plan_markdown import COMMENT, marker
+from flowplan.engines import kinds_of
+from flowplan.render.plan_markdown import COMMENT, marker, plans_markdown
 from flowplan.repository import links
 from flowplan.schemas.plans import Action, FieldChange, Finding, Plan, RunFacts
 from flowplan.schemas.runs import Settings
@@ -43,13 +44,13 @@ def rows(markdown: str) -> list[list[str]]:
     ]
 
 
-def is_sound(markdown: str) -> None:
+def is_sound(markdown: str, headings: int = 1) -> None:
     """Return whether nothing broke out: folds are balanced, and the only HTML is ours."""
     rendered = RENDERER.render(markdown)
     assert rendered.count("<details>") == rendered.count("</details>") == rendered.count("<summary>")
     html = [t.content for t in tokens(markdown) if t.type == "html_block"]
     html += [c.content for t in tokens(markdown) for c in t.children or () if c.type == "html_inline"]
-    allowed = r"(</?details>|</?summary>|</?code>|<!-- flowplan:project=[\w.:/%]* digest=[\w.:/%]* -->)"
+    allowed = r"(</?details>|</?summary>|</?code>|<!-- flowplan:project=[\w.:/%-]*(?: environment=[\w.:/%]*)? digest=[\w.:/%]* -->)"
     for piece in html:
         assert set(re.findall(r"<[^>]*>", piece)) <= set(re.findall(allowed, piece)), piece
     for inline in (t for t in tokens(markdown) if t.type == "inline"):
@@ -57,7 +58,7 @@ def is_sound(markdown: str) -> None:
         assert not spans or inline.content.startswith("on `"), inline.content
     foreign = {"link_open", "image", "em_open", "s_open", "heading_open"}
     kinds = [t.type for t in tokens(markdown)] + [c.type for t in tokens(markdown) for c in t.children or ()]
-    assert kinds.count("heading_open") == 1 and kinds.count("em_open") <= 1
+    assert kinds.count("heading_open") == headings and kinds.count("em_open") <= 1
     assert not (foreign - {"heading_open", "em_open"}) & set(kinds)
 
 
@@ -276,3 +277,14 @@ def test_what_ends_pauses_or_shrinks_a_live_run_is_a_warning_before_all_else() -
     assert [row[2] for row in rows(written)][-1] == "new" and "<strong>update in place</strong>" in RENDERER.render(
         written
     )
+
+
+@pytest.mark.parametrize("budget", [12_000, COMMENT])
+def test_plans_of_several_environments_keep_the_budget_and_their_digests(budget: int) -> None:
+    plans = [replace(large(2_000), environment=name, digest=f"sha256:{name}") for name in ("dev", "test", "prod")]
+    commands = [f"flowplan apply --env {made.environment}" for made in plans]
+    markdown = plans_markdown(plans, kinds_of(["kubernetes"]), budget=budget, apply_commands=commands)
+    is_sound(markdown, headings=5)
+    assert len(markdown.encode()) <= budget
+    assert markdown.splitlines()[:3] == [marker(made) for made in plans]
+    assert all(f"{command}\n" in markdown for command in commands)

@@ -23,11 +23,12 @@ from flowplan.planner.compare.plan import Options, has_changes
 from flowplan.planning import Planned, plan_again, plan_destroy, plan_spec
 from flowplan.project import Project, Request, open_state
 from flowplan.repository import links
-from flowplan.schemas.errors import InvalidInput, StateError
+from flowplan.schemas.errors import FlowplanError, InvalidInput, StateError
+from flowplan.schemas.files import is_stream
 from flowplan.schemas.places import refuse_foreign
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.times import timestamp
-from flowplan.state.location import Location
+from flowplan.state.location import FileLocation, Location
 from flowplan.terminal import use_colour, width
 
 if TYPE_CHECKING:
@@ -89,45 +90,93 @@ def at(request: Request, place: Place) -> Request:
     )
 
 
+class Kept(NamedTuple):
+    """What becomes of a plan beside being shown: a file, a time until which it counts, and whether changes are told by the exit code."""
+
+    out: Path | None = None
+    max_age: str | None = None
+    detailed: bool = False
+
+
 def plan(
     spec: Path | None,
     state: str | None,
-    environment: str | None,
+    environments: Sequence[str],
     request: Request,
     how: Shown,
-    *,
-    out: Path | None,
+    kept: Kept,
     check: Path | None,
-    max_age: str | None,
-    detailed: bool,
 ) -> int:
-    """Make a plan, keep it as the last one, and show it."""
-    from flowplan.schemas.plan_documents import write_plan
-
+    """Make a plan, keep it as the last one, and show it; of several environments one for each."""
     check_format(how.format, ("text", "json", "markdown"))
-    check_directory("--out", out)
-    if out and str(out) in ("json", "markdown", "md", "text", "yaml"):
+    check_directory("--out", kept.out)
+    if kept.out and str(kept.out) in ("json", "markdown", "md", "text", "yaml"):
         raise InvalidInput(
-            f'--out names the file of the plan, which would be called "{out}"',
+            f'--out names the file of the plan, which would be called "{kept.out}"',
             hint="write --format json or --format markdown; or give the file another name",
         )
     check_directory("--json-into", how.json_into)
+    if len(environments) > 1:
+        return _of_several(spec, state, environments, request, how, kept, check)
+    environment = environments[0] if environments else None
     if check:
         return compare(check, at(request, settled(place(state, environment=environment))))
-    found = place(state, spec, environment)
+    made, command = _make(place(state, spec, environment), request, how, kept)
+    show_plan(made, Output(), how, command)
+    return _verdict(made, kept.detailed, how.strict)
+
+
+def _of_several(
+    spec: Path | None,
+    state: str | None,
+    environments: Sequence[str],
+    request: Request,
+    how: Shown,
+    kept: Kept,
+    check: Path | None,
+) -> int:
+    """Make and show a plan for each of several environments; files that are written get its name: ``plan.dev.json``."""
+    if len(set(environments)) < len(environments):
+        raise InvalidInput(f"an environment is named twice: {', '.join(environments)}")
+    if check or how.format == "json" or (spec and is_stream(spec)):
+        what = "--check" if check else "--format json" if how.format == "json" else "a spec on stdin"
+        raise InvalidInput(f"{what} is for one environment", hint="name one with --env")
+    places = [place(state, spec, environment) for environment in environments]
+    if places[0].named and isinstance(places[0].state, FileLocation):
+        raise InvalidInput("a file holds the state of one environment", hint="leave --state and FLOWPLAN_STATE out")
+    made = []
+    for found in places:
+        files = (_of(found.environment, kept.out), _of(found.environment, how.json_into))
+        try:
+            made.append(_make(found, request, how._replace(json_into=files[1]), kept._replace(out=files[0])))
+        except FlowplanError:
+            Output().note(f"environment {found.environment}:")
+            raise
+    plans, commands = zip(*made, strict=True)
+    show_plans(plans, Output(), how, commands)
+    return max(_verdict(plan, kept.detailed, how.strict) for plan in plans)
+
+
+def _of(environment: str, file: Path | None) -> Path | None:
+    return file and file.with_name(f"{file.stem}.{environment}{file.suffix}")
+
+
+def _make(found: Place, request: Request, how: Shown, kept: Kept) -> tuple[Plan, str]:
+    """Make a plan and keep it; return it, and the command that applies it."""
+    from flowplan.schemas.plan_documents import write_plan
+
     request = at(request, settled(found) if request.options.mode == "destroy" else found)
     with _planned(request) as (project, planned):
         plan = planned.plan
-        if (age := seconds("--max-age", max_age)) is not None:
+        if (age := seconds("--max-age", kept.max_age)) is not None:
             plan = replace(plan, expires_at=timestamp(datetime.now(UTC) + timedelta(seconds=age)))
         progress.stage("writing the plan")
         with progress.shown():
             last_plan.keep(plan, project, request.given)
-            for file in (out, how.json_into):
+            for file in (kept.out, how.json_into):
                 if file:
                     write_plan(plan, file, project.store.key)
-        show_plan(plan, Output(), how, apply_command(out, plan, request.state))
-        return _verdict(plan, detailed, how.strict)
+        return plan, apply_command(kept.out, plan, request.state)
 
 
 @contextmanager
@@ -216,41 +265,51 @@ def show_plan(plan: Plan, output: Output, shown: Shown, command: str, *, to_stde
     Args:
         command: the command that applies it; "" where it is being applied already.
     """
-    from flowplan.schemas.plan_documents import plan_json
+    show_plans([plan], output, shown, [command], to_stderr=to_stderr)
 
+
+def show_plans(
+    plans: Sequence[Plan], output: Output, shown: Shown, commands: Sequence[str], *, to_stderr: bool = False
+) -> None:
+    """Do the same with the plans of several environments, of which Markdown says once what is alike."""
     if shown.summary:
         refuse_foreign(shown.summary)
         try:
             with shown.summary.open("a", encoding="utf-8") as file:
-                file.write(_markdown(plan, command, whole=True))
+                file.write(_markdown(plans, commands, whole=True))
         except OSError as error:
             raise InvalidInput(f"cannot write {shown.summary}: {error.strerror}") from error
     if shown.format == "json":
-        output.data(plan_json(plan).rstrip("\n"))
+        from flowplan.schemas.plan_documents import plan_json
+
+        output.data(plan_json(plans[0]).rstrip("\n"))
     elif shown.format == "markdown":
-        output.data(_markdown(plan, command).rstrip("\n"))
+        output.data(_markdown(plans, commands).rstrip("\n"))
     else:
         from flowplan.render.plan_text import plan_text
 
         stream, say = (sys.stderr, output.drawn) if to_stderr else (sys.stdout, output.data)
-        lines = plan_text(
-            plan,
-            kinds_of(change.type for change in plan.changes),
-            colour=use_colour(stream),
-            full=shown.full,
-            context=shown.context,
-            width=width(stream),
-            explain=shown.explain,
-            now=datetime.now(UTC) if stream.isatty() else None,
-            apply_command=command,
-        )
-        for line in lines:
-            say(line)
+        for number, (plan, command) in enumerate(zip(plans, commands, strict=True)):
+            lines = plan_text(
+                plan,
+                kinds_of(change.type for change in plan.changes),
+                colour=use_colour(stream),
+                full=shown.full,
+                context=shown.context,
+                width=width(stream),
+                explain=shown.explain,
+                now=datetime.now(UTC) if stream.isatty() else None,
+                apply_command=command,
+            )
+            for line in [*([""] if number else []), *lines]:
+                say(line)
 
 
-def _markdown(plan: Plan, command: str, *, whole: bool = False) -> str:
-    from flowplan.render.plan_markdown import COMMENT, SUMMARY, plan_markdown
+def _markdown(plans: Sequence[Plan], commands: Sequence[str], *, whole: bool = False) -> str:
+    from flowplan.render.plan_markdown import COMMENT, SUMMARY, plan_markdown, plans_markdown
 
-    kinds = kinds_of(change.type for change in plan.changes)
-    link = links(Path(plan.spec_path).parent)
-    return plan_markdown(plan, kinds, budget=SUMMARY if whole else COMMENT, apply_command=command, link=link)
+    kinds = kinds_of(change.type for plan in plans for change in plan.changes)
+    link, budget = links(Path(plans[0].spec_path).parent), SUMMARY if whole else COMMENT
+    if len(plans) > 1:
+        return plans_markdown(plans, kinds, budget=budget, apply_commands=commands, link=link)
+    return plan_markdown(plans[0], kinds, budget=budget, apply_command=commands[0], link=link)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -82,12 +83,76 @@ def plan_markdown(
         link: the address of a line of a file of the spec; "" where there is none.
     """
     shown_groups = groups.grouped(plan.changes, kinds)
-    head, foot = _head(plan), _foot(plan, apply_command)
+    head, foot = f"{marker(plan)}\n{_head(plan)}", _foot(plan, apply_command)
+    return _section(head, shown_groups, _details(plan, shown_groups, kinds), foot, budget, kinds, link)
+
+
+def plans_markdown(
+    plans: Sequence[Plan],
+    kinds: Kinds,
+    *,
+    budget: int = COMMENT,
+    apply_commands: Sequence[str],
+    link: Callable[[str, str], str] = lambda file, line: "",
+) -> str:
+    """Return the Markdown of the plans of several environments: a section for each, after those of what changes alike in several.
+
+    The arguments are as for ``plan_markdown``. The first lines are the markers of all plans.
+    """
+    grouped = [groups.grouped(plan.changes, kinds) for plan in plans]
+    alike: dict[str, dict[int, Group]] = {}
+    for number, plan in enumerate(plans):
+        for group in grouped[number]:
+            neutral = group._replace(changes=tuple(_neutral(change, plan.environment) for change in group.changes))
+            fold = _body(neutral, sentences.cells(plan), kinds).folded(_title(neutral))
+            alike.setdefault(_row(neutral, budget, kinds, link) + fold, {})[number] = neutral
+    shared: dict[tuple[int, ...], list[Group]] = {}
+    for by_plan in alike.values():
+        if len(by_plan) > 1:
+            shared.setdefault(tuple(by_plan), []).append(next(iter(by_plan.values())))
+    names = [code(plan.environment) for plan in plans]
+    text = "".join(f"{marker(plan)}\n" for plan in plans)
+    text += f"### Plans for {entities(harmless(plans[0].project))}: {', '.join(names)}\n\n"
+    left, sections = budget - len(text.encode()), len(shared) + len(plans)
+    for numbers, common in shared.items():
+        head = f"#### {' and '.join(names[number] for number in numbers)}\n\n"
+        folds = _folds(plans[numbers[0]], common, kinds)
+        text += (section := _section(head, common, folds, "", left // sections, kinds, link))
+        left, sections = left - len(section.encode()), sections - 1
+    for number, plan in enumerate(plans):
+        told = {c.address for numbers, common in shared.items() if number in numbers for g in common for c in g.changes}
+        own = [group for group in grouped[number] if group.first.address not in told]
+        count = sum(len(group.changes) for group in grouped[number]) - sum(len(group.changes) for group in own)
+        above = f"{counted(count, 'run')} {'changes' if count == 1 else 'change'} as told above.\n\n" if count else ""
+        head = _head(plan, "####") + above
+        details, foot = _details(plan, own, kinds), _foot(plan, apply_commands[number])
+        text += (section := _section(head, own, details, foot + "\n", left // sections, kinds, link))
+        left, sections = left - len(section.encode()), sections - 1
+    return text
+
+
+def _section(
+    head: str,
+    shown_groups: Sequence[Group],
+    details: Sequence[_Part],
+    foot: str,
+    budget: int,
+    kinds: Kinds,
+    link: Callable[[str, str], str],
+) -> str:
+    """Return a table with its details, between a head and a foot."""
     left = budget - len((head + foot).encode()) - 1000
     rows = _table(shown_groups, left, partial(_row, kinds=kinds, link=link))
     left -= sum(part.size for part in rows)
-    parts, dropped = _fitting(_details(plan, shown_groups, kinds), left)
+    parts, dropped = _fitting(details, left)
     return head + "".join(p.text for p in rows) + "\n" + "".join(p.text for p in parts) + _said(dropped) + foot
+
+
+def _neutral(change: Change, environment: str) -> Change:
+    """Return a change in whose name the environment is ``${environment}``, so that those of several can be equal."""
+    name = change.name.replace(f"-{environment}-", "-${environment}-", 1)
+    after = json.loads(json.dumps(change.after).replace(json.dumps(change.name), json.dumps(name)))
+    return replace(change, name=name, after=after) if change.name else change
 
 
 def marker(plan: Plan) -> str:
@@ -97,14 +162,14 @@ def marker(plan: Plan) -> str:
 
 
 def _in_comment(text: str) -> str:
-    return re.sub(r"[^\w.:/]", lambda m: f"%{ord(m[0]):02x}", text[:200], flags=re.ASCII)
+    return re.sub(r"[^\w.:/-]|-(?=-)", lambda m: f"%{ord(m[0]):02x}", text[:200], flags=re.ASCII)
 
 
 # --- head and foot ---------------------------------------------------------------------------------------------------
 
 
-def _head(plan: Plan) -> str:
-    text = f"{marker(plan)}\n### {entities(cut(sentences.verdict(plan)))}\n\n"
+def _head(plan: Plan, level: str = "###") -> str:
+    text = f"{level} {entities(cut(sentences.verdict(plan)))}\n\n"
     text += alert("WARNING", [f"**{sentence}.**" for sentence, _ in sentences.dangers(plan)])
     text += alert("CAUTION", _failing(plan))
     text += "".join(f"- **{line}**\n" for line in _warnings(plan))
@@ -279,6 +344,17 @@ def _runs(group: Group, room: int) -> str:
 def _details(plan: Plan, shown_groups: Sequence[Group], kinds: Kinds) -> list[_Part]:
     """Return all parts below the table, in reading order."""
     parts = [_Part(graph, _GRAPH, "the graph") for graph in [_graph(plan)] if graph]
+    parts += _folds(plan, shown_groups, kinds)
+    words = sentences.unchanged_words(plan)
+    if words:
+        rest = [harmless(change.address) for change in plan.changes if not groups.is_shown(change)]
+        parts.append(_Part(folded(entities(words), fenced(rest, "")), _UNCHANGED, "the unchanged runs"))
+    return parts
+
+
+def _folds(plan: Plan, shown_groups: Sequence[Group], kinds: Kinds) -> list[_Part]:
+    """Return the details of each group."""
+    parts = []
     known = sentences.cells(plan)
     for group in shown_groups:
         body = _body(group, known, kinds)
@@ -287,10 +363,6 @@ def _details(plan: Plan, shown_groups: Sequence[Group], kinds: Kinds) -> list[_P
             title = _title(group)
             runs = tuple(change.address for change in group.changes)
             parts.append(_Part(body.folded(title), rank, "", runs, partial(body.shortened, title)))
-    words = sentences.unchanged_words(plan)
-    if words:
-        rest = [harmless(change.address) for change in plan.changes if not groups.is_shown(change)]
-        parts.append(_Part(folded(entities(words), fenced(rest, "")), _UNCHANGED, "the unchanged runs"))
     return parts
 
 

@@ -51,11 +51,6 @@ def test_two_environments_side_by_side_on_one_host(project: Project) -> None:
     assert "labels.kind: job  # shared/common.yaml:2" in explained
     project.ok("apply", "--env", "dev", "--yes", "--detach")
     assert project.ok("plan", "--env", "prod").out.startswith(f"Plan for {project.name} (prod): 3 to create.\n")
-    for env in ("dev", "prod"):  # as two steps of continuous integration do: a section for each
-        project.ok("plan", "--env", env, "--summary-file", "summary.md")
-    sections = (project.directory / "summary.md").read_text()
-    assert re.findall(r"<!-- flowplan:project=\S+ environment=(\w+) digest=sha256:", sections) == ["dev", "prod"]
-    assert all(f"{project.name} ({env})" in sections for env in ("dev", "prod"))
     schema = json.loads((Path(__file__).parents[2] / "schemas/plan.schema.json").read_text())
     jsonschema.validate(project.plan("--env", "prod"), schema)
     (project.directory / "go").touch()
@@ -77,6 +72,37 @@ def test_two_environments_side_by_side_on_one_host(project: Project) -> None:
     ]  # fmt: skip
     project.ok("destroy", "--env", "dev", "--yes")
     assert project.actions("--env", "prod") == dict.fromkeys(["base", "train", "report"], "no-op")
+
+
+def test_markdown_has_a_section_for_each_environment_and_says_once_what_is_alike(project: Project) -> None:
+    project.write(SPEC.replace("needs: train", 'needs: train, command: [echo, "${environment}"]'))
+    both = ("--env", "dev", "--env", "prod")
+    made = project.ok("plan", *both, "--out", "plan.json", "--format", "markdown", "--summary-file", "summary.md").out
+    digests = [json.loads((project.directory / f"plan.{env}.json").read_text())["digest"] for env in ("dev", "prod")]
+    assert made.splitlines()[:2] == [
+        f"<!-- flowplan:project={project.name} environment={env} digest={digest} -->"
+        for env, digest in zip(("dev", "prod"), digests, strict=True)
+    ]
+    sections = re.split("(?m)^#### ", made)[1:]
+    assert [section.partition("\n")[0] for section in sections] == [
+        "<code>dev</code> and <code>prod</code>",
+        f"Plan for {project.name} (dev): 2 to create.",
+        f"Plan for {project.name} (prod): 3 to create.",
+    ]
+    listed = [set(re.findall(r"create \| <code>(\w+)", section)) for section in sections]
+    assert listed == [{"base"}, {"train"}, {"train", "report"}]
+    assert "latest" in sections[1] and "timeout: 6h" in sections[2]
+    assert all("1 run changes as told above." in section for section in sections[1:])
+    assert (project.directory / "summary.md").read_text().strip() == made.strip()
+    told = project.ok("plan", env={"FLOWPLAN_ENV": "dev prod"}).out
+    assert re.findall(r"(?m)^Digest: (.*)", told) == digests
+    (project.directory / "go").touch()
+    project.ok("apply", "plan.dev.json", "--env", "dev", "--yes")
+    assert project.ok("plan", *both, "--detailed-exitcode", code=2).out.count("No changes.") == 1
+    for wrong in (["--format", "json"], ["--env", "dev"], ["--state", "one.db"], ["--check", "plan.dev.json"]):
+        assert project.run("plan", *both, *wrong).code == 7, wrong
+    refused = project.ok("plan", "--env", "dev", "--env", "prd", code=7).err
+    assert refused.startswith("environment prd:\n")
 
 
 def test_the_environment_is_named_at_each_command(project: Project) -> None:
