@@ -214,12 +214,13 @@ def _worth_telling(default: Any, said: str) -> bool:
 
 def generated() -> dict[Path, str]:
     """Path -> text of every generated file."""
-    from flowplan.schemas import distill_job_api
+    from flowplan.schemas import distill_job_api, report
     from flowplan.schemas.spec import json_schema, schema_text
 
     return {
         distill_job_api.FILE: distill_job_api.text(),
         ROOT / "schemas" / "spec.schema.json": schema_text(),
+        report.SCHEMA_FILE: report.schema_text(),
         ROOT / "docs" / "spec.md": spec_page(json_schema()),
         ROOT / "docs" / "commands.md": commands_page(),
     }

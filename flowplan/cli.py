@@ -88,6 +88,7 @@ WaitTimeout = Annotated[
 ]
 Format = Annotated[str, Option("--format", metavar="text|json", help="How to print.")]
 PlanFormat = Annotated[str, Option("--format", metavar="text|json|markdown", help="How to print the plan.")]
+ShowFormat = Annotated[str, Option("--format", metavar="text|json|markdown|html", help="How to print the plan.")]
 Full = Annotated[bool, Option("--full", help="Show unchanged fields and runs too.")]
 Context = Annotated[int, Option("--context", min=0, metavar="N", help="Unchanged lines around changed ones.")]
 Explain = Annotated[bool, Option("--explain", help="Show where each field was written.")]
@@ -421,7 +422,7 @@ def show(
     plan: Annotated[Path | None, Argument(metavar="PLAN", help="A saved plan; default the last one.")] = None,
     state: State = None,
     env: Env = None,
-    format: PlanFormat = "text",
+    format: ShowFormat = "text",
     full: Full = False,
     context: Context = 0,
     explain: Explain = False,
@@ -431,6 +432,27 @@ def show(
 
     shown = planning.Shown(format, full=full, context=context, explain=explain)
     return planning.show(plan, state, env, shown)
+
+
+@command()
+def report(
+    plan: Annotated[
+        Path | None, Argument(metavar="PLAN", help="A saved plan to show; default the last plan, or what was applied.")
+    ] = None,
+    state: State = None,
+    env: Env = None,
+    out: Annotated[
+        Path | None, Option("--out", "-o", metavar="FILE", help="Where to write it; default stdout.")
+    ] = None,
+    format: Annotated[str, Option("--format", metavar="html|json", help="The page, or the document in it.")] = "html",
+    logs: Annotated[
+        str, Option("--logs", metavar="all|failed|none", help="The attempts whose output is in it.")
+    ] = "failed",
+) -> None:
+    """Write one page that shows the runs, their timeline, graph, output and history, and the plan."""
+    from flowplan.commands import reporting
+
+    reporting.report(plan, state, env, out, format, logs)
 
 
 @command()
@@ -451,7 +473,9 @@ def diff(
 
 @command()
 def schema(
-    kind: Annotated[str, Argument(metavar="spec|include|plan|event|status|history", help="Which document.")] = "spec",
+    kind: Annotated[
+        str, Argument(metavar="spec|include|plan|event|status|history|report", help="Which document.")
+    ] = "spec",
 ) -> None:
     """Print the JSON Schema of a document, for editors and programs."""
     from flowplan.commands import starting

@@ -124,31 +124,37 @@ def _overdue(record: Recorded, now: datetime) -> Document | None:
 
 
 def history(
-    store: Store, addresses: Sequence[str] = (), *, since: datetime | None = None, failed: bool = False
+    store: Store,
+    addresses: Sequence[str] = (),
+    *,
+    since: datetime | None = None,
+    failed: bool = False,
+    attempts: Sequence[Recorded] | None = None,
 ) -> Document:
     """Return what ``history --format json`` prints: every apply, and every attempt with the plan that made it.
 
     Args:
         since: only attempts that live, or of which something happened since then, and what was applied since then.
         failed: only attempts that failed, timed out or are lost.
+        attempts: all of them, where they have been read already.
 
     Raises:
         InvalidInput: an address means nothing.
     """
     plans = applied_plans(store)
-    records = store.attempts()
+    records = store.attempts() if attempts is None else attempts
     known = store.known(one.run_id for one in records)
     wanted = _chosen(records, addresses)
     made_by = _makers(plans)
     everything = [_attempt(one, known[one.run_id].progress.outcome or one.status, made_by(one)) for one in records]
-    attempts = [
+    shown = [
         told
         for told, record in zip(everything, records, strict=True)
         if record.run_id in wanted
         and (since is None or record.status.live or _is_since(record.finished_at or record.created_at, since))
         and (not failed or told["status"] in PROBLEMS)
     ]
-    made = {one["plan"] for one in attempts}
+    made = {one["plan"] for one in shown}
     alone = not addresses and not failed  # an apply that made none of the wanted attempts is shown as well
     applies = [
         apply
@@ -156,7 +162,7 @@ def history(
         if apply["plan"] in made or (alone and (since is None or _is_since(apply["at"], since)))
     ]
     head = _head(store)
-    return {**head, "applies": applies, "attempts": attempts}
+    return {**head, "applies": applies, "attempts": shown}
 
 
 def _chosen(attempts: Sequence[Recorded], addresses: Sequence[str]) -> set[str]:

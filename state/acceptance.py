@@ -92,6 +92,15 @@ def plan_text(store: Store, digest: str) -> str:
     return next(iter(store.decoded(lambda row: unpacked(row[0]), found)), "")
 
 
+def last_applied(store: Store) -> str:
+    """Return the sealed document of the plan that was applied last, "" when none is kept."""
+    found = store.all(
+        "SELECT document FROM plans WHERE document IS NOT NULL AND accepted IS NOT NULL"
+        " ORDER BY json_extract(accepted, '$.by.since') DESC, id DESC LIMIT 1"
+    )
+    return next(iter(store.decoded(lambda row: unpacked(row[0]), found)), "")
+
+
 def applied_plans(store: Store) -> list[Accepted]:
     """Return every plan that is kept with its steps, without the documents, oldest first."""
     steps: dict[int, list[Step]] = defaultdict(list)

@@ -12,11 +12,12 @@ from flowplan.schemas.files import is_directory
 from flowplan.schemas.sources import Diagnostic, did_you_mean
 
 
-def check_format(format: str, allowed: Sequence[str]) -> None:
-    """Raise InvalidInput unless ``format`` is one of ``allowed``."""
+def check_format(format: str, allowed: Sequence[str], option: str = "--format") -> None:
+    """Raise InvalidInput unless ``format``, or another option, is one of ``allowed``."""
     if format not in allowed:
         hint = did_you_mean(format, allowed) or f"one of {', '.join(allowed)}"
-        raise InvalidInput([Diagnostic(f'unknown format "{format}"', subject="--format", hint=hint)])
+        noun = "format" if option == "--format" else "choice"
+        raise InvalidInput([Diagnostic(f'unknown {noun} "{format}"', subject=option, hint=hint)])
 
 
 def check_directory(option: str, file: Path | None) -> None:

@@ -217,21 +217,35 @@ def compare(path: Path, request: Request) -> int:
 def show(path: Path | None, named_state: str | None, environment: str | None, how: Shown) -> int:
     """Show a saved plan, and say when it is not known to be genuine; 4 when it is forged or edited."""
     from flowplan.schemas.plan_documents import read_plan
-    from flowplan.schemas.sources import Diagnostic
 
-    check_format(how.format, ("text", "json", "markdown"))
+    check_format(how.format, ("text", "json", "markdown", "html"))
     if path is None:
         state = state_of(named_state, environment)
-        file = read_plan(last_plan.plan_file(state.beside))
+        path = last_plan.plan_file(state.beside)
+        file = read_plan(path)
     else:
         file = read_plan(path)
         state = place(named_state, environment=environment or file.plan.environment).state
-    plan, (fault, forged) = file.plan, _authenticity(file, path or last_plan.plan_file(state.beside), state)
+    plan, command, forged = looked_at(file, path, state)
+    if how.format == "html":
+        from flowplan.commands.reporting import plan_page
+
+        Output().data(plan_page(plan, command), "")
+    else:
+        show_plan(plan, Output(), how, command)
+    return 4 if forged else 0
+
+
+def looked_at(file: PlanFile, path: Path, state: Location) -> tuple[Plan, str, bool]:
+    """Return the plan of a file, which says itself when it is not known to be genuine; what applies it; whether it is forged."""
+    from flowplan.schemas.sources import Diagnostic
+
+    plan, (fault, forged) = file.plan, _authenticity(file, path, state)
     if fault:
         remark = Diagnostic(fault, severity="error" if forged else "warning", hint="apply refuses it" if forged else "")
         plan = replace(plan, diagnostics=(remark, *plan.diagnostics))
-    show_plan(plan, Output(), how, "" if forged else apply_command(path, plan, state))
-    return 4 if forged else 0
+    saved = None if path == last_plan.plan_file(state.beside) else path
+    return plan, "" if forged else apply_command(saved, plan, state), forged
 
 
 def _authenticity(file: PlanFile, path: Path, state: Location) -> tuple[str, bool]:

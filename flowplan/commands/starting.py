@@ -67,7 +67,7 @@ def schema(kind: str) -> None:
     Raises:
         InvalidInput: there is no such document.
     """
-    kinds = ("spec", "include", "plan", "event", "status", "history")
+    kinds = ("spec", "include", "plan", "event", "status", "history", "report")
     if kind not in kinds:
         hint = did_you_mean(kind, kinds) or f"one of {', '.join(kinds)}"
         raise InvalidInput(f'there is no schema "{kind}"', hint=hint)

@@ -17,6 +17,8 @@ from flowplan.schemas.text import harmless
 Line = tuple[str, str]
 """A mark (``+``, ``-``, ``~`` or a space) and a harmless text without its newline."""
 
+LONGEST = 4000
+"""Lines of two texts beyond which they are shown whole, one after the other."""
 _LARGEST = 2000
 """Lines or words beyond which a value is shown as removed and added: alignment is quadratic at worst."""
 
@@ -170,6 +172,17 @@ def line_differences(old: list[str], new: list[str], context: int) -> Iterator[L
         yield from ((" ", harmless(line)) for line in old[i : i + head])
         yield " ", f"... {j - i - head - tail} unchanged lines"
         yield from ((" ", harmless(line)) for line in old[j - tail : j])
+
+
+def whole_differences(old: list[str], new: list[str]) -> Iterator[Line]:
+    """Yield all lines of two texts, those that are in both once; one text after the other where they are too long."""
+    if max(len(old), len(new)) > LONGEST:
+        yield from (("-", line) for line in old)
+        yield from (("+", line) for line in new)
+        return
+    for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        yield from ((" " if tag == "equal" else "-", line) for line in old[i:j])
+        yield from (("+", line) for line in new[k:m] if tag != "equal")
 
 
 def _parts(before: Json, after: Json, view: View, path: str = "") -> Iterator[Line]:

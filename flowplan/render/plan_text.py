@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from flowplan.render import groups, sentences, varying
-from flowplan.render.differences import Line, line_differences, one_line
+from flowplan.render.differences import LONGEST, Line, line_differences, one_line, whole_differences
 from flowplan.render.groups import Group
 from flowplan.render.objects import leaves, place, scalar
 from flowplan.render.presented import lines_of, run_line
@@ -20,7 +19,6 @@ from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.text import counted, harmless
 
 _LISTED = 40
-_LONGEST_DIFF = 4000
 _INDENT = "    "
 _MARGIN = 6
 
@@ -271,13 +269,8 @@ def _marked(lines: Iterable[Line], style: _Style, pad: str = _INDENT) -> Iterato
 
 def _object_differences(change: Change, style: _Style) -> Iterator[Line]:
     old, new = (list(lines_of(change, one, style.kinds, whole=True)) for one in (change.before, change.after))
-    if max(len(old), len(new)) > _LONGEST_DIFF:
-        yield from (("-", line) for line in old)
-        yield from (("+", line) for line in new)
-    elif style.full:
-        for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-            yield from ((" " if tag == "equal" else "-", line) for line in old[i:j])
-            yield from (("+", line) for line in new[k:m] if tag != "equal")
+    if style.full or max(len(old), len(new)) > LONGEST:
+        yield from whole_differences(old, new)
     else:
         yield from line_differences(old, new, style.context)
 

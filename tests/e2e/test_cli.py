@@ -32,6 +32,7 @@ COMMANDS = [
     "status",
     "logs",
     "history",
+    "report",
     "events",
     "show",
     "schema",
@@ -200,7 +201,7 @@ def test_every_document_is_as_its_schema_says(applied: Project) -> None:
     valid("plan", applied.plan("empty.yaml"))
 
 
-@pytest.mark.parametrize("kind", ["spec", "plan", "event", "status", "history"])
+@pytest.mark.parametrize("kind", ["spec", "plan", "event", "status", "history", "report"])
 def test_schemas_are_printed_and_are_schemas(project: Project, kind: str) -> None:
     schema = project.ok("schema", kind).json
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -1,0 +1,72 @@
+"""The command that writes a page: report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from flowplan.commands import last_plan, planning
+from flowplan.commands.arguments import check_directory, check_format
+from flowplan.commands.places import state_of
+from flowplan.commands.reading import opened
+from flowplan.engines import kinds_of
+from flowplan.output import Output
+from flowplan.render.plan_page import plan_view
+from flowplan.reporting import report_of, report_of_plan
+from flowplan.schemas.codec import encode
+from flowplan.schemas.errors import FlowplanError, InvalidInput
+from flowplan.schemas.places import write_private
+from flowplan.schemas.plan_documents import parse_plan, read_plan
+from flowplan.schemas.plans import Plan
+from flowplan.schemas.report import PlanSource, PlanView, Report
+from flowplan.state import acceptance
+from flowplan.state.store import Store
+from flowplan.webpage import json_text, page
+
+
+def report(
+    path: Path | None, named_state: str | None, environment: str | None, out: Path | None, format: str, logs: str
+) -> None:
+    """Write the page of a state, or the document in it, to a file or to stdout."""
+    check_format(format, ("html", "json"))
+    check_format(logs, ("all", "failed", "none"), "--logs")
+    check_directory("--out", out)
+    if out is None and format == "html" and sys.stdout.isatty():
+        raise InvalidInput("the page is no use on a terminal", hint="write it to a file with --out report.html")
+    state = state_of(named_state, environment)
+    with closing(opened(state)) as store:
+        document = encode(document_of(store, path, logs=logs))
+    text = page(document) if format == "html" else json_text(document) + "\n"
+    if out is None:
+        Output().data(text, "")
+        return
+    try:
+        write_private(out, text, "report")
+    except OSError as error:
+        raise FlowplanError(f"the page cannot be written to {out}: {error.strerror}") from error
+
+
+def document_of(store: Store, path: Path | None = None, *, logs: str = "failed") -> Report:
+    """Return the document of a state, with the plan in a file, or else the pending plan or the last one that was applied."""
+    state = store.location
+    made = last_plan.recall(state.beside)
+    file = path or last_plan.plan_file(state.beside)
+    if path or (made and made.usable and file.exists()):
+        plan, command, _ = planning.looked_at(read_plan(file), file, state)
+        if path or plan.digest not in acceptance.accepted(store, [plan.digest]):
+            view = _view(plan, "file" if path else "pending", command)
+            return report_of(store, plan=view, planned=plan.changes, logs=logs)
+    text = acceptance.last_applied(store)
+    last = _view(parse_plan(json.loads(text), "the last plan"), "applied", "") if text else None
+    return report_of(store, plan=last, logs=logs)
+
+
+def plan_page(plan: Plan, command: str) -> str:
+    """Return the page of a plan alone."""
+    return page(encode(report_of_plan(_view(plan, "file", command))))
+
+
+def _view(plan: Plan, source: PlanSource, command: str) -> PlanView:
+    return plan_view(plan, kinds_of(change.type for change in plan.changes), source, command)

@@ -1,0 +1,66 @@
+"""The page: one HTML file with everything in it, of what ``web/`` is built into: ``page/page.html``, ``page.css`` and ``page.js``.
+
+``page.html`` has the marks ``{{title}}``, ``{{head}}`` and ``{{body}}``. In a file, style and script stand in the page itself, and the policy allows
+them by their hashes and no request at all. The document stands before the script in an element that no browser executes::
+
+    <script id="report" type="application/json">{...}</script>
+
+A document above 1 MB is compressed, and its type ``application/gzip+json``: base64 of what gzip made. A page that a follower serves has no
+such element: it asks ``api/v1/report``, and follows ``api/v1/events``.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+from importlib import resources
+from typing import Any
+
+PLAIN = 1 << 20
+"""Bytes of a document up to which it stands in the page as it is."""
+_NOTHING = "default-src 'none'; img-src data:; base-uri 'none'; form-action"
+LIVE_POLICY = f"{_NOTHING} 'self'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-ancestors 'none'"
+"""Of the page that a follower serves."""
+
+
+def part(name: str) -> str:
+    """Return a file that the page is made of; it is ASCII."""
+    return resources.files("flowplan").joinpath("page", name).read_text(encoding="ascii")
+
+
+def page(document: Any) -> str:
+    """Return the page with a document in it, in ASCII."""
+    text = json_text(document)
+    kind, data = "json", text.replace("<", "\\u003c")
+    if len(text) > PLAIN:
+        kind, data = "gzip+json", base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    style, script = part("page.css"), part("page.js")
+    policy = f"{_NOTHING} 'none'; script-src {_hash(script)}; style-src {_hash(style)}"
+    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
+    body = f'<script id="report" type="application/{kind}">{data}</script>\n<script>{script}</script>'
+    return _filled(str(document["project"] or "flowplan"), head, body)
+
+
+def live_page(title: str) -> str:
+    """Return the page of a follower."""
+    return _filled(title, '<link rel="stylesheet" href="page.css">', '<script src="page.js"></script>')
+
+
+def json_text(document: Any) -> str:
+    """Return a document as JSON in ASCII, without spaces."""
+    return json.dumps(document, separators=(",", ":"))
+
+
+def _filled(title: str, head: str, body: str) -> str:
+    before, _, rest = part("page.html").partition("{{title}}")
+    middle, _, rest = rest.partition("{{head}}")
+    inner, _, after = rest.partition("{{body}}")
+    shown = html.escape(title).encode("ascii", "xmlcharrefreplace").decode()
+    return f"{before}{shown}{middle}{head}{inner}{body}{after}"
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
