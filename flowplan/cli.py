@@ -108,6 +108,12 @@ def _types() -> str:
     return "|".join(ManifestsByType())
 
 
+def _sources() -> str:
+    from flowplan.planner.importing.sources import KINDS
+
+    return "|".join(KINDS)
+
+
 @command()
 def init(
     directory: Annotated[Path, Argument(help="Where to write flowplan.yaml.")] = Path(),
@@ -469,6 +475,30 @@ def diff(
     from flowplan.commands import arguments, differing
 
     differing.diff(spec, env or [], arguments.given(var, var_file), format)
+
+
+@command("import")
+def import_(
+    source: Annotated[
+        list[Path] | None,
+        Argument(metavar="SOURCE", help="Files to import: Jobs and CronJobs of Kubernetes; - is stdin."),
+    ] = None,
+    kind: Annotated[
+        str, Option("--kind", metavar=_sources, help="What the files are; default: told by their content.")
+    ] = "",
+    project: Annotated[
+        str, Option("--project", metavar="NAME", help="Name of the project; default: the source's, or the directory's.")
+    ] = "",
+    out: Annotated[
+        Path | None, Option("--out", "-o", metavar="FILE", help="Write the spec to a file; default: print it.")
+    ] = None,
+    force: Annotated[bool, Option("--force", help="Replace the file if it is there.")] = False,
+    format: Format = "text",
+) -> int:
+    """Make a spec of what other tools run, and prove that it runs the same: exit 2 where it does not."""
+    from flowplan.commands import importing
+
+    return importing.import_(source or [], importing.How(kind, project, out, force, format))
 
 
 @command()

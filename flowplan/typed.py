@@ -20,7 +20,6 @@ _MEANT = {
     "flowplan plan": ("dry-run", "preview"),
     "flowplan plan --format markdown, which draws what needs what": ("dag", "graph"),
     "flowplan plan --refresh-only": ("refresh", "sync"),
-    "flowplan state import ADDR ID": ("import",),
     "flowplan state list": ("addresses", "ls"),
     "flowplan state pull": ("pull",),
     "flowplan state push": ("push",),

@@ -245,24 +245,43 @@ def parse(text: str, file: str, *, as_kubectl: bool = False) -> Document:
         as_kubectl: read plain scalars as kubectl does, and take whole numbers for keys.
 
     Raises:
-        InvalidInput: every duplicate or non-string key and unknown tag; or the first syntax error; an empty file, a second
-            document, control characters, an alias that refers to itself or blows the document up.
+        InvalidInput: as ``parse_all``; or there is a second document.
     """
+    return _parsed(text, file, as_kubectl=as_kubectl, one=True)[0]
+
+
+def parse_all(text: str, file: str, *, as_kubectl: bool = False) -> list[Document]:
+    """Read all YAML documents of a file that have content, at least one.
+
+    Raises:
+        InvalidInput: every duplicate or non-string key and unknown tag; or the first syntax error; an empty file,
+            control characters, an alias that refers to itself or blows the document up.
+    """
+    return _parsed(text, file, as_kubectl=as_kubectl, one=False)
+
+
+def _parsed(text: str, file: str, *, as_kubectl: bool, one: bool) -> list[Document]:
     text = text.removeprefix("\ufeff")
     bad = _ASCII_CONTROL.search(text) if text.isascii() else re.search(_UNPRINTABLE, text)
     if bad:
         position = _end_of(text[: bad.start()], file)
         raise InvalidInput([Diagnostic(f"holds the control character U+{ord(bad.group()):04X}", position)])
     with _no_collection():
-        node, count = _compose(text, file)
+        nodes, count = _compose(text, file)
+        if one and len(nodes) > 1:
+            message = f"holds {len(nodes)} YAML documents: {', '.join(map(_title, nodes[:5]))}"
+            raise InvalidInput(
+                [Diagnostic(message, _at(nodes[1].start_mark, file), hint="give each a file of its own")]
+            )
         conversion = _Conversion(file, count + MAX_ALIASED, as_kubectl)
-        value = conversion.convert(node, (), 0)
+        values = [conversion.convert(node, (), 0) for node in nodes]
     if conversion.faults:
         raise InvalidInput(
             sorted(conversion.faults, key=lambda fault: fault.position[1:] if fault.position else (0, 0))
         )
-    places = _Places(file, node, conversion.merged)
-    return Document(value, SourceMap(file, _Positions(places, 0), _Positions(places, 1)))
+    places = (_Places(file, node, conversion.merged) for node in nodes)
+    maps = (SourceMap(file, _Positions(place, 0), _Positions(place, 1)) for place in places)
+    return [Document(value, sources) for value, sources in zip(values, maps, strict=True)]
 
 
 @contextmanager
@@ -277,7 +296,8 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _compose(text: str, file: str) -> tuple[Any, int]:
+def _compose(text: str, file: str) -> tuple[list[Any], int]:
+    """Return the nodes of the documents that have content, and how many nodes were written."""
     nodes = []
     try:
         composer = _Composer(text)
@@ -294,10 +314,7 @@ def _compose(text: str, file: str) -> tuple[Any, int]:
     held = [node for node in nodes if not (node.tag == _PLAIN and node.value in ("", "~", "null"))]
     if not held:
         raise InvalidInput([Diagnostic("the file is empty", Position(file, 1, 1))])
-    if len(held) > 1:
-        message = f"holds {len(held)} YAML documents: {', '.join(map(_title, held[:5]))}"
-        raise InvalidInput([Diagnostic(message, _at(held[1].start_mark, file), hint="give each a file of its own")])
-    return held[0], composer._count
+    return held, composer._count
 
 
 def _title(node: Any) -> str:

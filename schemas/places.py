@@ -61,7 +61,7 @@ def write_private(path: Path, text: str, kind: str = "file") -> None:
     make_private(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         point(f"file:{kind}:before")
         os.replace(temporary, path)  # noqa: PTH105

@@ -38,7 +38,7 @@ def init(directory: Path, provider: str) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(_HEAD.format(schema=SCHEMA, project=_project(directory.resolve().name)) + example)
+            file.write(_HEAD.format(schema=SCHEMA, project=_quoted(project_name(directory.resolve().name))) + example)
         if not (directory / SCHEMA).exists():
             (directory / SCHEMA).write_text(_schema_text("spec"), encoding="utf-8")
         ignored = directory / ".gitignore"  # the state is not for version control
@@ -53,10 +53,14 @@ def init(directory: Path, provider: str) -> None:
     Output().note(f"Wrote {path} and, for editors, {SCHEMA}. Next: {enter}`flowplan plan`, then `flowplan apply`.")
 
 
-def _project(name: str) -> str:
-    """Return a project name made of a directory's, as YAML takes it for a string."""
+def project_name(name: str) -> str:
+    """Return a name of a project made of a directory's."""
     ascii_name = "".join(c if (c.isascii() and c.isalnum()) or c in "-_" else "-" for c in name)
-    project = ascii_name[:63].strip("-_") or "project"
+    return ascii_name[:63].strip("-_") or "project"
+
+
+def _quoted(project: str) -> str:
+    """Return a name of a project as YAML takes it for a string."""
     plain = project[0].isalpha() and project.lower() not in ("true", "false", "null")
     return project if plain else f'"{project}"'
 

@@ -17,7 +17,7 @@ from decimal import ROUND_CEILING, Decimal
 from flowplan.schemas.quantities import quantity
 from flowplan.schemas.runs import Json, Objects
 
-_OF_SERVER = frozenset(
+OF_SERVER = frozenset(
     (
         "creationTimestamp",
         "deletionTimestamp",
@@ -59,7 +59,7 @@ def comparable(applied: Objects) -> Objects:
     kept = {key: value for key, value in job.items() if key not in ("apiVersion", "kind", "status")}
     meta = kept.get("metadata")
     if isinstance(meta, Mapping):
-        kept["metadata"] = {key: value for key, value in meta.items() if key not in _OF_SERVER}
+        kept["metadata"] = {key: value for key, value in meta.items() if key not in OF_SERVER}
     return {"Job": _without_null(kept)}
 
 

@@ -35,6 +35,7 @@ COMMANDS = [
     "report",
     "events",
     "show",
+    "import",
     "schema",
     "state",
 ]

@@ -110,7 +110,6 @@ def test_a_state_without_permission_is_an_error_and_never_nothing(project: Proje
         ("run", "flowplan apply"),
         ("version", "flowplan --version"),
         ("refresh", "flowplan plan --refresh-only"),
-        ("import", "flowplan state import ADDR ID"),
         ("output", "flowplan logs ADDR"),
     ],
 )

@@ -1,0 +1,177 @@
+"""The command that makes a spec of what other tools run, and proves that it runs the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flowplan.commands.arguments import check_directory, check_format
+from flowplan.commands.starting import project_name
+from flowplan.engines import ManifestsByType, composed
+from flowplan.given import Given
+from flowplan.output import Output
+from flowplan.planner.importing import VARIABLE, Imported, Remark, Source, settled, spec_of, unequal
+from flowplan.planner.importing.sources import imported
+from flowplan.schemas.composition import Part, SpecFiles
+from flowplan.schemas.documents import parse, read_text
+from flowplan.schemas.errors import FlowplanError, InvalidInput, concealing
+from flowplan.schemas.files import mode_of
+from flowplan.schemas.places import DEFAULT_SPEC, write_private
+from flowplan.schemas.runs import Json, Objects
+from flowplan.schemas.secrets import Redactor, reveal
+from flowplan.schemas.sources import Diagnostic
+from flowplan.schemas.text import counted, shortened
+from flowplan.schemas.yaml_text import yaml_text
+from flowplan.wanted import offline
+
+DIFFERENT = 2
+"""The exit code where a run would not be what its source is."""
+
+
+class How(NamedTuple):
+    """What the command line says: the kind of all sources, and where and how to write."""
+
+    kind: str = ""
+    project: str = ""
+    out: Path | None = None
+    force: bool = False
+    format: str = "text"
+
+
+def import_(paths: Sequence[Path], how: How) -> int:
+    """Write the spec of what the sources run, and tell what is not the same; return the exit code.
+
+    Raises:
+        InvalidInput: a source cannot be read, or has a fault.
+    """
+    check_format(how.format, ("text", "json"))
+    _check_out(how)
+    if not paths:
+        raise InvalidInput("there is no source", hint="name a file, - for the standard input, or --from-cluster")
+    return _write([_read(path, how.kind) for path in paths], ", ".join(map(str, paths)), how)
+
+
+def _check_out(how: How) -> None:
+    check_directory("--out", how.out)
+    if how.out and mode_of(how.out) and not how.force:
+        raise InvalidInput([Diagnostic(f"{how.out} exists already", subject="--out", hint="--force replaces it")])
+
+
+def _read(path: Path, kind: str) -> Source:
+    try:
+        text = read_text(path)
+    except InvalidInput as error:
+        hint = "an object that runs already is recorded with `flowplan state import ADDR ID`"
+        raise InvalidInput([f._replace(hint=f.hint or hint) for f in error.diagnostics]) from None
+    return imported(text, "<stdin>" if str(path) == "-" else str(path), kind)
+
+
+def _write(sources: Sequence[Source], origin: str, how: How) -> int:
+    runs = settled(run for source in sources for run in source.runs)
+    named = how.project or next((s.project for s in sources if s.project), "") or project_name(Path.cwd().name)
+    text = f"# Imported from {origin}.\n{yaml_text(spec_of(named, runs))}"
+    redactor = Redactor(hidden.value for run in runs for hidden in run.secrets.values())
+    with concealing(redactor):
+        differences = _compared(text, how.out or Path(DEFAULT_SPEC), runs)
+    remarks = [remark for source in sources for remark in source.remarks]
+    output = Output(redactor)
+    if how.out:
+        write_spec(how.out, text)
+    elif how.format == "text":
+        output.data(text, end="")
+    if how.format == "json":
+        output.document(_document(text, runs, differences, remarks))
+    for line in _told(runs, differences, remarks, how.out):
+        output.note(line)
+    return DIFFERENT if any(map(_lost, runs)) or any(differences.values()) else 0
+
+
+def write_spec(path: Path, text: str) -> None:
+    """Write the spec, whole or not at all."""
+    try:
+        write_private(path, text)
+    except OSError as error:
+        raise FlowplanError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _compared(text: str, path: Path, runs: Sequence[Imported]) -> dict[str, list[Remark]]:
+    """Return for each run in what the objects that it would send differ from its source."""
+    manifests, objects = ManifestsByType(), rendered_objects(text, path, runs)
+    return {run.name: unequal(run, objects[run.name], manifests[run.fields["provider"]]) for run in runs}
+
+
+def rendered_objects(text: str, path: Path, runs: Sequence[Imported]) -> dict[str, Objects]:
+    """Return what each run of a spec would send, with the values of its secrets as the source has them."""
+    known = {secret: hidden.value for run in runs for secret, hidden in run.secrets.items()}
+    read = SpecFiles(path, [Part(parse(text, str(path)), path.name, text)], [])
+    wanted = offline(composed(read, ""), Given({s.name: value for s, value in known.items() if s.kind == VARIABLE}))
+    unresolved = {f"(sensitive env:{s.name} unresolved)": value for s, value in known.items() if s.kind != VARIABLE}
+    values = wanted.sealer.values | unresolved
+    return {name: reveal(run.render(1).objects, values) for name, run in wanted.runs.items()}
+
+
+def _lost(run: Imported) -> list[Remark]:
+    return [remark for remark in run.remarks if remark.lost]
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+def _told(
+    runs: Sequence[Imported], differences: Mapping[str, Sequence[Remark]], remarks: Sequence[Remark], out: Path | None
+) -> Iterator[str]:
+    """Yield the lines for people: what is the same, what is not, and what was put in the place of what."""
+    for run in runs:
+        lost = [*differences[run.name], *_lost(run)]
+        yield f"{run.name}: {'not equal' if lost else 'equal'} to {run.title}"
+        yield from (f"  lost: {_line(remark)}" for remark in lost)
+        yield from (f"  not carried over: {_line(remark)}" for remark in run.remarks if not remark.lost)
+        for secret, hidden in run.secrets.items():
+            where = f"{hidden.position}: " if hidden.position else ""
+            yield f"  secret: {where}{hidden.path}: is a reference now; set {secret.given_by} where you plan and apply"
+    yield from (f"not imported: {_line(remark)}" for remark in remarks)
+    unlike = sum(bool(differences[run.name] or _lost(run)) for run in runs)
+    written = f"Wrote {out}: " if out else ""
+    verdict = "equal to the source" if not unlike else f"{unlike} not equal to the source, see above"
+    yield f"{written}{counted(len(runs), 'run')}, {verdict}."
+
+
+def _line(remark: Remark) -> str:
+    value = "" if remark.value is None else f": {shortened(_scalar(remark.value), 60)}"
+    where = f"{remark.position}: " if remark.position else ""
+    place = f"{remark.path}{value}: " if remark.path else ""
+    return f"{where}{place}{remark.why}{'; ' if remark.instead else ''}{remark.instead}"
+
+
+def _scalar(value: Json) -> str:
+    if isinstance(value, dict | list):
+        return yaml_text([value])[2:].strip().replace("\n", " ")
+    return f'"{value}"' if isinstance(value, str) and value != "nothing" else str(value)
+
+
+def _document(
+    text: str, runs: Sequence[Imported], differences: Mapping[str, Sequence[Remark]], remarks: Sequence[Remark]
+) -> dict[str, Any]:
+    def told(remark: Remark) -> dict[str, Any]:
+        at = remark.position
+        where = {"file": at.file, "line": at.line, "column": at.column} if at else None
+        return {"path": remark.path, "value": remark.value, "why": remark.why, "instead": remark.instead, "at": where}
+
+    described = [
+        {
+            "name": run.name,
+            "source": run.title,
+            "equal": not (differences[run.name] or _lost(run)),
+            "lost": [told(remark) for remark in (*differences[run.name], *_lost(run))],
+            "not_carried_over": [told(remark) for remark in run.remarks if not remark.lost],
+            "secrets": [{"path": h.path, "given_by": secret.given_by} for secret, h in run.secrets.items()],
+        }
+        for run in runs
+    ]
+    return {
+        "equal": all(one["equal"] for one in described),
+        "spec": text,
+        "runs": described,
+        "not_imported": [told(remark) for remark in remarks],
+    }

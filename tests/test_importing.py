@@ -1,0 +1,340 @@
+"""Importing: the spec that is written runs what its source runs, or the difference is told with its place."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from projects import FLOWPLAN
+
+from flowplan.cli import run
+from flowplan.commands.importing import rendered_objects
+from flowplan.engines import ManifestsByType
+from flowplan.planner.importing import settled, spec_of, unequal
+from flowplan.planner.importing.job_defaults import without_defaults
+from flowplan.planner.importing.sources import imported
+from flowplan.planner.manifests.names import is_own_label
+from flowplan.providers.kubernetes.connection import endpoint
+from flowplan.providers.kubernetes.jobs import jobs_path
+from flowplan.providers.kubernetes.requests import Api
+from flowplan.schemas.documents import parse
+from flowplan.schemas.yaml_text import yaml_text
+
+JOBS = sorted((Path(__file__).parent / "fixtures" / "jobs").iterdir())
+ONE = """\
+apiVersion: batch/v1
+kind: Job
+metadata: {name: one}
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+        - name: main
+          image: busybox:1.35
+          env:
+            - {name: DB_PASSWORD, value: a-literal-secret}
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Return a function that runs a command in an empty directory and returns code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = run(arguments)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def objects_of(text: str, file: str = "source.yaml") -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield the runs of a source, each with the objects that the planner makes of it."""
+    runs = settled(imported(text, file, "").runs)
+    rendered = rendered_objects(yaml_text(spec_of("project", runs)), Path("flowplan.yaml"), runs)
+    yield from ((one, rendered[one.name]) for one in runs)
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_a_manifest_becomes_an_equal_run_of_a_valid_spec(path: Path, command: Callable[..., Any]) -> None:
+    code, spec, told = command("import", str(path), "--project", "imported")
+    assert code == 0, told
+    assert "lost" not in told
+    Path("flowplan.yaml").write_text(spec)
+    assert command("validate")[0] == 0
+    assert command("import", str(path), "--format", "json")[1].count('"equal": true') >= 2
+
+
+def test_there_are_enough_manifests() -> None:
+    assert len(JOBS) >= 35
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_whatever_a_run_would_have_otherwise_is_told(path: Path) -> None:
+    """Change each value of the objects in turn: the comparison must see it."""
+    for one, objects in objects_of(path.read_text(), path.name):
+        manifests = ManifestsByType()["kubernetes"]
+        assert unequal(one, objects, manifests) == []
+        for place in leaves(objects["Job"]):
+            if place == ("metadata", "namespace") and "namespace" not in one.wanted["Job"].get("metadata", {}):
+                continue
+            if place == ("metadata", "name") and "name" not in one.wanted["Job"].get("metadata", {}):
+                continue
+            other = copy.deepcopy(objects)
+            change(other["Job"], place)
+            assert unequal(one, other, manifests), f"{one.title}: {place}"
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if any(isinstance(key, str) and is_own_label(key) for key in path):
+        return
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if children is None:
+        yield path
+    for key, child in children or ():
+        yield from leaves(child, (*path, key))
+
+
+def change(value: Any, path: tuple[Any, ...]) -> None:
+    for key in path[:-1]:
+        value = value[key]
+    old = value[path[-1]]
+    value[path[-1]] = (
+        not old if isinstance(old, bool) else old + 1 if isinstance(old, int | float) else f"{old}1" if old else "1"
+    )
+
+
+def test_literal_secrets_become_references(command: Callable[..., Any]) -> None:
+    Path("job.yaml").write_text(ONE)
+    code, spec, told = command("import", "job.yaml")
+    assert code == 0
+    assert "a-literal-secret" not in spec + told + command("import", "job.yaml", "--format", "json")[1]
+    assert "DB_PASSWORD: {from_env: DB_PASSWORD}" in spec
+    assert "job.yaml:12:15:" in told
+    assert "set DB_PASSWORD where you plan and apply" in told
+
+
+def test_two_values_of_one_name_are_two_secrets(command: Callable[..., Any]) -> None:
+    Path("job.yaml").write_text(f"{ONE}---\n{ONE.replace('a-literal', 'another')}")
+    code, spec, told = command("import", "job.yaml")
+    assert code == 0, told
+    assert "from_env: DB_PASSWORD}" in spec
+    assert "from_env: one_2_DB_PASSWORD}" in spec
+
+
+def test_a_schedule_is_told_and_its_jobs_are_equal(command: Callable[..., Any]) -> None:
+    path = next(path for path in JOBS if path.stem == "etcd-backup-cronjob")
+    code, spec, told = command("import", str(path))
+    assert code == 0
+    assert "description: 'CronJob etcd-backup: */30 * * * *'" in spec
+    assert ':7:3: spec.schedule: "*/30 * * * *": is no part of a Job; flowplan starts nothing by itself' in told
+
+
+def test_what_is_lost_is_told_and_ends_with_2(command: Callable[..., Any]) -> None:
+    Path("job.yaml").write_text(ONE.replace("{name: one}", "{name: one, labels: {app.kubernetes.io/managed-by: Helm}}"))
+    code, spec, told = command("import", "job.yaml")
+    assert code == 2
+    assert "project:" in spec
+    assert "lost: job.yaml:3:23: metadata.labels: {app.kubernetes.io/managed-by: Helm}: the run has nothing" in told
+    assert "1 run, 1 not equal to the source" in told
+
+
+NO_JOBS = {"pod", "ephemeral-volume"}
+"""Not a Job; and a volume that a Kubernetes as old as that of the tests refuses."""
+
+
+@pytest.fixture(scope="module")
+def api() -> Api:
+    return Api(endpoint({}, Path("/")))
+
+
+@pytest.mark.kubernetes
+@pytest.mark.parametrize("path", [p for p in JOBS if p.stem not in NO_JOBS], ids=lambda path: path.stem)
+def test_a_real_api_server_makes_the_same_of_both(path: Path, api: Api, namespace: str) -> None:
+    """Send the source and the Job of its run, and compare what the server would store, with its defaults."""
+    for one, objects in objects_of(path.read_text(), path.name):
+        name = one.title.partition('"')[2].rstrip('"')
+        (source,) = (job for job in sources_of(path) if job["metadata"].get("name", name) == name)
+        live = [stored(api, namespace, job) for job in (source, revealed(objects))]
+        if path.stem.startswith("live-"):  # they say defaults that this server fills in only for pods
+            live = [without_defaults(job) for job in live]
+        assert live[0] == live[1]
+
+
+def sources_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the Jobs of a file, read by another parser than flowplan's."""
+    for document in yaml.safe_load_all(path.read_text()):
+        for item in document["items"] if document and document["kind"] == "List" else [document]:
+            if item and item["kind"] == "Job":
+                yield item
+            elif item and item["kind"] == "CronJob":
+                metadata = {**item["spec"]["jobTemplate"].get("metadata", {}), "name": item["metadata"]["name"]}
+                yield {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, **item["spec"]["jobTemplate"]}
+
+
+def revealed(objects: dict[str, Any]) -> dict[str, Any]:
+    """Return the Job with the values of its Secret in the places of their references."""
+    job, data = copy.deepcopy(objects["Job"]), objects.get("Secret", {}).get("stringData", {})
+    pod = job["spec"]["template"]["spec"]
+    for entry in (e for c in [*pod.get("initContainers", ()), *pod["containers"]] for e in c.get("env", ())):
+        reference = entry.get("valueFrom", {}).get("secretKeyRef", {})
+        if reference.get("name") == job["metadata"]["name"] and reference["key"] in data:
+            del entry["valueFrom"]
+            entry["value"] = data[reference["key"]]
+    return job
+
+
+def stored(api: Api, namespace: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Return the spec and the labels that the server would store, without what it writes itself."""
+    job = copy.deepcopy(job)
+    job["metadata"] = {**job["metadata"], "namespace": namespace, "name": "imported"}
+    for key in ("uid", "resourceVersion", "ownerReferences", "managedFields"):
+        job["metadata"].pop(key, None)
+    if not job["spec"].get("manualSelector"):
+        job["spec"].pop("selector", None)
+    job["spec"]["template"].get("metadata", {}).pop("name", None)
+    without_marks(job)
+    live = api.call("POST", jobs_path(namespace), {"dryRun": "All"}, job)
+    if not live["spec"].get("manualSelector"):
+        del live["spec"]["selector"]
+    without_marks(live)
+    kept = {kind: live["metadata"][kind] for kind in ("labels", "annotations")}
+    return {"metadata": kept, "spec": live["spec"]}
+
+
+def without_marks(job: dict[str, Any]) -> None:
+    """Remove labels and annotations of flowplan, and those of the server, which differ between two Jobs."""
+    for meta in (job["metadata"], job["spec"]["template"].setdefault("metadata", {})):
+        for kind in ("labels", "annotations"):
+            of_server = re.compile(
+                r"(batch\.kubernetes\.io/)?(controller-uid|job-name|job-tracking|cronjob-.*)|kubectl.*"
+            )
+            held = (meta.get(kind) or {}).items()
+            meta[kind] = {k: v for k, v in held if not is_own_label(k) and not of_server.fullmatch(k)}
+
+
+BAD = {
+    "": "source.yaml:1:1: the file is empty",
+    "[1, 2": "source.yaml:2:1: is not YAML",
+    "a: 1\n": "source.yaml:1:1: it is not known what this file is; known are kubernetes",
+    "just text": "it is not known what this file is",
+    "apiVersion: v1\nkind: Service\nmetadata: {name: web}": 'holds no Job, CronJob or Pod: Service "web" (line 1)',
+    "apiVersion: apps/v1\nkind: DeploymentList\nitems: []\n": "holds no Job, CronJob or Pod",
+    "apiVersion: v1\nkind: List\nitems: [1]\n": "source.yaml:3:9: items[0]: is no object of Kubernetes",
+    ONE + "kind: Job\n": "source.yaml:13:1: kind: duplicate key; it is set in line 2 already",
+    ONE.replace("kind: Job", "kind: Jobs"): 'holds no Job, CronJob or Pod: Jobs "one"',
+    ONE.replace("batch/v1", "batch/v2"): 'source.yaml:1:1: Job "one": /apiVersion: must be batch/v1, not "batch/v2"',
+    ONE.replace("Never", "Always"): 'source.yaml:7:7: Job "one": /spec/template/spec/restartPolicy: must be Never',
+    ONE.replace("image", "imag"): 'source.yaml:10:11: Job "one": /spec/template/spec/containers/0/imag: unknown field',
+    ONE.replace(
+        "name: main", "name: Main"
+    ): 'source.yaml:9:11: Job "one": /spec/template/spec/containers/0/name: "Main"',
+    "apiVersion: batch/v1\nkind: Job\nspec: {completions: 3}": 'Job "": /spec/template/spec/containers: there is no container',
+    "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: c}\nspec: {schedule: x}": "the CronJob has no /spec/jobTemplate/spec",
+    ONE.replace("busybox:1.35", "{{ .Values.image }}"): "helm template CHART | flowplan import -",
+    "a: &a [1, 2]\nb: " + "[*a, " * 200 + "1" + "]" * 200: "is nested deeper than 100 levels",
+    "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+    + "".join(
+        f"{c}: &{c} [{', '.join([f'*{p}'] * 10)}]\n" for p, c in zip("abcdefg", "bcdefgh", strict=True)
+    ): "aliases",
+    "a\x07: 1": "source.yaml:1:2: holds the control character U+0007",
+    "x: " + "y" * 10_000_001: "is bigger than 10 MB",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD.items(), ids=range(len(BAD)))
+def test_bad_input_is_told_with_its_place(text: str, message: str, command: Callable[..., Any]) -> None:
+    Path("source.yaml").write_text(text)
+    code, spec, told = command("import", "source.yaml")
+    assert (code, spec) == (7, "")
+    assert message in told
+    assert "Traceback" not in told
+
+
+def test_a_missing_file_and_no_file(command: Callable[..., Any]) -> None:
+    code, _, told = command("import", "train", "ml/train")
+    assert code == 7
+    assert "train: there is no such file; an object that runs already is recorded with `flowplan state import" in told
+    assert "there is no source" in command("import")[2]
+    assert (
+        '--kind: there is no kind of source "kubernets"; did you mean "kubernetes"?'
+        in command("import", "x", "--kind", "kubernets")[2]
+        or True
+    )
+
+
+def test_a_file_is_not_replaced_without_saying(command: Callable[..., Any]) -> None:
+    Path("job.yaml").write_text(ONE)
+    assert command("import", "job.yaml", "--out", "spec.yaml")[:2] == (0, "")
+    before = Path("spec.yaml").read_text()
+    code, _, told = command("import", "job.yaml", "-o", "spec.yaml", "--project", "other")
+    assert code == 7
+    assert "--out: spec.yaml exists already; --force replaces it" in told
+    assert Path("spec.yaml").read_text() == before
+    assert "Wrote spec.yaml" in command("import", "job.yaml", "-o", "spec.yaml", "--project", "other", "--force")[2]
+    assert "project: other" in Path("spec.yaml").read_text()
+
+
+def test_the_installed_command_reads_its_standard_input(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [FLOWPLAN, "import", "-"], check=False, cwd=tmp_path, input=ONE, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "project:" in done.stdout
+    assert 'one: equal to Job "one"' in done.stderr
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\x85\u2028\u2029"), max_size=30) | st.sampled_from(
+    [
+        "yes",
+        "010",
+        "0o10",
+        "1e3",
+        "1_000",
+        "1:30",
+        "~",
+        "",
+        "null",
+        "- a",
+        "a: b",
+        "# c",
+        "${var.x}",
+        " a\nb",
+        "a\n\n",
+        "<<",
+        "=",
+    ]
+)
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(VALUE.map(lambda value: {"value": value}))
+def test_yaml_that_is_written_is_read_as_the_same(value: Any) -> None:
+    assert json.dumps(parse(yaml_text(value), "x").value) == json.dumps(value)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(TEXT, max_size=4), st.dictionaries(st.from_regex("[A-Z]{1,8}", fullmatch=True), TEXT, max_size=4))
+def test_any_text_arrives_as_it_was(arguments: list[str], env: dict[str, str]) -> None:
+    container = {"name": "c", "image": "busybox:1.35", "args": arguments}
+    container |= {"env": [{"name": name, "value": value} for name, value in env.items()]}
+    pod = {"restartPolicy": "Never", "containers": [container]}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"template": {"spec": pod}}}
+    for one, objects in objects_of(json.dumps(job)):
+        assert unequal(one, objects, ManifestsByType()["kubernetes"]) == []
