@@ -28,7 +28,7 @@ def accept(store: Store, plan: Accepted, *, whole: bool, order: Sequence[str] = 
 
 
 def hold(store: Store, digest: str, held: Mapping[str, Held]) -> None:
-    """Record why steps of a plan, by address, do not begin; one that was dropped meanwhile stays dropped."""
+    """Record why steps of a plan, by address, do not begin; one that has begun or was dropped meanwhile stays so."""
     with store.changing("hold") as journal:
         journal.hold(digest, held)
 

@@ -167,9 +167,9 @@ class Journal:
         self.forget_plans("id NOT IN (SELECT id FROM plans ORDER BY id DESC LIMIT ?)", PLANS_KEPT)
 
     def hold(self, plan_digest: str, held: Mapping[str, Held]) -> None:
-        """Write what holds the steps of a plan back, by address."""
+        """Write what holds the steps of a plan back, by address; one that has begun or was dropped stays as it is."""
         self.db.executemany(
-            "UPDATE steps SET phase = ?, why = ?, until = ? WHERE address = ? AND phase <> 'dropped'"
+            f"UPDATE steps SET phase = ?, why = ?, until = ? WHERE address = ? AND {rows.OPEN_STEPS}"
             " AND plan = (SELECT id FROM plans WHERE digest = ?)",
             [(str(h.phase), rows.clean(h.why), h.until, address, plan_digest) for address, h in held.items()],
         )

@@ -70,7 +70,7 @@ class Round:
             digest, newest first.
         steps: by address. held: address -> digest of the plan, and why its step waits for something that only people can mend.
         told: addresses of which the state says such a reason already.
-        live: addresses of runs to follow.
+        live: addresses of runs to follow. refused: providers whose engines may not be used.
     """
 
     open: Mapping[str, str]
@@ -79,6 +79,7 @@ class Round:
     held: dict[str, tuple[str, str]] = field(default_factory=dict)
     told: frozenset[str] = frozenset()
     live: list[str] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
 
 
 class Follower:
@@ -274,7 +275,7 @@ class Follower:
     def _usable(self, project: Project, about: Round, approved: Plan) -> frozenset[str]:
         """Return the providers whose engines answer; the steps of engines that may not be used are held back."""
         records = project.store.records()
-        live = [records[address] for address in about.live]
+        live = [records[address] for address in about.live if address in records]
         names = sorted({step.change.provider for step in about.steps.values()} | {record.provider for record in live})
 
         def look(name: str) -> FlowplanError | None:
@@ -299,11 +300,16 @@ class Follower:
                 for address in [a for a, step in about.steps.items() if step.change.provider == name]:
                     step = about.steps.pop(address)
                     about.held[address] = step.digest, error.message
-                about.live = [address for address in about.live if records[address].provider != name]
+                about.refused.add(name)
         return frozenset(name for name, error in found.items() if error is None)
 
     def _still_approved(self, store: Store, about: Round, planned: Planned, asked: Collection[str]) -> list[Change]:
-        """Return the steps as they stand now; those that would not do what was approved are given up, saying why."""
+        """Return the steps as they stand now; those that would not do what was approved are given up, saying why.
+
+        What another flowplan has begun since the round did, as the apply that is still at it, is no step of it any more.
+        """
+        still = {(digest, step.address) for digest, step in unbegun(store)}
+        about.steps = {a: s for a, s in about.steps.items() if s.intended or (s.digest, a) in still}
         now = {change.address: change for change in planned.plan.changes}
         approved = [step.change for step in about.steps.values()]
         seen = [change for change in approved if change.provider in asked]
@@ -327,6 +333,8 @@ class Follower:
         watcher = threading.Thread(target=self._watch, args=(about, over), name="plans", daemon=True)
         watcher.start()
         lock = project.store.location.lock("serve")
+        # All that is recorded: another flowplan may have started something since the round began, which counts for a group.
+        known = [address for address, r in project.store.records().items() if r.provider not in about.refused]
         try:
             outcome = carry_out(
                 planned.plan,
@@ -338,7 +346,7 @@ class Follower:
                 secrets=project.secrets,
                 interrupted=over,
                 beside=Beside(
-                    follow=about.live,
+                    follow=known,
                     observed=planned.observed,
                     digests={address: step.digest for address, step in about.steps.items()},
                     heard=self._hear,

@@ -8,14 +8,20 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from projects import FLOWPLAN, Project, until
+
+import flowplan.serve.follower as follower_module
+from flowplan.commands.places import place
+from flowplan.serve.health import Health
 
 WORK = """\
 flowplan: 1
@@ -124,6 +130,42 @@ def test_a_foreground_apply_and_the_follower_share_the_work(project: Project) ->
         assert apply.returncode == 3, out + err
     assert logged(project) == ["cell1", "cell2", "cell3", "first", "second"]
     assert project.statuses() == ENDS
+
+
+CELLS = """\
+flowplan: 1
+project: demo
+runs:
+  cell: {provider: process, command: [sh, -c, 'echo cell${each.n} >> log; sleep 0.5'], matrix: {n: [1, 2, 3]}, max_parallel: 1}
+"""
+
+
+def test_what_an_apply_begins_while_a_round_does_is_not_given_up(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = project.write(CELLS)
+    project.ok("plan", "--out", "p.json")
+    killed = project.run("apply", "p.json", "--yes", env={"FLOWPLAN_FAULT": "state:accept:after"})
+    assert killed.code == -signal.SIGKILL
+    real, applies = follower_module.plan_again, iter([("apply", "p.json", "--yes", "--detach")])
+
+    def meanwhile(*arguments: Any) -> Any:
+        for words in applies:
+            project.ok(*words)
+        return real(*arguments)
+
+    monkeypatch.setattr(follower_module, "plan_again", meanwhile)
+    stop = threading.Event()
+    following = follower_module.Follower(lambda: place(None, spec, None).state, Health(), stop)
+    thread = threading.Thread(target=following.run)
+    thread.start()
+    try:
+        until(lambda: list(project.statuses().values()) == ["succeeded"] * 3)
+        assert not_started(project) == {}
+    finally:
+        stop.set()
+        thread.join(60)
+    assert logged(project) == ["cell1", "cell2", "cell3"]
 
 
 def test_a_killed_follower_is_replaced_by_the_one_that_stands_by(project: Project) -> None:
@@ -332,6 +374,26 @@ def test_it_answers_what_the_commands_print(project: Project) -> None:
             "/api/v1/status?address=x",
         ):
             assert get(port, path)[0] == 400, path
+
+
+def test_it_answers_as_its_openapi_document_says(project: Project) -> None:
+    project.write(WORK)
+    let_go(project)
+    project.ok("apply", "--yes", code=3)
+    port = free_port()
+    with follower(project, "--listen", f"127.0.0.1:{port}"):
+        until(lambda: "following" in told(project))
+        asked = subprocess.run(
+            [
+                str(Path(FLOWPLAN).with_name("schemathesis")), "run", f"http://127.0.0.1:{port}/api/v1/openapi.json",
+                "--phases=coverage,fuzzing", "--max-examples=15", "--generation-deterministic", "--request-timeout=30",
+                "--checks=not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+                "--warnings=off", "--no-color",
+            ],
+            check=False, cwd=project.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert asked.returncode == 0, asked.stdout + asked.stderr
+        assert " 0 generated" not in asked.stdout and get(port, "/livez")[0] == 200
 
 
 def test_events_are_streamed_and_resumed(project: Project) -> None:
