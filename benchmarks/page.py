@@ -27,6 +27,9 @@ LIMITS = {
     "logs": "the Engine, which sends each line by itself",
     "output-secrets": "each block of output is looked through in the supervisor, and again in `apply`, at 3 GB/s",
     "history": "nothing of it is read: indexes",
+    "shared-plan": "importing psycopg, connecting, and about twenty round trips, whatever the number of runs",
+    "shared-apply": "some round trips for each turn of the loop, in which many runs begin and end",
+    "shared-history": "as for `history`",
 }
 """Row -> what its time is spent on."""
 

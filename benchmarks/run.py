@@ -25,6 +25,7 @@ import rows_following
 import rows_memory
 import rows_output
 import rows_planning
+import rows_shared
 import rows_starting
 from measuring import FLOWPLAN, Failed, Result, Skipped, environment
 from page import PAGE, page, seconds
@@ -50,6 +51,9 @@ ROWS: dict[str, Row] = {
     "logs": rows_engines.logs,
     "output-secrets": rows_output.secrets,
     "history": rows_planning.history,
+    "shared-plan": rows_shared.plan,
+    "shared-apply": rows_shared.apply,
+    "shared-history": rows_shared.history,
 }
 HERE = Path(__file__).parent
 
@@ -69,7 +73,7 @@ def _measure_installed(arguments: list[str]) -> int:
         python = directory / "environment/bin/python"
         subprocess.run([sys.executable, "-m", "venv", directory / "environment"], check=True)
         pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-        subprocess.run([*pip, directory / "tree"], check=True)
+        subprocess.run([*pip, f"{directory / 'tree'}[postgres]"], check=True)
         return subprocess.run([python, __file__, "--installed", *arguments], check=False).returncode
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -24,9 +24,13 @@ _PATIENCE = 0.5
 """Seconds that the last output of a run may take to arrive after its removal."""
 
 
-def start(engines: Engines, redactor: Redactor, command: Start, order: Order) -> Answered:
-    """Create an attempt; remove the objects of former attempts before it, or after it when ``first``."""
-    gone, seen = Removed(engines, redactor), None
+def start(engines: Engines, redactor: Redactor, command: Start, order: Order, kept: Collection[str] = ()) -> Answered:
+    """Create an attempt; remove the objects of former attempts before it, or after it when ``first``.
+
+    Args:
+        kept: see ``Removed``.
+    """
+    gone, seen = Removed(engines, redactor, kept), None
     try:
         if not command.first:
             gone.remove(command.former)
@@ -65,9 +69,19 @@ def again(engines: Engines, command: Again) -> Answered:
     return Answered(command, seen)
 
 
-def remove(engines: Engines, redactor: Redactor, command: Remove, before: Observed | None = None) -> Answered:
-    """Stop and remove the objects of attempts."""
-    gone = Removed(engines, redactor)
+def remove(
+    engines: Engines,
+    redactor: Redactor,
+    command: Remove,
+    kept: Collection[str] = (),
+    before: Observed | None = None,
+) -> Answered:
+    """Stop and remove the objects of attempts.
+
+    Args:
+        kept: see ``Removed``.
+    """
+    gone = Removed(engines, redactor, kept)
     try:
         gone.remove(command.attempts)
     except FlowplanError as error:
@@ -75,7 +89,7 @@ def remove(engines: Engines, redactor: Redactor, command: Remove, before: Observ
     return gone.answer(command, before=before)
 
 
-def expire(engines: Engines, redactor: Redactor, command: Remove) -> Answered:
+def expire(engines: Engines, redactor: Redactor, command: Remove, kept: Collection[str] = ()) -> Answered:
     """Stop and remove a run that passed a time limit which its engine does not keep, unless its status has changed."""
     [record] = command.attempts
     try:
@@ -85,15 +99,20 @@ def expire(engines: Engines, redactor: Redactor, command: Remove) -> Answered:
         return Answered(command, error=error)
     if seen.exists and after(progress_of(record), told(record, seen)).status is not record.status:
         return Answered(command, seen)
-    return remove(engines, redactor, command, before=seen)
+    return remove(engines, redactor, command, kept, before=seen)
 
 
 @dataclass(slots=True)
 class Removed:
-    """The attempts that were removed so far, and the end of their outputs by run id."""
+    """The attempts that were removed so far, and the end of their outputs by run id.
+
+    Attributes:
+        kept: the run ids of attempts whose end of the output is stored, and need not be read before they go.
+    """
 
     engines: Engines
     redactor: Redactor
+    kept: Collection[str] = ()
     records: list[Recorded] = field(default_factory=list)
     outputs: dict[str, str] = field(default_factory=dict)
 
@@ -101,12 +120,13 @@ class Removed:
         """Stop and remove the objects of attempts, one after another, until an engine refuses."""
         for record in attempts:
             self.engines.check_target(record.provider, record.target, record.address)
-            end = record.output_tail or tail_of(self.engines, record, self.redactor, _LAST_LINES)
+            known = record.run_id in self.kept
+            end = "" if known else tail_of(self.engines, record, self.redactor, _LAST_LINES)
             with _listening(self.engines, record) as heard:
                 point("engine:delete:before")
                 self.engines.provider(record.provider).delete(record, record.settings.grace_period)
                 point("engine:delete:after")
-            if not record.output_tail:
+            if not known:
                 end = tail_text(redacted(heard.copy(), self.redactor)) or end
                 self.outputs |= {record.run_id: end} if end else {}
             self.records.append(record)

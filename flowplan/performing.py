@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from flowplan import calls
 from flowplan.engines import Engines
@@ -23,11 +23,12 @@ from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import progressed
 from flowplan.schemas.plans import Change
 from flowplan.schemas.runs import Identity, Recorded
-from flowplan.schemas.times import timestamp
 from flowplan.state.acceptance import dropped, hold
 from flowplan.state.location import Lock
 from flowplan.state.store import Store
 from flowplan.workers import Workers
+
+T = TypeVar("T")
 
 
 class Performer:
@@ -52,6 +53,7 @@ class Performer:
         self._secrets = secrets
         self._world, self._digest_of = world, world.digest_of
         self._seen_until, self._own = seen_until, set[int]()
+        self._kept: set[str] | None = None
         self._table: dict[type, Callable[[Any], Any]] = {
             words.Lock: self._take_lock,
             words.Unlock: lambda c: lock.release(),
@@ -60,14 +62,14 @@ class Performer:
             words.Advance: self._advance,
             words.Finish: self._finish,
             words.Absent: lambda c: store.absent(c.run_ids),
-            words.Destroyed: lambda c: store.destroyed(c.run_ids, plan_digest=self._digest_of(c.address)),
+            words.Destroyed: self._destroyed,
             words.Applied: self._applied,
             words.Forget: lambda c: store.forget([c.address], plan_digest=self._digest_of(c.address)),
             words.Move: self._move,
             words.Skip: self._skip,
             words.AskDropped: lambda c: dropped(store, {a: self._digest_of(a) for a in c.addresses}),
             words.AskCarried: lambda c: carried(store),
-            words.Keep: lambda c: store.set_tails(c.outputs),
+            words.Keep: self._keep,
             words.Reload: lambda c: store.records(c.addresses),
             words.Start: self._start,
             words.Update: self._update,
@@ -96,6 +98,7 @@ class Performer:
     # -- the state -------------------------------------------------------------------------------------------------
 
     def _take_lock(self, command: words.Lock) -> str:
+        self._kept = None  # another flowplan may have stored ends meanwhile
         try:
             self._lock.acquire(self._options.lock_timeout if command.wait else 0)
         except StateLocked as error:
@@ -105,17 +108,20 @@ class Performer:
         return ""
 
     def _intend(self, command: words.Intend) -> list[Event]:
-        together: dict[str, list[Recorded]] = {}
-        for record in command.records:
-            together.setdefault(record.plan_digest, []).append(record)
-        return [e for digest, records in together.items() for e in self._store.intend(records, plan_digest=digest)]
+        found = {record.address: record for record in command.records}
+        together = self._by_plan(found).items()
+        return [e for digest, some in together for e in self._store.intend(list(some.values()), plan_digest=digest)]
+
+    def _by_plan(self, what: Mapping[str, T]) -> dict[str, dict[str, T]]:
+        """Return what is to be recorded at addresses, by the digest of their accepted plan."""
+        together: dict[str, dict[str, T]] = {}
+        for address, one in what.items():
+            together.setdefault(self._digest_of(address), {})[address] = one
+        return together
 
     def _skip(self, command: words.Skip) -> None:
-        together: dict[str, dict[str, Held]] = {}
-        for address, why in command.why.items():
-            together.setdefault(self._digest_of(address), {})[address] = Held(StepPhase.SKIPPED, why)
-        for digest, held in together.items():
-            hold(self._store, digest, held)
+        for digest, why in self._by_plan(command.why).items():
+            hold(self._store, digest, {address: Held(StepPhase.SKIPPED, text) for address, text in why.items()})
 
     def _advance(self, command: words.Advance) -> tuple[list[Event], dict[str, Recorded]]:
         redactor = self._sink.redactor
@@ -141,24 +147,25 @@ class Performer:
         return [event for event in others if (run := self._world.runs.get(event.address)) and run.wanted]
 
     def _finish(self, command: words.Finish) -> list[Event]:
-        return self._store.finish(
-            command.run_id,
-            command.status,
-            reason=command.reason,
-            message=self._sink.redactor(command.message),
-            exit_code=command.exit_code,
-            finished_at=timestamp(command.finished_at) if command.finished_at else None,
-            present=False,
-        )
+        return self._store.finish([replace(end, message=self._sink.redactor(end.message)) for end in command.ends])
+
+    def _destroyed(self, command: words.Destroyed) -> list[Event]:
+        together = self._by_plan(command.attempts).items()
+        return [
+            event
+            for digest, some in together
+            for event in self._store.destroyed([r for ids in some.values() for r in ids], plan_digest=digest)
+        ]
 
     def _applied(self, command: words.Applied) -> None:
-        change = command.change
-        self._store.applied(
-            change.run_id,
-            objects=change.after or {},
-            settings=change.settings,
-            plan_digest=self._digest_of(change.address),
-        )
+        for digest, changes in self._by_plan({change.address: change for change in command.changes}).items():
+            in_force = {one.run_id: (one.after or {}, one.settings) for one in changes.values()}
+            self._store.applied(in_force, plan_digest=digest)
+
+    def _keep(self, command: words.Keep) -> None:
+        self._store.set_tails(command.outputs)
+        if self._kept is not None:
+            self._kept.update(command.outputs)
 
     def _move(self, command: words.Move) -> None:
         self._store.move({command.old: command.new}, plan_digest=self._digest_of(command.new))
@@ -167,16 +174,15 @@ class Performer:
 
     def _start(self, command: words.Start) -> None:
         order = self._order(command.change, command.born_as, fresh=command.fresh)
-        command = replace(command, former=self._with_ends(command.former))
-        self._submit(calls.start, self._engines, self._sink.redactor, command, order)
+        kept = self._with_ends(command.former)
+        self._submit(calls.start, self._engines, self._sink.redactor, command, order, kept)
 
     def _update(self, command: words.Update) -> None:
         self._submit(calls.update, self._engines, command, self._order(command.change, command.born_as))
 
     def _remove(self, command: words.Remove) -> None:
-        command = replace(command, attempts=self._with_ends(command.attempts))
         work = calls.expire if command.limit else calls.remove
-        self._submit(work, self._engines, self._sink.redactor, command)
+        self._submit(work, self._engines, self._sink.redactor, command, self._with_ends(command.attempts))
 
     def _submit(self, work: Callable[..., Fact], *args: Any) -> None:
         """Let a worker change something on an engine, unless the lock was lost until it comes to that."""
@@ -192,10 +198,14 @@ class Performer:
         identity = Identity(plan.project, plan.lineage, born_as or change.address, change.attempt, plan.environment)
         return Order(identity, change.name, change.after or {}, change.settings, self._secrets, fresh)
 
-    def _with_ends(self, records: Sequence[Recorded]) -> tuple[Recorded, ...]:
-        """Return the records with the stored end of their output, so that it is not read again before a removal."""
-        ends = self._store.tails([r.run_id for r in records]) if records else {}
-        return tuple(replace(r, output_tail=ends.get(r.run_id, "")) for r in records)
+    def _with_ends(self, records: Sequence[Recorded]) -> frozenset[str]:
+        """Return the run ids of which the end of the output is stored already, so that it is not read again before a removal."""
+        if self._kept is None and records:
+            runs = self._world.runs.values()
+            former = [record.run_id for run in runs for record in run.former]
+            newest = [run.record.run_id for run in runs if run.record]
+            self._kept = self._store.with_tails([*former, *newest, *(record.run_id for record in records)])
+        return frozenset(record.run_id for record in records if self._kept and record.run_id in self._kept)
 
     def _unfollow(self, command: words.Unfollow) -> bool:
         self._watches.ended(command.record)

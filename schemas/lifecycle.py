@@ -69,6 +69,18 @@ class Progress:
     remarks: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """An end that flowplan itself gives an attempt, whose object is gone; it is at ``finished_at`` (RFC 3339), or now."""
+
+    run_id: str
+    status: Status
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    finished_at: str | None = None
+
+
 _RECORDED = tuple(f.name for f in fields(Progress) if f.name != "outcome")
 
 

@@ -125,6 +125,10 @@ class Reading(ABC):
         """Return the stored ends of the output of some attempts, where there are any."""
         return dict(self.among("SELECT run_id, text FROM tails WHERE run_id", run_ids))
 
+    def with_tails(self, run_ids: Collection[str]) -> set[str]:
+        """Return which of some attempts have a stored end of their output."""
+        return {run_id for (run_id,) in self.among("SELECT run_id FROM tails WHERE run_id", run_ids)}
+
     def run_ids(self) -> set[str]:
         """Return the run ids of all attempts there ever were."""
         return {run_id for (run_id,) in self.all("SELECT run_id FROM attempts")}

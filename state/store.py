@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from flowplan.schemas.accepted import StepPhase
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.events import Event
-from flowplan.schemas.lifecycle import Progress
+from flowplan.schemas.lifecycle import End, Progress
 from flowplan.schemas.runs import Objects, Observed, Recorded, Settings, Status
 from flowplan.state import rows, transitions
 from flowplan.state.journal import Journal
@@ -117,30 +117,23 @@ class Store(Reading):
                 change = transitions.advanced(seen, self.known(one.run_id for one in seen))
             return journal.write(change), change.progress
 
-    def finish(self, run_id: str, status: Status, *, engine_at: str | None = None, **facts: Any) -> list[Event]:
-        """Record flowplan's own verdict (start failed, timed out, cancelled); an attempt that has ended keeps its end.
-
-        Args:
-            facts: fields of Progress; ``finished_at`` is now where it is not given, reason and message are "".
-        """
-        facts = {"reason": "", "message": "", **facts, "finished_at": facts.get("finished_at") or rows.now()}
+    def finish(self, ends: Sequence[End]) -> list[Event]:
+        """Record flowplan's own verdicts (start failed, timed out, cancelled); an attempt that has ended keeps its end."""
         with self.changing("finish") as journal:
-            return journal.write(transitions.concluded(self._known(run_id), status, engine_at, **facts))
+            return journal.write(transitions.concluded(ends, self._known([end.run_id for end in ends]), rows.now()))
 
-    def applied(
-        self, run_id: str, *, objects: Objects, settings: Settings, plan_digest: str = "", name: str | None = None
-    ) -> None:
-        """Record what is in force now, after an update, an adoption or a refresh."""
+    def applied(self, in_force: Mapping[str, tuple[Objects, Settings]], *, plan_digest: str = "") -> None:
+        """Record what is in force now, after an update, an adoption or a refresh: run id -> objects and settings."""
         with self.changing("applied") as journal:
-            known = self._known(run_id)
-            then = replace(known.progress, plan_digest=plan_digest or known.progress.plan_digest)
-            then = then if name is None else replace(then, name=name)
-            [(text,)] = self.all("SELECT applied FROM attempts WHERE run_id = ?", run_id)
-            [now_applied] = self.decoded(lambda row: rows.reapplied(row[0], objects, settings), [(text,)])
-            if then != known.progress or now_applied != text:
-                journal.write(transitions.Written({run_id: then}, []))
-                journal.apply({run_id: now_applied})
-            journal.carried_out(plan_digest, [known.address])
+            known = self._known(in_force)
+            found = self.among("SELECT run_id, applied FROM attempts WHERE run_id", in_force)
+            texts = self.decoded(lambda row: (row[0], row[1], rows.reapplied(row[1], *in_force[row[0]])), found)
+            changed = {run_id: now for run_id, before, now in texts if now != before}
+            digests = {one.run_id: plan_digest or one.progress.plan_digest for one in known.values()}
+            then = {one.run_id: replace(one.progress, plan_digest=digests[one.run_id]) for one in known.values()}
+            journal.write(transitions.Written({r: p for r, p in then.items() if p != known[r].progress}, []))
+            journal.apply(changed)
+            journal.carried_out(plan_digest, [one.address for one in known.values()])
 
     def set_tails(self, texts: Mapping[str, str]) -> None:
         """Keep the ends of the output of runs (64 KiB), which the caller has redacted, by run id."""
@@ -209,11 +202,11 @@ class Store(Reading):
         with self.changing("remember") as journal:
             journal.note({name: rows.dumps(document)})
 
-    def _known(self, run_id: str) -> transitions.Known:
-        try:
-            return self.known([run_id])[run_id]
-        except KeyError:
-            raise StateError(f"the state {self.location} knows no run {run_id}") from None
+    def _known(self, run_ids: Collection[str]) -> dict[str, transitions.Known]:
+        known = self.known(run_ids)
+        if unknown := [run_id for run_id in run_ids if run_id not in known]:
+            raise StateError(f"the state {self.location} knows no run {', '.join(unknown)}")
+        return known
 
     def _newest(self, addresses: Iterable[str]) -> list[tuple[str, str]]:
         """Return address and run id of the newest attempts at some addresses."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flowplan.schemas.errors import Refused
 from flowplan.schemas.events import Event
-from flowplan.schemas.lifecycle import RETRIED, Progress, after, finished
+from flowplan.schemas.lifecycle import RETRIED, End, Progress, after, finished
 from flowplan.schemas.runs import Observed, Recorded, Status
 
 FORGOTTEN = "Forgotten"
@@ -95,11 +95,25 @@ def advanced(seen: Iterable[Observed], known: Mapping[str, Known]) -> Written:
     return Written(changed, events)
 
 
-def concluded(item: Known, status: Status, engine_at: str | None, **facts: Any) -> Written:
-    """Return what flowplan's own verdict changes; there is an event only for another status."""
-    before, then = item.progress, finished(item.progress, status, **facts)
-    changed = {item.run_id: then} if then != before else {}
-    return Written(changed, [item.event(then, engine_at)] if then.status is not before.status else [])
+def concluded(ends: Iterable[End], known: Mapping[str, Known], now: str) -> Written:
+    """Return what flowplan's own verdicts change; there is an event only for another status."""
+    changed, events = {}, []
+    for end in ends:
+        item = known[end.run_id]
+        then = finished(
+            item.progress,
+            end.status,
+            reason=end.reason,
+            message=end.message,
+            exit_code=end.exit_code,
+            finished_at=end.finished_at or now,
+            present=False,
+        )
+        if then != item.progress:
+            changed[end.run_id] = then
+        if then.status is not item.progress.status:
+            events.append(item.event(then))
+    return Written(changed, events)
 
 
 def destroyed(known: Iterable[Known], *, reason: str, message: str = "", present: bool | None = None) -> Written:

@@ -13,12 +13,16 @@ class CuttableProxy:
 
     ``refuse`` closes every new connection; ``swallow`` passes requests on but resets the connection when the answer
     comes. ``cut()`` resets all connections that are open.
+
+    Attributes:
+        accepted: the connections that there were; asked: how often a client has spoken after it had an answer, which is the
+            number of round trips.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._upstream = (host, port)
         self.mode = "open"
-        self.accepted = 0
+        self.accepted = self.asked = 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -36,14 +40,21 @@ class CuttableProxy:
                 continue
             upstream = socket.create_connection(self._upstream)
             self._pairs.append((client, upstream))
-            threading.Thread(target=self._pump, args=(client, upstream, False), daemon=True).start()
-            threading.Thread(target=self._pump, args=(upstream, client, True), daemon=True).start()
+            heard = threading.Event()
+            heard.set()
+            threading.Thread(target=self._pump, args=(client, upstream, False, heard), daemon=True).start()
+            threading.Thread(target=self._pump, args=(upstream, client, True, heard), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool, heard: threading.Event) -> None:
         handshaken = 0
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 handshaken += 1
+                if answers:
+                    heard.set()
+                elif heard.is_set():
+                    heard.clear()
+                    self.asked += 1
                 if answers and self.mode == "swallow" and handshaken > 1:  # the first answer is that of TLS
                     break
                 sink.sendall(data)

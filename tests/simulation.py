@@ -130,13 +130,18 @@ class State:
                         events += self._change(one.run_id, after(progress_of(self.attempts[one.run_id]), one))
                 newest = self.records()
                 return events, {r.address: newest[r.address] for r, _ in seen if r.address in newest}
-            case words.Finish(run_id, status, reason):
-                then = finished(progress_of(self.attempts[run_id]), status, reason=reason, present=False)
-                return self._change(run_id, then)
+            case words.Finish(ends):
+                events = []
+                for end in ends:
+                    before = progress_of(self.attempts[end.run_id])
+                    then = finished(before, end.status, reason=end.reason, present=False)
+                    events += self._change(end.run_id, then)
+                return events
             case words.Absent(run_ids):
                 for run_id in run_ids:
                     self.attempts[run_id] = replace(self.attempts[run_id], present=False)
-            case words.Destroyed(_, run_ids):
+            case words.Destroyed(attempts):
+                run_ids = [run_id for some in attempts.values() for run_id in some]
                 for run_id in run_ids:
                     if run_id in self.attempts:
                         self.attempts[run_id] = replace(self.attempts[run_id], status=Status.DESTROYED, present=False)
@@ -150,8 +155,9 @@ class State:
                 run_id = self.newest[new] = self.newest.pop(old)
                 self.attempts[run_id] = replace(self.attempts[run_id], address=new)
                 self.last[new] = max(self.last.get(old, 0), self.last.get(new, 0))
-            case words.Applied(change):
-                self.attempts[change.run_id] = replace(self.attempts[change.run_id], objects=change.after or {})
+            case words.Applied(changes):
+                for change in changes:
+                    self.attempts[change.run_id] = replace(self.attempts[change.run_id], objects=change.after or {})
             case words.Reload(addresses):
                 return {a: r for a, r in self.records().items() if a in addresses}
             case words.AskDropped():

@@ -234,12 +234,14 @@ def shown(command: words.Command) -> str:
             return f"remove {ids(attempts) or address}" + (f" ({limit})" if limit else "")
         case words.Again(record):
             return f"start {record.run_id} again"
-        case words.Finish(run_id, status, reason):
-            return f"record {run_id} {status}: {reason}"
-        case words.Absent(run_ids) | words.Destroyed(_, run_ids):
-            return f"record {' '.join(run_ids)} {type(command).__name__.lower()}"
-        case words.Applied(change):
-            return f"record {change.run_id} applied"
+        case words.Finish(ends):
+            return "record " + ", ".join(f"{end.run_id} {end.status}: {end.reason}" for end in ends)
+        case words.Absent(run_ids):
+            return f"record {' '.join(run_ids)} absent"
+        case words.Destroyed(attempts):
+            return f"record {' '.join(run_id for ids in attempts.values() for run_id in ids)} destroyed"
+        case words.Applied(changes):
+            return f"record {' '.join(change.run_id for change in changes)} applied"
         case words.Show(record, aloud):
             return f"{'show' if aloud else 'hear'} {record.run_id}"
         case words.Unfollow(record) | words.ReadEnd(record):

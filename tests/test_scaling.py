@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +15,15 @@ import pytest
 from in_memory import InMemory
 from rendered import plan_text
 
-from flowplan.planner.conduct import starting
+from flowplan.planner import conduct
+from flowplan.planner.conduct import starting, words
 from flowplan.planning import plan_spec
 from flowplan.project import Project, Request
 from flowplan.providers.fake import FakeEngine, Script
 from flowplan.providers.kubernetes.observing import observe
 from flowplan.providers.kubernetes.reading import LINEAGE, RUN_ID
 from flowplan.providers.kubernetes.requests import Api
+from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
@@ -126,6 +130,70 @@ def test_dependents_are_destroyed_first(worlds: Any) -> None:
     world.apply(chain)
     world.apply([world.change(c.address, Action.DESTROY, needs=c.settings.needs) for c in chain])
     assert world.did("delete") == [f"r{n}" for n in reversed(range(50))]
+
+
+RECORDING = (words.Keep, words.Finish, words.Absent, words.Destroyed, words.Applied, words.Intend, words.Advance)
+
+
+def recorded_for(action: Action, error: ProviderError | None, count: int) -> list[str]:
+    """Return the commands to the state that follow when an engine answers ``count`` steps at once."""
+    settings, state, lineage = Settings(group="cell"), {"Fake": {"command": ["a"]}}, str(uuid.uuid4())
+    changes = [
+        Change(
+            f"c{n}",
+            "fake",
+            "fake",
+            action,
+            (),
+            before=state,
+            after=state,
+            settings=settings,
+            name=f"c{n}",
+            run_id=run_id(lineage, f"c{n}", 1),
+        )
+        for n in range(count)
+    ]
+    records = {
+        c.address: Recorded(c.address, "fake", "fake", {}, 1, c.run_id, c.name, state, settings, Status.RUNNING)
+        for c in changes
+        if not action.starts
+    }
+    plan = Plan("p", "sha256:0", lineage, 1, "", "", tuple(changes))
+    world = conduct.World(plan, records, manner=words.Manner(detach=True), locked=True)
+    moment = words.Moment(datetime.now(UTC), lambda provider: None, count, lambda record: False)
+    answers: dict[type, Any] = {words.Lock: "", words.Advance: ([], {}), words.Reload: {}, words.Unfollow: False}
+    asked: list[words.Command] = []
+
+    def perform(commands: words.Commands) -> None:
+        answer = None
+        with suppress(StopIteration):
+            while True:
+                asked.append(commands.send(answer))
+                answer = answers.get(type(asked[-1]), [])
+
+    perform(conduct.begin(world, (), moment))
+    calls = [command for command in asked if isinstance(command, words.Start | words.Update | words.Remove)]
+    assert len(calls) == count
+    facts = [
+        words.Answered(
+            command,
+            removed=tuple(command.attempts) if isinstance(command, words.Remove) and not error else (),
+            outputs={record.run_id: "end" for record in getattr(command, "attempts", ())},
+            error=error,
+        )
+        for command in calls
+    ]
+    perform(conduct.react(world, facts, moment))
+    assert not world.calls
+    return [type(command).__name__ for command in asked if isinstance(command, RECORDING)]
+
+
+@pytest.mark.parametrize("error", [None, ProviderError("refused")])
+@pytest.mark.parametrize("action", [Action.CREATE, Action.UPDATE, Action.DESTROY])
+def test_what_many_steps_come_to_is_recorded_together(action: Action, error: ProviderError | None) -> None:
+    one, many = recorded_for(action, error, 1), recorded_for(action, error, 50)
+    assert one == many
+    assert one or (action is Action.UPDATE and error)
 
 
 def calls(work: Callable[[], object]) -> int:

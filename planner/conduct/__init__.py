@@ -58,13 +58,13 @@ def react(world: World, facts: Sequence[words.Fact], moment: words.Moment) -> Co
     """Return what follows from facts; without any, time has passed.
 
     Removals come first, so that an object which went away because of them is not taken for lost. Then what was seen is
-    recorded, then answered steps are finished; new steps begin last, when all that they depend on is known.
+    recorded, then answered steps are finished; new steps begin last, when all that they depend on is known. What many
+    facts have to be recorded for is one command: the number of commands to the state does not grow with the runs.
     """
     world.moment = moment
     answers = [fact for fact in facts if isinstance(fact, words.Answered)]
     world.calls -= len(answers) + sum(isinstance(fact, words.EndRead) for fact in facts)
-    for answer in answers:
-        yield from removed(world, answer)
+    yield from removed(world, answers)
     disputed, world.disputed = world.disputed, []
     seen = [a.seen for a in answers if a.seen] + [fact.what for fact in facts if isinstance(fact, words.Seen)]
     yield from advance(world, _newest([*disputed, *seen]))
@@ -72,7 +72,9 @@ def react(world: World, facts: Sequence[words.Fact], moment: words.Moment) -> Co
         if answer.seen:
             for place, what in (answer.seen.remarks or {}).items():
                 yield words.Note(f"warning: {world.address_of[answer.seen.run_id]}: {remark(place, what)}")
-        yield from settle(world, answer)
+    yield from settle(world, answers)
+    if ends := {fact.run_id: fact.text for fact in facts if isinstance(fact, words.EndRead) and fact.text}:
+        yield words.Keep(ends)
     for fact in facts:
         yield from _take(world, fact)
     yield from enforce_limits(world)
@@ -90,8 +92,6 @@ def react(world: World, facts: Sequence[words.Fact], moment: words.Moment) -> Co
 def _take(world: World, fact: words.Fact) -> Commands:
     """Take in one fact that is neither an answer nor an observation."""
     match fact:
-        case words.EndRead(run_id, text) if text:
-            yield words.Keep({run_id: text})
         case words.Shown(run_id):
             yield from tell_end(world, world.address_of[run_id])
             yield from read_end(world, run_id)

@@ -204,7 +204,7 @@ def _call(world: World, run: Run) -> Commands:
         return
     if change.action is Action.ADOPT and run.record and run.record.status not in (Status.CREATING, Status.PENDING):
         # It was seen to have started. A call would create it again if it has been removed since.
-        yield words.Applied(change)
+        yield words.Applied((change,))
         yield from refresh(world, [run.address])
         world.finished(run)
         yield from _remove_former(world, run)

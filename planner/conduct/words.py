@@ -9,8 +9,9 @@ from typing import Any
 
 from flowplan.schemas.errors import FlowplanError
 from flowplan.schemas.events import Event
+from flowplan.schemas.lifecycle import End
 from flowplan.schemas.plans import Change, FieldChange
-from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.schemas.runs import Observed, Recorded
 
 # commands -------------------------------------------------------------------------------------------------------------
 
@@ -52,14 +53,9 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Record an end that flowplan itself gave an attempt. Answer: the events."""
+    """Record the ends that flowplan itself gave attempts. Answer: the events."""
 
-    run_id: str
-    status: Status
-    reason: str
-    message: str = ""
-    exit_code: int | None = None
-    finished_at: datetime | None = None
+    ends: tuple[End, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +67,16 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Destroyed:
-    """Record that these attempts of an address were destroyed on purpose. Answer: the events."""
+    """Record that attempts were destroyed on purpose: address -> run ids. Answer: the events."""
 
-    address: str
-    run_ids: tuple[str, ...]
+    attempts: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Record what is in force at an address after an update or an adoption."""
+    """Record what is in force at addresses after updates or adoptions."""
 
-    change: Change
+    changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.state.location import WRITE, Location
@@ -13,6 +13,29 @@ from flowplan.state.postgres.session import Session
 
 if TYPE_CHECKING:
     from flowplan.state.postgres.store import PostgresStore
+
+
+class StateRow(NamedTuple):
+    """What the server says of a state, and of what this user may do with it.
+
+    Attributes:
+        moved_to: "" while it is here; writes, sees_key: whether the user may; frozen: nobody may write on this server.
+    """
+
+    id: int
+    lineage: str
+    moved_to: str
+    writes: bool
+    sees_key: bool
+    frozen: bool
+
+
+_ROW = """
+SELECT id, lineage, coalesce(moved_to, ''),
+  has_table_privilege('flowplan.attempts', 'INSERT'), has_table_privilege('flowplan.keys', 'SELECT'),
+  pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean
+FROM flowplan.states WHERE project = %s AND environment = %s
+"""
 
 
 class DatabaseLocation(Location):
@@ -72,7 +95,7 @@ class DatabaseLocation(Location):
         self._project = project
 
     def exists(self) -> bool:
-        return bool(self._tables()) and bool(self._row())
+        return self._tables() is not None and self.row() is not None
 
     def open(
         self,
@@ -90,11 +113,15 @@ class DatabaseLocation(Location):
             schema.upgrade(self.session)
             self._format = None
         schema.check(self.session, self._tables() or (0, 0, 0), writes=not read_only)
-        if not self._row():
+        row = self.row()
+        if row is None:
             if not create:
                 raise self._missing()
             make(self, born)
-        store = PostgresStore(self, read_only=read_only)
+            row = self.row()
+        if row is None:
+            raise self._missing()
+        store = PostgresStore(self, row, read_only=read_only)
         if not (anywhere or read_only):
             store.check_home()
         return store
@@ -155,8 +182,9 @@ class DatabaseLocation(Location):
             self._format = schema.version(self.session)
         return self._format if self._format[0] else None
 
-    def _row(self) -> list[Any]:
-        return self.session.ask("SELECT id FROM flowplan.states WHERE project = %s AND environment = %s", *self.key)
+    def row(self) -> StateRow | None:
+        """Return the row of the state, None where there is none."""
+        return next((StateRow(*row) for row in self.session.ask(_ROW, *self.key)), None)
 
     def _missing(self) -> StateError:
         return StateError(

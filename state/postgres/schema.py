@@ -80,17 +80,15 @@ _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(7379637)"
 def version(session: Session) -> tuple[int, int, int]:
     """Return the format of the tables, and the formats that readers and writers must know; zeros where there are none."""
     [(there, allowed)] = session.ask(
-        "SELECT to_regnamespace('flowplan') IS NOT NULL,"
+        "SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('flowplan') AND relname = 'format'),"
         " coalesce(has_schema_privilege(to_regnamespace('flowplan')::oid, 'USAGE'), true)"
     )
-    if not there:
-        return 0, 0, 0
     if not allowed:
         raise StateError(
             f"the state {session.address.shown()} cannot be used: this user has no right to flowplan's tables",
             hint="`flowplan state grants`, given by the owner of the database, prints what gives it",
         )
-    if not session.ask("SELECT to_regclass('flowplan.format') IS NOT NULL")[0][0]:
+    if not there:
         return 0, 0, 0
     found = session.ask("SELECT version, least_reader, least_writer FROM flowplan.format")
     return (int(found[0][0]), int(found[0][1]), int(found[0][2])) if found else (0, 0, 0)

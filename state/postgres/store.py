@@ -24,7 +24,7 @@ from flowplan.state.postgres.session import AGAIN, BOUNDS, Again, Row, Session, 
 from flowplan.state.store import Store, moved_away, new_identity
 
 if TYPE_CHECKING:
-    from flowplan.state.postgres.location import DatabaseLocation
+    from flowplan.state.postgres.location import DatabaseLocation, StateRow
 
 PAGE = 200
 """Attempts that are read at a time while a state is dumped."""
@@ -50,15 +50,12 @@ def _spoken(query: str) -> str:
 class PostgresStore(Store):
     """An opened state in a database. Reads take one round trip each, a change two or three, whatever the number of rows."""
 
-    def __init__(self, location: DatabaseLocation, *, read_only: bool) -> None:
+    def __init__(self, location: DatabaseLocation, row: StateRow, *, read_only: bool) -> None:
         self.location: DatabaseLocation = location
         self._session: Session = location.session
-        project, environment = location.key
-        [[row]] = self._session.ask_all((_WHAT, (project, environment)))
-        self._id, writes, keys, frozen = row
-        self.read_only = read_only or not writes or frozen
-        self._why = "the server is a replica, or in recovery" if frozen else "this user may only read it"
-        self._keys = keys
+        self._id = row.id
+        self.read_only = read_only or not row.writes or row.frozen
+        self._why = "the server is a replica, or in recovery" if row.frozen else "this user may only read it"
         self._about: Statement = (
             "SELECT set_config('flowplan.state', %s, true), set_config('search_path', 'flowplan', true)",
             (str(self._id),),
@@ -66,7 +63,7 @@ class PostgresStore(Store):
         self._inside = False
         self._serial = -1
         self.moved_from = ""
-        self.identify()
+        self._take(row)
 
     @property
     def scope(self) -> str:
@@ -77,10 +74,14 @@ class PostgresStore(Store):
 
     def identify(self) -> None:
         """Read the lineage and the key of the state, which a write may have changed."""
-        query = "SELECT lineage, coalesce(moved_to, '') FROM flowplan.states WHERE id = %s"
-        lineage, self.moved_to = self._session.ask(query, self._id)[0]
-        self.lineage = str(uuid.UUID(lineage))
-        found = self._session.ask("SELECT key FROM flowplan.keys WHERE state = %s", self._id) if self._keys else []
+        row = self.location.row()
+        if row is None:
+            raise rows.damaged(self.location, "it has no identity")
+        self._take(row)
+
+    def _take(self, row: StateRow) -> None:
+        self.lineage, self.moved_to = str(uuid.UUID(row.lineage)), row.moved_to
+        found = self._session.ask("SELECT key FROM flowplan.keys WHERE state = %s", row.id) if row.sees_key else []
         self._key = bytes(found[0][0]) if found else None
         self.has_key = self._key is not None
 
@@ -188,11 +189,6 @@ class PostgresStore(Store):
         return self._serial if self._inside else self.serial
 
 
-_WHAT = """
-SELECT id, has_table_privilege('flowplan.attempts', 'INSERT'), has_table_privilege('flowplan.keys', 'SELECT'),
-  pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean
-FROM flowplan.states WHERE project = %s AND environment = %s
-"""
 _OURS = "SELECT serial, moved_to, last_write FROM flowplan.states WHERE id = %s FOR UPDATE"
 
 

@@ -14,6 +14,7 @@ from stores import KINDS, dumped, fresh, full, record, shown, started, told
 
 from flowplan.schemas import lifecycle
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
+from flowplan.schemas.lifecycle import End
 from flowplan.schemas.runs import Observed, Settings, Status, Try
 from flowplan.state import pruning, rows, transfer
 from flowplan.state.journal import PLANS_KEPT
@@ -152,12 +153,12 @@ def test_a_move_that_makes_no_sense_is_refused(store: Store, old: str, new: str)
 
 def test_applied_changes_what_is_in_force(store: Store) -> None:
     item = started(store, "a")
-    store.applied(item.run_id, objects={"Job": {}}, settings=Settings(rerun="always"), plan_digest="d", name="n")
+    store.applied({item.run_id: ({"Job": {}}, Settings(rerun="always"))}, plan_digest="d")
     kept = store.records()["a"]
-    assert (kept.objects, kept.settings.rerun, kept.plan_digest, kept.name) == ({"Job": {}}, "always", "d", "n")
+    assert (kept.objects, kept.settings.rerun, kept.plan_digest) == ({"Job": {}}, "always", "d")
     assert (kept.status, kept.target) == (Status.RUNNING, item.target)
     serial = store.serial
-    store.applied(item.run_id, objects={"Job": {}}, settings=Settings(rerun="always"), plan_digest="d", name="n")
+    store.applied({item.run_id: ({"Job": {}}, Settings(rerun="always"))}, plan_digest="d")
     assert store.serial == serial
 
 
@@ -169,6 +170,7 @@ def test_the_tail_is_bounded_and_only_where_it_is_asked_for(store: Store) -> Non
     assert rows.TAIL_BYTES - 4 < len(text.encode()) <= rows.TAIL_BYTES
     assert store.records()["a"].output_tail == ""
     assert store.tails([item.run_id, "x"]) == {item.run_id: text}
+    assert store.with_tails([item.run_id, "x"]) == {item.run_id}
     store.set_tails({"unknown": "x"})
     assert store.tails(["unknown"]) == {}
 
@@ -182,8 +184,8 @@ def test_the_serial_grows_with_every_change_and_only_then(store: Store) -> None:
     store.observe([Observed(item.run_id, status=Status.RUNNING), Observed("unknown", status=Status.FAILED)])
     store.absent([])
     store.forget([], plan_digest="d")
-    assert store.finish(item.run_id, Status.CANCELLED) != []
-    assert store.finish(item.run_id, Status.FAILED) == []
+    assert store.finish([End(item.run_id, Status.CANCELLED)]) != []
+    assert store.finish([End(item.run_id, Status.FAILED)]) == []
     store.forget(["b"])
     assert store.serial == 4
 
@@ -319,7 +321,7 @@ def test_an_intent_without_an_object_stays_an_intent(store: Store) -> None:
 
 def test_flowplans_verdict_stays_and_takes_the_exit_code_later(store: Store) -> None:
     item = started(store, "a")
-    [event] = store.finish(item.run_id, Status.TIMED_OUT, reason="DeadlineExceeded", message="ran 6 s")
+    [event] = store.finish([End(item.run_id, Status.TIMED_OUT, "DeadlineExceeded", "ran 6 s")])
     assert (event.status, event.reason) == ("timed_out", "DeadlineExceeded")
     assert store.observe([Observed(item.run_id, status=Status.FAILED, exit_code=143)]) == []
     kept = store.records()["a"]
@@ -330,7 +332,7 @@ def test_flowplans_verdict_stays_and_takes_the_exit_code_later(store: Store) -> 
 def test_a_start_that_failed_is_an_end_with_nothing_left(store: Store) -> None:
     item = record(store, "a")
     store.intend([item])
-    store.finish(item.run_id, Status.FAILED, reason="StartFailed", exit_code=127, present=False)
+    store.finish([End(item.run_id, Status.FAILED, "StartFailed", exit_code=127)])
     kept = store.records()["a"]
     assert (kept.status, kept.exit_code, kept.present) == (Status.FAILED, 127, False)
 
@@ -339,9 +341,9 @@ def test_a_start_that_failed_is_an_end_with_nothing_left(store: Store) -> None:
 def test_an_unknown_run_is_told(store: Store, call: str) -> None:
     with pytest.raises(StateError, match="knows no run x"):
         if call == "finish":
-            store.finish("x", Status.FAILED)
+            store.finish([End("x", Status.FAILED)])
         else:
-            store.applied("x", objects={}, settings=Settings())
+            store.applied({"x": ({}, Settings())})
 
 
 # --- moving a state -----------------------------------------------------------------------------------------------
