@@ -486,6 +486,18 @@ def import_(
     kind: Annotated[
         str, Option("--kind", metavar=_sources, help="What the files are; default: told by their content.")
     ] = "",
+    from_cluster: Annotated[
+        bool, Option("--from-cluster", help="Import Jobs that a cluster of Kubernetes has.")
+    ] = False,
+    selector: Annotated[
+        str, Option("--selector", "-l", metavar="LABELS", help="With --from-cluster: only Jobs with these labels.")
+    ] = "",
+    namespace: Annotated[
+        str, Option("--namespace", "-n", metavar="NAME", help="With --from-cluster: of this namespace.")
+    ] = "",
+    kube_context: Annotated[
+        str, Option("--kube-context", metavar="NAME", help="With --from-cluster: of this context of the kubeconfig.")
+    ] = "",
     project: Annotated[
         str, Option("--project", metavar="NAME", help="Name of the project; default: the source's, or the directory's.")
     ] = "",
@@ -498,7 +510,10 @@ def import_(
     """Make a spec of what other tools run, and prove that it runs the same: exit 2 where it does not."""
     from flowplan.commands import importing
 
-    return importing.import_(source or [], importing.How(kind, project, out, force, format))
+    if (selector or namespace or kube_context) and not from_cluster:
+        raise InvalidInput("--selector, --namespace and --kube-context need --from-cluster")
+    cluster = importing.Cluster(selector, namespace, kube_context) if from_cluster else None
+    return importing.import_(source or [], cluster, importing.How(kind, project, out, force, format))
 
 
 @command()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.plans import FieldChange, Finding
-from flowplan.schemas.runs import Identity, Objects, Observed, Recorded, Settings, Target
+from flowplan.schemas.runs import Identity, Json, Objects, Observed, Recorded, Settings, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +170,14 @@ class ContainerReader(Protocol):
         Raises:
             ProviderError: it has no container of that name.
         """
+
+
+@runtime_checkable
+class Catalogue(Protocol):
+    """An optional part of a provider that can list what runs could be made of, whoever made it."""
+
+    def catalogue(self, selector: str) -> list[Json]:
+        """Return the objects that a selector of labels matches, all for "", as the engine's API has them."""
 
 
 class Retrier(Protocol):

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from projects import FLOWPLAN
+from projects import FLOWPLAN, Project, until
 
 from flowplan.cli import run
 from flowplan.commands.importing import rendered_objects
@@ -62,7 +63,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def objects_of(text: str, file: str = "source.yaml") -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yield the runs of a source, each with the objects that the planner makes of it."""
     runs = settled(imported(text, file, "").runs)
-    rendered = rendered_objects(yaml_text(spec_of("project", runs)), Path("flowplan.yaml"), runs)
+    rendered = rendered_objects(yaml_text(spec_of("project", runs, {})), Path("flowplan.yaml"), runs)
     yield from ((one, rendered[one.name]) for one in runs)
 
 
@@ -157,6 +158,48 @@ NO_JOBS = {"pod", "ephemeral-volume"}
 @pytest.fixture(scope="module")
 def api() -> Api:
     return Api(endpoint({}, Path("/")))
+
+
+LIVE = ("load-test", "projected", "resnet-training", "secure")
+
+
+@pytest.mark.kubernetes
+def test_live_jobs_become_runs_that_make_equal_jobs(tmp_path: Path, api: Api, namespace: str) -> None:
+    """Import what a cluster has, take over one Job as it is, and make the others anew."""
+    mark = uuid.uuid4().hex[:8]
+    for path in (path for path in JOBS if path.stem in LIVE):
+        (job,) = sources_of(path)
+        job["metadata"] |= {"namespace": namespace, "name": f"{path.stem}-{mark}"}
+        job["metadata"]["labels"] = {**job["metadata"].get("labels", {}), "import": mark}
+        api.call("POST", jobs_path(namespace), body=job)
+    before = {job["metadata"]["name"]: job for job in api.items(jobs_path(namespace), labelSelector=f"import={mark}")}
+    assert len(before) == len(LIVE)
+    project = Project(tmp_path)
+    told = project.ok("import", "--from-cluster", "-l", f"import={mark}", "-n", namespace, "--out", "flowplan.yaml").err
+    assert "4 runs, equal to the source" in told
+    project.write((tmp_path / "flowplan.yaml").read_text())
+    try:
+        adopted, *others = sorted(before)
+        project.ok("state", "import", adopted, f"{namespace}/{adopted}")
+        for name in others:
+            api.call("DELETE", jobs_path(namespace, name), {"propagationPolicy": "Background"})
+        until(lambda: len(api.items(jobs_path(namespace), labelSelector=f"import={mark}")) == 1)
+        assert project.actions() == {name: "no-op" if name == adopted else "create" for name in before}
+        project.ok("apply", "--yes", "--detach")
+        after = {
+            job["metadata"]["name"]: job for job in api.items(jobs_path(namespace), labelSelector=f"import={mark}")
+        }
+        assert {n: comparable(job) for n, job in after.items()} == {n: comparable(job) for n, job in before.items()}
+        assert set(project.actions().values()) == {"no-op"}
+    finally:
+        project.run("destroy", "--yes")
+
+
+def comparable(job: dict[str, Any]) -> dict[str, Any]:
+    job = copy.deepcopy(job)
+    without_marks(job)
+    del job["spec"]["selector"]
+    return {"spec": job["spec"], **{kind: job["metadata"][kind] for kind in ("labels", "annotations")}}
 
 
 @pytest.mark.kubernetes

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flowplan.commands.arguments import check_directory, check_format
 from flowplan.commands.starting import project_name
-from flowplan.engines import ManifestsByType, composed
+from flowplan.engines import Engines, ManifestsByType, composed
 from flowplan.given import Given
 from flowplan.output import Output
 from flowplan.planner.importing import VARIABLE, Imported, Remark, Source, settled, spec_of, unequal
-from flowplan.planner.importing.sources import imported
+from flowplan.planner.importing.sources import LIVE, imported
+from flowplan.providers.protocol import Catalogue
 from flowplan.schemas.composition import Part, SpecFiles
 from flowplan.schemas.documents import parse, read_text
 from flowplan.schemas.errors import FlowplanError, InvalidInput, concealing
@@ -29,6 +32,18 @@ DIFFERENT = 2
 """The exit code where a run would not be what its source is."""
 
 
+class Cluster(NamedTuple):
+    """Where Jobs are taken from that are there already: what ``kubectl get jobs`` takes too."""
+
+    selector: str = ""
+    namespace: str = ""
+    context: str = ""
+
+    def settings(self) -> dict[str, str]:
+        """Return the settings of the provider."""
+        return {k: v for k, v in (("context", self.context), ("namespace", self.namespace)) if v}
+
+
 class How(NamedTuple):
     """What the command line says: the kind of all sources, and where and how to write."""
 
@@ -39,7 +54,7 @@ class How(NamedTuple):
     format: str = "text"
 
 
-def import_(paths: Sequence[Path], how: How) -> int:
+def import_(paths: Sequence[Path], cluster: Cluster | None, how: How) -> int:
     """Write the spec of what the sources run, and tell what is not the same; return the exit code.
 
     Raises:
@@ -47,9 +62,19 @@ def import_(paths: Sequence[Path], how: How) -> int:
     """
     check_format(how.format, ("text", "json"))
     _check_out(how)
-    if not paths:
+    if not paths and cluster is None:
         raise InvalidInput("there is no source", hint="name a file, - for the standard input, or --from-cluster")
-    return _write([_read(path, how.kind) for path in paths], ", ".join(map(str, paths)), how)
+    sources = [_read(path, how.kind) for path in paths]
+    if cluster is not None:
+        sources.append(_listed(cluster))
+    if not any(source.runs for source in sources):
+        raise InvalidInput(
+            "nothing that runs was found", hint="`kubectl get jobs` with the same options shows the Jobs"
+        )
+    context = cluster.context if cluster else ""
+    providers = {LIVE[0]: {"context": context}} if context else {}
+    origin = ", ".join([*map(str, paths), *(["the cluster"] if cluster else [])])
+    return _write(sources, origin, providers, how)
 
 
 def _check_out(how: How) -> None:
@@ -67,10 +92,24 @@ def _read(path: Path, kind: str) -> Source:
     return imported(text, "<stdin>" if str(path) == "-" else str(path), kind)
 
 
-def _write(sources: Sequence[Source], origin: str, how: How) -> int:
+def _listed(cluster: Cluster) -> Source:
+    provider_type, convert = LIVE
+    engines = Engines(
+        {"cluster": {"type": provider_type, **cluster.settings()}},
+        lineage=str(uuid.UUID(int=0)),
+        runs_dir=Path(),
+        spec_dir=Path.cwd(),
+    )
+    with closing(engines):
+        provider = engines.provider("cluster")
+        assert isinstance(provider, Catalogue)
+        return convert(provider.catalogue(cluster.selector))
+
+
+def _write(sources: Sequence[Source], origin: str, providers: Mapping[str, Any], how: How) -> int:
     runs = settled(run for source in sources for run in source.runs)
     named = how.project or next((s.project for s in sources if s.project), "") or project_name(Path.cwd().name)
-    text = f"# Imported from {origin}.\n{yaml_text(spec_of(named, runs))}"
+    text = f"# Imported from {origin}.\n{yaml_text(spec_of(named, runs, providers))}"
     redactor = Redactor(hidden.value for run in runs for hidden in run.secrets.values())
     with concealing(redactor):
         differences = _compared(text, how.out or Path(DEFAULT_SPEC), runs)

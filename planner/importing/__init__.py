@@ -152,14 +152,15 @@ def _replaced(value: Any, old: Secret, new: Secret) -> Any:
     return [_replaced(child, old, new) for child in value] if isinstance(value, list) else value
 
 
-def spec_of(project: str, runs: Iterable[Imported]) -> dict[str, Any]:
-    """Return the document of the spec that has these runs."""
+def spec_of(project: str, runs: Iterable[Imported], providers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document of the spec that has these runs, and these settings of providers."""
     runs = list(runs)
     variables = {secret.name: {"sensitive": True} for run in runs for secret in run.secrets if secret.kind == VARIABLE}
     return {
         "flowplan": 1,
         "project": project,
         **({"variables": variables} if variables else {}),
+        **({"providers": dict(providers)} if providers else {}),
         "runs": {run.name: escaped(run.fields) for run in runs},
     }
 

@@ -67,9 +67,9 @@ class _Item(NamedTuple):
     def title(self) -> str:
         return f'{self.value.get("kind")} "{_name(self.value)}"'
 
-    @property
-    def position(self) -> Position:
-        return self.sources.value(self.base)
+    def at(self, *path: str | int) -> Position | None:
+        """Return where a part of it was written; None for an object that comes from a cluster."""
+        return self.sources.key((*self.base, *path)) if self.sources.file else None
 
 
 def is_manifest(value: Json) -> bool:
@@ -86,13 +86,23 @@ def imported(documents: Sequence[Document]) -> Source:
     items = [item for document in documents for item in _items(document.value, document.sources, ())]
     wanted = [item for item in items if item.value.get("kind") in KINDS]
     if not wanted:
-        found = ", ".join(f"{item.title} (line {item.position.line})" for item in items[:5])
+        found = ", ".join(f"{item.title} (line {item.sources.key(item.base).line})" for item in items[:5])
         raise InvalidInput(
             [Diagnostic(f"holds no Job, CronJob or Pod: {found or 'nothing'}", documents[0].sources.value(()))]
         )
     hint = "it is left to whoever applies it today; the runs refer to it by its name"
-    others = [Remark(item.title, "is no run", hint, item.position, lost=False) for item in items if item not in wanted]
+    others = [Remark(item.title, "is no run", hint, item.at(), lost=False) for item in items if item not in wanted]
     return Source([_run(item) for item in wanted], others)
+
+
+def of_cluster(jobs: Sequence[Json]) -> Source:
+    """Return the runs of Jobs that the API server has listed; those that flowplan has made are remarks."""
+    typed = [{"apiVersion": "batch/v1", "kind": "Job", **job} for job in jobs]  # lists of the API leave them out
+    items = [_Item(job, SourceMap(""), ()) for job in typed]
+    ours = [item for item in items if any(map(is_own_label, item.value["metadata"].get("labels") or ()))]
+    hint = "the spec that made it has the run"
+    remarks = [Remark(item.title, "was made by flowplan", hint, lost=False) for item in ours]
+    return Source([_run(item) for item in items if item not in ours], remarks)
 
 
 def _items(value: Json, sources: SourceMap, base: Path) -> Iterator[_Item]:
@@ -139,9 +149,8 @@ def _beside(item: _Item) -> Iterator[Remark]:
         return
     for key, value in spec.items():
         if key != "jobTemplate" and value is not None and value != _FILLED_IN.get(key):
-            at = item.sources.key((*item.base, "spec", key))
-            instead = _OF_CRONJOB.get(key, "")
-            yield Remark(f"spec.{key}", "is no part of a Job", instead, at, key not in _OF_CRONJOB, value)
+            lost, instead = key not in _OF_CRONJOB, _OF_CRONJOB.get(key, "")
+            yield Remark(f"spec.{key}", "is no part of a Job", instead, item.at("spec", key), lost, value)
 
 
 def _job(item: _Item, remarks: list[Remark]) -> Draft:
@@ -162,7 +171,7 @@ def _job(item: _Item, remarks: list[Remark]) -> Draft:
     if value["kind"] == "Pod" and isinstance(spec, dict) and spec.get("restartPolicy", "Always") == "Always":
         spec.pop("restartPolicy", None)
         told = "a Job tries again by `retries`"
-        remarks.append(Remark("spec.restartPolicy", "a run comes to an end", told, item.position, value="Always"))
+        remarks.append(Remark("spec.restartPolicy", "a run comes to an end", told, item.at(), value="Always"))
     if as_job(draft):
         _check(draft)
     if draft.faults:
@@ -178,7 +187,7 @@ def _job(item: _Item, remarks: list[Remark]) -> Draft:
         pod["restartPolicy"] = "Never"
         if value["kind"] != "Pod":
             why = "is missing, which the API server refuses; Never is sent"
-            remarks.append(Remark("spec.template.spec.restartPolicy", why, "", item.position, False))
+            remarks.append(Remark("spec.template.spec.restartPolicy", why, "", item.at(), False))
     return draft
 
 

@@ -27,8 +27,8 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "kubernetes": Kind(jobs.is_manifest, jobs.imported, as_kubectl=True),
 }
-LIVE = "kubernetes"
-"""The type of provider whose objects can be imported from the engine, and the kind that converts them."""
+LIVE: tuple[str, Callable[[Sequence[Json]], Source]] = ("kubernetes", jobs.of_cluster)
+"""The type of provider whose objects can be imported from the engine, and what converts them."""
 
 
 def imported(text: str, file: str, kind: str) -> Source:
