@@ -1,0 +1,86 @@
+/** The curve of how many attempts ran at a time. */
+
+import uPlot from "uplot";
+import { useEffect, useMemo, useRef } from "preact/hooks";
+import { colours } from "./canvas.js";
+import { axis, timeAxis } from "./chart.js";
+import { useMedia } from "./hooks.js";
+import { html } from "./html.js";
+import { isLive } from "./statuses.js";
+
+const HEIGHT = 120;
+
+/**
+ * @param {object} props
+ * @param {{attempts: object[]}[]} props.runs  rows of the timeline
+ * @param {[number, number]} props.range  what is shown, in milliseconds
+ * @param {number} props.width, props.names  in pixels; `names` are left of the curve, as in the timeline
+ */
+export function Concurrency({ runs, range, width, names, now }) {
+  const target = useRef(null);
+  const chart = useRef(null);
+  const dark = useMedia("(prefers-color-scheme: dark)");
+  const steps = useMemo(() => stepsOf(runs, now), [runs]);
+  const data = useMemo(() => within(steps, range, width - names), [steps, range, width, names]);
+  useEffect(() => {
+    const colour = colours();
+    chart.current = new uPlot(
+      {
+        width,
+        height: HEIGHT,
+        padding: [8, 0, 0, 0],
+        legend: { show: false },
+        cursor: { show: false },
+        scales: { y: { range: (_, low, high) => [0, Math.max(1, high) * 1.1] } },
+        axes: [timeAxis(colour), { ...axis(colour), size: names, space: 24, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000] }],
+        series: [{}, { stroke: colour("running"), fill: `${colour("running")}22`, paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } }],
+      },
+      data,
+      target.current,
+    );
+    chart.current.setScale("x", { min: range[0] / 1000, max: range[1] / 1000 });
+    return () => chart.current.destroy();
+  }, [width, names, dark]);
+  useEffect(() => {
+    chart.current.setData(data, false);
+    chart.current.setScale("x", { min: range[0] / 1000, max: range[1] / 1000 });
+  }, [data]);
+  const most = steps.reduce((high, [, count]) => Math.max(high, count), 0);
+  return html`<div ref=${target} role="img" aria-label=${`How many ran at a time: at most ${most}`} />`;
+}
+
+/** Return `[time, how many run from then on]`, in the order of time. */
+function stepsOf(runs, now) {
+  const turns = [];
+  for (const { attempts } of runs) {
+    for (const attempt of attempts) {
+      if (attempt.started === null) continue;
+      turns.push([attempt.started, 1]);
+      if (attempt.finished !== null) turns.push([attempt.finished, -1]);
+      else if (!isLive(attempt.status)) turns.push([attempt.started, -1]);
+    }
+  }
+  turns.push([now, 0]);
+  turns.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  let count = 0;
+  return turns.map(([time, change]) => [time, (count += change)]);
+}
+
+/** Return the columns of a chart: the steps in a range, of many in one pixel the highest. */
+function within(steps, [from, until], pixels) {
+  const bucket = (until - from) / Math.max(1, pixels);
+  const [times, counts] = [[from / 1000], [0]];
+  for (const [time, count] of steps) {
+    const last = times.length - 1;
+    if (time <= from) counts[0] = count;
+    else if (time > until) break;
+    else if (time / 1000 - times[last] < bucket / 1000 && last > 0 && count <= counts[last]) continue;
+    else {
+      times.push(time / 1000);
+      counts.push(count);
+    }
+  }
+  times.push(until / 1000);
+  counts.push(counts.at(-1));
+  return [times, counts];
+}
