@@ -56,13 +56,19 @@ class _Known(NamedTuple):
 
 
 def report_of(
-    store: Store, *, plan: PlanView | None = None, planned: Sequence[Change] = (), logs: str = "failed"
+    store: Store,
+    *,
+    plan: PlanView | None = None,
+    planned: Sequence[Change] = (),
+    logs: str = "failed",
+    left_out: Sequence[str] = (),
 ) -> Report:
     """Return the document of a state.
 
     Args:
         plan: what the page shows of a plan; planned: the changes of one that is not applied yet.
         logs: which outputs are in it: ``all``, ``failed`` or ``none``.
+        left_out: what it tells to be missing, beside what is found to be here.
     """
     with store.snapshot():
         attempts = store.attempts()
@@ -75,7 +81,7 @@ def report_of(
             list(store.events(after=max(last - MOST_EVENTS, 0))),
             last,
         )
-        return _Builder(store, known, planned).document(plan, logs)
+        return _Builder(store, known, planned).document(plan, logs, left_out)
 
 
 def report_of_plan(plan: PlanView) -> Report:
@@ -129,7 +135,7 @@ class _Builder:
         moments = [*(time for time in times if time), *(a["at"] for a in known.history["applies"] if a["at"])]
         self._epoch = min(map(_moment, moments), default=self._now).replace(microsecond=0)
 
-    def document(self, plan: PlanView | None, logs: str) -> Report:
+    def document(self, plan: PlanView | None, logs: str, left_out: Sequence[str]) -> Report:
         """Return the document."""
         store, known = self._store, self._known
         needs = _Lists()
@@ -161,7 +167,7 @@ class _Builder:
             events=self._events(),
             objects=objects,
             outputs=tuple(self._outputs(logs)),
-            left_out=(),
+            left_out=tuple(left_out),
             plan=plan,
             strings=self._text.all,
         )

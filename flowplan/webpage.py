@@ -44,9 +44,9 @@ def page(document: Any) -> str:
     return _filled(str(document["project"] or "flowplan"), head, body)
 
 
-def live_page(title: str) -> str:
+def live_page() -> str:
     """Return the page of a follower."""
-    return _filled(title, '<link rel="stylesheet" href="page.css">', '<script src="page.js"></script>')
+    return _filled("flowplan", '<link rel="stylesheet" href="page.css">', '<script src="page.js"></script>')
 
 
 def json_text(document: Any) -> str:

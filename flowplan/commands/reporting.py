@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Hashable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from flowplan.output import Output
 from flowplan.render.plan_page import plan_view
 from flowplan.reporting import report_of, report_of_plan
 from flowplan.schemas.codec import encode
-from flowplan.schemas.errors import FlowplanError, InvalidInput
+from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
 from flowplan.schemas.places import write_private
 from flowplan.schemas.plan_documents import parse_plan, read_plan
 from flowplan.schemas.plans import Plan
@@ -50,17 +51,34 @@ def report(
 
 def document_of(store: Store, path: Path | None = None, *, logs: str = "failed") -> Report:
     """Return the document of a state, with the plan in a file, or else the pending plan or the last one that was applied."""
+    if path:
+        plan, command, _ = planning.looked_at(read_plan(path), path, store.location)
+        return report_of(store, plan=_view(plan, "file", command), planned=plan.changes, logs=logs)
+    try:
+        pending, command = _pending(store)
+        if pending:
+            return report_of(store, plan=_view(pending, "pending", command), planned=pending.changes, logs=logs)
+        text = acceptance.last_applied(store)
+        view = _view(parse_plan(json.loads(text), "the last plan"), "applied", "") if text else None
+    except (InvalidInput, PlanStale) as error:
+        return report_of(store, logs=logs, left_out=(f"The plan cannot be shown: {error}",))
+    return report_of(store, plan=view, logs=logs)
+
+
+def mark_of(store: Store) -> Hashable:
+    """Return what differs once a state, or what is planned for it, has changed."""
+    file = last_plan.plan_file(store.location.beside)
+    return store.lineage, store.serial, file.stat().st_mtime_ns if file.exists() else 0
+
+
+def _pending(store: Store) -> tuple[Plan | None, str]:
+    """Return the last plan, where it may be applied and was not, and the command that does."""
     state = store.location
-    made = last_plan.recall(state.beside)
-    file = path or last_plan.plan_file(state.beside)
-    if path or (made and made.usable and file.exists()):
-        plan, command, _ = planning.looked_at(read_plan(file), file, state)
-        if path or plan.digest not in acceptance.accepted(store, [plan.digest]):
-            view = _view(plan, "file" if path else "pending", command)
-            return report_of(store, plan=view, planned=plan.changes, logs=logs)
-    text = acceptance.last_applied(store)
-    last = _view(parse_plan(json.loads(text), "the last plan"), "applied", "") if text else None
-    return report_of(store, plan=last, logs=logs)
+    made, file = last_plan.recall(state.beside), last_plan.plan_file(state.beside)
+    if not made or not made.usable or not file.exists():
+        return None, ""
+    plan, command, _ = planning.looked_at(read_plan(file), file, state)
+    return (None, "") if acceptance.accepted(store, [plan.digest]) else (plan, command)
 
 
 def plan_page(plan: Plan, command: str) -> str:

@@ -69,7 +69,7 @@ def _answering(locate: Callable[[], Location], health: Health, listen: str, how:
         yield
         return
     try:
-        from flowplan.serve import api, metrics, server
+        from flowplan.serve import api, live, metrics, server
     except ImportError as error:
         raise InvalidInput(
             f"answering over HTTP needs the package {error.name}, which is not installed",
@@ -88,10 +88,13 @@ def _answering(locate: Callable[[], Location], health: Health, listen: str, how:
     def opened() -> Store:
         return locate().open(read_only=True)
 
+    from flowplan.commands import reporting
+
     numbers = metrics.Metrics(opened, health)
     numbers.begin()
     hosts = frozenset({*LOCAL, host.lower(), *(name.lower() for name in how.hosts)})
-    service = api.Service(opened, health, numbers, hosts, token, secure=how.certificate is not None)
+    page = live.Live(opened, reporting.document_of, reporting.mark_of)
+    service = api.Service(opened, page, health, numbers, hosts, token, secure=how.certificate is not None)
     with server.serving(service.application(), (host, port), how.certificate, how.key) as bound:
         shown = f"[{host}]" if ":" in host else host
         Output().note(f"answering on http{'s' if how.certificate else ''}://{shown}:{bound}")

@@ -1,4 +1,4 @@
-"""The answers of a follower over HTTP: probes, metrics, and the documents that the commands print. Nothing is changed here.
+"""The answers of a follower over HTTP: the page, probes, metrics, and what the commands print. Nothing is changed here.
 
 Who may read is decided before anything else: the Host header has to be a name that the follower was given, so that no page
 of another site can read it through a browser (DNS rebinding), and with a token file every path but the two probes wants the
@@ -8,6 +8,7 @@ token, as ``Authorization: Bearer`` or as the cookie that ``/login`` sets for br
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hmac
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -30,12 +31,13 @@ from starlette.responses import (
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flowplan import documents
+from flowplan import documents, webpage
 from flowplan.clock import moment_of
 from flowplan.schemas.errors import FlowplanError, InvalidInput
 from flowplan.serve import metrics, openapi
 from flowplan.serve.feed import Feed
 from flowplan.serve.health import Health
+from flowplan.serve.live import Live
 from flowplan.state.store import Store
 
 COOKIE = "flowplan_token"
@@ -47,7 +49,7 @@ MOST_READERS = 500
 _OPEN = ("/livez", "/readyz", "/login")
 """Paths that want no token."""
 _HEADERS = {
-    b"content-security-policy": b"default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    b"content-security-policy": webpage.LIVE_POLICY.encode(),
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
     b"cache-control": b"no-store",
@@ -69,6 +71,7 @@ class Service:
     """
 
     opened: Callable[[], Store]
+    live: Live
     health: Health
     numbers: metrics.Metrics
     hosts: frozenset[str]
@@ -79,11 +82,15 @@ class Service:
     def application(self) -> ASGIApp:
         """Return the ASGI application."""
         routes = [
+            Route("/", self.page),
+            Route("/page.css", self.style),
+            Route("/page.js", self.script),
             Route("/livez", self.livez),
             Route("/readyz", self.readyz),
             Route("/login", self.login, methods=["GET", "POST"]),
             Route("/metrics", self.metrics),
             Route("/api/v1/openapi.json", self.openapi),
+            Route("/api/v1/report", self.report),
             Route("/api/v1/status", self.status),
             Route("/api/v1/plans", self.plans),
             Route("/api/v1/plans/{digest}", self.plan),
@@ -93,6 +100,31 @@ class Service:
         ]
         handlers: Mapping[Any, Any] = {HTTPException: _refused, FlowplanError: _failed}
         return _Guard(Starlette(routes=routes, exception_handlers=handlers), self)
+
+    # -- the page -------------------------------------------------------------------------------------------------------
+
+    def page(self, request: Request) -> Response:
+        """Return the page, which asks for the document itself."""
+        return HTMLResponse(webpage.live_page())
+
+    def style(self, request: Request) -> Response:
+        """Return how the page looks."""
+        return Response(webpage.part("page.css"), media_type="text/css")
+
+    def script(self, request: Request) -> Response:
+        """Return what the page does."""
+        return Response(webpage.part("page.js"), media_type="text/javascript")
+
+    def report(self, request: Request) -> Response:
+        """Return the document of the page, unless the reader has it already."""
+        made = self.live.newest()
+        headers = {"etag": made.tag, "vary": "accept-encoding"}
+        if made.tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            packed = {**headers, "content-encoding": "gzip"}
+            return Response(made.packed, media_type="application/json", headers=packed)
+        return Response(gzip.decompress(made.packed), media_type="application/json", headers=headers)
 
     # -- probes and numbers ---------------------------------------------------------------------------------------------
 
@@ -188,7 +220,7 @@ class Service:
         token = form.get("token", [""])[0]
         if not self.allowed({"authorization": f"Bearer {token}"}, {}):
             return HTMLResponse(_LOGIN, 401)
-        answer = RedirectResponse("/api/v1/status", 303)
+        answer = RedirectResponse("/", 303)
         answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", secure=self.secure)
         return answer
 
@@ -220,6 +252,8 @@ class _Guard:
         if _size_of(request.headers) > MOST_BODY:
             return _error(413, "the request is too large")
         if request.url.path not in _OPEN and not service.allowed(request.headers, request.cookies):
+            if request.url.path == "/":
+                return RedirectResponse("/login", 303)
             answer = _error(401, "the token is missing or wrong: Authorization: Bearer ...")
             answer.headers["www-authenticate"] = "Bearer"
             return answer

@@ -9,7 +9,7 @@ from typing import Any
 
 from flowplan import __version__
 
-_DOCUMENTS = ("status", "plan", "event", "history")
+_DOCUMENTS = ("status", "plan", "event", "history", "report")
 """The published schemas, in ``schemas/NAME.schema.json``."""
 _ADDRESS = {"name": "address", "in": "query", "description": "Only these runs: name, address or glob. Repeatable.",
             "schema": {"type": "array", "items": {"type": "string"}}}  # fmt: skip
@@ -37,6 +37,7 @@ def document() -> dict[str, Any]:
         "/readyz": ("Whether the follower does its work, or stands by.", [], text, [503]),
         "/metrics": ("The numbers, for Prometheus.", [], text, []),
         "/api/v1/openapi.json": ("This document.", [], _json(anything), []),
+        "/api/v1/report": ("Everything that the page shows; with ETag.", [], _json(_ref("report")), []),
         "/api/v1/status": ("Every run: `flowplan status --format json`.", [_ADDRESS], _json(_ref("status")), [400]),
         "/api/v1/plans": ("The accepted plans, newest first.", [], _json(anything), []),
         "/api/v1/plans/{digest}": ("An accepted plan.", [_in_path("digest")], _json(_ref("plan")), [404]),
