@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 import uuid
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import Project, until
 from engines import docker_api
+from stores import sql
 
 SECRET = "c4n4ry-value-of-import"
 COLLECTED = 180.0
@@ -251,11 +253,25 @@ def test_a_process_of_flowplan_itself_is_never_imported(project: Project) -> Non
 
 
 def lose_the_state(project: Project) -> None:
+    if "FLOWPLAN_STATE" in project.env:
+        sql("DELETE FROM flowplan.states WHERE project = %s", project.name)
     for path in (project.directory / ".flowplan").glob("state.db*"):
         path.unlink()
 
 
-def test_a_lost_state_is_made_again_from_labels(hands: Hands) -> None:
+@pytest.fixture
+def in_database(project: Project) -> Iterator[None]:
+    """Keep the state of the project in PostgreSQL."""
+    project.env["FLOWPLAN_STATE"] = os.environ["POSTGRES"]
+    yield
+    project.run("destroy", "--yes", timeout=COLLECTED)
+    lose_the_state(project)
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("in_database")
+def test_a_lost_state_is_made_again_from_labels_and_carried_over_and_pruned(hands: Hands) -> None:
+    """In a database; the states of the tests below are files."""
     project = hands.project
     text = hands.spec("    env: {PW: {from_env: PW}}\n")
     done = text.partition("  job:\n")[2].replace("'777'", "'0'").replace("    env: {PW: {from_env: PW}}\n", "")
@@ -268,7 +284,7 @@ def test_a_lost_state_is_made_again_from_labels(hands: Hands) -> None:
     lineage = project.ok("state", "pull").json["lineage"]
     lose_the_state(project)
     refused = project.ok("plan", env=env, code=6).err  # a new state has another lineage
-    assert lineage in refused and f"--lineage {lineage}" in refused and "state.db" in refused
+    assert lineage in refused and f"--lineage {lineage}" in refused
     told = project.ok("state", "rebuild", env=env)
     assert "2 runs recorded again" in told.err
     assert {a: (r["run_id"], r["infrastructure_id"]) for a, r in project.status().items()} == before
@@ -276,9 +292,20 @@ def test_a_lost_state_is_made_again_from_labels(hands: Hands) -> None:
     assert project.ok("state", "pull").json["lineage"] == lineage
     assert project.actions(env=env) == {"job": "no-op", "done": "no-op"}
     assert "0 runs recorded again" in project.ok("state", "rebuild", env=env).err
-    assert SECRET not in project.ok("state", "pull").out
-    (project.directory / "flowplan.yaml").unlink()
-    project.ok("destroy", "--yes", timeout=COLLECTED)
+    dump = project.ok("state", "pull", "--with-key").out
+    assert SECRET not in dump
+    project.write(dump, "dump.json")
+    lose_the_state(project)
+    project.ok("state", "push", "dump.json")
+    assert project.ok("state", "pull", "--with-key").out == dump
+    project.ok("apply", "--yes", "--rerun", "done", "--target", "done", env=env)
+    pruned = project.ok("state", "prune", "--older", "0s")
+    assert pruned.out == "done: attempt 1\n"
+    assert project.statuses() == {"job": "running", "done": "succeeded"}
+    (project.directory / "flowplan.yaml").rename(project.directory / "other.yaml")
+    state = f"{project.env['FLOWPLAN_STATE']}?project={hands.name}"
+    project.ok("destroy", "--yes", "--state", state, timeout=COLLECTED)
+    (project.directory / "other.yaml").rename(project.directory / "flowplan.yaml")
     assert project.status() == {}
 
 
