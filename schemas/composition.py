@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -150,7 +151,7 @@ class _Reader:
         self._check(document)
         where = os.path.dirname(shown)  # noqa: PTH120
         if where and isinstance(document.value, dict):
-            document = document._replace(value=_relocated(document.value, where))
+            document = document._replace(value=_with_paths(document.value, partial(_moved, folder=where)))
         self.read(Part(document, shown, text), where, [*chain, real])
 
     def _check(self, document: Document) -> None:
@@ -167,10 +168,14 @@ class _Reader:
             self.faults.append(sources.at_value(("flowplan",), message))
 
 
+_ENVIRONMENT = re.compile(r"(?<!\$)\$\{ *environment *\}")
+
+
 def _moved(name: str, folder: str) -> str:
     """Return a path that a file in ``folder`` says, as the spec would say it; absolute ones and expressions stay."""
     name = os.path.expanduser(name) if name.startswith("~") else name  # noqa: PTH111
-    return name if not folder or name.startswith("${") else os.path.normpath(os.path.join(folder, name))  # noqa: PTH118
+    stays = name.startswith("${") and not _ENVIRONMENT.match(name)
+    return name if not folder or stays else os.path.normpath(os.path.join(folder, name))  # noqa: PTH118
 
 
 _PATHS = re.compile(
@@ -181,16 +186,16 @@ _PATHS = re.compile(
 """Where a document names a file."""
 
 
-def _relocated(value: Json, folder: str, place: str = "") -> Json:
-    """Return the document of a file in another folder than the spec, with its paths as the spec would say them."""
+def _with_paths(value: Json, change: Callable[[str], str], place: str = "") -> Json:
+    """Return a document with each name of a file changed."""
     if isinstance(value, dict):
-        return {key: _relocated(item, folder, f"{place}/{key}") for key, item in value.items()}
+        return {key: _with_paths(item, change, f"{place}/{key}") for key, item in value.items()}
     if isinstance(value, list):
-        return [_relocated(item, folder, f"{place}/{index}") for index, item in enumerate(value)]
+        return [_with_paths(item, change, f"{place}/{index}") for index, item in enumerate(value)]
     if not isinstance(value, str) or not value or not _PATHS.fullmatch(place):
         return value
     named_volume = "/docker/volumes/" in place and not value.startswith(("./", "../"))
-    return value if named_volume else _moved(value, folder)
+    return value if named_volume else change(value)
 
 
 class SpecFiles(NamedTuple):
@@ -298,6 +303,8 @@ class _Composer:
             if environment and (overlay := _mapping(part.document.value, "environments").get(environment)):
                 self._overlay(overlay, part.document.sources, ("environments", environment))
         self._extend()
+        if environment:  # which names files as well: they are read before other expressions have values
+            self.tree = _with_paths(self.tree, lambda name: _ENVIRONMENT.sub(environment, name))
         written = _Written(self.layers[::-1], self.bases, self.tree)
         file = parts[-1].document.sources.file
         names = {part.document.sources.file: part.name for part in parts}

@@ -393,7 +393,8 @@ def _env_files(document: Document, directory: FilePath, faults: list[Diagnostic]
 
 def _text_of(directory: FilePath, name: str) -> str:
     if is_expression(name):
-        raise InvalidInput("the name of a file cannot hold an expression")
+        hint = "only ${environment}, where the spec has environments"
+        raise InvalidInput("the name of a file cannot hold an expression", hint=hint)
     return read_text(directory / FilePath(name).expanduser(), name, pipes=False)
 
 

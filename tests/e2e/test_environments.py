@@ -152,6 +152,27 @@ def test_states_and_plans_of_another_environment_are_refused(project: Project) -
     assert "belongs to environment dev" in project.ok("plan", "--env", "prod", "--state", "moved.db", code=6).err
 
 
+def test_each_environment_has_files_of_its_own(project: Project) -> None:
+    fields = "env_file: ['${environment}.env', own.env], command: [env]"
+    project.write(COMMON.replace("command: [echo, base]", fields), "shared/common.yaml")
+    project.write(
+        SPEC.replace("{extends: base, command: [sh", "{extends: base, template: '${environment}.json', command: [sh")
+    )
+    for name in ("dev", "prod"):
+        project.write(f"WHERE={name}\n", f"shared/{name}.env")
+        project.write('{"job_configuration": {"command": "true"}, "variables": {}}', f"{name}.json")
+    project.write("OWN=1\n", "shared/own.env")
+    project.ok("validate")
+    files = set()
+    for name in ("dev", "prod"):
+        [base] = project.plan("--env", name, "--target", "base")["changes"]
+        files.add(base["after"]["Process"]["env"]["WHERE"].split("#")[0])
+    assert files == {"(sensitive env_file:shared/dev.env", "(sensitive env_file:shared/prod.env"}
+    (project.directory / "shared/prod.env").unlink()
+    told = project.ok("validate", code=7).err
+    assert "runs.base.env_file[0]: shared/prod.env: there is no such file" in told and "dev.env" not in told
+
+
 def test_a_changed_included_file_outdates_the_last_plan(project: Project) -> None:
     (project.directory / "go").touch()
     project.ok("plan", "--env", "dev")
