@@ -62,13 +62,18 @@ def lines(
     tail: int | None,
     stop: threading.Event,
     container: str = "",
+    news: Mapping[str, int] | None = None,
 ) -> Iterator[LogLine]:
     """Yield the output of a run, as ``Provider.logs`` says, or that of another ``container`` of its pods.
+
+    Args:
+        news: run id -> how often a watch has heard of its pods. Those of a Job with a short TTL are there for a moment
+            only, and are looked at when there is news of them.
 
     Raises:
         ProviderError: the run had pods, and they are gone; or they have no such container.
     """
-    reader = _Reader(api, record, namespace, stop)
+    reader = _Reader(api, record, namespace, stop, news or {})
     if container:
         reader.read_another(container)
     if follow:
@@ -106,11 +111,14 @@ def _order(moment: str) -> tuple[str, str]:
 
 
 class _Reader:
-    def __init__(self, api: Api, record: Recorded, namespace: str, stop: threading.Event) -> None:
+    def __init__(
+        self, api: Api, record: Recorded, namespace: str, stop: threading.Event, news: Mapping[str, int]
+    ) -> None:
         self._api = api
         self._record = record
         self._namespace = namespace
         self._stop = stop
+        self._news = news
         self._main = main_container(record.objects.get("Job") or {})
         self._only = False
         self._many, self._together = False, 1
@@ -225,9 +233,11 @@ class _Reader:
 
     def follow(self, tail: int | None) -> Iterator[LogLine]:
         """Yield the output of all pods as it is written, until the Job has ended and its last pod has been read."""
-        due, pause, printed = 0.0, _POLL, False
+        due, pause, printed, heard = 0.0, _POLL, False, 0
         try:
             while not self._stop.is_set():
+                if heard != (heard := self._news.get(self._record.run_id, 0)):
+                    due, pause = 0.0, _POLL
                 may_be_more = not self._ended and len(self._reading) < self._together  # each look costs requests
                 if may_be_more and time.monotonic() >= due:
                     begun = len(self._begun)

@@ -28,6 +28,7 @@ class KubernetesProvider:
         self._lineage, self._environment = context.lineage, context.environment
         self._namespace = api.endpoint.namespace
         self._target: Target | None = None
+        self._pod_news: dict[str, int] = {}
         self._created_from = context.created_from
 
     def target(self) -> Target:
@@ -106,7 +107,8 @@ class KubernetesProvider:
     def _stream(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
         from flowplan.providers.kubernetes import watching
 
-        return watching.watch(self._api, records, self._lineage, self._namespace, self.target().id, stop)
+        cluster = self.target().id
+        return watching.watch(self._api, records, self._lineage, self._namespace, cluster, stop, self._pod_news)
 
     def logs(
         self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None
@@ -114,7 +116,8 @@ class KubernetesProvider:
         namespace = observing.namespace_of(record, self._namespace)
         from flowplan.providers.kubernetes import logs
 
-        return logs.lines(self._api, record, namespace, follow=follow, tail=tail, stop=stop or threading.Event())
+        stop, news = stop or threading.Event(), self._pod_news
+        return logs.lines(self._api, record, namespace, follow=follow, tail=tail, stop=stop, news=news)
 
     def logs_of(
         self, record: Recorded, container: str, *, follow: bool, tail: int | None, stop: threading.Event | None = None

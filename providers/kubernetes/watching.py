@@ -55,12 +55,22 @@ class _Run:
 
 
 def watch(
-    api: Api, records: Sequence[Recorded], lineage: str, default: str, cluster: str, stop: threading.Event
+    api: Api,
+    records: Sequence[Recorded],
+    lineage: str,
+    default: str,
+    cluster: str,
+    stop: threading.Event,
+    pod_news: dict[str, int],
 ) -> Iterator[protocol.News]:
-    """Yield the present state of each record, then every change; None when nothing is new, as ``Provider.watch`` says."""
+    """Yield the present state of each record, then every change; None when nothing is new, as ``Provider.watch`` says.
+
+    Args:
+        pod_news: run id -> how often something was heard of its pods, for those who read their output.
+    """
     groups = observing.by_namespace(records, default)
     feed = Feed(api, f"{LINEAGE}={lineage}")
-    views = {name: _View(api, name, some, cluster) for name, some in groups.items()}
+    views = {name: _View(api, name, some, cluster, pod_news) for name, some in groups.items()}
     try:
         for name, view in views.items():
             for news in feed.look(name, jobs_path(name), core_path(name, "pods")):
@@ -84,10 +94,13 @@ def watch(
 class _View:
     """What is known of the followed runs of one namespace; memory is that of the runs that have not ended."""
 
-    def __init__(self, api: Api, namespace: str, records: Iterable[Recorded], cluster: str) -> None:
+    def __init__(
+        self, api: Api, namespace: str, records: Iterable[Recorded], cluster: str, pod_news: dict[str, int]
+    ) -> None:
         self._api = api.impatient()
         self._namespace = namespace
         self._cluster = cluster
+        self._pod_news = pod_news
         self._runs = {record.run_id: _Run(record, silent_since=time.monotonic()) for record in records}
         self._by_uid: dict[str, str] = {}
         self._orphans: dict[str, dict[str, Any]] = {}
@@ -155,6 +168,7 @@ class _View:
             while len(pods) > _PODS_KEPT:  # a Job may have very many retries
                 del pods[min(pods, key=lambda uid: pods[uid]["metadata"].get("creationTimestamp") or "")]
             self._dirty.add(run.record.run_id)
+            self._pod_news[run.record.run_id] = self._pod_news.get(run.record.run_id, 0) + 1
 
     def changes(self, *, first: bool = False) -> Iterator[Observed]:
         """Yield what is new, each fact once; what depends on a request that fails is yielded later."""
@@ -226,6 +240,7 @@ class _View:
             run_id = run.record.run_id
             own = [uid for uid, known in self._by_uid.items() if known == run_id]
             del self._runs[run_id]
+            self._pod_news.pop(run_id, None)
             for uid in own:
                 del self._by_uid[uid]
             for uid in (*own, *run.pods):

@@ -459,3 +459,24 @@ runs:
     with follower(project):
         until(lambda: project.statuses() == {"first": "succeeded", "short": "succeeded", "limited": "timed_out"})
     assert project.ok("logs", "short").out == "said\n"
+
+
+@pytest.mark.kubernetes
+def test_ends_and_output_of_jobs_are_kept_that_go_at_once(project: Project) -> None:
+    project.write(
+        """\
+flowplan: 1
+project: demo
+defaults: {provider: kubernetes, image: "busybox:1.35", kubernetes: {finished_job_ttl: 0}}
+runs:
+  first: {command: ["true"]}
+  fails: {command: [sh, -c, 'echo begun; sleep 4; echo said; exit 4'], needs: [first]}
+  never: {command: [sleep, "600"], needs: [first], start_timeout: 5s, kubernetes: {job: {spec: {template: {spec: {nodeSelector: {no: such}}}}}}}
+"""
+    )
+    project.ok("apply", "--yes", "--detach", "--no-preflight")
+    with follower(project):
+        ends = {"first": "succeeded", "fails": "failed", "never": "timed_out"}
+        until(lambda: project.statuses() == ends, 150)
+    assert project.status()["fails"]["exit_code"] == 4
+    assert project.ok("logs", "fails").out == "begun\nsaid\n"
