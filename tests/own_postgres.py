@@ -20,18 +20,27 @@ def programs() -> Path | None:
 
 
 class OwnPostgres:
-    """A server on a port of its own, with the database ``flowplan``; everybody on this host may come in."""
+    """A server on a port of its own, with the database ``flowplan``; everybody on this host may come in.
 
-    def __init__(self) -> None:
+    As a replica of another one it follows that, and can be read only.
+    """
+
+    def __init__(self, replica_of: OwnPostgres | None = None) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="fpg-"))
         shutil.chown(self._directory, "postgres", "postgres")
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self._do("initdb", "-D", "data", "-U", "owner", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
+        if replica_of:
+            self._do("pg_basebackup", "-D", "data", "-R", "--checkpoint=fast", "-d", replica_of.url("postgres"))
+        else:
+            self._do(
+                "initdb", "-D", "data", "-U", "owner", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8"
+            )
         with (self._directory / "data/postgresql.conf").open("a") as file:
             file.write(f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n")
         self.start()
-        sql("CREATE DATABASE flowplan", url=self.url("postgres"))
+        if not replica_of:
+            sql("CREATE DATABASE flowplan", url=self.url("postgres"))
 
     def url(self, database: str = "flowplan", port: int = 0) -> str:
         return f"postgresql://owner@127.0.0.1:{port or self.port}/{database}"
@@ -43,6 +52,12 @@ class OwnPostgres:
     def stop(self, how: str = "fast") -> None:
         """Stop the server: ``fast`` ends its connections, ``immediate`` is a crash."""
         self._do("pg_ctl", "-D", "data", "-w", "-m", how, "stop")
+
+    def run(self, program: str, *arguments: str | Path) -> None:
+        """Run a client of the server's own version."""
+        where = programs()
+        assert where is not None
+        subprocess.run([where / program, *arguments], check=True, timeout=120)
 
     def remove(self) -> None:
         self.stop("immediate")

@@ -171,22 +171,28 @@ def test_a_state_moves_into_the_database_and_back(team: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    "point",
+    ("point", "into"),
     [
-        "state:load_dump:before",
-        "state:load_dump:after",
-        "state:migrate:copied",
-        "state:migrate:written",
-        "state:migrate:after",
+        ("state:load_dump:before", "database"),
+        ("state:load_dump:after", "database"),
+        ("state:migrate:copied", "database"),
+        ("state:migrate:written", "database"),
+        ("state:migrate:after", "database"),
+        ("state:load_dump:before", "file"),
+        ("state:migrate:copied", "file"),
+        ("state:migrate:after", "file"),
     ],
 )
-def test_a_move_that_was_killed_is_done_again(team: Project, point: str) -> None:
-    shared, file = team.env.pop("FLOWPLAN_STATE"), ".flowplan/state.db"
-    team.ok("apply", "--yes")
-    before = whole(team, file)
-    words = ("state", "migrate", "--from", file, "--to", shared)
+def test_a_move_that_was_killed_is_done_again(team: Project, point: str, into: str) -> None:
+    places = {"database": team.env.pop("FLOWPLAN_STATE"), "file": "local.db"}
+    target = places.pop(into)
+    [source] = places.values()
+    team.ok("apply", "--yes", "--state", source)
+    before = whole(team, source)
+    words = ("state", "migrate", "--from", source, "--to", target)
     assert team.run(*words, env={"FLOWPLAN_FAULT": point}).code == -9
     sql("UPDATE flowplan.leases SET until = clock_timestamp() WHERE project = %s", team.name)
     team.ok(*words)
-    assert whole(team, shared) == before
-    assert "was moved to" in team.ok("plan", code=6).err
+    assert whole(team, target) == before
+    assert "was moved to" in team.ok("plan", "--state", source, code=6).err
+    assert set(team.actions("--state", target).values()) == {"no-op"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cuttable_proxy import CuttableProxy
@@ -112,12 +113,29 @@ def test_two_applies_and_readers_at_once(team: Project) -> None:
     assert Counter(started(team)) == Counter(map(str, range(1, RUNS + 1)))
 
 
-def test_a_server_that_takes_no_writes_can_be_read(team: Project, server: OwnPostgres) -> None:
+def test_a_replica_can_be_read_and_nothing_else(team: Project, server: OwnPostgres) -> None:
+    replica = OwnPostgres(replica_of=server)
+    try:
+        team.ok("apply", "--yes")
+        here = ("--state", replica.url())
+        until(lambda: "succeeded" in team.run("status", "s[i=1]", *here).out)  # it follows the primary
+        until(lambda: team.ok("state", "pull", *here).out == team.ok("state", "pull").out)
+        shown = team.ok("status", "--format", "json", *here).json["runs"]
+        assert Counter(run["status"] for run in shown) == {"succeeded": RUNS}
+        for words in (["logs", "s[i=1]"], ["history"], ["events"], ["state", "list"], ["plan"]):
+            team.ok(*words, *here)
+        for words in (["apply", "--yes", "--rerun", "s"], ["state", "rm", "s[i=1]"], ["state", "unlock"]):
+            refused = team.ok(*words, *here, code=1).err
+            assert "replica, or in recovery" in refused and "name the primary" in refused, refused
+    finally:
+        replica.remove()
+
+
+def test_a_database_that_takes_no_writes_can_be_read(team: Project, server: OwnPostgres) -> None:
     team.ok("apply", "--yes")
     sql("ALTER DATABASE flowplan SET default_transaction_read_only = on", url=server.url("postgres"))
     try:
         assert Counter(team.statuses().values()) == {"succeeded": RUNS}
-        assert team.ok("logs", "s[i=1]").code == team.ok("history").code == 0
         assert "read-only" in team.ok("apply", "--yes", "--rerun", "s", code=1).err
     finally:
         sql("ALTER DATABASE flowplan RESET default_transaction_read_only", url=server.url("postgres"))
@@ -129,3 +147,23 @@ def test_a_server_that_is_away_is_told_at_once(team: Project, server: OwnPostgre
         assert "cannot be reached" in team.ok("status", code=1).err
     finally:
         server.start()
+
+
+def test_a_database_that_is_restored_from_yesterday_repeats_nothing(
+    team: Project, server: OwnPostgres, tmp_path: Path
+) -> None:
+    team.write(SPEC.replace("; sleep 0.3", "; until [ -e go ]; do sleep 0.05; done").replace(f"to: {RUNS}", "to: 2"))
+    team.ok("apply", "--yes", "--detach", "--target", "s[i=1]")
+    until(lambda: started(team) == ["1"])
+    server.run("pg_dump", "--format=custom", "--file", tmp_path / "yesterday", server.url())
+    team.ok("apply", "--yes", "--detach", "flowplan.yaml")
+    until(lambda: started(team) == ["1", "2"])
+    server.run("pg_restore", "--clean", "--dbname", server.url(), tmp_path / "yesterday")
+    for words in (["plan"], ["apply", "--yes", "flowplan.yaml"]):
+        refused = team.ok(*words, code=6).err
+        assert "state rebuild" in refused and "s[i=2]" in refused, refused
+    assert "s[i=2]: attempt 1 is running" in team.ok("state", "rebuild").err
+    assert set(team.actions().values()) == {"no-op"}
+    (team.directory / "go").touch()
+    team.ok("apply", "--yes", "flowplan.yaml")
+    assert set(team.statuses().values()) == {"succeeded"} and started(team) == ["1", "2"]
