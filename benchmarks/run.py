@@ -78,11 +78,9 @@ def _measure_installed(arguments: list[str]) -> int:
 
 
 def _not_installed(directory: str, names: list[str]) -> set[str]:
-    """Return the names that ``pip install`` does not need, such as the links for editors."""
+    """Return the names that ``pip install`` does not need."""
     left = {"__pycache__", "build", "dist", "tests", "docs", "examples", "benchmarks"}
-    return {
-        n for n in names if n in left or n.startswith(".") or n.endswith(".egg-info") or Path(directory, n).is_symlink()
-    }
+    return {n for n in names if n in left or n.startswith(".") or n.endswith(".egg-info")}
 
 
 def _measure(options: argparse.Namespace) -> int:

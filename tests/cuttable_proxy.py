@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 
 
 class CuttableProxy:
@@ -14,13 +15,16 @@ class CuttableProxy:
     ``refuse`` closes every new connection; ``swallow`` passes requests on but resets the connection when the answer
     comes. ``cut()`` resets all connections that are open.
 
+    Args:
+        delay: seconds that a round trip takes.
+
     Attributes:
         accepted: the connections that there were; asked: how often a client has spoken after it had an answer, which is the
             number of round trips.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self._upstream = (host, port)
+    def __init__(self, host: str, port: int, delay: float = 0.0) -> None:
+        self._upstream, self._delay = (host, port), delay
         self.mode = "open"
         self.accepted = self.asked = 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -55,6 +59,7 @@ class CuttableProxy:
                 elif heard.is_set():
                     heard.clear()
                     self.asked += 1
+                    time.sleep(self._delay)
                 if answers and self.mode == "swallow" and handshaken > 1:  # the first answer is that of TLS
                     break
                 sink.sendall(data)

@@ -59,6 +59,29 @@ class OwnPostgres:
         assert where is not None
         subprocess.run([where / program, *arguments], check=True, timeout=120)
 
+    def disturb(self, how: str, project: str) -> None:
+        """End the connections of a project's commands (``ended``), or stop the server, see ``stop``, and start it again."""
+        if how == "ended":
+            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+            sql(query, project, url=self.url("postgres"))
+        else:
+            self.stop(how)
+            self.start()
+
+    def expire(self, project: str) -> None:
+        """Let the lock of whoever has it end, as it does 30 s after the last renewal."""
+        if sql("SELECT to_regclass('flowplan.leases') IS NOT NULL", url=self.url())[0][0]:
+            query = "UPDATE flowplan.leases SET until = clock_timestamp() WHERE project = %s"
+            sql(query, project, url=self.url())
+
+    def texts(self, project: str) -> str:
+        """Return all that the tables of flowplan say of a project."""
+        query = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'flowplan' AND table_name LIKE 'all%%'"
+        tables = [name for (name,) in sql(query, url=self.url())]
+        of = "FROM flowplan.{} t JOIN flowplan.states s ON s.id = t.state WHERE s.project = %s"
+        found = [sql(f"SELECT t::text {of.format(table)}", project, url=self.url()) for table in tables]
+        return "\n".join(text for rows in found for (text,) in rows)
+
     def remove(self) -> None:
         self.stop("immediate")
         shutil.rmtree(self._directory)

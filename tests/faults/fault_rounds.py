@@ -7,6 +7,7 @@ and destroys of twenty runs at random moments instead.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import json
 import random
@@ -19,10 +20,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from cuttable_proxy import CuttableProxy
 from fault_world import PATIENCE, WORLDS, World
 from faulty_proxy import FaultyProxy
+from own_postgres import OwnPostgres
 
 import flowplan.providers
 import flowplan.schemas
@@ -33,6 +37,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- rounds -->", "<!-- end of rounds -->"
 LEFT_OUT: dict[str, str] = {}
 """Points of the sources that no command here passes, and why that is as it should be."""
+DELAY = 0.005
+"""Seconds that a round trip to the database takes while its network is cut at random."""
 FINAL = ("succeeded", "failed", "timed_out", "cancelled", "lost", "destroyed")
 SUPERVISOR = ("supervisor:after_claim", "supervisor:after_fork")
 """Points in the processes that start a run; there it is not flowplan that dies."""
@@ -49,6 +55,7 @@ class Command:
         faults: what happens instead of an end at a named point: the ``KEEPERS`` that are killed after the command, or
             the ``ANSWERS`` that do not come back from the engine.
         rebuilt: the state was made again from what was there, so that its history does not begin with intents.
+        of_file: it is about the file of a state, or its directory.
     """
 
     name: str
@@ -60,6 +67,7 @@ class Command:
     providers: tuple[str, ...] = ("process", "docker", "kubernetes")
     faults: tuple[str, ...] = ()
     rebuilt: bool = False
+    of_file: bool = False
 
 
 def nothing(world: World) -> None:
@@ -229,7 +237,9 @@ COMMANDS = (
     Command("replace, start first", changed_start_first, DETACHED, then(DETACHED), SECOND, RUNNING),
     Command("rerun", failed, APPLY, then(APPLY), (2, 2, 1)),
     Command("update", resized, DETACHED, then(DETACHED), FIRST, RUNNING),
-    Command("restored backup", restored("short", APPLY), REBUILD, then(REBUILD, APPLY), SECOND, rebuilt=True),
+    Command(
+        "restored backup", restored("short", APPLY), REBUILD, then(REBUILD, APPLY), SECOND, rebuilt=True, of_file=True
+    ),
     Command(
         "restored backup, runs live",
         restored("long", DETACHED),
@@ -238,9 +248,10 @@ COMMANDS = (
         SECOND,
         RUNNING,
         rebuilt=True,
+        of_file=True,
     ),
-    Command("copied directory", copied, ("state", "new-lineage"), after_copy, FIRST, RUNNING),
-    Command("second lineage", second_checkout, LINEAGE, after_rebuild, (), rebuilt=True),
+    Command("copied directory", copied, ("state", "new-lineage"), after_copy, FIRST, RUNNING, of_file=True),
+    Command("second lineage", second_checkout, LINEAGE, after_rebuild, (), rebuilt=True, of_file=True),
     Command(
         "supervisor or guard killed",
         kept,
@@ -257,6 +268,27 @@ COMMANDS = (
     ),
     Command("destroy, an answer is lost", proxied(running), DESTROY, then(DESTROY), (), (), ENGINES, ANSWERS),
 )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the state is, and what happens at a point.
+
+    Attributes:
+        server: its database has the state; None where that is in a file.
+        breaks: what happens to the server while flowplan is frozen there, see ``BREAKS``; "": flowplan is killed.
+    """
+
+    server: OwnPostgres | None = None
+    breaks: str = ""
+
+    def plays(self, command: Command, provider: str) -> bool:
+        """Return whether a command is played here."""
+        of_file_only = bool(command.faults) or command.of_file
+        return provider in command.providers and not (self.server and of_file_only)
+
+
+BREAKS = {"": "", "ended": "its connections ended", "fast": "server restarted", "immediate": "server crashed"}
 
 
 @dataclass
@@ -276,11 +308,11 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
-def points_of(command: Command, provider: str, directory: Path, passings: int) -> list[str]:
+def points_of(command: Command, provider: str, directory: Path, passings: int, place: Place = Place()) -> list[str]:
     """Return the points that the command passes, each at most ``passings`` times, or what else happens to it."""
     if set(command.faults) - set(ANSWERS):
         return list(command.faults)
-    world = WORLDS[provider](directory)
+    world = WORLDS[provider](directory, place.server)
     try:
         command.before(world)
         if world.proxy:
@@ -294,16 +326,17 @@ def points_of(command: Command, provider: str, directory: Path, passings: int) -
     finally:
         world.clean()
     names = [f"{name}@{n}" for name, count in passed.items() for n in range(1, min(count, passings) + 1)]
-    return names + (list(SUPERVISOR) if provider == "process" and "engine:create:after" in passed else [])
+    supervised = provider == "process" and "engine:create:after" in passed and not place.breaks
+    return names + (list(SUPERVISOR) if supervised else [])
 
 
-def play(command: Command, provider: str, point: str, directory: Path, tally: Tally) -> None:
+def play(command: Command, provider: str, point: str, directory: Path, tally: Tally, place: Place = Place()) -> None:
     """One round."""
-    world = WORLDS[provider](directory)
+    world = WORLDS[provider](directory, place.server)
     tally.rounds += 1
     try:
         command.before(world)
-        tally.killed += _played(world, command, point)
+        tally.killed += _played(world, command, point, place.breaks)
         try:
             command.after(world)
         except AssertionError as error:
@@ -316,8 +349,12 @@ def play(command: Command, provider: str, point: str, directory: Path, tally: Ta
         world.clean()
 
 
-def _played(world: World, command: Command, point: str) -> bool:
+def _played(world: World, command: Command, point: str, breaks: str) -> bool:
     """Run the command and let the fault happen; returns whether it did."""
+    if breaks:
+        assert world.server is not None
+        happens = partial(world.server.disturb, breaks, world.project)
+        return world.frozen(*command.arguments, fault=point, meanwhile=happens)
     if not command.faults:
         return world.flowplan(*command.arguments, fault=point).killed
     if world.proxy:
@@ -416,23 +453,21 @@ def _history(events: list[dict[str, object]], *, rebuilt: bool = False) -> Itera
             yield f"the history of {run_id} is {statuses}"
 
 
-def play_all(providers: list[str], passings: int, only: str, keep: int) -> Iterator[Tally]:
+def play_all(providers: list[str], passings: int, only: str, keep: int, place: Place = Place()) -> Iterator[Tally]:
     """All rounds; every ``keep``-th point of each command."""
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         base = Path(name)
         for provider in providers:
             for command in COMMANDS:
-                if provider not in command.providers or (only and command.name != only):
+                if not place.plays(command, provider) or (only and command.name not in only.split("|")):
                     continue
-                tally = Tally(provider, command.name)
-                points = points_of(
-                    command, provider, base / f"{provider}-{command.name}-trace".replace(" ", "-"), passings
-                )
+                where = f"{provider}, PostgreSQL" if place.server else provider
+                tally = Tally(where, f"{command.name}; {BREAKS[place.breaks]}" if place.breaks else command.name)
+                directory = base / f"{provider}-{command.name}".replace(" ", "-")
+                points = points_of(command, provider, directory / "trace", passings, place)
                 tally.names = set() if command.faults else {p.partition("@")[0] for p in points}
                 for number, point in enumerate(points[::keep]):
-                    play(
-                        command, provider, point, base / f"{provider}-{command.name}-{number}".replace(" ", "-"), tally
-                    )
+                    play(command, provider, point, directory / str(number), tally, place)
                 yield tally
 
 
@@ -462,11 +497,17 @@ def write_docs(tallies: list[Tally]) -> None:
     PAGE.write_text("\n".join([before + BEGIN, "", *HEAD, *rows.values(), "", END + after]))
 
 
-def random_rounds(provider: str, seed: int, rounds: int, runs: int, directory: Path) -> Tally:
-    """Play applies of one project killed at random moments, until they are through; then the next project."""
-    chance, tally = random.Random(seed), Tally(provider, f"random kills (seed {seed})")
+def random_rounds(
+    provider: str, seed: int, rounds: int, runs: int, directory: Path, server: OwnPostgres | None = None
+) -> Tally:
+    """Play applies of one project killed at random moments, until they are through; then the next project.
+
+    With a server, about every other round cuts the network to it instead.
+    """
+    where = f"{provider}, PostgreSQL" if server else provider
+    chance, tally = random.Random(seed), Tally(where, f"random kills{' and cuts' if server else ''} (seed {seed})")
     while tally.rounds < rounds:
-        world = WORLDS[provider](directory / str(tally.rounds))
+        world = WORLDS[provider](directory / str(tally.rounds), server)
         try:
             _random_project(world, chance, runs, rounds, tally)
         except AssertionError as error:
@@ -510,15 +551,41 @@ def _kill_until_through(world: World, chance: random.Random, rounds: int, tally:
     longest = 1.5 * (time.monotonic() - begun)  # a loaded machine takes longer to get anywhere
     for _ in range(min(40, rounds - tally.rounds)):
         tally.rounds += 1
-        process = world.start(*arguments)
-        time.sleep(chance.uniform(0.02, longest))
-        process.kill()
-        process.communicate()
-        tally.killed += process.returncode == -9
+        if world.server and chance.random() < 0.5:
+            process, happened = _cut_off(world, world.server, chance, longest, *arguments)
+        else:
+            process = world.start(*arguments)
+            time.sleep(chance.uniform(0.02, longest))
+            process.kill()
+            process.communicate()
+            happened = process.returncode == -9
+        if world.server:
+            world.server.expire(world.project)
+        tally.killed += happened
         if process.returncode == 0:
             break
     result = world.flowplan(*arguments)
     assert result.code == 0, result.err[-500:]
+
+
+def _cut_off(
+    world: World, server: OwnPostgres, chance: random.Random, longest: float, *arguments: str
+) -> tuple[subprocess.Popen[str], bool]:
+    """Run a command whose network to the server goes away for up to two seconds; return it, and whether it was cut off."""
+    network = CuttableProxy("127.0.0.1", server.port, delay=DELAY)
+    process = world.start(*arguments, more={"FLOWPLAN_STATE": server.url(port=network.port)})
+    time.sleep(chance.uniform(0.02, longest))
+    cut = process.poll() is None
+    network.mode = "refuse"
+    network.cut()
+    time.sleep(chance.uniform(0.0, 2.0))
+    network.mode = "open"
+    out, err = process.communicate(timeout=PATIENCE)
+    network.close()
+    assert "Traceback" not in err and "defect of flowplan" not in err, err
+    assert process.returncode == 0 or "cannot be reached" in err or "was lost" in err, err
+    world.printed += [out, err]
+    return process, cut
 
 
 def never_passed(tallies: list[Tally]) -> list[str]:
@@ -538,22 +605,30 @@ def main() -> int:
         "--passings", type=int, default=2, help="how often a point is used that is passed several times"
     )
     options.add_argument("--keep", type=int, default=1, help="only every n-th point")
-    options.add_argument("--only", default="", help="one command")
+    options.add_argument("--only", default="", help="one command, or several with | between them")
     options.add_argument("--random", type=int, default=0, help="rounds of random kills")
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--postgres", action="store_true", help="the state is in a database of a server of its own")
+    options.add_argument(
+        "--breaks", choices=BREAKS, default="", help="what happens to that server while flowplan is frozen at a point"
+    )
     options.add_argument("--write-docs", action="store_true", help="bring the table of docs/reliability.md up to date")
     given = options.parse_args()
     tallies = []
-    for tally in play_all(given.providers, given.passings, given.only, given.keep) if not given.random else ():
+    server = OwnPostgres() if given.postgres else None
+    if server:
+        atexit.register(server.remove)
+    place = Place(server, given.breaks)
+    for tally in play_all(given.providers, given.passings, given.only, given.keep, place) if not given.random else ():
         tallies.append(tally)
         print(tally.provider, tally.command, tally.rounds, *tally.faults, sep="\n  ", file=sys.stderr, flush=True)
     if given.random:
         for provider in given.providers:
             with tempfile.TemporaryDirectory(prefix="faults-") as name:
-                tallies.append(random_rounds(provider, given.seed, given.random, 20, Path(name)))
+                tallies.append(random_rounds(provider, given.seed, given.random, 20, Path(name), server))
                 print(*tallies[-1].faults, sep="\n  ", file=sys.stderr, flush=True)
     print(table(tallies))
-    unknown = never_passed(tallies) if not (given.random or given.only) else []
+    unknown = never_passed(tallies) if not (given.random or given.only or server) else []
     print(*(f"no command passes {name}" for name in unknown), sep="\n")
     if given.write_docs:
         write_docs(tallies)

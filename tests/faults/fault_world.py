@@ -13,12 +13,14 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from faulty_proxy import FaultyProxy
+from own_postgres import OwnPostgres
+from stores import sql
 
 FLOWPLAN = str(Path(sys.executable).with_name("flowplan"))
 PATIENCE = 180.0
@@ -55,11 +57,12 @@ class World(ABC):
         tag: what tells the content that the spec wants now from that before.
         lineage: of a state that was lost; it stands for LINEAGE in the arguments of commands.
         proxy: what stands between flowplan and the engine, when a round plays with that.
+        server: has the state, which else is in a file.
     """
 
     provider = ""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, server: OwnPostgres | None = None) -> None:
         self.base, self.directory = base, base / "first"
         self.project = f"fault-{uuid.uuid4().hex[:8]}"
         self.canary = f"canary-{uuid.uuid4().hex}"
@@ -68,6 +71,9 @@ class World(ABC):
         self.pulls = False
         self.tag = self.lineage = ""
         self.proxy: FaultyProxy | None = None
+        self.server = server
+        if server:
+            self.env |= {"FLOWPLAN_STATE": server.url(), "PGAPPNAME": self.project}
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def enter(self, name: str) -> None:
@@ -133,7 +139,10 @@ class World(ABC):
             raise AssertionError(f"{arguments} hangs: {out}\n{err}") from None
         assert "Traceback" not in err and "defect of flowplan" not in err, err
         self.printed += [out, err]
-        return Result(process.returncode, out, err)
+        result = Result(process.returncode, out, err)
+        if result.killed and self.server:
+            self.server.expire(self.project)
+        return result
 
     def _end_when_done(self, follower: subprocess.Popen[str]) -> None:
         """Tell a follower to end when all runs have succeeded, or after a minute."""
@@ -145,17 +154,38 @@ class World(ABC):
             time.sleep(0.2)
         follower.terminate()
 
-    def start(self, *arguments: str, fault: str = "", command: list[str] | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, fault: str = "", command: list[str] | None = None, more: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         words = [self.lineage if argument == "LINEAGE" else argument for argument in arguments]
         return subprocess.Popen(
             [*(command or [FLOWPLAN]), *words],
             cwd=self.directory,
-            env={**os.environ, **self.env, **({"FLOWPLAN_FAULT": fault} if fault else {})},
+            env={**os.environ, **self.env, **({"FLOWPLAN_FAULT": fault} if fault else {}), **(more or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def freeze(self, *arguments: str, fault: str) -> subprocess.Popen[str]:
+        """Return a command that is frozen at a point (``SIGSTOP``), or has ended without passing it."""
+        process = self.start(*arguments, fault=fault, more={"FLOWPLAN_FAULT_SIGNAL": "SIGSTOP"})
+        while process.poll() is None and not _is_stopped(process.pid):
+            time.sleep(0.01)
+        return process
+
+    def frozen(self, *arguments: str, fault: str, meanwhile: Callable[[], object]) -> bool:
+        """Run a command that is frozen at a point, and goes on after something has happened; return whether it was."""
+        process = self.freeze(*arguments, fault=fault)
+        frozen = process.poll() is None
+        if frozen:
+            meanwhile()
+            process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=PATIENCE)
+        assert "Traceback" not in err and "defect of flowplan" not in err, err
+        self.printed += [out, err]
+        return frozen
 
     def ok(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> Result:
         result = self.flowplan(*arguments)
@@ -170,12 +200,18 @@ class World(ABC):
 
     @property
     def has_state(self) -> bool:
-        return self.state_file().exists()
+        if self.server is None:
+            return self.state_file().exists()
+        there = sql("SELECT to_regclass('flowplan.states') IS NOT NULL", url=self.server.url())[0][0]
+        query = "SELECT 1 FROM flowplan.states WHERE project = %s"
+        return bool(there and sql(query, self.project, url=self.server.url()))
 
     def leaks(self) -> list[str]:
         """Where the secret is that every run has in its environment: files of the project, and what was printed."""
         kept = [path for path in self.base.rglob("*") if path.is_file()]
         found = [str(path.relative_to(self.base)) for path in kept if self.canary.encode() in path.read_bytes()]
+        if self.server and self.has_state and self.canary in self.server.texts(self.project):
+            found.append("the database")
         return found + ["output"] * any(self.canary in text for text in self.printed)
 
     # -- what an onlooker sees
@@ -196,6 +232,9 @@ class World(ABC):
         """Remove whatever is left."""
         if self.proxy:
             self.proxy.close()
+        if self.server and self.has_state:
+            for table in ("states", "leases"):
+                sql(f"DELETE FROM flowplan.{table} WHERE project = %s", self.project, url=self.server.url())
 
     # -- what is done to it
 
@@ -274,8 +313,8 @@ class DockerWorld(World):
 
     provider = "docker"
 
-    def __init__(self, base: Path) -> None:
-        super().__init__(base)
+    def __init__(self, base: Path, server: OwnPostgres | None = None) -> None:
+        super().__init__(base, server)
         self.since = str(int(time.time()) - 1)
         self._seen = base / "started"
         with self._seen.open("w") as file:
@@ -340,8 +379,8 @@ class KubernetesWorld(World):
     provider = "kubernetes"
     soon = 2
 
-    def __init__(self, base: Path) -> None:
-        super().__init__(base)
+    def __init__(self, base: Path, server: OwnPostgres | None = None) -> None:
+        super().__init__(base, server)
         self.namespace = self.project
         self._kubectl("create", "namespace", self.namespace)
         deadline = time.monotonic() + 30
@@ -419,7 +458,14 @@ def _tag(env: Iterable[str]) -> str:
     return tag
 
 
-WORLDS: dict[str, Callable[[Path], World]] = {
+def _is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+WORLDS: dict[str, Callable[[Path, OwnPostgres | None], World]] = {
     "process": ProcessWorld,
     "docker": DockerWorld,
     "kubernetes": KubernetesWorld,
