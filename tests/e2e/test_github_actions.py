@@ -234,7 +234,9 @@ def test_from_the_pull_request_to_the_merge(hub: Hub) -> None:
     assert hub.summary.read_text().startswith(f"<!-- flowplan:project={hub.repository.project} digest=sha256:")
     assert set(hub.run("apply.yml").values()) == {0}
     assert hub.statuses() == {"extract": "succeeded", "report": "succeeded"}
-    assert "a-token-of-the-example" not in hub.artifact(1001).read_text() + comment["body"]
+    page = hub.artifact(1002, "flowplan-report").with_name("report.html").read_text()
+    assert "extracted with 1.5" in page
+    assert "a-token-of-the-example" not in hub.artifact(1001).read_text() + comment["body"] + page
 
 
 def test_what_changed_since_the_approval_is_not_applied(hub: Hub) -> None:
@@ -368,4 +370,6 @@ def test_a_violated_policy_is_in_the_comment_and_fails_the_check(hub: Hub) -> No
 
 def test_every_flowplan_command_of_the_workflows_is_one_that_exists() -> None:
     text = (EXAMPLE / "plan.yml").read_text() + (EXAMPLE / "apply.yml").read_text()
-    assert sorted(re.findall(r"^ +(?:run: )?flowplan (\w+)", text, re.MULTILINE)) == ["apply", "plan", "plan", "status"]
+    assert sorted(re.findall(r"^ +(?:run: )?flowplan (\w+)", text, re.MULTILINE)) == [
+        "apply", "plan", "plan", "report", "status",
+    ]  # fmt: skip

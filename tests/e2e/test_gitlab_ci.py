@@ -123,6 +123,7 @@ class GitLab:
         code = self.repository.bash(script, work, {**variables, **own})
         if after := job.get("after_script"):
             assert self.repository.bash("\n".join(after), work, {**variables, **own}) == 0
+            assert job["artifacts"]["when"] == "always" and (work / job["artifacts"]["paths"][0]).exists()
         return code, work
 
 
