@@ -66,21 +66,27 @@ function stepsOf(runs, now) {
   return turns.map(([time, change]) => [time, (count += change)]);
 }
 
-/** Return the columns of a chart: the steps in a range, of many in one pixel the highest. */
+/** Return the columns of a chart: the steps in a range, of many in one pixel the highest and the last. */
 function within(steps, [from, until], pixels) {
-  const bucket = (until - from) / Math.max(1, pixels);
+  const bucket = (until - from) / Math.max(1, pixels) / 1000;
   const [times, counts] = [[from / 1000], [0]];
+  let lower = null;
+  const add = (time, count) => {
+    times.push(time);
+    counts.push(count);
+    lower = null;
+  };
   for (const [time, count] of steps) {
-    const last = times.length - 1;
+    const at = time / 1000;
     if (time <= from) counts[0] = count;
     else if (time > until) break;
-    else if (time / 1000 - times[last] < bucket / 1000 && last > 0 && count <= counts[last]) continue;
+    else if (at - times.at(-1) < bucket && times.length > 1 && count <= counts.at(-1)) lower = [at, count];
     else {
-      times.push(time / 1000);
-      counts.push(count);
+      if (lower) add(...lower);
+      add(at, count);
     }
   }
-  times.push(until / 1000);
-  counts.push(counts.at(-1));
+  if (lower) add(...lower);
+  add(until / 1000, counts.at(-1));
   return [times, counts];
 }
