@@ -454,11 +454,14 @@ def report(
     logs: Annotated[
         str, Option("--logs", metavar="all|failed|none", help="The attempts whose output is in it.")
     ] = "failed",
+    max_size: Annotated[
+        str, Option("--max-size", metavar="SIZE", help="How large the page may be; it says what it leaves out.")
+    ] = "5MB",
 ) -> None:
     """Write one page that shows the runs, their timeline, graph, output and history, and the plan."""
     from flowplan.commands import reporting
 
-    reporting.report(plan, state, env, out, format, logs)
+    reporting.report(plan, state, env, out, format, logs, max_size)
 
 
 @command()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from statistics import median
 from typing import Any, NamedTuple
 
-from flowplan import __version__, documents
+from flowplan import __version__, documents, webpage
 from flowplan.left import followed_by
 from flowplan.planner.manifests.names import is_own_label
 from flowplan.render.objects import leaves
 from flowplan.schemas import report
 from flowplan.schemas.accepted import Step
+from flowplan.schemas.codec import encode
+from flowplan.schemas.events import Event
 from flowplan.schemas.plans import Change
 from flowplan.schemas.report import PlanView, Report
 from flowplan.schemas.runs import PROBLEMS, Json, Recorded
@@ -21,10 +24,23 @@ from flowplan.schemas.times import in_utc, timestamp
 from flowplan.state.acceptance import unbegun
 from flowplan.state.store import Store
 
-MOST_EVENTS = 20_000
-"""The newest events that a document has."""
-WITH_OBJECTS = 2
-"""The newest attempts of a run whose objects a document has."""
+MAX_SIZE = 5 << 20
+"""Bytes of a page, unless others are wanted."""
+
+
+class Limits(NamedTuple):
+    """How much of what there is a document has: the newest events, the newest attempts of each run, and the objects of the newest."""
+
+    events: int
+    attempts: int
+    objects: int
+
+
+LADDER = (Limits(20_000, 1 << 30, 2), Limits(2000, 1 << 30, 1), Limits(0, 20, 0), Limits(0, 5, 0), Limits(0, 1, 0))
+"""What is tried until a document fits."""
+SHORT = 2000
+"""Characters of each output that have precedence over the whole output of others."""
+_AT_A_TIME = 200
 _PAST, _ENOUGH = 10, 3
 _SLOWER, _AT_LEAST = 1.5, 1000
 _UPSTREAM = 5
@@ -51,8 +67,18 @@ class _Known(NamedTuple):
     history: Mapping[str, Any]
     attempts: Sequence[Recorded]
     steps: Mapping[str, Step]
-    events: Sequence[Any]
+    events: Sequence[Event]
     last_seq: int
+
+    def newest(self, limits: Limits) -> _Known:
+        """Return the newest of it."""
+        kept = _newest(self.attempts, limits.attempts)
+        told = self.history["attempts"]
+        return self._replace(
+            attempts=[self.attempts[n] for n in kept],
+            history={**self.history, "attempts": [told[n] for n in kept]},
+            events=self.events[len(self.events) - min(limits.events, len(self.events)) :],
+        )
 
 
 def report_of(
@@ -61,13 +87,15 @@ def report_of(
     plan: PlanView | None = None,
     planned: Sequence[Change] = (),
     logs: str = "failed",
+    most: int = MAX_SIZE,
     left_out: Sequence[str] = (),
 ) -> Report:
-    """Return the document of a state.
+    """Return the document of a state, which says itself what it leaves out.
 
     Args:
         plan: what the page shows of a plan; planned: the changes of one that is not applied yet.
         logs: which outputs are in it: ``all``, ``failed`` or ``none``.
+        most: bytes of a page with it.
         left_out: what it tells to be missing, beside what is found to be here.
     """
     with store.snapshot():
@@ -78,10 +106,16 @@ def report_of(
             documents.history(store, attempts=attempts),
             attempts,
             {step.address: step for _, step in unbegun(store)},
-            list(store.events(after=max(last - MOST_EVENTS, 0))),
+            list(store.events(after=max(last - LADDER[0].events, 0))),
             last,
         )
-        return _Builder(store, known, planned).document(plan, logs, left_out)
+        room = webpage.room(most)
+        for limits in LADDER:
+            builder = _Builder(store, known, planned, limits)
+            found = builder.document(plan, [*left_out, *builder.left_out()])
+            if (taken := webpage.size(encode(found))) <= room:
+                break
+        return _with_outputs(found, store, builder.outputs_wanted(logs), logs, room - taken)
 
 
 def report_of_plan(plan: PlanView) -> Report:
@@ -119,8 +153,9 @@ def report_of_plan(plan: PlanView) -> Report:
 class _Builder:
     """Makes the tables; each row of a table is known by its place."""
 
-    def __init__(self, store: Store, known: _Known, planned: Sequence[Change]) -> None:
-        self._store, self._known = store, known
+    def __init__(self, store: Store, everything: _Known, planned: Sequence[Change], limits: Limits) -> None:
+        self._store, self._limits, self._all = store, limits, len(everything.attempts)
+        self._known = known = everything.newest(limits)
         self._now = datetime.now(UTC)
         self._text = _Strings()
         self._labels: dict[tuple[tuple[str, str], ...], int] = {(): 0}
@@ -135,8 +170,8 @@ class _Builder:
         moments = [*(time for time in times if time), *(a["at"] for a in known.history["applies"] if a["at"])]
         self._epoch = min(map(_moment, moments), default=self._now).replace(microsecond=0)
 
-    def document(self, plan: PlanView | None, logs: str, left_out: Sequence[str]) -> Report:
-        """Return the document."""
+    def document(self, plan: PlanView | None, left_out: Sequence[str]) -> Report:
+        """Return the document, without outputs."""
         store, known = self._store, self._known
         needs = _Lists()
         runs = self._runs_table(needs)
@@ -166,7 +201,7 @@ class _Builder:
             slow=tuple(self._slow(attempts)),
             events=self._events(),
             objects=objects,
-            outputs=tuple(self._outputs(logs)),
+            outputs=(),
             left_out=tuple(left_out),
             plan=plan,
             strings=self._text.all,
@@ -232,12 +267,7 @@ class _Builder:
 
     def _attempts_table(self) -> tuple[report.Attempts, report.Objects]:
         text, objects = self._text, _Objects(self._text)
-        seen: Counter[str] = Counter()
-        with_objects = set()
-        for n in range(len(self._known.attempts) - 1, -1, -1):
-            seen[self._known.attempts[n].address] += 1
-            if seen[self._known.attempts[n].address] <= WITH_OBJECTS:
-                with_objects.add(n)
+        with_objects = set(_newest(self._known.attempts, self._limits.objects))
         rows = []
         for n, (one, told) in enumerate(zip(self._known.attempts, self._known.history["attempts"], strict=True)):
             rows.append(
@@ -370,16 +400,69 @@ class _Builder:
             if took is not None and attempts.status[n] == succeeded:
                 before[run].append(took)
 
-    def _outputs(self, logs: str) -> Iterator[report.Output]:
-        if logs == "none":
-            return
-        wanted = {
-            one.run_id: n
-            for n, one in enumerate(self._known.attempts)
-            if logs == "all" or self._known.history["attempts"][n]["status"] in PROBLEMS
-        }
-        for run_id, text in self._store.tails(wanted).items():
-            yield report.Output(wanted[run_id], text, 0)
+    def outputs_wanted(self, logs: str) -> dict[str, int]:
+        """Return run id -> row of the attempts whose output is wanted, what matters most first."""
+        ends = self._known.history["attempts"]
+        meant = [n for n, end in enumerate(ends) if logs == "all" or (logs == "failed" and end["status"] in PROBLEMS)]
+        stands = {n for address, n in self._newest.items() if address in self._managed}
+        ordered = sorted(meant, key=lambda n: (ends[n]["status"] not in PROBLEMS, n not in stands, -n))
+        return {self._known.attempts[n].run_id: n for n in ordered}
+
+    def left_out(self) -> Iterator[str]:
+        """Yield what is not in the tables."""
+        kept, limits = self._known.attempts, self._limits
+        if len(kept) < self._all:
+            yield f"Of {self._all} attempts {len(kept)} are here: the newest of each run; `flowplan history` shows all."
+        if len(kept) > len(_newest(kept, limits.objects)):
+            whose = f"the newest {limits.objects} attempts of each run" if limits.objects else "no attempts"
+            yield f"Objects are here of {whose}; `flowplan state show ADDR` shows all."
+        if self._known.last_seq > limits.events:
+            number = f"The newest {len(self._known.events)}" if self._known.events else "No"
+            yield f"{number} events are here; `flowplan events` shows all."
+
+
+def _newest(attempts: Sequence[Recorded], limit: int) -> list[int]:
+    """Return the places of the newest attempts at each address, in their order."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for n in range(len(attempts) - 1, -1, -1):
+        seen[attempts[n].address] += 1
+        if seen[attempts[n].address] <= limit:
+            kept.append(n)
+    return kept[::-1]
+
+
+def _with_outputs(document: Report, store: Store, wanted: Mapping[str, int], logs: str, room: int) -> Report:
+    """Return the document with as much of the wanted outputs as there is room for: the end of each first."""
+    kept: dict[str, report.Output] = {}
+    for whole in (False, True):
+        for run_id, text in _tails(store, wanted):
+            known = kept.get(run_id)
+            if whole and (known is None or not known.cut):
+                continue
+            shown = text if whole else text[-SHORT:]
+            room -= webpage.packed_size(shown) - (webpage.packed_size(known.text) if known else 0)
+            if room < 0:
+                break
+            kept[run_id] = report.Output(wanted[run_id], shown, len(text) - len(shown))
+    there = len(store.with_tails(wanted))
+    told = list(document.left_out)
+    if logs != "all":
+        which = "No output is here" if logs == "none" else "Only output of attempts that failed is here"
+        told.append(f"{which}; `flowplan report --logs all` takes all, `flowplan logs ADDR` shows one.")
+    if missing := there - len(kept):
+        told.append(f"The output of {missing} of {there} attempts is not here; --max-size makes room for more.")
+    if cut := sum(output.cut > 0 for output in kept.values()):
+        told.append(f"Of {cut} outputs only the last lines are here; --max-size makes room for more.")
+    return replace(document, outputs=tuple(kept.values()), left_out=tuple(told))
+
+
+def _tails(store: Store, wanted: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the stored ends of outputs by run id, in the order of the run ids, read a few at a time."""
+    ids = list(wanted)
+    for start in range(0, len(ids), _AT_A_TIME):
+        found = store.tails(ids[start : start + _AT_A_TIME])
+        yield from ((run_id, found[run_id]) for run_id in ids[start : start + _AT_A_TIME] if run_id in found)
 
 
 class _Lists:

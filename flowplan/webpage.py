@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import html
 import json
+import zlib
 from importlib import resources
 from typing import Any
 
@@ -33,15 +34,34 @@ def part(name: str) -> str:
 
 def page(document: Any) -> str:
     """Return the page with a document in it, in ASCII."""
-    text = json_text(document)
-    kind, data = "json", text.replace("<", "\\u003c")
-    if len(text) > PLAIN:
-        kind, data = "gzip+json", base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    kind, data = _written(json_text(document))
     style, script = part("page.css"), part("page.js")
     policy = f"{_NOTHING} 'none'; script-src {_hash(script)}; style-src {_hash(style)}"
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
     body = f'<script id="report" type="application/{kind}">{data}</script>\n<script>{script}</script>'
     return _filled(str(document["project"] or "flowplan"), head, body)
+
+
+def size(document: Any) -> int:
+    """Return how many bytes of a page its document takes."""
+    return len(_written(json_text(document))[1])
+
+
+def room(most: int) -> int:
+    """Return how many bytes a document may take in a page of at most ``most`` bytes."""
+    return most - sum(len(part(name)) for name in ("page.html", "page.css", "page.js")) - 1000
+
+
+def packed_size(text: str) -> int:
+    """Return about how many bytes a text takes in a page, where it is compressed."""
+    return 4 * len(zlib.compress(json.dumps(text).encode(), 1)) // 3 + 40
+
+
+def _written(text: str) -> tuple[str, str]:
+    """Return how a document stands in the page, and what stands there."""
+    if len(text) <= PLAIN:
+        return "json", text.replace("<", "\\u003c")
+    return "gzip+json", base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def live_page() -> str:

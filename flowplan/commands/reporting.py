@@ -15,20 +15,28 @@ from flowplan.commands.reading import opened
 from flowplan.engines import kinds_of
 from flowplan.output import Output
 from flowplan.render.plan_page import plan_view
-from flowplan.reporting import report_of, report_of_plan
+from flowplan.reporting import MAX_SIZE, report_of, report_of_plan
 from flowplan.schemas.codec import encode
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
 from flowplan.schemas.places import write_private
 from flowplan.schemas.plan_documents import parse_plan, read_plan
 from flowplan.schemas.plans import Plan
+from flowplan.schemas.quantities import size
 from flowplan.schemas.report import PlanSource, PlanView, Report
+from flowplan.schemas.sources import Diagnostic
 from flowplan.state import acceptance
 from flowplan.state.store import Store
 from flowplan.webpage import json_text, page
 
 
 def report(
-    path: Path | None, named_state: str | None, environment: str | None, out: Path | None, format: str, logs: str
+    path: Path | None,
+    named_state: str | None,
+    environment: str | None,
+    out: Path | None,
+    format: str,
+    logs: str,
+    max_size: str,
 ) -> None:
     """Write the page of a state, or the document in it, to a file or to stdout."""
     check_format(format, ("html", "json"))
@@ -38,7 +46,7 @@ def report(
         raise InvalidInput("the page is no use on a terminal", hint="write it to a file with --out report.html")
     state = state_of(named_state, environment)
     with closing(opened(state)) as store:
-        document = encode(document_of(store, path, logs=logs))
+        document = encode(document_of(store, path, logs=logs, most=_most(max_size)))
     text = page(document) if format == "html" else json_text(document) + "\n"
     if out is None:
         Output().data(text, "")
@@ -49,20 +57,34 @@ def report(
         raise FlowplanError(f"the page cannot be written to {out}: {error.strerror}") from error
 
 
-def document_of(store: Store, path: Path | None = None, *, logs: str = "failed") -> Report:
+def document_of(store: Store, path: Path | None = None, *, logs: str = "failed", most: int = MAX_SIZE) -> Report:
     """Return the document of a state, with the plan in a file, or else the pending plan or the last one that was applied."""
     if path:
         plan, command, _ = planning.looked_at(read_plan(path), path, store.location)
-        return report_of(store, plan=_view(plan, "file", command), planned=plan.changes, logs=logs)
+        return report_of(store, plan=_view(plan, "file", command), planned=plan.changes, logs=logs, most=most)
     try:
         pending, command = _pending(store)
         if pending:
-            return report_of(store, plan=_view(pending, "pending", command), planned=pending.changes, logs=logs)
+            return report_of(
+                store, plan=_view(pending, "pending", command), planned=pending.changes, logs=logs, most=most
+            )
         text = acceptance.last_applied(store)
         view = _view(parse_plan(json.loads(text), "the last plan"), "applied", "") if text else None
     except (InvalidInput, PlanStale) as error:
-        return report_of(store, logs=logs, left_out=(f"The plan cannot be shown: {error}",))
-    return report_of(store, plan=view, logs=logs)
+        return report_of(store, logs=logs, most=most, left_out=(f"The plan cannot be shown: {error}",))
+    return report_of(store, plan=view, logs=logs, most=most)
+
+
+def _most(text: str) -> int:
+    """Return the bytes that ``--max-size`` says.
+
+    Raises:
+        InvalidInput: it is no size.
+    """
+    try:
+        return size(text)
+    except ValueError as error:
+        raise InvalidInput([Diagnostic(str(error), subject="--max-size", hint="write 5MB or 500k")]) from error
 
 
 def mark_of(store: Store) -> Hashable:

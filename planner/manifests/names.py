@@ -88,7 +88,7 @@ def kubernetes_run_name(identity: Identity, given: str | None = None) -> str:
 
 def is_own_label(key: str) -> bool:
     """Return whether flowplan itself sets a label or annotation, in the spelling of Kubernetes or of Docker."""
-    return key.startswith(("flowplan.dev/", docker_label_key("flowplan.dev/"))) or key in _MANAGED_BY
+    return key.startswith(("flowplan.dev/", "dev.flowplan.")) or key in _MANAGED_BY
 
 
 def is_label_of_attempt(key: str) -> bool:

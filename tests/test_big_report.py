@@ -1,0 +1,95 @@
+"""The page of 10,000 runs with 50,000 attempts: small enough to be mailed, and what it leaves out is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import stores
+
+from flowplan import webpage
+from flowplan.reporting import report_of
+from flowplan.schemas.codec import encode
+from flowplan.schemas.runs import Recorded, Settings, Status, run_id
+from flowplan.state.store import Store
+
+RUNS, ATTEMPTS, FAILING = 10_000, 5, 7
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Make a state whose runs ended at all kinds of times; every seventh attempt failed, and wrote 2 KB that no two share."""
+    with stores.fresh("sqlite", tmp_path_factory.mktemp("big")) as store:
+        first = stores.record(store, "a[i=0]")
+        with store.changing("test") as journal:
+            for attempt in range(1, ATTEMPTS + 1):
+                made = [_attempt(store, first, place, attempt) for place in range(RUNS)]
+                journal.put(made)
+                failed = [record.run_id for record in made if record.status is Status.FAILED]
+                journal.put_tails({one: _written(one) for one in failed})
+        yield store
+
+
+def _written(name: str) -> str:
+    return "\n".join(hashlib.sha256(f"{name} {n}".encode()).hexdigest() for n in range(30))
+
+
+def _attempt(store: Store, first: Recorded, place: int, attempt: int) -> Recorded:
+    group, cell = divmod(place, 500)
+    address = f"run{group}[i={cell}]"
+    second = (place * 7919 + attempt * 104729) % 86400
+    start = f"2026-11-{attempt:02}T{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}.{place % 1000:03}Z"
+    end = (
+        f"2026-11-{attempt + 1:02}T{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}.{place * 31 % 1000:03}Z"
+    )
+    failed = (place + attempt) % FAILING == 0
+    argv = ["python", "-m", "train", "--cell", str(cell), "--group", str(group)]
+    return replace(
+        first,
+        address=address,
+        attempt=attempt,
+        run_id=run_id(store.lineage, address, attempt),
+        name=f"p-run{group}-{cell}-{attempt}",
+        objects={"Process": {"argv": argv, "env": {f"NAME_{n}": "value" for n in range(10)}}},
+        settings=Settings(group=f"run{group}", needs=(f"run{group - 1}[i={cell}]",) if group else ()),
+        status=Status.FAILED if failed else Status.SUCCEEDED,
+        reason="Error" if failed else "",
+        exit_code=3 if failed else 0,
+        attempts=1,
+        created_at=start,
+        started_at=start,
+        finished_at=end,
+    )
+
+
+def test_a_big_project_is_below_5_mb_and_has_the_end_of_every_failure(big: Store) -> None:
+    document = report_of(big)
+    assert len(document.runs.address) == RUNS and len(document.attempts.run) == RUNS * ATTEMPTS
+    page = webpage.page(encode(document))
+    assert len(page) < 5 << 20
+    failures = sum(1 for status in document.attempts.status if document.strings[status] == "failed")
+    assert failures > RUNS * ATTEMPTS / 8
+    shown = len(document.outputs)
+    [missing] = [
+        re.match(r"The output of (\d+) of (\d+) attempts", said) or said
+        for said in document.left_out
+        if "is not here" in said
+    ]
+    assert isinstance(missing, re.Match) and int(missing[1]) == failures - shown and int(missing[2]) == failures
+    stands = {document.runs.attempt[n] for n in range(RUNS)}
+    assert all(output.attempt in stands for output in document.outputs[:100])  # what failed last comes first
+
+
+def test_what_has_no_room_is_left_out_and_told(big: Store) -> None:
+    document = report_of(big, most=1 << 20)
+    assert webpage.size(encode(document)) < 1 << 20
+    said = " ".join(document.left_out)
+    assert "`flowplan history` shows all" in said and "`flowplan state show ADDR` shows all" in said
+    assert len(document.runs.address) == RUNS
+    newest = document.runs.attempt
+    assert all(row is not None and document.attempts.number[row] == ATTEMPTS for row in newest)
+    assert json.loads(webpage.json_text(encode(document)))["format_version"] == "1.0"
