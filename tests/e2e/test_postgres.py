@@ -118,6 +118,7 @@ def test_each_role_does_what_it_may(team: Project) -> None:
     give("--writer", "writer", "--reader", "reader")
     assert "hello from a" in team.ok("logs", "a", "--state", reader).out
     assert "succeeded" in team.ok("status", "--state", reader).out and team.ok("history", "--state", reader).out
+    assert len(team.ok("report", "--format", "json", "--state", reader).json["attempts"]["run"]) == 2
     for words in (["plan"], ["state", "pull", "--with-key"]):
         assert "a key that this user may not read" in team.ok(*words, "--state", reader, code=1).err
     for words in (["apply", "--yes", "--rerun", "a"], ["state", "rm", "a"], ["state", "unlock"], ["state", "upgrade"]):

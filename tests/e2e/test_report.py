@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,3 +158,87 @@ def test_the_page_of_a_plan_alone(project: Project) -> None:
 def test_wrong_options_of_the_report(failed: Project) -> None:
     assert 'unknown choice "every"' in failed.ok("report", "--logs", "every", code=7).err
     assert "its directory does not exist" in failed.ok("report", "--out", "none/such.html", code=7).err
+
+
+HOSTILE = """\
+flowplan: 1
+project: nightly
+runs:
+  loud:
+    provider: process
+    description: '</script><script>alert("description")</script>'
+    labels: {note: '</SCRIPT ><img src=x onerror=alert(1)>'}
+    matrix: {name: ['</script><script>alert("cell")</script>', '<!--<script>', "\\u202etxt.exe"]}
+    command: [sh, -c, 'printf "</script><script>alert(2)</script>\\u2028\\033]0;title\\007\\n"; head -c 1000000 /dev/zero | tr "\\0" "<"; exit 3']
+"""
+
+
+class Elements(HTMLParser):
+    """The elements of a page, as a browser would find them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append(" ".join([tag, *(name for name, _ in attrs)]))
+
+
+def test_what_runs_say_and_are_called_stays_data(project: Project) -> None:
+    project.write(HOSTILE)
+    project.ok("apply", "--yes", code=3)
+    plain = in_page_elements(project, "--logs", "none")
+    page = project.ok("report", "--logs", "all").out
+    assert Elements(page).found == plain and page.isascii()
+    document = in_page(page)
+    assert document["runs"]["address"][0] == 'loud[name="</script><script>alert(\\"cell\\")</script>"]'
+    assert document["groups"][0]["description"].startswith("</script>")
+    assert min(len(output["text"]) for output in document["outputs"]) > 60_000
+    assert plain.count("script") == 1 and plain.count("script id type") == 1  # the code and the data
+    project.ok("plan", "--rerun", "loud")
+    assert Elements(project.ok("show", "--format", "html").out).found == plain
+
+
+def in_page_elements(project: Project, *options: str) -> list[str]:
+    """Return the elements of a page of another project, where nothing is hostile."""
+    other = Project(project.directory / "other", {"NO_COLOR": "1"})
+    other.directory.mkdir()
+    other.write("flowplan: 1\nproject: other\nruns: {a: {provider: process, command: [echo, a]}}\n")
+    other.ok("apply", "--yes")
+    return Elements(other.ok("report", *options).out).found
+
+
+def test_a_state_that_is_only_readable(failed: Project, tmp_path: Path) -> None:
+    if os.geteuid() == 0 and not shutil.which("setpriv"):
+        pytest.skip("root overlooks permissions, and there is no setpriv")
+    copy = tmp_path / "state.db"
+    shutil.copy(failed.directory / ".flowplan/state.db", copy)
+    copy.chmod(0o444)
+    tmp_path.chmod(0o555)
+    bound = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+    document = Project(tmp_path, before=bound).ok("report", "--state", str(copy), "--format", "json").json
+    assert len(document["runs"]["address"]) == 6
+    assert sorted(tmp_path.iterdir()) == [copy]
+
+
+def test_a_damaged_last_plan_is_told_and_the_rest_is_shown(project: Project) -> None:
+    project.write(SPEC)
+    project.ok("apply", "--yes", "--target", "extract")
+    project.write(SPEC.replace("echo day", "echo of day"))
+    project.ok("plan")
+    file = project.directory / ".flowplan/plan.json"
+    file.write_text(file.read_text().replace("echo of day", "echo no day"))
+    document = project.ok("report", "--format", "json").json
+    assert document["plan"] is None and len(document["attempts"]["run"]) == 2
+    assert any("The plan cannot be shown: " in said and "edited or damaged" in said for said in document["left_out"])
+
+
+def test_what_is_left_out_is_told(failed: Project) -> None:
+    def told(*options: str) -> str:
+        return " ".join(failed.ok("report", "--format", "json", *options).json["left_out"])
+
+    assert "Only output of attempts that failed is here" in told()
+    assert "No output is here" in told("--logs", "none")
+    assert told("--logs", "all") == ""
+    assert "write 5MB" in failed.ok("report", "--max-size", "huge", code=7).err
