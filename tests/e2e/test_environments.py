@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from projects import Project, until
+from projects import Project, clear, until
 
 SPEC = """\
 flowplan: 1
@@ -36,6 +36,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     made.write(SPEC)
     made.write(COMMON, "shared/common.yaml")
     yield made
+    clear(made)
     for state in sorted((tmp_path / ".flowplan").glob("*.db")):
         made.run("destroy", "--yes", "--allow-interrupt", "*", "--state", str(state), timeout=180)
 

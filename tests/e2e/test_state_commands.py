@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import Project, until
 from engines import docker_api
+from projects import end_jobs
 from stores import sql
 
 SECRET = "c4n4ry-value-of-import"
@@ -145,6 +146,7 @@ class Jobs(Hands):
         return self.api.find(f"{self.jobs}/by-hand") is None
 
     def close(self) -> None:
+        end_jobs(namespace=self.name)
         self.api.call("DELETE", f"/api/v1/namespaces/{self.name}")
         self.api.close()
 
@@ -161,7 +163,6 @@ def hands(request: pytest.FixtureRequest, project: Project) -> Iterator[Hands]:
     try:
         yield made
     finally:
-        project.run("destroy", "--yes", timeout=COLLECTED)
         made.close()
 
 
