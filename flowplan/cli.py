@@ -484,7 +484,7 @@ def diff(
 def import_(
     source: Annotated[
         list[Path] | None,
-        Argument(metavar="SOURCE", help="Files to import: Jobs and CronJobs of Kubernetes; - is stdin."),
+        Argument(metavar="SOURCE", help="Jobs and CronJobs of Kubernetes, crontabs; - is stdin."),
     ] = None,
     kind: Annotated[
         str, Option("--kind", metavar=_sources, help="What the files are; default: told by their content.")

@@ -20,7 +20,7 @@ from projects import FLOWPLAN, Project, until
 from flowplan.cli import run
 from flowplan.commands.importing import rendered_objects
 from flowplan.engines import ManifestsByType
-from flowplan.planner.importing import settled, spec_of, unequal
+from flowplan.planner.importing import Around, settled, spec_of, unequal
 from flowplan.planner.importing.job_defaults import without_defaults
 from flowplan.planner.importing.sources import imported
 from flowplan.planner.manifests.names import is_own_label
@@ -62,7 +62,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def objects_of(text: str, file: str = "source.yaml") -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yield the runs of a source, each with the objects that the planner makes of it."""
-    runs = settled(imported(text, file, "").runs)
+    runs = settled(imported(text, file, "", Around("/home/ada", "ada")).runs)
     rendered = rendered_objects(yaml_text(spec_of("project", runs, {})), Path("flowplan.yaml"), runs)
     yield from ((one, rendered[one.name]) for one in runs)
 
@@ -336,6 +336,56 @@ def test_the_installed_command_reads_its_standard_input(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "project:" in done.stdout
     assert 'one: equal to Job "one"' in done.stderr
+
+
+CRONTAB = """\
+# the night
+MAILTO=ada
+PATH=/usr/local/bin:/usr/bin:/bin
+PGPASSWORD="hunter2 hunter2"
+30 2 * * * /usr/local/bin/backup.sh --full > /var/log/backup.log 2>&1
+*/5 9-17 * * Mon-Fri cd /srv/app && python3 manage.py clearsessions
+@daily\tdate +\\%F >> /tmp/days
+"""
+
+
+def test_a_crontab_becomes_processes(command: Callable[..., Any]) -> None:
+    Path("nightly").write_text(CRONTAB)
+    code, spec, told = command("import", "nightly")
+    runs = parse(spec, "spec").value["runs"]
+    assert code == 0, told
+    assert list(runs) == ["backup", "manage", "date"]
+    assert runs["date"]["command"] == ["/bin/sh", "-c", "date +%F >> /tmp/days"]
+    assert runs["backup"]["env"]["PATH"] == "/usr/local/bin:/usr/bin:/bin"
+    assert runs["backup"]["rerun"] == "always"
+    assert runs["backup"]["working_dir"] == str(Path.home())
+    assert "hunter2" not in spec + told
+    assert 'nightly:5:1: schedule: "30 2 * * *"' in told
+    assert 'not imported: nightly:2:1: MAILTO: "ada"' in told
+    Path("flowplan.yaml").write_text(spec)
+    assert command("validate")[0] == 0
+
+
+def test_what_a_run_of_a_crontab_cannot_have_is_lost(command: Callable[..., Any]) -> None:
+    Path("tab").write_text("# m h dom mon dow user command\n1 2 * * *\tnobody\tmail ada%hello%there\n")
+    code, _, told = command("import", "tab")
+    assert code == 2
+    assert 'lost: tab:2:1: user: "nobody"' in told
+    assert "lost: tab:2:1: %:" in told
+    Path("tab").write_text("1 2 3 4 5 ls\n61 x\n@daily\n")
+    code, _, told = command("import", "tab")
+    assert code == 7
+    assert "tab:2:1: is no line of a crontab" in told
+    assert "tab:3:1:" in told
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=40))
+def test_any_command_of_a_crontab_arrives_as_it_was(written: str) -> None:
+    if not written.strip():
+        return
+    for one, objects in objects_of(f"0 0 * * * {written}\n", "crontab"):
+        assert unequal(one, objects, ManifestsByType()["process"]) == []
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\x85\u2028\u2029"), max_size=30) | st.sampled_from(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ from flowplan.commands.starting import project_name
 from flowplan.engines import Engines, ManifestsByType, composed
 from flowplan.given import Given
 from flowplan.output import Output
-from flowplan.planner.importing import VARIABLE, Imported, Remark, Source, settled, spec_of, unequal
+from flowplan.planner.importing import VARIABLE, Around, Imported, Remark, Source, settled, spec_of, unequal
 from flowplan.planner.importing.sources import LIVE, imported
 from flowplan.providers.protocol import Catalogue
 from flowplan.schemas.composition import Part, SpecFiles
@@ -89,7 +90,9 @@ def _read(path: Path, kind: str) -> Source:
     except InvalidInput as error:
         hint = "an object that runs already is recorded with `flowplan state import ADDR ID`"
         raise InvalidInput([f._replace(hint=f.hint or hint) for f in error.diagnostics]) from None
-    return imported(text, "<stdin>" if str(path) == "-" else str(path), kind)
+    return imported(
+        text, "<stdin>" if str(path) == "-" else str(path), kind, Around(str(Path.home()), getpass.getuser())
+    )
 
 
 def _listed(cluster: Cluster) -> Source:

@@ -38,6 +38,9 @@ class Remark(NamedTuple):
     value: Json = None
 
 
+NO_SCHEDULE = (
+    "flowplan starts nothing by itself: call `flowplan apply --yes` at these times, from cron, a systemd timer or CI"
+)
 ENVIRONMENT, VARIABLE = "env", "var"
 
 
@@ -86,6 +89,17 @@ class Imported:
     at: Callable[[str], Position | None] = lambda pointer: None
     remarks: list[Remark] = field(default_factory=list)
     secrets: dict[Secret, Hidden] = field(default_factory=dict)
+
+
+class Around(NamedTuple):
+    """What a converter may want to know beside its file.
+
+    Attributes:
+        home: of the user whose crontab it is; user: who imports.
+    """
+
+    home: str = "/"
+    user: str = ""
 
 
 class Source(NamedTuple):

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from flowplan.planner.importing import (
     ENVIRONMENT,
+    NO_SCHEDULE,
     VARIABLE,
+    Around,
     Hidden,
     Imported,
     Remark,
@@ -34,9 +36,6 @@ from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap
 PROVIDER = "kubernetes"
 KINDS = ("Job", "CronJob", "Pod")
 
-NO_SCHEDULE = (
-    "flowplan starts nothing by itself: call `flowplan apply --yes` from cron, a systemd timer or CI at these times"
-)
 _OF_CRONJOB = {
     "schedule": NO_SCHEDULE,
     "timeZone": "set it where the schedule is",
@@ -77,7 +76,7 @@ def is_manifest(value: Json) -> bool:
     return isinstance(value, dict) and isinstance(value.get("kind"), str) and "apiVersion" in value
 
 
-def imported(documents: Sequence[Document]) -> Source:
+def imported(documents: Sequence[Document], around: Around) -> Source:
     """Return the runs of all Jobs, CronJobs and Pods; every other object is a remark.
 
     Raises:
@@ -135,10 +134,13 @@ def _run(item: _Item) -> Imported:
     run = Imported(run_name(name or "job"), item.title, {}, {"Job": source}, partial(plain, source), at, remarks)
     _Lifting(run, copied(source)).lift()
     if item.value["kind"] == "CronJob":
+        del run.fields["provider"]
         run.fields = {
             "provider": PROVIDER,
             "description": f"CronJob {name}: {item.value['spec'].get('schedule')}",
-        } | run.fields
+            **run.fields,
+            "rerun": "always",  # each night again, unlike a Job
+        }
     return run
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from flowplan.planner.importing import Source, jobs
+from flowplan.planner.importing import Around, Source, crontab, jobs
 from flowplan.schemas.documents import Document, parse_all
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, did_you_mean
 
 
-class Kind(NamedTuple):
+class Yaml(NamedTuple):
     """A kind of source whose files are YAML.
 
     Attributes:
@@ -20,18 +20,29 @@ class Kind(NamedTuple):
     """
 
     is_one: Callable[[Json], bool]
-    convert: Callable[[Sequence[Document]], Source]
+    convert: Callable[[Sequence[Document], Around], Source]
     as_kubectl: bool = False
 
 
-KINDS: dict[str, Kind] = {
-    "kubernetes": Kind(jobs.is_manifest, jobs.imported, as_kubectl=True),
+class Lines(NamedTuple):
+    """A kind of source whose files are lines of text; ``is_one`` tells it by all of them."""
+
+    is_one: Callable[[str], bool]
+    convert: Callable[[str, str, Around], Source]
+
+
+YAML: dict[str, Yaml] = {
+    "kubernetes": Yaml(jobs.is_manifest, jobs.imported, as_kubectl=True),
 }
+LINES: dict[str, Lines] = {
+    "crontab": Lines(crontab.is_crontab, crontab.imported),
+}
+KINDS = (*YAML, *LINES)
 LIVE: tuple[str, Callable[[Sequence[Json]], Source]] = ("kubernetes", jobs.of_cluster)
 """The type of provider whose objects can be imported from the engine, and what converts them."""
 
 
-def imported(text: str, file: str, kind: str) -> Source:
+def imported(text: str, file: str, kind: str, around: Around) -> Source:
     """Return what a source has that runs.
 
     Args:
@@ -43,6 +54,9 @@ def imported(text: str, file: str, kind: str) -> Source:
     if kind and kind not in KINDS:
         hint = did_you_mean(kind, KINDS) or f"one of {', '.join(KINDS)}"
         raise InvalidInput([Diagnostic(f'there is no kind of source "{kind}"', subject="--kind", hint=hint)])
+    of_lines = next((name for name, one in LINES.items() if kind == name or (not kind and one.is_one(text))), "")
+    if of_lines:
+        return LINES[of_lines].convert(text, file, around)
     try:
         documents = parse_all(text, file, as_kubectl=True)
     except InvalidInput as error:
@@ -50,9 +64,9 @@ def imported(text: str, file: str, kind: str) -> Source:
             hint = "a template of Helm is rendered first: helm template CHART | flowplan import -"
             raise InvalidInput([fault._replace(hint=hint) for fault in error.diagnostics]) from None
         raise
-    told = kind or next((name for name, one in KINDS.items() if one.is_one(documents[0].value)), "")
+    told = kind or next((name for name, one in YAML.items() if one.is_one(documents[0].value)), "")
     if not told:
         hint = f"known are {', '.join(KINDS)}; --kind names one"
         raise InvalidInput([documents[0].sources.at_value((), "it is not known what this file is", hint)])
-    found = KINDS[told]
-    return found.convert(documents if found.as_kubectl else parse_all(text, file))
+    found = YAML[told]
+    return found.convert(documents if found.as_kubectl else parse_all(text, file), around)
