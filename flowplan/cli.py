@@ -484,11 +484,17 @@ def diff(
 def import_(
     source: Annotated[
         list[Path] | None,
-        Argument(metavar="SOURCE", help="Jobs and CronJobs of Kubernetes, crontabs; - is stdin."),
+        Argument(metavar="SOURCE", help="Jobs and CronJobs of Kubernetes, compose files, crontabs; - is stdin."),
     ] = None,
     kind: Annotated[
         str, Option("--kind", metavar=_sources, help="What the files are; default: told by their content.")
     ] = "",
+    target: Annotated[
+        list[str] | None, Option("--target", metavar="NAME", help="Only what has this name, or glob. Repeatable.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None, Option("--profile", metavar="NAME", help="A profile of compose to enable. Repeatable.")
+    ] = None,
     from_cluster: Annotated[
         bool, Option("--from-cluster", help="Import Jobs that a cluster of Kubernetes has.")
     ] = False,
@@ -516,7 +522,9 @@ def import_(
     if (selector or namespace or kube_context) and not from_cluster:
         raise InvalidInput("--selector, --namespace and --kube-context need --from-cluster")
     cluster = importing.Cluster(selector, namespace, kube_context) if from_cluster else None
-    return importing.import_(source or [], cluster, importing.How(kind, project, out, force, format))
+    return importing.import_(
+        source or [], cluster, importing.How(kind, target or [], profile or [], project, out, force, format)
+    )
 
 
 @command()

@@ -8,6 +8,7 @@ import re
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from flowplan.providers.kubernetes.connection import endpoint
 from flowplan.providers.kubernetes.jobs import jobs_path
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.schemas.documents import parse
+from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.yaml_text import yaml_text
 
 JOBS = sorted((Path(__file__).parent / "fixtures" / "jobs").iterdir())
@@ -62,8 +64,10 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def objects_of(text: str, file: str = "source.yaml") -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yield the runs of a source, each with the objects that the planner makes of it."""
-    runs = settled(imported(text, file, "", Around("/home/ada", "ada")).runs)
-    rendered = rendered_objects(yaml_text(spec_of("project", runs, {})), Path("flowplan.yaml"), runs)
+    source = imported(text, file, "", Around("/home/ada", "ada", absolute=str(Path.cwd())))
+    runs = settled(source.runs)
+    spec = yaml_text(spec_of("project", runs, {}, source.variables))
+    rendered = rendered_objects(spec, Path("flowplan.yaml"), runs, source.values)
     yield from ((one, rendered[one.name]) for one in runs)
 
 
@@ -431,3 +435,190 @@ def test_any_text_arrives_as_it_was(arguments: list[str], env: dict[str, str]) -
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"template": {"spec": pod}}}
     for one, objects in objects_of(json.dumps(job)):
         assert unequal(one, objects, ManifestsByType()["kubernetes"]) == []
+
+
+SHOP = Path(__file__).parent / "fixtures" / "compose" / "shop.yaml"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Copy the compose file with the files that it names."""
+    (tmp_path / "compose.yaml").write_text(SHOP.read_text())
+    (tmp_path / "common.env").write_text("A=1\nB=secret\n")
+    (tmp_path / ".env").write_text("MODE=prod\nSEED_TOKEN=tok-12345678\n")
+    return tmp_path / "compose.yaml"
+
+
+def test_services_that_end_become_containers(shop: Path, command: Callable[..., Any]) -> None:
+    code, spec, told = command("import", "compose.yaml")
+    tree = parse(spec, "spec").value
+    assert code == 0, told
+    assert list(tree["runs"]) == ["migrate", "seed"]
+    assert tree["project"] == "shop"
+    assert tree["variables"] == {
+        "TAG": {"default": "1.4"},
+        "MODE": {"default": "prod"},
+        "SEED_TOKEN": {"sensitive": True},
+    }
+    assert tree["runs"]["seed"]["needs"] == ["migrate"]
+    assert tree["runs"]["migrate"]["env"]["FROM_SHELL"] == {"from_env": "FROM_SHELL"}
+    assert "hunter2222" not in spec + told
+    assert "tok-12345678" not in spec + told
+    assert "services.db: does not end (restart: unless-stopped); --target db imports it" in told
+    assert "services.web: seems not to end: it has ports" in told
+    assert "services.debug: its profile debug is not enabled; --profile debug enables it" in told
+    assert "db is no run; `docker compose up --detach --wait db` before" in told
+    Path("flowplan.yaml").write_text(spec)
+    assert command("validate", "--var", "SEED_TOKEN=x")[0] == 0
+
+
+def test_profiles_and_targets_choose_services(shop: Path, command: Callable[..., Any]) -> None:
+    assert "debug: equal to service debug" in command("import", "compose.yaml", "--profile", "debug")[2]
+    assert list(parse(command("import", "compose.yaml", "--target", "d*")[1], "spec").value["runs"]) == ["db", "debug"]
+
+
+def test_a_spec_elsewhere_names_the_same_files(shop: Path, command: Callable[..., Any]) -> None:
+    Path("specs").mkdir()
+    assert command("import", "compose.yaml", "-o", "specs/shop.yaml")[0] == 0
+    run = parse(Path("specs/shop.yaml").read_text(), "spec").value["runs"]["migrate"]
+    assert run["env_file"] == "../common.env"
+    assert run["docker"]["volumes"] == ["../data:/data:ro", "shop_cache:/cache", "../conf:/conf:ro"]
+
+
+def test_whatever_a_container_would_have_otherwise_is_told(shop: Path, command: Callable[..., Any]) -> None:
+    manifests = ManifestsByType()["docker"]
+    around = Around(absolute=str(shop.parent), dotenv="MODE=prod", read=lambda name: "A=1\nB=secret\n")
+    source = imported(SHOP.read_text(), "compose.yaml", "compose", around)
+    rendered = rendered_objects(
+        yaml_text(spec_of("shop", source.runs, {}, source.variables)), Path("flowplan.yaml"), source.runs, source.values
+    )
+    for one in source.runs:
+        assert unequal(one, rendered[one.name], manifests) == []
+        for place in leaves(rendered[one.name]["Container"]):
+            if place != ("Name",) and "host-gateway" not in str(place):
+                other = copy.deepcopy(rendered[one.name])
+                if not str(value_of(other["Container"], place)).endswith("host-gateway"):
+                    change(other["Container"], place)
+                    assert unequal(one, other, manifests), f"{one.title}: {place}"
+
+
+def value_of(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+COMPOSE = {
+    "services: {a: 1}": (7, "c.yaml:1:15: services.a: must be a mapping"),
+    "services: {a: {command: x}}": (7, "c.yaml:1:15: services.a: has neither image nor build"),
+    "services: {a: {image: b, extends: {service: c}}}": (
+        7,
+        "services.a.extends: is not taken over; `docker compose config |",
+    ),
+    'services: {a: {image: b, command: "it\'s"}}': (7, "services.a.command: is no command"),
+    "services: {a: {image: b, mem_limit: much}}": (7, "services.a.mem_limit:"),
+    "services: {a: {image: 'b:${T:-${U}}'}}": (7, "services.a.image: a variable in the default of another one"),
+    "services: {a: {image: b, env_file: none.env}}": (7, "services.a.env_file: there is no file none.env"),
+    "services: {a: {image: b, volumes: [{}]}}": (2, "lost: c.yaml:1:26: services.a.volumes"),
+    "services: {a: {image: b, bogus: 1}}": (2, "lost: c.yaml:1:26: services.a.bogus: 1: unknown option"),
+    "services: {a: {image: b, restart: on-failure}}": (2, 'services.a.restart: "on-failure": a run comes to an end'),
+    "services: {a: {image: b, deploy: {replicas: 3}}}": (
+        2,
+        "replicas is not carried over; a matrix makes several runs",
+    ),
+    "services: {a: {build: .}}": (0, "flowplan builds nothing: `docker compose build` makes the image before"),
+    "services: {a: {image: b, restart: always}}": (7, "nothing that runs was found"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), COMPOSE.items(), ids=range(len(COMPOSE)))
+def test_what_compose_has_and_a_run_has_not(text: str, expected: tuple[int, str], command: Callable[..., Any]) -> None:
+    Path("c.yaml").write_text(text)
+    code, _, told = command("import", "c.yaml", "--kind", "compose")
+    assert (code, expected[1] in told) == (expected[0], True), told
+
+
+KEYS = st.sampled_from(
+    [
+        "command",
+        "entrypoint",
+        "environment",
+        "env_file",
+        "volumes",
+        "networks",
+        "network_mode",
+        "depends_on",
+        "deploy",
+        "cpus",
+        "mem_limit",
+        "memswap_limit",
+        "restart",
+        "stop_grace_period",
+        "labels",
+        "extra_hosts",
+        "secrets",
+        "configs",
+        "privileged",
+        "user",
+        "tmpfs",
+        "ulimits",
+        "healthcheck",
+        "ports",
+        "logging",
+        "profiles",
+        "pull_policy",
+        "container_name",
+        "working_dir",
+        "build",
+        "init",
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(KEYS, VALUE, max_size=3),
+    st.dictionaries(st.sampled_from(["networks", "volumes", "secrets"]), VALUE),
+)
+def test_no_compose_file_is_a_defect(service: dict[str, Any], beside: dict[str, Any]) -> None:
+    text = json.dumps({**beside, "services": {"a": {"image": "busybox", **service}}})
+    try:
+        list(objects_of(text, "compose.yaml"))
+    except InvalidInput as error:
+        assert str(error)
+
+
+ONE_SHOTS = """\
+name: {project}
+services:
+  load:
+    image: busybox:1.35
+    command: [sh, -c, 'echo "$$GREETING" > /shared/greeting']
+    environment: {{GREETING: "${{GREETING:-hello}}"}}
+    volumes: ["{project}:/shared"]
+    network_mode: none
+  report:
+    image: busybox:1.35
+    command: cat /shared/greeting
+    read_only: true
+    volumes: ["{project}:/shared:ro"]
+    network_mode: none
+    depends_on: {{load: {{condition: service_completed_successfully}}}}
+volumes: {{{project}: {{name: {project}}}}}
+"""
+
+
+@pytest.mark.docker
+def test_imported_services_run_in_their_order(tmp_path: Path) -> None:
+    import docker
+
+    project, name = Project(tmp_path), f"imported-{uuid.uuid4().hex[:8]}"
+    (tmp_path / "compose.yaml").write_text(ONE_SHOTS.format(project=name))
+    assert "2 runs, equal to the source" in project.ok("import", "compose.yaml", "-o", "flowplan.yaml").err
+    try:
+        assert "report | hello" in project.ok("apply", "--yes").out
+        assert set(project.actions().values()) == {"no-op"}
+    finally:
+        project.run("destroy", "--yes")
+        with closing(docker.from_env()) as client:
+            client.volumes.get(name).remove()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from flowplan.providers.protocol import Catalogue
 from flowplan.schemas.composition import Part, SpecFiles
 from flowplan.schemas.documents import parse, read_text
 from flowplan.schemas.errors import FlowplanError, InvalidInput, concealing
-from flowplan.schemas.files import mode_of
+from flowplan.schemas.files import is_file, is_stream, mode_of
 from flowplan.schemas.places import DEFAULT_SPEC, write_private
 from flowplan.schemas.runs import Json, Objects
 from flowplan.schemas.secrets import Redactor, reveal
@@ -46,9 +48,11 @@ class Cluster(NamedTuple):
 
 
 class How(NamedTuple):
-    """What the command line says: the kind of all sources, and where and how to write."""
+    """What the command line says: the kind of all sources, what of them is wanted, and where and how to write."""
 
     kind: str = ""
+    targets: Sequence[str] = ()
+    profiles: Sequence[str] = ()
     project: str = ""
     out: Path | None = None
     force: bool = False
@@ -65,7 +69,7 @@ def import_(paths: Sequence[Path], cluster: Cluster | None, how: How) -> int:
     _check_out(how)
     if not paths and cluster is None:
         raise InvalidInput("there is no source", hint="name a file, - for the standard input, or --from-cluster")
-    sources = [_read(path, how.kind) for path in paths]
+    sources = [_read(path, how) for path in paths]
     if cluster is not None:
         sources.append(_listed(cluster))
     if not any(source.runs for source in sources):
@@ -84,15 +88,25 @@ def _check_out(how: How) -> None:
         raise InvalidInput([Diagnostic(f"{how.out} exists already", subject="--out", hint="--force replaces it")])
 
 
-def _read(path: Path, kind: str) -> Source:
+def _read(path: Path, how: How) -> Source:
     try:
         text = read_text(path)
     except InvalidInput as error:
         hint = "an object that runs already is recorded with `flowplan state import ADDR ID`"
         raise InvalidInput([f._replace(hint=f.hint or hint) for f in error.diagnostics]) from None
-    return imported(
-        text, "<stdin>" if str(path) == "-" else str(path), kind, Around(str(Path.home()), getpass.getuser())
+    there = Path.cwd() if is_stream(path) else path.absolute().parent
+    here = (how.out or Path(DEFAULT_SPEC)).absolute().parent
+    around = Around(
+        home=str(Path.home()),
+        user=getpass.getuser(),
+        directory="" if there == here else os.path.relpath(there, here),
+        absolute=str(there),
+        dotenv=read_text(there / ".env") if is_file(there / ".env") else "",
+        read=lambda name: read_text(there / name) if is_file(there / name) else None,
+        profiles=how.profiles,
+        targets=how.targets,
     )
+    return imported(text, "<stdin>" if str(path) == "-" else str(path), how.kind, around)
 
 
 def _listed(cluster: Cluster) -> Source:
@@ -110,12 +124,16 @@ def _listed(cluster: Cluster) -> Source:
 
 
 def _write(sources: Sequence[Source], origin: str, providers: Mapping[str, Any], how: How) -> int:
-    runs = settled(run for source in sources for run in source.runs)
+    runs = settled(run for source in sources for run in source.runs if _targeted(run, how.targets))
+    if not runs:
+        raise InvalidInput("nothing is left that would be imported", hint="--target names runs of the spec")
+    variables = {name: declared for source in sources for name, declared in source.variables.items()}
+    values = {name: value for source in sources for name, value in source.values.items() if name in variables}
     named = how.project or next((s.project for s in sources if s.project), "") or project_name(Path.cwd().name)
-    text = f"# Imported from {origin}.\n{yaml_text(spec_of(named, runs, providers))}"
+    text = f"# Imported from {origin}.\n{yaml_text(spec_of(named, runs, providers, variables))}"
     redactor = Redactor(hidden.value for run in runs for hidden in run.secrets.values())
     with concealing(redactor):
-        differences = _compared(text, how.out or Path(DEFAULT_SPEC), runs)
+        differences = _compared(text, how.out or Path(DEFAULT_SPEC), runs, values)
     remarks = [remark for source in sources for remark in source.remarks]
     output = Output(redactor)
     if how.out:
@@ -137,20 +155,25 @@ def write_spec(path: Path, text: str) -> None:
         raise FlowplanError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _compared(text: str, path: Path, runs: Sequence[Imported]) -> dict[str, list[Remark]]:
+def _targeted(run: Imported, targets: Sequence[str]) -> bool:
+    return not targets or any(fnmatchcase(run.name, target) for target in targets)
+
+
+def _compared(text: str, path: Path, runs: Sequence[Imported], values: Mapping[str, str]) -> dict[str, list[Remark]]:
     """Return for each run in what the objects that it would send differ from its source."""
-    manifests, objects = ManifestsByType(), rendered_objects(text, path, runs)
+    manifests, objects = ManifestsByType(), rendered_objects(text, path, runs, values)
     return {run.name: unequal(run, objects[run.name], manifests[run.fields["provider"]]) for run in runs}
 
 
-def rendered_objects(text: str, path: Path, runs: Sequence[Imported]) -> dict[str, Objects]:
-    """Return what each run of a spec would send, with the values of its secrets as the source has them."""
+def rendered_objects(text: str, path: Path, runs: Sequence[Imported], values: Mapping[str, str]) -> dict[str, Objects]:
+    """Return what each run of a spec would send, with the values of its variables and secrets as the source has them."""
     known = {secret: hidden.value for run in runs for secret, hidden in run.secrets.items()}
     read = SpecFiles(path, [Part(parse(text, str(path)), path.name, text)], [])
-    wanted = offline(composed(read, ""), Given({s.name: value for s, value in known.items() if s.kind == VARIABLE}))
+    given = {**values, **{s.name: value for s, value in known.items() if s.kind == VARIABLE}}
+    wanted = offline(composed(read, ""), Given(given))
     unresolved = {f"(sensitive env:{s.name} unresolved)": value for s, value in known.items() if s.kind != VARIABLE}
-    values = wanted.sealer.values | unresolved
-    return {name: reveal(run.render(1).objects, values) for name, run in wanted.runs.items()}
+    revealed = wanted.sealer.values | unresolved
+    return {name: reveal(run.render(1).objects, revealed) for name, run in wanted.runs.items()}
 
 
 def _lost(run: Imported) -> list[Remark]:

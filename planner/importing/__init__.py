@@ -7,8 +7,9 @@ in the end (``wanted``). The caller has the spec rendered by the real planner, a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flowplan.planner.compare.diff import differences
@@ -60,6 +61,10 @@ class Secret(NamedTuple):
         return self.name if self.kind == ENVIRONMENT else f"FLOWPLAN_VAR_{self.name}"
 
 
+class Expression(str):
+    """A text in the fields of a run that is written as the spec has it: expressions in it are meant."""
+
+
 class Hidden(NamedTuple):
     """A secret that was written out in a source; the value stays in memory."""
 
@@ -96,18 +101,39 @@ class Around(NamedTuple):
 
     Attributes:
         home: of the user whose crontab it is; user: who imports.
+        directory: of the file, relative to that of the spec, "" where they are the same; absolute: the same, absolute.
+        dotenv: the text of ``.env`` beside the file; read: returns the text of another file beside it, None without one.
+        profiles: that are enabled; targets: globs of the only names that are wanted, none for what ends by itself.
     """
 
     home: str = "/"
     user: str = ""
+    directory: str = ""
+    absolute: str = "/"
+    dotenv: str = ""
+    read: Callable[[str], str | None] = lambda path: None
+    profiles: Sequence[str] = ()
+    targets: Sequence[str] = ()
+
+    @property
+    def directory_name(self) -> str:
+        """Return the name of the directory that the file is in."""
+        return self.absolute.rpartition("/")[2]
 
 
 class Source(NamedTuple):
-    """What a converter found in a file: runs, and remarks on what is none; the project's name where it has one."""
+    """What a converter found in a file.
+
+    Attributes:
+        remarks: on what is no run; project: its name, "" where the source has none.
+        variables: declarations of the spec's variables that the runs use; values: of these, for the comparison.
+    """
 
     runs: list[Imported]
     remarks: list[Remark]
     project: str = ""
+    variables: Mapping[str, Mapping[str, Json]] = MappingProxyType({})
+    values: Mapping[str, str] = MappingProxyType({})
 
 
 def unequal(run: Imported, rendered: Objects, manifests: Manifests) -> list[Remark]:
@@ -166,10 +192,13 @@ def _replaced(value: Any, old: Secret, new: Secret) -> Any:
     return [_replaced(child, old, new) for child in value] if isinstance(value, list) else value
 
 
-def spec_of(project: str, runs: Iterable[Imported], providers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document of the spec that has these runs, and these settings of providers."""
-    runs = list(runs)
-    variables = {secret.name: {"sensitive": True} for run in runs for secret in run.secrets if secret.kind == VARIABLE}
+def spec_of(
+    project: str, runs: Sequence[Imported], providers: Mapping[str, Any], variables: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the document of the spec that has these runs, settings of providers, and variables."""
+    variables = {name: dict(declared) for name, declared in variables.items()} | {
+        secret.name: {"sensitive": True} for run in runs for secret in run.secrets if secret.kind == VARIABLE
+    }
     return {
         "flowplan": 1,
         "project": project,
@@ -181,6 +210,8 @@ def spec_of(project: str, runs: Iterable[Imported], providers: Mapping[str, Any]
 
 def escaped(value: Any) -> Json:
     """Return a value that the spec evaluates to itself: what would be an expression in it is escaped."""
+    if isinstance(value, Expression):
+        return str(value)
     if isinstance(value, Secret):
         return {"from_env": value.name} if value.kind == ENVIRONMENT else f"${{var.{value.name}}}"
     if isinstance(value, Mapping):
