@@ -12,20 +12,25 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import tomllib
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from engines import docker_api
 from packaging.requirements import Requirement
-from projects import Project
+from projects import Project, until
+from stores import sql
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = f"usr/local/lib/python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -66,6 +71,7 @@ def python_image() -> bytes:
     standard = Path(sysconfig.get_path("stdlib"))
     executable = Path(os.path.realpath(sys.executable))
     files = {"usr/local/bin/python3": executable, "bin/sh": Path(os.path.realpath("/bin/sh"))}
+    files["bin/install"] = Path("/usr/bin/install")
     files |= {
         f"{LIBRARY}/{path.relative_to(standard)}": path
         for path in standard.rglob("*")
@@ -163,6 +169,88 @@ def test_it_starts_jobs_on_a_cluster(image: str, namespace: str, tmp_path: Path)
     assert (code, out) == (0, "job | a Job\n"), err
     code, out, err = contained(image, tmp_path, "destroy", "--yes", network_mode="host")
     assert code == 0, err
+
+
+FOLLOWED = """\
+flowplan: 1
+project: PROJECT
+providers: {kubernetes: {type: kubernetes, cluster_id: here, namespace: PROJECT}}
+defaults: {provider: kubernetes, image: "busybox:1.35"}
+runs:
+  first: {command: [sh, -c, "sleep 5; echo loaded"]}
+  second: {command: [echo, ready], needs: [first]}
+"""
+
+
+def manifests(image: str, namespace: str, port: int) -> str:
+    """Return the example for a follower in a cluster, as it is on this one.
+
+    There is no registry, no network of pods, no DNS and no certificate of the API server here: the pod has the network of
+    its node, and a kubeconfig beside its spec.
+    """
+    text = (ROOT / "examples" / "follower" / "kubernetes.yaml").read_text().replace("8470", str(port))
+    objects = list(yaml.safe_load_all(text.replace("registry.example.com/flowplan:0.1.0", image)))
+    objects += yaml.safe_load_all((ROOT / "examples" / "kubernetes-role.yaml").read_text())
+    [pod] = [one["spec"]["template"]["spec"] for one in objects if one["kind"] == "Deployment"]
+    pod["hostNetwork"] = True
+    env = pod["containers"][0]["env"]
+    [state] = [one for one in env if one["name"] == "FLOWPLAN_STATE"]
+    state["value"] = without_password(os.environ["POSTGRES"])
+    env.append({"name": "KUBECONFIG", "value": "/spec/kubeconfig"})
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+
+
+def without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{parts.username}@{parts.hostname}:{parts.port}").geturl()
+
+
+@pytest.mark.kubernetes
+@pytest.mark.postgres
+def test_it_is_a_follower_as_a_pod_with_the_smallest_role(image: str, namespace: str, tmp_path: Path) -> None:
+    api = docker_api()
+    api.tag(image, image, "here")  # of another tag than latest, which would be pulled
+    api.close()
+    parts, token = urlsplit(os.environ["POSTGRES"]), uuid.uuid4().hex
+    project = Project(tmp_path, {"FLOWPLAN_STATE": os.environ["POSTGRES"]})
+    project.write(FOLLOWED.replace("PROJECT", namespace))
+    config = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json"))
+    config["users"][0]["user"] = {"tokenFile": "/var/run/secrets/kubernetes.io/serviceaccount/token"}
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    (tmp_path / "token").write_text(token)
+    user = f"{parts.username}:{parts.password}"
+    (tmp_path / "pgpass").write_text(f"{parts.hostname}:{parts.port}:{parts.path.strip('/')}:{user}\n")
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "follower.json").write_text(manifests(f"{image}:here", namespace, port))
+    files = [f"--from-file={tmp_path}/{name}" for name in ("flowplan.yaml", "kubeconfig", "token", "pgpass")]
+    follower = ("-l", "app.kubernetes.io/name=flowplan-follower")
+    try:
+        project.ok("apply", "--yes", "--detach")
+        kubectl("-n", namespace, "create", "configmap", "flowplan-spec", *files[:2])
+        kubectl("-n", namespace, "create", "secret", "generic", "flowplan-follower", *files[2:])
+        kubectl("-n", namespace, "apply", "-f", str(tmp_path / "follower.json"))
+        until(lambda: set(project.statuses().values()) == {"succeeded"} and len(project.status()) == 2, 180)
+        assert project.ok("logs", "second").out == "ready\n"
+        until(lambda: kubectl("-n", namespace, "get", "deployment", "-o", "jsonpath={..readyReplicas}") == "1", 120)
+        [address] = kubectl("-n", namespace, "get", "pods", *follower, "-o", "jsonpath={..podIP}").split()
+        asked = urllib.request.Request(
+            f"http://{address}:{port}/api/v1/status", headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            assert {run["status"] for run in json.load(answer)["runs"]} == {"succeeded"}
+    except AssertionError as error:
+        pods = ["-n", namespace, "describe", "pods", *follower]
+        raise AssertionError(
+            f"{error}\n{kubectl(*pods)}\n{kubectl('-n', namespace, 'logs', 'deployment/flowplan-follower')}"
+        ) from None
+    finally:
+        kubectl("-n", namespace, "delete", "deployment", "--all", "--ignore-not-found")
+        sql("DELETE FROM flowplan.states WHERE project = %s", namespace)
+
+
+def kubectl(*arguments: str) -> str:
+    return subprocess.run(["kubectl", *arguments], check=True, capture_output=True, text=True, timeout=120).stdout
 
 
 def test_it_is_another_user_than_root_that_runs(image: str) -> None:
