@@ -373,6 +373,27 @@ def api_version(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else ()
 
 
+UPDATABLE = frozenset(
+    [
+        "BlkioWeight",
+        "CpuPeriod",
+        "CpuQuota",
+        "CpuRealtimePeriod",
+        "CpuRealtimeRuntime",
+        "CpuShares",
+        "CpusetCpus",
+        "CpusetMems",
+        "KernelMemory",
+        "Memory",
+        "MemoryReservation",
+        "MemorySwap",
+        "NanoCpus",
+        "PidsLimit",
+        "RestartPolicy",
+    ]
+)
+"""The HostConfig fields that ``docker update`` changes on a live container."""
+
 UNORDERED = frozenset({"Env", "Binds", "ExtraHosts", "CapAdd", "CapDrop", "SecurityOpt", "GroupAdd", "Networks"})
 """Lists whose order means nothing."""
 

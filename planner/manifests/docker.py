@@ -21,7 +21,7 @@ from flowplan.planner.manifests.names import (
     environment_label,
     is_docker_name,
 )
-from flowplan.schemas.docker_api import UNORDERED, meaning
+from flowplan.schemas.docker_api import UNORDERED, UPDATABLE, meaning
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.images import PULL_POLICIES, parse_image
 from flowplan.schemas.kinds import Kind
@@ -30,27 +30,6 @@ from flowplan.schemas.pointers import escape
 from flowplan.schemas.quantities import cpus, memory, quantity, size
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.sources import Diagnostic, Path, dotted
-
-UPDATABLE = frozenset(
-    [
-        "BlkioWeight",
-        "CpuPeriod",
-        "CpuQuota",
-        "CpuRealtimePeriod",
-        "CpuRealtimeRuntime",
-        "CpuShares",
-        "CpusetCpus",
-        "CpusetMems",
-        "KernelMemory",
-        "Memory",
-        "MemoryReservation",
-        "MemorySwap",
-        "NanoCpus",
-        "PidsLimit",
-        "RestartPolicy",
-    ]
-)
-"""The HostConfig fields that ``docker update`` changes on a live container."""
 
 VARIABLES = ("/Container/Config/Env",)
 CONTENT_LABELS = ("/Container/Config/Labels/dev.flowplan.content",)

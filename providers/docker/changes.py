@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from flowplan.providers.docker import containers
+from flowplan.providers.docker import containers, podman
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.refusals import Refusal
 from flowplan.providers.protocol import IMPORTED, Order
@@ -52,7 +52,7 @@ class Changer:
             Refused: when the record is of another Engine.
         """
         wanted = record.target.get("id", "")
-        if wanted and wanted != self._engine.info().get("ID"):
+        if wanted and wanted != self._engine.identity():
             raise Refused(
                 f"{record.target.get('label') or wanted} is recorded, but {self._engine.endpoint} is another Engine",
                 hint="set DOCKER_HOST or the provider's host to the recorded one",
@@ -88,8 +88,15 @@ class Changer:
             self._networks(found, container, fields)
             self._rename(found, container, fields)
         except Refusal as error:
-            raise ProviderError(error.message, address=record.address, reason=error.reason) from None
-        again = self._engine.get(f"/containers/{found['Id']}/json")
+            unable = error.words == podman.NO_SUCH_CALL
+            message = (
+                "this Podman cannot change the limits of a container: it needs version 5" if unable else error.message
+            )
+            hint = f"`flowplan apply --rerun {record.address}` makes a new container" if unable else ""
+            raise ProviderError(message, hint=hint, address=record.address, reason=error.reason) from None
+        again = self._engine.inspect(found["Id"])
+        if again is None:
+            return containers.gone(record)
         seen = containers.from_inspect(again, self._engine.base_url, record)
         return replace(seen, remarks=self._kept_as_it_was(record, container, fields, again, warnings))
 
@@ -130,6 +137,8 @@ class Changer:
             return []
         if body.get("Memory") and "MemorySwap" not in wanted:
             body["MemorySwap"] = 2 * body["Memory"]  # as the Engine does for a new container
+        if self._engine.podman:
+            body = podman.update(body)
         said: list[str] = []
 
         def ask() -> None:
@@ -176,16 +185,18 @@ class Changer:
     def _networks(self, found: Mapping[str, Any], container: Mapping[str, Any], fields: Sequence[FieldChange]) -> None:
         if not any(change.path.startswith("/Container/Networks") for change in fields):
             return
-        live, wanted = containers.networks(found), container["Networks"]
+        wanted = container["Networks"]
+        live = containers.networks(found, wanted)
         steps = [(name, "connect") for name in wanted if name not in live]
         steps += [(name, "disconnect") for name in live if name not in wanted]
         for network, what in steps:
 
             def done(network: str = network, connected: bool = what == "connect") -> bool:
                 look = self._engine.get(f"/containers/{found['Id']}/json")
-                return (network in containers.networks(look)) is connected
+                return (network in containers.networks(look, wanted)) is connected
 
-            ask = partial(self._engine.post, f"/networks/{network}/{what}", {"Container": found["Id"]})
+            place = f"/networks/{self._engine.network(network)}/{what}"
+            ask = partial(self._engine.post, place, {"Container": found["Id"]})
             self._engine.confirmed(ask, done)
 
     def _rename(self, found: Mapping[str, Any], container: Mapping[str, Any], fields: Sequence[FieldChange]) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from flowplan.providers import registries
-from flowplan.providers.docker import containers
+from flowplan.providers.docker import containers, podman
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.pulling import Images, never_pulled
 from flowplan.providers.protocol import Order
@@ -63,7 +63,8 @@ class Checks:
         if not any(_network_names(order) for order in orders):
             return set()
         found = self._engine.get("/networks")
-        return {str(network[key]) for network in found for key in ("Name", "Id")}
+        names = {str(network[key]) for network in found for key in ("Name", "Id")}
+        return names | {self._engine.network(name) for name in names}
 
     def _answers(self, pulls: Collection[_Pull]) -> dict[_Pull, Answer]:
         """Return what is known of each image: from the Engine where it has it and need not pull, else from its registry."""
@@ -149,6 +150,8 @@ class Checks:
             spoken = self._engine.api_version
             message = f"{dotted(tuple(path.split('/')[1:]))} {why}; this Engine speaks {spoken} and leaves it out"
             yield Finding(order.identity.address, "warning", "option", message, "use another Engine, or take it out")
+        for message in podman.warnings(self._engine.info(), host) if self._engine.podman else ():
+            yield Finding(order.identity.address, "warning", "podman", message, "use another Engine, or take it out")
         runtime = host.get("Runtime")
         if runtime and runtime not in (self._engine.info().get("Runtimes") or {}):
             yield _error(order, "runtime", f"Unknown runtime specified {runtime}", "`docker info` lists the runtimes")

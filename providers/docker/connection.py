@@ -19,6 +19,7 @@ import docker.utils
 import requests
 
 from flowplan.providers.clocks import EngineClock
+from flowplan.providers.docker import podman
 from flowplan.providers.docker.refusals import BROKEN, SILENT, Refusal, engine_words, explained, unexpected
 from flowplan.providers.docker.streams import without_timeout
 from flowplan.providers.docker.tunnel import Tunnel, TunnelAdapter
@@ -56,8 +57,10 @@ class Engine:
         self._client: docker.APIClient | None = None
         self._tunnel: Tunnel | None = None
         self._version = ""
+        self._podman = False
         self._broken = False
         self._info: dict[str, Any] | None = None
+        self._identity = ""
         self.clock = EngineClock()
         self.endpoint = "the Docker Engine"
 
@@ -89,11 +92,26 @@ class Engine:
         """Return the version of the API that the Engine speaks."""
         return self._version if self.client is not None else ""
 
+    @property
+    def podman(self) -> bool:
+        """Return whether this is Podman, which speaks the Engine's API with differences."""
+        return self.client is not None and self._podman
+
+    def network(self, name: str) -> str:
+        """Return the Engine's own name of a network."""
+        return podman.DEFAULT_NETWORK.get(name, name) if self.podman else name
+
     def info(self) -> dict[str, Any]:
         """Return ``docker info``, asked once."""
         if self._info is None:
             self._info = self.get("/info")
         return self._info
+
+    def identity(self) -> str:
+        """Return the id by which this Engine is known, asked once."""
+        if not self._identity:
+            self._identity = podman.identity(self) if self.podman else str(self.info()["ID"])
+        return self._identity
 
     def get(self, path: str, **params: Any) -> Any:
         """Return the JSON answer of a GET, which is repeated when it broke on a connection that was open already.
@@ -142,10 +160,14 @@ class Engine:
                 return None
             raise
 
-    def inspect(self, container: str) -> dict[str, Any] | None:
-        """Return what the Engine tells of a container by its id or name, None where there is none."""
+    def inspect(self, container: str, *, settled: bool = False) -> dict[str, Any] | None:
+        """Return what the Engine tells of a container by its id or name, None where there is none.
+
+        Args:
+            settled: it is known that the Engine does not start the container again.
+        """
         found: dict[str, Any] | None = self.find(f"/containers/{quote(container)}/json")
-        return found
+        return podman.told(self, found) if found and self.podman and not settled else found
 
     def post(self, path: str, body: Any = None, **params: Any) -> None:
         """Make a POST request and ignore the body of its answer."""
@@ -212,6 +234,8 @@ class Engine:
         self._broken = False
         if answer.status_code >= 400:
             words = engine_words(answer)
+            if words is None and self._podman and answer.status_code == 404:
+                words = podman.NO_SUCH_CALL
             if words is None or answer.status_code in _AWAY:  # a proxy answered, not the Engine
                 raise self.unreachable(unexpected(answer))
             raise Refusal(words, answer.status_code, self.endpoint)
@@ -268,7 +292,7 @@ class Engine:
                 client.mount("http+docker://", TunnelAdapter(self._tunnel, self.timeout, POOL_SIZE))
                 client.base_url = "http+docker://ssh"
             answer = client.request("GET", f"{client.base_url}/version", timeout=self.timeout)
-            self._version = _version(answer)
+            self._version, self._podman = _version(answer), podman.HEADER in answer.headers
             self.clock.hear(answer.headers.get("Date"))
         except (docker.errors.DockerException, *BROKEN) as error:
             if client is not None:

@@ -6,11 +6,12 @@ import calendar
 import json
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from flowplan.providers.docker import podman
 from flowplan.providers.protocol import IMPORTED
 from flowplan.schemas import arguments, docker_api, exit_codes
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status, Try
@@ -34,6 +35,7 @@ _SIGNALS = {129: "SIGHUP", 130: "SIGINT", 131: "SIGQUIT", 132: "SIGILL", 134: "S
 _FIXED = frozenset({"NetworkMode", "ExtraHosts", "Binds", "AutoRemove", "Privileged", "DeviceRequests", "ShmSize"})
 _STATES = {"created": Status.CREATING, "running": Status.RUNNING, "paused": Status.RUNNING}
 _STATES |= {"restarting": Status.RUNNING, "removing": Status.RUNNING}
+_STATES |= {"configured": Status.CREATING, "initialized": Status.CREATING, "stopping": Status.RUNNING}  # Podman's
 
 
 def engine_time(text: str | None) -> str | None:
@@ -151,7 +153,7 @@ def from_list(item: Mapping[str, Any], base_url: str, record: Recorded) -> Obser
     final = word not in _STATES
     live: Objects | None = None
     if not final:
-        live = {"Container": {"Name": _wanted_name(_own_name(item), record), "Networks": networks(item, record)}}
+        live = {"Container": {"Name": _wanted_name(_own_name(item), record), "Networks": _networks(item, record)}}
     return Observed(
         run_id=record.run_id,
         address=record.address,
@@ -208,7 +210,7 @@ def live_of(found: Mapping[str, Any], record: Recorded | None) -> Objects:
     name = str(found.get("Name", "")).lstrip("/")
     if record is not None:
         name = _wanted_name(name, record)
-    return {"Container": {"Name": name, "Networks": networks(found, record), "Config": {"HostConfig": host}}}
+    return {"Container": {"Name": name, "Networks": _networks(found, record), "Config": {"HostConfig": host}}}
 
 
 def left_out(asked: Mapping[str, Any], found: Mapping[str, Any], known: Collection[str]) -> list[str]:
@@ -244,10 +246,15 @@ def _has(found: Json, asked: Json, name: str = "") -> bool:
     return bool(docker_api.meaning(name, asked) == docker_api.meaning(name, found))
 
 
-def networks(found: Mapping[str, Any], record: Recorded | None = None) -> list[str]:
-    """Return the names of a container's networks, those of the record first and in its order."""
-    live = list((found.get("NetworkSettings") or {}).get("Networks") or {})
-    wanted = record.objects.get("Container", {}).get("Networks", []) if record else []
+def _networks(found: Mapping[str, Any], record: Recorded | None) -> list[str]:
+    return networks(found, record.objects.get("Container", {}).get("Networks", []) if record else [])
+
+
+def networks(found: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
+    """Return the names of a container's networks, the wanted ones first and in their order, and under their names."""
+    asked = {podman.DEFAULT_NETWORK.get(name, name): name for name in wanted}
+    there = (found.get("NetworkSettings") or {}).get("Networks") or {}
+    live = [name if name in wanted else asked.get(name, name) for name in there]
     return [name for name in wanted if name in live] + [name for name in live if name not in wanted]
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from flowplan.providers.docker import containers
+from flowplan.providers.docker import containers, podman
 from flowplan.providers.docker.attaching import Attachments
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.pulling import Images, never_pulled
 from flowplan.providers.docker.refusals import Refusal
 from flowplan.providers.protocol import Order, of_other_content
-from flowplan.schemas.docker_api import api_version, unheard
+from flowplan.schemas.docker_api import UPDATABLE, api_version, unheard
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
 from flowplan.schemas.faults import point
 from flowplan.schemas.runs import Identity, Observed, Status
@@ -125,10 +125,10 @@ class Creator:
         """
         config = {**config, "Labels": {**(config.get("Labels") or {}), **self._own_labels}}
         host = config.get("HostConfig") or {}
-        ends = _ends(config)
-        if len(ends) > 1:
-            first = host["NetworkMode"]
-            config = {**config, "NetworkingConfig": {"EndpointsConfig": {first: ends[first]}}}
+        if ends := _ends(config):
+            first = host["NetworkMode"] if len(ends) > 1 else next(iter(ends))
+            only = {self._engine.network(first): ends[first]}
+            config = {**config, "NetworkingConfig": {"EndpointsConfig": only}}
         if not host.get("ExtraHosts") or api_version(self._engine.api_version) >= (1, 41):
             return config
         kept = [entry for entry in host["ExtraHosts"] if not entry.endswith(":host-gateway")]
@@ -146,7 +146,8 @@ class Creator:
                 settings = _ends(config).get(network)
                 body = {"Container": found, **({"EndpointConfig": settings} if settings else {})}
                 engine.confirmed(
-                    partial(engine.post, f"/networks/{network}/connect", body), partial(self._connected, found, network)
+                    partial(engine.post, f"/networks/{engine.network(network)}/connect", body),
+                    partial(self._connected, found, network),
                 )
                 point("docker:connect:after")
             point("docker:start:before")
@@ -180,7 +181,7 @@ class Creator:
         return containers.Images([image] if image else []).told(seen).image
 
     def _connected(self, found: str, network: str) -> bool:
-        return network in containers.networks(self._engine.inspect(found) or {})
+        return network in containers.networks(self._engine.inspect(found) or {}, [network])
 
     def _started(self, found: str) -> bool:
         state = (self._engine.inspect(found) or {}).get("State") or {}
@@ -193,11 +194,23 @@ class Creator:
             f"{_CONFIG}{path}": f"{why}, the Engine speaks {version}"
             for path, why in unheard(config, api_version(version))
         }
-        if made.warnings:
-            said = " ".join(made.warnings)
+        said = " ".join(made.warnings)
+        if said or self._engine.podman:
             found = self._engine.inspect(made.id) or {}
-            left_out |= dict.fromkeys(containers.left_out(config, found, left_out), said) or {"": said}
+            places = self._left_out(config, found, left_out)
+            if said:
+                left_out |= dict.fromkeys(places, said) or {"": said}
+            else:
+                left_out |= dict.fromkeys(places, podman.SILENT)
         return left_out
+
+    def _left_out(self, config: Mapping[str, Any], found: Mapping[str, Any], known: Collection[str]) -> list[str]:
+        """Return the places of a create body that the container does not have; of Podman's, which writes the rest its own way,
+        those that can change in place."""
+        places = containers.left_out(config, found, known)
+        if not self._engine.podman:
+            return places
+        return [place for place in places if place.rpartition("/")[2] in UPDATABLE]
 
     def _start_failure(self, found: str, error: ProviderError) -> ProviderError:
         """Return the refusal to start, with the exit code 126 or 127 of the container where it is about the command.
@@ -205,8 +218,11 @@ class Creator:
         The Engine records 127 for every "no such file or directory" of the runtime, also for a missing sysctl.
         """
         words = error.words if isinstance(error, Refusal) else error.message
-        state = (self._engine.inspect(found) or {}).get("State", {}) if _EXEC.search(words) else {}
-        code = int(state.get("ExitCode") or 0) if state.get("ExitCode") in (126, 127) else 125
+        code = 0
+        if _EXEC.search(words):
+            code = int((self._engine.inspect(found) or {}).get("State", {}).get("ExitCode") or 0)
+            code = podman.exit_code(words) or code
+        code = code if code in (126, 127) else 125
         reason = {126: "NotExecutable", 127: "CommandNotFound"}.get(code, "StartFailed")
         return StartFailed(_unwrapped(words), reason=reason, exit_code_of_run=code)
 
@@ -241,14 +257,14 @@ class Creator:
             raise of_other_content(f'the container "{found["Name"].lstrip("/")}"', identity.address)
         if found["State"].get("Status") != "created" or containers.engine_time(found["State"].get("StartedAt")):
             return containers.from_inspect(found, self._engine.base_url)
-        connected = containers.networks(found)
+        connected = containers.networks(found, container["Networks"])
         missing = [network for network in container["Networks"][1:] if network not in connected]
         rest = {**container, "Networks": [*container["Networks"][:1], *missing]}
         made = Made(found["Id"], 0.0, ())
         self._finish(identity, rest, made, found["Name"].lstrip("/"))
         again = self._engine.inspect(found["Id"]) or found
         remarks = self._remarks(container["Config"], made)
-        more = containers.left_out(container["Config"], again, remarks)
+        more = self._left_out(container["Config"], again, remarks)
         remarks |= dict.fromkeys(more, "the container was made without it")
         return replace(containers.from_inspect(again, self._engine.base_url), remarks=remarks)
 
@@ -275,11 +291,11 @@ _HINTS = (
 )
 """Hints for errors of the Engine that do not say what to do."""
 
-_EXEC = re.compile(r"\bexec(?:: | [\"/])")
+_EXEC = re.compile(r"\bexec(?:: | [\"/])|\bexecutable file\b")
 """Marks the errors of a runtime that are about the command itself."""
 
 _WRAPPING = re.compile(
-    r"^(?:failed to create shim(?: task)?|OCI runtime create failed|runc create failed|container_linux\.go:\d+"
+    r"^(?:failed to create shim(?: task)?|OCI runtime create failed|runc|crun|runc create failed|container_linux\.go:\d+"
     r"|starting container process caused|unable to start container process|Cannot start container \S+): "
 )
 
@@ -289,4 +305,4 @@ def _unwrapped(message: str) -> str:
     previous = ""
     while previous != message:
         previous, message = message, _WRAPPING.sub("", message)
-    return message.removesuffix(": unknown")
+    return podman.bare(message.removesuffix(": unknown"))

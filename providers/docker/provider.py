@@ -41,8 +41,8 @@ class DockerProvider:
 
     def target(self) -> Target:
         """Return the Engine by its id, with its endpoint and name as label."""
-        info = self._engine.info()
-        return Target("docker", str(info["ID"]), f"{self._engine.endpoint} ({info.get('Name', '')})")
+        name = self._engine.info().get("Name", "")
+        return Target("docker", self._engine.identity(), f"{self._engine.endpoint} ({name})")
 
     def now(self) -> datetime | None:
         """Return the time by the Engine's clock; None before it has answered."""

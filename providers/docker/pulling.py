@@ -18,6 +18,7 @@ import docker.errors
 import docker.utils
 import requests
 
+from flowplan.providers.docker import podman
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.refusals import Refusal
 from flowplan.providers.docker.streams import Stream
@@ -63,7 +64,7 @@ class Images:
                 return Answer(
                     "refused", f"{words}; {trouble}" if trouble else words, _login_hint(image, headers, registry)
                 )
-            if error.status == 404 and "/distribution/" in words:  # the path of the question itself, as Podman says it
+            if error.words == podman.NO_SUCH_CALL or (error.status == 404 and "/distribution/" in words):
                 return Answer("silent", "this Engine asks registries only when it pulls")
             return Answer("missing" if error.status in (400, 404) else "silent", words)
         except EngineUnreachable as error:

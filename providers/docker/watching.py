@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flowplan.providers.docker import containers
+from flowplan.providers.docker import containers, podman
 from flowplan.providers.docker.connection import Engine
 from flowplan.providers.docker.refusals import Refusal
 from flowplan.providers.docker.streams import Stream
@@ -30,7 +30,7 @@ EVENTS_LIMIT = 1.5
 REMOVAL_LIMIT = 0.5
 """Seconds after a SIGKILL during which a removal means `docker rm -f`: the run was lost, it did not fail."""
 
-_ACTIONS = ["start", "die", "oom", "destroy", "pause", "unpause"]
+_ACTIONS = ["start", "die", "oom", "destroy", "pause", "unpause", podman.CLEANUP, *podman.EVENTS]
 
 
 class Watch:
@@ -123,7 +123,11 @@ class Watch:
     def _expire(self) -> Iterator[Observed]:
         now = time.monotonic()
         for run in [run for run, (end, _) in self._killed.items() if end <= now]:
-            yield from self._tell(self._explained(run, self._killed.pop(run)[1]))
+            seen = self._killed.pop(run)[1]
+            if self._engine.podman and self._inspected(run) is None:
+                self._missing[run] = now
+            else:
+                yield from self._tell(self._explained(run, seen))
         for run in [run for run, end in self._missing.items() if end <= now]:
             del self._missing[run]
             self._waiting.discard(run)
@@ -143,6 +147,7 @@ class Watch:
         if run not in self._waiting or self._container(run) not in (None, event["Actor"]["ID"]):
             return  # an event of an earlier container of the same run
         action = event.get("Action") or event.get("status")
+        action = podman.EVENTS.get(str(action), action)
         if action == "oom":
             self._oom.add(run)
         elif action == "start":
@@ -153,11 +158,12 @@ class Watch:
         elif action == "die":
             seen = self._died(run, event)
             if seen is not None and seen.reason == "SIGKILL" and not self._host(run).get("AutoRemove"):
-                self._killed[run] = (time.monotonic() + REMOVAL_LIMIT, seen)
+                limit = podman.REMOVAL_LIMIT if self._engine.podman else REMOVAL_LIMIT
+                self._killed[run] = (time.monotonic() + limit, seen)
             else:
                 yield from self._tell(seen)
-        else:
-            yield from self._tell(self._inspected(run))
+        elif run not in self._killed:
+            yield from self._tell(self._inspected(run, settled=action == podman.CLEANUP))
 
     def _started(self, run: str, event: Mapping[str, Any]) -> Observed | None:
         """Return the start as the event tells it; inspect where the restart policy makes several executions."""
@@ -217,10 +223,10 @@ class Watch:
         """Return the id of the run's container, None while it is not known."""
         return (self._last[run].handle if run in self._last else self._records[run].handle).get("id")
 
-    def _inspected(self, run: str) -> Observed | None:
+    def _inspected(self, run: str, *, settled: bool = False) -> Observed | None:
         record = self._records[run]
         container = self._container(run) or record.name
-        found = self._engine.inspect(container)
+        found = self._engine.inspect(container, settled=settled)
         if found is None or (found["Config"].get("Labels") or {}).get(containers.RUN_ID) != run:
             return None
         seen = containers.from_inspect(found, self._engine.base_url, record)
