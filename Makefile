@@ -33,7 +33,7 @@ demo: $(BIN)/flowplan ## Plan, apply, plan again and destroy a spec of local pro
 engines: $(VENV)/dev ## Say which engines tests find, and what is skipped for want of one
 	@$(BIN)/python tests/engines.py
 
-test: engines check ## All checks and tests; engines are found by DOCKER_HOST, KUBECONFIG, REGISTRY and POSTGRES; TESTS="file ..." for some
+test: engines check ## All checks and tests; engines are found by DOCKER_HOST, KUBECONFIG, REGISTRY ... (CONTRIBUTING.md); TESTS="file ..." for some
 	@# Two workers share one engine and two cores: what fails there has to fail alone as well to count.
 	$(BIN)/pytest -n 2 --dist loadgroup $(TESTS) || $(BIN)/pytest --last-failed --last-failed-no-failures none
 

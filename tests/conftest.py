@@ -96,7 +96,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
     for sign, remedy in {
-        "is not set)": "an engine; set DOCKER_HOST, KUBECONFIG, REGISTRY, POSTGRES and SLURM_CONF to run them",
+        "is not set)": f"an engine; set {', '.join(ENGINES.values())} to run them",
         "(not installed)": "zsh, fish, npm, curl or jq; install them to run these",
     }.items():
         if count := sum(sign in reason for reason in reasons):

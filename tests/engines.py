@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 ENGINES = {
     "docker": "DOCKER_HOST",
+    "docker_current": "DOCKER_CURRENT",
+    "podman": "PODMAN",
     "kubernetes": "KUBECONFIG",
     "registry": "REGISTRY",
     "postgres": "POSTGRES",
@@ -58,14 +60,14 @@ def docker_process() -> int:
         return int(struct.unpack("3i", near.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
 
 
-def _docker_version() -> str:
-    api = docker_api()
+def _docker_version(host: str) -> str:
+    api = docker_api(host)
     found = api.version()
     api.close()
-    return f"Docker Engine {found['Version']} (API {found['ApiVersion']})"
+    return f"{found['Components'][0]['Name']} {found['Version']} (API {found['ApiVersion']})"
 
 
-def _kubernetes_version() -> str:
+def _kubernetes_version(_: str) -> str:
     from flowplan.providers.kubernetes.connection import endpoint
     from flowplan.providers.kubernetes.requests import Api
 
@@ -75,31 +77,33 @@ def _kubernetes_version() -> str:
     return f"Kubernetes {found['gitVersion']}"
 
 
-def _registry_version() -> str:
+def _registry_version(where: str) -> str:
     import urllib3
 
-    answer = urllib3.request("GET", f"http://{os.environ['REGISTRY']}/v2/", timeout=10, retries=False)
+    answer = urllib3.request("GET", f"http://{where}/v2/", timeout=10, retries=False)
     return f"a registry ({answer.headers.get('Docker-Distribution-Api-Version', f'HTTP {answer.status}')})"
 
 
-def _postgres_version() -> str:
+def _postgres_version(where: str) -> str:
     import psycopg
 
-    with psycopg.connect(os.environ["POSTGRES"]) as connection:
+    with psycopg.connect(where) as connection:
         version = connection.execute("SHOW server_version").fetchone()
     pooled = "PgBouncer in front of it" if os.environ.get("PGBOUNCER") else "no pooler (PGBOUNCER is not set)"
     return f"PostgreSQL {version and version[0]}, {pooled},"
 
 
-def _slurm_version() -> str:
+def _slurm_version(_: str) -> str:
     from flowplan.providers.slurm.commands import Commands
 
     commands = Commands({})
     return f"{commands.run('exec sinfo --version').strip()}, cluster {commands.site.cluster},"
 
 
-_VERSIONS: dict[str, Callable[[], str]] = {
+_VERSIONS: dict[str, Callable[[str], str]] = {
     "docker": _docker_version,
+    "docker_current": _docker_version,
+    "podman": _docker_version,
     "kubernetes": _kubernetes_version,
     "registry": _registry_version,
     "postgres": _postgres_version,
@@ -121,7 +125,7 @@ def tell() -> bool:
             print(f"{name}: {variable} is not set, so tests that need it are skipped")
             continue
         try:
-            print(f"{name}: {_VERSIONS[name]()} at {_public(where)} ({variable})")
+            print(f"{name}: {_VERSIONS[name](where)} at {_public(where)} ({variable})")
         except Exception as error:  # noqa: BLE001 - whatever keeps an engine from answering is told, and ends the run
             silent.append(name)
             print(f"{name}: nothing usable answers at {_public(where)}; unset {variable} to skip its tests: {error}")

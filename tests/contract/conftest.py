@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 from case import Case
+from engines import ENGINES
 
 from flowplan.providers.protocol import Provider
 
 FILES = sorted(Path(__file__).parent.glob("*_case.py"))
-MARKS = {"docker": [pytest.mark.docker], "kubernetes": [pytest.mark.kubernetes], "slurm": [pytest.mark.slurm]}
 
 
 def _cases() -> Iterator[pytest.ParameterSet]:
     own = os.environ.get("FLOWPLAN_CONTRACT_CASE")
     for path in [Path(own)] if own else FILES:
         name = path.stem.removesuffix("_case")
-        yield pytest.param(path, id=name, marks=MARKS.get(name, []))
+        yield pytest.param(path, id=name, marks=[getattr(pytest.mark, name)] if name in ENGINES else [])
 
 
 def _missing(why: str) -> None:
