@@ -458,6 +458,8 @@ def test_services_that_end_become_containers(shop: Path, command: Callable[..., 
     assert tree["variables"] == {
         "TAG": {"default": "1.4"},
         "MODE": {"default": "prod"},
+        "UID": {"default": "1000"},
+        "PORT": {"default": "8080"},
         "SEED_TOKEN": {"sensitive": True},
     }
     assert tree["runs"]["seed"]["needs"] == ["migrate"]
@@ -482,7 +484,7 @@ def test_a_spec_elsewhere_names_the_same_files(shop: Path, command: Callable[...
     assert command("import", "compose.yaml", "-o", "specs/shop.yaml")[0] == 0
     run = parse(Path("specs/shop.yaml").read_text(), "spec").value["runs"]["migrate"]
     assert run["env_file"] == "../common.env"
-    assert run["docker"]["volumes"] == ["../data:/data:ro", "shop_cache:/cache", "../conf:/conf:ro"]
+    assert run["docker"]["volumes"] == ["../data:/data:ro", "shop_cache:/cache/${var.MODE}", "../conf:/conf:ro"]
 
 
 def test_whatever_a_container_would_have_otherwise_is_told(shop: Path, command: Callable[..., Any]) -> None:

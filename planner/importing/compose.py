@@ -6,7 +6,7 @@ import fnmatch
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from flowplan.planner.importing import (
     Remark,
     Secret,
     Source,
+    compose_shapes,
     looks_secret,
     run_name,
 )
@@ -32,7 +33,7 @@ from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.images import pull_policy
 from flowplan.schemas.quantities import cpus, duration, size
 from flowplan.schemas.runs import Json, Objects
-from flowplan.schemas.sources import Path, SourceMap
+from flowplan.schemas.sources import SourceMap
 
 ENDED = "service_completed_successfully"
 _RESOLVED = "`docker compose config | flowplan import -` takes it with everything filled in"
@@ -66,12 +67,7 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
         for path in [(key,), *(("services", name, key) for name in tree["services"])]:
             if sources.keys.get(path):
                 raise InvalidInput([sources.at_key(path, "is not taken over", _RESOLVED)])
-    faults = [
-        sources.at_value(path, f"must be {words}")
-        for shape, (kinds, words) in _SHAPES.items()
-        for path, value in _at(tree, tuple(shape.split("/")))
-        if not isinstance(value, kinds)
-    ]
+    faults = compose_shapes.faults(tree, sources)
     if len(documents) > 1:
         faults.append(documents[1].sources.at_value((), "a compose file is one document"))
     if faults:
@@ -95,53 +91,6 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
     ]
     used = {name: one for name, one in variables.declared.items() if any(_uses(run.fields, name) for run in runs)}
     return Source(runs, remarks, project, used, {name: variables.values[name] for name in used})
-
-
-_MAPPING, _ENTRY = (dict, "a mapping"), ((dict, type(None)), "a mapping")
-_EITHER, _WORDS = ((dict, list), "a mapping or a list"), ((str, list), "a text or a list")
-_NAMED, _SCALAR = ((str, dict), "a text or a mapping"), ((str, int, float), "a text or a number")
-_OF_SERVICE: dict[str, tuple[Any, str]] = {
-    "": _MAPPING,
-    **dict.fromkeys(
-        ("image", "container_name", "working_dir", "network_mode", "restart", "pull_policy"), (str, "a text")
-    ),
-    **dict.fromkeys(("command", "entrypoint"), _WORDS),
-    **dict.fromkeys(("command/*", "entrypoint/*", "cpus", "mem_limit", "memswap_limit", "stop_grace_period"), _SCALAR),
-    **dict.fromkeys(("environment", "labels", "depends_on", "networks", "extra_hosts"), _EITHER),
-    **dict.fromkeys(("environment/*", "labels/*"), ((str, int, float, type(None)), "a text or a number")),
-    **dict.fromkeys(("extra_hosts/*", "profiles/*"), (str, "a text")),
-    **dict.fromkeys(("depends_on/*", "networks/*"), ((str, dict, type(None)), "a text or a mapping")),
-    "env_file": ((str, list), "a text or a list"),
-    "env_file/*": _NAMED,
-    "env_file/*/path": (str, "a text"),
-    **dict.fromkeys(
-        ("volumes", "secrets", "configs", "profiles", "deploy/resources/reservations/devices"), (list, "a list")
-    ),
-    **dict.fromkeys(("volumes/*", "secrets/*", "configs/*"), _NAMED),
-    **dict.fromkeys(("volumes/*/source", "volumes/*/target", "secrets/*/target", "configs/*/target"), (str, "a text")),
-    **dict.fromkeys(("deploy", "deploy/resources", "deploy/resources/limits", "logging", "logging/options"), _MAPPING),
-    **dict.fromkeys(("deploy/resources/reservations", "deploy/resources/reservations/devices/*"), _MAPPING),
-    **dict.fromkeys(("deploy/resources/limits/cpus", "deploy/resources/limits/memory"), _SCALAR),
-    "deploy/resources/reservations/devices/*/capabilities": (list, "a list"),
-}
-_SHAPES = {f"services/*/{place}".rstrip("/"): shape for place, shape in _OF_SERVICE.items()} | {
-    f"{kind}{place}": shape
-    for kind in ("networks", "volumes", "secrets", "configs")
-    for place, shape in (("", _MAPPING), ("/*", _ENTRY), ("/*/name", (str, "a text")), ("/*/file", (str, "a text")))
-}
-"""Place in a compose file -> what docker compose takes there, as far as it is looked into here."""
-
-
-def _at(value: Json, shape: Path, path: Path = ()) -> Iterator[tuple[Path, Json]]:
-    """Yield what is at the places of a shape, in which ``*`` is any key; a null counts as nothing where a mapping may have it."""
-    if not shape:
-        if value is not None or isinstance(path[-1], int) or (len(path) == 2 and path[0] == "services"):
-            yield path, value
-        return
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in pairs:
-        if shape[0] in ("*", key):
-            yield from _at(child, shape[1:], (*path, key))
 
 
 def _conditions(service: Mapping[str, Any]) -> dict[str, str]:
@@ -205,7 +154,7 @@ class _Service:
         self._process()
         self._environment()
         self._limits()
-        self._volumes()
+        _Volumes(self).take()
         self._networks()
         self._needs()
         self._rest()
@@ -287,7 +236,7 @@ class _Service:
                 continue
             if text is None:
                 raise self.fault("env_file", f"there is no file {path}")
-            shown = self._beside(path)
+            shown = self.beside(path)
             paths.append(shown)
             for name, value in variables_of_file(text, str(path)).items():
                 if value is None:
@@ -334,11 +283,11 @@ class _Service:
             self.docker["memswap_limit"] = self.written["memswap_limit"]
             self.host["MemorySwap"] = -1 if str(amount) == "-1" else self._amount(size, amount, "memswap_limit")
         if "pids" in limits:
-            self._option("pids_limit", limits["pids"], "deploy")
+            self.option("pids_limit", limits["pids"], "deploy")
         if "memory" in reserved:
-            self._option("mem_reservation", reserved["memory"], "deploy")
+            self.option("mem_reservation", reserved["memory"], "deploy")
         if devices := reserved.get("devices"):
-            self._option("device_requests", [_device(one) for one in devices], "deploy")
+            self.option("device_requests", [_device(one) for one in devices], "deploy")
         for key in deploy.keys() - {"resources"}:
             if not (key == "replicas" and deploy[key] == 1):
                 self.remark(
@@ -361,80 +310,15 @@ class _Service:
         except ValueError as error:
             raise self.fault(key if key in self.service else "deploy", str(error)) from None
 
-    def _beside(self, path: Any) -> Any:
+    def beside(self, path: Any) -> Any:
         """Return a path as the spec says it, which may lie elsewhere."""
         if not self.around.directory or str(path).startswith(("/", "~", "${")):
             return path
         joined = posixpath.normpath(posixpath.join(self.around.directory, str(path)))
         relative = joined if joined.startswith("../") else f"./{joined}"
-        return Expression(relative) if isinstance(path, Expression) else relative
+        return _like(path, relative)
 
-    def _volumes(self) -> None:
-        mounted: list[Any] = []
-        binds: list[str] = []
-        for written, final in zip(self.written.get("volumes") or [], self.service.get("volumes") or [], strict=True):
-            if isinstance(final, dict):
-                self._long_volume(written, final, mounted, binds)
-                continue
-            source, colon, rest = str(written).partition(":")
-            first, _, others = str(final).partition(":")
-            if colon and not first.startswith((".", "/", "~", "$")):
-                name = self._resource("volumes", first)
-                written, final = f"{name}:{rest}", f"{name}:{others}"
-            elif colon and first.startswith("."):
-                moved = f"{self._beside(source)}:{rest}"
-                written = Expression(moved) if isinstance(written, Expression) else moved
-            elif colon and first.startswith("~"):
-                written = final = f"{posixpath.join(self.around.home, first[1:].lstrip('/'))}:{others}"
-            mounted.append(written)
-            self._bind(str(final), binds)
-        for key in ("secrets", "configs"):
-            for one in self.service.get(key) or []:
-                self._secret(key, one, mounted, binds)
-        if mounted:
-            self.docker["volumes"] = mounted
-        if binds:
-            self.host["Binds"] = binds
-
-    def _bind(self, text: str, binds: list[str]) -> None:
-        try:
-            volume = parse_volume(text, self.around.absolute)
-        except ValueError as error:
-            raise self.fault("volumes", str(error)) from None
-        if volume.bind:
-            binds.append(volume.bind)
-        else:
-            self.config.setdefault("Volumes", {})[volume.target] = {}
-
-    def _long_volume(self, written: Any, final: Mapping[str, Any], mounted: list[Any], binds: list[str]) -> None:
-        kind, known = final.get("type"), {"type", "source", "target", "read_only"}
-        if kind in ("bind", "volume") and final.get("source") and not {k for k, v in final.items() if v} - known:
-            source = str(final["source"])
-            source = self._resource("volumes", source) if kind == "volume" else source
-            tail = f":{final['target']}{':ro' if final.get('read_only') else ''}"
-            mounted.append(f"{self._beside(source) if kind == 'bind' else source}{tail}")
-            self._bind(source + tail, binds)
-        else:
-            value = {k: v for k, v in final.items() if k != "consistency"}
-            if kind == "volume" and value.get("source"):
-                value["source"] = self._resource("volumes", str(value["source"]))
-            self._option("mounts", [*self.options.get("mounts", []), value], "volumes")
-
-    def _secret(self, key: str, one: Any, mounted: list[Any], binds: list[str]) -> None:
-        """Mount the file of a secret or config, as docker compose does."""
-        name = str(one if isinstance(one, str) else one.get("source"))
-        declared = (self.final.get(key) or {}).get(name) or {}
-        target = (one.get("target") if isinstance(one, dict) else "") or (name if key == "secrets" else f"/{name}")
-        if not declared.get("file"):
-            self.remark(key, f"{name} is no file", "give it in env, or mount a file")
-            return
-        target = target if target.startswith("/") else f"/run/secrets/{target}"
-        path = str(declared["file"])
-        path = path if path.startswith((".", "/")) else f"./{path}"
-        mounted.append(f"{self._beside(path)}:{target}:ro")
-        self._bind(f"{path}:{target}:ro", binds)
-
-    def _resource(self, kind: str, name: str) -> str:
+    def resource(self, kind: str, name: str) -> str:
         """Return what a network or volume is called on the engine."""
         declared = (self.final.get(kind) or {}).get(name) or {}
         external = declared.get("external")
@@ -454,26 +338,25 @@ class _Service:
             self.container["Networks"] = []
         else:
             given = self.service.get("networks") or ["default"]
-            names = [self._resource("networks", str(name)) for name in given]
+            names = [self.resource("networks", str(name)) for name in given]
             self.docker["networks"], self.container["Networks"] = names, names
             self.host["NetworkMode"] = names[0]
             settings = (
-                {self._resource("networks", k): v for k, v in given.items() if v} if isinstance(given, dict) else {}
+                {self.resource("networks", k): v for k, v in given.items() if v} if isinstance(given, dict) else {}
             )
             made = {
                 n: {k: v for k, v in one.items() if k not in ("priority", "gw_priority")} for n, one in settings.items()
             }
             if any(made.values()):
-                self._option("networking_config", made, "networks")
+                self.option("networking_config", made, "networks")
             unmade = [n for n in names if n.startswith(f"{self.project}_")]
             if unmade:
                 why = f"the network {', '.join(unmade)} has to be there, and {self.name} is no host name in it"
                 told = "`docker compose up --no-start` makes it; networking_config has aliases"
                 self.remark("networks", why, told, lost=False)
         if extra := self.service.get("extra_hosts"):
-            table = extra if isinstance(extra, dict) else [str(e).replace("=", ":", 1) for e in extra]
-            self.docker["extra_hosts"] = table
-            entries = self._amount(hosts, table, "extra_hosts").items()
+            self.docker["extra_hosts"] = _hosts(self.written["extra_hosts"])
+            entries = self._amount(hosts, _hosts(extra), "extra_hosts").items()
             self.host["ExtraHosts"] = sorted(f"{host}:{address}" for host, address in entries)
         if self.service.get("privileged") is not None:
             self.docker["privileged"] = self.host["Privileged"] = self.service["privileged"]
@@ -492,7 +375,7 @@ class _Service:
         if needs:
             self.fields["needs"] = needs
 
-    def _option(self, name: str, value: Json, key: str) -> None:
+    def option(self, name: str, value: Json, key: str, written: Any = None) -> None:
         """Take an option of the Engine as it is, in the spelling of compose, unless the Engine has none of that name."""
         options = Options({name: value}, self.around.absolute)
         if options.faults:
@@ -507,7 +390,7 @@ class _Service:
                 holder = holder.setdefault(part, {})
             known = holder.get(place[-1])
             holder[place[-1]] = {**known, **converted} if isinstance(known, dict) else converted
-        self.options[name] = value
+        self.options[name] = value if written is None else written
 
     def _rest(self) -> None:
         """Take every other field as an option of the Engine."""
@@ -516,10 +399,91 @@ class _Service:
                 if _OF_COMPOSE[key] and value not in (None, 1, [], {}):
                     self.remark(key, "is for docker compose itself", _OF_COMPOSE[key], lost=key == "annotations")
             elif key not in _CARRIED and not key.startswith("x-") and value is not None:
-                name, final = (key, value) if key != "logging" else ("log_config", _logging(value))
-                self._option(name, final, key)
-                if name in self.options and isinstance(written := self.written.get(key), Expression):
-                    self.options[name] = written
+                written = self.written[key]
+                if key == "logging":
+                    self.option("log_config", _logging(value), key, _logging(written))
+                else:
+                    self.option(key, value, key, written)
+
+
+class _Volumes:
+    """The volumes of a service, as the spec writes them and as the Engine gets them."""
+
+    def __init__(self, of: _Service) -> None:
+        self.of = of
+        self.mounted: list[Any] = []
+        self.binds: list[str] = []
+
+    def take(self) -> None:
+        """Take all volumes, and the files of secrets and configs."""
+        for written, final in zip(
+            self.of.written.get("volumes") or [], self.of.service.get("volumes") or [], strict=True
+        ):
+            if isinstance(final, dict):
+                self._long_volume(written, final)
+                continue
+            source, colon, rest = str(written).partition(":")
+            first, _, others = str(final).partition(":")
+            if colon and first.startswith("."):
+                source = self.of.beside(source)
+            elif colon and first.startswith("~"):
+                source = first = posixpath.join(self.of.around.home, first[1:].lstrip("/"))
+            elif colon and not first.startswith("/"):
+                source = first = self.of.resource("volumes", first)
+            self.mounted.append(_like(written, f"{source}{colon}{rest}"))
+            self._bind(f"{first}{colon}{others}")
+        for key in ("secrets", "configs"):
+            for one in self.of.service.get(key) or []:
+                self._secret(key, one)
+        if self.mounted:
+            self.of.docker["volumes"] = self.mounted
+        if self.binds:
+            self.of.host["Binds"] = self.binds
+
+    def _bind(self, text: str) -> None:
+        try:
+            volume = parse_volume(text, self.of.around.absolute)
+        except ValueError as error:
+            raise self.of.fault("volumes", str(error)) from None
+        if volume.bind:
+            self.binds.append(volume.bind)
+        else:
+            self.of.config.setdefault("Volumes", {})[volume.target] = {}
+
+    def _long_volume(self, written: Any, final: Mapping[str, Any]) -> None:
+        kind, known = final.get("type"), {"type", "source", "target", "read_only"}
+        if kind in ("bind", "volume") and final.get("source") and not {k for k, v in final.items() if v} - known:
+            first = str(final["source"])
+            first = self.of.resource("volumes", first) if kind == "volume" else first
+            source = self.of.beside(written["source"]) if kind == "bind" else first
+            options = ":ro" if final.get("read_only") else ""
+            text = f"{source}:{written['target']}{options}"
+            self.mounted.append(Expression(text) if "${var." in text else text)
+            self._bind(f"{first}:{final['target']}{options}")
+        else:
+            value = {k: v for k, v in final.items() if k != "consistency"}
+            if kind == "volume" and value.get("source"):
+                value["source"] = self.of.resource("volumes", str(value["source"]))
+            self.of.option("mounts", [*self.of.options.get("mounts", []), value], "volumes")
+
+    def _secret(self, key: str, one: Any) -> None:
+        """Mount the file of a secret or config, as docker compose does."""
+        name = str(one if isinstance(one, str) else one.get("source"))
+        declared = (self.of.final.get(key) or {}).get(name) or {}
+        target = (one.get("target") if isinstance(one, dict) else "") or (name if key == "secrets" else f"/{name}")
+        if not declared.get("file"):
+            self.of.remark(key, f"{name} is no file", "give it in env, or mount a file")
+            return
+        target = target if target.startswith("/") else f"/run/secrets/{target}"
+        path = str(declared["file"])
+        path = path if path.startswith((".", "/")) else f"./{path}"
+        self.mounted.append(f"{self.of.beside(path)}:{target}:ro")
+        self._bind(f"{path}:{target}:ro")
+
+
+def _like(written: Any, text: str) -> str:
+    """Return a text as an expression where that is what it was made of."""
+    return Expression(text) if isinstance(written, Expression) else text
 
 
 _CARRIED = frozenset(
@@ -563,6 +527,11 @@ def _pairs(value: Any) -> dict[str, Any]:
     return dict(value or {})
 
 
+def _hosts(given: Any) -> Any:
+    """Return hosts as flowplan takes them: ``host=address`` is ``host:address``."""
+    return given if isinstance(given, dict) else [_like(one, str(one).replace("=", ":", 1)) for one in given]
+
+
 def _device(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a reservation of devices as the Engine's request."""
     names = {"driver": "driver", "count": "count", "device_ids": "device_ids", "options": "options"}
@@ -573,9 +542,10 @@ def _device(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _logging(given: Mapping[str, Any]) -> dict[str, Any]:
+    options = (given.get("options") or {}).items()
     return {
         "type": given.get("driver", ""),
-        "config": {k: scalar_text(v) for k, v in (given.get("options") or {}).items()},
+        "config": {k: v if isinstance(v, Expression) else scalar_text(v) for k, v in options},
     }
 
 
