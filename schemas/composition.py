@@ -168,7 +168,7 @@ class _Reader:
             self.faults.append(sources.at_value(("flowplan",), message))
 
 
-_ENVIRONMENT = re.compile(r"(?<!\$)\$\{ *environment *\}")
+_ENVIRONMENT = re.compile(r"(?<!\$)\$\{environment\}")
 
 
 def _moved(name: str, folder: str) -> str:

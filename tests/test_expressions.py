@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowplan.planner.desired import expressions
 from flowplan.planner.desired.evaluation import Evaluator, compiled
-from flowplan.planner.desired.expressions import ExpressionError, Scope, escape, evaluate_text
+from flowplan.planner.desired.expressions import ExpressionError, Scope, escape, evaluate
 from flowplan.planner.desired.sealing import Sealer, evaluate_template
 from flowplan.schemas.documents import parse
 from flowplan.schemas.errors import InvalidInput
@@ -32,6 +33,11 @@ SCOPE = Scope(
     run={"address": "a[x=1]", "id": "u", "attempt": 2},
     project="nightly",
 )
+
+
+def evaluate_text(text: str, scope: Scope) -> Any:
+    template = expressions.parse(text)
+    return text if template is None else evaluate(template, scope.value)
 
 
 @pytest.mark.parametrize(

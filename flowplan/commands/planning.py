@@ -116,56 +116,48 @@ def plan(
             hint="write --format json or --format markdown; or give the file another name",
         )
     check_directory("--json-into", how.json_into)
-    if len(environments) > 1:
-        return _of_several(spec, state, environments, request, how, kept, check)
-    environment = environments[0] if environments else None
-    if check:
-        return compare(check, at(request, settled(place(state, environment=environment))))
-    made, command = _make(place(state, spec, environment), request, how, kept)
-    show_plan(made, Output(), how, command)
-    return _verdict(made, kept.detailed, how.strict)
-
-
-def _of_several(
-    spec: Path | None,
-    state: str | None,
-    environments: Sequence[str],
-    request: Request,
-    how: Shown,
-    kept: Kept,
-    check: Path | None,
-) -> int:
-    """Make and show a plan for each of several environments; files that are written get its name: ``plan.dev.json``."""
-    if len(set(environments)) < len(environments):
-        raise InvalidInput(f"an environment is named twice: {', '.join(environments)}")
-    if check or how.format == "json" or (spec and is_stream(spec)):
-        what = "--check" if check else "--format json" if how.format == "json" else "a spec on stdin"
-        raise InvalidInput(f"{what} is for one environment", hint="name one with --env")
-    places = [place(state, spec, environment) for environment in environments]
-    if places[0].named and isinstance(places[0].state, FileLocation):
-        raise InvalidInput("a file holds the state of one environment", hint="leave --state and FLOWPLAN_STATE out")
+    several = len(environments) > 1
+    if several:
+        _check_several(spec, state, environments, "--check" if check else f"--format {how.format}")
+    elif check:
+        return compare(check, at(request, settled(place(state, environment=(*environments, None)[0]))))
     made = []
-    for found in places:
-        files = (_of(found.environment, kept.out), _of(found.environment, how.json_into))
+    for environment in environments or (None,):
         try:
-            made.append(_make(found, request, how._replace(json_into=files[1]), kept._replace(out=files[0])))
+            made.append(_make(place(state, spec, environment), request, how.json_into, kept, several))
         except FlowplanError:
-            Output().note(f"environment {found.environment}:")
+            if several:
+                Output().note(f"environment {environment}:")
             raise
     plans, commands = zip(*made, strict=True)
     show_plans(plans, Output(), how, commands)
     return max(_verdict(plan, kept.detailed, how.strict) for plan in plans)
 
 
-def _of(environment: str, file: Path | None) -> Path | None:
-    return file and file.with_name(f"{file.stem}.{environment}{file.suffix}")
+def _check_several(spec: Path | None, state: str | None, environments: Sequence[str], option: str) -> None:
+    if len(set(environments)) < len(environments):
+        raise InvalidInput(f"an environment is named twice: {', '.join(environments)}")
+    if option in ("--check", "--format json") or (spec and is_stream(spec)):
+        what = "a spec on stdin" if spec and is_stream(spec) else option
+        raise InvalidInput(f"{what} is for one environment", hint="name one with --env")
+    found = place(state, spec, environments[0])
+    if found.named and isinstance(found.state, FileLocation):
+        raise InvalidInput("a file holds the state of one environment", hint="leave --state and FLOWPLAN_STATE out")
 
 
-def _make(found: Place, request: Request, how: Shown, kept: Kept) -> tuple[Plan, str]:
-    """Make a plan and keep it; return it, and the command that applies it."""
+def _make(found: Place, request: Request, json_into: Path | None, kept: Kept, several: bool) -> tuple[Plan, str]:
+    """Make a plan and keep it; return it, and the command that applies it.
+
+    Args:
+        several: it is one of several, so that the name of its environment is put into those of files: ``plan.dev.json``.
+    """
     from flowplan.schemas.plan_documents import write_plan
 
     request = at(request, settled(found) if request.options.mode == "destroy" else found)
+    out, json_into = (
+        file.with_name(f"{file.stem}.{found.environment}{file.suffix}") if file and several else file
+        for file in (kept.out, json_into)
+    )
     with _planned(request) as (project, planned):
         plan = planned.plan
         if (age := seconds("--max-age", kept.max_age)) is not None:
@@ -173,10 +165,10 @@ def _make(found: Place, request: Request, how: Shown, kept: Kept) -> tuple[Plan,
         progress.stage("writing the plan")
         with progress.shown():
             last_plan.keep(plan, project, request.given)
-            for file in (kept.out, how.json_into):
+            for file in (out, json_into):
                 if file:
                     write_plan(plan, file, project.store.key)
-        return plan, apply_command(kept.out, plan, request.state)
+        return plan, apply_command(out, plan, request.state)
 
 
 @contextmanager

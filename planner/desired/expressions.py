@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.runs import Json
@@ -23,7 +23,6 @@ _FOUND = re.compile(
     r"|(\$\{(?:var|each|run)\.[^}]*|\$\{\s+(?:var|each|run)\.[^}]*\}?)"
 )
 _STEPS = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)|\[(-?[0-9]+)\]|\[\"([^\"]*)\"\]")
-RUN_FIELDS = ("address", "id", "attempt")
 
 
 class ExpressionError(ValueError):
@@ -207,13 +206,3 @@ def inserted(value: Json, reference: Reference) -> str:
         hint = "use it alone, or one of its parts"
         raise ExpressionError(f"{reference.text} is a {kind} and cannot stand inside a longer string", hint)
     return scalar_text(value)
-
-
-def evaluate_text(text: str, scope: Scope) -> Any:
-    """Return the value of a string that may hold expressions.
-
-    Raises:
-        ExpressionError: see ``parse`` and ``evaluate``.
-    """
-    template = parse(text)
-    return text if template is None else evaluate(template, scope.value)
