@@ -465,6 +465,19 @@ def report(
 
 
 @command()
+def graph(
+    plan: Annotated[Path | None, Argument(metavar="PLAN", help="A saved plan; default the last one.")] = None,
+    state: State = None,
+    env: Env = None,
+    format: Annotated[str, Option("--format", metavar="text|mermaid", help="How to draw.")] = "text",
+) -> None:
+    """Draw what needs what: each run once with how its cells stand, also what has not started or is only planned."""
+    from flowplan.commands import reporting
+
+    reporting.graph(plan, state, env, format)
+
+
+@command()
 def diff(
     spec: Spec = None,
     env: Annotated[

@@ -18,7 +18,7 @@ _MEANT = {
     "flowplan destroy --target ADDR": ("delete", "kill", "remove", "rm", "stop", "terminate"),
     "flowplan logs ADDR": ("log", "output", "tail"),
     "flowplan plan": ("dry-run", "preview"),
-    "flowplan plan --format markdown, which draws what needs what": ("dag", "graph"),
+    "flowplan graph": ("dag",),
     "flowplan plan --refresh-only": ("refresh", "sync"),
     "flowplan state list": ("addresses", "ls"),
     "flowplan state pull": ("pull",),

@@ -1,4 +1,4 @@
-"""The command that writes a page: report."""
+"""The commands that show a project at a glance: report and graph."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from flowplan.schemas.report import PlanSource, PlanView, Report
 from flowplan.schemas.sources import Diagnostic
 from flowplan.state import acceptance
 from flowplan.state.store import Store
+from flowplan.terminal import use_colour, width
 from flowplan.webpage import json_text, page
 
 
@@ -55,6 +56,18 @@ def report(
         write_private(out, text, "report")
     except OSError as error:
         raise FlowplanError(f"the page cannot be written to {out}: {error.strerror}") from error
+
+
+def graph(path: Path | None, named_state: str | None, environment: str | None, format: str) -> None:
+    """Draw what needs what, on a terminal or for what renders mermaid."""
+    from flowplan.render.graph import graph_lines, mermaid
+
+    check_format(format, ("text", "mermaid"))
+    with closing(opened(state_of(named_state, environment))) as store:
+        groups = document_of(store, path, logs="none").groups
+    terminal = sys.stdout.isatty()
+    text = graph_lines(groups, width=width(sys.stdout), whole=not terminal, colour=use_colour(sys.stdout))
+    Output().lines(mermaid(groups) if format == "mermaid" else text)
 
 
 def document_of(store: Store, path: Path | None = None, *, logs: str = "failed", most: int = MAX_SIZE) -> Report:

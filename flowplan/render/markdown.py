@@ -29,6 +29,11 @@ def span(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
+def node_text(text: str) -> str:
+    """Return the name of a node, with nothing in it that mermaid could read as its own."""
+    return re.sub(r"[^\w .,=/-]", "?", harmless(text)[:60])
+
+
 def fenced(lines: Sequence[str], language: str) -> str:
     """Fence lines so that their content cannot close the fence."""
     runs = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)

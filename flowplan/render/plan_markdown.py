@@ -11,7 +11,7 @@ from functools import partial
 from flowplan.render import groups, sentences, varying
 from flowplan.render.differences import Line
 from flowplan.render.groups import Group
-from flowplan.render.markdown import alert, code, cut, entities, fenced, folded, span
+from flowplan.render.markdown import alert, code, cut, entities, fenced, folded, node_text, span
 from flowplan.render.presented import lines_of, run_line
 from flowplan.render.signs import MEANINGS, SIGNS, WORDS
 from flowplan.render.varying import as_ranges
@@ -522,12 +522,8 @@ def _graph(plan: Plan) -> str:
     for change in plan.changes:
         actions.setdefault(names[change.address], {})[MEANINGS[change.action].partition(" ")[0]] = None
     lines = ["graph LR"]
-    lines += [f'  {node}["{_label(name, ", ".join(actions.get(name, ())))}"]' for name, node in nodes.items()]
+    for name, node in nodes.items():
+        done = ", ".join(actions.get(name, ()))
+        lines.append(f'  {node}["{node_text(name)}{f": {done}" if done else ""}"]')
     lines += [f"  {nodes[one]} --> {nodes[other]}" for one, other in sorted(edges)]
     return folded("What needs what", fenced(lines, "mermaid"))
-
-
-def _label(name: str, action: str) -> str:
-    """Return a node's text, with nothing in it that mermaid could read as its own."""
-    text = re.sub(r"[^\w .,=/-]", "?", harmless(name)[:60])
-    return f"{text}: {action}" if action else text

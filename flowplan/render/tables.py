@@ -16,7 +16,7 @@ from flowplan.schemas.runs import ENDS, PROBLEMS, Json, Recorded, Status, canoni
 from flowplan.schemas.text import harmless, shortened
 from flowplan.schemas.times import seconds_between
 
-_COLOUR_OF = {
+COLOUR_OF = {
     "succeeded": "green",
     "running": "cyan",
     "pending": "cyan",
@@ -157,7 +157,7 @@ def _lines(documents: Sequence[Document], columns: Columns, width: int | None, c
         last = min(widths[-1], _WORTHWHILE) + 2 if widths and widths[-1] else 0
         if width is None or sum(used[: -1 if last else None]) + last - 2 <= width:
             break
-    colours = [_COLOUR_OF.get(str(one.get("status")), "") if colour else "" for one in documents]
+    colours = [COLOUR_OF.get(str(one.get("status")), "") if colour else "" for one in documents]
     return table(list(columns), rows, width=width, colours=colours)
 
 
@@ -215,7 +215,7 @@ def event_line(event: Document, *, address_width: int = 0, colour: bool = False)
     attempt = f" (attempt {event['attempt']})" if (event.get("attempt") or 0) > 1 else ""
     words = _why(event).removeprefix(f"{RETRIED}: ")
     time = to_the_second(_text(event, "engine_at") or _text(event, "at"))
-    shown = paint(status, _COLOUR_OF[status], colour) if status in _COLOUR_OF else status
+    shown = paint(status, COLOUR_OF[status], colour) if status in COLOUR_OF else status
     return f"{time}  {_padded(_text(event, 'address'), address_width)}  {shown}{attempt}{'  ' + words if words else ''}"
 
 
@@ -239,12 +239,13 @@ def table(
     lines = [[heads[n] for n in used], *([harmless(row[n]) for n in used] for row in rows)]
     *widths, last = [max(_columns(line[n]) for line in lines) for n in range(len(used))]
     room = last if width is None or not widths else max(width - sum(widths) - 2 * len(widths), _WORTHWHILE)
-    texts = ["  ".join([*map(_padded, line, widths), _cut(line[-1], room)]).rstrip() for line in lines]
+    texts = ["  ".join([*map(_padded, line, widths), cut(line[-1], room)]).rstrip() for line in lines]
     painted = [paint(text, colour, bool(colour)) for text, colour in zip(texts[1:], colours, strict=False)]
     return [texts[0], *painted, *texts[1 + len(painted) :]]
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
+    """Return a text that is at most so many columns wide."""
     if _columns(text) <= width:
         return text
     while text and _columns(text) > width - 3:

@@ -33,6 +33,7 @@ COMMANDS = [
     "logs",
     "history",
     "report",
+    "graph",
     "events",
     "show",
     "import",

@@ -242,3 +242,15 @@ def test_what_is_left_out_is_told(failed: Project) -> None:
     assert "No output is here" in told("--logs", "none")
     assert told("--logs", "all") == ""
     assert "write 5MB" in failed.ok("report", "--max-size", "huge", code=7).err
+
+
+def test_the_graph_on_a_terminal_and_for_pages_that_draw_it(failed: Project) -> None:
+    assert failed.ok("graph").out.splitlines() == [
+        "extract: 2 cells: succeeded",
+        "├── check: failed",
+        "│   └── load: skipped ! check failed",
+        "└── train: running",
+        "    └── smoke: waiting",
+    ]
+    drawn = failed.ok("graph", "--format", "mermaid").out.splitlines()
+    assert drawn[0] == "flowchart LR" and '  n1["check: failed"]:::red' in drawn and "  n1 --> n3" in drawn

@@ -104,7 +104,7 @@ def test_a_state_without_permission_is_an_error_and_never_nothing(project: Proje
         ("apply --destroy", "flowplan destroy"),
         ("plan -json", "--format json"),
         ("-version", "flowplan --version"),
-        ("graph", "flowplan plan --format markdown"),
+        ("dag", "flowplan graph"),
         *((word, "flowplan destroy --target ADDR") for word in ("stop", "kill", "delete")),
         *((word, "flowplan apply --rerun ADDR") for word in ("rerun", "restart", "taint")),
         ("run", "flowplan apply"),
