@@ -146,7 +146,15 @@ def _fields(case: Case, record: Recorded, status: Status, wanted: Rendered) -> t
         if live and not case.manifests.equal(field.path, live.before, field.after):
             field = replace(field, before=live.before, drift=True, recorded=live.recorded, manager=live.manager)
         changed.append(field)
-    return (*changed, *settings, *drift.values())
+    found = (*changed, *settings, *drift.values())
+    return tuple(_while_pending(field, case) for field in found) if status is Status.PENDING else found
+
+
+def _while_pending(field: FieldChange, case: Case) -> FieldChange:
+    """Return the change of a run that waits, which some engines make in place until it starts."""
+    before, after = (None if value is ABSENT else value for value in (field.before, field.after))
+    rule = traits(case.manifests).while_pending(field.path, before, after) if field.effect == REPLACE else ""
+    return replace(field, effect=IN_PLACE, rule=rule) if rule else field
 
 
 class MovedTag(NamedTuple):

@@ -141,6 +141,8 @@ class Traits(NamedTuple):
         KEEPS_FILES: whether the provider keeps files of attempts beside the state (``protocol.Keeper``).
         interrupts: what a change in place does to a live run that it ends, pauses or shrinks: path, before, after and
             ``Observed.progress`` -> words.
+        while_pending: the rule by which a field changes in place as long as the run waits in the engine's queue, although it
+            takes a replacement afterwards: path, before, after -> words; "" for all others.
         controlled_by: whether a field belongs to the controller that set it: path, manager -> bool.
     """
 
@@ -153,6 +155,7 @@ class Traits(NamedTuple):
     RETRY_DELAY: str = ""
     KEEPS_FILES: bool = False
     interrupts: Callable[[str, Json, Json, Mapping[str, float]], str] = lambda path, before, after, progress: ""
+    while_pending: Callable[[str, Json, Json], str] = lambda path, before, after: ""
     controlled_by: Callable[[str, str], bool] = lambda path, manager: False
 
 

@@ -279,12 +279,23 @@ IN_PLACE_RULES = {
 }
 
 
+WHILE_PENDING = frozenset({"cpus", "memory", "partition", "account", "qos"})
+
+
 def effect(path: str, before: Json, after: Json) -> Effect:
     """Return what changing the field takes on a live job, by the rules of ``scontrol update``."""
     field = path.split("/")[2] if path.count("/") > 1 else ""
-    if field in IN_PLACE_RULES:
+    if field in IN_PLACE_RULES and (after is not None or field == "labels"):
         return Effect(IN_PLACE, IN_PLACE_RULES[field])
+    if field in WHILE_PENDING:
+        return Effect(REPLACE, "scontrol update changes it only while the job waits in the queue")
     return Effect(REPLACE, "a job keeps what it was submitted with")
+
+
+def while_pending(path: str, before: Json, after: Json) -> str:
+    """Return by which rule a field changes in place as long as the job waits."""
+    known = path.removeprefix("/SlurmJob/") in WHILE_PENDING and after is not None
+    return "scontrol update changes it, because the job waits in the queue" if known else ""
 
 
 def interrupts(path: str, before: Json, after: Json, progress: Mapping[str, float]) -> str:

@@ -28,6 +28,9 @@ _SILENT = re.compile(
 )
 """What Slurm's commands say when nobody answers them."""
 
+_ENDED = re.compile("already|invalid job id|not running|no such", re.IGNORECASE)
+"""What scancel says of jobs that have ended."""
+
 _PREFIX = re.compile(r"^(?:[a-z]+: )?(?:fatal: |error: )?", re.MULTILINE)
 
 
@@ -71,6 +74,16 @@ class Commands:
     def run(self, script: str, *args: str, data: bytes = b"") -> str:
         """Run a script of sh with arguments and input, and return the text that it prints; raises as ``output_of``."""
         return self.output_of(script, *args, data=data).decode(errors="replace")
+
+    def cancel(self, *args: str) -> None:
+        """Run scancel; a job that has ended meanwhile is fine."""
+        try:
+            self.output_of('exec scancel "$@"', *args)
+        except EngineUnreachable:
+            raise
+        except ProviderError as error:
+            if not _ENDED.search(error.message):
+                raise
 
     def read(self, path: str, start: int) -> bytes:
         """Return what a file holds from an offset on; b"" while there is none."""

@@ -28,6 +28,7 @@ FIELDS = [
     "TimeLimit",
     "TimeUsed",
     "cpus-per-task",
+    "NumTasks",
     "MinMemory",
     "tres-per-node",
     "Partition",
@@ -148,7 +149,8 @@ def observed(job: Job, cluster: str, record: Recorded | None = None) -> Observed
     """Return what is known of a job as an observation; of an imported one, the identity is in its record."""
     told, labels = job.told, job.labels
     status, reason, message, code = _condition(job)
-    restarts = int(told.get("restartcnt") or 0) if (told.get("restartcnt") or "0").isdigit() else 0
+    restarts = _number(told.get("restartcnt", ""))
+    begun = not job.waits and job.state != "COMPLETING"  # before it is in the queue again, the restart is counted
     started = moment(told.get("StartTime", "")) if not job.waits else None
     imported = record is not None and bool(record.handle.get(IMPORTED))
     return Observed(
@@ -159,19 +161,19 @@ def observed(job: Job, cluster: str, record: Recorded | None = None) -> Observed
         reason=reason,
         message=message,
         exit_code=code,
-        attempts=restarts + (0 if job.waits else 1),
+        attempts=restarts + begun,
         handle=handle(job) | ({IMPORTED: True} if imported else {}),
         infrastructure_id=f"{cluster}:{job.id}",
         name=told.get("Name", ""),
         started_at=started,
         finished_at=moment(told.get("EndTime", "")) if job.over else None,
         at=moment(told.get("EndTime", "")) if job.over else started,
-        live=None if job.over or record is None else live_of(job, record),
+        live=None if job.over or record is None else live_of(job, record.objects, imported=imported),
         content=labels.get(CONTENT, ""),
         created_at=moment(told.get("SubmitTime", "")),
         created_from=labels.get(CREATED_FROM, ""),
         progress={"seconds": _seconds(told.get("TimeUsed", "")) or 0} if status is Status.RUNNING else {},
-        tries=(Try(restarts + 1, None, started),) if restarts and started else (),
+        tries=(Try(restarts + 1, None, started),) if restarts and begun else (),
     )
 
 
@@ -241,16 +243,21 @@ def _exit(text: str) -> tuple[int | None, int]:
     return int(text) >> 8, int(text) & 127
 
 
-def live_of(job: Job, record: Recorded) -> Objects:
-    """Return the live values of what was asked for; what cannot be told is as recorded."""
-    told, wanted = job.told, record.objects.get("SlurmJob", {})
-    if record.handle.get(IMPORTED):
-        labels, name = wanted.get("labels", {}), wanted.get("name", "")
-    else:
-        labels, name = dict(job.labels), told["Name"]
+def as_changed(job: Job, created: Objects) -> Objects:
+    """Return the objects that a job was made of with what was changed in place since."""
+    if job.over:
+        return created
+    before, live = created["SlurmJob"], live_of(job, created)["SlurmJob"]
+    live["labels"].pop(CREATED_FROM, None)
+    return {"SlurmJob": before | {key: value for key, value in live.items() if key in before and value is not None}}
+
+
+def live_of(job: Job, created: Objects, *, imported: bool = False) -> Objects:
+    """Return the live values of what was asked for; what cannot be told is as it was, as are name and labels of an import."""
+    told, wanted = job.told, created.get("SlurmJob", {})
     found: dict[str, Any] = {
-        "name": name,
-        "labels": labels,
+        "name": wanted.get("name", "") if imported else told["Name"],
+        "labels": wanted.get("labels", {}) if imported else dict(job.labels),
         "partition": told["Partition"],
         "account": told["Account"],
         "qos": told["QOS"],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from flowplan.providers.polling import watch_by_looking
 from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, News, Order
@@ -57,7 +58,8 @@ class SlurmProvider:
 
     def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
         """Ask squeue once, and sacct once when a run that had not ended has left the queue."""
-        listed, kept = self._look(everybody=wanted is not None and self._context.project != "")
+        everybody = wanted is not None and self._context.project != ""
+        listed, kept = self._look(everybody=everybody)
         ours = {run: job for run, job in jobs.by_run(listed).items() if self._is_ours(job)}
         by_id = {job.id: job for job in listed}
         found: list[Observed | None] = []
@@ -73,7 +75,8 @@ class SlurmProvider:
         seen = [one if one is not None else next(left) for one in found]
         known = {record.run_id for record in records}
         seen += [self._seen(job) for run, job in ours.items() if run not in known and (not job.over or run in kept)]
-        return seen + [self._of_others(job) for job in listed if self._is_of_others(job) and not job.over]
+        others = [job for job in listed if everybody and self._is_of_others(job) and not job.over]
+        return seen + [replace(self._seen(job), lineage=job.labels[jobs.LINEAGE]) for job in others]
 
     def _look(self, *, everybody: bool = False) -> tuple[list[Job], set[str]]:
         """Return the jobs in the queue, those that ended lately among them, and the run ids that have a directory."""
@@ -106,9 +109,6 @@ class SlurmProvider:
             told = next((one for one in self._accounted([job.id]) if one.state == "CANCELLED"), None)
             return replace(seen, message=jobs.observed(told, "").message) if told else seen
         return seen
-
-    def _of_others(self, job: Job) -> Observed:
-        return replace(self._seen(job), lineage=job.labels[jobs.LINEAGE])
 
     def _left(self, records: Sequence[Recorded]) -> list[Observed]:
         """Return what accounting says of jobs that the controller has forgotten."""
@@ -191,6 +191,11 @@ class SlurmProvider:
         data = self._commands.read(f"{self._submitter.place(record.run_id)}/{scripts.SECRETS}", 0)
         return scripts.values_of(data.decode(errors="replace"))
 
+    def keeps_timeout(self, record: Recorded) -> bool:
+        """Return whether the job's time limit is the timeout exactly; Slurm counts whole minutes."""
+        timeout = record.settings.timeout
+        return timeout is not None and record.objects.get("SlurmJob", {}).get("time_limit") == timeout
+
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
         """Return the jobs of a project: those in the queue, and those of which a directory is left."""
         listed, kept = self._look()
@@ -209,7 +214,7 @@ class SlurmProvider:
         found = []
         for job in here:
             one = written.get(job.run_id)
-            objects = one.objects if one else {"SlurmJob": {}}
+            objects = jobs.as_changed(job, one.objects) if one else {"SlurmJob": {}}
             found.append(
                 Found(self._seen(job), project, job.labels[jobs.LINEAGE], None, objects, objects if one else None)
             )
@@ -262,17 +267,14 @@ class SlurmProvider:
         job = self._find(record)
         if job is None:
             raise ProviderError("the job is gone", hint="plan again", address=record.address, reason="NotFound")
-        wanted, changes = (
-            order.objects["SlurmJob"],
-            {field.path.split("/")[2] for field in fields if field.path.count("/") > 1},
-        )
-        asked = []
-        if "name" in changes:
-            asked.append(f"JobName={wanted['name']}")
-        if "labels" in changes:
-            asked.append(f"Comment={jobs.comment(wanted['labels'], job.labels.get(jobs.CREATED_FROM, ''))}")
-        if "time_limit" in changes:
-            asked.append(f"TimeLimit={wanted['time_limit'] // 60 if wanted.get('time_limit') else 'UNLIMITED'}")
+        wanted = order.objects["SlurmJob"]
+        asked = [
+            words
+            for name in dict.fromkeys(
+                field.path.split("/")[2] for field in fields if field.path.startswith("/SlurmJob/")
+            )
+            for words in _asked(name, wanted, job)
+        ]
         if asked:
             try:
                 self._commands.run('exec scontrol update "$@"', f"JobId={job.id}", *asked)
@@ -310,11 +312,11 @@ class SlurmProvider:
         job = self._find(record)
         if job and not job.over:
             if not job.waits:
-                self._signal(job, "--full", "--signal=TERM")
+                self._commands.cancel("--full", "--signal=TERM", job.id)
                 point("slurm:term:after")
                 job = self._await_end(record, grace)
             if job and not job.over:
-                self._signal(job, *(() if job.waits else ("--signal=KILL",)))
+                self._commands.cancel(*(() if job.waits else ("--signal=KILL",)), job.id)
                 point("slurm:kill:after")
                 job = self._await_end(record, END_TIMEOUT)
             if job and not job.over:
@@ -326,24 +328,37 @@ class SlurmProvider:
             self._submitter.remove(record.run_id)
             point("slurm:remove:after")
 
-    def _signal(self, job: Job, *args: str) -> None:
-        """Send a signal to a job; one that has just ended is fine."""
-        try:
-            self._commands.run('exec scancel "$@"', *args, job.id)
-        except EngineUnreachable:
-            raise
-        except ProviderError as error:
-            if not any(
-                words in error.message.lower() for words in ("already", "invalid job id", "not running", "no such")
-            ):
-                raise
-
     def _await_end(self, record: Recorded, seconds: float) -> Job | None:
         deadline, pause = time.monotonic() + seconds, 0.1
         while (job := self._find(record)) and not job.over and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(pause, left))
             pause = min(2 * pause, LOOK)
         return job
+
+
+def _asked(name: str, wanted: Mapping[str, Any], job: Job) -> list[str]:
+    """Return what ``scontrol update`` is told for a field of the object."""
+    match name:
+        case "name":
+            return [f"JobName={wanted['name']}"]
+        case "labels":
+            kept = {key: job.labels[key] for key in (jobs.CONTENT, jobs.CREATED_FROM) if key in job.labels}
+            return [f"Comment={jobs.comment({**wanted['labels'], **kept})}"]
+        case "time_limit":
+            return [f"TimeLimit={wanted['time_limit'] // 60}"]
+        case "cpus":  # Slurm does not multiply by the tasks
+            return [f"CPUsPerTask={wanted['cpus']}", f"NumCPUs={wanted['cpus'] * int(job.told['NumTasks'])}"]
+        case "memory":
+            return [f"MinMemoryNode={wanted['memory'] // 2**20}"]
+        case "partition" | "account" | "qos":
+            return [f"{name}={wanted[name]}"]
+    return []
+
+
+_HINTS = {
+    "denied": "a higher time limit takes an operator of the cluster",
+    "no longer pending": "it has started meanwhile: plan again",
+}
 
 
 def _of(record: Recorded, listed: dict[str, Job]) -> Job | None:

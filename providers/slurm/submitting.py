@@ -27,7 +27,7 @@ if [ "$2" -gt 0 ]; then mv -- "secrets.$$" secrets; else rm -f -- "secrets.$$"; 
 shift 2; exec sbatch "$@" < script
 """
 _RELEASE = """
-cd -- "$1" && printf '%s\\n' "$2" > "job.$$" && mv -- "job.$$" job && exec scontrol release "$2"
+umask 077; cd -- "$1" && printf '%s\\n' "$2" > "job.$$" && mv -- "job.$$" job && exec scontrol release "$2"
 """
 _WRITTEN = """
 cd -- "$1" || exit 0; shift
@@ -146,7 +146,7 @@ class Submitter:
         if job.labels.get(jobs.CONTENT) != order.objects["SlurmJob"]["labels"][jobs.CONTENT]:
             raise of_other_content(f'the job {job.id} "{job.told["Name"]}"', order.identity.address)
         if held := [one.id for one in others if one.waits]:
-            self._commands.run('exec scancel --state=PENDING "$@"', *held)
+            self._commands.cancel("--state=PENDING", *held)
         if job.waits and job.told["Reason"] == "JobHeldUser":
             point("slurm:release:before")
             self._commands.run(_RELEASE, self.place(order.identity.run_id), job.id)

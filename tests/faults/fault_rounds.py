@@ -64,7 +64,7 @@ class Command:
     after: Callable[[World], object]
     attempts: tuple[int, ...]
     ends: tuple[str, ...] = ("succeeded",) * 3
-    providers: tuple[str, ...] = ("process", "docker", "kubernetes")
+    providers: tuple[str, ...] = ("process", "docker", "kubernetes", "slurm")
     faults: tuple[str, ...] = ()
     rebuilt: bool = False
     of_file: bool = False

@@ -448,6 +448,72 @@ class KubernetesWorld(World):
         )
 
 
+class SlurmWorld(World):
+    """Each start of a job leaves a line with its run id; the job's files lie beside the project."""
+
+    provider = "slurm"
+    soon = 2
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
+        self.jobs = base.with_name(f"{base.name}-jobs")
+        settings = dict(line.split("=", 1) for line in self._told("scontrol", "show", "config") if "=" in line)
+        wanted = ("StateSaveLocation", "SlurmdSpoolDir")
+        self._kept = [Path(value.strip()) for name, value in settings.items() if name.strip() in wanted]
+
+    def spec(self, kind: str, *, tag: str = "one", memory: int = 64, replace: str = "stop_first") -> None:
+        super().spec(kind, tag=tag, memory=memory, replace=replace)
+        with (self.directory / "flowplan.yaml").open("a") as file:
+            file.write(f"providers: {{slurm: {{directory: {self.jobs}}}}}\n")
+
+    def fields(self, kind: str, memory: int) -> str:
+        script = f"echo $ID $TAG >> {self.base}/starts; {self.script(kind)}"
+        return f"    timeout: {memory}m\n    command: [sh, -c, {json.dumps(script)}]\n    resources: {{memory: 20Mi}}\n"
+
+    def _told(self, *command: str) -> list[str]:
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
+
+    def _queue(self) -> list[tuple[str, str, str]]:
+        lines = self._told("squeue", "--noheader", "--states=all", "--format=%i %T %k")
+        words = [line.split() for line in lines if f"flowplan.dev/project={self.project} " in f"{line} "]
+        runs = [
+            next(word.partition("=")[2] for word in line if word.startswith("flowplan.dev/run-id=")) for line in words
+        ]
+        return [(line[0], line[1], run) for line, run in zip(words, runs, strict=True)]
+
+    def objects(self) -> dict[str, bool]:
+        live = [(run, state) for _, state, run in self._queue() if state in ("PENDING", "RUNNING")]
+        assert len(live) == len(dict(live)), f"two jobs of one attempt: {live}"
+        kept = {path.name: False for path in self.jobs.iterdir()} if self.jobs.is_dir() else {}
+        return kept | dict.fromkeys(dict(live), True)
+
+    def _noted(self) -> list[list[str]]:
+        path = self.base / "starts"
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+    def starts(self) -> Counter[str]:
+        return Counter(run_id for run_id, _ in self._noted())
+
+    def contents(self) -> dict[str, str]:
+        return dict(self._noted())
+
+    def leaks(self) -> list[str]:
+        """Look into the files of the jobs, but for that of their secrets, and into those of Slurm itself, too."""
+        canary = self.canary.encode()
+        files = [path for place in (self.jobs, *self._kept) if place.is_dir() for path in place.rglob("*")]
+        with contextlib.suppress(FileNotFoundError):  # Slurm removes the files of jobs that end
+            return super().leaks() + [
+                str(path) for path in files if path.is_file() and path.name != "secrets" and canary in path.read_bytes()
+            ]
+        return self.leaks()
+
+    def clean(self) -> None:
+        super().clean()
+        if live := [job for job, state, _ in self._queue() if state in ("PENDING", "RUNNING")]:
+            self._told("scancel", *live)
+        shutil.rmtree(self.jobs, ignore_errors=True)
+
+
 def _container(job: dict[str, Any]) -> dict[str, Any]:
     [found] = job["spec"]["template"]["spec"]["containers"]
     return dict(found)
@@ -469,4 +535,5 @@ WORLDS: dict[str, Callable[[Path, OwnPostgres | None], World]] = {
     "process": ProcessWorld,
     "docker": DockerWorld,
     "kubernetes": KubernetesWorld,
+    "slurm": SlurmWorld,
 }

@@ -8,7 +8,7 @@ import fault_rounds
 import pytest
 from fault_rounds import COMMANDS, Command, Tally
 
-KEEP = {"process": 10, "docker": 14, "kubernetes": 25}
+KEEP = {"process": 10, "docker": 14, "kubernetes": 25, "slurm": 40}
 """Every n-th point is played here; which ones differs from command to command."""
 PLAYED = {
     "process": [command.name for command in COMMANDS],
@@ -24,12 +24,13 @@ PLAYED = {
         "apply, an answer is lost",
     ],
     "kubernetes": ["apply again after a crash", "destroy", "replace, start first", "restored backup, runs live"],
+    "slurm": ["apply again after a crash", "destroy"],
 }
-"""The commands that are played here: a round takes a second on processes, five on a cluster."""
+"""The commands that are played here: a round takes a second on processes, five on a cluster or on Slurm."""
 
 
 def _cases() -> list[object]:
-    needed = {"process": [], "docker": [pytest.mark.docker], "kubernetes": [pytest.mark.kubernetes]}
+    needed = {"process": [], **{name: [getattr(pytest.mark, name)] for name in ("docker", "kubernetes", "slurm")}}
     cases = []
     for provider, marks in needed.items():
         for number, command in enumerate(COMMANDS):
