@@ -454,8 +454,8 @@ class SlurmWorld(World):
     provider = "slurm"
     soon = 2
 
-    def __init__(self, base: Path) -> None:
-        super().__init__(base)
+    def __init__(self, base: Path, server: OwnPostgres | None = None) -> None:
+        super().__init__(base, server)
         self.jobs = base.with_name(f"{base.name}-jobs")
         settings = dict(line.split("=", 1) for line in self._told("scontrol", "show", "config") if "=" in line)
         wanted = ("StateSaveLocation", "SlurmdSpoolDir")
