@@ -35,7 +35,8 @@ def _as_many_suggestions_as_a_command_has(monkeypatch: pytest.MonkeyPatch) -> No
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Let the tests of an ``xdist_group`` run one after another, whichever worker has them, and whichever suite of this host.
 
-    The workers' own grouping is lost with pytest 9.2. What a module's fixtures set up is set up with the lock held, too.
+    A worker has whole modules; this is for groups of several modules, and for two suites at once. What a module's fixtures
+    set up is set up with the lock held, too.
     """
     mark = item.get_closest_marker("xdist_group")
     if mark is None:
