@@ -497,7 +497,7 @@ def diff(
 def import_(
     source: Annotated[
         list[Path] | None,
-        Argument(metavar="SOURCE", help="Jobs and CronJobs of Kubernetes, compose files, crontabs; - is stdin."),
+        Argument(metavar="SOURCE", help="Manifests of Kubernetes, compose files, prefect.yaml, crontabs; - is stdin."),
     ] = None,
     kind: Annotated[
         str, Option("--kind", metavar=_sources, help="What the files are; default: told by their content.")
@@ -507,6 +507,12 @@ def import_(
     ] = None,
     profile: Annotated[
         list[str] | None, Option("--profile", metavar="NAME", help="A profile of compose to enable. Repeatable.")
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        Option(
+            "--template", metavar="[POOL=]FILE", help="The base job template of a work pool of Prefect. Repeatable."
+        ),
     ] = None,
     from_cluster: Annotated[
         bool, Option("--from-cluster", help="Import Jobs that a cluster of Kubernetes has.")
@@ -536,7 +542,9 @@ def import_(
         raise InvalidInput("--selector, --namespace and --kube-context need --from-cluster")
     cluster = importing.Cluster(selector, namespace, kube_context) if from_cluster else None
     return importing.import_(
-        source or [], cluster, importing.How(kind, target or [], profile or [], project, out, force, format)
+        source or [],
+        cluster,
+        importing.How(kind, target or [], profile or [], template or [], project, out, force, format),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -624,3 +625,76 @@ def test_imported_services_run_in_their_order(tmp_path: Path) -> None:
         project.run("destroy", "--yes")
         with closing(docker.from_env()) as client:
             client.volumes.get(name).remove()
+
+
+PREFECT = Path(__file__).parent / "fixtures" / "prefect.yaml"
+TEMPLATES = {name: Path(__file__).parent / "fixtures" / "templates" / file for name, file in
+             {"k8s": "kubernetes.yaml", "docker": "docker.json", "": "process.json"}.items()}  # fmt: skip
+
+
+@pytest.fixture
+def deployments(tmp_path: Path) -> list[str]:
+    """Copy the prefect.yaml and its templates, and return the arguments that import them."""
+    (tmp_path / "prefect.yaml").write_text(PREFECT.read_text())
+    arguments = ["import", "prefect.yaml"]
+    for pool, path in TEMPLATES.items():
+        (tmp_path / path.name).write_text(path.read_text())
+        arguments += ["--template", f"{pool}={path.name}"]
+    return arguments
+
+
+def test_deployments_become_runs_with_their_templates(deployments: list[str], command: Callable[..., Any]) -> None:
+    code, spec, told = command(*deployments)
+    runs = parse(spec, "spec").value["runs"]
+    assert code == 0, told
+    assert {name: run["provider"] for name, run in runs.items()} == {
+        "nightly": "kubernetes",
+        "report": "docker",
+        "local": "process",
+    }
+    assert runs["nightly"]["image"] == "${var.build_image_image}"
+    assert runs["nightly"]["env"]["HF_TOKEN"] == {"from_env": "HF_TOKEN"}
+    assert runs["nightly"]["working_dir"] == "/app"
+    assert json.loads(runs["nightly"]["command"][-1]) == {"day": "2024-11-01", "shards": 4, "full": True}
+    assert "hf_aaaaaaa" not in spec + told
+    assert "prefect.yaml:14:5: schedules" in told
+    Path("flowplan.yaml").write_text(spec)
+    assert command("validate", "--var", "build_image_image=a:1", "--var", "secret_db=x")[0] == 0
+
+
+def test_a_work_pool_without_its_template_is_an_error(deployments: list[str], command: Callable[..., Any]) -> None:
+    code, _, told = command("import", "prefect.yaml")
+    assert code == 7
+    assert "prefect.yaml:8:5: deployments[0]: the base job template of the work pool k8s is not known" in told
+    assert "prefect work-pool inspect k8s --output json | jq .base_job_template" in told
+    Path("wrong.json").write_text("{}")
+    assert command("import", "prefect.yaml", "--template", "none.json")[0] == 7
+
+
+def test_code_that_is_pulled_is_lost(deployments: list[str], command: Callable[..., Any]) -> None:
+    text = PREFECT.read_text().replace("set_working_directory: {directory: /app}", "git_clone: {repository: r}")
+    Path("prefect.yaml").write_text(text)
+    code, _, told = command(*deployments)
+    assert code == 2
+    assert "lost: prefect.yaml:5:1: pull.prefect.deployments.steps.git_clone: a run pulls no code" in told
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(st.sampled_from(["parameters", "work_pool", "pull", "schedules", "tags", "description"]), VALUE),
+    st.dictionaries(
+        st.sampled_from(
+            ["command", "env", "labels", "image", "volumes", "mem_limit", "networks", "name", "working_dir"]
+        ),
+        VALUE,
+    ),
+    st.sampled_from(["k8s", "docker", "other"]),
+)
+def test_no_prefect_file_is_a_defect(deployment: dict[str, Any], variables: dict[str, Any], pool: str) -> None:
+    chosen = {"work_pool": {"name": pool, "job_variables": {"image": "a:1", **variables}}, **deployment}
+    text = json.dumps({"name": "x", "deployments": [{"name": "d", "entrypoint": "f.py:f", **chosen}]})
+    templates = {pool: (str(path), path.read_text()) for pool, path in TEMPLATES.items()}
+    with contextlib.suppress(InvalidInput):
+        source = imported(text, "prefect.yaml", "", Around(templates=templates))
+        spec = yaml_text(spec_of("project", source.runs, {}, source.variables))
+        rendered_objects(spec, Path("flowplan.yaml"), source.runs, source.values)

@@ -53,6 +53,7 @@ class How(NamedTuple):
     kind: str = ""
     targets: Sequence[str] = ()
     profiles: Sequence[str] = ()
+    templates: Sequence[str] = ()
     project: str = ""
     out: Path | None = None
     force: bool = False
@@ -103,6 +104,10 @@ def _read(path: Path, how: How) -> Source:
         absolute=str(there),
         dotenv=read_text(there / ".env") if is_file(there / ".env") else "",
         read=lambda name: read_text(there / name) if is_file(there / name) else None,
+        templates={
+            pool: (os.path.relpath(file, here), read_text(Path(file)))
+            for pool, _, file in ((one if "=" in one else f"={one}").partition("=") for one in how.templates)
+        },
         profiles=how.profiles,
         targets=how.targets,
     )

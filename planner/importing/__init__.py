@@ -103,6 +103,7 @@ class Around(NamedTuple):
         home: of the user whose crontab it is; user: who imports.
         directory: of the file, relative to that of the spec, "" where they are the same; absolute: the same, absolute.
         dotenv: the text of ``.env`` beside the file; read: returns the text of another file beside it, None without one.
+        templates: base job templates: name of the work pool, "" for all others -> path as the spec says it, and text.
         profiles: that are enabled; targets: globs of the only names that are wanted, none for what ends by itself.
     """
 
@@ -112,6 +113,7 @@ class Around(NamedTuple):
     absolute: str = "/"
     dotenv: str = ""
     read: Callable[[str], str | None] = lambda path: None
+    templates: Mapping[str, tuple[str, str]] = MappingProxyType({})
     profiles: Sequence[str] = ()
     targets: Sequence[str] = ()
 

@@ -22,6 +22,7 @@ from flowplan.planner.importing import (
     compose_shapes,
     looks_secret,
     run_name,
+    shapes,
 )
 from flowplan.planner.importing.interpolation import Variables
 from flowplan.planner.manifests.docker_options import Options
@@ -67,7 +68,7 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
         for path in [(key,), *(("services", name, key) for name in tree["services"])]:
             if sources.keys.get(path):
                 raise InvalidInput([sources.at_key(path, "is not taken over", _RESOLVED)])
-    faults = compose_shapes.faults(tree, sources)
+    faults = shapes.faults(tree, sources, compose_shapes.SHAPES)
     if len(documents) > 1:
         faults.append(documents[1].sources.at_value((), "a compose file is one document"))
     if faults:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
-
-from flowplan.schemas.runs import Json
-from flowplan.schemas.sources import Diagnostic, Path, SourceMap
 
 _MAPPING, _ENTRY = (dict, "a mapping"), ((dict, type(None)), "a mapping")
 _EITHER, _WORDS = ((dict, list), "a mapping or a list"), ((str, list), "a text or a list")
@@ -41,25 +37,3 @@ SHAPES = {f"services/*/{place}".rstrip("/"): shape for place, shape in _OF_SERVI
     for place, shape in (("", _MAPPING), ("/*", _ENTRY), ("/*/name", (str, "a text")), ("/*/file", (str, "a text")))
 }
 """Place in a compose file -> what docker compose takes there, as far as it is looked into here."""
-
-
-def at(value: Json, shape: Path, path: Path = ()) -> Iterator[tuple[Path, Json]]:
-    """Yield what is at the places of a shape, in which ``*`` is any key; a null counts as nothing where a mapping may have it."""
-    if not shape:
-        if value is not None or isinstance(path[-1], int) or (len(path) == 2 and path[0] == "services"):
-            yield path, value
-        return
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in pairs:
-        if shape[0] in ("*", key):
-            yield from at(child, shape[1:], (*path, key))
-
-
-def faults(tree: Json, sources: SourceMap) -> list[Diagnostic]:
-    """Return every value of a compose file that is of another kind than docker compose takes."""
-    return [
-        sources.at_value(path, f"must be {words}")
-        for shape, (kinds, words) in SHAPES.items()
-        for path, value in at(tree, tuple(shape.split("/")))
-        if not isinstance(value, kinds)
-    ]

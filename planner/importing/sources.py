@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from flowplan.planner.importing import Around, Source, compose, crontab, jobs
+from flowplan.planner.importing import Around, Source, compose, crontab, jobs, prefect
 from flowplan.schemas.documents import Document, parse_all
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json
@@ -34,6 +34,7 @@ class Lines(NamedTuple):
 YAML: dict[str, Yaml] = {
     "kubernetes": Yaml(jobs.is_manifest, jobs.imported, as_kubectl=True),
     "compose": Yaml(compose.is_compose, compose.imported),
+    "prefect": Yaml(prefect.is_prefect, prefect.imported),
 }
 LINES: dict[str, Lines] = {
     "crontab": Lines(crontab.is_crontab, crontab.imported),
