@@ -26,6 +26,9 @@ LOOK = 2.0
 READ = 1.0
 """Seconds between two looks at the output of a run that is followed."""
 
+START_TIMEOUT = 10.0
+"""Seconds that the script of a running job may take to begin before it is sent signals all the same."""
+
 END_TIMEOUT = 120.0
 """Seconds that a job may take to end once it is killed: its node cleans up."""
 
@@ -312,6 +315,7 @@ class SlurmProvider:
         job = self._find(record)
         if job and not job.over:
             if not job.waits:
+                self._await_script(record)
                 self._commands.cancel("--full", "--signal=TERM", job.id)
                 point("slurm:term:after")
                 job = self._await_end(record, grace)
@@ -327,6 +331,14 @@ class SlurmProvider:
         if not record.handle.get(IMPORTED):
             self._submitter.remove(record.run_id)
             point("slurm:remove:after")
+
+    def _await_script(self, record: Recorded) -> None:
+        """Wait until the script of a job runs; what is sent to it before is lost, although Slurm says that it runs."""
+        path, deadline = f"{self._submitter.place(record.run_id)}/{scripts.BEGUN}", time.monotonic() + START_TIMEOUT
+        while not record.handle.get(IMPORTED) and time.monotonic() < deadline:
+            if self._commands.run('[ ! -e "$1" ] || echo there', path):
+                return
+            time.sleep(0.2)
 
     def _await_end(self, record: Recorded, seconds: float) -> Job | None:
         deadline, pause = time.monotonic() + seconds, 0.1

@@ -15,14 +15,18 @@ OUTPUT = "output"
 SECRETS = "secrets"
 """Name of the file of the secrets in the directory of a job."""
 
+BEGUN = "begun"
+"""Name of the file that says that the script is there to hear signals."""
+
 _MARK = "# flowplan-objects: "
 
 
 def script(objects: Objects, place: str, cwd: str) -> str:
     """Return the batch script of a job; tokens in it are variables that the file of secrets sets.
 
-    The command is no ``exec``, because the secrets are removed after it. A signal is for the command; the shell waits on.
-    Where Slurm may start the job again, a signal may mean just that, and the secrets stay.
+    The command is no ``exec``, because the secrets are removed after it. A signal is for the command, and the shell waits
+    on; before there is one, it ends the job. Where Slurm may start the job again, a signal may mean just that, and the
+    secrets stay.
 
     Args:
         place: the directory of the job.
@@ -32,14 +36,15 @@ def script(objects: Objects, place: str, cwd: str) -> str:
     names = _variables(objects)
     secrets = shlex.quote(f"{place}/{SECRETS}")
     lines = ["#!/bin/sh", f"{_MARK}{json.dumps(objects, ensure_ascii=True, sort_keys=True)}"]
+    lines.append("""trap '[ "$begun" ] || exit 143; signal=1' HUP INT TERM USR1 USR2""")
+    lines.append(f": > {shlex.quote(f'{place}/{BEGUN}')}")
     lines.append("export SLURM_EXPORT_ENV=ALL  # what srun starts has this environment")
     if names:
         lines.append(f". {secrets} || exit 125")
     for name, value in job["env"].items():
         lines.append(f"unset {name}" if value is None else f"export {name}={_word(value, names)}")
     lines.append(f"cd -- {shlex.quote(cwd)} || exit 125")
-    lines.append("trap 'signal=1' HUP INT TERM USR1 USR2")
-    lines += [" ".join(_word(text, names) for text in job["argv"]), "code=$?"]
+    lines += ["begun=1", " ".join(_word(text, names) for text in job["argv"]), "code=$?"]
     if names:
         unless = '[ "$signal" ] || ' if job.get("requeue") else ""
         lines.append(f"{unless}command -p rm -f -- {secrets}")
