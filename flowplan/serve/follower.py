@@ -200,7 +200,7 @@ class Follower:
             asked = self._usable(project, about, approved)
             self._tell_held(project.store, about)
             planned = plan_again(project, replace(self._request(), asked=asked), approved)
-            left = self._still_approved(project.store, about, planned, asked)
+            left = _still_approved(project.store, about, planned, asked, self._output)
             self._carry_out(about, Planned(replace(approved, changes=tuple(left)), planned.observed), project)
         return True
 
@@ -303,29 +303,6 @@ class Follower:
                 about.refused.add(name)
         return frozenset(name for name, error in found.items() if error is None)
 
-    def _still_approved(self, store: Store, about: Round, planned: Planned, asked: Collection[str]) -> list[Change]:
-        """Return the steps as they stand now; those that would not do what was approved are given up, saying why.
-
-        What another flowplan has begun since the round did, as the apply that is still at it, is no step of it any more.
-        """
-        still = {(digest, step.address) for digest, step in unbegun(store)}
-        about.steps = {a: s for a, s in about.steps.items() if s.intended or (s.digest, a) in still}
-        now = {change.address: change for change in planned.plan.changes}
-        approved = [step.change for step in about.steps.values()]
-        seen = [change for change in approved if change.provider in asked]
-        begun = {address for address, step in about.steps.items() if step.intended}
-        given_up: dict[str, dict[str, Held]] = {}
-        for change, today in deviations(seen, now, begun):
-            would = f"it would be {today.action} of attempt {today.attempt}" if today else "nothing is recorded of it"
-            why = f"it is no longer what was approved: now {would}; plan and apply again"
-            step = about.steps.pop(change.address)
-            given_up.setdefault(step.digest, {})[change.address] = Held(StepPhase.SKIPPED, why)
-            self._output.note(f"{change.address}: not started: {why}")
-        for digest, held in given_up.items():
-            hold(store, digest, held)
-        left = [step.change for step in about.steps.values()]
-        return [now[change.address] if change.provider in asked else change for change in left]
-
     def _carry_out(self, about: Round, planned: Planned, project: Project) -> None:
         """Carry out the steps and follow what is live, until another round is due."""
         over = threading.Event()
@@ -400,6 +377,32 @@ class Follower:
     def _well(self, provider: str) -> None:
         if self._health.well(provider):
             self._output.note(f"provider {provider} answers again")
+
+
+def _still_approved(
+    store: Store, about: Round, planned: Planned, asked: Collection[str], output: Output
+) -> list[Change]:
+    """Return the steps as they stand now; those that would not do what was approved are given up, saying why.
+
+    What another flowplan has begun since the round did, as the apply that is still at it, is no step of it any more.
+    """
+    still = {(digest, step.address) for digest, step in unbegun(store)}
+    about.steps = {a: s for a, s in about.steps.items() if s.intended or (s.digest, a) in still}
+    now = {change.address: change for change in planned.plan.changes}
+    approved = [step.change for step in about.steps.values()]
+    seen = [change for change in approved if change.provider in asked]
+    begun = {address for address, step in about.steps.items() if step.intended}
+    given_up: dict[str, dict[str, Held]] = {}
+    for change, today in deviations(seen, now, begun):
+        would = f"it would be {today.action} of attempt {today.attempt}" if today else "nothing is recorded of it"
+        why = f"it is no longer what was approved: now {would}; plan and apply again"
+        step = about.steps.pop(change.address)
+        given_up.setdefault(step.digest, {})[change.address] = Held(StepPhase.SKIPPED, why)
+        output.note(f"{change.address}: not started: {why}")
+    for digest, held in given_up.items():
+        hold(store, digest, held)
+    left = [step.change for step in about.steps.values()]
+    return [now[change.address] if change.provider in asked else change for change in left]
 
 
 def _provider_of(command: words.Start | words.Update | words.Remove | words.Again) -> str:
