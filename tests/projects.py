@@ -158,18 +158,19 @@ def end_jobs(*, project: str = "", namespace: str = "") -> None:
         return
     from flowplan.providers.kubernetes.connection import endpoint
     from flowplan.providers.kubernetes.requests import Api
-    from flowplan.schemas.errors import ProviderError
+    from flowplan.schemas.errors import FlowplanError
 
     query = {"labelSelector": f"flowplan.dev/project={project}"} if project else {}
     within = f"/namespaces/{namespace}" if namespace else ""
-    with contextlib.closing(Api(endpoint({}, Path("/")))) as api:
+    # What cannot be removed so, `flowplan destroy` removes.
+    with contextlib.suppress(FlowplanError), contextlib.closing(Api(endpoint({}, Path("/")))) as api:
         for group, kind, how in (
             ("/apis/batch/v1", "jobs", {"propagationPolicy": "Background"}),
             ("/api/v1", "pods", {"gracePeriodSeconds": 0}),
         ):
             for one in api.get(f"{group}{within}/{kind}", **query)["items"]:
                 place = f"{group}/namespaces/{one['metadata']['namespace']}/{kind}/{one['metadata']['name']}"
-                with contextlib.suppress(ProviderError):  # it is gone by now
+                with contextlib.suppress(FlowplanError):  # it is gone by now
                     api.call("DELETE", place, body=how)
 
 
