@@ -123,6 +123,8 @@ def run(commands: Sequence[Command], words: Sequence[str], complain: Callable[..
     needed = [c for c in commands if c.words == tuple(words[:1])] or commands  # one is built faster than all
     if wrong := _with_one_dash(needed, words):
         return complain(f"No such option: {wrong[0]}\nwrite {wrong[1]}", 7)
+    if sum(word.partition("=")[0] == "--env" for word in words) > 1 and words[0] not in ("plan", "diff"):
+        return complain("--env is given twice\nthis command is for one environment; give it once for each", 7)
     try:
         line = typer.main.get_command(application(needed))
         result = line.main(args=list(words), prog_name="flowplan", standalone_mode=False)

@@ -118,6 +118,7 @@ def test_the_environment_is_named_at_each_command(project: Project) -> None:
         assert 'no environment "prd", only dev, prod; did you mean "prod"?' in project.ok(
             *command, "--env", "prd", code=7
         ).err.replace(" (did", "; did").replace("?)", "?")
+    assert "--env is given twice" in project.ok("apply", "--env", "dev", "--env=prod", "--yes", code=7).err
     assert "is no name of an environment" in project.ok("status", "--env", "../x", code=7).err
     assert not (project.directory / ".flowplan").exists()
     plain = Project(project.directory / "plain")
