@@ -174,14 +174,18 @@ def end_jobs(*, project: str = "", namespace: str = "") -> None:
                     api.call("DELETE", place, body=how)
 
 
-def clear(project: Project) -> None:
-    """Destroy whatever a project still runs, and end the processes that it wrote down in ``pids``."""
+def clear(project: Project, *, at_once: bool = True) -> None:
+    """Destroy whatever a project still runs, and end the processes that it wrote down in ``pids``.
+
+    Args:
+        at_once: Jobs are removed beforehand, so that nothing is waited for; otherwise all is left to `flowplan destroy`.
+    """
     specs = [
         path.read_text(encoding="utf-8", errors="replace")
         for path in project.directory.rglob("*.yaml")
         if path.is_file()
     ]
-    if any("kubernetes" in text for text in specs):
+    if at_once and any("kubernetes" in text for text in specs):
         for name in {name for text in specs for name in re.findall(r"(?m)^project: *([\w-]+)", text)}:
             end_jobs(project=name)
     if (project.directory / ".flowplan" / "state.db").exists():

@@ -110,7 +110,7 @@ class World:
 
     def close(self) -> None:
         self.proxy.heal()
-        clear(self.project)
+        clear(self.project, at_once=False)
         self.proxy.close()
         left = [item["metadata"]["name"] for kind in ("jobs", "pods", "secrets") for item in self.ours(kind)]
         assert left == [], "something was left on the cluster"
