@@ -138,7 +138,7 @@ class Changer:
         if body.get("Memory") and "MemorySwap" not in wanted:
             body["MemorySwap"] = 2 * body["Memory"]  # as the Engine does for a new container
         if self._engine.podman:
-            body = podman.update(body)
+            body = podman.update(body, wanted)
         said: list[str] = []
 
         def ask() -> None:

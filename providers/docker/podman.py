@@ -93,9 +93,14 @@ def exit_code(words: str) -> int:
     return next((code for end, code in _EXIT_CODES.items() if words.endswith(end)), 0)
 
 
-def update(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body of an update call as Podman heeds it: CPUs as quota and period."""
-    rest = {name: value for name, value in body.items() if name != "NanoCpus"}
+def update(body: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the body of an update call as Podman heeds it: CPUs as quota and period; without a policy it takes that away.
+
+    Args:
+        wanted: the whole HostConfig.
+    """
+    rest = {"RestartPolicy": wanted.get("RestartPolicy", {"Name": "no"}), **body}
+    rest.pop("NanoCpus", None)
     if "NanoCpus" not in body:
         return rest
     return {**rest, "CpuPeriod": 100_000, "CpuQuota": (body["NanoCpus"] or 0) // 10_000 or -1}
