@@ -24,9 +24,6 @@ from flowplan.schemas.times import in_utc, timestamp
 from flowplan.state.acceptance import unbegun
 from flowplan.state.store import Store
 
-MAX_SIZE = 5 << 20
-"""Bytes of a page, unless others are wanted."""
-
 
 class Limits(NamedTuple):
     """How much of what there is a document has: the newest events, the newest attempts of each run, and the objects of the newest."""
@@ -87,7 +84,7 @@ def report_of(
     plan: PlanView | None = None,
     planned: Sequence[Change] = (),
     logs: str = "failed",
-    most: int = MAX_SIZE,
+    most: int = webpage.MAX_SIZE,
     left_out: Sequence[str] = (),
 ) -> Report:
     """Return the document of a state, which says itself what it leaves out.
@@ -113,7 +110,7 @@ def report_of(
         for limits in LADDER:
             builder = _Builder(store, known, planned, limits)
             found = builder.document(plan, [*left_out, *builder.left_out()])
-            if (taken := webpage.size(encode(found))) <= room:
+            if (taken := webpage.size(encode(found), most)) <= room:
                 break
         return _with_outputs(found, store, builder.outputs_wanted(logs), logs, room - taken)
 
@@ -454,7 +451,7 @@ def _with_outputs(document: Report, store: Store, wanted: Mapping[str, int], log
         told.append(f"The output of {missing} of {there} attempts is not here; --max-size makes room for more.")
     if cut := sum(output.cut > 0 for output in kept.values()):
         told.append(f"Of {cut} outputs only the last lines are here; --max-size makes room for more.")
-    return replace(document, outputs=tuple(kept.values()), left_out=tuple(told))
+    return replace(document, left_out=tuple(told), outputs=tuple(kept.values()))
 
 
 def _tails(store: Store, wanted: Collection[str]) -> Iterator[tuple[str, str]]:

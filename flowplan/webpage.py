@@ -5,7 +5,7 @@ them by their hashes and no request at all. The document stands before the scrip
 
     <script id="report" type="application/json">{...}</script>
 
-A document above 1 MB is compressed, and its type ``application/gzip+json``: base64 of what gzip made. A page that a follower serves has no
+A document above 1 MB, or that would not fit, is compressed, and its type ``application/gzip+json``: base64 of what gzip made. A page that a follower serves has no
 such element: it asks ``api/v1/report``, and follows ``api/v1/events``.
 """
 
@@ -20,6 +20,8 @@ import zlib
 from importlib import resources
 from typing import Any
 
+MAX_SIZE = 5 << 20
+"""Bytes of a page, unless others are wanted."""
 PLAIN = 1 << 20
 """Bytes of a document up to which it stands in the page as it is."""
 _NOTHING = "default-src 'none'; img-src data:; base-uri 'none'; form-action"
@@ -32,9 +34,9 @@ def part(name: str) -> str:
     return resources.files("flowplan").joinpath("page", name).read_text(encoding="ascii")
 
 
-def page(document: Any) -> str:
-    """Return the page with a document in it, in ASCII."""
-    kind, data = _written(json_text(document))
+def page(document: Any, most: int = MAX_SIZE) -> str:
+    """Return the page with a document in it, in ASCII; the document is compressed where it helps to keep to ``most`` bytes."""
+    kind, data = _written(json_text(document), most)
     style, script = part("page.css"), part("page.js")
     policy = f"{_NOTHING} 'none'; script-src {_hash(script)}; style-src {_hash(style)}"
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
@@ -42,9 +44,9 @@ def page(document: Any) -> str:
     return _filled(str(document["project"] or "flowplan"), head, body)
 
 
-def size(document: Any) -> int:
-    """Return how many bytes of a page its document takes."""
-    return len(_written(json_text(document))[1])
+def size(document: Any, most: int = MAX_SIZE) -> int:
+    """Return how many bytes of a page of at most ``most`` bytes its document takes."""
+    return len(_written(json_text(document), most)[1])
 
 
 def room(most: int) -> int:
@@ -57,10 +59,10 @@ def packed_size(text: str) -> int:
     return 4 * len(zlib.compress(json.dumps(text).encode(), 1)) // 3 + 40
 
 
-def _written(text: str) -> tuple[str, str]:
+def _written(text: str, most: int) -> tuple[str, str]:
     """Return how a document stands in the page, and what stands there."""
-    if len(text) <= PLAIN:
-        return "json", text.replace("<", "\\u003c")
+    if len(text) <= PLAIN and len(plain := text.replace("<", "\\u003c")) <= room(most):
+        return "json", plain
     return "gzip+json", base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 

@@ -93,3 +93,11 @@ def test_what_has_no_room_is_left_out_and_told(big: Store) -> None:
     newest = document.runs.attempt
     assert all(row is not None and document.attempts.number[row] == ATTEMPTS for row in newest)
     assert json.loads(webpage.json_text(encode(document)))["format_version"] == "1.0"
+
+
+def test_a_document_is_compressed_where_that_makes_it_fit() -> None:
+    document = {"project": "p", "text": "a<" * 10_000}
+    assert 'type="application/json"' in webpage.page(document)
+    most = 5000 - webpage.room(0)
+    page = webpage.page(document, most)
+    assert 'type="application/gzip+json"' in page and len(page) <= most

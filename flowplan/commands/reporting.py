@@ -15,7 +15,7 @@ from flowplan.commands.reading import opened
 from flowplan.engines import kinds_of
 from flowplan.output import Output
 from flowplan.render.plan_page import plan_view
-from flowplan.reporting import MAX_SIZE, report_of, report_of_plan
+from flowplan.reporting import report_of, report_of_plan
 from flowplan.schemas.codec import encode
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
 from flowplan.schemas.places import write_private
@@ -27,7 +27,7 @@ from flowplan.schemas.sources import Diagnostic
 from flowplan.state import acceptance
 from flowplan.state.store import Store
 from flowplan.terminal import use_colour, width
-from flowplan.webpage import json_text, page
+from flowplan.webpage import MAX_SIZE, json_text, page
 
 
 def report(
@@ -43,12 +43,13 @@ def report(
     check_format(format, ("html", "json"))
     check_format(logs, ("all", "failed", "none"), "--logs")
     check_directory("--out", out)
+    most = _most(max_size)
     if out is None and format == "html" and sys.stdout.isatty():
         raise InvalidInput("the page is no use on a terminal", hint="write it to a file with --out report.html")
     state = state_of(named_state, environment)
     with closing(opened(state)) as store:
-        document = encode(document_of(store, path, logs=logs, most=_most(max_size)))
-    text = page(document) if format == "html" else json_text(document) + "\n"
+        document = encode(document_of(store, path, logs=logs, most=most))
+    text = page(document, most) if format == "html" else json_text(document) + "\n"
     if out is None:
         Output().data(text, "")
         return

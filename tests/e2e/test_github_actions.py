@@ -145,8 +145,12 @@ class Hub:
 
     def _step(self, step: dict[str, Any], run: int, work: Path, given: dict[str, str]) -> int:
         if step.get("uses", "").startswith("actions/upload-artifact@"):
-            file = Path(step["with"]["path"])
-            shutil.copy(work / file, self.artifact(run, step["with"]["name"]).with_name(file.name))
+            file, there = Path(step["with"]["path"]), (work / step["with"]["path"]).exists()
+            assert there or step["with"].get("if-no-files-found") == "ignore"
+            address = f"https://github.com/acme/nightly/artifacts/{run}-{step['with']['name']}"
+            self.outputs[f"steps.{step.get('id')}.outputs.artifact-url"] = address if there else ""
+            if there:
+                shutil.copy(work / file, self.artifact(run, step["with"]["name"]).with_name(file.name))
             return 0
         if "uses" in step:
             assert step["uses"].startswith("actions/checkout@")
@@ -193,6 +197,14 @@ def test_hosted_runners_start_jobs_on_a_cluster(
         assert hub.statuses() == {"extract": "succeeded", "report": "succeeded"}
     finally:
         hub.repository.person.ok("destroy", "--yes", timeout=180)
+
+
+def test_the_comment_links_the_page_of_its_plan(hub: Hub) -> None:
+    hub.run("plan.yml")
+    [comment] = hub.comments
+    assert "[The plan as a page](https://github.com/acme/nightly/artifacts/1000-flowplan-page)" in comment["body"]
+    page = hub.artifact(name="flowplan-page").with_name("plan.html").read_text()
+    assert json.loads(hub.artifact().read_text())["digest"] in page
 
 
 def test_the_planner_of_a_pull_request_may_write_nothing(hub: Hub) -> None:
@@ -370,6 +382,6 @@ def test_a_violated_policy_is_in_the_comment_and_fails_the_check(hub: Hub) -> No
 
 def test_every_flowplan_command_of_the_workflows_is_one_that_exists() -> None:
     text = (EXAMPLE / "plan.yml").read_text() + (EXAMPLE / "apply.yml").read_text()
-    assert sorted(re.findall(r"^ +(?:run: )?flowplan (\w+)", text, re.MULTILINE)) == [
-        "apply", "plan", "plan", "report", "status",
+    assert sorted(re.findall(r"^ +(?:run: )?(?:\".*\|\| )?flowplan (\w+)", text, re.MULTILINE)) == [
+        "apply", "plan", "plan", "report", "show", "status",
     ]  # fmt: skip
