@@ -16,6 +16,7 @@ from typing import Any
 
 import consoles
 import pictures
+import screens
 
 Json = Mapping[str, Any]
 ROOT = consoles.ROOT
@@ -241,6 +242,7 @@ def write_outputs(pages: list[Path]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--pictures"]:
         pictures.write()
+        screens.write()
     elif sys.argv[1:]:
         write_outputs([Path(name).resolve() for name in sys.argv[1:]])
     else:

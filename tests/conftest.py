@@ -98,7 +98,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
     for sign, remedy in {
         "is not set)": f"an engine; set {', '.join(ENGINES.values())} to run them",
-        "(not installed)": "zsh, fish, npm, curl or jq; install them to run these",
+        "(not installed)": "zsh, fish, npm, curl, jq, chromium or chromedriver; install them to run these",
     }.items():
         if count := sum(sign in reason for reason in reasons):
             terminalreporter.write_line(f"{count} tests were skipped for want of {remedy}", yellow=True)

@@ -98,7 +98,10 @@ def _answering(locate: Callable[[], Location], health: Health, listen: str, how:
     with server.serving(service.application(), (host, port), how.certificate, how.key) as bound:
         shown = f"[{host}]" if ":" in host else host
         Output().note(f"answering on http{'s' if how.certificate else ''}://{shown}:{bound}")
-        yield
+        try:
+            yield
+        finally:
+            service.end()
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -101,6 +101,11 @@ class Service:
         handlers: Mapping[Any, Any] = {HTTPException: _refused, FlowplanError: _failed}
         return _Guard(Starlette(routes=routes, exception_handlers=handlers), self)
 
+    def end(self) -> None:
+        """End the streams of events, which a server that goes away would have to break."""
+        for feed in self.feeds:
+            feed.end()
+
     # -- the page -------------------------------------------------------------------------------------------------------
 
     def page(self, request: Request) -> Response:

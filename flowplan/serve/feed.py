@@ -33,12 +33,17 @@ class Feed:
         self._last = -1
         self._changed = asyncio.Condition()
         self._readers = 0
+        self._ended = False
         self._task: asyncio.Task[None] | None = None
 
     @property
     def readers(self) -> int:
         """Return how many readers there are."""
         return self._readers
+
+    def end(self) -> None:
+        """Let every reader come to its end; for any thread."""
+        self._ended = True
 
     async def start(self, after: int | None) -> int:
         """Return the number that a reader follows from: the one it has read until, or that of the newest event.
@@ -61,7 +66,7 @@ class Feed:
             self._task = asyncio.create_task(self._look())
         try:
             yield []
-            while True:
+            while not self._ended:
                 page = await self._page(seen)
                 if page:
                     seen = page[-1].seq
@@ -84,7 +89,7 @@ class Feed:
         """Wait for news, for some seconds; return whether there are any."""
         with suppress(TimeoutError):
             async with asyncio.timeout(15), self._changed:
-                await self._changed.wait_for(lambda: self._last > after)
+                await self._changed.wait_for(lambda: self._last > after or self._ended)
             return True
         return False
 
@@ -97,6 +102,9 @@ class Feed:
                     self._last = page[-1].seq
                     async with self._changed:
                         self._changed.notify_all()
+            if self._ended:
+                async with self._changed:
+                    self._changed.notify_all()
             await asyncio.sleep(LOOK)
 
     def _read(self, after: int, limit: int) -> list[Event]:

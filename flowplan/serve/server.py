@@ -61,7 +61,7 @@ def serving(app: ASGIApp, address: tuple[str, int], certificate: Path | None, ke
         limit_concurrency=MOST_CONNECTIONS,
         h11_max_incomplete_event_size=MOST_HEADERS,
         timeout_keep_alive=int(PATIENCE),
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=2,
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )

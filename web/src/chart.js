@@ -1,7 +1,7 @@
 /** What the charts of uPlot have in common: their axes, in the colours of the theme, with times as the page tells them. */
 
 const STYLES = [
-  [1, { minute: "2-digit", second: "2-digit", fractionalSecondDigits: 1 }],
+  [1, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 1 }],
   [60, { hour: "2-digit", minute: "2-digit", second: "2-digit" }],
   [86_400, { hour: "2-digit", minute: "2-digit" }],
   [Infinity, { day: "numeric", month: "short" }],
@@ -16,7 +16,7 @@ export function axis(colour) {
 
 /** Return an axis of times; the day stands below the first time and wherever it changes. */
 export function timeAxis(colour) {
-  return { ...axis(colour), space: 80, values: (_chart, times, _axis, _space, step) => labels(times, step) };
+  return { ...axis(colour), space: 90, values: (_chart, times, _axis, _space, step) => labels(times, step) };
 }
 
 function labels(times, step) {

@@ -8,7 +8,19 @@ export function changes(before, after) {
   const [old, now] = [new Map(leaves(before)), new Map(leaves(after))];
   return [...new Set([...now.keys(), ...old.keys()])]
     .filter((path) => old.get(path) !== now.get(path))
-    .map((path) => ({ path, before: old.get(path) ?? "", after: now.get(path) ?? "" }));
+    .map((path) => ({ path, ...narrowed(old.get(path) ?? "", now.get(path) ?? "") }));
+}
+
+/** Return two texts without the lines at the beginning and the end that they share. */
+function narrowed(before, after) {
+  const [old, now] = [before.split("\\n"), after.split("\\n")];
+  const shortest = Math.min(old.length, now.length);
+  let head = 0;
+  while (head < shortest && old[head] === now[head]) head++;
+  let end = 0;
+  while (end < shortest - head && old.at(-1 - end) === now.at(-1 - end)) end++;
+  const cut = (lines) => [head ? "..." : null, ...lines.slice(head, lines.length - end), end ? "..." : null].filter((line) => line !== null).join("\n");
+  return { before: cut(old), after: cut(now) };
 }
 
 function* leaves(value, path = "") {

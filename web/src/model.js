@@ -223,8 +223,13 @@ export class Report {
 
   /** Return the runs that are not history, the urgent ones first. */
   urgentFirst() {
-    return this.runs.filter((run) => run.managed).sort((a, b) => rank(a.status) - rank(b.status) || a.place - b.place);
+    return this.runs.filter((run) => run.managed).sort((a, b) => urgency(a) - urgency(b) || a.place - b.place);
   }
+}
+
+/** Return how urgent a run is, lower is more: by its status, and by that of a step that has not begun. */
+export function urgency({ status, unstarted }) {
+  return Math.min(rank(status), unstarted ? rank(unstarted.status) : Infinity);
 }
 
 /** Return how long an attempt ran, or has run by now; null where it has not started. */

@@ -13,7 +13,7 @@ const MOST = 150;
 /** Nodes; more are slow to lay out, and nobody reads them. */
 const [WIDTH, HEIGHT] = [208, 62];
 const LONGEST = 21;
-const SMALLEST = 0.6;
+const SMALLEST = 0.75;
 /** Of the scale that fits: what is smaller cannot be read. */
 
 export function Graph({ report, route, filter }) {
@@ -49,7 +49,9 @@ function Node({ group, x, y, route }) {
   const states = sorted(group.states);
   const [worst] = states[0] ?? ["planned"];
   const total = group.runs.length || 1;
-  const said = group.matrix ? `${number(group.runs.length)} cells: ${inWords(group.states)}` : wordsOf(worst);
+  const stands = group.matrix ? `${number(group.runs.length)} cells: ${inWords(group.states)}` : wordsOf(worst);
+  const again = group.runs.filter((run) => run.unstarted && run.unstarted.status !== run.status);
+  const said = again.length ? `${stands} before; ${group.matrix ? `${number(again.length)} ` : ""}${again[0].unstarted.status} now` : stands;
   const upstream = group.upstream.length > 0 && `needs ${group.upstream.map((one) => one.name).join(", ")}, which failed`;
   const target = group.matrix ? to(route, "now", "", { text: `${group.name}[` }) : to(route, "run", group.runs[0]?.address ?? group.name);
   let from = 0;
@@ -60,7 +62,7 @@ function Node({ group, x, y, route }) {
         <rect class="box" width=${WIDTH} height=${HEIGHT} rx="6" />
         <text class="sign" x="12" y="24">${signOf(worst)}</text>
         <text class="name" x="30" y="24">${harmless(short(group.name))}</text>
-        <text class="count" x="12" y="43">${short(said, 32)}</text>
+        <text class="count" x="12" y="43">${short(said, 34)}</text>
         ${upstream && html`<text class="upstream" x=${WIDTH - 20} y="24">${"⚠"}</text>`}
         ${states.map(([status, count]) => {
           const width = ((WIDTH - 24) * count) / total;

@@ -17,7 +17,7 @@ const ROW = 40;
 const PHONE_ROW = 66;
 const MOST_BARS = 40;
 const BAR = 5;
-const MOST_APPLIES = 8;
+const MOST_APPLIES = 5;
 
 export function History({ report, route, filter, now }) {
   const run = report.byAddress.get(route.subject);
@@ -34,7 +34,7 @@ function OfAll({ report, route, filter, now }) {
   const longest = useMemo(() => new Map(runs.map((run) => [run, Math.max(...run.attempts.map((one) => ranFor(one, now) ?? 0), 1)])), [runs]);
   return html`
     <${Applies} report=${report} now=${now} />
-    <h2>${counted(runs.length, "run")}: the last ${MOST_BARS} attempts of each, higher is longer</h2>
+    <h2>${counted(runs.length, "run")} <small>the last ${MOST_BARS} attempts of each; higher is longer</small></h2>
     ${runs.length === 0 && html`<p class="nothing">${isEmpty(filter) ? "No attempt is recorded." : "No run matches the filter."}</p>`}
     <${List}
       label="History" items=${runs} heightOf=${narrow ? phoneRow : wideRow} keyOf=${(one) => one.address}
@@ -44,12 +44,19 @@ function OfAll({ report, route, filter, now }) {
         <span role="gridcell" class="c-bars"><${Bars} run=${one} longest=${longest.get(one)} now=${now} /></span>
         <span role="gridcell" class="c-status"><${Status} status=${one.last.status} /></span>
         <span role="gridcell" class="c-took">${duration(ranFor(one.last, now))}</span>
-        <span role="gridcell" class="c-slow"><${Slow} attempt=${one.last} /></span>`}
+        <span role="gridcell" class="c-slow"><${Compared} attempt=${one.last} /></span>`}
     />`;
 }
 
 const wideRow = () => ROW;
 const phoneRow = () => PHONE_ROW;
+
+/** What is usual, and that an attempt took longer. */
+function Compared({ attempt }) {
+  const before = usual(attempt);
+  if (attempt.slow) return html`<span class="slow">slower than usual${before !== null && `, ${duration(before)}`}</span>`;
+  return before === null ? null : html`<small>usually ${duration(before)}</small>`;
+}
 
 /** The applies, newest first. */
 function Applies({ report, now }) {
@@ -59,12 +66,12 @@ function Applies({ report, now }) {
     <section aria-labelledby="applies-title">
       <h2 id="applies-title">Applied</h2>
       <div class="wide"><table>
-        <thead><tr><th scope="col">When</th><th scope="col">By</th><th scope="col">How its attempts ended</th><th scope="col">Did not start</th></tr></thead>
+        <thead><tr><th scope="col">When</th><th scope="col" class="aside">By</th><th scope="col">How its attempts ended</th><th scope="col">Did not start</th></tr></thead>
         <tbody>${applies.map(
           (apply) => html`
             <tr>
               <td><${Time} at=${apply.at} now=${now} /></td>
-              <td>${harmless([apply.command, apply.user && `by ${apply.user}`, apply.host && `on ${apply.host}`].filter(Boolean).join(" "))}</td>
+              <td class="aside">${harmless([apply.command, apply.user && `by ${apply.user}`, apply.host && `on ${apply.host}`].filter(Boolean).join(" "))}</td>
               <td>${inWords(new Map(Object.entries(apply.ends))) || "nothing was started"}</td>
               <td>${harmless(Object.entries(apply.steps).map(([phase, n]) => `${n} ${phase}`).join(", "))}</td>
             </tr>`,

@@ -5,9 +5,9 @@ import { isEmpty, matcher } from "../filter.js";
 import { useNarrow, useWidth } from "../hooks.js";
 import { Address, html, Slow, Status, Time } from "../html.js";
 import { List } from "../list.js";
-import { ranFor, said } from "../model.js";
+import { ranFor, said, urgency } from "../model.js";
 import { altered, open, replace, to } from "../route.js";
-import { inWords, isLive, isProblem, rank, sorted } from "../statuses.js";
+import { inWords, isLive, isProblem, sorted } from "../statuses.js";
 import { layout, Strip } from "../strip.js";
 import { counted, duration, harmless } from "../text.js";
 import { FirstProblem } from "./first.js";
@@ -37,6 +37,7 @@ export function Now({ report, route, filter, now }) {
     run ? openRun(run) : replace(altered(route, { open: group.name === opened ? "" : group.name }));
   const first = useMemo(() => isEmpty(filter) && report.firstProblem(), [report, filter]);
   return html`
+    <${Summary} report=${report} now=${now} />
     ${first && html`<${FirstProblem} report=${report} run=${first} route=${route} now=${now} />`}
     <section ref=${place} aria-labelledby="runs-title">
       <h2 id="runs-title">${isEmpty(filter) ? "Runs" : counted(items.length, "run")}</h2>
@@ -54,19 +55,27 @@ export function Now({ report, route, filter, now }) {
     </section>`;
 }
 
+/** Who applied the newest plan and when, and what came of it. */
+function Summary({ report, now }) {
+  const apply = report.applies.findLast((one) => one.plan);
+  if (!apply) return null;
+  const who = [apply.user && `by ${apply.user}`, apply.host && `on ${apply.host}`].filter(Boolean).join(" ");
+  const came = [inWords(new Map(Object.entries(apply.ends))), inWords(new Map(Object.entries(apply.steps)))].filter(Boolean).join(", ");
+  return html`<p class="said">Applied last <${Time} at=${apply.at} now=${now} /> ${harmless(who)}${came && `: ${came}`}.</p>`;
+}
+
 /** Return the rows: runs, and groups of several cells; a filter shows the matching runs alone. */
 function itemsOf(report, filter, opened) {
   if (!isEmpty(filter)) {
     const matches = matcher(filter);
     return report.urgentFirst().filter(matches).map((run) => ({ run }));
   }
-  const urgency = (group) => Math.min(...[...group.states.keys()].map(rank));
   const groups = report.groups.filter((group) => group.runs.length);
-  const places = new Map(groups.map((group, place) => [group, place]));
-  groups.sort((a, b) => urgency(a) - urgency(b) || places.get(a) - places.get(b));
+  const most = new Map(groups.map((group) => [group, group.runs.reduce((low, run) => Math.min(low, urgency(run)), Infinity)]));
+  groups.sort((a, b) => most.get(a) - most.get(b));
   return groups.flatMap((group) => {
     if (!group.matrix) return group.runs.map((run) => ({ run }));
-    const cells = group.name === opened ? [...group.runs].sort((a, b) => rank(a.status) - rank(b.status)) : [];
+    const cells = group.name === opened ? [...group.runs].sort((a, b) => urgency(a) - urgency(b)) : [];
     return [{ group }, ...cells.map((run) => ({ run, inner: true }))];
   });
 }
@@ -90,8 +99,8 @@ function What({ run, now }) {
   }
   if (unstarted) {
     const until = unstarted.until && unstarted.until > now ? html` until <${Time} at=${unstarted.until} now=${now} />` : "";
-    const why = unstarted.status === run.status ? unstarted.reason || "ready to start" : `${unstarted.status} to start again ${unstarted.reason}`;
-    words.push(html`<span>${harmless(why)}${until}</span>`);
+    const again = unstarted.status === run.status ? "" : html`<${Status} status=${unstarted.status} /> this time: `;
+    words.push(html`<span>${again}${harmless(unstarted.reason || "ready to start")}${until}</span>`);
   }
   if (overdue) words.push(html`<span class="slow">${overdue.setting} passed by ${duration(overdue.passed_by * 1000)}</span>`);
   if (last?.slow) words.push(html`<${Slow} attempt=${last} />`);

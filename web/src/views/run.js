@@ -6,7 +6,7 @@ import { Address, html, Slow, Status, Time } from "../html.js";
 import { outcome, ranFor, said } from "../model.js";
 import { Output } from "../output.js";
 import { altered, to } from "../route.js";
-import { isProblem } from "../statuses.js";
+import { inWords, isProblem } from "../statuses.js";
 import { counted, duration, harmless, harmlessLines } from "../text.js";
 import { HeldBack, took } from "./first.js";
 
@@ -58,14 +58,20 @@ function Facts({ report, run, attempt, route, now }) {
   return html`<section aria-label="Facts"><dl class="facts">${facts}</dl></section>`;
 }
 
-const MOST_NEEDS = 12;
+const MOST_CELLS = 3;
 
 function Needs({ runs, route }) {
-  return html`
-    ${runs.slice(0, MOST_NEEDS).map(
-      (run, i) => html`${i > 0 && ", "}<a href=${to(route, "run", run.address)}><${Address} run=${run} /></a>${run.status !== "succeeded" && html`${" "}<${Status} status=${run.status} />`}`,
-    )}
-    ${runs.length > MOST_NEEDS && ` and ${counted(runs.length - MOST_NEEDS, "more run")}`}`;
+  const groups = Map.groupBy(runs, (run) => run.group);
+  return [...groups].map(([group, cells], i) => html`${i > 0 && ", "}<${Need} group=${group} cells=${cells} route=${route} />`);
+}
+
+/** What is needed of a group: the runs, or how many of them stand how. */
+function Need({ group, cells, route }) {
+  if (cells.length <= MOST_CELLS) {
+    return cells.map((run, i) => html`${i > 0 && ", "}<a href=${to(route, "run", run.address)}><${Address} run=${run} /></a>${" "}<${Status} status=${run.status} />`);
+  }
+  const states = new Map([...Map.groupBy(cells, (run) => run.status)].map(([status, runs]) => [status, runs.length]));
+  return html`<a href=${to(route, "now", "", { text: `${group.name}[` })}><b class="address">${harmless(group.name)}</b></a> (${counted(cells.length, "cell")}: ${inWords(states)})`;
 }
 
 function Attempts({ run, shown, route, now }) {
@@ -125,7 +131,7 @@ function Objects({ report, attempt }) {
         <div class="wide"><table class="changes">
           <thead><tr><th scope="col">Field</th><th scope="col">Before</th><th scope="col">Now</th></tr></thead>
           <tbody>${changed.map(({ path, before, after }) => html`
-            <tr><th scope="row"><code>${harmless(path)}</code></th><td><del>${harmless(before)}</del></td><td><ins>${harmless(after)}</ins></td></tr>`)}
+            <tr><th scope="row"><code>${harmless(path)}</code></th><td><del>${harmlessLines(before)}</del></td><td><ins>${harmlessLines(after)}</ins></td></tr>`)}
           </tbody>
         </table></div>`}
       <details><summary>Whole objects</summary><pre class="objects" tabindex="0" aria-label="Whole objects">${harmlessLines(lines(objects).join("\n"))}</pre></details>

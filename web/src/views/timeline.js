@@ -13,8 +13,12 @@ import { Tip } from "../strip.js";
 import { clock, counted, duration, harmless } from "../text.js";
 
 const ROW = 22;
+const PHONE_ROW = 36;
+/** On a phone, names stand above the bars. */
 const NAMES = 230;
-const PHONE_NAMES = 96;
+const SCROLL_BAR = 16;
+const AXIS = 34;
+/** Pixels that the numbers of the curve take. */
 const SHORTEST = 20;
 /** Milliseconds that the window shows at least. */
 
@@ -25,7 +29,7 @@ export function Timeline({ report, route, filter, now }) {
   const [asked, zoom] = useZoom(route, whole);
   const range = asked ?? whole;
   const narrow = useNarrow();
-  const names = narrow ? PHONE_NAMES : NAMES;
+  const names = narrow ? 0 : NAMES;
   const [place, width] = useWidth();
   return html`
     <div class="tools">
@@ -40,7 +44,7 @@ export function Timeline({ report, route, filter, now }) {
     <div ref=${place}>
       ${runs.length === 0 && html`<p class="nothing">${isEmpty(filter) ? "No attempt is recorded." : "No attempt matches the filter."}</p>`}
       ${width > 0 && runs.length > 0 && html`
-        <${Concurrency} runs=${runs} range=${range} width=${width} names=${names} now=${now} />
+        <${Concurrency} runs=${runs} range=${range} width=${width} names=${names || AXIS} now=${now} />
         <${Rows} runs=${runs} range=${range} width=${width} names=${names} now=${now} zoom=${zoom} route=${route} />`}
     </div>
     <p class="legend">
@@ -113,16 +117,18 @@ function useZoom(route, whole) {
 }
 
 /** The bars: one line for each run. Only what can be seen is drawn. */
-function Rows({ runs, range, width, names, now, zoom, route }) {
+function Rows({ runs, range, width: outer, names, now, zoom, route }) {
   const place = useRef(null);
   const [scrolled, setScrolled] = useState(0);
   const [active, setActive] = useState(-1);
   const [tip, setTip] = useState(null);
-  const height = Math.min(runs.length * ROW, Math.max(200, innerHeight * 0.62));
+  const row = names ? ROW : PHONE_ROW;
+  const height = Math.min(runs.length * row, Math.max(200, innerHeight * 0.62));
+  const width = outer - (runs.length * row > height ? SCROLL_BAR : 0);
   const scale = (width - names) / (range[1] - range[0]);
   const draw = useCallback(
-    (context, _width, _height, colour) => drawRows(context, colour, { runs, range, width, names, now, scrolled, height, active, scale }),
-    [runs, range, width, names, now, scrolled, height, active, scale],
+    (context, _width, _height, colour) => drawRows(context, colour, { runs, range, width, names, now, scrolled, height, active, scale, row }),
+    [runs, range, width, names, now, scrolled, height, active, scale, row],
   );
   useEffect(
     () =>
@@ -138,8 +144,8 @@ function Rows({ runs, range, width, names, now, zoom, route }) {
     const next = Math.max(0, Math.min(runs.length - 1, index));
     setActive(next);
     const { scrollTop } = place.current;
-    if (next * ROW < scrollTop) place.current.scrollTop = next * ROW;
-    if ((next + 1) * ROW > scrollTop + height) place.current.scrollTop = (next + 1) * ROW - height;
+    if (next * row < scrollTop) place.current.scrollTop = next * row;
+    if ((next + 1) * row > scrollTop + height) place.current.scrollTop = (next + 1) * row - height;
   };
   const onKeyDown = (event) => {
     const actions = {
@@ -152,7 +158,7 @@ function Rows({ runs, range, width, names, now, zoom, route }) {
     actions[event.key]();
   };
   const pointer = useDrag(zoom, width - names, openRow, (event) => {
-    const index = Math.floor((event.clientY - place.current.getBoundingClientRect().top + place.current.scrollTop) / ROW);
+    const index = Math.floor((event.clientY - place.current.getBoundingClientRect().top + place.current.scrollTop) / row);
     const x = event.clientX - place.current.getBoundingClientRect().left;
     return { index, time: range[0] + (x - names) / scale, x };
   }, setTip);
@@ -164,7 +170,7 @@ function Rows({ runs, range, width, names, now, zoom, route }) {
       aria-label=${`Timeline of ${counted(runs.length, "run")}`}
       onScroll=${(event) => setScrolled(event.target.scrollTop)} onKeyDown=${onKeyDown} onFocus=${() => active < 0 && setActive(0)} ...${pointer}
     >
-      <div style=${{ height: `${runs.length * ROW}px` }}>
+      <div style=${{ height: `${runs.length * row}px` }}>
         <${Canvas} draw=${draw} width=${width} height=${height} class="sticky" label="When each attempt waited, was pending and ran" />
       </div>
     </div>
@@ -215,25 +221,26 @@ function describe({ run, attempts }, time, now) {
   ].filter(Boolean);
 }
 
-function drawRows(context, colour, { runs, range, width, names, now, scrolled, height, active, scale }) {
+function drawRows(context, colour, { runs, range, width, names, now, scrolled, height, active, scale, row }) {
   const xOf = (time) => names + Math.max(0, Math.min(width - names, (time - range[0]) * scale));
+  const middle = (y) => y + (names ? row / 2 : row - 10);
   const bar = (name, from, until, y, tall) => {
     if (from === null || until < range[0] || from > range[1]) return;
     context.fillStyle = colour(name);
-    context.fillRect(xOf(from), y + (ROW - tall) / 2, Math.max(1.5, xOf(until) - xOf(from)), tall);
+    context.fillRect(xOf(from), middle(y) - tall / 2, Math.max(1.5, xOf(until) - xOf(from)), tall);
   };
   context.font = "12px ui-monospace, Menlo, Consolas, 'Liberation Mono', monospace";
   context.textBaseline = "middle";
-  const first = Math.floor(scrolled / ROW);
-  for (let index = first; index < Math.min(runs.length, first + Math.ceil(height / ROW) + 1); index++) {
+  const first = Math.floor(scrolled / row);
+  for (let index = first; index < Math.min(runs.length, first + Math.ceil(height / row) + 1); index++) {
     const { run, attempts } = runs[index];
-    const y = index * ROW - scrolled;
+    const y = index * row - scrolled;
     if (index === active || index % 2) {
       context.fillStyle = colour(index === active ? "line" : "ground");
-      context.fillRect(0, y, width, ROW);
+      context.fillRect(0, y, width, row);
     }
     context.fillStyle = isProblem(run.status) ? colour(run.status) : colour("ink");
-    context.fillText(fitting(context, harmless(run.address), names - 14), 4, y + ROW / 2);
+    context.fillText(fitting(context, harmless(run.address), (names || width) - 14), 4, y + ROW / 2 - (names ? 0 : 2));
     for (const attempt of attempts) {
       const end = attempt.finished ?? (isLive(attempt.status) ? now : attempt.started ?? attempt.created);
       bar("waiting", attempt.accepted, attempt.created, y, 2);
@@ -243,7 +250,7 @@ function drawRows(context, colour, { runs, range, width, names, now, scrolled, h
     if (run.unstarted?.status === "waiting") bar("waiting", run.unstarted.apply?.at ?? null, now, y, 2);
     if (run.status === "skipped") {
       context.fillStyle = colour("skipped");
-      context.fillText("skipped", names + 6, y + ROW / 2);
+      context.fillText("skipped", names + 6, middle(y));
     }
   }
   context.fillStyle = colour("line");

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Browser, Keys, need
-from projects import Project, clear
+from browser import PROGRAMS, Browser
+from projects import Project, clear, until
+from selenium.webdriver.common.keys import Keys
+from test_follower import follower, free_port, told
 
 from flowplan import webpage
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 VIEWS = ("now", "plan", "timeline", "graph", "history", "run/check", "history/clean")
 NIGHT = """\
 flowplan: 1
@@ -40,9 +43,18 @@ runs:
 pytestmark = pytest.mark.xdist_group("browser")
 
 
+def need(*programs: str) -> None:
+    """Skip the test where a program is not installed; fail where nothing may be missing."""
+    if missing := [name for name in programs if shutil.which(name) is None]:
+        why = f"needs {' and '.join(missing)} (not installed)"
+        if os.environ.get("FLOWPLAN_REQUIRE_ENGINES") == "1":
+            pytest.fail(why)
+        pytest.skip(why)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    need("chromium", "chromedriver")
+    need(*PROGRAMS)
     made = Browser()
     made.resize(1280, 800)
     yield made
@@ -63,7 +75,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Return a project after a night: a check failed, what needs it was skipped, a run goes on, one took longer than usual."""
     made = Project(tmp_path_factory.mktemp("night"), {"NO_COLOR": "1"})
     made.write(NIGHT)
@@ -80,10 +92,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 
 @pytest.fixture(scope="module")
-def page(project: Project) -> Path:
+def page(night: Project) -> Path:
     """Return the report of the night."""
-    project.ok("report", "--out", "report.html")
-    return project.directory / "report.html"
+    night.ok("report", "--out", "report.html")
+    return night.directory / "report.html"
 
 
 def test_the_bundle_is_what_the_sources_make(sources: Path) -> None:
@@ -260,3 +272,52 @@ def test_hostile_data_is_only_text(browser: Browser, page: Path, tmp_path: Path)
         assert not browser.evaluate("[...document.links].some((link) => link.protocol === 'javascript:')")
         assert "\u202e" not in browser.text(), view
     assert browser.requests() == [] and browser.complaints() == []
+
+
+LIVE = """\
+flowplan: 1
+project: nightly
+defaults: {provider: process}
+runs:
+  first: {command: [sh, -c, 'until [ -e go ]; do sleep 0.05; done']}
+  second: {command: [echo, second], needs: [first]}
+"""
+TOKEN = "0123456789abcdef0123456789abcdef"
+ATTEMPTS = "document.querySelectorAll('tbody tr').length"
+
+
+def test_the_live_page_follows_what_happens_and_mends_its_connection(browser: Browser, project: Project) -> None:
+    project.write(LIVE)
+    project.ok("apply", "--yes", "--detach")
+    token = project.directory / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    port = free_port()
+    options = ("--listen", f"127.0.0.1:{port}", "--token-file", str(token))
+    with follower(project, *options):
+        until(lambda: "answering on" in told(project))
+        browser.open(f"http://127.0.0.1:{port}/", wanted="input[name=token]")
+        browser.complaints()
+        browser.click("input[name=token]")
+        browser.press(TOKEN, Keys.ENTER)
+        browser.until("document.querySelector('.connection.live')")
+        assert "running" in browser.text("[aria-label=Runs]") and "for first" in browser.text("[aria-label=Runs]")
+        (project.directory / "go").touch()
+        browser.until("document.querySelectorAll('[aria-label=Runs] .status.succeeded').length === 2")
+        browser.go("run/second")
+        assert browser.evaluate(ATTEMPTS) == 1
+        browser.command("Page.setWebLifecycleState", state="frozen")
+        project.ok("apply", "--yes", "--rerun", "second")
+        browser.command("Page.setWebLifecycleState", state="active")
+        browser.until(f"{ATTEMPTS} === 2")
+        assert browser.complaints() == []
+        assert {address.partition("/api")[0] for address in browser.requests()} <= {
+            f"http://127.0.0.1:{port}{path}" for path in ("", "/page.js", "/page.css")
+        }
+    browser.until("document.querySelector('.connection.lost')")
+    assert browser.evaluate(ATTEMPTS) == 2, "what was known stays"
+    project.ok("apply", "--yes", "--rerun", "second")
+    with follower(project, *options):
+        browser.until("document.querySelector('.connection.live')")
+        browser.until(f"{ATTEMPTS} === 3")
+        browser.open("about:blank", wanted="body")

@@ -1,29 +1,21 @@
-"""A real browser, Debian's chromium without a window, and what tests ask of it."""
+"""A real browser, Debian's chromium without a window: it takes the pictures of the page, and the tests use it."""
 
 from __future__ import annotations
 
+import base64
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-from projects import PATIENCE, until
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
 
-__all__ = ["Browser", "Keys", "need"]
-
-
-def need(*programs: str) -> None:
-    """Skip the test where a program is not installed; where nothing may be missing, fail."""
-    if missing := [name for name in programs if shutil.which(name) is None]:
-        why = f"needs {' and '.join(missing)} (not installed)"
-        if os.environ.get("FLOWPLAN_REQUIRE_ENGINES") == "1":
-            pytest.fail(why)
-        pytest.skip(why)
+PROGRAMS = ("chromium", "chromedriver")
+"""What has to be installed."""
+PATIENCE = 60.0
+"""Seconds that anything may take."""
 
 
 class Browser:
@@ -56,12 +48,12 @@ class Browser:
         """Prefer a ``light`` or ``dark`` colour scheme."""
         self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
-    def open(self, page: Path | str, fragment: str = "") -> None:
-        """Load a page anew, and wait until it shows something."""
+    def open(self, page: Path | str, fragment: str = "", wanted: str = "main") -> None:
+        """Load a page anew, and wait until an element is there."""
         address = page.as_uri() if isinstance(page, Path) else page
         self.driver.get("about:blank")
         self.driver.get(f"{address}#{fragment}")
-        self.until("document.querySelector('main')")
+        self.until("document.querySelector(arguments[0])", wanted)
 
     def go(self, fragment: str) -> None:
         """Go to another view of the page that is open."""
@@ -80,7 +72,9 @@ class Browser:
 
     def until(self, expression: str, *arguments: Any) -> Any:
         """Wait until a JavaScript expression is true; return its value."""
-        return until(lambda: self.evaluate(expression, *arguments))
+        return WebDriverWait(self.driver, PATIENCE, 0.05).until(
+            lambda _: self.evaluate(expression, *arguments), expression
+        )
 
     def text(self, selector: str = "body") -> str:
         """Return the text of an element as a reader sees it."""
@@ -120,5 +114,8 @@ class Browser:
         ]
 
     def picture(self, path: Path) -> None:
-        """Write what is shown to a PNG."""
-        self.driver.save_screenshot(str(path))
+        """Write what is shown to a file, in the format of its name: PNG or WebP."""
+        answer = self.command(
+            "Page.captureScreenshot", format=path.suffix[1:], **({"quality": 80} if path.suffix == ".webp" else {})
+        )
+        path.write_bytes(base64.b64decode(answer["data"]))
