@@ -497,7 +497,10 @@ def diff(
 def import_(
     source: Annotated[
         list[Path] | None,
-        Argument(metavar="SOURCE", help="Manifests of Kubernetes, compose files, prefect.yaml, crontabs; - is stdin."),
+        Argument(
+            metavar="SOURCE",
+            help="Kubernetes manifests, compose files, prefect.yaml, crontabs, batch scripts; - is stdin.",
+        ),
     ] = None,
     kind: Annotated[
         str, Option("--kind", metavar=_sources, help="What the files are; default: told by their content.")

@@ -698,3 +698,82 @@ def test_no_prefect_file_is_a_defect(deployment: dict[str, Any], variables: dict
         source = imported(text, "prefect.yaml", "", Around(templates=templates))
         spec = yaml_text(spec_of("project", source.runs, {}, source.variables))
         rendered_objects(spec, Path("flowplan.yaml"), source.runs, source.values)
+
+
+BATCH = """\
+#!/bin/bash -l
+#SBATCH --job-name=train-resnet
+#SBATCH -p gpu -A physics
+#SBATCH --cpus-per-task=8     # cores
+#SBATCH --mem=16G
+#SBATCH -t 1-06:30
+#SBATCH --gres=gpu:2
+#SBATCH --nodes 2
+#SBATCH --constraint="a100|h100"
+#SBATCH --output=logs/%x-%j.out
+#SBATCH --export=NONE,HUB_TOKEN=abcdef123,MODE=prod
+#SBATCH --exclusive
+module load cuda/12
+#SBATCH --time=1
+srun python train.py
+"""
+
+
+def test_a_batch_script_becomes_a_job_of_slurm(command: Callable[..., Any]) -> None:
+    Path("train.sbatch").write_text(BATCH)
+    code, spec, told = command("import", "train.sbatch")
+    assert code == 0, told
+    assert parse(spec, "spec").value["runs"] == {
+        "train-resnet": {
+            "provider": "slurm",
+            "command": ["/bin/bash", "-l", "-c", "module load cuda/12\n#SBATCH --time=1\nsrun python train.py\n"],
+            "name": "train-resnet",
+            "timeout": "1d6h30m",
+            "env": {"HUB_TOKEN": {"from_env": "HUB_TOKEN"}, "MODE": "prod"},
+            "resources": {"cpu": 8, "memory": "16Gi", "gpu": 2},
+            "slurm": {
+                "partition": "gpu",
+                "account": "physics",
+                "options": {"nodes": "2", "constraint": "a100|h100", "exclusive": True},
+            },
+        }
+    }
+    assert "abcdef123" not in spec + told
+    assert 'train.sbatch:10:1: --output: "logs/%x-%j.out": is none of a run; `flowplan logs`' in told
+    Path("flowplan.yaml").write_text(spec)
+    assert command("validate")[0] == 0
+
+
+SCRIPTS = {
+    "#!/bin/sh\n#SBATCH --array=0-9\nx\n": (2, 's.sh:2:1: --array: "0-9": is none of a run; write matrix:'),
+    "#!/bin/sh\n#SBATCH -d afterok:1\nx\n": (2, "write needs: [RUN]"),
+    "#!/bin/sh\n#SBATCH --time=UNLIMITED\nx\n": (2, "--time: \"UNLIMITED\": is no value that a run can have"),
+    "#!/bin/sh\n#SBATCH --export=ALL,A=b\nx\n": (2, "the environment of whoever submits is not passed on"),
+    "#!/bin/sh\n#SBATCH -N 1\nx\n": (0, "the job does not get the environment of whoever submits"),
+    "#!/usr/bin/env python3\n#SBATCH -N 1\nprint()\n": (0, "equal to script s.sh"),
+    "#!/usr/bin/Rscript\n#SBATCH -N 1\nx\n": (7, "s.sh:1:1: the interpreter Rscript is not known to take a script"),
+    "#SBATCH -N 1\nx\n": (7, "s.sh:1:1: has no #! line"),
+    "#!/bin/sh\n#SBATCH nodes=1\nx\n": (7, 's.sh:2:1: "nodes=1" is no option of sbatch'),
+    "#!/bin/sh\n#SBATCH --mem\nx\n": (7, "s.sh:2:1: --mem has no value"),
+    "#!/bin/sh\n#SBATCH --wrap='x\nx\n": (7, "s.sh:2:1: is no option of sbatch: No closing quotation"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), SCRIPTS.items(), ids=range(len(SCRIPTS)))
+def test_what_a_script_has_and_a_run_has_not(text: str, expected: tuple[int, str], command: Callable[..., Any]) -> None:
+    Path("s.sh").write_text(text)
+    code, _, told = command("import", "s.sh")
+    assert (code, expected[1] in told) == (expected[0], True), told
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ABCDGJLNacdemnopqtwx"), st.text(st.characters(codec="ascii"), max_size=12)),
+        max_size=4,
+    )
+)
+def test_no_batch_script_is_a_defect(options: list[tuple[str, str]]) -> None:
+    lines = "".join(f"#SBATCH -{name} {value}\n" for name, value in options if "\n" not in value and "\r" not in value)
+    with contextlib.suppress(InvalidInput):
+        list(objects_of(f"#!/bin/sh\n#SBATCH --nodes=1\n{lines}true\n", "job.sh"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from flowplan.planner.importing import Around, Source, compose, crontab, jobs, prefect
+from flowplan.planner.importing import Around, Source, compose, crontab, jobs, prefect, slurm
 from flowplan.schemas.documents import Document, parse_all
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json
@@ -37,6 +37,7 @@ YAML: dict[str, Yaml] = {
     "prefect": Yaml(prefect.is_prefect, prefect.imported),
 }
 LINES: dict[str, Lines] = {
+    "slurm": Lines(slurm.is_batch_script, slurm.imported),
     "crontab": Lines(crontab.is_crontab, crontab.imported),
 }
 KINDS = (*YAML, *LINES)
