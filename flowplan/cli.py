@@ -457,11 +457,12 @@ def report(
     max_size: Annotated[
         str, Option("--max-size", metavar="SIZE", help="How large the page may be; it says what it leaves out.")
     ] = "5MB",
+    refresh: Refresh = True,
 ) -> None:
     """Write one page that shows the runs, their timeline, graph, output and history, and the plan."""
     from flowplan.commands import reporting
 
-    reporting.report(plan, state, env, out, format, logs, max_size)
+    reporting.report(plan, state, env, out, format, logs, max_size, refresh)
 
 
 @command()
@@ -470,11 +471,12 @@ def graph(
     state: State = None,
     env: Env = None,
     format: Annotated[str, Option("--format", metavar="text|mermaid", help="How to draw.")] = "text",
+    refresh: Refresh = True,
 ) -> None:
     """Draw what needs what: each run once with how its cells stand, also what has not started or is only planned."""
     from flowplan.commands import reporting
 
-    reporting.graph(plan, state, env, format)
+    reporting.graph(plan, state, env, format, refresh)
 
 
 @command()

@@ -39,6 +39,12 @@ def opened(state: Location) -> Store:
     return state.open(read_only=True)
 
 
+def ask_engines(store: Store) -> None:
+    """Record how the runs of a state stand on their engines now; an engine that does not answer is told."""
+    with Project.of_state(store) as project:
+        refresh(project)
+
+
 def status(state: Location, addresses: Sequence[str], ask: bool, format: str, *, failed: bool, running: bool) -> None:
     """Show how every run stands, or only those that failed or run; with ``ask`` the engines are asked first."""
     from flowplan.render.tables import status_table
@@ -47,8 +53,7 @@ def status(state: Location, addresses: Sequence[str], ask: bool, format: str, *,
     only = [*((*PROBLEMS, "skipped") if failed else ()), *((s for s in Status if s.live) if running else ())]
     with closing(opened(state)) as store:
         if ask:
-            with Project.of_state(store) as project:
-                refresh(project)
+            ask_engines(store)
         document, plans = documents.status(store, addresses, only)
         where = env_option(store.environment)
     output = Output()

@@ -11,7 +11,7 @@ from pathlib import Path
 from flowplan.commands import last_plan, planning
 from flowplan.commands.arguments import check_directory, check_format
 from flowplan.commands.places import state_of
-from flowplan.commands.reading import opened
+from flowplan.commands.reading import ask_engines, opened
 from flowplan.engines import kinds_of
 from flowplan.output import Output
 from flowplan.render.plan_page import plan_view
@@ -38,8 +38,9 @@ def report(
     format: str,
     logs: str,
     max_size: str,
+    ask: bool,
 ) -> None:
-    """Write the page of a state, or the document in it, to a file or to stdout."""
+    """Write the page of a state, or the document in it, to a file or to stdout; with ``ask`` the engines are asked first."""
     check_format(format, ("html", "json"))
     check_format(logs, ("all", "failed", "none"), "--logs")
     check_directory("--out", out)
@@ -48,6 +49,8 @@ def report(
         raise InvalidInput("the page is no use on a terminal", hint="write it to a file with --out report.html")
     state = state_of(named_state, environment)
     with closing(opened(state)) as store:
+        if ask:
+            ask_engines(store)
         document = encode(document_of(store, path, logs=logs, most=most))
     text = page(document, most) if format == "html" else json_text(document) + "\n"
     if out is None:
@@ -59,12 +62,14 @@ def report(
         raise FlowplanError(f"the page cannot be written to {out}: {error.strerror}") from error
 
 
-def graph(path: Path | None, named_state: str | None, environment: str | None, format: str) -> None:
-    """Draw what needs what, on a terminal or for what renders mermaid."""
+def graph(path: Path | None, named_state: str | None, environment: str | None, format: str, ask: bool) -> None:
+    """Draw what needs what, on a terminal or for what renders mermaid; with ``ask`` the engines are asked first."""
     from flowplan.render.graph import graph_lines, mermaid
 
     check_format(format, ("text", "mermaid"))
     with closing(opened(state_of(named_state, environment))) as store:
+        if ask:
+            ask_engines(store)
         groups = document_of(store, path, logs="none").groups
     terminal = sys.stdout.isatty()
     text = graph_lines(groups, width=width(sys.stdout), whole=not terminal, colour=use_colour(sys.stdout))

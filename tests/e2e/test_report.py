@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from projects import Project, clear
+from projects import Project, clear, until
 from test_cli import valid
 
 SPEC = """\
@@ -254,3 +254,20 @@ def test_the_graph_on_a_terminal_and_for_pages_that_draw_it(failed: Project) -> 
     ]
     drawn = failed.ok("graph", "--format", "mermaid").out.splitlines()
     assert drawn[0] == "flowchart LR" and '  n1["check: failed"]:::red' in drawn and "  n1 --> n3" in drawn
+
+
+def test_what_ended_while_nothing_followed_it_is_shown_as_ended(project: Project) -> None:
+    project.write(
+        "flowplan: 1\nproject: nightly\nruns:\n  a: {provider: process, command: [sh, -c, 'until [ -e over ]; do sleep 0.1; done']}\n"
+    )
+
+    def shown(*options: str) -> str:
+        [run] = rows(project.ok("report", "--format", "json", *options).json, "runs")
+        return str(run["status"])
+
+    project.ok("apply", "--yes", "--detach")
+    until(lambda: shown() == "running")
+    (project.directory / "over").touch()
+    assert shown("--no-refresh") == "running"
+    until(lambda: shown() == "succeeded")
+    assert shown("--no-refresh") == "succeeded"
