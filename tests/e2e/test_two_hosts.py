@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from projects import Project, clear, until
 from stores import sql
-from test_postgres import url
 
 pytestmark = [
     pytest.mark.postgres,
@@ -33,9 +32,9 @@ def host(directory: Path, name: str) -> Project:
     directory.mkdir()
     (directory / "machine-id").write_text(f"{name.encode().hex():0<32}\n")
     (directory / "boot").write_text(f"{uuid.uuid5(uuid.NAMESPACE_DNS, name)}\n")
-    mounted = "mount --bind machine-id /etc/machine-id && mount --bind boot /proc/sys/kernel/random/boot_id"
+    mounted = "{ [ ! -e /etc/machine-id ] || mount --bind machine-id /etc/machine-id; } && mount --bind boot /proc/sys/kernel/random/boot_id"
     become = f'{mounted} && hostname "$0" && exec "$@"'
-    env = {"NO_COLOR": "1", "FLOWPLAN_STATE": url(), "PGPASSWORD": "for-tests-only", "HOME": str(directory)}
+    env = {"NO_COLOR": "1", "FLOWPLAN_STATE": os.environ["POSTGRES"], "HOME": str(directory)}
     return Project(directory, env, ("unshare", "--uts", "--mount", "sh", "-c", become, name))
 
 
