@@ -50,7 +50,7 @@ constraints: ## Write constraints.txt: the newest versions of all dependencies, 
 	mv constraints.new constraints.txt
 
 faults: $(VENV)/dev ## Kill flowplan at every named point, on every engine, and write the table of docs/reliability.md (about two hours)
-	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers process docker kubernetes --passings 2 --write-docs
+	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers process docker kubernetes slurm --passings 2 --write-docs
 	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers process --random 600 --write-docs
 	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers docker kubernetes --random 60 --write-docs
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import getpass
+import json
 import os
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +14,17 @@ from typing import Any
 
 import pytest
 from engines import docker_api
+from projects import until
 
-from flowplan.planner.compare.diff import changed_fields
+from flowplan.planner.compare.diff import changed_fields, drifted_fields
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests import docker as docker_manifests
 from flowplan.planner.manifests import kubernetes as kubernetes_manifests
+from flowplan.planner.manifests import slurm as slurm_manifests
 from flowplan.providers.protocol import Context, Order, Provider
+from flowplan.providers.slurm import connect as slurm_connect
 from flowplan.schemas.errors import ProviderError
-from flowplan.schemas.plans import FieldChange
+from flowplan.schemas.plans import ABSENT, FieldChange
 from flowplan.schemas.runs import Identity, Recorded, Rendered, Settings, Status
 
 LINEAGE = str(uuid.uuid4())
@@ -242,6 +248,8 @@ def test_there_are_forty_changes_of_each_kind_of_object() -> None:
     assert len(IN_PLACE_OF_A_CONTAINER) + len(REPLACED_CONTAINER) + len(SAME_CONTAINER) >= 40
     assert len(IN_PLACE_OF_A_JOB) + len(REPLACED_JOB) + len(SAME_JOB) >= 40
     assert len(PROCESS_CHANGES) >= 40
+    batch = (IN_PLACE_OF_A_BATCH_JOB, WHILE_A_BATCH_JOB_WAITS, REPLACED_BATCH_JOB, SAME_BATCH_JOB)
+    assert sum(map(len, batch)) >= 40
 
 
 # -- kubernetes -----------------------------------------------------------------------------------------------------------
@@ -406,6 +414,175 @@ def test_a_value_written_otherwise_is_no_change_of_a_job(cluster: Cluster, chang
     assert cluster.try_(after)["metadata"]["uid"] == cluster.live["metadata"]["uid"], "to the server it is none either"
 
 
+# -- slurm ----------------------------------------------------------------------------------------------------------------
+
+BATCH_JOB: dict[str, Any] = {
+    "command": ["sleep", "600"],
+    "env": {"A": "1", "B": "2"},
+    "labels": {"team": "data"},
+    "working_dir": "/tmp",
+    "name": "mutability",
+    "resources": {"cpu": 1, "memory": "20Mi"},
+    "timeout": "10m",
+    "slurm": {"partition": "main", "account": "ACCOUNT-1", "qos": "QOS-1", "options": {"nice": 5}},
+}
+
+IN_PLACE_OF_A_BATCH_JOB: list[Change] = [
+    *(("timeout", value) for value in ("11m", "9m", "1h", "10m30s", "2d")),
+    *(("name", value) for value in ("other", "a b")),
+    *(("labels.team", value) for value in ("physics", "a=b c|d ü", None)),
+    ("labels.tier", "x"),
+]
+
+WHILE_A_BATCH_JOB_WAITS: list[Change] = [
+    *(("resources.cpu", value) for value in (2, "1500m", 3)),
+    *(("resources.memory", value) for value in ("21Mi", "64Mi", "0.1Gi")),
+    ("slurm.account", "ACCOUNT-2"),
+    ("slurm.qos", "QOS-2"),
+]
+
+REPLACED_BATCH_JOB: list[Change] = [
+    *(("command", value) for value in (["sleep", "601"], ["sleep"], "true")),
+    ("entrypoint", ["env"]),
+    *((f"env.{name}", value) for name in "AB" for value in ("3", None)),
+    ("env.C", "1"),
+    *(("working_dir", value) for value in ("/", "/var", None)),
+    ("timeout", None),
+    ("resources.cpu", None),
+    ("resources.memory", None),
+    ("resources.gpu", 1),
+    *((f"slurm.{name}", None) for name in ("partition", "account", "qos")),
+    ("slurm.requeue", True),
+    *((f"slurm.options.{name}", value) for name, value in {"nice": 6, "nodes": 1, "exclusive": True}.items()),
+]
+
+SAME_BATCH_JOB: list[Change] = [
+    *(("timeout", value) for value in (600, "600s", "9m1s")),
+    *(("resources.cpu", value) for value in ("1", "500m", "1000m")),
+    *(("resources.memory", value) for value in ("20971520", "20480Ki", "19.5Mi")),
+    ("slurm.account", "account-1"),
+    ("slurm.partition", "other,main"),
+    ("grace_period", "1s"),
+]
+
+
+class Queue:
+    """A job that waits, another one of the same fields that runs, and two accounts and qualities of service for them."""
+
+    def __init__(self, base: Path) -> None:
+        self.names = {
+            f"{kind}-{n}": f"fp{LINEAGE[:6]}{kind[0].lower()}{n}" for kind in ("ACCOUNT", "QOS") for n in (1, 2)
+        }
+        for n in (1, 2):
+            self._manage("add", "account", self.names[f"ACCOUNT-{n}"])
+            self._manage("add", "qos", self.names[f"QOS-{n}"])
+        served = ",".join(self.names[f"QOS-{n}"] for n in (1, 2))
+        for n in (1, 2):
+            account = self.names[f"ACCOUNT-{n}"]
+            self._manage("add", "user", getpass.getuser(), f"account={account}", f"qos+={served}")
+        context = Context(lineage=LINEAGE, runs_dir=base, settings={"directory": str(base)}, spec_dir=base)
+        self.provider = slurm_connect(context)
+        self.base = self.rendered(BATCH_JOB)
+        self.waiting = self._create("waiting", self.rendered({**BATCH_JOB, "slurm": self._later()}, "waiting"))
+        self.running = self._create("running", self.rendered(BATCH_JOB, "running"))
+        until(lambda: self.provider.observe([self.running])[0].status is Status.RUNNING)
+
+    def _later(self) -> dict[str, Any]:
+        return {**BATCH_JOB["slurm"], "options": {"nice": 5, "begin": "now+1hour"}}
+
+    def _manage(self, *words: str) -> None:
+        subprocess.run(["sacctmgr", "-i", *words], check=True, capture_output=True, timeout=60)
+
+    def rendered(self, fields: dict[str, Any], address: str = "run") -> Rendered:
+        text = json.dumps(fields)
+        for name, real in self.names.items():
+            text = text.replace(name, real).replace(name.lower(), real.upper())
+        run = ResolvedRun(address, address, 0, "slurm", "slurm", json.loads(text))
+        assert slurm_manifests.check(run) == []
+        return slurm_manifests.render(run, IDENTITY._replace(address=address))
+
+    def _order(self, address: str, rendered: Rendered) -> Order:
+        return Order(IDENTITY._replace(address=address), rendered.name, rendered.objects, Settings())
+
+    def _create(self, address: str, rendered: Rendered) -> Recorded:
+        seen = self.provider.create(self._order(address, rendered))
+        return Recorded(
+            address, "slurm", "slurm", {}, 1, rendered.run_id, rendered.name, rendered.objects, Settings(),
+            Status.PENDING, handle=dict(seen.handle),
+        )  # fmt: skip
+
+    def takes(self, record: Recorded, change: Change) -> None:
+        """Change one of the two jobs and look whether it has what is wanted; then change it back."""
+        first, then = (self.rendered(f, record.address) for f in (BATCH_JOB, changed(BATCH_JOB, change)))
+        known = self.provider.observe([record])[0].live
+        for before, after in ((first, then), (then, first)):
+            fields = changed_fields(before.objects, after.objects, slurm_manifests)
+            seen = self.provider.update(record, self._order(record.address, after), fields)
+            assert seen.live is not None and seen.handle == record.handle
+            assert drifted_fields(after.objects, seen.live, slurm_manifests) == (), "Slurm has it"
+            assert seen.live != known, "and had not before"
+            known = seen.live
+
+    def close(self) -> None:
+        for record in (self.waiting, self.running):
+            self.provider.delete(record, 0)
+        for n in (1, 2):
+            self._manage("delete", "user", getpass.getuser(), f"account={self.names[f'ACCOUNT-{n}']}")
+            self._manage("delete", "account", self.names[f"ACCOUNT-{n}"])
+            self._manage("delete", "qos", self.names[f"QOS-{n}"])
+
+
+@pytest.fixture(scope="module")
+def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queue]:
+    made = Queue(tmp_path_factory.mktemp("jobs"))
+    yield made
+    made.close()
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("change", [*IN_PLACE_OF_A_BATCH_JOB, *WHILE_A_BATCH_JOB_WAITS], ids=label)
+def test_a_batch_job_that_waits_takes_what_is_called_in_place(queue: Queue, change: Change) -> None:
+    after = queue.rendered(changed(BATCH_JOB, change))
+    fields = changed_fields(queue.base.objects, after.objects, slurm_manifests)
+    if change in IN_PLACE_OF_A_BATCH_JOB:
+        assert says(fields) == "in_place"
+    else:
+        assert says(fields) == "replace"
+        assert all(slurm_manifests.while_pending(f.path, f.before, f.after) for f in fields)
+    queue.takes(queue.waiting, change)
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("change", IN_PLACE_OF_A_BATCH_JOB, ids=label)
+def test_a_batch_job_that_runs_takes_what_is_called_in_place(queue: Queue, change: Change) -> None:
+    queue.takes(queue.running, change)
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("change", WHILE_A_BATCH_JOB_WAITS, ids=label)
+def test_a_batch_job_that_runs_refuses_what_it_takes_while_it_waits(queue: Queue, change: Change) -> None:
+    with pytest.raises(ProviderError, match="pending"):
+        queue.takes(queue.running, change)
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("change", REPLACED_BATCH_JOB, ids=label)
+def test_no_other_change_of_a_batch_job_is_called_in_place(queue: Queue, change: Change) -> None:
+    after = queue.rendered(changed(BATCH_JOB, change))
+    fields = changed_fields(queue.base.objects, after.objects, slurm_manifests)
+    assert says(fields) == "replace" and all(field.rule for field in fields)
+    assert not any(
+        slurm_manifests.while_pending(f.path, f.before, None if f.after is ABSENT else f.after) for f in fields
+    )
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("change", SAME_BATCH_JOB, ids=label)
+def test_a_value_written_otherwise_is_no_change_of_a_batch_job(queue: Queue, change: Change) -> None:
+    after = queue.rendered(changed(BATCH_JOB, change))
+    assert says(changed_fields(queue.base.objects, after.objects, slurm_manifests)) == "none"
+
+
 # -- process --------------------------------------------------------------------------------------------------------------
 
 PROCESS: dict[str, Any] = {
@@ -441,8 +618,6 @@ PROCESS_CHANGES: list[tuple[Change, str]] = [
 
 def test_every_change_of_a_process_starts_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Apply one run for each change: what was said to be replaced has another pid, all else has the same."""
-    import json
-
     from flowplan.cli import run
     from flowplan.state.sqlite.store import SqliteStore
 

@@ -35,8 +35,6 @@ FIELDS = [
     "Account",
     "QOS",
     "UserName",
-    "NodeList",
-    "WorkDir",
     "StdOut",
 ]
 """What squeue is asked for; these names are the same in all versions, unlike those of its JSON."""
@@ -118,7 +116,7 @@ def labels_of(text: str) -> dict[str, str]:
 def queued(text: str) -> list[Job]:
     """Return the jobs that squeue told."""
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         parts = line.split(_END)
         if len(parts) == len(FIELDS) + 1:  # a name or a comment with a newline is none of ours
             told = dict(zip(FIELDS, parts, strict=False))
@@ -129,7 +127,7 @@ def queued(text: str) -> list[Job]:
 def accounted(text: str) -> list[Job]:
     """Return the jobs that sacct told; of one that was requeued, the newest execution."""
     found = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         parts = line.split(_END)
         if len(parts) == 9:
             job, words, name, state, code, submitted, start, end, user = parts

@@ -39,7 +39,12 @@ class SlurmProvider:
     """Jobs of one user on one cluster; each has a directory of its run id, with its script and its output.
 
     The directory is what ``delete`` removes: Slurm forgets an ended job by itself, and no earlier.
+
+    Attributes:
+        every: seconds between two looks at the queue while watching.
     """
+
+    every = LOOK
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -147,7 +152,7 @@ class SlurmProvider:
 
     def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
         """Look at the queue again and again: Slurm has no stream of events."""
-        return watch_by_looking(records, stop, self.observe, every=LOOK)
+        return watch_by_looking(records, stop, self.observe, every=self.every)
 
     def logs(
         self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None

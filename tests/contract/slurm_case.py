@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import uuid
@@ -10,11 +12,12 @@ from pathlib import Path
 from typing import cast
 
 from case import Case
+from projects import until
 
 from flowplan.planner.manifests import Manifests, slurm
 from flowplan.providers.protocol import Context
-from flowplan.providers.slurm import connect
 from flowplan.providers.slurm.commands import Commands
+from flowplan.providers.slurm.provider import SlurmProvider
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.runs import Recorded
 
@@ -36,12 +39,19 @@ def case(tmp_path: Path) -> Case:
     lineage, directory = str(uuid.uuid4()), tmp_path / "jobs"
 
     def kill(record: Recorded) -> None:
-        """Kill the command of the job, which is the child of its script."""
-        script = next(
-            int(line.split()[0]) for line in asked("scontrol", "listpids", record.handle["job"]).splitlines()[1:]
-        )
-        children = Path(f"/proc/{script}/task/{script}/children").read_text().split()
-        os.kill(int(children[0]), signal.SIGKILL)
+        """Kill the command of the job, which is the child of its script and may be about to be started."""
+
+        def command() -> int:
+            for path in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+                    if re.search(
+                        rf"/job0*{record.handle['job']}/slurm_script", Path(f"/proc/{parent}/cmdline").read_text()
+                    ):
+                        return int(path.name)
+            return 0
+
+        os.kill(until(command), signal.SIGKILL)
 
     def vanish(record: Recorded) -> None:
         for path in sorted((directory / record.run_id).iterdir()):
@@ -54,17 +64,16 @@ def case(tmp_path: Path) -> Case:
             if lineage in line:
                 asked("scancel", line.split()[0])
 
+    def connected() -> SlurmProvider:
+        settings = {"directory": str(directory)}
+        provider = SlurmProvider(Context(made.lineage, tmp_path / "runs", settings, tmp_path))
+        provider.every = 0.3  # the cluster is the tests' own
+        return provider
+
     made = Case(
         type="slurm",
         manifests=cast(Manifests, slurm),
-        connect=lambda: connect(
-            Context(
-                lineage=made.lineage,
-                runs_dir=tmp_path / "runs",
-                settings={"directory": str(directory)},
-                spec_dir=tmp_path,
-            )
-        ),
+        connect=connected,
         vanish=vanish,
         fields={"resources": {"memory": "20Mi"}},
         cleanup=cleanup,
