@@ -60,9 +60,12 @@ async function stream(last, show) {
     });
     if (!answer.ok) throw new Error(`the follower answered ${answer.status}`);
     const news = refresher(show, broken);
+    let line = "";
     for await (const text of answer.body.pipeThrough(new TextDecoderStream())) {
       hears();
-      if (/^id:/m.test(text)) news();
+      const lines = (line + text).split("\n");
+      line = lines.pop();
+      for (const complete of lines) if (complete.startsWith("id:")) news(Number(complete.slice(3)));
     }
     throw new Error("the follower ended the stream");
   } finally {
@@ -88,19 +91,21 @@ function silenceDetector(lost) {
 }
 
 /**
- * Return a function that shows a new report soon: many calls make one, and none is made while the tab is hidden.
+ * Return a function that takes the number of an event and shows a report with it soon: many calls make one, and none is
+ * made while the tab is hidden. A report may be older than the event, and is asked for again then.
  * @param {AbortController} stream  ends it; a report that cannot be had aborts it
  */
 function refresher(show, stream) {
-  let due = false;
+  let [wanted, shown] = [0, -1];
   let busy = false;
   const refresh = async () => {
-    if (!due || busy || document.hidden || stream.signal.aborted) return;
+    if (shown >= wanted || busy || document.hidden || stream.signal.aborted) return;
     busy = true;
-    due = false;
     const began = performance.now();
     try {
-      show(await report());
+      const document = await report();
+      shown = document.last_seq;
+      show(document);
       await pause(Math.max(500, 5 * (performance.now() - began)));
     } catch (error) {
       stream.abort(error);
@@ -109,8 +114,8 @@ function refresher(show, stream) {
     refresh();
   };
   document.addEventListener("visibilitychange", refresh, { signal: stream.signal });
-  return () => {
-    due = true;
+  return (number) => {
+    wanted = Math.max(wanted, number);
     refresh();
   };
 }
