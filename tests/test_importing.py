@@ -139,6 +139,30 @@ def test_two_values_of_one_name_are_two_secrets(command: Callable[..., Any]) -> 
     assert "from_env: one_2_DB_PASSWORD}" in spec
 
 
+ARGUMENTS = """\
+0 1 * * * curl --token=tok-1234 https://ada:hunter2@example.org/x && PGPASSWORD=swordfish psql -c 'select 1'
+0 2 * * * backup --password-file /etc/pw --token $TOKEN --verbose
+"""
+
+
+def test_secrets_in_commands_become_variables(command: Callable[..., Any]) -> None:
+    Path("tab").write_text(ARGUMENTS)
+    Path("job.yaml").write_text(
+        ONE.replace("env:", "args: [login, --password, top-5ecret, '${var.x}']\n          env:")
+    )
+    code, spec, told = command("import", "tab", "job.yaml")
+    runs = parse(spec, "spec").value["runs"]
+    assert code == 0, told
+    assert not [word for word in ("tok-1234", "hunter2", "swordfish", "top-5ecret") if word in spec + told]
+    assert runs["one"]["command"] == ["login", "--password", "${var.one_password}", "$${var.x}"]
+    assert runs["curl"]["command"][2] == (
+        "curl --token=${var.curl_token} https://ada:${var.curl_https}@example.org/x "
+        "&& PGPASSWORD=${var.curl_pgpassword} psql -c 'select 1'"
+    )
+    assert runs["backup"]["command"][2] == "backup --password-file /etc/pw --token $TOKEN --verbose"
+    assert "command[2]: is a reference now; set FLOWPLAN_VAR_curl_token where you plan and apply" in told
+
+
 def test_a_schedule_is_told_and_its_jobs_are_equal(command: Callable[..., Any]) -> None:
     path = next(path for path in JOBS if path.stem == "etcd-backup-cronjob")
     code, spec, told = command("import", str(path))
@@ -530,7 +554,10 @@ COMPOSE = {
         "replicas is not carried over; a matrix makes several runs",
     ),
     "services: {a: {build: .}}": (0, "flowplan builds nothing: `docker compose build` makes the image before"),
-    "services: {a: {image: b, restart: always}}": (7, "nothing that runs was found"),
+    "services: {a: {image: b, restart: always}}": (
+        7,
+        "nothing that becomes a run was found; c.yaml:1:12: services.a: does not end",
+    ),
 }
 
 

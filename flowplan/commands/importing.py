@@ -17,6 +17,7 @@ from flowplan.engines import Engines, ManifestsByType, composed
 from flowplan.given import Given
 from flowplan.output import Output
 from flowplan.planner.importing import VARIABLE, Around, Imported, Remark, Source, settled, spec_of, unequal
+from flowplan.planner.importing.secrets import hide_in_commands
 from flowplan.planner.importing.sources import LIVE, imported
 from flowplan.providers.protocol import Catalogue
 from flowplan.schemas.composition import Part, SpecFiles
@@ -74,9 +75,8 @@ def import_(paths: Sequence[Path], cluster: Cluster | None, how: How) -> int:
     if cluster is not None:
         sources.append(_listed(cluster))
     if not any(source.runs for source in sources):
-        raise InvalidInput(
-            "nothing that runs was found", hint="`kubectl get jobs` with the same options shows the Jobs"
-        )
+        told = "; ".join(_line(remark) for source in sources for remark in source.remarks)
+        raise InvalidInput("nothing that becomes a run was found", hint=told)
     context = cluster.context if cluster else ""
     providers = {LIVE[0]: {"context": context}} if context else {}
     origin = ", ".join([*map(str, paths), *(["the cluster"] if cluster else [])])
@@ -129,7 +129,10 @@ def _listed(cluster: Cluster) -> Source:
 
 
 def _write(sources: Sequence[Source], origin: str, providers: Mapping[str, Any], how: How) -> int:
-    runs = settled(run for source in sources for run in source.runs if _targeted(run, how.targets))
+    wanted = [run for source in sources for run in source.runs if _targeted(run, how.targets)]
+    for run in wanted:
+        hide_in_commands(run)
+    runs = settled(wanted)
     if not runs:
         raise InvalidInput("nothing is left that would be imported", hint="--target names runs of the spec")
     variables = {name: declared for source in sources for name, declared in source.variables.items()}

@@ -189,6 +189,8 @@ _IN_NAMES = re.compile(r"[^A-Za-z0-9_]")
 def _replaced(value: Any, old: Secret, new: Secret) -> Any:
     if isinstance(value, Secret):
         return new if value == old else value
+    if isinstance(value, Expression) and old.kind == VARIABLE:
+        return Expression(value.replace(f"${{var.{old.name}}}", f"${{var.{new.name}}}"))
     if isinstance(value, dict):
         return {key: _replaced(child, old, new) for key, child in value.items()}
     return [_replaced(child, old, new) for child in value] if isinstance(value, list) else value
@@ -236,17 +238,3 @@ _ILLEGAL = re.compile(r"[^A-Za-z0-9_.-]+")
 def run_name(text: str) -> str:
     """Return a name of a run made of any text."""
     return _ILLEGAL.sub("-", text).strip("-.") or "run"
-
-
-_SECRET_NAME = re.compile(
-    r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIALS?|API_?KEY|ACCESS_?KEY|SECRET_?KEY|PRIVATE_?KEY"
-    r"|ENCRYPTION_?KEY|_PWD|_PASS|_DSN|WEBHOOK_URL)$",
-    re.IGNORECASE,
-)
-_SECRET_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s:]*:[^/@\s]+@", re.IGNORECASE)
-_NO_SECRET = re.compile(r"(?:/.*|\$\([^)]*\)|\$\{[^}]*\}|true|false|yes|no|none|null)?", re.IGNORECASE)
-
-
-def looks_secret(name: str, value: str) -> bool:
-    """Return whether a variable is likely to hold a secret, by its name or as the URL of an account."""
-    return bool(_SECRET_URL.match(value) or (_SECRET_NAME.search(name) and not _NO_SECRET.fullmatch(value)))

@@ -20,11 +20,11 @@ from flowplan.planner.importing import (
     Secret,
     Source,
     compose_shapes,
-    looks_secret,
     run_name,
     shapes,
 )
 from flowplan.planner.importing.interpolation import Variables
+from flowplan.planner.importing.secrets import looks_secret
 from flowplan.planner.manifests.docker_options import Options
 from flowplan.planner.manifests.docker_values import hosts, parse_volume
 from flowplan.planner.manifests.names import is_own_label

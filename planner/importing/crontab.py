@@ -15,9 +15,9 @@ from flowplan.planner.importing import (
     Remark,
     Secret,
     Source,
-    looks_secret,
     run_name,
 )
+from flowplan.planner.importing.secrets import looks_secret
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json, Objects
 from flowplan.schemas.sources import Diagnostic, Position

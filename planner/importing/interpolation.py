@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowplan.planner.desired import expressions
-from flowplan.planner.importing import VARIABLE, Expression, Hidden, Secret, looks_secret
+from flowplan.planner.importing import VARIABLE, Expression, Hidden, Secret
+from flowplan.planner.importing.secrets import looks_secret
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Path, SourceMap

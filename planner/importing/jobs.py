@@ -17,10 +17,10 @@ from flowplan.planner.importing import (
     Remark,
     Secret,
     Source,
-    looks_secret,
     run_name,
 )
 from flowplan.planner.importing.job_defaults import without_defaults
+from flowplan.planner.importing.secrets import looks_secret
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests.job_check import problems
 from flowplan.planner.manifests.job_draft import FIRST, POD, Draft, copied, pointer, value_at

@@ -16,9 +16,9 @@ from flowplan.planner.importing import (
     Remark,
     Secret,
     Source,
-    looks_secret,
     run_name,
 )
+from flowplan.planner.importing.secrets import looks_secret
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import Json, Objects
