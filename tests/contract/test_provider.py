@@ -298,7 +298,7 @@ def test_following_can_be_stopped(case: Case, provider: Provider) -> None:
 
 
 def test_watching_tells_the_present_first_then_the_end_and_stops(case: Case, provider: Provider) -> None:
-    record = create(case, provider, "one", ["sleep", "1"])
+    record = create(case, provider, "one", ["sleep", "3"])
     seen = history(case, provider, [record])
     assert seen[0].status and seen[0].status.live
     assert seen[-1].status is Status.SUCCEEDED

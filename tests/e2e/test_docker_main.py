@@ -331,7 +331,7 @@ def test_a_start_timeout_ends_a_pull_that_hangs(project: Project, engine: Engine
         engine.spec(f"  hello: {{provider: docker, image: '{image}', command: [echo], start_timeout: 1s}}\n")
         before = time.monotonic()
         result = project.ok("apply", "--yes", "--no-preflight", code=3)
-        assert time.monotonic() - before < 8
+        assert time.monotonic() - before < 45, "the pull alone would take longer than the Engine may"
     assert "start_timeout of 1s passed" in result.err
     found = project.status()["hello"]
     assert (found["status"], found["reason"], found["exit_code"]) == ("timed_out", "StartTimeout", None)
