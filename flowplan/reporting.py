@@ -13,6 +13,7 @@ from flowplan import __version__, documents, webpage
 from flowplan.left import followed_by
 from flowplan.planner.manifests.names import is_own_label
 from flowplan.render.objects import leaves
+from flowplan.render.plan_page import DETAILS
 from flowplan.schemas import report
 from flowplan.schemas.accepted import Step
 from flowplan.schemas.codec import encode
@@ -26,14 +27,26 @@ from flowplan.state.store import Store
 
 
 class Limits(NamedTuple):
-    """How much of what there is a document has: the newest events, the newest attempts of each run, and the objects of the newest."""
+    """How much of what there is a document has.
+
+    Attributes:
+        events: the newest ones. attempts: of each run, the newest. objects: of how many of these.
+        details: how many groups of the plan have their whole objects.
+    """
 
     events: int
     attempts: int
     objects: int
+    details: int
 
 
-LADDER = (Limits(20_000, 1 << 30, 2), Limits(2000, 1 << 30, 1), Limits(0, 20, 0), Limits(0, 5, 0), Limits(0, 1, 0))
+LADDER = (
+    Limits(20_000, 1 << 30, 2, DETAILS),
+    Limits(2000, 1 << 30, 1, 200),
+    Limits(0, 20, 0, 50),
+    Limits(0, 5, 0, 0),
+    Limits(0, 1, 0, 0),
+)
 """What is tried until a document fits."""
 SHORT = 2000
 """Characters of each output that have precedence over the whole output of others."""
@@ -58,14 +71,22 @@ class _Strings:
 
 
 class _Known(NamedTuple):
-    """What was read of a state, at one moment."""
+    """What was read of a state, at one moment.
 
-    status: Mapping[str, Any]
-    history: Mapping[str, Any]
-    attempts: Sequence[Recorded]
-    steps: Mapping[str, Step]
-    events: Sequence[Event]
-    last_seq: int
+    Attributes:
+        serial: None where there is no state. status, history: as ``documents`` has them. steps: those that have not begun, by address.
+    """
+
+    project: str | None
+    environment: str
+    serial: int | None = None
+    follower: str = ""
+    status: Mapping[str, Any] = {"runs": (), "not_started": ()}
+    history: Mapping[str, Any] = {"applies": (), "attempts": ()}
+    attempts: Sequence[Recorded] = ()
+    steps: Mapping[str, Step] = {}
+    events: Sequence[Event] = ()
+    last_seq: int = 0
 
     def newest(self, limits: Limits) -> _Known:
         """Return the newest of it."""
@@ -99,6 +120,10 @@ def report_of(
         attempts = store.attempts()
         last = store.last_seq()
         known = _Known(
+            store.project or (plan.project if plan else None),
+            store.environment,
+            store.serial,
+            followed_by(store),
             documents.status(store)[0],
             documents.history(store, attempts=attempts),
             attempts,
@@ -106,52 +131,40 @@ def report_of(
             list(store.events(after=max(last - LADDER[0].events, 0))),
             last,
         )
-        room = webpage.room(most)
-        for limits in LADDER:
-            builder = _Builder(store, known, planned, limits)
-            found = builder.document(plan, [*left_out, *builder.left_out()])
-            if (taken := webpage.size(encode(found), most)) <= room:
-                break
-        return _with_outputs(found, store, builder.outputs_wanted(logs), logs, room - taken)
+        found, builder, room = _fitted(known, plan, planned, most)
+        found = replace(found, left_out=(*left_out, *found.left_out))
+        return _with_outputs(found, store, builder.outputs_wanted(logs), logs, room)
 
 
-def report_of_plan(plan: PlanView) -> Report:
-    """Return the document of a plan alone."""
-    now = timestamp(datetime.now(UTC))
-    none: tuple[Any, ...] = ()
-    return Report(
-        format_version=report.FORMAT_VERSION,
-        flowplan_version=__version__,
-        project=plan.project,
-        environment=plan.environment,
-        made_at=now,
-        serial=None,
-        last_seq=0,
-        follower="",
-        epoch=now,
-        strings=("",),
-        groups=none,
-        needs=(none,),
-        labels=({},),
-        runs=report.Runs(*[none] * 12),
-        attempts=report.Attempts(*[none] * 13),
-        applies=none,
-        not_started=report.NotStarted(*[none] * 8),
-        overdue=none,
-        slow=none,
-        events=report.Events(*[none] * 7),
-        objects=report.Objects(none, none),
-        outputs=none,
-        left_out=none,
-        plan=plan,
+def report_of_plan(plan: PlanView, planned: Sequence[Change], most: int = webpage.MAX_SIZE) -> Report:
+    """Return the document of a plan alone: what it would leave running, and start."""
+    return _fitted(_Known(plan.project, plan.environment), plan, planned, most)[0]
+
+
+def _fitted(known: _Known, plan: PlanView | None, planned: Sequence[Change], most: int) -> tuple[Report, _Builder, int]:
+    """Return the document with as much as there is room for, but for outputs; what made it; and the bytes that are left."""
+    room = webpage.room(most)
+    for limits in LADDER:
+        builder = _Builder(known, planned, limits)
+        found = builder.document(plan and _shortened(plan, limits.details))
+        if (taken := webpage.size(encode(found), most)) <= room:
+            break
+    return found, builder, room - taken
+
+
+def _shortened(plan: PlanView, details: int) -> PlanView:
+    """Return a plan with the whole objects of its first groups only."""
+    return replace(
+        plan,
+        groups=(*plan.groups[:details], *(replace(one, objects=(), explained=()) for one in plan.groups[details:])),
     )
 
 
 class _Builder:
     """Makes the tables; each row of a table is known by its place."""
 
-    def __init__(self, store: Store, everything: _Known, planned: Sequence[Change], limits: Limits) -> None:
-        self._store, self._limits, self._all = store, limits, len(everything.attempts)
+    def __init__(self, everything: _Known, planned: Sequence[Change], limits: Limits) -> None:
+        self._limits, self._all = limits, len(everything.attempts)
         self._known = known = everything.newest(limits)
         self._now = datetime.now(UTC)
         self._text = _Strings()
@@ -167,21 +180,21 @@ class _Builder:
         moments = [*(time for time in times if time), *(a["at"] for a in known.history["applies"] if a["at"])]
         self._epoch = min(map(_moment, moments), default=self._now).replace(microsecond=0)
 
-    def document(self, plan: PlanView | None, left_out: Sequence[str]) -> Report:
+    def document(self, plan: PlanView | None) -> Report:
         """Return the document, without outputs."""
-        store, known = self._store, self._known
+        known = self._known
         needs = _Lists()
         runs = self._runs_table(needs)
         attempts, objects = self._attempts_table()
         return Report(
             format_version=report.FORMAT_VERSION,
             flowplan_version=__version__,
-            project=store.project,
-            environment=store.environment,
+            project=known.project,
+            environment=known.environment,
             made_at=timestamp(self._now),
-            serial=known.status["serial"],
+            serial=known.serial,
             last_seq=known.last_seq,
-            follower=followed_by(store),
+            follower=known.follower,
             epoch=timestamp(self._epoch),
             groups=self._groups(runs, needs),
             needs=needs.all,
@@ -199,7 +212,7 @@ class _Builder:
             events=self._events(),
             objects=objects,
             outputs=(),
-            left_out=tuple(left_out),
+            left_out=tuple(self._left_out(plan)),
             plan=plan,
             strings=self._text.all,
         )
@@ -241,6 +254,8 @@ class _Builder:
                 status = recorded[address]["status"]
             elif address in self._managed:
                 status = waiting.get(address, "planned")
+                if change and change.run and not change.action.starts and self._known.serial is None:
+                    status = change.run.status
             else:
                 status = self._known.history["attempts"][newest]["status"] if newest is not None else ""
             image = record.image.get("digest") or record.image.get("id") if record else ""
@@ -405,9 +420,12 @@ class _Builder:
         ordered = sorted(meant, key=lambda n: (ends[n]["status"] not in PROBLEMS, n not in stands, -n))
         return {self._known.attempts[n].run_id: n for n in ordered}
 
-    def left_out(self) -> Iterator[str]:
-        """Yield what is not in the tables."""
+    def _left_out(self, plan: PlanView | None) -> Iterator[str]:
+        """Yield what is not in the tables, and not in the plan."""
         kept, limits = self._known.attempts, self._limits
+        if plan and len(plan.groups) > limits.details:
+            some = f"the first {limits.details} of {len(plan.groups)}" if limits.details else "no"
+            yield f"Whole objects are here of {some} changes of the plan; `flowplan show --full` shows all."
         if len(kept) < self._all:
             yield f"Of {self._all} attempts {len(kept)} are here: the newest of each run; `flowplan history` shows all."
         if len(kept) > len(_newest(kept, limits.objects)):

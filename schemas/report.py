@@ -362,7 +362,7 @@ class Report(_Described):
     made_at: str
     """RFC 3339 in UTC."""
     serial: int | None
-    """Of the state; null where there is none, and all tables are empty: the report of a plan file."""
+    """Of the state; null where there is none: the report of a plan file, which knows no attempts and no events."""
     last_seq: int
     """Number of the newest event."""
     follower: str

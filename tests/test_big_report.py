@@ -8,12 +8,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+import plans_by_hand as by_hand
 import pytest
 import stores
 
 from flowplan import webpage
-from flowplan.reporting import report_of
+from flowplan.render.plan_page import plan_view
+from flowplan.reporting import report_of, report_of_plan
 from flowplan.schemas.codec import encode
+from flowplan.schemas.plans import Action
 from flowplan.schemas.runs import Recorded, Settings, Status, run_id
 from flowplan.state.store import Store
 
@@ -93,6 +96,26 @@ def test_what_has_no_room_is_left_out_and_told(big: Store) -> None:
     newest = document.runs.attempt
     assert all(row is not None and document.attempts.number[row] == ATTEMPTS for row in newest)
     assert json.loads(webpage.json_text(encode(document)))["format_version"] == "1.0"
+
+
+def test_a_plan_of_many_different_changes_keeps_the_objects_of_those_that_hurt() -> None:
+    def command(name: str) -> tuple[str, ...]:
+        return tuple(_written(name).split())
+
+    changes = [
+        by_hand.change(f"r{n}", Action.CREATE, after=by_hand.job(f"r{n}", "i", command(f"r{n}"))) for n in range(400)
+    ]
+    made = by_hand.plan(*changes, by_hand.image_bump("hurts", run=by_hand.live(), interrupts=True))
+    view = plan_view(made, {}, "file")
+    assert len(view.groups) == 401 and all(group.objects and group.explained for group in view.groups)
+    most = 300_000 - webpage.room(0)
+    document = report_of_plan(view, made.changes, most)
+    assert document.plan and len(document.plan.groups) == 401
+    assert webpage.size(encode(document), most) <= 300_000
+    shown = [bool(group.objects) for group in document.plan.groups]
+    assert document.plan.groups[0].addresses == ("hurts",) and shown[0] and shown == sorted(shown, reverse=True)
+    assert any("Whole objects are here of the first" in said and "--full" in said for said in document.left_out)
+    assert {document.strings[status] for status in document.runs.status} == {"planned"}
 
 
 def test_a_document_is_compressed_where_that_makes_it_fit() -> None:

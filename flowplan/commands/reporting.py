@@ -124,7 +124,7 @@ def _pending(store: Store) -> tuple[Plan | None, str]:
 
 def plan_page(plan: Plan, command: str) -> str:
     """Return the page of a plan alone."""
-    return page(encode(report_of_plan(_view(plan, "file", command))))
+    return page(encode(report_of_plan(_view(plan, "file", command), plan.changes)))
 
 
 def _view(plan: Plan, source: PlanSource, command: str) -> PlanView:

@@ -16,6 +16,9 @@ from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.report import Explained, Field, PlanGroup, PlanSource, PlanView, Remark
 from flowplan.schemas.text import counted, harmless
 
+DETAILS = 10_000
+"""The groups that have their whole objects: those of the first ones, which hurt."""
+
 
 def plan_view(plan: Plan, kinds: Kinds, source: PlanSource, command: str = "") -> PlanView:
     """Return what the page shows of a plan.
@@ -37,7 +40,9 @@ def plan_view(plan: Plan, kinds: Kinds, source: PlanSource, command: str = "") -
         dangers=tuple(_dangers(plan)),
         remarks=tuple(_remarks(plan)),
         engines=tuple(sentences.engines(plan)),
-        groups=tuple(_group(group, known, kinds) for group in groups.grouped(plan.changes, kinds)),
+        groups=tuple(
+            _group(group, known, kinds, n < DETAILS) for n, group in enumerate(groups.grouped(plan.changes, kinds))
+        ),
         unchanged=sentences.unchanged_words(plan),
         unchanged_addresses=tuple(harmless(c.address) for c in plan.changes if not groups.is_shown(c)),
         command=command,
@@ -71,7 +76,7 @@ def _addresses(changes: Sequence[Change]) -> tuple[str, ...]:
     return tuple(harmless(change.address) for change in changes)
 
 
-def _group(group: Group, known: Mapping[str, Sequence[str]], kinds: Kinds) -> PlanGroup:
+def _group(group: Group, known: Mapping[str, Sequence[str]], kinds: Kinds, whole: bool) -> PlanGroup:
     change = group.first
     word = "moved" if change.action is Action.NO_OP and change.moved_from else WORDS[change.action]
     facts = ["it stays on the engine, the state forgets it"] if change.action is Action.FORGET else []
@@ -99,14 +104,15 @@ def _group(group: Group, known: Mapping[str, Sequence[str]], kinds: Kinds) -> Pl
         values=tuple(place.values for place in group.varying),
         fields=tuple(_fields(change, kinds)),
         settings=run_line(change, kinds) if change.action.starts else "",
-        objects=tuple(_objects(change, kinds)),
-        explained=tuple(
-            Explained(
-                place(path, change.after, kinds=kinds), scalar(value), harmless(sentences.origin_of(change, path))
-            )
-            for path, value in (leaves(change.after) if change.after is not None else ())
-        ),
+        objects=tuple(_objects(change, kinds)) if whole else (),
+        explained=tuple(_explained(change, kinds)) if whole else (),
     )
+
+
+def _explained(change: Change, kinds: Kinds) -> Iterator[Explained]:
+    for path, value in leaves(change.after) if change.after is not None else ():
+        where = place(path, change.after, kinds=kinds)
+        yield Explained(where, scalar(value), harmless(sentences.origin_of(change, path)))
 
 
 def _fields(change: Change, kinds: Kinds) -> Iterator[Field]:

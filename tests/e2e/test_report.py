@@ -147,7 +147,9 @@ def test_the_page_of_a_plan_alone(project: Project) -> None:
     project.ok("plan", "--out", "tonight.json")
     document = in_page(project.ok("show", "tonight.json", "--format", "html").out)
     valid("report", document)
-    assert document["runs"]["address"] == [] and document["serial"] is None
+    assert document["serial"] is None and document["attempts"]["run"] == []
+    assert {run["status"] for run in rows(document, "runs")} == {"planned"} and len(document["runs"]["address"]) == 6
+    assert [document["groups"][n]["name"] for n in document["groups"][2]["needs"]] == ["check"]
     assert document["plan"]["verdict"] == f"Plan for {project.name}: 6 to create."
     assert document["plan"]["command"] == "flowplan apply tonight.json"
     assert document["plan"]["digest"] == project.ok("show", "tonight.json", "--format", "json").json["digest"]
