@@ -13,6 +13,7 @@ from flowplan.schemas.plan_documents import read_plan, unsealed
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Status
 from flowplan.schemas.text import shortened
+from flowplan.state.acceptance import begun
 from flowplan.state.location import Location
 from flowplan.state.store import Store
 
@@ -52,7 +53,7 @@ def check_reviewed(reviewed: Plan, planned: Plan, store: Store) -> Plan:
     Raises:
         PlanStale: something that was reviewed would not happen the same way any more.
     """
-    done = store.plan_progress(reviewed.digest)
+    done = begun(store, reviewed.digest)
     now = {c.address: c for c in planned.changes}
     if differing := deviations(reviewed.changes, now, done):
         lines = [f"the plan is stale: {len(differing)} of its changes no longer match what was reviewed"]

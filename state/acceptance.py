@@ -70,6 +70,15 @@ def unbegun(store: Store) -> list[tuple[str, Step]]:
     return store.decoded(lambda row: (row[0], rows.step(row[1:])), found)
 
 
+def begun(store: Store, digest: str) -> set[str]:
+    """Return the addresses whose change of a plan has begun, or has been carried out already."""
+    query = (
+        "SELECT s.address FROM steps s JOIN plans p ON p.id = s.plan"
+        " WHERE p.digest = ? AND s.phase IN ('started', 'done')"
+    )
+    return {address for (address,) in store.all(query, digest)}
+
+
 def open_plans(store: Store) -> dict[str, str]:
     """Return which plans have steps that have not begun, oldest first: digest -> by whom and when it was applied last."""
     return dict(

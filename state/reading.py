@@ -176,15 +176,6 @@ class Reading(ABC):
             outcomes.setdefault(address, []).append((outcome, None if took is None else max(took, 0.0)))
         return outcomes
 
-    def plan_progress(self, plan_digest: str) -> set[str]:
-        """Return the addresses whose change of this plan has been carried out already."""
-        found = self.all(
-            "SELECT s.address FROM steps s JOIN plans p ON p.id = s.plan"
-            " WHERE p.digest = ? AND s.phase IN ('started', 'done')",
-            plan_digest,
-        )
-        return {address for (address,) in found}
-
     def known(self, run_ids: Iterable[str]) -> dict[str, Known]:
         """Return what is known of attempts, by run id; those that are not recorded are left out."""
         found = self.among(

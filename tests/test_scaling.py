@@ -27,6 +27,7 @@ from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plan_documents import plan_json
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Settings, Status, run_id
+from flowplan.state import acceptance
 from flowplan.state.location import FileLocation
 from flowplan.state.ownership import claim_project
 from flowplan.state.sqlite.store import SqliteStore
@@ -323,7 +324,7 @@ def test_no_question_to_the_state_looks_through_the_history(tmp_path: Path) -> N
     store._connection.set_trace_callback(asked.append)
     address = next(iter(store.records()))
     store.record(address), store.attempts(address), store.leftovers(), store.tails([]), store.last_seq()
-    store.history([address]), store.plan_progress("x"), store.run_ids()
+    store.history([address]), acceptance.begun(store, "x"), store.run_ids()
     for whose in (None, "r", address):
         list(store.events(whose, after=store.last_seq() - 1))
     store.observe([Observed(store.records()[address].run_id, status=Status.SUCCEEDED, message="again")])

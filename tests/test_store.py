@@ -24,7 +24,7 @@ from stores import dumped, full, record, shown, started
 
 from flowplan.schemas.errors import FlowplanError, Refused, StateError
 from flowplan.schemas.runs import Observed, Settings, Status, run_id
-from flowplan.state import ownership, rows, transfer
+from flowplan.state import acceptance, ownership, rows, transfer
 from flowplan.state.sqlite import migrations
 from flowplan.state.sqlite.store import SqliteStore
 from flowplan.state.store import Store
@@ -279,7 +279,7 @@ def test_the_stored_state_of_format_1_is_understood(tmp_path: Path) -> None:
         assert records["load"].settings == Settings(group="load", needs=("extract[day=1]",), timeout=60.0)
         assert [e.status for e in store.events("extract")] == ["creating", "running", "succeeded"]
         assert store.history() == {"extract[day=1]": [("succeeded", 2.5)], "old": [("failed", 1.0)]}
-        assert store.plan_progress("sha256:d") == {"extract[day=1]", "load", "old"}
+        assert acceptance.begun(store, "sha256:d") == {"extract[day=1]", "load", "old"}
         assert store.last_attempts() == {"extract[day=1]": 1, "load": 2, "old": 1}
 
 
@@ -428,7 +428,7 @@ def test_a_killed_writer_leaves_whole_transactions(path: Path, after: int) -> No
         records = store.records()
         assert len(records) % 10 == 0
         assert len(records) >= (done + 1) * 10, "what was said to be committed is there"
-        assert store.plan_progress("d") == set(records)
+        assert acceptance.begun(store, "d") == set(records)
         assert [e.seq for e in store.events()] == list(range(1, store.last_seq() + 1))
         last: dict[str, str] = {e.address: e.status for e in store.events()}
         assert last == {a: str(r.status) for a, r in records.items()}
@@ -512,7 +512,7 @@ READS = {
     "some records": lambda s, n: s.records([f"a[i={i}]" for i in range(n)]),
     "leftovers": lambda s, n: s.leftovers(),
     "history": lambda s, n: s.history([f"a[i={i}]" for i in range(n)]),
-    "plan_progress": lambda s, n: s.plan_progress("d"),
+    "begun": lambda s, n: acceptance.begun(s, "d"),
     "observe nothing new": lambda s, n: s.observe(
         [Observed(run_id(s.lineage, f"a[i={i}]", 1), status=Status.RUNNING) for i in range(n)]
     ),
@@ -535,7 +535,7 @@ def test_a_long_history_costs_only_those_who_read_it(store: Store) -> None:
     db = store._connection
     seen: list[str] = []
     db.set_trace_callback(seen.append)
-    store.records(), store.leftovers(), store.history(), store.plan_progress("d"), store.last_attempts()
+    store.records(), store.leftovers(), store.history(), acceptance.begun(store, "d"), store.last_attempts()
     assert not [q for q in seen if "events" in q]
     seen.clear()
     store.last_seq(), list(store.events("a")), list(store.events("a[i=1]")), list(store.events(after=7))

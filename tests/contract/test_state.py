@@ -16,7 +16,7 @@ from flowplan.schemas import lifecycle
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.lifecycle import End
 from flowplan.schemas.runs import Observed, Settings, Status, Try
-from flowplan.state import pruning, rows, transfer
+from flowplan.state import acceptance, pruning, rows, transfer
 from flowplan.state.journal import PLANS_KEPT
 from flowplan.state.sqlite.store import SqliteStore
 from flowplan.state.store import FORGOTTEN, Store
@@ -48,7 +48,7 @@ def test_an_intent_is_an_event_with_our_time(store: Store) -> None:
     assert list(store.events()) == [event]
     kept = store.records()["a"]
     assert (kept.plan_digest, kept.created_at is not None, kept.present) == ("sha256:x", True, True)
-    assert store.plan_progress("sha256:x") == {"a"}
+    assert acceptance.begun(store, "sha256:x") == {"a"}
 
 
 def test_intending_again_replaces_the_objects_silently(store: Store) -> None:
@@ -102,7 +102,7 @@ def test_destroyed_keeps_the_history(store: Store) -> None:
     assert (kept.status, kept.exit_code, kept.present) == (Status.DESTROYED, 3, False)
     assert told(store, "a") == [("creating", ""), ("failed", "Error"), ("destroyed", "Replaced")]
     assert store.history() == {"a": [("failed", None)]}
-    assert store.plan_progress("d") == {"a"}
+    assert acceptance.begun(store, "d") == {"a"}
     assert store.destroyed([item.run_id, "unknown"]) == []
 
 
@@ -190,13 +190,13 @@ def test_the_serial_grows_with_every_change_and_only_then(store: Store) -> None:
     assert store.serial == 4
 
 
-def test_plan_progress_forgets_old_plans(store: Store) -> None:
+def test_what_has_begun_of_old_plans_is_forgotten(store: Store) -> None:
     for number in range(PLANS_KEPT + 3):
         store.forget(["a", "b"], plan_digest=f"d{number}")
     store.forget(["c"], plan_digest="d50")
-    assert store.plan_progress("d0") == set()
-    assert store.plan_progress("d50") == {"a", "b", "c"}
-    assert store.plan_progress(f"d{PLANS_KEPT + 2}") == {"a", "b"}
+    assert acceptance.begun(store, "d0") == set()
+    assert acceptance.begun(store, "d50") == {"a", "b", "c"}
+    assert acceptance.begun(store, f"d{PLANS_KEPT + 2}") == {"a", "b"}
 
 
 def test_events_are_found_by_cell_by_run_and_after_a_number(store: Store) -> None:
