@@ -152,6 +152,9 @@ def _still_as_planned(world: World, ready: list[Run]) -> Generator[words.Command
         else:
             error = ProviderError("another apply changed this run meanwhile; it was left alone")
             yield from fail(world, run.address, error)
+    for run in ready:
+        if run.phase is Phase.DONE:  # it may have left room in its group, which others were set aside for
+            world.wake_one(group_key(change_of(run).settings.group))
     return left
 
 
