@@ -55,7 +55,7 @@ class Engine(ABC):
         self.starts = directory / "starts"
 
     @abstractmethod
-    def fail(self) -> None:
+    def fail(self, follower: subprocess.Popen[bytes]) -> None:
         """Go away and come back; what runs goes on."""
 
     def close(self) -> None:  # noqa: B027 (there may be nothing)
@@ -68,7 +68,7 @@ class Processes(Engine):
     provider, entry, retry = "process", "command", "retry_delay: 1s,"
     note = "echo ${run.id} >> starts"
 
-    def fail(self) -> None:
+    def fail(self, follower: subprocess.Popen[bytes]) -> None:
         for record in self.directory.glob(".flowplan/*.runs/*/started.json"):
             for line in map(json.loads, record.read_text().splitlines()):
                 if "supervisor" in line:
@@ -85,7 +85,7 @@ class Processes(Engine):
 
 
 class Docker(Engine):
-    """A Docker Engine of its own, whose daemon is killed and started again."""
+    """A Docker Engine of its own, whose daemon is stopped and started again."""
 
     provider, retry = "docker", "retry_delay: 1s,"
 
@@ -98,9 +98,13 @@ class Docker(Engine):
         self.defaults = f"docker: {{network_mode: none, volumes: ['{directory}:/out']}}"
         self.note = "echo ${run.id} >> /out/starts"
 
-    def fail(self) -> None:
-        self._engine.stop(signal.SIGKILL)
+    def fail(self, follower: subprocess.Popen[bytes]) -> None:
+        # Not while it starts a container: such a one a daemon that comes back has forgotten, and refuses ("task already exists").
+        follower.send_signal(signal.SIGSTOP)
+        time.sleep(3)
+        self._engine.stop()
         self._engine.start()
+        follower.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         self._engine.close()
@@ -128,7 +132,7 @@ class Kubernetes(Engine):
         self.env["KUBECONFIG"] = str(directory / "kubeconfig")
         self.note = "true"
 
-    def fail(self) -> None:
+    def fail(self, follower: subprocess.Popen[bytes]) -> None:
         self._proxy.play("reset")
         self._proxy.cut()
         time.sleep(5)
@@ -151,12 +155,12 @@ def play(name: str, runs: int, directory: Path) -> None:
     try:
         _apply_in_a_terminal(project)
         _until_ended(project, many // 2, runs)
-        engine.fail()
+        engine.fail(follower)
         _until_ended(project, many + many // 4, runs)
         follower.kill()
         follower.wait()
         follower = _follow(project)
-        engine.fail()
+        engine.fail(follower)
         until(lambda: _over(project), PATIENCE * (1 + runs / 10))
         _compare(project, engine)
     finally:
@@ -196,13 +200,19 @@ def _apply_in_a_terminal(project: Project) -> None:
         env={**os.environ, **project.env}, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(theirs)
-    until(lambda: project.status() or apply.poll() is not None, PATIENCE)
+    until(lambda: _recorded(project)["runs"] or apply.poll() is not None, PATIENCE)
     os.close(ours)
     apply.wait(PATIENCE)
 
 
+def _recorded(project: Project) -> dict[str, Any]:
+    """Return what the follower has recorded; no engine is asked."""
+    document: dict[str, Any] = project.ok("status", "--no-refresh", "--format", "json", timeout=PATIENCE).json
+    return document
+
+
 def _ended(project: Project) -> int:
-    return sum(run["status"] in ("succeeded", "failed", "timed_out") for run in project.status().values())
+    return sum(run["status"] in ("succeeded", "failed", "timed_out") for run in _recorded(project)["runs"])
 
 
 def _until_ended(project: Project, number: int, runs: int) -> None:
@@ -210,13 +220,13 @@ def _until_ended(project: Project, number: int, runs: int) -> None:
 
 
 def _over(project: Project) -> bool:
-    document = project.ok("status", "--format", "json").json
+    document = _recorded(project)
     live = any(run["status"] in ("creating", "pending", "running") for run in document["runs"])
     return not live and all(step["status"] == "skipped" for step in document["not_started"])
 
 
 def _compare(project: Project, engine: Engine) -> None:
-    document = project.ok("status", "--format", "json").json
+    document = _recorded(project)
     wrong: list[Any] = []
     for run in document["runs"]:
         group = run["address"].partition("[")[0]

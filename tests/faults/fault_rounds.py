@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -56,6 +57,7 @@ class Command:
             the ``ANSWERS`` that do not come back from the engine.
         rebuilt: the state was made again from what was there, so that its history does not begin with intents.
         of_file: it is about the file of a state, or its directory.
+        beside: a command that begins a moment after this one, and works for the same runs until they have ended.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Command:
     faults: tuple[str, ...] = ()
     rebuilt: bool = False
     of_file: bool = False
+    beside: tuple[str, ...] = ()
 
 
 def nothing(world: World) -> None:
@@ -232,6 +235,8 @@ COMMANDS = (
     Command("watch", ending, ("watch",), then(("watch",)), FIRST),
     Command("follower", approved, SERVE, followed, FIRST),
     Command("follower, then apply", approved, SERVE, then(APPLY), FIRST),
+    Command("follower, a standby beside it", approved, SERVE, followed, FIRST, beside=SERVE),
+    Command("follower, an apply beside it", approved, SERVE, followed, FIRST, beside=(*APPLY, "--lock-timeout", "90s")),
     Command("destroy", running, DESTROY, then(DESTROY), ()),
     Command("replace", changed, DETACHED, then(DETACHED), SECOND, RUNNING),
     Command("replace, start first", changed_start_first, DETACHED, then(DETACHED), SECOND, RUNNING),
@@ -276,7 +281,7 @@ class Place:
 
     Attributes:
         server: its database has the state; None where that is in a file.
-        breaks: what happens to the server while flowplan is frozen there, see ``BREAKS``; "": flowplan is killed.
+        breaks: what happens while flowplan is frozen there, see ``BREAKS``; "": flowplan is killed.
     """
 
     server: OwnPostgres | None = None
@@ -285,10 +290,16 @@ class Place:
     def plays(self, command: Command, provider: str) -> bool:
         """Return whether a command is played here."""
         of_file_only = bool(command.faults) or command.of_file
+        if self.breaks in ("still", "over"):
+            return command.name == "follower" and provider in command.providers
         return provider in command.providers and not (self.server and of_file_only)
 
 
-BREAKS = {"": "", "ended": "its connections ended", "fast": "server restarted", "immediate": "server crashed"}
+BREAKS = {
+    "": "", "ended": "its connections ended", "fast": "server restarted", "immediate": "server crashed",
+    "still": "frozen for 3 s", "over": "frozen until another one had done its work",
+}  # fmt: skip
+"""To the server of the state, but the last two: with a state in a file nobody can take over from a process that is there."""
 
 
 @dataclass
@@ -336,7 +347,7 @@ def play(command: Command, provider: str, point: str, directory: Path, tally: Ta
     tally.rounds += 1
     try:
         command.before(world)
-        tally.killed += _played(world, command, point, place.breaks)
+        tally.killed += _played(world, command, point, place)
         try:
             command.after(world)
         except AssertionError as error:
@@ -349,12 +360,18 @@ def play(command: Command, provider: str, point: str, directory: Path, tally: Ta
         world.clean()
 
 
-def _played(world: World, command: Command, point: str, breaks: str) -> bool:
+def _played(world: World, command: Command, point: str, place: Place) -> bool:
     """Run the command and let the fault happen; returns whether it did."""
-    if breaks:
-        assert world.server is not None
-        happens = partial(world.server.disturb, breaks, world.project)
-        return world.frozen(*command.arguments, fault=point, meanwhile=happens)
+    if place.breaks:
+        return world.frozen(*command.arguments, fault=point, meanwhile=partial(_disturb, world, place.breaks))
+    if command.beside:
+        beside: list[threading.Thread] = []
+        begin = threading.Timer(0.7, lambda: beside.append(_begun(world, command.beside)))
+        begin.start()
+        killed = world.flowplan(*command.arguments, fault=point).killed
+        begin.join()
+        beside[0].join()
+        return killed
     if not command.faults:
         return world.flowplan(*command.arguments, fault=point).killed
     if world.proxy:
@@ -364,6 +381,25 @@ def _played(world: World, command: Command, point: str, breaks: str) -> bool:
     time.sleep(float(wait))
     world.kill_keepers(which)
     return True
+
+
+def _begun(world: World, command: tuple[str, ...]) -> threading.Thread:
+    """Return a thread in which a command works until all runs have ended; the state tells what came of it."""
+    thread = threading.Thread(target=world.flowplan, args=command)
+    thread.start()
+    return thread
+
+
+def _disturb(world: World, breaks: str) -> None:
+    if breaks == "still":
+        time.sleep(3)
+    elif breaks == "over":
+        assert world.server is not None
+        world.server.expire(world.project)
+        followed(world)
+    else:
+        assert world.server is not None
+        world.server.disturb(breaks, world.project)
 
 
 def _answers_lost(world: World, proxy: FaultyProxy, command: Command, point: str) -> bool:
@@ -610,7 +646,7 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--postgres", action="store_true", help="the state is in a database of a server of its own")
     options.add_argument(
-        "--breaks", choices=BREAKS, default="", help="what happens to that server while flowplan is frozen at a point"
+        "--breaks", choices=BREAKS, default="", help="what happens while flowplan is frozen at a point"
     )
     options.add_argument("--write-docs", action="store_true", help="bring the table of docs/reliability.md up to date")
     given = options.parse_args()

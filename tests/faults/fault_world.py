@@ -147,12 +147,13 @@ class World(ABC):
     def _end_when_done(self, follower: subprocess.Popen[str]) -> None:
         """Tell a follower to end when all runs have succeeded, or after a minute."""
         deadline = time.monotonic() + 60
-        while follower.poll() is None and time.monotonic() < deadline:
-            found = json.loads(self.ok("status", "--format", "json").out)
-            if not found["not_started"] and all(r["status"] == "succeeded" for r in found["runs"]):
-                break
+        while follower.poll() is None and time.monotonic() < deadline and not self._all_done():
             time.sleep(0.2)
         follower.terminate()
+
+    def _all_done(self) -> bool:
+        found = json.loads(self.ok("status", "--format", "json").out)
+        return not found["not_started"] and all(r["status"] == "succeeded" for r in found["runs"])
 
     def start(
         self, *arguments: str, fault: str = "", command: list[str] | None = None, more: Mapping[str, str] | None = None
@@ -172,6 +173,9 @@ class World(ABC):
         """Return a command that is frozen at a point (``SIGSTOP``), or has ended without passing it."""
         process = self.start(*arguments, fault=fault, more={"FLOWPLAN_FAULT_SIGNAL": "SIGSTOP"})
         while process.poll() is None and not _is_stopped(process.pid):
+            if arguments[0] == "serve" and self._all_done() and not _is_stopped(process.pid):
+                process.terminate()  # it came to its end without passing the point
+                process.wait(PATIENCE)
             time.sleep(0.01)
         return process
 
@@ -182,6 +186,8 @@ class World(ABC):
         if frozen:
             meanwhile()
             process.send_signal(signal.SIGCONT)
+        if arguments[0] == "serve":
+            self._end_when_done(process)
         out, err = process.communicate(timeout=PATIENCE)
         assert "Traceback" not in err and "defect of flowplan" not in err, err
         self.printed += [out, err]
