@@ -20,6 +20,7 @@ from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests import slurm as manifests
 from flowplan.providers.protocol import Context, Order
 from flowplan.providers.slurm import jobs
+from flowplan.providers.slurm.listing import Look
 from flowplan.providers.slurm.provider import SlurmProvider
 from flowplan.schemas.errors import EngineUnreachable, ProviderError, StartFailed
 from flowplan.schemas.runs import Identity, Observed, Recorded, Settings, Status
@@ -209,13 +210,14 @@ def test_a_job_that_slurm_starts_again_is_a_try(cluster: Cluster) -> None:
 
 def forgetful(provider: SlurmProvider) -> SlurmProvider:
     """Let the controller forget all jobs that have ended, as it does after MinJobAge."""
-    look = provider._look
+    look = provider._listing.look
 
-    def without(*, everybody: bool = False) -> tuple[list[jobs.Job], set[str]]:
-        listed, kept = look(everybody=everybody)
-        return [job for job in listed if not job.over], kept
+    def without(*, everybody: bool = False) -> Look:
+        seen = look(everybody=everybody)
+        left = [job for job in seen.jobs if not job.over]
+        return Look(left, seen.kept, provider._context.lineage, provider._commands.site.user)
 
-    provider._look = without  # type: ignore[method-assign]
+    provider._listing.look = without  # type: ignore[method-assign]
     return provider
 
 

@@ -34,44 +34,12 @@ EXAMPLE = """\
     timeout: 10m
 """
 
-RESERVED = frozenset(
-    [
-        "account",
-        "array",
-        "batch",
-        "chdir",
-        "clusters",
-        "comment",
-        "cpus-per-task",
-        "dependency",
-        "error",
-        "export",
-        "export-file",
-        "get-user-env",
-        "gid",
-        "help",
-        "hold",
-        "input",
-        "job-name",
-        "mem",
-        "no-requeue",
-        "open-mode",
-        "output",
-        "parsable",
-        "partition",
-        "qos",
-        "quiet",
-        "requeue",
-        "test-only",
-        "time",
-        "uid",
-        "usage",
-        "verbose",
-        "version",
-        "wait",
-        "wrap",
-    ]
-)
+RESERVED = frozenset({
+    "account", "array", "batch", "chdir", "clusters", "comment", "cpus-per-task", "dependency", "error", "export",
+    "export-file", "get-user-env", "gid", "help", "hold", "input", "job-name", "mem", "no-requeue", "open-mode",
+    "output", "parsable", "partition", "qos", "quiet", "requeue", "test-only", "time", "uid", "usage", "verbose",
+    "version", "wait", "wrap",
+})  # fmt: skip
 """Options of sbatch that flowplan sets itself, or that change what sbatch does or answers."""
 
 _INSTEAD = {

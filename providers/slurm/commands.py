@@ -85,14 +85,15 @@ class Commands:
             if not _ENDED.search(error.message):
                 raise
 
-    def read(self, path: str, start: int) -> bytes:
-        """Return what a file holds from an offset on; b"" while there is none."""
+    def read(self, path: str, start: int, size: int) -> bytes:
+        """Return at most ``size`` bytes of a file from an offset on; b"" while there is none."""
         if self.host:
-            return self.output_of('[ ! -e "$1" ] || tail -c "+$2" -- "$1"', path, str(start + 1))
+            script = '[ ! -e "$1" ] || tail -c "+$2" -- "$1" | head -c "$3"'
+            return self.output_of(script, path, str(start + 1), str(size))
         try:
             with Path(path).open("rb") as file:
                 file.seek(start)
-                return file.read()
+                return file.read(size)
         except FileNotFoundError:
             return b""
         except OSError as error:

@@ -14,29 +14,11 @@ from flowplan.schemas import exit_codes
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status, Try
 from flowplan.schemas.times import timestamp
 
-FIELDS = [
-    "JobID",
-    "Comment",
-    "Name",
-    "State",
-    "Reason",
-    "exit_code",
-    "restartcnt",
-    "SubmitTime",
-    "StartTime",
-    "EndTime",
-    "TimeLimit",
-    "TimeUsed",
-    "cpus-per-task",
-    "NumTasks",
-    "MinMemory",
-    "tres-per-node",
-    "Partition",
-    "Account",
-    "QOS",
-    "UserName",
-    "StdOut",
-]
+FIELDS = (
+    "JobID", "Comment", "Name", "State", "Reason", "exit_code", "restartcnt", "SubmitTime", "StartTime", "EndTime",
+    "TimeLimit", "TimeUsed", "cpus-per-task", "NumTasks", "MinMemory", "tres-per-node", "Partition", "Account",
+    "QOS", "UserName", "StdOut",
+)  # fmt: skip
 """What squeue is asked for; these names are the same in all versions, unlike those of its JSON."""
 
 _END = "\x1f"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
+from flowplan.providers.pieces import whole_characters
 from flowplan.providers.polling import watch_by_looking
 from flowplan.providers.protocol import IMPORTED, Context, Found, LogLine, News, Order
 from flowplan.providers.slurm import jobs, scripts
+from flowplan.providers.slurm.changing import Changer
 from flowplan.providers.slurm.commands import Commands
 from flowplan.providers.slurm.jobs import Job
+from flowplan.providers.slurm.listing import Listing
 from flowplan.providers.slurm.submitting import Submitter, options
-from flowplan.schemas.errors import EngineUnreachable, ProviderError, Refused
-from flowplan.schemas.faults import point
+from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Target
 
@@ -26,13 +26,11 @@ LOOK = 2.0
 READ = 1.0
 """Seconds between two looks at the output of a run that is followed."""
 
-START_TIMEOUT = 10.0
-"""Seconds that the script of a running job may take to begin before it is sent signals all the same."""
+BLOCK = 1 << 20
+"""Bytes of an output that are read at once."""
 
-END_TIMEOUT = 120.0
-"""Seconds that a job may take to end once it is killed: its node cleans up."""
-
-_SEPARATOR = "\x1e\n"
+LONGEST = 1 << 16
+"""Bytes after which a line is passed on in pieces."""
 
 
 class SlurmProvider:
@@ -50,8 +48,8 @@ class SlurmProvider:
         self._context = context
         self._commands = Commands(context.settings)
         self._submitter = Submitter(self._commands, context)
-        self._lock = threading.Lock()
-        self._listed: tuple[float, list[Job]] = (0.0, [])
+        self._listing = Listing(self._commands, context)
+        self._changer = Changer(self._commands, self._submitter, self._listing)
 
     def target(self) -> Target:
         """Return the cluster by its name and the host of its first controller."""
@@ -65,58 +63,47 @@ class SlurmProvider:
     # -- reading
 
     def observe(self, records: Sequence[Recorded], wanted: Iterable[Objects] | None = None) -> list[Observed]:
-        """Ask squeue once, and sacct once when a run that had not ended has left the queue."""
+        """Ask squeue once, and sacct once when a run has left the queue or was cancelled."""
         everybody = wanted is not None and self._context.project != ""
-        listed, kept = self._look(everybody=everybody)
-        ours = {run: job for run, job in jobs.by_run(listed).items() if self._is_ours(job)}
-        by_id = {job.id: job for job in listed}
-        found: list[Observed | None] = []
+        look = self._listing.look(everybody=everybody)
+        told: dict[str, Observed] = {}
+        found: list[tuple[Job, Recorded | None]] = []
+        left = []
         for record in records:
-            job = _of(record, by_id) if record.handle.get(IMPORTED) else ours.get(record.run_id)
-            if job and (not job.over or record.handle.get(IMPORTED) or record.run_id in kept):
-                found.append(self._seen(job, record))
-            elif job or (record.run_id not in kept and not record.handle.get(IMPORTED)):
-                found.append(jobs.gone(record))
+            job, imported = look.of(record), bool(record.handle.get(IMPORTED))
+            if not imported and record.run_id not in look.kept and (job is None or job.over):
+                told[record.run_id] = jobs.gone(record)
+            elif job:
+                found.append((job, record))
+            elif record.status.settled:
+                told[record.run_id] = jobs.as_recorded(record)
             else:
-                found.append(jobs.as_recorded(record) if record.status.settled else None)
-        left = iter(self._left([record for record, seen in zip(records, found, strict=True) if seen is None]))
-        seen = [one if one is not None else next(left) for one in found]
+                left.append(record)
         known = {record.run_id for record in records}
-        seen += [self._seen(job) for run, job in ours.items() if run not in known and (not job.over or run in kept)]
-        others = [job for job in listed if everybody and self._is_of_others(job) and not job.over]
-        return seen + [replace(self._seen(job), lineage=job.labels[jobs.LINEAGE]) for job in others]
-
-    def _look(self, *, everybody: bool = False) -> tuple[list[Job], set[str]]:
-        """Return the jobs in the queue, those that ended lately among them, and the run ids that have a directory."""
-        site = self._commands.site
-        whose = "" if everybody else f" --user={shlex.quote(site.user)}"
-        script = f"ls -1 -- \"$1\" 2>/dev/null; printf '\\036\\n'; {jobs.SQUEUE}{whose}"
-        names, _, lines = self._commands.run(script, site.directory).partition(_SEPARATOR)
-        listed = jobs.queued(lines)
-        with self._lock:
-            self._listed = (time.monotonic(), listed)
-        return listed, set(names.split())
-
-    def _is_ours(self, job: Job) -> bool:
-        return (
-            job.labels.get(jobs.LINEAGE) == self._context.lineage and job.told["UserName"] == self._commands.site.user
-        )
-
-    def _is_here(self, job: Job, project: str) -> bool:
-        return (job.labels.get(jobs.PROJECT), job.labels.get(jobs.ENVIRONMENT, "")) == (
-            project,
-            self._context.environment,
-        )
+        found += [
+            (job, None) for run, job in look.ours.items() if run not in known and (not job.over or run in look.kept)
+        ]
+        told |= {seen.run_id: seen for seen in (*self._seen(found), *self._left(left))}
+        ordered = [told.pop(record.run_id) for record in records]
+        others = [job for job in look.jobs if everybody and not job.over and self._is_of_others(job)]
+        return [*ordered, *told.values(), *map(self._of_others, others)]
 
     def _is_of_others(self, job: Job) -> bool:
-        return self._is_here(job, self._context.project) and job.labels.get(jobs.LINEAGE) != self._context.lineage
+        here = self._listing.is_here(job, self._context.project)
+        return here and job.labels.get(jobs.LINEAGE) != self._context.lineage
 
-    def _seen(self, job: Job, record: Recorded | None = None) -> Observed:
-        seen = jobs.observed(job, self._commands.site.cluster, record)
-        if job.state == "CANCELLED" and not (record and record.status.settled):
-            told = next((one for one in self._accounted([job.id]) if one.state == "CANCELLED"), None)
-            return replace(seen, message=jobs.observed(told, "").message) if told else seen
-        return seen
+    def _of_others(self, job: Job) -> Observed:
+        return replace(jobs.observed(job, self._commands.site.cluster), lineage=job.labels[jobs.LINEAGE])
+
+    def _seen(self, found: Sequence[tuple[Job, Recorded | None]]) -> list[Observed]:
+        """Return what is known of jobs; who cancelled one, accounting alone knows."""
+        unsettled = (job for job, record in found if not (record and record.status.settled))
+        who = self._listing.accounted([job.id for job in unsettled if job.state == "CANCELLED"])
+        reasons = {number: job.told["Reason"] for number, job in who.items() if job.state == "CANCELLED"}
+        told = (
+            (replace(job, told={**job.told, "Reason": reasons.get(job.id, job.told["Reason"])}), r) for job, r in found
+        )
+        return [jobs.observed(job, self._commands.site.cluster, record) for job, record in told]
 
     def _left(self, records: Sequence[Recorded]) -> list[Observed]:
         """Return what accounting says of jobs that the controller has forgotten."""
@@ -124,31 +111,18 @@ class SlurmProvider:
             return []
         noted = self._submitter.noted([record.run_id for record in records if not record.handle])
         ids = {record.run_id: str(record.handle.get("job") or noted.get(record.run_id, "")) for record in records}
-        told = {job.id: job for job in self._accounted([job for job in ids.values() if job])}
+        told = self._listing.accounted([job for job in ids.values() if job])
         seen = []
         for record in records:
             job = told.get(ids[record.run_id])
             if job and (not job.run_id or job.run_id == record.run_id or record.handle.get(IMPORTED)):
-                seen.append(self._seen(job, record))
+                seen.append(jobs.observed(job, self._commands.site.cluster, record))
             elif ids[record.run_id]:
                 why = "the controller has forgotten the job (MinJobAge), and accounting does not know how it ended"
                 seen.append(jobs.forgotten(record, why))
             else:
                 seen.append(jobs.gone(record))  # it was about to be submitted
         return seen
-
-    def _accounted(self, ids: Sequence[str]) -> list[Job]:
-        """Return what accounting knows of jobs; nothing where there is no accounting."""
-        if not ids:
-            return []
-        try:
-            return jobs.accounted(self._commands.run(f'exec {jobs.SACCT} --jobs="$1"', ",".join(ids)))
-        except EngineUnreachable:
-            raise
-        except ProviderError as error:
-            if "accounting storage is disabled" in error.message.lower():
-                return []
-            raise
 
     def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
         """Look at the queue again and again: Slurm has no stream of events."""
@@ -160,16 +134,26 @@ class SlurmProvider:
         """Yield the output from the file that the job writes on the shared file system; both streams are in it."""
         stop, path = stop or threading.Event(), self._output(record)
         start, rest, over = 0, b"", not follow
+        last: deque[LogLine] | None = None if tail is None else deque(maxlen=tail)
         while True:
-            over = over or stop.is_set() or self._has_ended(record)  # the last look is later than the end
-            data = self._commands.read(path, start)
-            start += len(data)
-            *whole, rest = (rest + data).split(b"\n")
-            if over and rest:
-                whole.append(rest)
-            if tail is not None:
-                whole, tail = whole[max(0, len(whole) - tail) :], None
-            yield from (LogLine(line.removesuffix(b"\r").decode("utf-8", "replace")) for line in whole)
+            over = over or stop.is_set() or self._listing.has_ended(record)  # the last look is later than the end
+            while data := self._commands.read(path, start, BLOCK):
+                start += len(data)
+                *whole, rest = (rest + data).split(b"\n")
+                lines = [_line(text) for text in whole]
+                if len(rest) > LONGEST:
+                    end = whole_characters(rest)
+                    lines.append(_line(rest[:end])._replace(goes_on=True))
+                    rest = rest[end:]
+                if last is None:
+                    yield from lines
+                else:
+                    last.extend(lines)
+            ending = [_line(rest)] if over and rest else []
+            if last is not None:
+                last.extend(ending)
+                ending, last = [*last], None
+            yield from ending
             if over:
                 return
             stop.wait(READ)
@@ -178,25 +162,15 @@ class SlurmProvider:
         """Return the file that a job writes; of an imported one, Slurm knows it."""
         if not record.handle.get(IMPORTED):
             return f"{self._submitter.place(record.run_id)}/{scripts.OUTPUT}"
-        job = next((job for job in self._look()[0] if job.id == record.handle["job"]), None)
+        job = self._listing.look().of(record)
         if job is None:
             raise ProviderError("Slurm does not know any more where the output is", address=record.address)
         number, name = job.id, job.told["Name"]
         return job.told["StdOut"].replace("%j", number).replace("%A", number).replace("%x", name)
 
-    def _has_ended(self, record: Recorded) -> bool:
-        """Return whether a job has ended, by a look at the queue that all followers share."""
-        with self._lock:
-            looked, listed = self._listed
-        if time.monotonic() - looked > READ:
-            listed, _ = self._look()
-        wanted = str(record.handle.get("job", ""))
-        job = next((job for job in listed if (job.id == wanted if wanted else job.run_id == record.run_id)), None)
-        return job.over if job else record.status.final or bool(wanted)
-
     def secret_values(self, record: Recorded) -> list[str]:
         """Return the values in the job's file of secrets, which is there until the job ends."""
-        data = self._commands.read(f"{self._submitter.place(record.run_id)}/{scripts.SECRETS}", 0)
+        data = self._commands.read(f"{self._submitter.place(record.run_id)}/{scripts.SECRETS}", 0, BLOCK)
         return scripts.values_of(data.decode(errors="replace"))
 
     def keeps_timeout(self, record: Recorded) -> bool:
@@ -206,26 +180,23 @@ class SlurmProvider:
 
     def find(self, project: str, wanted: Sequence[Objects] = ()) -> list[Found]:
         """Return the jobs of a project: those in the queue, and those of which a directory is left."""
-        listed, kept = self._look()
-        written = self._submitter.written(kept)
-        here = [job for job in jobs.by_run(listed).values() if self._is_here(job, project)]
-        here = [job for job in here if not job.over or job.run_id in kept]
+        look = self._listing.look()
+        written = self._submitter.written(look.kept)
+        here = [job for job in jobs.by_run(look.jobs).values() if self._listing.is_here(job, project)]
+        here = [job for job in here if not job.over or job.run_id in look.kept]
         queue = {job.run_id for job in here}
         older = {
             one.job: one
             for run, one in written.items()
             if run not in queue and one.is_of(project, self._context.environment)
         }
-        for job in self._accounted(list(older)):
-            if job.id in older:
-                here.append(replace(job, labels=older[job.id].labels))
+        told = self._listing.accounted(list(older))
+        here += [replace(job, labels=older[number].labels) for number, job in told.items() if number in older]
         found = []
-        for job in here:
+        for job, seen in zip(here, self._seen([(job, None) for job in here]), strict=True):
             one = written.get(job.run_id)
             objects = jobs.as_changed(job, one.objects) if one else {"SlurmJob": {}}
-            found.append(
-                Found(self._seen(job), project, job.labels[jobs.LINEAGE], None, objects, objects if one else None)
-            )
+            found.append(Found(seen, project, job.labels[jobs.LINEAGE], None, objects, objects if one else None))
         return sorted(found, key=lambda one: (one.seen.address, one.seen.attempt))
 
     def describe(self, object_id: str) -> Found:
@@ -235,14 +206,14 @@ class SlurmProvider:
             ProviderError: there is none in the queue, or it is another user's.
         """
         number = object_id.rpartition(":")[2]
-        job = next((job for job in self._look()[0] if job.id == number), None)
+        job = next((job for job in self._listing.look().jobs if job.id == number), None)
         if job is None:
             raise ProviderError(
                 f'there is no job "{object_id}" of yours in the queue of {self._commands.site.cluster}',
                 hint="give the number that `squeue --me` shows",
                 reason="NotFound",
             )
-        seen = self._seen(job)
+        [seen] = self._seen([(job, None)])
         if not seen.run_id:
             seen = replace(seen, handle={**seen.handle, IMPORTED: True})
         bare: dict[str, Json] = {"name": job.told["Name"]}
@@ -272,39 +243,8 @@ class SlurmProvider:
         Raises:
             ProviderError: it is gone, or Slurm refuses.
         """
-        job = self._find(record)
-        if job is None:
-            raise ProviderError("the job is gone", hint="plan again", address=record.address, reason="NotFound")
-        wanted = order.objects["SlurmJob"]
-        asked = [
-            words
-            for name in dict.fromkeys(
-                field.path.split("/")[2] for field in fields if field.path.startswith("/SlurmJob/")
-            )
-            for words in _asked(name, wanted, job)
-        ]
-        if asked:
-            try:
-                self._commands.run('exec scontrol update "$@"', f"JobId={job.id}", *asked)
-            except EngineUnreachable:
-                raise
-            except ProviderError as error:
-                hint = (
-                    "a higher time limit takes an operator of the cluster" if "denied" in error.message.lower() else ""
-                )
-                raise ProviderError(error.message, hint=hint, address=record.address) from None
-            point("slurm:update:after")
-        again = self._find(record)
-        return self._seen(again, record) if again else jobs.gone(record)
-
-    def _find(self, record: Recorded) -> Job | None:
-        """Return the job of a record; None where there is none, or another one has its number."""
-        listed, _ = self._look()
-        if record.handle.get(IMPORTED):
-            return _of(record, {job.id: job for job in listed})
-        return next(
-            (job for run, job in jobs.by_run(listed).items() if run == record.run_id and self._is_ours(job)), None
-        )
+        job = self._changer.update(record, order, fields)
+        return jobs.observed(job, self._commands.site.cluster, record) if job else jobs.gone(record)
 
     def delete(self, record: Recorded, grace: float) -> None:
         """End the job: TERM, ``grace`` seconds, KILL; then remove its directory.
@@ -317,69 +257,8 @@ class SlurmProvider:
         if known and known != self.target().id:
             where = record.target.get("label") or known
             raise Refused(f"{where} is recorded, but this is {self.target().label}", address=record.address)
-        job = self._find(record)
-        if job and not job.over:
-            if not job.waits:
-                self._await_script(record)
-                self._commands.cancel("--full", "--signal=TERM", job.id)
-                point("slurm:term:after")
-                job = self._await_end(record, grace)
-            if job and not job.over:
-                self._commands.cancel(*(() if job.waits else ("--signal=KILL",)), job.id)
-                point("slurm:kill:after")
-                job = self._await_end(record, END_TIMEOUT)
-            if job and not job.over:
-                hint = "look at it with `scontrol show job`, then destroy again"
-                raise ProviderError(
-                    f"job {job.id} does not end, not even by SIGKILL", hint=hint, address=record.address
-                )
-        if not record.handle.get(IMPORTED):
-            self._submitter.remove(record.run_id)
-            point("slurm:remove:after")
-
-    def _await_script(self, record: Recorded) -> None:
-        """Wait until the script of a job runs; what is sent to it before is lost, although Slurm says that it runs."""
-        path, deadline = f"{self._submitter.place(record.run_id)}/{scripts.BEGUN}", time.monotonic() + START_TIMEOUT
-        while not record.handle.get(IMPORTED) and time.monotonic() < deadline:
-            if self._commands.run('[ ! -e "$1" ] || echo there', path):
-                return
-            time.sleep(0.2)
-
-    def _await_end(self, record: Recorded, seconds: float) -> Job | None:
-        deadline, pause = time.monotonic() + seconds, 0.1
-        while (job := self._find(record)) and not job.over and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, LOOK)
-        return job
+        self._changer.delete(record, grace)
 
 
-def _asked(name: str, wanted: Mapping[str, Any], job: Job) -> list[str]:
-    """Return what ``scontrol update`` is told for a field of the object."""
-    match name:
-        case "name":
-            return [f"JobName={wanted['name']}"]
-        case "labels":
-            kept = {key: job.labels[key] for key in (jobs.CONTENT, jobs.CREATED_FROM) if key in job.labels}
-            return [f"Comment={jobs.comment({**wanted['labels'], **kept})}"]
-        case "time_limit":
-            return [f"TimeLimit={wanted['time_limit'] // 60}"]
-        case "cpus":  # Slurm does not multiply by the tasks
-            return [f"CPUsPerTask={wanted['cpus']}", f"NumCPUs={wanted['cpus'] * int(job.told['NumTasks'])}"]
-        case "memory":
-            return [f"MinMemoryNode={wanted['memory'] // 2**20}"]
-        case "partition" | "account" | "qos":
-            return [f"{name}={wanted[name]}"]
-    return []
-
-
-_HINTS = {
-    "denied": "a higher time limit takes an operator of the cluster",
-    "no longer pending": "it has started meanwhile: plan again",
-}
-
-
-def _of(record: Recorded, listed: dict[str, Job]) -> Job | None:
-    """Return the job of an imported record: the same number, submitted at the same time."""
-    job = listed.get(str(record.handle.get("job", "")))
-    same = job is not None and jobs.handle(job)["submitted"] == record.handle.get("submitted")
-    return job if same else None
+def _line(data: bytes) -> LogLine:
+    return LogLine(data.removesuffix(b"\r").decode("utf-8", "replace"))
