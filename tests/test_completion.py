@@ -165,7 +165,7 @@ def test_what_is_offered(directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert offered("apply --rerun") == offered("logs")
     assert offered("status --state") == offered("plan --out")
     assert offered("plan --var") == ["tag="]
-    assert offered("show --format") == ["text", "json", "markdown"]
+    assert offered("show --format") == ["text", "json", "markdown", "html"]
     assert offered("state")[:2] == ["list", "show"]
     assert {"plan", "state", "completion"} <= set(offered(""))
     assert {"--stream", "--no-stream", "-y"} <= set(offered("apply", "-"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flowplan.planner.importing import (
@@ -31,7 +32,7 @@ from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.pointers import nearest
 from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import Json, Objects, Origin
-from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap
+from flowplan.schemas.sources import Diagnostic, Path, Position
 
 PROVIDER = "kubernetes"
 KINDS = ("Job", "CronJob", "Pod")
@@ -56,19 +57,19 @@ _FILLED_IN = {
 
 
 class _Item(NamedTuple):
-    """An object of a file, and where it stands in its document."""
+    """An object, and where its parts were written: nowhere for one that comes from a cluster."""
 
     value: dict[str, Json]
-    sources: SourceMap
-    base: Path
+    places: Mapping[Path, Position] = MappingProxyType({})
 
     @property
     def title(self) -> str:
         return f'{self.value.get("kind")} "{_name(self.value)}"'
 
     def at(self, *path: str | int) -> Position | None:
-        """Return where a part of it was written; None for an object that comes from a cluster."""
-        return self.sources.key((*self.base, *path)) if self.sources.file else None
+        """Return where a part of it was written, or what holds that."""
+        found = (self.places.get(path[:end]) for end in range(len(path), -1, -1))
+        return next(filter(None, found), None)
 
 
 def is_manifest(value: Json) -> bool:
@@ -82,10 +83,10 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
     Raises:
         InvalidInput: one of them is not valid, or there is none.
     """
-    items = [item for document in documents for item in _items(document.value, document.sources, ())]
+    items = [item for document in documents for item in _items(document.value, dict(document.sources.keys), "")]
     wanted = [item for item in items if item.value.get("kind") in KINDS]
     if not wanted:
-        found = ", ".join(f"{item.title} (line {item.sources.key(item.base).line})" for item in items[:5])
+        found = ", ".join(f"{item.title} (line {item.places[()].line})" for item in items[:5])
         raise InvalidInput(
             [Diagnostic(f"holds no Job, CronJob or Pod: {found or 'nothing'}", documents[0].sources.value(()))]
         )
@@ -97,25 +98,34 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
 def of_cluster(jobs: Sequence[Json]) -> Source:
     """Return the runs of Jobs that the API server has listed; those that flowplan has made are remarks."""
     typed = [{"apiVersion": "batch/v1", "kind": "Job", **job} for job in jobs]  # lists of the API leave them out
-    items = [_Item(job, SourceMap(""), ()) for job in typed]
-    ours = [item for item in items if any(map(is_own_label, item.value["metadata"].get("labels") or ()))]
-    hint = "the spec that made it has the run"
-    remarks = [Remark(item.title, "was made by flowplan", hint, lost=False) for item in ours]
-    return Source([_run(item) for item in items if item not in ours], remarks)
+    items = [_Item(job) for job in typed]
+    runs, remarks = [], []
+    for item in items:
+        if any(map(is_own_label, item.value["metadata"].get("labels") or ())):
+            remarks.append(Remark(item.title, "was made by flowplan", "the spec that made it has the run", lost=False))
+        else:
+            runs.append(_run(item))
+    return Source(runs, remarks)
 
 
-def _items(value: Json, sources: SourceMap, base: Path) -> Iterator[_Item]:
+def _items(value: Json, places: Mapping[Path, Position], subject: str) -> Iterator[_Item]:
+    """Yield the objects of a document, or of a list of some."""
     items = value.get("items") if isinstance(value, dict) else None
     if isinstance(value, dict) and str(value.get("kind", "")).endswith("List") and isinstance(items, list):
-        of_list = {"apiVersion": value["apiVersion"], "kind": value["kind"].removesuffix("List")}
+        of_list = {"apiVersion": value.get("apiVersion"), "kind": value["kind"].removesuffix("List")}
         typed = {} if value["kind"] == "List" else of_list  # the API leaves them out in a JobList
+        inside: dict[str | int, dict[Path, Position]] = {}
+        for path, at in places.items():
+            if len(path) > 1 and path[0] == "items":
+                inside.setdefault(path[1], {})[path[2:]] = at
         for index, item in enumerate(items):
             whole = {**typed, **item} if isinstance(item, dict) else item
-            yield from _items(whole, sources, (*base, "items", index))
+            yield from _items(whole, inside[index], f"items[{index}]")
     elif is_manifest(value):
-        yield _Item(value, sources, base)
+        yield _Item(value, places)
     else:
-        raise InvalidInput([sources.at_value(base, "is no object of Kubernetes", "it needs apiVersion and kind")])
+        message, hint = "is no object of Kubernetes", "it needs apiVersion and kind"
+        raise InvalidInput([Diagnostic(message, places[()], subject, hint)])
 
 
 def _name(value: Mapping[str, Json]) -> str:
@@ -162,11 +172,8 @@ def _job(item: _Item, remarks: list[Remark]) -> Draft:
         InvalidInput: it is none that the API server would take.
     """
     value = copied(item.value)
-    places = {
-        path[len(item.base) :]: at for path, at in item.sources.keys.items() if path[: len(item.base)] == item.base
-    }
     origins = {
-        pointer(path): Origin(f"{at.file}:{at.line}", at.file, at.line, at.column) for path, at in places.items()
+        pointer(path): Origin(f"{at.file}:{at.line}", at.file, at.line, at.column) for path, at in item.places.items()
     }
     draft = Draft(ResolvedRun("", "", 0, PROVIDER, PROVIDER, {}), value, origins)
     spec = value.get("spec")
