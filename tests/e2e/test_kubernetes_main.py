@@ -21,6 +21,7 @@ import pytest
 import yaml
 from conftest import Project, Result, until
 from cuttable_proxy import CuttableProxy
+from projects import end_jobs
 
 from flowplan.providers.kubernetes.connection import endpoint
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path
@@ -125,7 +126,7 @@ def begun(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]
     if story.process.returncode is None:
         story.process.kill()
         story.process.communicate()
-    project.run("destroy", "--yes", "--allow-interrupt", "*", timeout=200)
+    end_jobs(namespace=SPACE)
 
 
 @pytest.fixture(scope="module")
