@@ -51,19 +51,26 @@ export function Concurrency({ runs, range, width, names, now }) {
 
 /** Return `[time, how many run from then on]`, in the order of time. */
 function stepsOf(runs, now) {
-  const turns = [];
+  const [begins, ends] = [[], []];
   for (const { attempts } of runs) {
-    for (const attempt of attempts) {
-      if (attempt.started === null) continue;
-      turns.push([attempt.started, 1]);
-      if (attempt.finished !== null) turns.push([attempt.finished, -1]);
-      else if (!isLive(attempt.status)) turns.push([attempt.started, -1]);
+    for (const { started, finished, status } of attempts) {
+      if (started === null) continue;
+      begins.push(started);
+      if (finished !== null) ends.push(finished);
+      else if (!isLive(status)) ends.push(started); // nobody knows when
     }
   }
-  turns.push([now, 0]);
-  turns.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
-  let count = 0;
-  return turns.map(([time, change]) => [time, (count += change)]);
+  const [up, down] = [Float64Array.from(begins).sort(), Float64Array.from(ends).sort()];
+  const steps = [];
+  let [i, j] = [0, 0];
+  while (i < up.length || j < down.length) {
+    const time = j >= down.length || up[i] < down[j] ? up[i] : down[j];
+    while (down[j] === time) j++;
+    while (up[i] === time) i++;
+    steps.push([time, i - j]);
+  }
+  steps.push([now, up.length - down.length]);
+  return steps;
 }
 
 /** Return the columns of a chart: the steps in a range, of many in one pixel the highest and the last. */
