@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from browser import PROGRAMS, Browser
 from engines import ENGINES, without_engine
 from filelock import FileLock
 from projects import Project, clear, copy_case, until
@@ -71,6 +73,30 @@ def case_project(tmp_path: Path) -> Iterator[Callable[..., Project]]:
     yield make
     for project in made:
         clear(project)
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[..., None]:
+    """Return a function that skips the test where a program is not installed, and fails where nothing may be missing."""
+
+    def check(*programs: str) -> None:
+        if missing := [name for name in programs if shutil.which(name) is None]:
+            why = f"needs {' and '.join(missing)} (not installed)"
+            if os.environ.get("FLOWPLAN_REQUIRE_ENGINES") == "1":
+                pytest.fail(why)
+            pytest.skip(why)
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def browser(need: Callable[..., None]) -> Iterator[Browser]:
+    """Start a browser for the tests of a module."""
+    need(*PROGRAMS)
+    made = Browser()
+    made.resize(1280, 800)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

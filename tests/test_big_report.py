@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import plans_by_hand as by_hand
 import pytest
 import stores
+from browser import Browser
 
 from flowplan import webpage
 from flowplan.render.plan_page import plan_view
@@ -124,3 +126,29 @@ def test_a_document_is_compressed_where_that_makes_it_fit() -> None:
     most = 5000 - webpage.room(0)
     page = webpage.page(document, most)
     assert 'type="application/gzip+json"' in page and len(page) <= most
+
+
+def test_a_browser_shows_every_view_of_it(big: Store, browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "big.html"
+    page.write_text(webpage.page(encode(report_of(big))), encoding="ascii")
+    browser.open(page)
+    browser.complaints()
+    assert browser.evaluate("document.querySelector('[aria-label=Runs]').ariaRowCount") == str(RUNS // 500)
+    browser.go("now?status=failed")
+    assert browser.evaluate("document.querySelector('[aria-label=Runs]').ariaRowCount > 1000")
+    assert browser.evaluate("document.querySelectorAll('[role=row]').length < 100"), "the others are not in the page"
+    browser.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    browser.until(
+        "document.querySelector('[role=row]:last-child').ariaRowIndex === document.querySelector('.list').ariaRowCount"
+    )
+    browser.go("timeline?span=all")
+    assert browser.evaluate("document.querySelector('.timeline-rows').ariaLabel") == "Timeline of 10,000 runs"
+    browser.go("graph")
+    assert browser.evaluate("document.querySelectorAll('.node').length") == RUNS / 500
+    browser.go("history")
+    assert browser.evaluate("document.querySelector('[aria-label=History]').ariaRowCount") == str(RUNS)
+    browser.go("run/run3%5Bi%3D7%5D")
+    assert browser.evaluate("document.querySelectorAll('tbody tr').length") == ATTEMPTS
+    browser.go("plan")
+    assert browser.text("main") and browser.text(".left-out")
+    assert browser.complaints() == []

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import filecmp
 import json
-import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import PROGRAMS, Browser
+from browser import Browser
 from projects import Project, clear, until
 from selenium.webdriver.common.keys import Keys
 from test_follower import follower, free_port, told
@@ -43,26 +42,8 @@ runs:
 pytestmark = pytest.mark.xdist_group("browser")
 
 
-def need(*programs: str) -> None:
-    """Skip the test where a program is not installed; fail where nothing may be missing."""
-    if missing := [name for name in programs if shutil.which(name) is None]:
-        why = f"needs {' and '.join(missing)} (not installed)"
-        if os.environ.get("FLOWPLAN_REQUIRE_ENGINES") == "1":
-            pytest.fail(why)
-        pytest.skip(why)
-
-
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    need(*PROGRAMS)
-    made = Browser()
-    made.resize(1280, 800)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sources(tmp_path_factory: pytest.TempPathFactory, need: Callable[..., None]) -> Path:
     """Return a copy of ``web/`` with the packages that it is built with."""
     need("npm")
     directory = tmp_path_factory.mktemp("web") / "web"
