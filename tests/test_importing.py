@@ -131,6 +131,19 @@ def test_literal_secrets_become_references(command: Callable[..., Any]) -> None:
     assert "set DB_PASSWORD where you plan and apply" in told
 
 
+def test_no_secret_is_told_where_something_is_lost(command: Callable[..., Any]) -> None:
+    """Cut texts and documents are told without it, and another place that has it is named."""
+    env = "{A_TOKEN: an-ill-kept-secret, B: xxxxxxxxxxxxxxxxxxxxxxxxxxx, C: an-ill-kept-secret}"
+    Path("c.yaml").write_text(f"services: {{a: {{image: b, bogus: [an-ill-kept-secret], environment: {env}}}}}\n")
+    code, _, told = command("import", "c.yaml")
+    assert code == 2
+    assert "ill-kept" not in told
+    assert "warning: the value of A_TOKEN stands in the spec at another place too" in told
+    lost = json.loads(command("import", "c.yaml", "--format", "json")[1])["runs"][0]["lost"]
+    assert lost[0]["path"] == "services.a.bogus"
+    assert "ill-kept" not in str(lost)
+
+
 def test_two_values_of_one_name_are_two_secrets(command: Callable[..., Any]) -> None:
     Path("job.yaml").write_text(f"{ONE}---\n{ONE.replace('a-literal', 'another')}")
     code, spec, told = command("import", "job.yaml")

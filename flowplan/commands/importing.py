@@ -23,12 +23,12 @@ from flowplan.providers.protocol import Catalogue
 from flowplan.schemas.composition import Part, SpecFiles
 from flowplan.schemas.documents import parse, read_text
 from flowplan.schemas.errors import FlowplanError, InvalidInput, concealing
-from flowplan.schemas.files import is_file, is_stream, mode_of
+from flowplan.schemas.files import is_directory, is_file, is_missing, is_stream, mode_of
 from flowplan.schemas.places import DEFAULT_SPEC, write_private
 from flowplan.schemas.runs import Json, Objects
-from flowplan.schemas.secrets import Redactor, reveal
+from flowplan.schemas.secrets import Redactor, is_common, reveal
 from flowplan.schemas.sources import Diagnostic
-from flowplan.schemas.text import counted, shortened
+from flowplan.schemas.text import counted, harmless, shortened
 from flowplan.schemas.yaml_text import yaml_text
 from flowplan.wanted import offline
 
@@ -79,7 +79,8 @@ def import_(paths: Sequence[Path], cluster: Cluster | None, how: How) -> int:
         raise InvalidInput("nothing that becomes a run was found", hint=told)
     context = cluster.context if cluster else ""
     providers = {LIVE[0]: {"context": context}} if context else {}
-    origin = ", ".join([*map(str, paths), *(["the cluster"] if cluster else [])])
+    names = ["the standard input" if is_stream(path) else str(path) for path in paths]
+    origin = ", ".join([*names, *(["the cluster"] if cluster else [])])
     return _write(sources, origin, providers, how)
 
 
@@ -93,7 +94,8 @@ def _read(path: Path, how: How) -> Source:
     try:
         text = read_text(path)
     except InvalidInput as error:
-        hint = "an object that runs already is recorded with `flowplan state import ADDR ID`"
+        missing = "an object that runs already is recorded with `flowplan state import ADDR ID`"
+        hint = missing if is_missing(path) else "name the files in it" if is_directory(path) else ""
         raise InvalidInput([f._replace(hint=f.hint or hint) for f in error.diagnostics]) from None
     there = Path.cwd() if is_stream(path) else path.absolute().parent
     here = (how.out or Path(DEFAULT_SPEC)).absolute().parent
@@ -138,21 +140,28 @@ def _write(sources: Sequence[Source], origin: str, providers: Mapping[str, Any],
     variables = {name: declared for source in sources for name, declared in source.variables.items()}
     values = {name: value for source in sources for name, value in source.values.items() if name in variables}
     named = how.project or next((s.project for s in sources if s.project), "") or project_name(Path.cwd().name)
-    text = f"# Imported from {origin}.\n{yaml_text(spec_of(named, runs, providers, variables))}"
+    text = f"# Imported from {harmless(origin)}.\n{yaml_text(spec_of(named, runs, providers, variables))}"
     redactor = Redactor(hidden.value for run in runs for hidden in run.secrets.values())
     with concealing(redactor):
         differences = _compared(text, how.out or Path(DEFAULT_SPEC), runs, values)
-    remarks = [remark for source in sources for remark in source.remarks]
+    for run in runs:
+        run.remarks[:0] = differences[run.name]
+        run.remarks[:] = [_without_secrets(remark, redactor) for remark in run.remarks]
+    remarks = [_without_secrets(remark, redactor) for source in sources for remark in source.remarks]
     output = Output(redactor)
     if how.out:
         write_spec(how.out, text)
     elif how.format == "text":
         output.data(text, end="")
     if how.format == "json":
-        output.document(_document(text, runs, differences, remarks))
-    for line in _told(runs, differences, remarks, how.out):
+        output.document(_document(text, runs, remarks))
+    for line in _told(text, runs, remarks, how.out):
         output.note(line)
-    return DIFFERENT if any(map(_lost, runs)) or any(differences.values()) else 0
+    return DIFFERENT if any(map(_lost, runs)) else 0
+
+
+def _without_secrets(remark: Remark, redactor: Redactor) -> Remark:
+    return remark._replace(why=redactor(remark.why), value=redactor.tree(remark.value))
 
 
 def write_spec(path: Path, text: str) -> None:
@@ -191,20 +200,20 @@ def _lost(run: Imported) -> list[Remark]:
 # --- what is told ----------------------------------------------------------------------------------------------------
 
 
-def _told(
-    runs: Sequence[Imported], differences: Mapping[str, Sequence[Remark]], remarks: Sequence[Remark], out: Path | None
-) -> Iterator[str]:
+def _told(text: str, runs: Sequence[Imported], remarks: Sequence[Remark], out: Path | None) -> Iterator[str]:
     """Yield the lines for people: what is the same, what is not, and what was put in the place of what."""
     for run in runs:
-        lost = [*differences[run.name], *_lost(run)]
+        lost = _lost(run)
         yield f"{run.name}: {'not equal' if lost else 'equal'} to {run.title}"
         yield from (f"  lost: {_line(remark)}" for remark in lost)
         yield from (f"  not carried over: {_line(remark)}" for remark in run.remarks if not remark.lost)
         for secret, hidden in run.secrets.items():
             where = f"{hidden.position}: " if hidden.position else ""
             yield f"  secret: {where}{hidden.path}: is a reference now; set {secret.given_by} where you plan and apply"
+            if not is_common(hidden.value) and hidden.value in text:
+                yield f"  warning: the value of {secret.given_by} stands in the spec at another place too; remove it there"
     yield from (f"not imported: {_line(remark)}" for remark in remarks)
-    unlike = sum(bool(differences[run.name] or _lost(run)) for run in runs)
+    unlike = sum(bool(_lost(run)) for run in runs)
     written = f"Wrote {out}: " if out else ""
     verdict = "equal to the source" if not unlike else f"{unlike} not equal to the source, see above"
     yield f"{written}{counted(len(runs), 'run')}, {verdict}."
@@ -223,9 +232,7 @@ def _scalar(value: Json) -> str:
     return f'"{value}"' if isinstance(value, str) and value != "nothing" else str(value)
 
 
-def _document(
-    text: str, runs: Sequence[Imported], differences: Mapping[str, Sequence[Remark]], remarks: Sequence[Remark]
-) -> dict[str, Any]:
+def _document(text: str, runs: Sequence[Imported], remarks: Sequence[Remark]) -> dict[str, Any]:
     def told(remark: Remark) -> dict[str, Any]:
         at = remark.position
         where = {"file": at.file, "line": at.line, "column": at.column} if at else None
@@ -235,8 +242,8 @@ def _document(
         {
             "name": run.name,
             "source": run.title,
-            "equal": not (differences[run.name] or _lost(run)),
-            "lost": [told(remark) for remark in (*differences[run.name], *_lost(run))],
+            "equal": not _lost(run),
+            "lost": [told(remark) for remark in _lost(run)],
             "not_carried_over": [told(remark) for remark in run.remarks if not remark.lost],
             "secrets": [{"path": h.path, "given_by": secret.given_by} for secret, h in run.secrets.items()],
         }
