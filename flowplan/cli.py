@@ -623,7 +623,9 @@ def state_rm(
 @command("state", "import")
 def state_import(
     address: Annotated[str, Argument(metavar="ADDR", help="The run that it becomes.")],
-    object_id: Annotated[str, Argument(metavar="ID", help="Container id, namespace/job or pid.")],
+    object_id: Annotated[
+        str, Argument(metavar="ID", help="Container id, namespace/job, pid, or number of a job of Slurm.")
+    ],
     spec: Annotated[Path | None, Option("--spec", metavar="SPEC", help="The spec; default flowplan.yaml.")] = None,
     state: State = None,
     env: Env = None,
