@@ -29,14 +29,19 @@ RUNS, ATTEMPTS, FAILING = 10_000, 5, 7
 def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Make a state whose runs ended at all kinds of times; every seventh attempt failed, and wrote 2 KB that no two share."""
     with stores.fresh("sqlite", tmp_path_factory.mktemp("big")) as store:
-        first = stores.record(store, "a[i=0]")
-        with store.changing("test") as journal:
-            for attempt in range(1, ATTEMPTS + 1):
-                made = [_attempt(store, first, place, attempt) for place in range(RUNS)]
-                journal.put(made)
-                failed = [record.run_id for record in made if record.status is Status.FAILED]
-                journal.put_tails({one: _written(one) for one in failed})
+        fill(store)
         yield store
+
+
+def fill(store: Store) -> None:
+    """Record the runs in an empty state."""
+    first = stores.record(store, "a[i=0]")
+    with store.changing("test") as journal:
+        for attempt in range(1, ATTEMPTS + 1):
+            made = [_attempt(store, first, place, attempt) for place in range(RUNS)]
+            journal.put(made)
+            failed = [record.run_id for record in made if record.status is Status.FAILED]
+            journal.put_tails({one: _written(one) for one in failed})
 
 
 def _written(name: str) -> str:

@@ -241,9 +241,11 @@ function drawRows(context, colour, { runs, range, width, names, now, scrolled, h
     }
     context.fillStyle = isProblem(run.status) ? colour(run.status) : colour("ink");
     context.fillText(fitting(context, harmless(run.address), (names || width) - 14), 4, y + ROW / 2 - (names ? 0 : 2));
+    let before = -Infinity;
     for (const attempt of attempts) {
       const end = attempt.finished ?? (isLive(attempt.status) ? now : attempt.started ?? attempt.created);
-      bar("waiting", attempt.accepted, attempt.created, y, 2);
+      if (attempt.accepted !== null) bar("waiting", Math.max(attempt.accepted, before), attempt.created, y, 2);
+      before = end;
       bar("pending", attempt.created, attempt.started ?? end, y, 6);
       bar(attempt.status, attempt.started, end, y, 13);
     }
