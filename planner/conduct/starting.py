@@ -26,7 +26,7 @@ def dispatch(world: World) -> Commands:
             for run in ready:
                 heappush(world.due, run.place)
             ready = []
-        if ready and (world.lock_was_away or any(run.tries for run in ready)):
+        if any(run.checked < world.away or run.tries for run in ready):
             ready = yield from _still_as_planned(world, ready)
         yield from _intend(world, [run for run in ready if change_of(run).action.starts])
         for run in ready:
@@ -119,19 +119,21 @@ def take_lock(world: World, *, wait: bool = False) -> Generator[words.Command, A
             yield words.Note(f"waiting: {holder}")
         world.said_locked = True
         return False
-    world.locked, world.said_locked, world.lock_was_away = True, False, not wait
+    world.locked, world.said_locked = True, False
+    world.away += not wait
     return True
 
 
 def _still_as_planned(world: World, ready: list[Run]) -> Generator[words.Command, Any, list[Run]]:
     """Leave out the runs that another flowplan changed, or whose steps it dropped, while this one did not have the lock."""
-    world.lock_was_away = False
     records = yield words.Reload(tuple(run.address for run in ready))
     dropped = yield words.AskDropped(tuple(run.address for run in ready))
     left = []
     for run in ready:
+        run.checked = world.away
         if run.address in dropped:
             world.done(run)
+            world.wake_one(group_key(change_of(run).settings.group))  # it takes no room
             yield words.Note(f"{run.address}: left alone: {dropped[run.address]}")
             continue
         change, record = change_of(run), records.get(run.address)
@@ -141,6 +143,7 @@ def _still_as_planned(world: World, ready: list[Run]) -> Generator[words.Command
             left.append(run)
             continue
         world.done(run)
+        world.wake_one(group_key(change.settings.group))
         if record and record.run_id == change.run_id and record.objects == change.after:
             yield words.Note(f"{run.address}: started by another flowplan")
             world.keep(record)

@@ -61,6 +61,7 @@ class Run:
         met: how many of its needs, from the first one, are known to have succeeded.
         known: whether an earlier apply, or an earlier try, intended the attempt that the step creates.
         tries: how often its engine was asked in vain.
+        checked: what ``World.away`` was when the step was last found to be as planned.
         limit: the time limit that passed, while the attempt is being stopped for it.
         stops, stop_again: how often that was asked for in vain, and when it is asked for again.
         skipped, failed: why the step did not begin, and how the run ended without success, in words; "" for neither.
@@ -79,6 +80,7 @@ class Run:
     met: int = 0
     known: bool = False
     tries: int = 0
+    checked: int = 0
     limit: str = ""
     stops: int = 0
     stop_again: datetime | None = None
@@ -100,8 +102,8 @@ class World:
     Attributes:
         digests: address -> digest of the accepted plan, where the steps of several are carried out as one plan.
         stop: addresses of live runs to stop, and what their record says of it.
-        locked: whether this process holds the writer's lock. lock_was_away: whether it was given back since the last step,
-            so that another flowplan may have changed what was planned. said_locked: whether the user knows who holds it.
+        locked: whether this process holds the writer's lock. away: how often it was given back and taken again, so that
+            another flowplan may have changed what was planned. said_locked: whether the user knows who holds it.
         runs: by address. address_of: by run id, of every attempt seen here.
         live, limited, retrying: the runs whose attempt may still do work, and those of them that have a time limit, or wait for
             their next try.
@@ -162,7 +164,8 @@ class World:
         self.succeeded = 0
         self.carried_out: dict[str, int] = {}
         self.interrupted = self.timed_out = False
-        self.said_locked = self.lock_was_away = False
+        self.said_locked = False
+        self.away = 0
         self.theirs_due: datetime | None = None
         self.limits_due: datetime | None = None
         self.retries_due: datetime | None = None
