@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import tomllib
+import uuid
 import zipfile
 from pathlib import Path
 
 import pytest
+from own_postgres import OwnPostgres, programs
+from stores import sql
 
 ROOT = Path(__file__).parents[1]
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -55,14 +59,18 @@ def built(source: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(built: Path) -> Path:
-    """Return the command in a new environment that holds the wheel, beside the libraries of this one."""
-    venv = built / "venv"
-    quietly(sys.executable, "-m", "venv", "--without-pip", venv, cwd=built)
+    """Return the command in a new environment that holds the wheel."""
     (wheel,) = built.glob("*.whl")
+    return install(wheel, built / "venv")
+
+
+def install(wheel: Path, venv: Path) -> Path:
+    """Return the command of a wheel in a new environment, beside the libraries of this one."""
+    quietly(sys.executable, "-m", "venv", "--without-pip", venv, cwd=wheel.parent)
     quietly(
         *(sys.executable, "-m", "pip", "--python", venv / "bin" / "python"),
         *("install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", wheel),
-        cwd=built,
+        cwd=wheel.parent,
     )
     site = Path(sysconfig.get_path("purelib", vars={"base": str(venv), "platbase": str(venv)}))
     # Only the libraries: the editable install of this repository is loaded by .pth files, which this does not read.
@@ -118,6 +126,68 @@ def test_the_installed_command_does_the_main_job(installed: Path, tmp_path: Path
     quietly(installed, "apply", "--yes", cwd=tmp_path, env=env)
     assert "No changes" in quietly(installed, "plan", "--detailed-exitcode", cwd=tmp_path, env=env)
     quietly(installed, "destroy", "--yes", cwd=tmp_path, env=env)
+
+
+NEXT_FORMATS = """
+STEPS = (*STEPS, ("ALTER TABLE flowplan.states ADD COLUMN further text", 1, 1), ("SELECT 1", 1, 3))
+NEWEST = len(STEPS)
+"""
+"""Of a flowplan of the future: format 2 only adds, format 3 is written by those that know it."""
+
+
+@pytest.fixture(scope="module")
+def newer(source: Path) -> Path:
+    """Return the command of a wheel that knows newer formats of the tables in a database."""
+    future = source.parent / "future"
+    shutil.copytree(source, future, symlinks=True)
+    with (future / "state/postgres/schema.py").open("a") as file:
+        file.write(NEXT_FORMATS)
+    quietly(sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", future.parent / "newer", cwd=future)
+    (wheel,) = (future.parent / "newer").glob("*.whl")
+    return install(wheel, future.parent / "newer-venv")
+
+
+@pytest.mark.postgres
+@pytest.mark.skipif(programs() is None, reason="a PostgreSQL of one's own needs root and its programs")
+def test_an_old_and_a_new_flowplan_share_a_database(installed: Path, newer: Path, tmp_path: Path) -> None:
+    server = OwnPostgres()
+    env = {"NO_COLOR": "1", "FLOWPLAN_STATE": server.url()}
+    (tmp_path / "flowplan.yaml").write_text(
+        f'flowplan: 1\nproject: p-{uuid.uuid4().hex[:8]}\nruns:\n  a: {{provider: process, command: ["true"]}}\n'
+    )
+
+    def does(flowplan: Path, *words: str) -> str:
+        return quietly(flowplan, *words, cwd=tmp_path, env=env)
+
+    def refused(flowplan: Path, *words: str) -> str:
+        done = subprocess.run(
+            [flowplan, *words],
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1, done.stdout + done.stderr
+        return done.stderr
+
+    try:
+        does(installed, "apply", "--yes")
+        assert "flowplan state upgrade" in refused(newer, "plan"), "no command upgrades by the way"
+        does(newer, "state", "upgrade")
+        for words in (["status"], ["history"], ["logs", "a"], ["state", "pull"]):
+            does(installed, *words)
+        assert "upgrade flowplan" in refused(installed, "apply", "--yes", "--rerun", "a")
+        does(newer, "apply", "--yes", "--rerun", "a")
+        sql("UPDATE flowplan.format SET version = 2, least_writer = 1", url=server.url())
+        does(installed, "apply", "--yes", "--rerun", "a")
+        assert "flowplan state upgrade" in refused(newer, "apply", "--yes")
+        does(newer, "state", "upgrade")
+        assert json.loads(does(newer, "status", "--format", "json"))["runs"][0]["attempt"] == 3
+        does(newer, "destroy", "--yes")
+    finally:
+        server.remove()
 
 
 def test_the_version_is_told_once() -> None:

@@ -127,7 +127,8 @@ class DatabaseLocation(Location):
         return store
 
     def writable(self) -> bool:
-        return True  # the store knows it once it is open
+        found = self._tables()
+        return found is None or schema.known_to_write(found)  # what this user may do, the store knows once it is open
 
     def lock(self, command: str, purpose: str = WRITE) -> lease.Lease:
         lock = lease.Lease(self, command, purpose)

@@ -94,6 +94,11 @@ def version(session: Session) -> tuple[int, int, int]:
     return (int(found[0][0]), int(found[0][1]), int(found[0][2])) if found else (0, 0, 0)
 
 
+def known_to_write(found: tuple[int, int, int]) -> bool:
+    """Return whether this flowplan knows enough to write tables of a format, see ``version``."""
+    return found[2] <= NEWEST
+
+
 def check(session: Session, found: tuple[int, int, int], *, writes: bool) -> None:
     """Refuse tables of a format that this flowplan cannot use.
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PAGE = 200
 """Attempts that are read at a time while a state is dumped."""
+AT_ONCE = 100
+"""Rows that are written by one statement."""
 
 _WORDS = (
     (re.compile("%"), "%%"),
@@ -217,6 +219,33 @@ class _Answer:
         return self._found[0] if self._found else None
 
 
+_INSERT = re.compile(r"(INSERT INTO \w+ \([^)]*\) VALUES )(\([?, ]*\))(.*)", re.DOTALL)
+_UPDATE = re.compile(r"UPDATE (\w+) SET ((?:\w+ = \?(?:, )?)+) WHERE (\w+) = \?")
+
+
+def _for_many(query: str, many: list[Sequence[Any]]) -> Iterator[tuple[str, list[Sequence[Any]]]]:
+    """Yield statements for many rows, each for up to ``AT_ONCE`` of them: the server plans a statement anew each time.
+
+    What is found by a key is changed once only in a statement, so rows of which several have one key stay apart.
+    """
+    insert, update = _INSERT.fullmatch(query), _UPDATE.fullmatch(query)
+    key = 0 if insert else -1
+    if len(many) < 2 or not (insert or update) or len({row[key] for row in many}) < len(many):
+        yield query, many
+        return
+    for start in range(0, len(many), AT_ONCE):
+        some = many[start : start + AT_ONCE]
+        marks = f"({', '.join('?' * len(some[0]))})"
+        values = ", ".join([marks] * len(some))
+        if insert:
+            statement = f"{insert[1]}{values}{insert[3]}"
+        elif update:
+            names = [*re.findall(r"\w+(?= = \?)", update[2]), update[3]]
+            changes = ", ".join(f"{name} = v.{name}" for name in names[:-1])
+            statement = f"UPDATE {update[1]} t SET {changes} FROM (VALUES {values}) v ({', '.join(names)}) WHERE t.{update[3]} = v.{update[3]}"
+        yield statement, [[value for row in some for value in row]]
+
+
 class Queue:
     """A transaction as ``Journal`` uses a connection of SQLite: what reads is answered, what writes only sent."""
 
@@ -232,7 +261,9 @@ class Queue:
         return _Answer([])
 
     def executemany(self, query: str, many: Iterable[Sequence[Any]]) -> None:
-        sent = self._session.queue(_spoken(query), many)
+        sent = 0
+        for statement, rows_ in _for_many(query, list(many)):
+            sent += self._session.queue(_spoken(statement), rows_)
         self._sent += sent
         # An insertion without a condition changes something: there is no need to wait for the server to say so.
         self._surely |= bool(sent) and query.startswith("INSERT INTO") and not re.search("SELECT|WHERE|NOTHING", query)
