@@ -49,10 +49,15 @@ constraints: ## Write constraints.txt: the newest versions of all dependencies, 
 	  .venv-newest/bin/python -m pip --disable-pip-version-check freeze --all --exclude-editable; } > constraints.new
 	mv constraints.new constraints.txt
 
-faults: $(VENV)/dev ## Kill flowplan at every named point, on every engine, and write the table of docs/reliability.md (about two hours)
+faults: $(VENV)/dev ## Kill flowplan at every named point, on every engine, and write the table of docs/reliability.md (about three hours)
 	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers process docker kubernetes slurm --passings 2 --write-docs
 	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers process --random 600 --write-docs
 	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --providers docker kubernetes --random 60 --write-docs
+	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --postgres --providers process docker kubernetes --passings 1 --write-docs
+	for what in ended fast immediate; do PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --postgres --breaks $$what \
+		--only "apply|destroy|replace" --passings 1 --write-docs || exit 1; done
+	PYTHONPATH=tests $(BIN)/python tests/faults/fault_rounds.py --postgres --random 300 --write-docs
+	PYTHONPATH=tests $(BIN)/python tests/faults/four_people.py
 
 nightly: $(VENV)/dev ## Hostile inputs, random specs and a million simulated projects, which takes about two hours
 	@# On two cores: half an hour each for the inputs, the projects and the specs of processes, 10 minutes for containers.

@@ -95,6 +95,33 @@ def test_a_database_that_cannot_be_used_is_told(team: Project, state: str, env: 
     assert done.code in (1, 7) and said in done.err and "not-this-one" not in done.err and "this-one@" not in done.err
 
 
+@pytest.mark.parametrize(
+    ("state", "env"),
+    [
+        ("postgresql:///?service=ml", {}),
+        ("postgresql:///", {"PGSERVICE": "ml"}),
+        ("postgresql://owner@127.0.0.1:1,{host}:{port}/{database}", {}),
+        ("postgresql://{host}:{port}", {"PGUSER": "owner", "PGDATABASE": "{database}"}),
+    ],
+)
+def test_the_ways_of_the_library_to_name_a_server(team: Project, state: str, env: dict[str, str]) -> None:
+    """A service file, a file of passwords, several hosts and variables are read as other clients read them."""
+    parts = urlsplit(os.environ["POSTGRES"])
+    known = {"host": parts.hostname, "port": parts.port, "database": parts.path.strip("/")}
+    service, passwords = team.directory / "service", team.directory / "passwords"
+    service.write_text("[ml]\nhost={host}\nport={port}\ndbname={database}\nuser=owner\n".format(**known))
+    passwords.write_text("{host}:{port}:*:owner:".format(**known) + f"{team.env.pop('PGPASSWORD')}\n")
+    passwords.chmod(0o600)
+    team.env |= {"PGSERVICEFILE": str(service), "PGPASSFILE": str(passwords)}
+    team.env |= {name: value.format(**known) for name, value in env.items()}
+    team.env["FLOWPLAN_STATE"] = state.format(**known)
+    team.ok("plan")
+    assert "there is no state" in team.ok("status", "--state", url(project="another"), code=1).err
+    assert team.ok("state", "list").code == 0
+    passwords.write_text("")
+    assert "wants a password" in team.ok("status", code=1).err
+
+
 def test_a_password_in_the_url_is_never_shown(team: Project) -> None:
     team.env["FLOWPLAN_STATE"] = os.environ["POSTGRES"]
     password = str(urlsplit(os.environ["POSTGRES"]).password)

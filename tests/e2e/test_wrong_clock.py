@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from projects import PATIENCE, Project, Result, until
+from stores import sql
 
 SHIFTED = """
 import datetime, os, sys, time
@@ -30,6 +31,7 @@ main()
 
 YEARS = 10 * 365 * 86400.0
 HOURS = 2 * 3600.0
+HOUR = 3600.0
 
 
 def start(project: Project, shift: float, *arguments: str, jumped: Path | None = None) -> subprocess.Popen[str]:
@@ -37,7 +39,7 @@ def start(project: Project, shift: float, *arguments: str, jumped: Path | None =
     return subprocess.Popen(
         [sys.executable, "-c", SHIFTED, *arguments],
         cwd=project.directory,
-        env={**os.environ, **clock, "NO_COLOR": "1"},
+        env={**os.environ, **project.env, **clock, "NO_COLOR": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -107,3 +109,22 @@ def test_the_time_limit_of_a_container_is_kept_by_the_clock_of_its_engine(projec
     assert (run["status"], run["reason"]) == ("timed_out", "DeadlineExceeded")
     assert 0 < seconds(run) < 30
     project.ok("destroy", "--yes", "--state", ".flowplan/former.db")
+
+
+@pytest.mark.postgres
+def test_clients_whose_clocks_differ_share_one_state(project: Project) -> None:
+    """Expect the lock to go by the clock of the server: neither takes it from the other, and neither loses it."""
+    project.env["FLOWPLAN_STATE"] = os.environ["POSTGRES"]
+    spec(project, "process", "echo a >> log; sleep 1", ", matrix: {i: {from: 1, to: 4}}, max_parallel: 1")
+    try:
+        applies = [
+            start(project, shift, "apply", "flowplan.yaml", "--yes", "--lock-timeout", "60s") for shift in (HOUR, -HOUR)
+        ]
+        for apply in applies:
+            assert "was lost" not in ended(apply).err
+        assert (project.directory / "log").read_text().split() == ["a"] * 4
+        assert set(project.statuses().values()) == {"succeeded"}
+        ended(start(project, -HOUR, "destroy", "--yes"))
+    finally:
+        for table in ("states", "leases"):
+            sql(f"DELETE FROM flowplan.{table} WHERE project = %s", project.name)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import socket
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cuttable_proxy import CuttableProxy
+from fault_rounds import COMMANDS, Place, Tally, play, points_of
 from own_postgres import OwnPostgres, programs
 from projects import Project, until
 from stores import sql
@@ -167,3 +172,132 @@ def test_a_database_that_is_restored_from_yesterday_repeats_nothing(
     (team.directory / "go").touch()
     team.ok("apply", "--yes", "flowplan.yaml")
     assert set(team.statuses().values()) == {"succeeded"} and started(team) == ["1", "2"]
+
+
+def test_a_network_that_stays_away_ends_an_apply_and_loses_nothing(team: Project, server: OwnPostgres) -> None:
+    network = CuttableProxy("127.0.0.1", server.port)
+    team.env["FLOWPLAN_STATE"] = server.url(port=network.port)
+    apply = applying(team)
+    team.env["FLOWPLAN_STATE"] = server.url()
+    network.mode = "refuse"
+    network.cut()
+    said = apply.communicate(timeout=180)[1]
+    network.close()
+    assert apply.returncode in (1, 5) and "the state postgresql://" in said, said
+    assert "lost" in said or "cannot be reached" in said, said
+    finished(team, team.start("apply", "--yes", "--lock-timeout", "90s"))
+
+
+@pytest.fixture
+def small(server: OwnPostgres) -> Iterator[tuple[str, Path]]:
+    """Return the URL of a database that lies on a small disk, and that disk."""
+    disk = Path(tempfile.mkdtemp(prefix="fpd-"))
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", disk], check=False)
+    if mounted.returncode:
+        disk.rmdir()
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        disk.chmod(0o755)
+        place = disk / "tablespace"
+        place.mkdir()
+        shutil.chown(place, "postgres", "postgres")
+        sql(f"CREATE TABLESPACE small LOCATION '{place}'", url=server.url("postgres"))
+        sql("CREATE DATABASE small TABLESPACE small", url=server.url("postgres"))
+        yield server.url("small"), disk
+        sql("DROP DATABASE small WITH (FORCE)", url=server.url("postgres"))
+        sql("DROP TABLESPACE small", url=server.url("postgres"))
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+        disk.rmdir()
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on a disk; return the file that takes it."""
+    path = disk / "filler"
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(2**16)):
+            pass
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+        while file.write(b"0"):
+            pass
+    return path
+
+
+def test_a_database_without_room_starts_nothing_that_it_cannot_record(team: Project, small: tuple[str, Path]) -> None:
+    team.env["FLOWPLAN_STATE"], disk = small
+    team.ok("plan")
+    filler = fill(disk)
+    assert "has no room" in team.ok("apply", "--yes", code=1).err
+    assert started(team) == []
+    filler.unlink()
+    apply = applying(team)
+    filler = fill(disk)
+    said = apply.communicate(timeout=180)[1]
+    assert apply.returncode in (0, 1) and ("has no room" in said or apply.returncode == 0), said
+    filler.unlink()
+    finished(team, team.start("apply", "--yes", "--lock-timeout", "90s"))
+
+
+@pytest.fixture
+def pooler(server: OwnPostgres) -> Iterator[Pooler]:
+    made = Pooler(server)
+    yield made
+    made.stop()
+    made.remove()
+
+
+class Pooler:
+    """PgBouncer before a server; each transaction has any connection."""
+
+    def __init__(self, server: OwnPostgres) -> None:
+        if not shutil.which("pgbouncer"):
+            pytest.skip("pgbouncer (not installed)")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self._file = Path(tempfile.mkdtemp(prefix="fpp-")) / "pgbouncer.ini"
+        shutil.chown(self._file.parent, "postgres", "postgres")
+        users = self._file.with_name("users")
+        users.write_text('"owner" ""\n')
+        self._file.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+            f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {users}\npool_mode = transaction\n"
+        )
+        for path in (users, self._file):
+            path.chmod(0o644)
+        self.start()
+
+    def start(self) -> None:
+        user = ("setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups")
+        self._process = subprocess.Popen([*user, "pgbouncer", "-q", self._file], stderr=subprocess.DEVNULL)
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+            return True
+        return False
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def remove(self) -> None:
+        shutil.rmtree(self._file.parent)
+
+
+def test_a_pooler_that_restarts_is_waited_for(team: Project, server: OwnPostgres, pooler: Pooler) -> None:
+    team.env["FLOWPLAN_STATE"] = server.url(port=pooler.port)
+    apply = applying(team)
+    pooler.stop()
+    pooler.start()
+    finished(team, apply)
+
+
+@pytest.mark.parametrize(("breaks", "which"), [("", 9), ("ended", 14), ("immediate", 19)])
+def test_what_happens_at_a_point_is_survived(server: OwnPostgres, tmp_path: Path, breaks: str, which: int) -> None:
+    """Play one point; `fault_rounds.py --postgres` plays them all."""
+    place, tally = Place(server, breaks), Tally("process", "apply")
+    [command] = [command for command in COMMANDS if command.name == "apply"]
+    points = points_of(command, "process", tmp_path / "trace", 1, place)
+    play(command, "process", points[which], tmp_path / "round", tally, place)
+    assert tally.faults == []
+    assert tally.killed == 1, points[which]
