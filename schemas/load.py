@@ -240,7 +240,9 @@ _SCRIPT = "write command: [sh, -c, '...']"
 _CONDITION = (
     "a run has no condition: it starts when all that it needs has succeeded; --target and --exclude choose runs"
 )
-_MANIFEST = "this is a manifest of Kubernetes: name its file as kubernetes.job of a run"
+_MANIFEST = (
+    "this is a manifest of Kubernetes: `flowplan import FILE` makes a spec of it, or name it as kubernetes.job of a run"
+)
 _SECRET = "write env: {NAME: {from_env: NAME}} in the run; what the variable NAME holds is never stored"
 _OPTIONS = "write docker.create_options, which takes every option of the Engine"
 _OTHERWISE = {

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from projects import FLOWPLAN, Project, until
+from projects import CASES, FLOWPLAN, Project, until
 
 from flowplan.cli import run
 from flowplan.commands.importing import rendered_objects
@@ -82,6 +82,12 @@ def test_a_manifest_becomes_an_equal_run_of_a_valid_spec(path: Path, command: Ca
     assert command("import", str(path), "--format", "json")[1].count('"equal": true') >= 2
 
 
+@pytest.mark.parametrize("case", ["01-octal-mode/job", "34-expressions-in-a-file/job", "39-cronjob/cronjob"])
+def test_manifests_that_were_once_handled_wrongly(case: str, command: Callable[..., Any]) -> None:
+    code, _, told = command("import", str(CASES / f"{case}.yaml"))
+    assert (code, "1 run, equal to the source" in told) == (0, True), told
+
+
 def test_there_are_enough_manifests() -> None:
     assert len(JOBS) >= 35
 
@@ -144,6 +150,11 @@ def test_no_secret_is_told_where_something_is_lost(command: Callable[..., Any]) 
     assert "ill-kept" not in str(lost)
 
 
+def test_a_job_without_a_name_or_metadata(command: Callable[..., Any]) -> None:
+    Path("job.yaml").write_text(ONE.replace("metadata: {name: one}", "metadata:"))
+    assert "job: equal to Job" in command("import", "job.yaml")[2]
+
+
 def test_two_values_of_one_name_are_two_secrets(command: Callable[..., Any]) -> None:
     Path("job.yaml").write_text(f"{ONE}---\n{ONE.replace('a-literal', 'another')}")
     code, spec, told = command("import", "job.yaml")
@@ -185,11 +196,14 @@ def test_a_schedule_is_told_and_its_jobs_are_equal(command: Callable[..., Any]) 
 
 
 def test_what_is_lost_is_told_and_ends_with_2(command: Callable[..., Any]) -> None:
-    Path("job.yaml").write_text(ONE.replace("{name: one}", "{name: one, labels: {app.kubernetes.io/managed-by: Helm}}"))
+    """A label that flowplan fills in itself is another one; who manages the object is meant to be."""
+    labels = "labels: {flow_run_id: abc, app.kubernetes.io/managed-by: Helm}"
+    Path("job.yaml").write_text(ONE.replace("{name: one}", f"{{name: one, {labels}}}"))
     code, spec, told = command("import", "job.yaml")
     assert code == 2
     assert "project:" in spec
-    assert "lost: job.yaml:3:23: metadata.labels: {app.kubernetes.io/managed-by: Helm}: the run has nothing" in told
+    assert 'lost: job.yaml:3:32: metadata.labels.flow_run_id: "abc": the run has "' in told
+    assert 'not carried over: job.yaml:3:50: labels.app.kubernetes.io/managed-by: "Helm": it is flowplan' in told
     assert "1 run, 1 not equal to the source" in told
 
 
@@ -817,3 +831,21 @@ def test_no_batch_script_is_a_defect(options: list[tuple[str, str]]) -> None:
     lines = "".join(f"#SBATCH -{name} {value}\n" for name, value in options if "\n" not in value and "\r" not in value)
     with contextlib.suppress(InvalidInput):
         list(objects_of(f"#!/bin/sh\n#SBATCH --nodes=1\n{lines}true\n", "job.sh"))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_no_manifest_is_a_defect(data: st.DataObject) -> None:
+    """Put anything in the place of a part of a manifest."""
+    path = data.draw(st.sampled_from([p for p in JOBS if p.suffix == ".yaml" and p.stem not in ("anchors", "list")]))
+    document: Any = next(d for d in yaml.safe_load_all(path.read_text()) if d and "spec" in d)
+    place = data.draw(st.sampled_from(list(places(document))[1:]))
+    value_of(document, place[:-1])[place[-1]] = data.draw(VALUE)
+    with contextlib.suppress(InvalidInput):
+        list(objects_of(json.dumps(document), "job.yaml"))
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(child, (*path, key))

@@ -29,7 +29,7 @@ from flowplan.planner.manifests.job_kinds import as_job
 from flowplan.planner.manifests.names import is_kubernetes_name, is_own_label
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.pointers import nearest
+from flowplan.schemas.pointers import escape, nearest
 from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import Json, Objects, Origin
 from flowplan.schemas.sources import Diagnostic, Path, Position
@@ -54,6 +54,9 @@ _FILLED_IN = {
     "failedJobsHistoryLimit": 1,
 }
 """What the API server fills in there."""
+
+
+_MANAGED_BY = "app.kubernetes.io/managed-by"
 
 
 class _Item(NamedTuple):
@@ -101,7 +104,7 @@ def of_cluster(jobs: Sequence[Json]) -> Source:
     items = [_Item(job) for job in typed]
     runs, remarks = [], []
     for item in items:
-        if any(map(is_own_label, item.value["metadata"].get("labels") or ())):
+        if "flowplan.dev/lineage" in (item.value["metadata"].get("labels") or {}):
             remarks.append(Remark(item.title, "was made by flowplan", "the spec that made it has the run", lost=False))
         else:
             runs.append(_run(item))
@@ -185,12 +188,20 @@ def _job(item: _Item, remarks: list[Remark]) -> Draft:
         _check(draft)
     if draft.faults:
         raise InvalidInput([f._replace(subject=f"{item.title}: {f.subject.rpartition(': ')[2]}") for f in draft.faults])
+    metadata = value_at(draft.job, ("metadata",)) or {}
     if value["kind"] == "CronJob":
-        draft.job.get("metadata", {}).pop("name", None)  # Jobs of a CronJob have names of their own
-    elif generated := draft.job.get("metadata", {}).pop("generateName", None):
+        metadata.pop("name", None)  # Jobs of a CronJob have names of their own
+    elif generated := metadata.pop("generateName", None):
         told = "the Job is called by project, run and attempt; `name` gives it another name"
         at = draft.origin_at("/Job/metadata/generateName").position
         remarks.append(Remark("metadata.generateName", "names are known beforehand", told, at, False, generated))
+    for place in (("metadata", "labels"), ("spec", "template", "metadata", "labels")):
+        labels = value_at(draft.job, place) or {}
+        if (manager := labels.pop(_MANAGED_BY, None)) and place[0] == "metadata":
+            at = draft.origin_at(f"/Job/metadata/labels/{escape(_MANAGED_BY)}").position
+            remarks.append(
+                Remark(f"labels.{_MANAGED_BY}", "it is flowplan that manages it now", "", at, False, manager)
+            )
     pod = value_at(draft.job, POD)
     if not pod.get("restartPolicy"):
         pod["restartPolicy"] = "Never"
