@@ -104,12 +104,13 @@ def _refuse(*entries: str) -> None:
             owner = os.lstat(entry).st_uid
             if owner not in (os.geteuid(), 0, around.st_uid):
                 raise Refused(
-                    f"{entry} belongs to {_user(owner)}, in a directory where everybody may write; it is not used",
+                    f"{entry} belongs to {user_name(owner)}, in a directory where everybody may write; it is not used",
                     hint="work in a directory of your own, or name another place",
                 )
 
 
-def _user(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return the name of a user, in words where the user has none."""
     import pwd
 
     try:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flowplan.schemas.places import user_name
 from flowplan.state.rows import now
 
 _TEXT = ("command", "user", "host", "boot", "namespace", "since")
@@ -36,7 +37,7 @@ def about_me(command: str) -> dict[str, Any]:
     """Return who this process is, so that another one can tell whether it still runs."""
     return {
         "command": command,
-        "user": _user(),
+        "user": user_name(os.getuid()),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "start": _start_of(os.getpid()),
@@ -44,15 +45,6 @@ def about_me(command: str) -> dict[str, Any]:
         "namespace": _namespace(),
         "since": now(),
     }
-
-
-def _user() -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
 
 
 def _boot() -> str:

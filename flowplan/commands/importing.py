@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from flowplan.schemas.composition import Part, SpecFiles
 from flowplan.schemas.documents import parse, read_text
 from flowplan.schemas.errors import FlowplanError, InvalidInput, concealing
 from flowplan.schemas.files import is_directory, is_file, is_missing, is_stream, mode_of
-from flowplan.schemas.places import DEFAULT_SPEC, write_private
+from flowplan.schemas.places import DEFAULT_SPEC, user_name, write_private
 from flowplan.schemas.runs import Json, Objects
 from flowplan.schemas.secrets import Redactor, is_common, reveal
 from flowplan.schemas.sources import Diagnostic
@@ -100,8 +99,8 @@ def _read(path: Path, how: How) -> Source:
     there = Path.cwd() if is_stream(path) else path.absolute().parent
     here = (how.out or Path(DEFAULT_SPEC)).absolute().parent
     around = Around(
-        home=str(Path.home()),
-        user=getpass.getuser(),
+        home=os.path.expanduser("~"),  # noqa: PTH111 - without a home it is as it is
+        user=user_name(os.getuid()),
         directory="" if there == here else os.path.relpath(there, here),
         absolute=str(there),
         dotenv=read_text(there / ".env") if is_file(there / ".env") else "",
