@@ -22,7 +22,7 @@ FIELDS = (
 """What squeue is asked for; these names are the same in all versions, unlike those of its JSON."""
 
 _END = "\x1f"
-SQUEUE = f"squeue --noheader --states=all --array --Format={','.join(f'{name}:{_END}' for name in FIELDS)}"
+SQUEUE = f"squeue --noheader --noconvert --states=all --array --Format={','.join(f'{name}:{_END}' for name in FIELDS)}"
 SACCT = f"sacct --noheader --parsable2 --allocations --delimiter={_END} --format=JobIDRaw,Comment,JobName,State,ExitCode,Submit,Start,End,User"
 
 OWN = "flowplan.dev/"

@@ -71,8 +71,9 @@ class Listing:
         """Return whether a job has ended, by a look that all followers share."""
         with self._lock:
             last = self._last
-        look = last[1] if last and time.monotonic() - last[0] < FRESH else self.look()
-        job = look.of(record)
+        job = last[1].of(record) if last and time.monotonic() - last[0] < FRESH else None
+        if job is None:  # it may have been submitted since
+            job = self.look().of(record)
         return job.over if job else record.status.final or "job" in record.handle
 
     def is_here(self, job: Job, project: str) -> bool:

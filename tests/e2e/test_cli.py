@@ -135,6 +135,11 @@ def test_init_plan_apply_kubernetes(project: Project) -> None:
     init_plan_apply(project, "kubernetes")
 
 
+@pytest.mark.slurm
+def test_init_plan_apply_slurm(project: Project) -> None:
+    init_plan_apply(project, "slurm")
+
+
 def init_plan_apply(project: Project, provider: str) -> None:
     project.ok("init", "--provider", provider)
     project.ok("validate")
