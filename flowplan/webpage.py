@@ -72,8 +72,8 @@ def live_page() -> str:
 
 
 def json_text(document: Any) -> str:
-    """Return a document as JSON in ASCII, without spaces."""
-    return json.dumps(document, separators=(",", ":"))
+    """Return a document as JSON in ASCII, without spaces; a terminal obeys nothing in it."""
+    return json.dumps(document, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def _filled(title: str, head: str, body: str) -> str:

@@ -71,6 +71,22 @@ def write_private(path: Path, text: str, kind: str = "file") -> None:
         raise
 
 
+def write_named(path: Path, text: str, kind: str = "file") -> None:
+    """Write a file that a user names, as ``write_private`` does; a device or a pipe is written to, never replaced.
+
+    A symbolic link to a file is replaced itself.
+
+    Raises:
+        OSError: it cannot be written.
+        Refused: another user prepared the place.
+    """
+    refuse_foreign(path)
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="ascii")
+    else:
+        write_private(path, text, kind)
+
+
 def refuse_foreign(path: Path, parts: Sequence[str] = ()) -> None:
     """Refuse a path that another user may have prepared.
 

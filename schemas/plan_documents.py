@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flowplan.schemas.codec import decode, encode
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
 from flowplan.schemas.files import Unreadable, read_bounded
-from flowplan.schemas.places import refuse_foreign, write_private
+from flowplan.schemas.places import write_named
 from flowplan.schemas.plans import FORMAT_VERSION, Action, Change, Plan
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic
@@ -140,9 +140,7 @@ def _seal_line(body: str, key: bytes) -> str:
 
 
 def write_plan(plan: Plan, path: Path, key: bytes) -> None:
-    """Write a sealed plan file atomically, readable by its owner only; a device or a pipe is written to, never replaced.
-
-    A symbolic link to a file is replaced itself.
+    """Write a sealed plan file, see ``write_named``.
 
     Args:
         key: of the state that the plan was made with.
@@ -152,12 +150,8 @@ def write_plan(plan: Plan, path: Path, key: bytes) -> None:
         Refused: another user prepared the place.
     """
     text = sealed_json(plan, key)
-    refuse_foreign(path)
     try:
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="ascii")
-        else:
-            write_private(path, text, "plan")
+        write_named(path, text, "plan")
     except OSError as error:
         raise FlowplanError(f"the plan cannot be written to {path}: {error.strerror}") from error
 

@@ -18,7 +18,7 @@ from flowplan.render.plan_page import plan_view
 from flowplan.reporting import report_of, report_of_plan
 from flowplan.schemas.codec import encode
 from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
-from flowplan.schemas.places import write_private
+from flowplan.schemas.places import write_named
 from flowplan.schemas.plan_documents import parse_plan, read_plan
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.quantities import size
@@ -57,7 +57,7 @@ def report(
         Output().data(text, "")
         return
     try:
-        write_private(out, text, "report")
+        write_named(out, text, "report")
     except OSError as error:
         raise FlowplanError(f"the page cannot be written to {out}: {error.strerror}") from error
 

@@ -273,3 +273,12 @@ def test_what_ended_while_nothing_followed_it_is_shown_as_ended(project: Project
     assert shown("--no-refresh") == "running"
     until(lambda: shown() == "succeeded")
     assert shown("--no-refresh") == "succeeded"
+
+
+def test_a_pipe_is_written_to_and_not_replaced(failed: Project, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    failed.ok("report", "--no-refresh", "--format", "json", "--out", str(pipe))
+    assert len(json.loads(os.read(reading, 1 << 16))["runs"]["address"]) == 6 and pipe.is_fifo()
+    os.close(reading)
