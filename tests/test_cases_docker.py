@@ -11,6 +11,7 @@ from typing import Any
 import docker
 import docker.utils
 import pytest
+from engines import docker_api
 from projects import Project, until
 
 Case = Callable[..., Project]
@@ -18,7 +19,7 @@ Case = Callable[..., Project]
 
 @pytest.fixture
 def api() -> Iterator[Any]:
-    client = docker.APIClient(version="auto")
+    client = docker_api()
     yield client
     client.close()
 
