@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import (
     LOOK_AT_LIMITS,
+    LOOK_AT_LIMITS_AT_LATEST,
     LOOK_AT_THEIRS,
     SHOWN_WITHIN,
     Care,
@@ -28,6 +30,7 @@ def follow(world: World, records: Sequence[Recorded]) -> Commands:
     """Follow attempts, unless the user wants to go on with something else (``--detach``)."""
     for record in records:
         world.runs[record.address].care = Care.FOLLOWED
+    world.limits_rest = None
     if world.manner.detach:
         return
     yield words.Follow(tuple(records))
@@ -185,28 +188,33 @@ def read_end(world: World, run_id: str) -> Commands:
 
 
 def enforce_limits(world: World) -> Commands:
-    """Stop the runs that passed a time limit which their engine does not keep."""
-    if world.limits_due and world.moment.now < world.limits_due:
+    """Stop the runs that passed a time limit which their engine does not keep; look again when the next one may have."""
+    if any(until and world.moment.now < until for until in (world.limits_due, world.limits_rest)):
         return
-    world.limits_due = world.moment.now + LOOK_AT_LIMITS * (1 + len(world.limited) / 1000)
+    soonest = LOOK_AT_LIMITS_AT_LATEST
     for run in list(world.limited.values()):
         record = run.record
         if record is None or not run.wanted or run.care is not Care.FOLLOWED or world.step_is_pending(run):
             continue  # an adoption that is still to come would create it again
         if run.stops and run.stop_again and world.moment.now < run.stop_again:
+            soonest = 0.0
             continue
-        passed = _limit_passed(world, record)
-        if passed:
-            run.care, run.limit = Care.STOPPING, passed
-            world.removing.add(record.run_id)
-            world.calls += 1
-            if not run.stops:
-                yield words.Note(f"{record.address}: {passed}, stopping it")
-            yield words.Remove(record.address, (record,), passed)
+        name, limit, left = _limit_of(world, record)
+        if limit is None or left >= 0:
+            soonest = min(soonest, left)
+            continue
+        run.care, run.limit = Care.STOPPING, f"{name} of {written_duration(limit)} passed"
+        world.removing.add(record.run_id)
+        world.calls += 1
+        if not run.stops:
+            yield words.Note(f"{record.address}: {run.limit}, stopping it")
+        yield words.Remove(record.address, (record,), run.limit)
+    world.limits_due = world.moment.now + LOOK_AT_LIMITS * (1 + len(world.limited) / 1000)
+    world.limits_rest = world.moment.now + timedelta(seconds=soonest)
 
 
-def _limit_passed(world: World, record: Recorded) -> str:
-    """Return which time limit of a run has passed, in words; "" for none.
+def _limit_of(world: World, record: Recorded) -> tuple[str, float | None, float]:
+    """Return the time limit that a run is under: its name, its seconds and those that are left; None where there is none.
 
     The time of its creation is by our clock, that of its start by the engine's.
     """
@@ -221,12 +229,10 @@ def _limit_passed(world: World, record: Recorded) -> str:
         now = world.moment.engine(record.provider)
         name, limit, passed = "timeout", settings.timeout, seconds_between(record.started_at, now)
     else:
-        return ""
-    return (
-        f"{name} of {written_duration(limit)} passed"
-        if limit is not None and passed is not None and passed > limit
-        else ""
-    )
+        return "", None, LOOK_AT_LIMITS_AT_LATEST
+    if limit is None:
+        return name, None, LOOK_AT_LIMITS_AT_LATEST
+    return name, limit, 0.0 if passed is None else limit - passed
 
 
 def refresh(world: World, addresses: Sequence[str]) -> Commands:

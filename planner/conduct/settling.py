@@ -148,7 +148,7 @@ def _stopped(world: World, answer: words.Answered) -> End:
 def _not_stopped(world: World, run: Run, answer: words.Answered) -> Commands:
     """Go on with a run that passed a time limit, but whose engine refused to stop it, or that had just moved on."""
     run.stops = run.stops + 1 if answer.error else 0
-    run.limit, run.care = "", Care.FOLLOWED
+    run.limit, run.care, world.limits_rest = "", Care.FOLLOWED, None
     if answer.error:
         run.stop_again = world.moment.now + pause(run.stops)
         away = world.manner.patient and isinstance(answer.error, EngineUnreachable)

@@ -16,7 +16,9 @@ from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Status
 
 LOOK_AT_LIMITS = timedelta(seconds=0.2)
-"""How often time limits are looked at; a thousand runs that have one double it."""
+"""How often time limits are looked at, while some may pass; a thousand runs that have one double it."""
+LOOK_AT_LIMITS_AT_LATEST = 5.0
+"""Seconds until they are looked at again although none is near: the clock of an engine may be set."""
 ASK_AGAIN = timedelta(seconds=5)
 """How long an engine that did not answer is left alone before a run is tried again."""
 LOOK_AT_THEIRS = timedelta(seconds=0.5)
@@ -114,7 +116,8 @@ class World:
         later: times and the places of steps that wait for them (a heap).
         theirs: addresses that another flowplan is starting; expected: those that it starts later. theirs_due: when to look
             at them again.
-        limits_due, retries_due: when to look at time limits, and at waits, again.
+        limits_due, retries_due: when to look at time limits, and at waits, again. limits_rest: until when no limit can pass,
+            unless something changes.
         removing: run ids whose objects are being removed here, so that it is no loss when they go away.
         ending: run id -> the attempt that ended, and until when its output may take to be shown.
         untold: address -> the events of an end that is told when the output has been shown, and of what needs that run; and
@@ -168,6 +171,7 @@ class World:
         self.away = 0
         self.theirs_due: datetime | None = None
         self.limits_due: datetime | None = None
+        self.limits_rest: datetime | None = None
         self.retries_due: datetime | None = None
         self.moment: Moment
         for record in records.values():
@@ -301,6 +305,7 @@ class World:
             self.groups.setdefault(record.settings.group, set()).add(run.address)
             if record.settings.start_timeout is not None or record.settings.timeout is not None:
                 self.limited[run.address] = run
+                self.limits_rest = None
         if next_try_at(record):
             self.retrying[run.address] = run
         else:

@@ -19,8 +19,8 @@ PULSE = 0.5
 """Seconds without news after which None is yielded."""
 FULL_SCAN_INTERVAL = 5.0
 """Seconds between two looks at every run: a process may vanish together with its supervisor, which no journal tells."""
-FULL_SCAN_PAUSE = 50.0
-"""How many times as long as such a look takes no other one follows, so that many runs cost no more than 2 % of a core."""
+FULL_SCAN_PAUSE = 250.0
+"""How many times as long as such a look takes no other one follows, so that many runs cost no more than 0.4 % of a core."""
 
 
 class Journal:
