@@ -293,7 +293,7 @@ def test_the_live_page_follows_what_happens_and_mends_its_connection(browser: Br
         browser.until(f"{ATTEMPTS} === 2")
         assert browser.complaints() == []
         assert {address.partition("/api")[0] for address in browser.requests()} <= {
-            f"http://127.0.0.1:{port}{path}" for path in ("", "/page.js", "/page.css")
+            f"http://127.0.0.1:{port}{path}" for path in ("", "/page.js", "/page.css", "/favicon.ico")
         }
     browser.until("document.querySelector('.connection.lost')")
     assert browser.evaluate(ATTEMPTS) == 2, "what was known stays"
