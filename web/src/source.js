@@ -55,6 +55,8 @@ async function report() {
 async function stream(last, show) {
   const broken = new AbortController();
   const hears = silenceDetector(() => broken.abort(new Error("the follower fell silent")));
+  const slept = () => broken.abort(new Error("this page was asleep")); // what was under way then may never come
+  document.addEventListener("resume", slept, { signal: broken.signal });
   try {
     const answer = await fetch(EVENTS, {
       headers: { Accept: "text/event-stream", "Last-Event-ID": String(last) },

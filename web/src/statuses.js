@@ -1,7 +1,7 @@
 /** The statuses of runs: their order, words and signs. Colours are the CSS variables `--NAME`. */
 
 /** Status -> its sign and its words; what needs attention first, then what is under way, then what is over. */
-export const STATUSES = {
+const STATUSES = {
   failed: { sign: "✗", words: "failed" },
   timed_out: { sign: "⧖", words: "timed out" },
   lost: { sign: "?", words: "lost" },
@@ -16,7 +16,7 @@ export const STATUSES = {
   destroyed: { sign: "–", words: "destroyed" },
 };
 
-export const ORDER = Object.keys(STATUSES);
+const ORDER = Object.keys(STATUSES);
 const PROBLEMS = new Set(["failed", "timed_out", "lost"]);
 const LIVE = new Set(["creating", "pending", "running"]);
 const RANK = Object.fromEntries(ORDER.map((name, rank) => [name, rank]));
