@@ -210,7 +210,6 @@ def without_password(url: str) -> str:
 def test_it_is_a_follower_as_a_pod_with_the_smallest_role(image: str, namespace: str, tmp_path: Path) -> None:
     api = docker_api()
     api.tag(image, image, "here")  # of another tag than latest, which would be pulled
-    api.close()
     parts, token = urlsplit(os.environ["POSTGRES"]), uuid.uuid4().hex
     project = Project(tmp_path, {"FLOWPLAN_STATE": os.environ["POSTGRES"]})
     project.write(FOLLOWED.replace("PROJECT", namespace))
@@ -247,6 +246,8 @@ def test_it_is_a_follower_as_a_pod_with_the_smallest_role(image: str, namespace:
     finally:
         kubectl("-n", namespace, "delete", "deployment", "--all", "--ignore-not-found")
         sql("DELETE FROM flowplan.states WHERE project = %s", namespace)
+        api.remove_image(f"{image}:here", force=True)
+        api.close()
 
 
 def kubectl(*arguments: str) -> str:
