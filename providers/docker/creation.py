@@ -70,7 +70,7 @@ class Creator:
             try:
                 made = self._post(container, name, limit)
             except (EngineUnreachable, Refusal) as error:
-                taken = isinstance(error, Refusal) and error.status == 409
+                taken = isinstance(error, Refusal) and (error.status == 409 or podman.NAME_TAKEN in error.words)
                 held = name if taken else self._earlier(identity)
                 if held and (adopted := self._adopt(identity, container, held)):
                     return adopted

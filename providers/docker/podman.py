@@ -27,6 +27,9 @@ _SECRET = {
 NO_SUCH_CALL = "this Podman has no such call"
 """What stands for its answer to a path that it does not know, which has no words of an Engine."""
 
+NAME_TAKEN = "is already in use by"
+"""Part of its words for a container's name that another one has, which it calls a failure (500) where Docker says 409."""
+
 DEFAULT_NETWORK = {"bridge": "podman"}
 """Docker's name of the network of every container without one -> Podman's."""
 
