@@ -273,7 +273,7 @@ def _engines(
     return Engines(
         {**store.recall("providers"), **providers},
         lineage=store.lineage,
-        runs_dir=store.location.beside.absolute().with_suffix(".runs"),
+        runs_dir=store.location.runs_dir,
         spec_dir=directory,
         secrets=secrets,
         project=project,

@@ -20,7 +20,7 @@ class Context:
 
     Attributes:
         lineage: of the state; objects of other lineages are not ours.
-        runs_dir: private directory beside the state where the process provider keeps its runs' files.
+        runs_dir: private directory where the process provider keeps its runs' files.
         settings: the provider entry of the spec (docker ``host``; kubernetes ``kubeconfig``, ``context``...), with
             secret values filled in and paths made absolute; {} for the defaults.
         spec_dir: directory of the spec, absolute.

@@ -52,12 +52,17 @@ class Location(ABC):
     """Where a state is. ``str()`` gives it as people read it, without a password.
 
     Attributes:
-        beside: the path beside which its plans and the files of processes lie on this host; of a file the file itself.
+        beside: the path beside which its plans lie on this host; of a file the file itself.
         secrets: what must not be shown, such as a password that was given with it.
     """
 
     beside: Path
     secrets: Sequence[str] = ()
+
+    @property
+    @abstractmethod
+    def runs_dir(self) -> Path:
+        """Return the directory of the files of its processes on this host."""
 
     @abstractmethod
     def exists(self) -> bool:
@@ -168,6 +173,10 @@ class FileLocation(Location):
     def __str__(self) -> str:
         return str(self.path)
 
+    @property
+    def runs_dir(self) -> Path:
+        return self.path.absolute().with_suffix(".runs")
+
     def exists(self) -> bool:
         from flowplan.state.sqlite.store import SqliteStore
 
@@ -238,7 +247,7 @@ def located(text: str, beside: Path, spec: Path | None = None, environment: str 
     """Return the location that a user names: the path of a file, or the URL of a database.
 
     Args:
-        beside: where the files of a state in a database lie on this host.
+        beside: the path beside which the plans of a state in a database lie on this host.
         spec: says which project's state it is, where the URL does not; environment: which one's, "" for none.
 
     Raises:

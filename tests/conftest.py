@@ -33,6 +33,14 @@ def _as_many_suggestions_as_a_command_has(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("flowplan.schemas.sources._comparisons", 0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _a_home_of_their_own_for_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the files of processes of states in a database out of this user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Let the tests of an ``xdist_group`` run one after another, whichever worker has them, and whichever suite of this host.

@@ -176,7 +176,7 @@ def migrate(source: Location, to: str, lock_timeout: str) -> None:
                     transfer.migrate(old, new)
     output = Output()
     output.note(f"{source} is now {target.named()}; what was here is kept, and is not used any more")
-    runs = [place.beside.absolute().with_suffix(".runs") for place in (source, target)]
+    runs = [place.runs_dir for place in (source, target)]
     if runs[0] != runs[1] and runs[0].is_dir():
         output.note(
             f"note: the files of its processes are in {runs[0]}; move them to {runs[1]} while none of them runs"

@@ -73,12 +73,13 @@ def alive(identity: Mapping[str, Any]) -> bool:
 def elsewhere(identity: Mapping[str, Any]) -> str:
     """Return the host on which a process was started, when that is another one, or this one before a restart; else "".
 
-    A machine id alone says little: containers and clones have their image's. The process numbers of a container count in
+    Another user of this host counts as another one: the files that tell how a run ends are that user's. A machine id alone says little: containers and clones have their image's. The process numbers of a container count in
     the container only.
     """
-    if identity.get("boot_id") == this_boot() and identity.get("pid_namespace") in (None, pid_namespace()):
-        return ""
     host = str(identity.get("host") or "whose name was not recorded")
+    if identity.get("boot_id") == this_boot() and identity.get("pid_namespace") in (None, pid_namespace()):
+        owner = identity.get("uid")
+        return "" if owner in (None, os.geteuid()) else f"{host}, as user {owner}"
     restarted = identity.get("boot_id") != this_boot() and host == host_name()
     return f"{host} before it was started anew" if restarted else host
 

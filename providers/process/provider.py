@@ -313,9 +313,9 @@ class ProcessProvider:
 
 
 def _refused(record: Recorded, where: str) -> Refused:
-    """Return the error for a run of another host, to which nothing can be done from here."""
+    """Return the error for a run of another host or user, to which nothing can be done from here."""
     return Refused(
-        f"it runs on a different host ({where}); this is {host_name()}, and nothing was done to it",
+        f"it runs on {where}; this is {host_name()}, as user {os.geteuid()}, and nothing was done to it",
         hint=f"use flowplan there; if that host is gone, `flowplan state rm {record.address}` forgets the run",
         address=record.address,
     )

@@ -29,7 +29,7 @@ CONTENT = "flowplan.dev/content"
 
 CLAIM_TIMEOUT = 30.0
 """Seconds to wait while a supervisor is between claiming a run and starting it."""
-HANDLE = ("pid", "start_time", "boot_id", "host", "pid_namespace", "nonce", IMPORTED)
+HANDLE = ("pid", "start_time", "boot_id", "host", "pid_namespace", "uid", "nonce", IMPORTED)
 """What the state keeps of a process, to find it again."""
 
 Rest = Callable[[str], Sequence[int]]

@@ -45,6 +45,7 @@ class Starter:
             "boot_id": kernel.boot_id(),
             "host": os.uname().nodename,
             "pid_namespace": os.readlink("/proc/self/ns/pid"),  # noqa: PTH115
+            "uid": os.geteuid(),
             "nonce": self._nonce,
             **({"guard": _identity(os.getppid())} if guard else {}),
             "supervisor": _identity(os.getpid()),

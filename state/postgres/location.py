@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.state.location import WRITE, Location
@@ -69,6 +72,17 @@ class DatabaseLocation(Location):
 
     def __str__(self) -> str:
         return self.address.shown()
+
+    @property
+    def runs_dir(self) -> Path:
+        """Return one directory of this user for all checkouts, which may share the state: XDG_STATE_HOME, or that of the account."""
+        home = os.environ.get("XDG_STATE_HOME", "")
+        if not home.startswith("/"):
+            try:
+                home = f"{pwd.getpwuid(os.getuid()).pw_dir}/.local/state"
+            except KeyError:  # a user id without a name, as in containers
+                return self.beside.absolute().with_suffix(".runs")
+        return Path(home, "flowplan", f"{quote('@'.join(filter(None, self.key)), safe='@')}.runs")
 
     @property
     def key(self) -> lease.Key:

@@ -365,7 +365,7 @@ def test_it_answers_what_the_commands_print(project: Project) -> None:
         assert 'flowplan_runs_ended_total{outcome="failed",run="fails"} 1.0' in numbers
         assert 'flowplan_runs{run="cell",status="succeeded"} 3.0' in numbers
         assert "flowplan_follower_active 1.0" in numbers
-        for path in ("/", "/api/v1/nothing", "/api/v1/plans/x", "/api/v1/runs/x", "/static/../../etc/passwd"):
+        for path in ("/api/v1/nothing", "/api/v1/plans/x", "/api/v1/runs/x", "/static/../../etc/passwd"):
             assert get(port, path)[0] == 404
         for path in (
             "/api/v1/events?after=x",
@@ -432,7 +432,7 @@ def test_only_who_has_the_token_reads(project: Project) -> None:
     with follower(project, "--listen", f"127.0.0.1:{port}", "--token-file", "token"):
         until(lambda: "following" in told(project))
         assert [get(port, path)[0] for path in ("/livez", "/readyz")] == [200, 200]
-        for path in ("/api/v1/status", "/metrics", "/", "/api/v1/events"):
+        for path in ("/api/v1/status", "/api/v1/report", "/metrics", "/api/v1/events"):
             assert get(port, path)[0] == 401
             assert get(port, path, Authorization="Bearer 0123456789abcdeX")[0] == 401
         assert get(port, "/api/v1/status", Authorization="Bearer 0123456789abcdef")[0] == 200

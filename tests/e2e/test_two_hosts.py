@@ -35,6 +35,7 @@ def host(directory: Path, name: str) -> Project:
     mounted = "{ [ ! -e /etc/machine-id ] || mount --bind machine-id /etc/machine-id; } && mount --bind boot /proc/sys/kernel/random/boot_id"
     become = f'{mounted} && hostname "$0" && exec "$@"'
     env = {"NO_COLOR": "1", "FLOWPLAN_STATE": os.environ["POSTGRES"], "HOME": str(directory)}
+    env["XDG_STATE_HOME"] = str(directory / "state")
     return Project(directory, env, ("unshare", "--uts", "--mount", "sh", "-c", become, name))
 
 
@@ -81,3 +82,23 @@ def test_what_runs_on_another_host_is_shown_and_left_alone(hosts: tuple[Project,
     mars.ok("apply", "--yes")
     assert venus.statuses() == {"far": "succeeded", "near": "succeeded"}
     assert mars.actions() == venus.actions() == {"far": "no-op", "near": "no-op"}
+
+
+def test_two_checkouts_of_one_host_see_the_same_runs(tmp_path: Path) -> None:
+    env = {"FLOWPLAN_STATE": os.environ["POSTGRES"], "XDG_STATE_HOME": str(tmp_path / "state")}
+    one, other = (Project(tmp_path / name, {**env, "HOME": str(tmp_path / name)}) for name in ("one", "other"))
+    for project in (one, other):
+        project.directory.mkdir()
+    text = one.write(SPEC).read_text()
+    other.write(text)
+    try:
+        one.ok("apply", "--yes", "--detach", "--target", "far")
+        other.await_status("far", "running")
+        (one.directory / "go").touch()
+        other.await_status("far", "succeeded")
+        assert other.ok("logs", "far").out == "begun\n"
+        assert other.actions() == {"far": "no-op", "near": "create"}
+    finally:
+        one.ok("destroy", "--yes", "--allow-interrupt", "*")
+        sql("DELETE FROM flowplan.states WHERE project = %s", one.name)
+        sql("DELETE FROM flowplan.leases WHERE project = %s", one.name)
