@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from flowplan.engines import ManifestsByType
+from flowplan.left import followed_by
 from flowplan.outputs import tail_of, without_secrets_of_runs
 from flowplan.planner.compare.ownership import refuse_strangers
 from flowplan.planning import observe
@@ -34,10 +35,10 @@ def refresh(project: Project) -> None:
             except Refused as error:
                 output.note(f"warning: {error.message} ({error.hint})")
             if not store.read_only:
-                others = (
-                    store.location.holder() is not None
-                )  # they may be stopping runs, and record these ends themselves
-                _record(project, [one for one in seen.values() if not (others and one.over)])
+                # Whoever has the lock may be stopping the runs, and a follower may hear how exactly they ended.
+                others, followed = store.location.holder() is not None, bool(followed_by(store))
+                theirs = [one for one in seen.values() if one.over and (others or (followed and one.exit_code is None))]
+                _record(project, [one for one in seen.values() if one not in theirs])
         except ProviderError as error:
             output.note(f"warning: provider {name} cannot be asked, showing what is recorded of its runs: {error}")
 

