@@ -64,7 +64,7 @@ def application(commands: Sequence[Command]) -> typer.Typer:
     """Return the typer application of these commands."""
     app = typer.Typer(
         name="flowplan",
-        help="plan and apply for runs: Kubernetes Jobs, Docker containers, local processes.",
+        help="plan and apply for runs: Kubernetes Jobs, Docker and Podman containers, Slurm jobs, local processes.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
