@@ -20,7 +20,7 @@ import zlib
 from importlib import resources
 from typing import Any
 
-MAX_SIZE = 5 << 20
+MAX_SIZE = 5_000_000
 """Bytes of a page, unless others are wanted."""
 PLAIN = 1 << 20
 """Bytes of a document up to which it stands in the page as it is."""

@@ -80,7 +80,7 @@ def test_a_big_project_is_below_5_mb_and_has_the_end_of_every_failure(big: Store
     document = report_of(big)
     assert len(document.runs.address) == RUNS and len(document.attempts.run) == RUNS * ATTEMPTS
     page = webpage.page(encode(document))
-    assert len(page) < 5 << 20
+    assert len(page) < 5_000_000
     failures = sum(1 for status in document.attempts.status if document.strings[status] == "failed")
     assert failures > RUNS * ATTEMPTS / 8
     shown = len(document.outputs)

@@ -21,7 +21,7 @@ from flowplan.schemas.errors import FlowplanError, InvalidInput, PlanStale
 from flowplan.schemas.places import write_named
 from flowplan.schemas.plan_documents import parse_plan, read_plan
 from flowplan.schemas.plans import Plan
-from flowplan.schemas.quantities import size
+from flowplan.schemas.quantities import quantity
 from flowplan.schemas.report import PlanSource, PlanView, Report
 from flowplan.schemas.sources import Diagnostic
 from flowplan.state import acceptance
@@ -95,15 +95,18 @@ def document_of(store: Store, path: Path | None = None, *, logs: str = "failed",
 
 
 def _most(text: str) -> int:
-    """Return the bytes that ``--max-size`` says.
+    """Return the bytes that ``--max-size`` says: 5MB are 5,000,000, as for a file that is sent; 5MiB are more.
 
     Raises:
         InvalidInput: it is no size.
     """
     try:
-        return size(text)
-    except ValueError as error:
-        raise InvalidInput([Diagnostic(str(error), subject="--max-size", hint="write 5MB or 500k")]) from error
+        found = int(quantity(text.strip().rstrip("bB")))
+    except ValueError:
+        found = 0
+    if found < 1:
+        raise InvalidInput([Diagnostic(f'must be a size such as 5MB or 500k, not "{text}"', subject="--max-size")])
+    return found
 
 
 def mark_of(store: Store) -> Hashable:
