@@ -117,7 +117,7 @@ def _last_reviewed(made: last_plan.LastPlan, path: Path, request: Request, how: 
         digest = read_spec(request.spec, request.environment).digest
         last_plan.check(made, request.state.beside, request.given, store.key, digest)
     if options := planning_options(request):
-        raise PlanStale(f"{' and '.join(options)} ask for another plan")
+        raise PlanStale(f"another plan is asked for by {' and '.join(options)}")
     reviewed = sealed_plan(path, request.state, request.environment)
     allowed(reviewed, request, how.max_age)
     return reviewed

@@ -153,8 +153,8 @@ def _says(spec: Path, what: bytes) -> bool:
 
 
 def env_option(environment: str) -> list[str]:
-    """Return the words that name an environment in a command; none where there is none, or FLOWPLAN_ENV names it."""
-    return ["--env", environment] if environment and os.environ.get("FLOWPLAN_ENV") != environment else []
+    """Return the words that name an environment in a command, also where FLOWPLAN_ENV does: a reader elsewhere has none."""
+    return ["--env", environment] if environment else []
 
 
 def environments(place: Place) -> list[str]:

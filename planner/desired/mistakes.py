@@ -99,10 +99,11 @@ def _foreign(value: Any, path: Path, variables: Collection[str], scripts: Collec
             yield from _foreign(child, (*path, index), variables, scripts)
     elif isinstance(value, str) and ("{" in value or ":" in value):
         for pattern in _PATTERNS:
-            for match in pattern.regex.finditer(value) if pattern.in_scripts or path not in scripts else ():
+            matches = pattern.regex.finditer(value) if pattern.in_scripts or path not in scripts else ()
+            for text, match in {match[0]: match for match in matches}.items():
                 hint = pattern.hint(match, variables)
                 if hint:
-                    yield path, f'"{match[0]}"', hint
+                    yield path, f'"{text}"', hint
 
 
 def _is_shell(words: list[str]) -> bool:
