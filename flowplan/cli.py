@@ -129,7 +129,7 @@ def init(
 def validate(
     spec: Spec = None, env: Env = None, var: Var = None, var_file: VarFile = None, format: Format = "text"
 ) -> None:
-    """Check a spec without any engine or state, in all its environments unless one is named."""
+    """Check a spec without any engine or state. All its environments are checked unless one is named."""
     from flowplan.commands import arguments, validating
 
     validating.validate(spec, env, arguments.given(var, var_file), format)
@@ -218,7 +218,7 @@ def apply(
     strict: Strict = False,
     stream: Annotated[bool, Option("--stream/--no-stream", help="Show the output of the runs.")] = True,
 ) -> int:
-    """Do exactly what was reviewed, then follow every run to its end."""
+    """Do what was reviewed, then follow every run to its end."""
     from flowplan.commands import applying, arguments, planning
 
     options = planning.options("normal", target, exclude, rerun, allow_interrupt)
@@ -253,7 +253,7 @@ def destroy(
     lock_timeout: LockTimeout = "0",
     format: Format = "text",
 ) -> int:
-    """Stop and remove everything that was created; the history stays."""
+    """Stop and remove everything that was created. The history stays."""
     from flowplan.commands import applying, arguments, planning
 
     options = planning.options("destroy", target, exclude, None, allow_interrupt)
@@ -307,7 +307,7 @@ def serve(
     tls_key: Annotated[Path | None, Option("--tls-key", metavar="FILE", help="Its key, PEM.")] = None,
     parallelism: Parallelism = 10,
 ) -> int:
-    """Carry approved plans on without a terminal, and answer over HTTP how things stand."""
+    """Carry approved plans on without a terminal. How things stand is answered over HTTP."""
     from flowplan.commands import serving
 
     how = serving.Listen(tuple(host or ()), token_file, tls_cert, tls_key)
@@ -329,7 +329,7 @@ def cancel(
     parallelism: Parallelism = 10,
     lock_timeout: LockTimeout = "30s",
 ) -> int:
-    """Drop approved runs that have not started; with --stop also end what runs."""
+    """Drop approved runs that have not started. With --stop also end what runs."""
     from flowplan.commands import cancelling, places
 
     how = cancelling.How(plan, stop, allow_interrupt or (), parallelism, lock_timeout)
@@ -374,7 +374,7 @@ def logs(
     raw: Annotated[bool, Option("--raw", help="As the run wrote it: with all escapes; secrets stay hidden.")] = False,
     format: Format = "text",
 ) -> None:
-    """Show the output of runs, or its stored end where the engine has none any more."""
+    """Show the output of runs. Where the engine has none any more, its stored end."""
     from flowplan.commands import arguments, places
     from flowplan.commands import logs as outputs
 
@@ -396,7 +396,7 @@ def history(
     failed: Annotated[bool, Option("--failed", help="Only attempts that failed, timed out or are lost.")] = False,
     format: Format = "text",
 ) -> None:
-    """Show every apply and every attempt: when it started, how long it took and how it ended."""
+    """Show every apply and every attempt. When it started, how long it took and how it ended."""
     from flowplan.commands import arguments, history, places
 
     history.history(places.state_of(state, env), address or [], arguments.moment("--since", since), failed, format)
@@ -459,7 +459,7 @@ def report(
     ] = "5MB",
     refresh: Refresh = True,
 ) -> None:
-    """Write one page that shows the runs, their timeline, graph, output and history, and the plan."""
+    """Write one page that shows the runs and the plan. With their timeline, graph, output and history."""
     from flowplan.commands import reporting
 
     reporting.report(plan, state, env, out, format, logs, max_size, refresh)
@@ -473,7 +473,7 @@ def graph(
     format: Annotated[str, Option("--format", metavar="text|mermaid", help="How to draw.")] = "text",
     refresh: Refresh = True,
 ) -> None:
-    """Draw what needs what: each run once with how its cells stand, also what has not started or is only planned."""
+    """Draw what needs what. Each run once with how its cells stand, also what has not started or is only planned."""
     from flowplan.commands import reporting
 
     reporting.graph(plan, state, env, format, refresh)
@@ -489,7 +489,7 @@ def diff(
     var_file: VarFile = None,
     format: Format = "text",
 ) -> None:
-    """Show what differs between two environments in the objects that they would send, and where that is written."""
+    """Show what differs between two environments. In the objects that they would send, and where that is written."""
     from flowplan.commands import arguments, differing
 
     differing.diff(spec, env or [], arguments.given(var, var_file), format)
@@ -540,7 +540,7 @@ def import_(
     force: Annotated[bool, Option("--force", help="Replace the file if it is there.")] = False,
     format: Format = "text",
 ) -> int:
-    """Make a spec of what other tools run, and prove that it runs the same: exit 2 where it does not."""
+    """Make a spec of what other tools run, and prove it equal. Exit 2 where it does not run the same."""
     from flowplan.commands import importing
 
     if (selector or namespace or kube_context) and not from_cluster:
@@ -569,7 +569,7 @@ def schema(
 def completion(
     shell: Annotated[str, Argument(metavar="bash|zsh|fish", help="Your shell.")],
 ) -> None:
-    """Print what a shell reads to complete commands, options, addresses, variables and files."""
+    """Print what a shell reads to complete commands. Also options, addresses, variables and files."""
     from flowplan.commands import completion
 
     completion.script(shell)
@@ -658,7 +658,7 @@ def state_push(
     env: Env = None,
     lock_timeout: LockTimeout = "0",
 ) -> None:
-    """Replace the state with the output of `state pull`, unless it is older."""
+    """Replace the state with the output of `state pull`. Refused where that is older."""
     from flowplan.commands import places, states
 
     states.push(places.state_of(state, env), file, lock_timeout)
@@ -693,7 +693,7 @@ def state_prune(
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be removed.")] = False,
     lock_timeout: LockTimeout = "0",
 ) -> None:
-    """Remove old attempts with their output and files; never what lives, or is the newest of a run."""
+    """Remove old attempts with their output and files. Never what lives, or is the newest of a run."""
     from flowplan.commands import places, states
 
     states.prune(places.state_of(state, env), older, dry_run, lock_timeout)
@@ -706,7 +706,7 @@ def state_migrate(
     env: Env = None,
     lock_timeout: LockTimeout = "0",
 ) -> None:
-    """Move a state into a database, or out of it; nothing is lost, and what stays behind refuses to be used."""
+    """Move a state into a database, or out of it. Nothing is lost, and what stays behind refuses to be used."""
     from flowplan.commands import places, states
 
     states.migrate(places.place(from_, environment=env).state, to, lock_timeout)
@@ -714,7 +714,7 @@ def state_migrate(
 
 @command("state", "upgrade")
 def state_upgrade(state: State = None) -> None:
-    """Bring a state to the format of this flowplan; in a database make the tables."""
+    """Bring a state to the format of this flowplan. In a database, make the tables."""
     from flowplan.commands import places, states
 
     states.upgrade(places.place(state).state)
@@ -750,7 +750,7 @@ def state_moved(state: State = None, env: Env = None, lock_timeout: LockTimeout 
 
 @command("state", "new-lineage")
 def state_new_lineage(state: State = None, env: Env = None, lock_timeout: LockTimeout = "0") -> None:
-    """Make a copied state one of its own, which manages nothing yet."""
+    """Make a copied state one of its own. It manages nothing yet."""
     from flowplan.commands import places, states
 
     states.new_lineage(places.state_of(state, env), lock_timeout)
