@@ -520,10 +520,10 @@ def import_(
         ),
     ] = None,
     from_cluster: Annotated[
-        bool, Option("--from-cluster", help="Import Jobs that a cluster of Kubernetes has.")
+        bool, Option("--from-cluster", help="Import Jobs and CronJobs that a cluster of Kubernetes has.")
     ] = False,
     selector: Annotated[
-        str, Option("--selector", "-l", metavar="LABELS", help="With --from-cluster: only Jobs with these labels.")
+        str, Option("--selector", "-l", metavar="LABELS", help="With --from-cluster: only what has these labels.")
     ] = "",
     namespace: Annotated[
         str, Option("--namespace", "-n", metavar="NAME", help="With --from-cluster: of this namespace.")

@@ -6,7 +6,7 @@ import gc
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -135,6 +135,28 @@ def _kubectl_plain(text: str) -> Json:
     return text
 
 
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+def _compose_plain(text: str) -> Json:
+    """Return a plain scalar as docker compose reads it: the numbers of kubectl, not its words, as Go prints them.
+
+    ``022`` is 18, ``1.50`` is 1.5, a date is midnight of it, and ``yes`` is text.
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    value = text if text in _KUBECTL_WORDS else _kubectl_plain(text)
+    if isinstance(value, str):
+        return f"{text} 00:00:00 +0000 UTC" if _DATE.fullmatch(text) else text
+    if isinstance(value, int):
+        return int(value) if abs(value) < 2**63 else float(value)
+    return float(value)
+
+
+KUBECTL, COMPOSE = "kubectl", "compose"
+_SCALARS: dict[str, Callable[[str], Json]] = {"": _plain, KUBECTL: _kubectl_plain, COMPOSE: _compose_plain}
+
+
 class _Limits:
     """Replaces PyYAML's resolver: says only whether a scalar was plain, and stops endless documents early."""
 
@@ -238,29 +260,29 @@ def _fault(name: str, message: str, hint: str = "") -> InvalidInput:
     return InvalidInput([Diagnostic(message, subject=name, hint=hint)])
 
 
-def parse(text: str, file: str, *, as_kubectl: bool = False) -> Document:
+def parse(text: str, file: str, dialect: str = "") -> Document:
     """Read exactly one YAML 1.2 core document (JSON is one too); documents without content beside it do not count.
 
     Args:
-        as_kubectl: read plain scalars as kubectl does, and take whole numbers for keys.
+        dialect: KUBECTL or COMPOSE to read plain scalars as these do; kubectl takes whole numbers for keys too.
 
     Raises:
         InvalidInput: as ``parse_all``; or there is a second document.
     """
-    return _parsed(text, file, as_kubectl=as_kubectl, one=True)[0]
+    return _parsed(text, file, dialect, one=True)[0]
 
 
-def parse_all(text: str, file: str, *, as_kubectl: bool = False) -> list[Document]:
+def parse_all(text: str, file: str, dialect: str = "") -> list[Document]:
     """Read all YAML documents of a file that have content, at least one.
 
     Raises:
         InvalidInput: every duplicate or non-string key and unknown tag; or the first syntax error; an empty file,
             control characters, an alias that refers to itself or blows the document up.
     """
-    return _parsed(text, file, as_kubectl=as_kubectl, one=False)
+    return _parsed(text, file, dialect, one=False)
 
 
-def _parsed(text: str, file: str, *, as_kubectl: bool, one: bool) -> list[Document]:
+def _parsed(text: str, file: str, dialect: str, *, one: bool) -> list[Document]:
     text = text.removeprefix("\ufeff")
     bad = _ASCII_CONTROL.search(text) if text.isascii() else re.search(_UNPRINTABLE, text)
     if bad:
@@ -273,7 +295,7 @@ def _parsed(text: str, file: str, *, as_kubectl: bool, one: bool) -> list[Docume
             raise InvalidInput(
                 [Diagnostic(message, _at(nodes[1].start_mark, file), hint="give each a file of its own")]
             )
-        conversion = _Conversion(file, count + MAX_ALIASED, as_kubectl)
+        conversion = _Conversion(file, count + MAX_ALIASED, dialect)
         values = [conversion.convert(node, (), 0) for node in nodes]
     if conversion.faults:
         raise InvalidInput(
@@ -366,7 +388,7 @@ class _Conversion:
 
     file: str
     budget: int
-    as_kubectl: bool = False
+    dialect: str = ""
     faults: list[Diagnostic] = field(default_factory=list)
     merged: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
@@ -396,13 +418,13 @@ class _Conversion:
         if "\0" in text:
             self.fault(node, path, "holds a NUL character")
         if tag == _PLAIN:
-            return _kubectl_plain(text) if self.as_kubectl else _plain(text)
+            return _SCALARS[self.dialect](text)
         if tag == _QUOTED:
             return text
         name = tag.removeprefix(_STANDARD) if tag.startswith(_STANDARD) else ""
         if name == "str":
             return text
-        value = _kubectl_plain(text) if self.as_kubectl else _plain(text)
+        value = _SCALARS[self.dialect](text)
         wanted = {"int": int, "float": (int, float), "bool": bool, "null": type(None)}.get(name)
         if wanted is None:
             self._unknown_tag(node, path)
@@ -447,7 +469,9 @@ class _Conversion:
             self.fault(node, path, "a key must be a string", "quote text that starts with { or [")
             return None
         key = self._scalar(node, path)
-        if type(key) is int and (self.as_kubectl or "create_options" in path):  # docker-py takes ports: {80: 8080}
+        if type(key) is int and (
+            self.dialect == KUBECTL or "create_options" in path
+        ):  # docker-py takes ports: {80: 8080}
             return str(key)
         if not isinstance(key, str):
             self.fault(node, path, "a key must be a string", f'write "{node.value}" in quotes')

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from flowplan.schemas.composition import SpecFiles, compose, read_files
-from flowplan.schemas.documents import Document, parse, read_text
+from flowplan.schemas.documents import KUBECTL, Document, parse, read_text
 from flowplan.schemas.env_files import EnvFile, EnvFiles, env_files_in, sources
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import TAG, is_expression, kind_of
@@ -365,7 +365,7 @@ def _named_files(
         try:
             texts[name] = _text_of(directory, name)
             place = str(directory / FilePath(name).expanduser())
-            files[name] = parse(texts[name], place, as_kubectl=path[-1] in ("job", "customizations"))
+            files[name] = parse(texts[name], place, KUBECTL if path[-1] in ("job", "customizations") else "")
         except InvalidInput as error:
             failed.add(name)
             faults += document.sources.placed(error.diagnostics, path)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowplan.schemas import documents
-from flowplan.schemas.documents import parse, read_text, scalar_text
+from flowplan.schemas.documents import COMPOSE, KUBECTL, parse, read_text, scalar_text
 from flowplan.schemas.errors import InvalidInput
 
 
@@ -334,14 +334,34 @@ def test_json_is_read_as_it_is(tree: object) -> None:
     ],
 )
 def test_manifests_are_read_as_kubectl_reads_them(text: str, value: object) -> None:
-    found = parse(f"a: {text}\n", "f.yaml", as_kubectl=True).value["a"]
+    found = parse(f"a: {text}\n", "f.yaml", KUBECTL).value["a"]
     assert found == value and isinstance(found, bool) == isinstance(value, bool)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("022", "18"),
+        ("1.50", "1.5"),
+        ("1e3", "1000"),
+        ("yes", "yes"),
+        ("True", "true"),
+        ("1:30", "1:30"),
+        ("1_000", "1000"),
+        ("1e30", "1e+30"),
+        ('"007"', "007"),
+        ("-0", "0"),
+        ("2024-01-01", "2024-01-01 00:00:00 +0000 UTC"),
+    ],
+)
+def test_compose_files_are_read_as_docker_compose_reads_them(text: str, value: str) -> None:
+    assert scalar_text(parse(f"a: {text}\n", "f.yaml", COMPOSE).value["a"]) == value
+
+
 def test_whole_numbers_are_keys_of_a_manifest() -> None:
-    assert parse("1: x\n", "f.yaml", as_kubectl=True).value == {"1": "x"}
+    assert parse("1: x\n", "f.yaml", KUBECTL).value == {"1": "x"}
     with pytest.raises(InvalidInput, match='write "on" in quotes'):
-        parse("on: x\n", "f.yaml", as_kubectl=True)
+        parse("on: x\n", "f.yaml", KUBECTL)
 
 
 def test_documents_without_content_do_not_count() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import copy
 import json
@@ -18,6 +19,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from projects import CASES, FLOWPLAN, Project, until
+from record_compose import compared
 
 from flowplan.cli import run
 from flowplan.commands.importing import rendered_objects
@@ -27,9 +29,10 @@ from flowplan.planner.importing.job_defaults import without_defaults
 from flowplan.planner.importing.sources import imported
 from flowplan.planner.manifests.names import is_own_label
 from flowplan.providers.kubernetes.connection import endpoint
-from flowplan.providers.kubernetes.jobs import jobs_path
+from flowplan.providers.kubernetes.jobs import core_path, jobs_path
 from flowplan.providers.kubernetes.requests import Api
 from flowplan.schemas.documents import parse
+from flowplan.schemas.env_files import variables
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.yaml_text import yaml_text
 
@@ -216,46 +219,104 @@ def api() -> Api:
     return Api(endpoint({}, Path("/")))
 
 
-LIVE = ("load-test", "projected", "resnet-training")
+OF_CASES = [
+    CASES / f"{case}.yaml" for case in ("01-octal-mode/job", "34-expressions-in-a-file/job", "39-cronjob/cronjob")
+]
+
+
+@pytest.fixture(scope="module")
+def still_namespace(api: Api) -> Iterator[str]:
+    """Make a namespace in which no pod starts, and return its name; it is removed at the end."""
+    name = f"fp-still-{uuid.uuid4().hex[:8]}"
+    api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
+    quota = {"metadata": {"name": "still"}, "spec": {"hard": {"count/pods": "0"}}}
+    api.call("POST", core_path(name, "resourcequotas"), body=quota)
+    yield name
+    api.call("DELETE", f"/api/v1/namespaces/{name}")
 
 
 @pytest.mark.kubernetes
-def test_live_jobs_become_runs_that_make_equal_jobs(tmp_path: Path, api: Api, namespace: str) -> None:
-    """Import what a cluster has, take over one Job as it is, and make the others anew."""
-    mark = uuid.uuid4().hex[:8]
-    for path in (path for path in JOBS if path.stem in LIVE):
-        (job,) = sources_of(path)
-        job["metadata"] |= {"namespace": namespace, "name": f"{path.stem}-{mark}"}
-        job["metadata"]["labels"] = {**job["metadata"].get("labels", {}), "import": mark}
-        api.call("POST", jobs_path(namespace), body=job)
-    before = {job["metadata"]["name"]: job for job in api.items(jobs_path(namespace), labelSelector=f"import={mark}")}
-    assert len(before) == len(LIVE)
+def test_all_jobs_of_a_cluster_become_runs_that_make_equal_jobs(tmp_path: Path, api: Api, still_namespace: str) -> None:
+    """Import what a namespace has, take over one Job as it is, and make all others anew from the spec."""
+    namespace, wanted = still_namespace, {}
+    sources = [
+        (path.stem, one) for path in (*JOBS, *OF_CASES) if path.stem not in NO_JOBS for one in documents_of(path)
+    ]
+    for number, (stem, source) in enumerate(sources):
+        name = f"{stem}-{number}"
+        source["metadata"] = {**source.get("metadata", {}), "namespace": namespace, "name": name}
+        wanted[name] = posted(api, namespace, source)
+    assert len(wanted) >= 39
     project = Project(tmp_path)
-    told = project.ok("import", "--from-cluster", "-l", f"import={mark}", "-n", namespace, "--out", "flowplan.yaml").err
-    assert "3 runs, equal to the source" in told
+    project.env |= secrets_of(project.ok("import", "--from-cluster", "-n", namespace, "--format", "json").json, wanted)
+    told = project.ok("import", "--from-cluster", "-n", namespace, "--out", "flowplan.yaml").err
+    assert f"{len(wanted)} runs, equal to the source" in told
     project.write((tmp_path / "flowplan.yaml").read_text())
-    try:
-        adopted, *others = sorted(before)
-        project.ok("state", "import", adopted, f"{namespace}/{adopted}")
-        for name in others:
+    adopted = next(name for name in wanted if name.startswith("resnet"))
+    project.ok("state", "import", adopted, f"{namespace}/{adopted}")
+    for job in api.items(jobs_path(namespace)):
+        if (name := job["metadata"]["name"]) != adopted:
             api.call("DELETE", jobs_path(namespace, name), {"propagationPolicy": "Background"})
-        until(lambda: len(api.items(jobs_path(namespace), labelSelector=f"import={mark}")) == 1)
-        assert project.actions() == {name: "no-op" if name == adopted else "create" for name in before}
-        project.ok("apply", "--yes", "--detach", timeout=300)
-        after = {
-            job["metadata"]["name"]: job for job in api.items(jobs_path(namespace), labelSelector=f"import={mark}")
-        }
-        assert {n: comparable(job) for n, job in after.items()} == {n: comparable(job) for n, job in before.items()}
-        assert set(project.actions().values()) == {"no-op"}
-    finally:
-        project.run("destroy", "--yes", timeout=300)
+    until(lambda: len(api.items(jobs_path(namespace))) == 1)
+    actions = project.actions("--no-preflight")
+    assert actions == {name: "no-op" if name == adopted else "create" for name in wanted}
+    project.ok("apply", "--yes", "--detach", "--no-preflight", timeout=300)
+    data = {secret["metadata"]["name"]: secret.get("data", {}) for secret in api.items(core_path(namespace, "secrets"))}
+    made = {}
+    for job in api.items(jobs_path(namespace)):
+        name, notes = job["metadata"]["name"], job["metadata"].get("annotations", {})
+        values = {key: base64.b64decode(text).decode() for key, text in data.get(name, {}).items()}
+        made[notes.get("flowplan.dev/address", name)] = comparable(
+            revealed({"Job": job, "Secret": {"stringData": values}})
+        )
+    assert made == {name: comparable(job) for name, job in wanted.items()}
+    assert set(project.actions("--no-preflight").values()) == {"no-op"}
+
+
+def documents_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the Jobs and CronJobs of a file as someone would apply them, read by another parser than flowplan's."""
+    for document in yaml.safe_load_all(path.read_text()):
+        for item in document["items"] if document and document["kind"] == "List" else [document]:
+            if item and item["kind"] in ("Job", "CronJob"):
+                for key in ("uid", "resourceVersion", "ownerReferences", "managedFields", "generateName"):
+                    item.get("metadata", {}).pop(key, None)
+                yield item
+
+
+def posted(api: Api, namespace: str, source: dict[str, Any]) -> dict[str, Any]:
+    """Make a Job or a CronJob, and return the Job: as the server has it, or would have it."""
+    if source["kind"] == "CronJob":
+        source = {**source, "apiVersion": "batch/v1beta1", "spec": {**source["spec"], "suspend": True}}
+        api.call("POST", f"/apis/batch/v1beta1/namespaces/{namespace}/cronjobs", body=source)
+        inner = source["spec"]["jobTemplate"]
+        metadata = {**inner.get("metadata", {}), "name": source["metadata"]["name"]}
+        return api.call("POST", jobs_path(namespace), {"dryRun": "All"}, {**inner, "metadata": metadata})
+    without_marks(source)
+    spec = source["spec"]
+    spec["template"]["spec"].setdefault("restartPolicy", "Never")
+    if not spec.get("manualSelector"):
+        spec.pop("selector", None)
+    return api.call("POST", jobs_path(namespace), body=source)
+
+
+def secrets_of(told: Any, jobs: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the variables of the environment that the runs refer to, with the values that the Jobs have."""
+    return {
+        secret["given_by"]: value_of(
+            jobs[run["name"]], tuple(int(k) if k.isdigit() else k for k in re.findall(r"\w+", secret["path"])[:-1])
+        )["value"]
+        for run in told["runs"]
+        for secret in run["secrets"]
+    }
 
 
 def comparable(job: dict[str, Any]) -> dict[str, Any]:
     job = copy.deepcopy(job)
     without_marks(job)
-    del job["spec"]["selector"]
-    return {"spec": job["spec"], **{kind: job["metadata"][kind] for kind in ("labels", "annotations")}}
+    if job["metadata"]["name"].startswith("live-"):  # they say defaults that this server fills in only for pods
+        job = without_defaults(job)
+    job["spec"].pop("selector", None)
+    return {"spec": job["spec"], **{kind: job["metadata"].get(kind, {}) for kind in ("labels", "annotations")}}
 
 
 @pytest.mark.kubernetes
@@ -562,6 +623,75 @@ def value_of(value: Any, path: tuple[Any, ...]) -> Any:
     return value
 
 
+ODD = Path(__file__).parent / "fixtures" / "compose" / "odd"
+
+
+def test_a_container_is_what_docker_compose_would_create(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare with what docker compose 2.26 was seen to send to the Engine: tests/record_compose.py."""
+    monkeypatch.chdir(ODD)
+    wanted = json.loads((ODD / "created.json").read_text())
+    around = Around(
+        "/root", "root", absolute=str(ODD), dotenv=Path(".env").read_text(), read=beside, targets=list(wanted)
+    )
+    source = imported(Path("compose.yaml").read_text(), "compose.yaml", "", around)
+    spec = yaml_text(spec_of("odd", source.runs, {}, source.variables))
+    rendered = rendered_objects(spec, ODD / "flowplan.yaml", source.runs, source.values)
+    made = {}
+    for one in source.runs:
+        assert unequal(one, rendered[one.name], ManifestsByType()["docker"]) == []
+        body = rendered[one.name]["Container"]["Config"]
+        body["Env"] = [
+            re.sub(r"\(sensitive env_file:(.*?)#(\w+) unresolved\)", in_file, text) for text in body.get("Env", ())
+        ]
+        made[one.name] = compared(body, str(ODD))
+        if networks := rendered[one.name]["Container"].get("Networks"):
+            made[one.name]["Networks"] = sorted(networks)
+    assert made == wanted
+
+
+def beside(name: str) -> str | None:
+    return Path(name).read_text() if Path(name).is_file() else None
+
+
+def in_file(found: re.Match[str]) -> str:
+    return str(variables(Path(found[1]).read_text(), found[1])[found[2]])
+
+
+def test_what_env_has_for_docker_compose_itself_counts(command: Callable[..., Any]) -> None:
+    """Names, profiles and files of a project may stand in .env, and a file of the same name with `override` is merged."""
+    Path(".env").write_text("COMPOSE_PROJECT_NAME=shop\nCOMPOSE_PROFILES=debug\nCOMPOSE_FILE=a.yaml\n")
+    Path("compose.yaml").write_text("services: {a: {image: b, profiles: [debug], volumes: [d:/d]}}\nvolumes: {d: {}}\n")
+    Path("compose.override.yaml").write_text("services: {a: {image: c}}\n")
+    code, spec, told = command("import", "compose.yaml")
+    assert code == 0
+    assert "shop_d:/d" in spec
+    assert (
+        "not imported: compose.override.yaml: docker compose merges it with this file; `docker compose config |" in told
+    )
+    assert 'not imported: COMPOSE_FILE: "a.yaml"' in told
+    code, _, told = command("import", "compose.yaml", "compose.override.yaml")
+    assert code == 7
+    assert "several files of shop would be merged before they run" in told
+
+
+def test_a_run_that_no_spec_can_have_is_told_and_the_others_are_compared(command: Callable[..., Any]) -> None:
+    Path("c.yaml").write_text(
+        "services:\n  a: {image: b, cpus: 1, cpu_quota: 5}\n"
+        "  c: {image: d, depends_on: {a: {condition: service_completed_successfully}}}\n"
+    )
+    code, _, told = command("import", "c.yaml")
+    assert code == 2
+    assert "lost: c.yaml:2:3: docker.create_options.cpu_quota: CpuQuota and resources.cpu exclude each other" in told
+    assert "c: equal to service c" in told
+
+
+def test_a_variable_of_two_defaults_is_told(command: Callable[..., Any]) -> None:
+    Path("c.yaml").write_text("services: {a: {image: 'b:${T:-1}'}, c: {image: 'b:${T:-2}'}}\n")
+    code, _, told = command("import", "c.yaml")
+    assert code == 2
+    assert 'lost: c.yaml:1:37: Config.Image: "b:2": the run has "b:1"' in told
+
+
 COMPOSE = {
     "services: {a: 1}": (7, "c.yaml:1:15: services.a: must be a mapping"),
     "services: {a: {command: x}}": (7, "c.yaml:1:15: services.a: has neither image nor build"),
@@ -579,6 +709,11 @@ COMPOSE = {
     "services: {a: {image: b, deploy: {replicas: 3}}}": (
         2,
         "replicas is not carried over; a matrix makes several runs",
+    ),
+    "services: {a: {image: 'A B'}}": (7, 'c.yaml:1:23: services.a.image: "A B" is not an image reference'),
+    "services: {a: {image: b, environment: [X]}}": (
+        0,
+        "X comes from the environment of whoever plans and applies",
     ),
     "services: {a: {build: .}}": (0, "flowplan builds nothing: `docker compose build` makes the image before"),
     "services: {a: {image: b, restart: always}}": (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from flowplan.planner.importing.secrets import hide_in_commands
 from flowplan.planner.importing.sources import LIVE, imported
 from flowplan.providers.protocol import Catalogue
 from flowplan.schemas.composition import Part, SpecFiles
-from flowplan.schemas.documents import parse, read_text
+from flowplan.schemas.documents import parse, read_text, scalar_text
 from flowplan.schemas.errors import FlowplanError, InvalidInput, concealing
 from flowplan.schemas.files import is_directory, is_file, is_missing, is_stream, mode_of
 from flowplan.schemas.places import DEFAULT_SPEC, user_name, write_private
@@ -73,6 +75,9 @@ def import_(paths: Sequence[Path], cluster: Cluster | None, how: How) -> int:
     sources = [_read(path, how) for path in paths]
     if cluster is not None:
         sources.append(_listed(cluster))
+    for one, other in combinations([source for source in sources if source.alone], 2):
+        if one.project == other.project:
+            raise InvalidInput(f"several files of {one.project} would be merged before they run", hint=one.alone)
     if not any(source.runs for source in sources):
         told = "; ".join(_line(remark) for source in sources for remark in source.remarks)
         raise InvalidInput("nothing that becomes a run was found", hint=told)
@@ -139,10 +144,14 @@ def _write(sources: Sequence[Source], origin: str, providers: Mapping[str, Any],
     variables = {name: declared for source in sources for name, declared in source.variables.items()}
     values = {name: value for source in sources for name, value in source.values.items() if name in variables}
     named = how.project or next((s.project for s in sources if s.project), "") or project_name(Path.cwd().name)
-    text = f"# Imported from {harmless(origin)}.\n{yaml_text(spec_of(named, runs, providers, variables))}"
+
+    def spec(some: Sequence[Imported]) -> str:
+        return f"# Imported from {harmless(origin)}.\n{yaml_text(spec_of(named, some, providers, variables))}"
+
+    text = spec(runs)
     redactor = Redactor(hidden.value for run in runs for hidden in run.secrets.values())
     with concealing(redactor):
-        differences = _compared(text, how.out or Path(DEFAULT_SPEC), runs, values)
+        differences = _compared(spec, how.out or Path(DEFAULT_SPEC), runs, values)
     for run in runs:
         run.remarks[:0] = differences[run.name]
         run.remarks[:] = [_without_secrets(remark, redactor) for remark in run.remarks]
@@ -175,10 +184,30 @@ def _targeted(run: Imported, targets: Sequence[str]) -> bool:
     return not targets or any(fnmatchcase(run.name, target) for target in targets)
 
 
-def _compared(text: str, path: Path, runs: Sequence[Imported], values: Mapping[str, str]) -> dict[str, list[Remark]]:
-    """Return for each run in what the objects that it would send differ from its source."""
-    manifests, objects = ManifestsByType(), rendered_objects(text, path, runs, values)
-    return {run.name: unequal(run, objects[run.name], manifests[run.fields["provider"]]) for run in runs}
+def _compared(
+    spec: Callable[[Sequence[Imported]], str], path: Path, runs: Sequence[Imported], values: Mapping[str, str]
+) -> dict[str, list[Remark]]:
+    """Return for each run in what the objects that it would send differ from its source, or why it would send none."""
+    manifests, found, sound = ManifestsByType(), dict[str, list[Remark]](), list(runs)
+    objects: dict[str, Objects] = {}
+    while sound and not objects:
+        try:
+            objects = rendered_objects(spec(sound), path, sound, values)
+        except InvalidInput as error:
+            for fault in error.diagnostics:
+                place = f"{fault.subject}."
+                faulty = [run for run in sound if place.startswith(f"runs.{run.name}.")]
+                if not faulty:
+                    raise
+                run = max(faulty, key=lambda one: len(one.name))
+                at = place.removeprefix(f"runs.{run.name}.").rstrip(".")
+                found.setdefault(run.name, []).append(Remark(at, fault.message, fault.hint, run.at("")))
+            sound = [
+                replace(run, fields={**run.fields, "needs": [n for n in run.fields.get("needs", ()) if n not in found]})
+                for run in sound
+                if run.name not in found
+            ]
+    return found | {run.name: unequal(run, objects[run.name], manifests[run.fields["provider"]]) for run in sound}
 
 
 def rendered_objects(text: str, path: Path, runs: Sequence[Imported], values: Mapping[str, str]) -> dict[str, Objects]:
@@ -228,7 +257,7 @@ def _line(remark: Remark) -> str:
 def _scalar(value: Json) -> str:
     if isinstance(value, dict | list):
         return yaml_text([value])[2:].strip().replace("\n", " ")
-    return f'"{value}"' if isinstance(value, str) and value != "nothing" else str(value)
+    return f'"{value}"' if isinstance(value, str) and value != "nothing" else scalar_text(value)
 
 
 def _document(text: str, runs: Sequence[Imported], remarks: Sequence[Remark]) -> dict[str, Any]:

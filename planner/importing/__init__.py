@@ -129,6 +129,7 @@ class Source(NamedTuple):
     Attributes:
         remarks: on what is no run; project: its name, "" where the source has none.
         variables: declarations of the spec's variables that the runs use; values: of these, for the comparison.
+        alone: what to do instead of importing it together with another file of its project, where that is not the same.
     """
 
     runs: list[Imported]
@@ -136,6 +137,7 @@ class Source(NamedTuple):
     project: str = ""
     variables: Mapping[str, Mapping[str, Json]] = MappingProxyType({})
     values: Mapping[str, str] = MappingProxyType({})
+    alone: str = ""
 
 
 def unequal(run: Imported, rendered: Objects, manifests: Manifests) -> list[Remark]:

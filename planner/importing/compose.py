@@ -6,7 +6,7 @@ import fnmatch
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from flowplan.planner.importing import (
     run_name,
     shapes,
 )
-from flowplan.planner.importing.interpolation import Variables
+from flowplan.planner.importing.interpolation import Variables, as_they_are, filled_in
 from flowplan.planner.importing.secrets import looks_secret
 from flowplan.planner.manifests.docker_options import Options
 from flowplan.planner.manifests.docker_values import hosts, parse_volume
@@ -73,12 +73,13 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
         faults.append(documents[1].sources.at_value((), "a compose file is one document"))
     if faults:
         raise InvalidInput(faults)
-    project = str(
-        tree.get("name") or re.sub(r"[^a-z0-9_-]", "", around.directory_name.lower()).lstrip("_-") or "project"
-    )
-    variables = Variables(sources, variables_of_file(around.dotenv, ".env"))
+    dotenv = filled_in(around.dotenv, variables_of_file(around.dotenv, ".env"))
+    in_directory = re.sub(r"[^a-z0-9_-]", "", around.directory_name.lower()).lstrip("_-") or "project"
+    project = str(dotenv.get("COMPOSE_PROJECT_NAME") or tree.get("name") or in_directory)
+    around = around._replace(profiles=[*around.profiles, *(dotenv.get("COMPOSE_PROFILES") or "").split(",")])
+    variables = Variables(sources, dotenv)
     written, final = variables.both({key: value for key, value in tree.items() if not key.startswith("x-")}, ())
-    remarks, chosen = [], []
+    remarks, chosen = list(_beside(sources.file, dotenv, around)), []
     for name, service in final["services"].items():
         why, instead = _left_out(name, service, final["services"], around)
         if why:
@@ -91,7 +92,19 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
         for name in chosen
     ]
     used = {name: one for name, one in variables.declared.items() if any(_uses(run.fields, name) for run in runs)}
-    return Source(runs, remarks, project, used, {name: variables.values[name] for name in used})
+    values = {name: variables.values[name] for name in used}
+    return Source(runs, remarks, project, used, values, alone=_RESOLVED)
+
+
+def _beside(file: str, dotenv: Mapping[str, str | None], around: Around) -> Iterator[Remark]:
+    """Yield the files that docker compose would merge with this one."""
+    stem, _, ending = posixpath.basename(file).rpartition(".")
+    if stem in ("compose", "docker-compose") and ending in ("yaml", "yml"):
+        names = [f"{stem}.override.{end}" for end in ("yaml", "yml")]
+        for name in (name for name in names if around.read(name) is not None):
+            yield Remark(name, "docker compose merges it with this file", _RESOLVED, lost=False)
+    if files := dotenv.get("COMPOSE_FILE"):
+        yield Remark("COMPOSE_FILE", "docker compose takes these files", _RESOLVED, lost=False, value=files)
 
 
 def _conditions(service: Mapping[str, Any]) -> dict[str, str]:
@@ -202,8 +215,11 @@ class _Service:
                 "pull_policy", "is none of a run", "image_pull_policy is Always, IfNotPresent or Never", lost=False
             )
         policy = self.container["PullPolicy"] = _POLICIES.get(given, "IfNotPresent")
-        if policy != pull_policy(self.config["Image"], None):
-            self.fields["image_pull_policy"] = policy
+        try:
+            if policy != pull_policy(self.config["Image"], None):
+                self.fields["image_pull_policy"] = policy
+        except InvalidInput as error:
+            raise self.fault("image", error.diagnostics[0].message, error.diagnostics[0].hint) from None
         if name := self.service.get("container_name"):
             self.fields["name"], self.container["Name"] = self.written["container_name"], str(name)
 
@@ -216,13 +232,15 @@ class _Service:
                 words = shlex.split(value) if isinstance(value, str) else [scalar_text(word) for word in value]
             except ValueError as error:
                 raise self.fault(key, f"is no command: {error}") from None
+            if not words and key == "command":
+                continue  # the image's own, as without it
             self.fields[field] = self.written[key] if isinstance(value, list) or "$" in self.written[key] else words
-            self.config[place] = words
+            # An empty one takes away the image's; the Engine then keeps the image's command, unless it is [""].
+            self.config[place] = words or [""] if self.service.get("command") else words
         if value := self.service.get("working_dir"):
             self.fields["working_dir"], self.config["WorkingDir"] = self.written["working_dir"], value
-        labels = _pairs(self.written.get("labels"))
-        if labels:
-            self.fields["labels"] = labels
+        if labels := _pairs(self.written.get("labels")):
+            self.fields["labels"] = {key: "" if value is None else value for key, value in labels.items()}
             self.config["Labels"] = {k: scalar_text(v) for k, v in _pairs(self.service.get("labels")).items()}
 
     def _environment(self) -> None:
@@ -239,12 +257,13 @@ class _Service:
                 raise self.fault("env_file", f"there is no file {path}")
             shown = self.beside(path)
             paths.append(shown)
+            quoted = as_they_are(text)
             for name, value in variables_of_file(text, str(path)).items():
                 if value is None:
                     found[name] = f"(sensitive env:{name} unresolved)"
                     continue
                 found[name] = f"(sensitive env_file:{shown}#{name} unresolved)"
-                if "$" in value:
+                if "$" in value and name not in quoted:
                     self.remark(
                         "env_file", f"docker compose fills in variables in {name}, flowplan does not", "write the value"
                     )
@@ -257,6 +276,8 @@ class _Service:
             if value is None:
                 env[name] = Secret(ENVIRONMENT, name)
                 found[name] = f"(sensitive env:{name} unresolved)"
+                told = f"{name} comes from the environment of whoever plans and applies, and has to be there"
+                self.remark("environment", told, "docker compose leaves it out where it is not", lost=False)
                 continue
             env[name] = written[name] if isinstance(written[name], Expression) else text
             found[name] = text
@@ -289,12 +310,15 @@ class _Service:
             self.option("mem_reservation", reserved["memory"], "deploy")
         if devices := reserved.get("devices"):
             self.option("device_requests", [_device(one) for one in devices], "deploy")
-        for key in deploy.keys() - {"resources"}:
+        again = deploy.get("restart_policy") or {}
+        for key in sorted(deploy.keys() - {"resources", *(("restart_policy",) if _known(again) else ())}):
             if not (key == "replicas" and deploy[key] == 1):
                 self.remark(
                     "deploy", f"{key} is not carried over", "a matrix makes several runs" if key == "replicas" else ""
                 )
         restart = str(self.service.get("restart") or "no")
+        if _known(again):
+            restart = "no" if again["condition"] == "none" else f"on-failure:{again['max_attempts']}"
         tries = restart.partition(":")[2]
         if restart.startswith("on-failure") and tries.isdigit():
             self.fields["retries"] = int(tries)
@@ -399,7 +423,7 @@ class _Service:
             if key in _OF_COMPOSE:
                 if _OF_COMPOSE[key] and value not in (None, 1, [], {}):
                     self.remark(key, "is for docker compose itself", _OF_COMPOSE[key], lost=key == "annotations")
-            elif key not in _CARRIED and not key.startswith("x-") and value is not None:
+            elif key not in _CARRIED and not key.startswith("x-") and value not in (None, [], {}):
                 written = self.written[key]
                 if key == "logging":
                     self.option("log_config", _logging(value), key, _logging(written))
@@ -515,6 +539,13 @@ _CARRIED = frozenset(
     ]
 )
 """Fields that have a method of their own."""
+
+
+def _known(policy: Mapping[str, Any]) -> bool:
+    """Return whether ``deploy.restart_policy`` says no more than that, and how often, a service is tried again."""
+    return policy == {"condition": "none"} or (
+        policy.keys() == {"condition", "max_attempts"} and policy["condition"] == "on-failure"
+    )
 
 
 def _pairs(value: Any) -> dict[str, Any]:

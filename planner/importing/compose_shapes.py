@@ -30,6 +30,9 @@ _OF_SERVICE: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("deploy/resources/reservations", "deploy/resources/reservations/devices/*"), _MAPPING),
     **dict.fromkeys(("deploy/resources/limits/cpus", "deploy/resources/limits/memory"), _SCALAR),
     "deploy/resources/reservations/devices/*/capabilities": (list, "a list"),
+    "deploy/restart_policy": _MAPPING,
+    "deploy/restart_policy/condition": (str, "a text"),
+    "deploy/restart_policy/max_attempts": (int, "a whole number"),
 }
 SHAPES = {f"services/*/{place}".rstrip("/"): shape for place, shape in _OF_SERVICE.items()} | {
     f"{kind}{place}": shape

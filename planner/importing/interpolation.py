@@ -18,8 +18,32 @@ from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Path, SourceMap
 
 _FOUND = re.compile(r"\$(?:(\$)|([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-?])([^${}]*))?\}|(\{))")
+_IN_QUOTES = re.compile(r"(?m)^[ \t]*(?:export[ \t]+)?([\w.-]+)[ \t]*=[ \t]*'")
 _STAND_IN = "1"
 """The value of a variable without one, for the comparison."""
+
+
+def as_they_are(text: str) -> frozenset[str]:
+    """Return the names in a file of variables whose values are in single quotes, in which ``$`` stands for itself."""
+    return frozenset(_IN_QUOTES.findall(text))
+
+
+def filled_in(text: str, values: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the values of ``.env`` with those of its earlier lines filled in; None for what comes from elsewhere."""
+    quoted, found = as_they_are(text), dict[str, str | None]()
+
+    def value(match: re.Match[str]) -> str:
+        given = found.get(match[2] or match[3] or "")
+        if match[6] or (given is None and not match[1] and match[4] not in ("-", ":-")):
+            raise LookupError
+        return "$" if match[1] else match[5] if given is None or (given == "" and match[4] == ":-") else given
+
+    for name, written in values.items():
+        try:
+            found[name] = written if written is None or name in quoted else _FOUND.sub(value, written)
+        except LookupError:
+            found[name] = None
+    return found
 
 
 @dataclass(slots=True)
@@ -27,7 +51,7 @@ class Variables:
     """The variables that a file was found to use.
 
     Attributes:
-        given: those of the file ``.env``.
+        given: those of the file ``.env``; None for one whose value is not known.
         declared: name -> declaration in the spec; values: name -> value for the comparison.
         secrets: variables whose value is one.
     """
@@ -68,16 +92,20 @@ class Variables:
         return Expression(written), final
 
     def _value(self, name: str, sign: str, text: str, path: Path) -> str:
-        """Declare a variable, and return its value."""
+        """Declare a variable, and return its value here.
+
+        A default that is not the one of another place makes the two unequal: a variable of the spec has one.
+        """
         default = self.given.get(name)
         if default is None or (default == "" and sign == ":-"):
             default = text if sign in ("-", ":-") else None
+        value = _STAND_IN if default is None else default
         if looks_secret(name, default or "x"):
             self.declared[name] = {"sensitive": True}
-            self.values[name] = default or _STAND_IN
+            value = self.values[name] = value or _STAND_IN
             if default:
                 self.secrets[Secret(VARIABLE, name)] = Hidden(default, f"${{{name}}}", self.sources.value(path))
-        elif name not in self.declared or "default" not in self.declared[name]:
+        elif name not in self.declared or (default is not None and "default" not in self.declared[name]):
             self.declared[name] = {} if default is None else {"default": default}
-            self.values[name] = _STAND_IN if default is None else default
-        return self.values[name]
+            self.values[name] = value
+        return self.values[name] if default is None else value

@@ -98,14 +98,19 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
     return Source([_run(item) for item in wanted], others)
 
 
-def of_cluster(jobs: Sequence[Json]) -> Source:
-    """Return the runs of Jobs that the API server has listed; those that flowplan has made are remarks."""
-    typed = [{"apiVersion": "batch/v1", "kind": "Job", **job} for job in jobs]  # lists of the API leave them out
-    items = [_Item(job) for job in typed]
+def of_cluster(objects: Sequence[Json]) -> Source:
+    """Return the runs of Jobs and CronJobs that the API server has listed; what flowplan or a CronJob made is a remark."""
+    items = [_Item(one) for one in objects]
+    cronjobs = {item.value["metadata"].get("uid"): item.title for item in items if item.value["kind"] == "CronJob"}
     runs, remarks = [], []
     for item in items:
-        if "flowplan.dev/lineage" in (item.value["metadata"].get("labels") or {}):
+        if item.value["kind"] == "Status":
+            remarks.append(Remark("CronJobs", item.value["message"], "import their manifests", lost=False))
+        elif "flowplan.dev/lineage" in (item.value["metadata"].get("labels") or {}):
             remarks.append(Remark(item.title, "was made by flowplan", "the spec that made it has the run", lost=False))
+        elif owners := cronjobs.keys() & {one.get("uid") for one in item.value["metadata"].get("ownerReferences", ())}:
+            made_by = cronjobs[owners.pop()]
+            remarks.append(Remark(item.title, f"was made by {made_by}, which becomes a run", lost=False))
         else:
             runs.append(_run(item))
     return Source(runs, remarks)

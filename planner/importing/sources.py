@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flowplan.planner.importing import Around, Source, compose, crontab, jobs, prefect, slurm
-from flowplan.schemas.documents import Document, parse_all
+from flowplan.schemas.documents import COMPOSE, KUBECTL, Document, parse_all
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, did_you_mean
@@ -16,12 +16,12 @@ class Yaml(NamedTuple):
     """A kind of source whose files are YAML.
 
     Attributes:
-        is_one: tells it by a document; convert: makes runs of all documents of a file; as_kubectl: how they are read.
+        is_one: tells it by a document; convert: makes runs of all documents of a file; dialect: how they are read.
     """
 
     is_one: Callable[[Json], bool]
     convert: Callable[[Sequence[Document], Around], Source]
-    as_kubectl: bool = False
+    dialect: str = ""
 
 
 class Lines(NamedTuple):
@@ -32,8 +32,8 @@ class Lines(NamedTuple):
 
 
 YAML: dict[str, Yaml] = {
-    "kubernetes": Yaml(jobs.is_manifest, jobs.imported, as_kubectl=True),
-    "compose": Yaml(compose.is_compose, compose.imported),
+    "kubernetes": Yaml(jobs.is_manifest, jobs.imported, KUBECTL),
+    "compose": Yaml(compose.is_compose, compose.imported, COMPOSE),
     "prefect": Yaml(prefect.is_prefect, prefect.imported),
 }
 LINES: dict[str, Lines] = {
@@ -60,16 +60,19 @@ def imported(text: str, file: str, kind: str, around: Around) -> Source:
     of_lines = next((name for name, one in LINES.items() if kind == name or (not kind and one.is_one(text))), "")
     if of_lines:
         return LINES[of_lines].convert(text, file, around)
-    try:
-        documents = parse_all(text, file, as_kubectl=True)
-    except InvalidInput as error:
-        if "{{" in text:
-            hint = "a template of Helm is rendered first: helm template CHART | flowplan import -"
-            raise InvalidInput([fault._replace(hint=hint) for fault in error.diagnostics]) from None
-        raise
-    told = kind or next((name for name, one in YAML.items() if one.is_one(documents[0].value)), "")
-    if not told:
-        hint = f"known are {', '.join(KINDS)}; --kind names one"
-        raise InvalidInput([documents[0].sources.at_value((), "it is not known what this file is", hint)])
-    found = YAML[told]
-    return found.convert(documents if found.as_kubectl else parse_all(text, file), around)
+    failed: InvalidInput | None = None
+    asked = [YAML[kind]] if kind else list(YAML.values())
+    for dialect in dict.fromkeys(one.dialect for one in asked):
+        try:
+            documents = parse_all(text, file, dialect)
+        except InvalidInput as error:
+            failed = failed or error
+            continue
+        for one in asked:
+            if one.dialect == dialect and (kind or one.is_one(documents[0].value)):
+                return one.convert(documents, around)
+    if failed is not None:
+        hint = "a template of Helm is rendered first: helm template CHART | flowplan import -" if "{{" in text else ""
+        raise InvalidInput([fault._replace(hint=hint or fault.hint) for fault in failed.diagnostics])
+    hint = f"known are {', '.join(KINDS)}; --kind names one"
+    raise InvalidInput([documents[0].sources.at_value((), "it is not known what this file is", hint)])

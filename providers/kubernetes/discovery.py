@@ -47,6 +47,23 @@ def job(api: Api, object_id: str, default: str, cluster: str) -> Found:
     return _found(api, there, cluster)
 
 
+def listed(api: Api, selector: str, namespace: str) -> list[Json]:
+    """Return the Jobs and CronJobs of a namespace, with their kinds; the API's Status for CronJobs that may not be listed."""
+    jobs = api.items(jobs_path(namespace), labelSelector=selector)
+    found = [{"apiVersion": "batch/v1", "kind": "Job", **job} for job in jobs]  # lists of the API leave both out
+    for version in ("batch/v1", "batch/v1beta1"):  # Kubernetes before 1.21 has them as a beta
+        try:
+            cronjobs = api.items(f"/apis/{version}/namespaces/{namespace}/cronjobs", labelSelector=selector)
+        except ProviderError as error:
+            if error.reason not in ("NotFound", "Forbidden"):
+                raise
+            if error.reason == "Forbidden":
+                return [*found, {"apiVersion": "v1", "kind": "Status", "message": error.message}]
+        else:
+            return found + [{"apiVersion": version, "kind": "CronJob", **one} for one in cronjobs]
+    return found
+
+
 def _found(api: Api, live: Json, cluster: str) -> Found:
     seen = observed(live, pods_of(api, live), cluster)
     if not seen.run_id:

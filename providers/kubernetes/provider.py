@@ -74,8 +74,8 @@ class KubernetesProvider:
         return discovery.job(self._api, object_id, self._namespace, self.target().id)
 
     def catalogue(self, selector: str) -> list[Json]:
-        """Return the Jobs of the provider's namespace that a label selector matches."""
-        return self._api.items(jobs.jobs_path(self._namespace), labelSelector=selector)
+        """Return the Jobs and CronJobs of the provider's namespace that a label selector matches."""
+        return discovery.listed(self._api, selector, self._namespace)
 
     def preflight(self, orders: Sequence[Order]) -> list[Finding]:
         from flowplan.providers.kubernetes import preflight
