@@ -125,7 +125,7 @@ class _Watch:
                     self._inbox.put(Unwatchable(self._name, error))
                     return
                 stop.wait(2.0)
-            except RuntimeError as error:  # no further thread can be started: the loop ends with this error
+            except Exception as error:  # noqa: BLE001 - the loop ends with it: without this thread it would wait for ever
                 self._inbox.put(error)
                 return
 

@@ -44,3 +44,17 @@ def test_each_trouble_is_told_once_and_once_that_it_is_over(news: list[News], fa
     heard = [inbox.get(timeout=10) for _ in facts]
     watches.close()
     assert [type(fact) for fact in heard] == facts and inbox.empty()
+
+
+def test_a_watch_that_breaks_ends_the_command_instead_of_letting_it_wait() -> None:
+    def watch(records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:
+        raise OSError("nobody expected this")
+        yield
+
+    engines: Any = SimpleNamespace(provider=lambda name: SimpleNamespace(watch=watch))
+    inbox: SimpleQueue[Any] = SimpleQueue()
+    watches = Watches(engines, inbox)
+    watches.add([RUN])
+    watches.refresh(complete=True)
+    assert isinstance(inbox.get(timeout=60), OSError)
+    watches.close()

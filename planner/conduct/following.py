@@ -16,10 +16,11 @@ from flowplan.planner.conduct.world import (
     Care,
     Phase,
     World,
+    group_key,
     how_it_ended,
 )
 from flowplan.schemas import lifecycle
-from flowplan.schemas.errors import FlowplanError
+from flowplan.schemas.errors import FlowplanError, ProviderError
 from flowplan.schemas.events import Event
 from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import Observed, Recorded, Status
@@ -118,6 +119,11 @@ def advance(world: World, seen: Sequence[Observed], *, catching_up: bool = False
             yield words.Unfollow(record)
     events, records = yield words.Advance(tuple(pairs))
     yield from _take_in(world, events, records, [record.address for record, _ in pairs], catching_up=catching_up)
+    for run in [world.runs[record.address] for record, away in pairs if away.gone]:
+        if run.care is Care.FOLLOWED and run.record and not run.error and world.abandoned(run):
+            why = f"attempt {run.record.attempt} was not started: whoever was about to start it has ended"
+            yield from fail(world, run.address, ProviderError(why, hint="`flowplan apply` goes on from there"))
+            world.wake_one(group_key(run.record.settings.group))
 
 
 def _take_in(

@@ -150,6 +150,22 @@ def test_the_accepted_plan_is_in_the_state_before_anything_runs(project: Project
     assert waiting(project)["extract"] == ("waiting", "") and project.statuses() == {}
 
 
+def test_what_a_killed_apply_was_about_to_start_is_not_waited_for(project: Project) -> None:
+    """An apply that waits for a run ends when another one replaced that run and was killed before it had started the new one."""
+    project.write(CHAIN)
+    project.ok("plan")
+    applying = project.start("apply", "--yes")
+    project.await_status("extract", "running")
+    project.write(CHAIN.replace("extract: {", "extract: {env: {NEW: content}, "))
+    assert project.run("apply", "--yes", env={"FLOWPLAN_FAULT": "engine:create:before"}).code == -signal.SIGKILL
+    err = applying.communicate(timeout=120)[1]
+    assert applying.returncode == 1 and "load: skipped: extract could not start" in err, err
+    assert "error: extract: attempt 2 was not started: whoever was about to start it has ended" in err
+    let_go(project)
+    project.ok("apply", "--yes")
+    assert project.statuses() == dict.fromkeys(("extract", "load", "report"), "succeeded")
+
+
 def watch(project: Project) -> subprocess.Popen[str]:
     """Return a watch that has told what waits."""
     watching = project.start("watch")

@@ -9,6 +9,7 @@ import argparse
 import json
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -84,7 +85,11 @@ class Person:
             if ends and words[0] == "apply":
                 time.sleep(self.chance.uniform(0.3, 3.0))
                 process.send_signal(ends)
-            out, err = process.communicate(timeout=PATIENCE)
+            try:
+                out, err = process.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:  # else the end of this block would wait for it
+                process.kill()
+                raise
         code = process.returncode
         self.done[f"{words[0]} {code}"] += 1
         interrupted = ends and code in (-ends, 128 + ends)
