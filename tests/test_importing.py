@@ -489,11 +489,14 @@ def test_what_a_run_of_a_crontab_cannot_have_is_lost(command: Callable[..., Any]
     assert code == 2
     assert 'lost: tab:2:1: user: "nobody"' in told
     assert "lost: tab:2:1: %:" in told
-    Path("tab").write_text("1 2 3 4 5 ls\n61 x\n@daily\n")
+    Path("tab").write_text("PATH=/bin\n17 * * * *\troot\tcd / && ls\n30 3 * * 0 nobody certbot renew\n")
+    assert 'lost: tab:3:1: user: "nobody"' in command("import", "tab")[2]
+    Path("tab").write_text("1 2 3 4 5 ls\n61 x\n@daily\n@sometimes ls\n")
     code, _, told = command("import", "tab")
     assert code == 7
     assert "tab:2:1: is no line of a crontab" in told
     assert "tab:3:1:" in told
+    assert "tab:4:1:" in told
 
 
 @settings(max_examples=40, deadline=None)
@@ -816,6 +819,73 @@ def test_imported_services_run_in_their_order(tmp_path: Path) -> None:
             client.volumes.get(name).remove()
 
 
+RUN = {
+    "process": ("tab", 'IT=works\n0 2 * * * cd /tmp && echo "$IT $(date +\\%Y | wc -c) in $PWD"\n', "works 5 in /tmp"),
+    "prefect": (
+        "prefect.yaml",
+        """\
+name: etl
+deployments:
+  - name: nightly
+    entrypoint: flows/etl.py:etl
+    work_pool: {job_variables: {command: "sh -c 'echo $STAGE run'", env: {STAGE: prod}}}
+""",
+        "prod run",
+    ),
+    "slurm": (
+        "job.sbatch",
+        (
+            "#!/bin/bash\n#SBATCH -J imported -n 1 --time=5\n#SBATCH --export=STAGE=prod\n"
+            "echo first\n#SBATCH --mem=900T\nsrun --ntasks=1 sh -c 'echo $STAGE on $SLURM_JOB_NUM_NODES'\n"
+        ),
+        "prod on 1",
+    ),
+    "kubernetes": (
+        "cronjob.yaml",
+        """\
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: nightly, namespace: default}
+spec:
+  schedule: "0 2 * * *"
+  jobTemplate:
+    spec:
+      template:
+        spec:
+          restartPolicy: Never
+          containers:
+            - {name: say, image: "busybox:1.35", args: [sh, -c, "echo $STAGE of $(STAGE)"], env: [{name: STAGE, value: prod}]}
+""",
+        "prod of prod",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "process",
+        "prefect",
+        pytest.param("slurm", marks=pytest.mark.slurm),
+        pytest.param("kubernetes", marks=pytest.mark.kubernetes),
+    ],
+)
+def test_what_was_imported_runs(kind: str, tmp_path: Path) -> None:
+    """Go from the file of another tool to its output, with the commands that the pages name."""
+    project, (file, text, output) = Project(tmp_path), RUN[kind]
+    (tmp_path / file).write_text(text)
+    told = project.ok("import", file, "--project", "imported", "-o", "flowplan.yaml").err
+    assert "1 run, equal to the source" in told
+    project.write((tmp_path / "flowplan.yaml").read_text())
+    try:
+        assert set(project.actions().values()) == {"create"}
+        assert output in project.ok("apply", "--yes", timeout=300).out
+        (run,) = project.status().values()
+        assert run["status"] == "succeeded"
+    finally:
+        project.run("destroy", "--yes", timeout=300)
+
+
 PREFECT = Path(__file__).parent / "fixtures" / "prefect.yaml"
 TEMPLATES = {name: Path(__file__).parent / "fixtures" / "templates" / file for name, file in
              {"k8s": "kubernetes.yaml", "docker": "docker.json", "": "process.json"}.items()}  # fmt: skip
@@ -934,6 +1004,8 @@ def test_a_batch_script_becomes_a_job_of_slurm(command: Callable[..., Any]) -> N
 
 
 SCRIPTS = {
+    "#!/bin/sh\n#SBATCH -n1\n#SBATCH hetjob\nx\n": (7, "s.sh:3:1: begins another part of a heterogeneous job"),
+    "#!/usr/bin/env -S python3 -u\n#SBATCH--time=5\nprint()\n": (0, "timeout: 5m"),
     "#!/bin/sh\n#SBATCH --array=0-9\nx\n": (2, 's.sh:2:1: --array: "0-9": is none of a run; write matrix:'),
     "#!/bin/sh\n#SBATCH -d afterok:1\nx\n": (2, "write needs: [RUN]"),
     "#!/bin/sh\n#SBATCH --time=UNLIMITED\nx\n": (2, "--time: \"UNLIMITED\": is no value that a run can have"),
@@ -951,8 +1023,8 @@ SCRIPTS = {
 @pytest.mark.parametrize(("text", "expected"), SCRIPTS.items(), ids=range(len(SCRIPTS)))
 def test_what_a_script_has_and_a_run_has_not(text: str, expected: tuple[int, str], command: Callable[..., Any]) -> None:
     Path("s.sh").write_text(text)
-    code, _, told = command("import", "s.sh")
-    assert (code, expected[1] in told) == (expected[0], True), told
+    code, spec, told = command("import", "s.sh")
+    assert (code, expected[1] in spec + told) == (expected[0], True), told
 
 
 @settings(max_examples=50, deadline=None)

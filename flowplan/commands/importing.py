@@ -201,7 +201,9 @@ def _compared(
                     raise
                 run = max(faulty, key=lambda one: len(one.name))
                 at = place.removeprefix(f"runs.{run.name}.").rstrip(".")
-                found.setdefault(run.name, []).append(Remark(at, fault.message, fault.hint, run.at("")))
+                found.setdefault(run.name, []).append(
+                    Remark(at, fault.message, fault.hint, run.at("/" + at.replace(".", "/")))
+                )
             sound = [
                 replace(run, fields={**run.fields, "needs": [n for n in run.fields.get("needs", ()) if n not in found]})
                 for run in sound
@@ -257,7 +259,7 @@ def _line(remark: Remark) -> str:
 def _scalar(value: Json) -> str:
     if isinstance(value, dict | list):
         return yaml_text([value])[2:].strip().replace("\n", " ")
-    return f'"{value}"' if isinstance(value, str) and value != "nothing" else scalar_text(value)
+    return f'"{value}"'.replace("\n", "\\n") if isinstance(value, str) and value != "nothing" else scalar_text(value)
 
 
 def _document(text: str, runs: Sequence[Imported], remarks: Sequence[Remark]) -> dict[str, Any]:

@@ -26,7 +26,14 @@ _FIELD = r"[0-9A-Za-z*/,\-~?]+"
 _SCHEDULE = re.compile(rf"\s*(@[a-z]+|{_FIELD}(?:[ \t]+{_FIELD}){{4}})[ \t]+(\S.*)")
 _FIVE = re.compile(r"[*0-9]\S*(?:\s+[*0-9A-Za-z]\S*){4}")
 _ASSIGNMENT = re.compile(r"""\s*(["']?)([A-Za-z_][A-Za-z0-9_]*)\1\s*=\s*(.*)""")
-_USER_COLUMN = re.compile(r"#.*\bdow\b\s+user", re.IGNORECASE)
+_NAMES = frozenset(
+    f"@{name}" for name in ["reboot", "yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"]
+)
+_USER_COLUMN = re.compile(
+    rf"^\s*#.*\bdow\b\s+user|^\s*(?:@[a-z]+|{_FIELD}(?:[ \t]+{_FIELD}){{4}})[ \t]+root[ \t]",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What tells the crontab of a system: a heading, or a command of root, which is the name of no program."""
 _PERCENT = re.compile(r"(?<!\\)%")
 _SHELL, _PATH = "/bin/sh", "/usr/bin:/bin"
 _OF_CRON = {
@@ -48,7 +55,7 @@ def is_crontab(text: str) -> bool:
         if not line.strip() or line.lstrip().startswith("#") or _ASSIGNMENT.fullmatch(line):
             continue
         found = _SCHEDULE.fullmatch(line)
-        return bool(found and (found[1].startswith("@") or _FIVE.fullmatch(found[1])))
+        return bool(found and (found[1] in _NAMES or _FIVE.fullmatch(found[1])))
     return False
 
 
@@ -74,7 +81,7 @@ def imported(text: str, file: str, around: Around) -> Source:
                 variables[name] = value, at
             continue
         found = _SCHEDULE.fullmatch(line)
-        if found is None or not (found[1].startswith("@") or _FIVE.fullmatch(found[1])):
+        if found is None or not (found[1] in _NAMES or _FIVE.fullmatch(found[1])):
             hint = "write minute hour day month weekday command, or NAME=value"
             faults.append(Diagnostic("is no line of a crontab", at, hint=hint))
         else:

@@ -24,7 +24,7 @@ from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import Json, Objects
 from flowplan.schemas.sources import Diagnostic, Position
 
-_DIRECTIVE = re.compile(r"#SBATCH\s+(.*)")
+_DIRECTIVE = re.compile(r"#SBATCH(.*)")
 _SHORT = {
     "A": "account", "B": "extra-node-info", "C": "constraint", "D": "chdir", "F": "nodefile", "G": "gpus", "H": "hold",
     "I": "immediate", "J": "job-name", "L": "licenses", "M": "clusters", "N": "nodes", "O": "overcommit", "Q": "quiet",
@@ -93,7 +93,7 @@ _WANTED = (
 
 def is_batch_script(text: str) -> bool:
     """Return whether a text is a script with options for sbatch."""
-    return bool(re.search(r"(?m)^#SBATCH\s", text))
+    return bool(re.search(r"(?m)^#SBATCH\b", text))
 
 
 def imported(text: str, file: str, around: Around) -> Source:
@@ -164,6 +164,9 @@ class _Script:
                 name = name[2:]
             elif len(word) > 1 and word[0] == "-" and word[1] in _SHORT:
                 name, value, sign = _SHORT[word[1]], word[2:].removeprefix("="), word[2:]
+            elif word in ("hetjob", "packjob"):
+                self._fault(line, "begins another part of a heterogeneous job", "write a run for each part")
+                continue
             else:
                 self._fault(line, f'"{word}" is no option of sbatch')
                 continue
@@ -267,7 +270,8 @@ class _Script:
         """Return the command that runs the script: its interpreter, with the text of it."""
         first = text.splitlines()[0] if text else ""
         words = first[2:].split() if first.startswith("#!") else []
-        name = posixpath.basename(words[1] if words[1:] and words[0].endswith("/env") else words[0]) if words else ""
+        by_env = [word for word in words[1:] if word != "-S"] if words and words[0].endswith("/env") else []
+        name = posixpath.basename((by_env or words)[0]) if words else ""
         if not _TAKES_TEXT.fullmatch(name):
             hint = "write command: [INTERPRETER, FILE] in the spec, with a file that the nodes see"
             what = f"the interpreter {name} is not known to take a script as an argument" if name else "has no #! line"
