@@ -153,8 +153,21 @@ def _compose_plain(text: str) -> Json:
     return float(value)
 
 
-KUBECTL, COMPOSE = "kubectl", "compose"
-_SCALARS: dict[str, Callable[[str], Json]] = {"": _plain, KUBECTL: _kubectl_plain, COMPOSE: _compose_plain}
+def _pyyaml_plain(text: str) -> Json:
+    """Return a plain scalar as tools in Python read it: YAML 1.1, of which dates are texts and what is no JSON stays text."""
+    value = yaml.safe_load(text)
+    if isinstance(value, float) and not math.isfinite(value):
+        return text
+    return value if isinstance(value, bool | int | float | str | None) else text
+
+
+KUBECTL, COMPOSE, PYYAML = "kubectl", "compose", "pyyaml"
+_SCALARS: dict[str, Callable[[str], Json]] = {
+    "": _plain,
+    KUBECTL: _kubectl_plain,
+    COMPOSE: _compose_plain,
+    PYYAML: _pyyaml_plain,
+}
 
 
 class _Limits:
@@ -264,7 +277,7 @@ def parse(text: str, file: str, dialect: str = "") -> Document:
     """Read exactly one YAML 1.2 core document (JSON is one too); documents without content beside it do not count.
 
     Args:
-        dialect: KUBECTL or COMPOSE to read plain scalars as these do; kubectl takes whole numbers for keys too.
+        dialect: KUBECTL, COMPOSE or PYYAML to read plain scalars as these do; kubectl takes whole numbers for keys too.
 
     Raises:
         InvalidInput: as ``parse_all``; or there is a second document.

@@ -385,6 +385,11 @@ def without_marks(job: dict[str, Any]) -> None:
 
 
 BAD = {
+    f"{ONE}---\n{ONE}---\n{ONE.replace('image', 'imag')}": 'source.yaml:36:11: Job "one": /spec/template/spec/containers/0/imag:',
+    f"{ONE}---\n{ONE}---\na: [1\n": "source.yaml:28:1: is not YAML",
+    ONE.replace("  template", "\ttemplate"): "source.yaml:5:1: is not YAML: a tab indents this line; use spaces",
+    "kind: List\napiVersion: v1\nitems: &a\n- *a\n": "source.yaml:3:8: an alias refers to itself",
+    ONE.encode("utf-16").decode("latin-1"): "holds the control character",
     "": "source.yaml:1:1: the file is empty",
     "[1, 2": "source.yaml:2:1: is not YAML",
     "a: 1\n": "source.yaml:1:1: it is not known what this file is; known are kubernetes",
@@ -420,6 +425,18 @@ def test_bad_input_is_told_with_its_place(text: str, message: str, command: Call
     assert (code, spec) == (7, "")
     assert message in told
     assert "Traceback" not in told
+
+
+def test_files_of_other_systems_are_read(command: Callable[..., Any]) -> None:
+    """A byte order mark and other ends of lines mean nothing; text that is not UTF-8 is told with its place."""
+    for text in ("\ufeff" + ONE, ONE.replace("\n", "\r\n"), ONE.replace("\n", "\r")):
+        Path("job.yaml").write_bytes(text.encode())
+        assert command("import", "job.yaml")[0] == 0
+    Path("tab").write_bytes("\ufeff0 1 * * * ls\r\n0 2 * * * {}\r\n".format("x" * 100_000).encode())
+    code, spec, _ = command("import", "tab")
+    assert (code, list(parse(spec, "s").value["runs"])) == (0, ["ls", "x" * 63])
+    Path("job.yaml").write_bytes(ONE.replace("one", "caf\u00e9").encode("latin-1"))
+    assert "job.yaml:3:21: is not UTF-8 text (byte 0xe9)" in command("import", "job.yaml")[2]
 
 
 def test_a_missing_file_and_no_file(command: Callable[..., Any]) -> None:
@@ -936,6 +953,48 @@ def test_code_that_is_pulled_is_lost(deployments: list[str], command: Callable[.
     code, _, told = command(*deployments)
     assert code == 2
     assert "lost: prefect.yaml:5:1: pull.prefect.deployments.steps.git_clone: a run pulls no code" in told
+
+
+ODD_PREFECT = """\
+name: my project
+build: null
+definitions:
+  pool: &pool
+    work_queue_name: high
+    job_variables: {image: 'x:1', unknown_thing: 5}
+pull: [{prefect.deployments.steps.git_clone: {repository: r}}]
+deployments:
+  - name: first
+    entrypoint: pkg.mod:flow
+    parameters: {full: yes, n: 010, day: 2024-01-01, f: 1e3, none: ~}
+    work_pool: {<<: *pool, name: docker}
+  - name: second
+    entrypoint: a.py:b
+    work_pool: null
+    version: null
+    pull: [{prefect.deployments.steps.set_working_directory: {directory: /a}}, {x.pip_install: {}}]
+    job_variables: {x: 1}
+"""
+
+
+def test_a_prefect_file_is_read_as_prefect_reads_it(deployments: list[str], command: Callable[..., Any]) -> None:
+    """Values are those of PyYAML, and each part that no run has is told with its own place."""
+    Path("prefect.yaml").write_text(ODD_PREFECT)
+    code, spec, told = command(*deployments)
+    runs = parse(spec, "spec").value["runs"]
+    assert code == 2
+    assert json.loads(runs["first"]["command"][-1]) == {
+        "full": True,
+        "n": 8,
+        "day": "2024-01-01",
+        "f": "1e3",
+        "none": None,
+    }
+    assert "lost: prefect.yaml:9:5: variables.unknown_thing: is not a variable of the template" in told
+    assert "lost: prefect.yaml:7:1: pull.prefect.deployments.steps.git_clone" in told
+    assert "not carried over: prefect.yaml:12:5: work_pool.work_queue_name: is for Prefect's server" in told
+    assert "lost: prefect.yaml:17:5: pull.x.pip_install" in told
+    assert "lost: prefect.yaml:18:5: job_variables: {x: 1}: is not known here" in told
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])

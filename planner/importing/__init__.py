@@ -234,9 +234,9 @@ def _is_ours(text: str) -> bool:
         return True
 
 
-_ILLEGAL = re.compile(r"[^A-Za-z0-9_.-]+")
+_ILLEGAL, _LONGEST = re.compile(r"[^A-Za-z0-9_.-]+"), 63
 
 
 def run_name(text: str) -> str:
     """Return a name of a run made of any text."""
-    return _ILLEGAL.sub("-", text).strip("-.") or "run"
+    return _ILLEGAL.sub("-", text)[:_LONGEST].strip("-.") or "run"

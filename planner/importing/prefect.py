@@ -33,7 +33,7 @@ from flowplan.schemas.documents import Document, parse, scalar_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.quantities import size
 from flowplan.schemas.runs import Json, Objects
-from flowplan.schemas.sources import SourceMap
+from flowplan.schemas.sources import Position, SourceMap
 
 _CALL = (
     "import json, sys; from prefect.flows import load_flow_from_entrypoint; "
@@ -279,15 +279,24 @@ class _Deployment:
                 "pull",
             ):
                 self.remark(key, "is not known here")
+        for key in sorted((self.final.get("work_pool") or {}).keys() - {"name", "job_variables"}):
+            told = _OF_SERVER.get(key, "it says nothing about what runs")
+            self.remarks.append(
+                Remark(f"work_pool.{key}", "is for Prefect's server", told, self.where("work_pool"), False)
+            )
         for step in self.pull:
             name = str(next(iter(step), ""))
             if name != _SET_DIRECTORY or not self.directory:
                 instead = "have the code in the image, or get it in a run of its own"
-                self.remarks.append(Remark(f"pull.{name}", "a run pulls no code", instead, self.sources.key(("pull",))))
+                self.remarks.append(Remark(f"pull.{name}", "a run pulls no code", instead, self.where("pull")))
 
     def remark(self, key: str, why: str, instead: str = "", *, lost: bool = True) -> None:
         """Note what is not carried over of a field."""
-        self.remarks.append(Remark(key, why, instead, self.sources.key((*self.base, key)), lost, self.final.get(key)))
+        self.remarks.append(Remark(key, why, instead, self.where(key), lost, self.final.get(key)))
+
+    def where(self, key: str) -> Position | None:
+        """Return where a field stands: in the deployment, or else for all of them."""
+        return self.sources.key((*self.base, key) if key in self.final else (key,))
 
 
 def _type(template: Mapping[str, Any]) -> str:

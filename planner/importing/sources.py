@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flowplan.planner.importing import Around, Source, compose, crontab, jobs, prefect, slurm
-from flowplan.schemas.documents import COMPOSE, KUBECTL, Document, parse_all
+from flowplan.schemas.documents import COMPOSE, KUBECTL, PYYAML, Document, parse_all
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, did_you_mean
@@ -34,7 +34,7 @@ class Lines(NamedTuple):
 YAML: dict[str, Yaml] = {
     "kubernetes": Yaml(jobs.is_manifest, jobs.imported, KUBECTL),
     "compose": Yaml(compose.is_compose, compose.imported, COMPOSE),
-    "prefect": Yaml(prefect.is_prefect, prefect.imported),
+    "prefect": Yaml(prefect.is_prefect, prefect.imported, PYYAML),
 }
 LINES: dict[str, Lines] = {
     "slurm": Lines(slurm.is_batch_script, slurm.imported),
