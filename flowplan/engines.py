@@ -249,11 +249,14 @@ class Engines:
         An engine whose provider keeps none is not connected for that.
         """
         size = 0
-        for name in sorted(set(names)):
-            type_name = self.type_of(name)
-            if type_name in self._manifests and traits(self._manifests[type_name]).KEEPS_FILES:
-                size += cast("Keeper", self.provider(name)).discard(known)
+        for name in filter(self.keeps_files, sorted(set(names))):
+            size += cast("Keeper", self.provider(name)).discard(known)
         return size
+
+    def keeps_files(self, name: str) -> bool:
+        """Return whether the output of a run can be read after its end, whatever becomes of the run."""
+        type_name = self.type_of(name)
+        return type_name in self._manifests and traits(self._manifests[type_name]).KEEPS_FILES
 
     def close(self) -> None:
         """Release all connections."""

@@ -229,6 +229,8 @@ class LogStreams:
         try:
             provider = self._engines.provider(record.provider)
             learn_secrets(self._engines, record, self._redactor)
+            if not shown and self._engines.keeps_files(record.provider):
+                return  # its end can be read when the run is over
             tail = self._tails.get(record.run_id) if shown else None
             lines = provider.logs(record, follow=True, tail=tail, stop=self._stop)
             draw = partial(self._draw, record.address) if shown and self._draw else None

@@ -222,23 +222,21 @@ def enforce_limits(world: World) -> Commands:
 def _limit_of(world: World, record: Recorded) -> tuple[str, float | None, float]:
     """Return the time limit that a run is under: its name, its seconds and those that are left; None where there is none.
 
-    The time of its creation is by our clock, that of its start by the engine's.
+    The time of its creation is by our clock, that of its start by the engine's. Whether the engine keeps the limit is asked
+    only when it has passed: that takes files of the run.
     """
     settings = record.settings
+    name, limit, since, now = "", None, None, world.moment.now
     if record.status is Status.PENDING:
-        name, limit, passed = (
-            "start_timeout",
-            settings.start_timeout,
-            seconds_between(record.created_at, world.moment.now),
-        )
-    elif record.status is Status.RUNNING and not world.moment.keeps_timeout(record):
+        name, limit, since = "start_timeout", settings.start_timeout, record.created_at
+    elif record.status is Status.RUNNING and settings.timeout is not None:
+        name, limit, since = "timeout", settings.timeout, record.started_at
         now = world.moment.engine(record.provider)
-        name, limit, passed = "timeout", settings.timeout, seconds_between(record.started_at, now)
-    else:
-        return "", None, LOOK_AT_LIMITS_AT_LATEST
-    if limit is None:
+    passed = None if limit is None else seconds_between(since, now)
+    left = LOOK_AT_LIMITS_AT_LATEST if limit is None else 0.0 if passed is None else limit - passed
+    if name == "timeout" and left <= 0 and world.moment.keeps_timeout(record):
         return name, None, LOOK_AT_LIMITS_AT_LATEST
-    return name, limit, 0.0 if passed is None else limit - passed
+    return name, limit, left
 
 
 def refresh(world: World, addresses: Sequence[str]) -> Commands:

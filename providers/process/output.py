@@ -23,8 +23,8 @@ LONGEST_LINE = 1 << 16
 _TIME = re.compile(rb"(?m)^(\d+) (\d{19})$")
 """A line of times; one that a full disk broke off is none."""
 _NEVER = sys.maxsize
-INTERVAL = 0.1
-"""Seconds between two looks for more."""
+INTERVAL, SLOWEST = 0.1, 0.3
+"""Seconds between two looks for more; they grow while nothing comes, for many runs are followed at once."""
 VANISHED = 2.0
 """Seconds between two looks whether a run is over that left no record of its end: they read several files."""
 
@@ -189,15 +189,17 @@ def read(
     """Yield the lines of an output; following ends when ``ended`` says that the run is over."""
     kept = Kept(directory)
     lines = _Lines(kept, Times(directory), 0 if tail is None else kept.start_of_tail(tail))
-    path, due, seen = f"{directory}/{record.NAME}", 0.0, -2
+    path, due, seen, pause = f"{directory}/{record.NAME}", 0.0, -2, INTERVAL
     while follow and not stop.is_set():
         over = False
         size = _size(path)
         if (now := time.monotonic()) >= due or size != seen:
             over, due, seen = ended(), now + VANISHED, size
+        pause = min(pause * 1.1, SLOWEST)
         if over or lines.grown():
+            pause = INTERVAL
             yield from lines.new(final=over, live=True)
-        if over or stop.wait(INTERVAL):
+        if over or stop.wait(pause):
             return
     if not follow:
         yield from lines.new(final=True)
