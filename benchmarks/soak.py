@@ -74,6 +74,10 @@ def soak(directory: Path, minutes: int, rate: int) -> int:
             while left(directory):
                 time.sleep(2)
             time.sleep(max(0.0, begun + 60 * minute - time.monotonic()))
+            if follower.poll() is not None:
+                raise SystemExit(
+                    f"the follower ended: {follower.returncode}\n{(directory / 'serve.log').read_text()[-2000:]}"
+                )
             told = sizes(follower.pid, directory)
             figures = ", ".join(f"{name} {figure:.1f}" for name, figure in told.items())
             print(f"{(time.monotonic() - begun) / 60:.1f} min, {minute * cells} runs: {figures}", flush=True)

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from flowplan.clock import SteadyClock
@@ -39,6 +39,7 @@ class Beside(NamedTuple):
             of several are carried out as one plan.
         stop: addresses of live runs to stop, and what their record says of it.
         heard: called with the facts of each turn, before anything follows from them.
+        clock, began: the steady clock, and what is known by it of when runs began, of who carries out one plan after another.
     """
 
     follow: Sequence[str] = ()
@@ -47,6 +48,8 @@ class Beside(NamedTuple):
     digests: Mapping[str, str] = {}
     stop: Mapping[str, str] = {}
     heard: Callable[[Sequence[Fact]], None] = lambda facts: None
+    clock: SteadyClock | None = None
+    began: dict[str, dict[str, datetime]] | None = None
 
 
 def carry_out(
@@ -70,7 +73,7 @@ def carry_out(
         LockLost: this one held it, and lost it; nothing more was started.
         StateError: the state cannot be written.
     """
-    clock = SteadyClock()
+    clock = beside.clock or SteadyClock()
     begun, seen_until = clock.now(), store.last_seq()
     world = _world(plan, store, sink, options, beside, begun, locked=lock.held)
     together = WAITING_TOGETHER if plan.mode == "destroy" and options.parallelism > 1 else 1
@@ -90,7 +93,7 @@ def carry_out(
             return
 
     def moment() -> Moment:
-        return Moment(clock.now(), engines.now, workers.room(), engines.keeps_timeout)
+        return Moment(clock.now(), datetime.now(UTC), engines.now, workers.room(), engines.keeps_timeout)
 
     with workers.working():
         try:
@@ -131,4 +134,5 @@ def _world(
         locked=locked,
         digests=beside.digests,
         stop=beside.stop,
+        began=beside.began,
     )

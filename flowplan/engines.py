@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from flowplan.clock import SteadyClock
 from flowplan.planner.manifests import traits
 from flowplan.schemas.errors import InvalidInput, Refused
 from flowplan.schemas.kinds import Kind, Kinds
@@ -164,7 +163,6 @@ class Engines:
         self._providers: dict[str, Provider] = dict(connected or {})
         self._targets: dict[str, Target] = {}
         self._lock = threading.Lock()
-        self._clock = SteadyClock()
         self._manifests = ManifestsByType()
 
     def __contains__(self, name: str) -> bool:
@@ -204,7 +202,7 @@ class Engines:
         from flowplan.providers.protocol import Timekeeper
 
         provider = self._providers.get(name)
-        return provider.now() if isinstance(provider, Timekeeper) else self._clock.now()
+        return provider.now() if isinstance(provider, Timekeeper) else datetime.now(UTC)
 
     def targets(self) -> dict[str, Target]:
         """Return the identities that were asked for."""

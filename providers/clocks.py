@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
+
+from flowplan.schemas.times import in_utc
+
+JUMP = 5.0
+"""Seconds by which an answer is not late, and its date not rounded."""
 
 
 class EngineClock:
-    """A clock that the first answer of an engine sets, and that then runs with this computer's monotonic time."""
+    """A clock that an engine's answers set, and that runs with this computer's monotonic time between them."""
 
     def __init__(self) -> None:
         self._set: tuple[datetime, float] | None = None
 
     def hear(self, date: str | None) -> None:
-        """Set the clock by the ``Date`` of the first answer that has a valid one."""
-        if self._set is None and date:
-            try:
-                moment = parsedate_to_datetime(date)
-            except ValueError:
-                return
-            self._set = (moment if moment.tzinfo else moment.replace(tzinfo=UTC), _since_boot())
+        """Set the clock by a valid ``Date``: the first one, and one that shows that the engine's clock was set meanwhile."""
+        try:
+            moment = in_utc(parsedate_to_datetime(date or ""))
+        except ValueError:
+            return
+        known = self.now()
+        if known is None or abs((moment - known).total_seconds()) > JUMP:
+            self._set = moment, _since_boot()
 
     def now(self) -> datetime | None:
         """Return the engine's time, at most two seconds behind it; None before its first answer."""

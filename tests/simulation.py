@@ -308,7 +308,7 @@ class Apply:
 
     def moment(self) -> Moment:
         room = max(0, self.parallel - len(self.calls))
-        return Moment(self.now, lambda provider: self.now, room, lambda record: False)
+        return Moment(self.now, self.now, lambda provider: self.now, room, lambda record: False)
 
     def perform(self, commands: words.Commands) -> None:
         answer = None

@@ -186,7 +186,7 @@ class Play:
 
     def moment(self) -> Moment:
         room = max(0, self.room - len(self.calls))
-        return Moment(self.now, lambda provider: self.now, room, lambda record: False)
+        return Moment(self.now, self.now, lambda provider: self.now, room, lambda record: False)
 
     def perform(self, commands: words.Commands) -> Iterator[str]:
         answer = None

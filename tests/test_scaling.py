@@ -161,7 +161,7 @@ def recorded_for(action: Action, error: ProviderError | None, count: int) -> lis
     }
     plan = Plan("p", "sha256:0", lineage, 1, "", "", tuple(changes))
     world = conduct.World(plan, records, manner=words.Manner(detach=True), locked=True)
-    moment = words.Moment(datetime.now(UTC), lambda provider: None, count, lambda record: False)
+    moment = words.Moment(datetime.now(UTC), datetime.now(UTC), lambda provider: None, count, lambda record: False)
     answers: dict[type, Any] = {words.Lock: "", words.Advance: ([], {}), words.Reload: {}, words.Unfollow: False}
     asked: list[words.Command] = []
 

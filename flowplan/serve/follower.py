@@ -13,9 +13,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import NamedTuple
 
 from flowplan.apply import Beside, carry_out
+from flowplan.clock import SteadyClock
 from flowplan.given import Given
 from flowplan.notifying import Notifier
 from flowplan.outcome import Options
@@ -100,6 +102,7 @@ class Follower:
         self._held: dict[str, str] = {}
         self._waiting: dict[str, str] = {}
         self._pause = SHORTEST
+        self._clock, self._began = SteadyClock(), dict[str, dict[str, datetime]]()
 
     def _request(self) -> Request:
         return Request(state=self._locate(), preflight=False)
@@ -327,6 +330,8 @@ class Follower:
                     observed=planned.observed,
                     digests={address: step.digest for address, step in about.steps.items()},
                     heard=self._hear,
+                    clock=self._clock,
+                    began=self._began,
                 ),
             )
         finally:

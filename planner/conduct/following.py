@@ -24,7 +24,6 @@ from flowplan.schemas.errors import FlowplanError, ProviderError
 from flowplan.schemas.events import Event
 from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import Observed, Recorded, Status
-from flowplan.schemas.times import seconds_between
 
 
 def follow(world: World, records: Sequence[Recorded]) -> Commands:
@@ -222,19 +221,22 @@ def enforce_limits(world: World) -> Commands:
 def _limit_of(world: World, record: Recorded) -> tuple[str, float | None, float]:
     """Return the time limit that a run is under: its name, its seconds and those that are left; None where there is none.
 
-    The time of its creation is by our clock, that of its start by the engine's. Whether the engine keeps the limit is asked
-    only when it has passed: that takes files of the run.
+    Whether the engine keeps the limit is asked only when it has passed: that takes files of the run.
     """
-    settings = record.settings
-    name, limit, since, now = "", None, None, world.moment.now
-    if record.status is Status.PENDING:
-        name, limit, since = "start_timeout", settings.start_timeout, record.created_at
+    settings, moment = record.settings, world.moment
+    if record.status is Status.PENDING and settings.start_timeout is not None:
+        name, limit, passed = (
+            "start_timeout",
+            settings.start_timeout,
+            world.passed(record, record.created_at, moment.wall),
+        )
     elif record.status is Status.RUNNING and settings.timeout is not None:
-        name, limit, since = "timeout", settings.timeout, record.started_at
-        now = world.moment.engine(record.provider)
-    passed = None if limit is None else seconds_between(since, now)
-    left = LOOK_AT_LIMITS_AT_LATEST if limit is None else 0.0 if passed is None else limit - passed
-    if name == "timeout" and left <= 0 and world.moment.keeps_timeout(record):
+        now = moment.engine(record.provider)
+        name, limit, passed = "timeout", settings.timeout, world.passed(record, record.started_at, now)
+    else:
+        return "", None, LOOK_AT_LIMITS_AT_LATEST
+    left = 0.0 if passed is None else limit - passed
+    if left <= 0 and name == "timeout" and moment.keeps_timeout(record):
         return name, None, LOOK_AT_LIMITS_AT_LATEST
     return name, limit, left
 

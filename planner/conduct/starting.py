@@ -178,7 +178,7 @@ def _intend(world: World, starting: Sequence[Run]) -> Commands:
             settings=change.settings,
             status=Status.CREATING,
             plan_digest=world.digest_of(change.address),
-            created_at=timestamp(world.moment.now),
+            created_at=timestamp(world.moment.wall),
         )
         for change in map(change_of, starting)
     ]

@@ -25,7 +25,7 @@ def try_again(world: World) -> Commands:
         yield from replace_record(world, run.address, records.get(run.address))
         if run.record and _is_due(world, run):
             if lifecycle.ASKED not in run.record.handle:
-                yield from advance(world, [lifecycle.asked(run.record, world.moment.now)])
+                yield from advance(world, [lifecycle.asked(run.record, world.moment.wall)])
             run.care = Care.TRYING
             world.calls += 1
             yield words.Again(run.record)
@@ -37,7 +37,10 @@ def _is_due(world: World, run: Run) -> bool:
     if record is None or not run.wanted or run.care is not Care.FOLLOWED or world.step_is_pending(run):
         return False
     begins = None if record.run_id in world.removing else lifecycle.next_try_at(record)
-    return begins is not None and world.engine_time(record.provider) >= begins
+    if begins is None:
+        return False
+    late = world.passed(record, begins.isoformat(), world.engine_time(record.provider))
+    return late is not None and late >= 0
 
 
 def tried(world: World, run: Run, answer: words.Answered) -> Commands:

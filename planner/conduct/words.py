@@ -295,12 +295,13 @@ class Moment:
     """The time when facts are taken in.
 
     Attributes:
-        now: by a clock that nobody sets; engine: provider entry -> the time by its engine's clock, None while unknown;
+        now: by a clock that nobody sets; wall: by this computer's; engine: provider entry -> the time by its engine's clock, None while unknown;
         room: how many more engine calls may be asked for; keeps_timeout: whether the engine of a run ends it by itself
         when its ``timeout`` passes.
     """
 
     now: datetime
+    wall: datetime
     engine: Callable[[str], datetime | None]
     room: int
     keeps_timeout: Callable[[Recorded], bool]

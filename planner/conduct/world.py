@@ -14,6 +14,7 @@ from flowplan.schemas.events import Event
 from flowplan.schemas.lifecycle import next_try_at
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Observed, Recorded, Status
+from flowplan.schemas.times import seconds_between
 
 LOOK_AT_LIMITS = timedelta(seconds=0.2)
 """How often time limits are looked at, while some may pass; a thousand runs that have one double it."""
@@ -104,6 +105,7 @@ class World:
     Attributes:
         digests: address -> digest of the accepted plan, where the steps of several are carried out as one plan.
         stop: addresses of live runs to stop, and what their record says of it.
+        began: run id -> times of its record, and the moments that they were by the clock that nobody sets.
         locked: whether this process holds the writer's lock. away: how often it was given back and taken again, so that
             another flowplan may have changed what was planned. said_locked: whether the user knows who holds it.
         runs: by address. address_of: by run id, of every attempt seen here.
@@ -142,9 +144,11 @@ class World:
         locked: bool = False,
         digests: Mapping[str, str] | None = None,
         stop: Mapping[str, str] | None = None,
+        began: dict[str, dict[str, datetime]] | None = None,
     ) -> None:
         self.plan, self.manner, self.locked = plan, manner, locked
         self.digests, self.stop = digests or {}, stop or {}
+        self.began = {} if began is None else began
         self.runs: dict[str, Run] = {}
         self.address_of: dict[str, str] = {}
         self.live: dict[str, Run] = {}
@@ -289,6 +293,16 @@ class World:
         """Return the time by the clock of an engine, or by ours while that is not known."""
         return self.moment.engine(provider) or self.moment.now
 
+    def passed(self, record: Recorded, since: str | None, now: datetime | None) -> float | None:
+        """Return the seconds since a time of a record, None while that or the time by its clock is not known.
+
+        How long ago it was is asked once, by the clock that wrote it, and runs on steadily from there: clocks may be set.
+        """
+        known = self.began.setdefault(record.run_id, {})
+        if since and since not in known and (age := seconds_between(since, now)) is not None:
+            known[since] = self.moment.now - timedelta(seconds=age)
+        return (self.moment.now - known[since]).total_seconds() if since in known else None
+
     def run_at(self, address: str) -> Run:
         """Return the run at an address, which is a new one the first time."""
         return self.runs.setdefault(address, Run(address))
@@ -326,6 +340,7 @@ class World:
         if run.record is None or self.live.pop(run.address, None) is None:
             return
         self.limited.pop(run.address, None)
+        self.began.pop(run.record.run_id, None)
         self.theirs.discard(run.address)
         group = run.record.settings.group
         self.groups[group].discard(run.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -109,6 +110,33 @@ def test_the_time_limit_of_a_container_is_kept_by_the_clock_of_its_engine(projec
     assert (run["status"], run["reason"]) == ("timed_out", "DeadlineExceeded")
     assert 0 < seconds(run) < 30
     project.ok("destroy", "--yes", "--state", ".flowplan/former.db")
+
+
+GATED = """\
+flowplan: 1
+project: {name}
+defaults: {{provider: kubernetes, image: "busybox:1.35", image_pull_policy: IfNotPresent, command: ["true"], needs: [gate]}}
+runs:
+  gate: {{provider: process, image: null, image_pull_policy: null, command: [sh, -c, "until [ -e go ]; do sleep 0.05; done"], needs: []}}
+  starts: {{start_timeout: 10m}}
+  waits: {{start_timeout: 2s, image: "none.invalid/none:1", image_pull_policy: Never}}
+"""
+
+
+@pytest.mark.kubernetes
+@pytest.mark.parametrize("shift", [HOUR, -HOUR], ids=["forward", "backward"])
+def test_a_clock_that_jumps_under_the_follower_ends_no_run_early_or_late(project: Project, shift: float) -> None:
+    project.write(GATED.format(name=f"clock-{uuid.uuid4().hex[:8]}"))
+    jumped = project.directory / "jumped"
+    project.ok("apply", "--yes", "--detach")
+    serving = start(project, shift, "serve", "--listen", "none", jumped=jumped)
+    until(lambda: project.statuses().get("gate") == "running")
+    jumped.touch()
+    (project.directory / "go").touch()
+    until(lambda: {**project.statuses(), "gate": ""} == {"gate": "", "starts": "succeeded", "waits": "timed_out"})
+    serving.send_signal(signal.SIGTERM)
+    ended(serving)
+    project.ok("destroy", "--yes")
 
 
 @pytest.mark.postgres
