@@ -12,8 +12,8 @@ import time
 class CuttableProxy:
     """Forwards to ``host:port`` while ``mode`` is ``open``.
 
-    ``refuse`` closes every new connection; ``swallow`` passes requests on but resets the connection when the answer
-    comes. ``cut()`` resets all connections that are open.
+    ``refuse`` closes every new connection; ``hold`` passes nothing on, and lets all connections stand; ``swallow`` passes
+    requests on but resets the connection when the answer comes. ``cut()`` resets all connections that are open.
 
     Args:
         delay: seconds that a round trip takes.
@@ -60,6 +60,8 @@ class CuttableProxy:
                     heard.clear()
                     self.asked += 1
                     time.sleep(self._delay)
+                while self.mode == "hold":
+                    time.sleep(0.05)
                 if answers and self.mode == "swallow" and handshaken > 1:  # the first answer is that of TLS
                     break
                 sink.sendall(data)

@@ -81,6 +81,7 @@ def read(url: str) -> Address:
     from psycopg.conninfo import conninfo_to_dict
 
     base, _, query = url.partition("?")
+    authority, _, path = base.partition("//")[2].partition("/")
     words = parse_qsl(query, keep_blank_values=True)
     own = {name: value for name, value in words if name in OWN}
     rest = urlencode([(name, value) for name, value in words if name not in OWN], quote_via=quote)
@@ -91,6 +92,10 @@ def read(url: str) -> Address:
         raise InvalidInput(
             f"the URL of the state is none that PostgreSQL's library takes{f': {what}' if what else ''}", hint=HINT
         ) from None
+    ports = [port for port in str(found.get("port") or "").split(",") if port]
+    if "@" in path or authority.count("@") > 1 or not all(port.isdigit() for port in ports):
+        # A password with an "@" or "/" as it is: what comes after would be shown as a host or a database.
+        raise InvalidInput("the URL of the state has no host and port where they have to be", hint=HINT)
     return Address(
         {name: str(value) for name, value in found.items()}, own.get("project", ""), own.get("environment", "")
     )

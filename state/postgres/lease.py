@@ -104,14 +104,16 @@ class Lease(Lock):
         token, self._token = self._token, None
         self._stop.set()
         point("lock:release:before")
-        with self._using:
-            for _ in range(2):  # the connection may have been lost since it was used last
+        ended = _now() >= self._until  # nothing to give back, and a renewal may wait for a server that is silent
+        if self._using.acquire(timeout=0 if ended else RENEW_EVERY):
+            for _ in range(0 if ended else 2):  # the connection may have been lost since it was used last
                 try:
                     self._session.do(_GIVE_BACK, *self._row, token)
                     break
                 except StateError:
                     self._session.close()  # it ends by itself within SECONDS
             self._session.close()
+            self._using.release()
         point("lock:release:after")
 
     @property

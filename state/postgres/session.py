@@ -246,6 +246,10 @@ def _storable(value: Any) -> Any:
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 AGAIN = "give the same command again once it answers; what was recorded is kept"
+_NO_CONNECTION = (
+    "has no connection left for this user",
+    "end connections that are idle, or put a pooler in front of it",
+)
 _BY_STATE = {
     "42501": ("refuses this user", "`flowplan state grants` prints what each role needs; --state names another user"),
     "42P01": (
@@ -257,17 +261,22 @@ _BY_STATE = {
         "`flowplan state upgrade` makes them, given by the owner of the database",
     ),
     "3F000": ("has no tables of flowplan", "`flowplan state upgrade` makes them, given by the owner of the database"),
-    "25006": ("is read-only: the server is a replica, or in recovery", "name the primary server with --state"),
+    "25006": (
+        "is read-only: the server is a replica, or in recovery, or set so",
+        "name the primary server with --state",
+    ),
     "57P01": ("was told to shut down", AGAIN),
     "57P02": ("crashed, or was stopped at once", AGAIN),
     "57P03": ("does not accept connections now", AGAIN),
-    "53300": ("has no connection left for this user", "end connections that are idle, or put a pooler in front of it"),
+    "53300": _NO_CONNECTION,
     "25P03": ("ended the transaction, because this process was frozen", "give the same command again"),
     "55P03": ("was busy for 30 s", "another process writes; see who in pg_stat_activity"),
     "22021": ("takes no UTF-8", "make the database with ENCODING 'UTF8'"),
 }
 _FULL = ("53100", "58030")
 _BY_WORD = (
+    ("too many", *_NO_CONNECTION),  # "for role ..." may follow
+    ("connection slots", *_NO_CONNECTION),
     (
         "password authentication failed",
         "refuses the password",
@@ -283,11 +292,6 @@ _BY_WORD = (
     ("recovery", "is in recovery", AGAIN),
     ("shutting down", "is shutting down", AGAIN),
     ("starting up", "is starting", AGAIN),
-    (
-        "too many",
-        "has no connection left for this user",
-        "end connections that are idle, or put a pooler in front of it",
-    ),
 )
 
 

@@ -88,11 +88,14 @@ def test_the_certificate_of_the_server_is_verified(team: Project) -> None:
         ("postgresql:///?service=not-there", {}, "service"),
         ("postgresql://owner@h/d?sslmodus=x", {}, "none that PostgreSQL's library takes"),
         ("postgresql://owner:not%sthis-one@h/d", {}, "none that PostgreSQL's library takes"),
+        ("postgresql://owner:not@this-one@h/d", {}, "no host and port where they have to be"),
+        ("postgresql://owner:this-one/not@h/d", {}, "no host and port where they have to be"),
+        ("postgresql://owner:7/this-one@h/d", {}, "no host and port where they have to be"),
     ],
 )
 def test_a_database_that_cannot_be_used_is_told(team: Project, state: str, env: dict[str, str], said: str) -> None:
     done = team.run("status", "--state", state.format(url()), env=env)
-    assert done.code in (1, 7) and said in done.err and "not-this-one" not in done.err and "this-one@" not in done.err
+    assert done.code in (1, 7) and said in done.err and "this-one" not in done.err
 
 
 @pytest.mark.parametrize(

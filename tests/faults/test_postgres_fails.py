@@ -154,6 +154,12 @@ def test_a_server_that_is_away_is_told_at_once(team: Project, server: OwnPostgre
         server.start()
 
 
+def test_a_server_without_a_connection_to_spare_is_told(team: Project, server: OwnPostgres) -> None:
+    sql("CREATE ROLE many LOGIN CONNECTION LIMIT 0", url=server.url())
+    told = team.ok("status", "--state", server.url().replace("owner@", "many@"), code=1).err
+    assert "no connection left for this user" in told, told
+
+
 def test_a_database_that_is_restored_from_yesterday_repeats_nothing(
     team: Project, server: OwnPostgres, tmp_path: Path
 ) -> None:
