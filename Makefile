@@ -34,9 +34,10 @@ engines: $(VENV)/dev ## Say which engines tests find, and what is skipped for wa
 	@$(BIN)/python tests/engines.py
 
 test: engines check ## All checks and tests; engines are found by DOCKER_HOST, KUBECONFIG, REGISTRY ... (CONTRIBUTING.md); TESTS="file ..." for some
-	@# Two workers share one engine and two cores: what fails there has to fail alone as well to count. Each has whole modules, so
-	@# that what a module's fixtures start is started once; in the order of the files, which has the slow ones first.
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS) || $(BIN)/pytest --last-failed --last-failed-no-failures none
+	@# Three workers share two cores, because each waits for engines half of the time: what fails there has to fail alone as well to
+	@# count. Each has whole modules, so that what a module's fixtures start is started once; in the order of the files, which has
+	@# the slow ones first.
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS) || $(BIN)/pytest --last-failed --last-failed-no-failures none
 
 newest: ## All checks and tests with the newest versions of all dependencies, in .venv-newest
 	rm -rf .venv-newest

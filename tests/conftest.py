@@ -13,7 +13,7 @@ import pytest
 from browser import PROGRAMS, Browser
 from engines import ENGINES, without_engine
 from filelock import FileLock
-from projects import Project, clear, copy_case, until
+from projects import Project, clear, copy_case, make_namespace
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -111,13 +111,11 @@ def browser(need: Callable[..., None]) -> Iterator[Browser]:
 def namespace() -> Iterator[str]:
     """Make a namespace on the cluster of KUBECONFIG, and return its name; it is removed at the end of the session."""
     from flowplan.providers.kubernetes.connection import endpoint
-    from flowplan.providers.kubernetes.jobs import core_path
     from flowplan.providers.kubernetes.requests import Api
 
     name = f"fp-cases-{uuid.uuid4().hex[:8]}"
     api = Api(endpoint({}, Path("/")))
-    api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
-    until(lambda: api.find(core_path(name, "serviceaccounts", "default")))  # no pod can be created before
+    make_namespace(api, name)
     yield name
     api.call("DELETE", f"/api/v1/namespaces/{name}")
     api.close()

@@ -152,6 +152,12 @@ def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     raise AssertionError(f"did not come true within {patience:g} s: {condition}")
 
 
+def make_namespace(api: Any, name: str) -> None:
+    """Make a namespace in which pods can be created."""
+    api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
+    until(lambda: api.find(f"/api/v1/namespaces/{name}/serviceaccounts/default"))  # no pod can be created before
+
+
 def end_jobs(*, project: str = "", namespace: str = "") -> None:
     """Remove the Jobs of a project or a namespace and their pods at once, without a grace period, where there is a cluster."""
     if "KUBECONFIG" not in os.environ:

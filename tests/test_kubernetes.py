@@ -21,6 +21,7 @@ import pytest
 import yaml
 from cuttable_proxy import CuttableProxy
 from faulty_proxy import FaultyProxy
+from projects import make_namespace, until
 
 from flowplan.providers.kubernetes import connect
 from flowplan.providers.kubernetes.connection import endpoint
@@ -140,21 +141,13 @@ class World:
 def api() -> Iterator[Api]:
     made = Api(endpoint({}, Path("/")))
     for name in (SPACE, TIGHT):
-        made.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
+        make_namespace(made, name)
     quota = {"metadata": {"name": "tight"}, "spec": {"hard": {"pods": "0"}}}
     made.call("POST", core_path(TIGHT, "resourcequotas"), body=quota)
-    await_that(lambda: all(made.find(core_path(n, "serviceaccounts", "default")) for n in (SPACE, TIGHT)))
     yield made
     for name in (SPACE, TIGHT):
         made.call("DELETE", f"/api/v1/namespaces/{name}")
     made.close()
-
-
-def await_that(true: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 RETRY = f"f=/host/flowplan-{LINEAGE}; echo try; echo x >> $f; [ $(wc -l < $f) -ge 3 ] && rm $f && exit 0; exit 1"
@@ -226,9 +219,7 @@ def remove_when_running(api: Api, name: str) -> None:
     """Delete a Job as a person does with kubectl."""
     path = jobs_path(SPACE, name)
     pods = core_path(SPACE, "pods")
-    await_that(
-        lambda: any(p["status"]["phase"] == "Running" for p in api.items(pods, labelSelector=f"job-name={name}")), 90
-    )
+    until(lambda: any(p["status"]["phase"] == "Running" for p in api.items(pods, labelSelector=f"job-name={name}")), 90)
     api.call("DELETE", path, body={"propagationPolicy": "Background"})
 
 
@@ -486,7 +477,7 @@ def test_a_server_that_lets_nobody_attach_is_asked_for_the_output_alone(world: W
     assert isinstance(made, ProgressReader)
     with ThreadPoolExecutor(1) as pool:
         drawn = pool.submit(lambda: list(made.progress(kept, stop)))
-        await_that(lambda: fault.hits >= (1 if what == "answer" else 2))
+        until(lambda: fault.hits >= (1 if what == "answer" else 2))
         stop.set()
         if what == "answer":
             with pytest.raises(ProviderError):
@@ -621,7 +612,7 @@ def test_a_quota_that_lets_few_run_at_once_is_told(world: World) -> None:
     hard = {"requests.cpu": "1", "count/jobs.batch": "4"}
     body = {"metadata": {"name": "few"}, "spec": {"hard": hard}}
     world.api.call("POST", core_path(space, "resourcequotas"), body=body)
-    await_that(lambda: (world.api.get(core_path(space, "resourcequotas", "few")).get("status") or {}).get("hard"))
+    until(lambda: (world.api.get(core_path(space, "resourcequotas", "few")).get("status") or {}).get("hard"))
 
     def told(count: int, **settings: Any) -> dict[str, str]:
         resources = {"container": {"resources": {"requests": {"cpu": "400m"}}}}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import time
 import uuid
 from pathlib import Path
 from typing import cast
 
 from case import Case
+from projects import make_namespace
 
 from flowplan.planner.manifests import Manifests
 from flowplan.planner.manifests import kubernetes as kubernetes_manifests
@@ -43,11 +43,7 @@ def _api() -> Api:
 @functools.cache
 def _namespace() -> None:
     api = _api()
-    api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": NAMESPACE}})
-    deadline = time.monotonic() + 30
-    while api.find(core_path(NAMESPACE, "serviceaccounts", "default")) is None:  # no pod can be created before
-        assert time.monotonic() < deadline, "the namespace got no service account"
-        time.sleep(0.05)
+    make_namespace(api, NAMESPACE)
     api.close()
     atexit.register(_remove)
 

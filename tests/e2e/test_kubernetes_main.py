@@ -21,7 +21,7 @@ import pytest
 import yaml
 from conftest import Project, Result, until
 from cuttable_proxy import CuttableProxy
-from projects import end_jobs
+from projects import end_jobs, make_namespace
 
 from flowplan.providers.kubernetes.connection import endpoint
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path
@@ -103,10 +103,9 @@ class Story:
 def api() -> Iterator[Api]:
     made = Api(endpoint({}, Path("/")))
     for name in (SPACE, TIGHT):
-        made.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
+        make_namespace(made, name)
     quota = {"metadata": {"name": "tight"}, "spec": {"hard": {"pods": "0"}}}
     made.call("POST", core_path(TIGHT, "resourcequotas"), body=quota)
-    until(lambda: all(made.find(core_path(n, "serviceaccounts", "default")) for n in (SPACE, TIGHT)))
     yield made
     for name in (SPACE, TIGHT):
         made.call("DELETE", f"/api/v1/namespaces/{name}")

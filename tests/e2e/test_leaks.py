@@ -21,6 +21,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 from conftest import FLOWPLAN, Project, Result, until
+from projects import make_namespace
 
 KEY = (
     "-----BEGIN KEY-----\n"
@@ -267,10 +268,12 @@ class Namespace:
     def make(self, name: str, engine: str) -> None:
         if engine != "kubernetes":
             return
+        from flowplan.providers.kubernetes.connection import endpoint
+        from flowplan.providers.kubernetes.requests import Api
+
         self.name = name
-        subprocess.run(["kubectl", "create", "namespace", name], check=True, capture_output=True)
-        account = ["kubectl", "-n", name, "get", "serviceaccount", "default"]
-        until(lambda: subprocess.run(account, check=False, capture_output=True).returncode == 0)
+        with contextlib.closing(Api(endpoint({}, Path("/")))) as api:
+            make_namespace(api, name)
 
     def remove(self) -> None:
         if self.name:

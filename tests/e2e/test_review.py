@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import Project, until
+from projects import make_namespace
 
 from flowplan.schemas.plan_documents import read_plan, schema_faults, write_plan
 from flowplan.schemas.times import timestamp
@@ -671,9 +672,8 @@ def test_drift_of_a_job_names_who_changed_it(project: Project) -> None:
 
     name = f"review-{uuid.uuid4().hex[:8]}"
     api = Api(endpoint({}, Path("/")))
-    api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
+    make_namespace(api, name)
     try:
-        until(lambda: api.find(f"/api/v1/namespaces/{name}/serviceaccounts/default"))
         project.write(
             f"flowplan: 1\nproject: {name}\nruns:\n  a:\n    provider: kubernetes\n    image: busybox:1.35\n"
             f"    command: [sleep, '600']\n    timeout: 600\n    grace_period: 1s\n    kubernetes: {{namespace: {name}}}\n"

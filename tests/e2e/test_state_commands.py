@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import Project, until
 from engines import docker_api
-from projects import end_jobs
+from projects import end_jobs, make_namespace
 from stores import sql
 
 SECRET = "c4n4ry-value-of-import"
@@ -121,8 +121,7 @@ class Jobs(Hands):
 
         super().__init__(project)
         self.api = Api(endpoint({}, Path("/")))
-        self.api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": self.name}})
-        until(lambda: self.api.find(f"/api/v1/namespaces/{self.name}/serviceaccounts/default"))
+        make_namespace(self.api, self.name)
         self.jobs = f"/apis/batch/v1/namespaces/{self.name}/jobs"
         self.fields = (
             "    provider: kubernetes\n    image: busybox:1.35\n    command: [sleep, '777']\n    timeout: 800s\n"

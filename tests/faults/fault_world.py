@@ -20,6 +20,7 @@ from typing import Any
 
 from faulty_proxy import FaultyProxy
 from own_postgres import OwnPostgres
+from projects import make_namespace
 from stores import sql
 
 FLOWPLAN = str(Path(sys.executable).with_name("flowplan"))
@@ -386,13 +387,13 @@ class KubernetesWorld(World):
     soon = 2
 
     def __init__(self, base: Path, server: OwnPostgres | None = None) -> None:
+        from flowplan.providers.kubernetes.connection import endpoint
+        from flowplan.providers.kubernetes.requests import Api
+
         super().__init__(base, server)
         self.namespace = self.project
-        self._kubectl("create", "namespace", self.namespace)
-        deadline = time.monotonic() + 30
-        while not self._kubectl("get", "serviceaccounts", "-o", "name", "--field-selector=metadata.name=default"):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        with contextlib.closing(Api(endpoint({}, Path("/")))) as api:
+            make_namespace(api, self.namespace)
         self._seen = base / "jobs"
         with self._seen.open("w") as file:
             self._watch = subprocess.Popen(

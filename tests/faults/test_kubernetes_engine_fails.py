@@ -17,7 +17,7 @@ import pytest
 import yaml
 from faulty_proxy import FaultyProxy
 from following import Following, watched
-from projects import Project, clear, until
+from projects import Project, clear, make_namespace, until
 
 from flowplan.providers.kubernetes.connection import endpoint
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path
@@ -52,8 +52,7 @@ FAILING = status(500, "InternalError", "etcdserver: request timed out")
 @pytest.fixture(scope="module")
 def api() -> Iterator[Api]:
     made = Api(endpoint({}, Path("/")))
-    made.call("POST", "/api/v1/namespaces", body={"metadata": {"name": SPACE}})
-    until(lambda: made.find(core_path(SPACE, "serviceaccounts", "default")))
+    make_namespace(made, SPACE)
     yield made
     made.call("DELETE", f"/api/v1/namespaces/{SPACE}")
     made.close()
@@ -479,8 +478,7 @@ def test_a_job_that_loses_our_labels_is_not_lost(world: World, when: str) -> Non
 
 def test_a_namespace_that_somebody_deletes_takes_its_runs_with_it(api: Api, world: World) -> None:
     space = f"{SPACE}-gone"
-    api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": space}})
-    until(lambda: api.find(core_path(space, "serviceaccounts", "default")))
+    make_namespace(api, space)
     world.spec(f"a: {IDLE}", space=space)
     following = Following(world.project.start("apply", "--yes", "flowplan.yaml"))
     until(lambda: world.told().get("a") == "pending")
