@@ -21,6 +21,7 @@ from typing import Any
 
 from flowplan.schemas import exit_codes
 from flowplan.schemas.backoff import wait_after
+from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import ENDS, Json, Observed, Recorded, Status, Try
 from flowplan.schemas.times import seconds_between, timestamp
 
@@ -33,6 +34,8 @@ ENDED = "ended"
 """Key of a handle: when the execution ended (RFC 3339) after which the run waits, or was last tried again."""
 ASKED = "asked"
 """Key of a handle: the next try is counted, and its engine is asked for it; gone once it was seen to run."""
+LIMIT = "limit"
+"""Key of a handle: the seconds of the time limit that has passed; recorded before the run is stopped for it."""
 GONE = "the object is gone and how it ended is not known"
 
 _NEXT = {
@@ -133,12 +136,51 @@ def after(now: Progress, seen: Observed) -> Progress:
     return replace(now, **changes)
 
 
-def told(record: Recorded, seen: Observed) -> Observed:
-    """Return what an observation means for a run that flowplan itself tries again (``retry_delay``); others mean what they say.
+def limit_of(record: Recorded) -> tuple[str, float | None]:
+    """Return the time limit that an attempt is under: its name in specs and its seconds, None where there is none."""
+    if record.status is Status.PENDING:
+        return "start_timeout", record.settings.start_timeout
+    return "timeout", record.settings.timeout if record.status is Status.RUNNING else None
 
-    After a failure such a run waits for its next try. A failure that is no newer than the one that it has been tried again
-    after is the same one, seen late.
+
+def limit_passed(record: Recorded) -> str:
+    """Return in words that the time limit of an attempt has passed."""
+    name, limit = limit_of(record)
+    return f"{name} of {written_duration(limit or 0)} passed"
+
+
+def expired(record: Recorded) -> Observed:
+    """Return what is recorded of an attempt before it is stopped for its time limit; a crash in between hides no reason."""
+    handle = {**record.handle, LIMIT: limit_of(record)[1]}
+    return Observed(record.run_id, status=record.status, reason=record.reason, message=record.message, handle=handle)
+
+
+def _stopped(record: Recorded, seen: Observed) -> Observed:
+    """Return what an observation means for an attempt that was to be stopped for its time limit: if it failed later, it is why.
+
+    One that succeeded, or ended before its limit by its engine's clock, or has begun after all, is as it is seen.
     """
+    limit, running = limit_of(record)[1], record.status is Status.RUNNING
+    if limit is None or record.handle.get(LIMIT) != limit:
+        return seen
+    if not seen.over:
+        same = seen.status is record.status and seen.handle
+        return replace(seen, handle={**seen.handle, LIMIT: limit}) if same else seen
+    passed = seconds_between(record.started_at, seen.finished_at) if running else None
+    if not seen.gone and (seen.status is not Status.FAILED or passed is None or passed < limit):
+        return seen
+    reason = "DeadlineExceeded" if running else record.reason or "StartTimeout"
+    message = ": ".join(filter(None, (limit_passed(record), record.message)))
+    return replace(seen, status=Status.TIMED_OUT, reason=reason, message=message)
+
+
+def told(record: Recorded, seen: Observed) -> Observed:
+    """Return what an observation means for a run that flowplan itself stops for a time limit, or tries again (``retry_delay``).
+
+    Others mean what they say. After a failure a run that is tried again waits for its next try. A failure that is no newer
+    than the one that it has been tried again after is the same one, seen late.
+    """
+    seen = _stopped(record, seen)
     retry, before, tries = record.settings.retry_delay, record.handle.get(ENDED), max(record.attempts, seen.attempts, 1)
     if retry is None or record.status.settled:
         return seen

@@ -303,7 +303,7 @@ def test_the_simulation_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> 
     assert caught(state_type=Careless)
     assert caught(state_type=Forgetful)
     with monkeypatch.context() as patched:
-        patched.setattr(following, "_limit_of", lambda world, record: ("", None, 0.0))
+        patched.setattr(following, "_time_left", lambda world, record: 1.0)
         assert caught()
     with monkeypatch.context() as patched:
         patched.setitem(lifecycle._NEXT, Status.LOST, lifecycle.ENDS)

@@ -22,7 +22,6 @@ from flowplan.planner.conduct.world import (
 from flowplan.schemas import lifecycle
 from flowplan.schemas.errors import FlowplanError, ProviderError
 from flowplan.schemas.events import Event
-from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import Observed, Recorded, Status
 
 
@@ -193,52 +192,54 @@ def read_end(world: World, run_id: str) -> Commands:
 
 
 def enforce_limits(world: World) -> Commands:
-    """Stop the runs that passed a time limit which their engine does not keep; look again when the next one may have."""
+    """Stop the runs that passed a time limit which their engine does not keep; look again when the next one may have.
+
+    That they are to be stopped is recorded first, so that why they ended is known whatever becomes of this flowplan.
+    """
     if any(until and world.moment.now < until for until in (world.limits_due, world.limits_rest)):
         return
-    soonest = LOOK_AT_LIMITS_AT_LATEST
+    soonest, over = LOOK_AT_LIMITS_AT_LATEST, []
     for run in list(world.limited.values()):
         record = run.record
         if record is None or not run.wanted or run.care is not Care.FOLLOWED or world.step_is_pending(run):
             continue  # an adoption that is still to come would create it again
         if run.stops and run.stop_again and world.moment.now < run.stop_again:
             soonest = 0.0
-            continue
-        name, limit, left = _limit_of(world, record)
-        if limit is None or left >= 0:
+        elif (left := _time_left(world, record)) < 0:
+            over.append(run)
+        else:
             soonest = min(soonest, left)
-            continue
-        run.care, run.limit = Care.STOPPING, f"{name} of {written_duration(limit)} passed"
+    world.limits_due = world.moment.now + LOOK_AT_LIMITS * (1 + len(world.limited) / 1000)
+    world.limits_rest = world.moment.now + timedelta(seconds=soonest)
+    yield from advance(world, [lifecycle.expired(run.record) for run in over if run.record])
+    for run in over:
+        record = run.record
+        if record is None or not record.status.live or lifecycle.LIMIT not in record.handle:
+            continue  # another flowplan has recorded its end meanwhile
+        run.care, run.limit = Care.STOPPING, lifecycle.limit_passed(record)
         world.removing.add(record.run_id)
         world.calls += 1
         if not run.stops:
             yield words.Note(f"{record.address}: {run.limit}, stopping it")
         yield words.Remove(record.address, (record,), run.limit)
-    world.limits_due = world.moment.now + LOOK_AT_LIMITS * (1 + len(world.limited) / 1000)
-    world.limits_rest = world.moment.now + timedelta(seconds=soonest)
 
 
-def _limit_of(world: World, record: Recorded) -> tuple[str, float | None, float]:
-    """Return the time limit that a run is under: its name, its seconds and those that are left; None where there is none.
+def _time_left(world: World, record: Recorded) -> float:
+    """Return the seconds that are left of a run's time limit; where it has none of ours, until limits are looked at again.
 
     Whether the engine keeps the limit is asked only when it has passed: that takes files of the run.
     """
-    settings, moment = record.settings, world.moment
-    if record.status is Status.PENDING and settings.start_timeout is not None:
-        name, limit, passed = (
-            "start_timeout",
-            settings.start_timeout,
-            world.passed(record, record.created_at, moment.wall),
-        )
-    elif record.status is Status.RUNNING and settings.timeout is not None:
-        now = moment.engine(record.provider)
-        name, limit, passed = "timeout", settings.timeout, world.passed(record, record.started_at, now)
+    moment, (_, limit) = world.moment, lifecycle.limit_of(record)
+    if limit is None:
+        return LOOK_AT_LIMITS_AT_LATEST
+    if record.status is Status.PENDING:
+        passed = world.passed(record, record.created_at, moment.wall)
     else:
-        return "", None, LOOK_AT_LIMITS_AT_LATEST
+        passed = world.passed(record, record.started_at, moment.engine(record.provider))
     left = 0.0 if passed is None else limit - passed
-    if left <= 0 and name == "timeout" and moment.keeps_timeout(record):
-        return name, None, LOOK_AT_LIMITS_AT_LATEST
-    return name, limit, left
+    if left <= 0 and record.status is Status.RUNNING and moment.keeps_timeout(record):
+        return LOOK_AT_LIMITS_AT_LATEST
+    return left
 
 
 def refresh(world: World, addresses: Sequence[str]) -> Commands:

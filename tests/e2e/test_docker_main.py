@@ -323,6 +323,18 @@ def test_a_timeout_is_kept_for_containers(project: Project, engine: Engine) -> N
     assert project.actions() == {"hello": "rerun"}
 
 
+@pytest.mark.parametrize("point", ["docker:stop:after", "engine:delete:after", "state:finish:before"])
+def test_a_run_that_was_stopped_at_its_limit_is_timed_out_whatever_killed_flowplan_then(
+    project: Project, engine: Engine, point: str
+) -> None:
+    engine.spec(run("[sleep, '600']", "timeout: 1s", QUICK))
+    project.ok("apply", "--yes", env={"FLOWPLAN_FAULT": point}, code=-signal.SIGKILL)
+    found = project.status()["hello"]
+    assert (found["status"], found["reason"]) == ("timed_out", "DeadlineExceeded")
+    assert found["message"] == "timeout of 1s passed"
+    assert project.actions() == {"hello": "rerun"}
+
+
 def test_a_start_timeout_ends_a_pull_that_hangs(project: Project, engine: Engine) -> None:
     with in_network_of(docker_process()):
         silent = socket.create_server(("127.0.0.1", 0))  # connections wait in its queue, nobody answers
