@@ -244,7 +244,7 @@ class Creator:
     def _adopt(self, identity: Identity, container: Mapping[str, Any], name: str) -> Observed | None:
         """Start the container of this name or id if it is this attempt and was never started, and return it.
 
-        Return None for the container of another run.
+        Return None for the container of another run, and when it has to be created anew.
 
         Raises:
             Refused: it is this attempt made of other content.
@@ -261,7 +261,12 @@ class Creator:
         missing = [network for network in container["Networks"][1:] if network not in connected]
         rest = {**container, "Networks": [*container["Networks"][:1], *missing]}
         made = Made(found["Id"], 0.0, ())
-        self._finish(identity, rest, made, found["Name"].lstrip("/"))
+        try:
+            self._finish(identity, rest, made, found["Name"].lstrip("/"))
+        except StartFailed as error:
+            if not _LEFT_BEHIND.search(error.message):
+                raise
+            return None
         again = self._engine.inspect(found["Id"]) or found
         remarks = self._remarks(container["Config"], made)
         more = self._left_out(container["Config"], again, remarks)
@@ -285,11 +290,21 @@ def _addressed(error: ProviderError, order: Order, code: int | None) -> StartFai
 
 
 _HINTS = (
+    (
+        "id already in use",
+        "the Engine was restarted while it started the container, and cannot tell whether the command runs: look at its host",
+    ),
     ("could not select device driver", "the Engine has no driver for GPUs: install the NVIDIA container toolkit there"),
     ("port is already allocated", "another container or program of the Engine's host uses the port"),
     ("error gathering device information", "the device is not on the Engine's host"),
 )
 """Hints for errors of the Engine that do not say what to do."""
+
+_LEFT_BEHIND = re.compile(r"^task \w+: already exists")
+"""The words of Engines before 23 where a restart has cut off a start before the runtime had made a process.
+
+"id already in use" says that there is a process, which may run the command already: that start is not repeated.
+"""
 
 _EXEC = re.compile(r"\bexec(?:: | [\"/])|\bexecutable file\b")
 """Marks the errors of a runtime that are about the command itself."""

@@ -189,6 +189,38 @@ def test_a_daemon_that_goes_away_in_the_middle_of_an_apply(world: World, own: Ow
 
 
 @own_engine
+def test_a_start_that_a_restart_cuts_off_before_it_began_is_made_once(
+    project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Docker 20.10 can never start such a container again: "task ...: already exists"."""
+    place = tmp_path_factory.mktemp("runtime")
+    runtime, held = place / "runtime", place / "held"
+    runtime.write_text(
+        f"#!/bin/sh\ncase \"$*\" in *' create '*) mkdir {held} 2>/dev/null && while [ -e {held} ]; do sleep 0.2; done;; esac\n"
+        'exec runc "$@"\n'
+    )
+    runtime.chmod(0o755)
+    engine = OwnDocker("--live-restore", "--add-runtime", f"held={runtime}", "--default-runtime=held")
+    try:
+        engine.start()
+        engine.load(busybox())
+        world = World(project, engine.host)
+        world.spec(f"a: {{command: [sh, -c, '{NOTED}true']}}")
+        apply = project.start("apply", "--yes", "flowplan.yaml")
+        until(held.exists)  # the runtime has been called, and makes no process
+        engine.stop(signal.SIGKILL)
+        apply.communicate(timeout=120)
+        engine.start()
+        assert set(world.starts().values()) == set()
+        project.ok("apply", "--yes", "flowplan.yaml")
+        assert (project.statuses(), set(world.starts().values())) == ({"a": "succeeded"}, {1})
+        project.ok("destroy", "--yes")
+        assert engine.containers() == {}
+    finally:
+        held.rmdir()
+        engine.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=slow)])
 def test_a_daemon_that_goes_away_in_the_middle_of_a_destroy(world: World, own: OwnDocker, number: int) -> None:
     slowly = LONG.replace("exit 9", "sleep 0.5; exit 9")
