@@ -5,11 +5,13 @@ python tests/engines.py     say which engines there are, and what is skipped wit
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
 import struct
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,14 @@ def docker_api(host: str = "") -> Any:
 
     settings = {"base_url": host} if host else kwargs_from_env()
     return docker.APIClient(version="auto", timeout=30, **settings)
+
+
+def create_file(api: Any, container: str, name: str) -> None:
+    """Create an empty file in the root of a container; what an Engine in a chroot executes there gets the machine's root."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    assert api.put_archive(container, "/", archive.getvalue())
 
 
 def connected(host: str) -> socket.socket:

@@ -11,7 +11,7 @@ from typing import Any
 import docker
 import docker.utils
 import pytest
-from engines import docker_api
+from engines import create_file, docker_api
 from projects import Project, until
 
 Case = Callable[..., Project]
@@ -245,7 +245,7 @@ def taken_away_and_restored(api: Any, project: Project) -> Callable[[], None]:
     api.start(again)
 
     def let_it_end() -> None:
-        api.exec_start(api.exec_create(again, ["touch", "/done"])["Id"])
+        create_file(api, again, "done")
 
     return let_it_end
 

@@ -17,7 +17,7 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
-from engines import connected, docker_api, docker_process
+from engines import connected, create_file, docker_api, docker_process
 from faulty_proxy import FaultyProxy, in_network_of
 
 from flowplan.planner.manifests import ResolvedRun
@@ -171,7 +171,7 @@ def test_a_container_that_was_made_again_is_not_taken_for_the_one_before(engine:
     def ends(seen: Observed) -> bool:
         told.append(seen.status)
         if told == [Status.RUNNING]:
-            engine.raw.exec_start(engine.raw.exec_create(again, ["touch", "/done"])["Id"])
+            create_file(engine.raw, again, "done")
         return seen.over
 
     assert engine.until(record, ends).status == Status.SUCCEEDED
