@@ -32,7 +32,7 @@ from flowplan.schemas.load import LoadedSpec, faults_in
 from flowplan.schemas.references import glob_hint
 from flowplan.schemas.runs import Desired, Identity, Rendered, Settings, run_id
 from flowplan.schemas.secrets import tokens_in
-from flowplan.schemas.sources import Diagnostic, Path, did_you_mean, dotted
+from flowplan.schemas.sources import Diagnostic, Path, did_you_mean
 from flowplan.schemas.spec import BUILT_IN_TYPES, json_schema, without_plugins
 
 FORBIDDEN = ("name", "provider", "needs", "matrix", "template", *(k for k in run_fields.SETTINGS if k != "triggers"))
@@ -533,9 +533,7 @@ class _CellRun:
                 if filled is None:
                     self.expander.report.fault_in(self.group, fault.path, fault.message, fault.hint)
                 else:
-                    position = filled.origin(*fault.path).position
-                    subject = dotted(("runs", self.group.name, *fault.path))
-                    self.expander.report.add(Diagnostic(fault.message, position, subject, fault.hint))
+                    self.expander.report.add(filled.fault(fault.path, fault.message, fault.hint))
             return False
         return True
 

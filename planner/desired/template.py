@@ -344,10 +344,9 @@ def _merged(run: ResolvedRun, given: dict[str, Json], places: Mapping[Path, Orig
     own = {key: value for key, value in run.fields.items() if key not in ("template", "variables")}
     block = own.get(run.type) or {}
     if block.get("job") is not None and (given.get(run.type) or {}).get("job") is not None:
-        position = run.origin("kubernetes", "job").position
-        subject = dotted(("runs", run.group, "kubernetes", "job"))
         hint = "use kubernetes.customizations to change the template's"
-        raise InvalidInput([Diagnostic("the template brings a Job manifest of its own", position, subject, hint)])
+        message = "the template brings a Job manifest of its own"
+        raise InvalidInput([run.fault(("kubernetes", "job"), message, hint)])
     fields = {**given, **{key: value for key, value in own.items() if value is not None}}
     for key in (*_MERGED, run.type):
         if isinstance(given.get(key), Mapping) and isinstance(own.get(key), Mapping):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from flowplan.schemas.kinds import Kinds
 from flowplan.schemas.pointers import keys_of
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered, digest
-from flowplan.schemas.sources import Diagnostic, Path
+from flowplan.schemas.sources import Diagnostic, Path, dotted
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,7 @@ class ResolvedRun:
         spec_dir: absolute directory of the spec.
         files: path as written in the spec -> parsed content of a manifest, template or patch file it names
             (the planner reads no file; the loader did).
-        origin_of: path inside ``fields`` -> Origin.
-        position_of: path inside ``fields`` -> Diagnostic position.
+        origins: path inside ``fields`` -> where the value was written.
         template: the base job template that fields came from, as written in the spec; "" without one.
         drafts: what ``check`` made of the run; the first ``render`` takes and completes it instead of making another.
     """
@@ -51,6 +50,10 @@ class ResolvedRun:
             if found:
                 return found
         return Origin("default")
+
+    def fault(self, path: Path, message: str, hint: str = "") -> Diagnostic:
+        """Return a fault of the value at ``path`` inside ``fields``."""
+        return Diagnostic(message, self.origin(*path).position, dotted(("runs", self.group, *path)), hint)
 
 
 class Effect(NamedTuple):

@@ -29,7 +29,7 @@ from flowplan.schemas.plans import ABSENT
 from flowplan.schemas.pointers import escape
 from flowplan.schemas.quantities import cpus, memory, quantity, size
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
-from flowplan.schemas.sources import Diagnostic, Path, dotted
+from flowplan.schemas.sources import Diagnostic, Path
 
 VARIABLES = ("/Container/Config/Env",)
 CONTENT_LABELS = ("/Container/Config/Labels/dev.flowplan.content",)
@@ -94,8 +94,7 @@ class _Build:
             self.origins["/Container/" + "/".join(escape(key) for key in place)] = self.run.origin(*source)
 
     def fault(self, path: Path, message: str, hint: str = "") -> None:
-        origin = self.run.origin(*path)
-        self.faults.append(Diagnostic(message, origin.position, dotted(("runs", self.run.group, *path)), hint))
+        self.faults.append(self.run.fault(path, message, hint))
 
     def attempt(self, path: Path, parse: Callable[[], Json]) -> Json:
         """Return what ``parse`` returns, or None and note a fault at ``path`` when it raises ValueError."""

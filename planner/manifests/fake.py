@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from flowplan.planner.manifests import CONTENT, IN_PLACE, REPLACE, Effect, ResolvedRun, with_content
 from flowplan.schemas.kinds import Kind
 from flowplan.schemas.runs import Identity, Json, Objects, Rendered
-from flowplan.schemas.sources import Diagnostic, dotted
+from flowplan.schemas.sources import Diagnostic
 
 CONTENT_LABELS = ("/Fake/labels/flowplan.dev~1content",)
 KINDS = {"Fake": Kind(shorter=(("/Fake/", ""),))}
@@ -17,11 +17,7 @@ ENGINE = "fake engine"
 def check(run: ResolvedRun) -> list[Diagnostic]:
     """Return the faults of variables that refer to objects of a cluster, of which this engine has none."""
     return [
-        Diagnostic(
-            f"{name} refers to an object of a cluster",
-            run.origin("env", name).position,
-            dotted(("runs", run.group, "env", name)),
-        )
+        run.fault(("env", name), f"{name} refers to an object of a cluster")
         for name, value in (run.fields.get("env") or {}).items()
         if isinstance(value, Mapping)
     ]

@@ -82,8 +82,7 @@ class Draft:
 
     def fault(self, message: str, *source: str | int, hint: str = "") -> None:
         """Note a fault of the run's own fields."""
-        subject = dotted(("runs", self.run.group, *source))
-        self.faults.append(Diagnostic(message, self.run.origin(*source).position, subject, hint))
+        self.faults.append(self.run.fault(source, message, hint))
 
     def fault_at(self, path: str, message: str, hint: str = "") -> None:
         """Note a fault at a JSON Pointer of the manifest, at the place in the file that gave it."""

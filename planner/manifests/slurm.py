@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import posixpath
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, over_already, with_content
+from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, over_already, program, with_content
 from flowplan.planner.manifests.names import docker_run_name, environment_label, is_own_label
 from flowplan.schemas import quantities
 from flowplan.schemas.kinds import Kind
 from flowplan.schemas.pointers import escape
 from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.secrets import tokens_in
-from flowplan.schemas.sources import Diagnostic, Path, dotted
+from flowplan.schemas.sources import Diagnostic, Path
 
 CONTENT_LABELS = ("/SlurmJob/labels/flowplan.dev~1content",)
 KINDS = {
@@ -70,63 +69,42 @@ _UNUSED = {
     "kubernetes": "the kubernetes block is not used by the slurm provider",
     "process": "the process block is not used by the slurm provider",
 }
-_REFERENCES = ("secret_key_ref", "config_map_key_ref")
 _PUBLIC = ("name", "working_dir", "labels", "slurm")
 """Fields that everybody on a cluster can read."""
 
 
 def check(run: ResolvedRun) -> list[Diagnostic]:
     """Return every fault of the run that can be seen without the cluster."""
-    faults, argv = [], _argv(run)
-    if not any(text for _, text in argv):
-        faults.append(_fault(run, ("command",), "a job needs a command; entrypoint and command are both empty"))
-    elif not argv[0][1]:
-        faults.append(_fault(run, argv[0][0], "the program to start is empty"))
-    faults += [_fault(run, path, "an argument cannot hold a NUL character") for path, text in argv if "\0" in text]
-    for name, value in (run.fields.get("env") or {}).items():
-        faults += _env_faults(run, name, value)
+    faults = program.faults(run, "a job of Slurm", _wrong_name)
     for name in _PUBLIC:
         if tokens_in(run.fields.get(name)):
             hint = "give it in env, or in a file"
-            faults.append(
-                _fault(run, (name,), "holds a sensitive value, and everybody on the cluster can read it", hint)
-            )
+            faults.append(run.fault((name,), "holds a sensitive value, and everybody on the cluster can read it", hint))
     for name, value in _options(run).items():
         faults += _option_faults(run, name, value)
     try:
         _amounts(run)
     except _NoAmount as error:
-        faults.append(_fault(run, error.place, str(error)))
+        faults.append(run.fault(error.place, str(error)))
     return faults
 
 
-def _env_faults(run: ResolvedRun, name: str, value: Json) -> list[Diagnostic]:
-    path = ("env", name)
-    if isinstance(value, Mapping):
-        kind = next((k for k in _REFERENCES if k in value), "this reference")
-        hint = "use from_env or from_file"
-        return [_fault(run, path, f"{kind} is resolved by Kubernetes only; a job of Slurm cannot use it", hint)]
-    if not _VARIABLE.fullmatch(name):
-        return [_fault(run, path, "not a name that a job script can export", "use letters, digits and _")]
-    if isinstance(value, str) and "\0" in value:
-        return [_fault(run, path, "an environment variable cannot hold a NUL character")]
-    return []
+def _wrong_name(name: str) -> tuple[str, str] | None:
+    return (
+        None if _VARIABLE.fullmatch(name) else ("not a name that a job script can export", "use letters, digits and _")
+    )
 
 
 def _option_faults(run: ResolvedRun, name: str, value: Json) -> list[Diagnostic]:
     path = ("slurm", "options", name)
     if not _OPTION.fullmatch(name):
-        return [_fault(run, path, "not an option of sbatch", "write its long name without --, such as constraint")]
+        return [run.fault(path, "not an option of sbatch", "write its long name without --, such as constraint")]
     if name in RESERVED:
         instead = f"say it with {_INSTEAD[name]}" if name in _INSTEAD else "leave it out"
-        return [_fault(run, path, "this option is flowplan's own", instead)]
+        return [run.fault(path, "this option is flowplan's own", instead)]
     if not isinstance(value, str | int | float):
-        return [_fault(run, path, "must be text, a number, or true for an option without a value")]
+        return [run.fault(path, "must be text, a number, or true for an option without a value")]
     return []
-
-
-def _fault(run: ResolvedRun, path: Path, message: str, hint: str = "") -> Diagnostic:
-    return Diagnostic(message, run.origin(*path).position, dotted(("runs", run.group, *path)), hint)
 
 
 def render(run: ResolvedRun, identity: Identity) -> Rendered:
@@ -142,11 +120,7 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
     }
     job: dict[str, Json] = {
         "name": name,
-        "argv": [text for _, text in _argv(run)],
-        # what is relative to the spec stays so, wherever the project lies
-        "cwd": posixpath.normpath(run.fields.get("working_dir") or ""),
-        "env": dict(sorted((run.fields.get("env") or {}).items())),
-        "labels": {**(run.fields.get("labels") or {}), **labels},
+        **program.body(run, labels),
         **{key: value for key, (value, _) in _amounts(run).items()},
     }
     remarks = [text for field, text in _UNUSED.items() if run.fields.get(field)]
@@ -160,15 +134,6 @@ def render(run: ResolvedRun, identity: Identity) -> Rendered:
         origins=_origins(run),
         warnings=tuple(remarks),
     )
-
-
-def _argv(run: ResolvedRun) -> list[tuple[Path, str]]:
-    """Return the argv with the path of each item: the entrypoint, then the command."""
-    return [
-        ((part, index), str(text))
-        for part in ("entrypoint", "command")
-        for index, text in enumerate(run.fields.get(part) or ())
-    ]
 
 
 class _NoAmount(ValueError):
@@ -226,11 +191,7 @@ def _options(run: ResolvedRun) -> dict[str, Json]:
 
 
 def _origins(run: ResolvedRun) -> dict[str, Origin]:
-    origins = {f"/SlurmJob/argv/{index}": run.origin(*path) for index, (path, _) in enumerate(_argv(run))}
-    for part in ("env", "labels"):
-        for name in run.fields.get(part) or {}:
-            origins[f"/SlurmJob/{part}/{escape(name)}"] = run.origin(part, name)
-    origins["/SlurmJob/cwd"] = run.origin("working_dir")
+    origins = program.origins(run, "SlurmJob")
     if run.fields.get("name"):
         origins["/SlurmJob/name"] = run.origin("name")
     for key, (_, path) in _amounts(run).items():
