@@ -285,7 +285,7 @@ def _addressed(error: ProviderError, order: Order, code: int | None) -> StartFai
     for value in sorted(order.secrets.values(), key=len, reverse=True):
         message = message.replace(value, "(sensitive)") if value else message
     address = order.identity.address
-    hint = error.hint or next((hint for words, hint in _HINTS if words in message), "")
+    hint = next((hint for words, hint in _HINTS if words in message), error.hint)
     return StartFailed(message, hint=hint, address=address, reason=error.reason, exit_code_of_run=code)
 
 
@@ -297,6 +297,7 @@ _HINTS = (
     ("could not select device driver", "the Engine has no driver for GPUs: install the NVIDIA container toolkit there"),
     ("port is already allocated", "another container or program of the Engine's host uses the port"),
     ("error gathering device information", "the device is not on the Engine's host"),
+    ("stat /dev/", "the device is not on the Engine's host"),
 )
 """Hints for errors of the Engine that do not say what to do."""
 

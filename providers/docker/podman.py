@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,11 @@ _RESTART_LIMIT = 30.0
 SILENT = "Podman did not say why"
 """Why the container has another limit than it was asked for."""
 
-_EXIT_CODES = {"OCI runtime attempted to invoke a command that was not found": 127, "OCI permission denied": 126}
+_EXIT_CODES = {
+    "OCI runtime attempted to invoke a command that was not found": 127,
+    "OCI permission denied": 126,
+    "is a directory: OCI runtime error": 126,
+}
 """Podman's words for a command that cannot be executed, at the end of what the runtime said -> the exit code."""
 
 
@@ -111,7 +116,7 @@ def update(body: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]
 
 def bare(message: str) -> str:
     """Return an error of the runtime without what Podman adds at its end."""
-    return next((message.removesuffix(f": {end}") for end in _EXIT_CODES if message.endswith(end)), message)
+    return re.sub(": OCI [^:]*$", "", message)
 
 
 def warnings(info: Mapping[str, Any], host: Mapping[str, Any]) -> Iterator[str]:
