@@ -10,8 +10,8 @@ from dataclasses import replace
 from flowplan import clock
 from flowplan.engines import ManifestsByType
 from flowplan.planner.compare.diff import changed_fields
-from flowplan.planner.compare.takeover import Takeover
-from flowplan.planner.manifests import content_of
+from flowplan.planner.compare.takeover import Takeover, with_all
+from flowplan.planner.manifests import content_of, traits
 from flowplan.project import Project, Request
 from flowplan.providers.protocol import Found
 from flowplan.schemas.errors import InvalidInput, Refused
@@ -159,6 +159,9 @@ def import_object(project: Project, address: str, object_id: str) -> Recorded:
     _refuse_managed(store, found)
     claim_project(store, project.engines.project, project.engines.environment)
     taken = _taken(project, desired, desired.render(store.last_attempts().get(address, 0) + 1), found)
+    if found.objects is not None:  # what the spec does not say is a difference too
+        asked = traits(ManifestsByType()[desired.type]).asked(found.objects)
+        taken = taken._replace(objects={k: with_all(one, asked.get(k)) for k, one in taken.objects.items()})
     record = _record(project, desired.provider, found, taken, desired.settings, address)
     project.remember()
     store.add([record])

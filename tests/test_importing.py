@@ -25,8 +25,8 @@ from flowplan.cli import run
 from flowplan.commands.importing import rendered_objects
 from flowplan.engines import ManifestsByType
 from flowplan.planner.importing import Around, settled, spec_of, unequal
-from flowplan.planner.importing.job_defaults import without_defaults
 from flowplan.planner.importing.sources import imported
+from flowplan.planner.manifests.job_defaults import without_defaults
 from flowplan.planner.manifests.names import is_own_label
 from flowplan.providers.kubernetes.connection import endpoint
 from flowplan.providers.kubernetes.jobs import core_path, jobs_path

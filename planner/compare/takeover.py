@@ -15,6 +15,21 @@ from flowplan.schemas.runs import Json, Objects, Rendered
 from flowplan.schemas.secrets import TOKEN, reveal
 
 
+def with_all(recorded: Json, asked: Json) -> Json:
+    """Return what is recorded of an object with all else that its maker has asked for, so that the next plan shows it."""
+    if isinstance(recorded, Mapping) and isinstance(asked, Mapping):
+        alike = {key: with_all(value, asked[key]) if key in asked else value for key, value in recorded.items()}
+        return alike | {key: value for key, value in asked.items() if key not in recorded}
+    if not isinstance(recorded, list) or not isinstance(asked, list):
+        return recorded
+    named = {one["name"]: one for one in recorded if isinstance(one, Mapping) and "name" in one}
+    if len(named) < len(recorded):
+        return recorded
+    others = {str(one.get("name")): one for one in asked if isinstance(one, Mapping)}
+    found = [with_all(one, others.get(name)) for name, one in named.items()]
+    return [*found, *(one for name, one in others.items() if name not in named)]
+
+
 @dataclass(frozen=True, slots=True)
 class Takeover:
     """How one object is taken over.

@@ -20,10 +20,10 @@ from flowplan.planner.importing import (
     Source,
     run_name,
 )
-from flowplan.planner.importing.job_defaults import without_defaults
 from flowplan.planner.importing.secrets import looks_secret
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests.job_check import problems
+from flowplan.planner.manifests.job_defaults import without_defaults
 from flowplan.planner.manifests.job_draft import FIRST, POD, Draft, copied, pointer, value_at
 from flowplan.planner.manifests.job_kinds import as_job
 from flowplan.planner.manifests.names import is_kubernetes_name, is_own_label

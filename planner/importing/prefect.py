@@ -25,8 +25,8 @@ from flowplan.planner.importing import (
     run_name,
     shapes,
 )
-from flowplan.planner.importing.job_defaults import without_defaults
 from flowplan.planner.importing.secrets import looks_secret
+from flowplan.planner.manifests.job_defaults import without_defaults
 from flowplan.planner.manifests.job_draft import FIRST, POD, value_at
 from flowplan.planner.manifests.names import is_own_label
 from flowplan.schemas.documents import Document, parse, scalar_text

@@ -147,6 +147,8 @@ class Traits(NamedTuple):
         while_pending: the rule by which a field changes in place as long as the run waits in the engine's queue, although it
             takes a replacement afterwards: path, before, after -> words; "" for all others.
         controlled_by: whether a field belongs to the controller that set it: path, manager -> bool.
+        asked: what whoever made a live object has asked for, without defaults of the engine and values of variables, as
+            far as the object tells it: live objects -> the part of them.
     """
 
     CONTENT_LABELS: tuple[str, ...] = ()
@@ -160,6 +162,7 @@ class Traits(NamedTuple):
     interrupts: Callable[[str, Json, Json, Mapping[str, float]], str] = lambda path, before, after, progress: ""
     while_pending: Callable[[str, Json, Json], str] = lambda path, before, after: ""
     controlled_by: Callable[[str, str], bool] = lambda path, manager: False
+    asked: Callable[[Objects], Objects] = lambda live: {}
 
 
 def traits(manifests: Manifests) -> Traits:

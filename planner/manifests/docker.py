@@ -166,6 +166,36 @@ def comparable(applied: Objects) -> Objects:
     return {"Container": drifting}
 
 
+_OF_ENGINE = {
+    "CgroupnsMode": ("host", "private"),
+    "IpcMode": ("private", "shareable"),
+    "LogConfig": (),
+    "MaskedPaths": (),
+    "NetworkMode": ("default", "bridge"),
+    "ReadonlyPaths": (),
+    "RestartPolicy": ({"Name": "no", "MaximumRetryCount": 0}, {"Name": "", "MaximumRetryCount": 0}),
+    "OomScoreAdj": (),
+    "PidsLimit": (-1, 2048),
+    "Runtime": (),
+    "ShmSize": (64 * 2**20,),
+    "Ulimits": (),
+}
+"""Field of a HostConfig -> what Docker and Podman fill in, () for what depends on how the host is set up."""
+
+
+def asked(live: Objects) -> Objects:
+    """Return what a live container was asked to have of its host; the rest of it may come from its image."""
+    host = live["Container"]["Config"]["HostConfig"]
+    kept = {
+        key: value
+        for key, value in host.items()
+        if value not in (None, "", [], {}, 0, [0, 0], *_OF_ENGINE.get(key, ()))
+        and _OF_ENGINE.get(key) != ()
+        and not (key == "MemorySwap" and value == 2 * host.get("Memory", 0))
+    }
+    return {"Container": {"Config": {"HostConfig": kept}}}
+
+
 def equal(path: str, one: Json, other: Json) -> bool:
     """Return whether the engine treats both values alike: no limit however written, lists whose order means nothing."""
     name = path.rpartition("/")[2]

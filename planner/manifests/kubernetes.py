@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flowplan.planner.manifests import IN_PLACE, REPLACE, Effect, ResolvedRun, job_drift, over_already, with_content
+from flowplan.planner.manifests import (
+    IN_PLACE,
+    REPLACE,
+    Effect,
+    ResolvedRun,
+    job_defaults,
+    job_drift,
+    over_already,
+    with_content,
+)
 from flowplan.planner.manifests.job_draft import Draft
 from flowplan.planner.manifests.job_layers import layered
 from flowplan.planner.manifests.names import (
@@ -21,6 +30,7 @@ from flowplan.schemas.runs import Identity, Json, Objects, Origin, Rendered
 from flowplan.schemas.sources import Diagnostic
 
 comparable, equal, controlled_by = job_drift.comparable, job_drift.equal, job_drift.controlled_by
+asked = job_defaults.asked
 
 KEPT_BY_ENGINE = frozenset({"timeout", "grace_period"})
 """Settings that the Job itself carries: activeDeadlineSeconds, terminationGracePeriodSeconds."""

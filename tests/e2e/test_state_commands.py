@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 import uuid
@@ -29,11 +30,13 @@ class Hands(ABC):
     Attributes:
         fields: fields of a run in the spec that mean what ``start`` does; ``{seconds}`` is how long it runs.
         changed: (old, new) text of a difference in the spec.
+        told: what of an object that was started with ``more`` its spec does not say.
     """
 
     fields = ""
     changed = ("", "")
     effect = "replace"
+    told: frozenset[str] = frozenset()
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -45,7 +48,7 @@ class Hands(ABC):
         return text
 
     @abstractmethod
-    def start(self, **env: str) -> str:
+    def start(self, *, more: bool = False, **env: str) -> str:
         """Start a sleep and return what a person would call it."""
 
     @abstractmethod
@@ -65,7 +68,7 @@ class Processes(Hands):
         super().__init__(project)
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, **env: str) -> str:
+    def start(self, *, more: bool = False, **env: str) -> str:
         env = {"PATH": "/usr/bin:/bin", **env}
         process = subprocess.Popen(["sleep", "777"], env=env, cwd=self.project.directory, start_new_session=True)
         self.started.append(process)
@@ -93,8 +96,19 @@ class Containers(Hands):
         super().__init__(project)
         self.api = docker_api()
 
-    def start(self, **env: str) -> str:
-        host = self.api.create_host_config(mem_limit="64m", memswap_limit="128m")
+    told = frozenset(
+        {
+            "/Container/Config/HostConfig/CapAdd",
+            "/Container/Config/HostConfig/PortBindings",
+            "/Container/Config/HostConfig/Binds",
+        }
+    )
+
+    def start(self, *, more: bool = False, **env: str) -> str:
+        extra: dict[str, Any] = (
+            {"cap_add": ["NET_ADMIN"], "port_bindings": {80: None}, "binds": ["/tmp:/t"]} if more else {}
+        )
+        host = self.api.create_host_config(mem_limit="64m", memswap_limit="128m", **extra)
         made = self.api.create_container(
             "busybox:1.35", ["sleep", "777"], name=self.name, environment=env, host_config=host, labels=[self.name]
         )
@@ -128,7 +142,18 @@ class Jobs(Hands):
             f"    grace_period: 1s\n    kubernetes: {{namespace: {self.name}}}\n"
         )
 
-    def start(self, **env: str) -> str:
+    told = frozenset(
+        {
+            "/Job/metadata/labels",
+            "/Job/spec/template/spec/nodeSelector",
+            "/Job/spec/template/spec/tolerations",
+            "/Job/spec/template/spec/volumes",
+            "/Job/spec/template/spec/containers/0/env",
+        }
+    )
+
+    def start(self, *, more: bool = False, **env: str) -> str:
+        env |= {"SECRET_ENV": SECRET} if more else {}
         container = {
             "name": "work",
             "image": "busybox:1.35",
@@ -137,7 +162,12 @@ class Jobs(Hands):
         }
         pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [container]}
         job = {"activeDeadlineSeconds": 800, "backoffLimit": 0, "template": {"spec": pod}}
-        self.api.call("POST", self.jobs, body={"metadata": {"name": "by-hand"}, "spec": job})
+        metadata: dict[str, Any] = {"name": "by-hand"}
+        if more:
+            metadata["labels"] = {"team": "ml"}
+            pod |= {"nodeSelector": {"kubernetes.io/os": "linux"}, "tolerations": [{"operator": "Exists"}]}
+            pod |= {"volumes": [{"name": "scratch", "emptyDir": {}}]}
+        self.api.call("POST", self.jobs, body={"metadata": metadata, "spec": job})
         until(lambda: self.api.find(f"{self.jobs}/by-hand")["status"].get("active"))
         return f"{self.name}/by-hand"
 
@@ -205,6 +235,21 @@ def test_a_difference_to_the_spec_is_shown_and_its_secrets_are_not(hands: Hands)
     for path in (project.directory / ".flowplan").rglob("*"):
         everything += path.read_bytes() if path.is_file() else b""
     assert SECRET.encode() not in everything and b"another-value" not in everything
+
+
+def test_what_the_spec_does_not_say_is_a_difference_too(hands: Hands) -> None:
+    """A Job's selector of nodes, a container's ports: the plan shows that the next attempt would not have them."""
+    if isinstance(hands, Processes):
+        pytest.skip("a process has nothing that its spec does not say")
+    hands.spec()
+    hands.project.ok("state", "import", "job", hands.start(more=True))
+    [change] = hands.project.plan()["changes"]
+    paths = {
+        field["path"] for field in change["fields"] if field["path"] != "/Job/spec/template/spec/containers/0/name"
+    }
+    assert {re.sub("/(labels|nodeSelector)/.*", r"/\1", path) for path in paths} == hands.told
+    assert change["action"] == "replace"
+    assert SECRET not in hands.project.ok("state", "pull").out + hands.project.ok("plan", "--full").out
 
 
 def test_watch_follows_an_imported_run_to_its_end(hands: Hands) -> None:

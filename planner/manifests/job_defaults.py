@@ -10,7 +10,7 @@ from flowplan.planner.manifests.job_drift import OF_SERVER
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.images import pull_policy
 from flowplan.schemas.pointers import escape
-from flowplan.schemas.runs import Json
+from flowplan.schemas.runs import Json, Objects
 
 _POD, _CONTAINER, _VOLUME = "/spec/template/spec", "/spec/template/spec/*ontainers/*", "/spec/template/spec/volumes/*"
 _PROBE = f"{_CONTAINER}/*Probe"
@@ -100,6 +100,18 @@ def without_defaults(job: Mapping[str, Json]) -> dict[str, Json]:
     if labels and labels == of_pods:  # the API server gives a Job without labels those of its pods
         del bare["metadata"]["labels"]
     return bare
+
+
+def asked(live: Objects) -> Objects:
+    """Return a live Job as its author may have written it, without its names and the values of its variables."""
+    job = without_defaults(live["Job"])
+    for key in ("name", "namespace", "generateName"):
+        job.get("metadata", {}).pop(key, None)
+    for kind in ("initContainers", "containers"):
+        for container in value_at(job, (*POD, kind)) or ():
+            if "env" in container:
+                container["env"] = [{"name": entry["name"]} for entry in container["env"]]
+    return {"Job": job}
 
 
 def _bare(value: Json, place: str) -> Json:
