@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import consoles
+import distill_job_api
 import pictures
 import screens
 
@@ -215,11 +216,11 @@ def _worth_telling(default: Any, said: str) -> bool:
 
 def generated() -> dict[Path, str]:
     """Path -> text of every generated file."""
-    from flowplan.schemas import distill_job_api, report
+    from flowplan.schemas import job_api, report
     from flowplan.schemas.spec import json_schema, schema_text
 
     return {
-        distill_job_api.FILE: distill_job_api.text(),
+        job_api.FILE: distill_job_api.text(),
         ROOT / "schemas" / "spec.schema.json": schema_text(),
         report.SCHEMA_FILE: report.schema_text(),
         ROOT / "docs" / "spec.md": spec_page(json_schema()),

@@ -18,6 +18,7 @@ from flowplan.schemas.documents import Document, parse, read_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.files import MAX_BYTES, is_stream
 from flowplan.schemas.places import ENVIRONMENT_PATTERN
+from flowplan.schemas.pointers import mapping_in
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, did_you_mean, dotted
 
@@ -214,7 +215,7 @@ class SpecFiles(NamedTuple):
     @property
     def environments(self) -> tuple[str, ...]:
         """Return the names of the environments that the spec has, in the order in which they are written."""
-        found = [_mapping(part.document.value, "environments") for part in self.parts]
+        found = [mapping_in(part.document.value, "environments") for part in self.parts]
         return tuple(dict.fromkeys(name for names in found for name in names))
 
 
@@ -265,11 +266,6 @@ def _kind(value: Json) -> str:
     return kind_of(value)
 
 
-def _mapping(tree: Json, key: str) -> Mapping[str, Any]:
-    found = tree.get(key) if isinstance(tree, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
 def compose(parts: Sequence[Part], environment: str, faults: list[Diagnostic]) -> Document:
     """Return what the files say together, in one environment; a spec alone, that uses none of this, as it is.
 
@@ -281,7 +277,7 @@ def compose(parts: Sequence[Part], environment: str, faults: list[Diagnostic]) -
     spec = parts[-1].document
     if not isinstance(spec.value, dict):
         return spec
-    runs = [spec.value.get("defaults"), *_mapping(spec.value, "runs").values()]
+    runs = [spec.value.get("defaults"), *mapping_in(spec.value, "runs").values()]
     extending = any("extends" in run for run in runs if isinstance(run, dict))
     if not (extending or "include" in spec.value or "environments" in spec.value):
         return spec
@@ -300,7 +296,7 @@ class _Composer:
             self._include(part, is_spec=part is parts[-1])
             self._check_environments(part)
         for part in parts:
-            if environment and (overlay := _mapping(part.document.value, "environments").get(environment)):
+            if environment and (overlay := mapping_in(part.document.value, "environments").get(environment)):
                 self._overlay(overlay, part.document.sources, ("environments", environment))
         self._extend()
         if environment:  # which names files as well: they are read before other expressions have values
@@ -316,8 +312,8 @@ class _Composer:
         if not isinstance(tree, dict):
             return
         for section in ("variables", "runs"):
-            for name, entry in _mapping(tree, section).items():
-                if entry is not None and name in _mapping(self.tree, section):
+            for name, entry in mapping_in(tree, section).items():
+                if entry is not None and name in mapping_in(self.tree, section):
                     path = (section, name)
                     first = self._where(path)
                     hint = "extend it under another name, or change it in an environment" if section == "runs" else ""
@@ -359,7 +355,7 @@ class _Composer:
             message = f"must be a mapping, not {_kind(tree['environments'])}"
             hint = "write `dev: {...}`; the environment's name is the key"
             self.faults.append(sources.at_value(("environments",), message, hint))
-        for name, overlay in _mapping(tree, "environments").items():
+        for name, overlay in mapping_in(tree, "environments").items():
             path: Path = ("environments", name)
             if not re.search(ENVIRONMENT_PATTERN, name):
                 message = "must be a name of at most 63 letters, digits, -, _ and ."
@@ -379,7 +375,7 @@ class _Composer:
             return
         own = {k: v for k, v in overlay.items() if k not in OF_ALL_ENVIRONMENTS}
         for section in ("runs", "providers", "variables"):
-            known, entries = _mapping(self.tree, section), _mapping(own, section)
+            known, entries = mapping_in(self.tree, section), mapping_in(own, section)
             nothing = [name for name, entry in entries.items() if entry is None and name not in known]
             for name in nothing:
                 path = (*base, section, name)
@@ -387,7 +383,7 @@ class _Composer:
                 self.faults.append(sources.at_key(path, message, did_you_mean(name, known)))
             if nothing:
                 own[section] = {k: v for k, v in entries.items() if k not in nothing}
-        variables, valued = self._variables(_mapping(own, "variables"), sources, (*base, "variables"))
+        variables, valued = self._variables(mapping_in(own, "variables"), sources, (*base, "variables"))
         if variables:
             own["variables"] = variables
         self._put(_Layer(own, sources, base, valued))
@@ -399,7 +395,7 @@ class _Composer:
 
         A mapping is a part of the declaration, but for a variable of type map the value.
         """
-        declared = _mapping(self.tree, "variables")
+        declared = mapping_in(self.tree, "variables")
         variables, valued = dict(given), set()
         for name, value in given.items():
             known = declared.get(name)
@@ -423,7 +419,7 @@ class _Composer:
         if isinstance(defaults, dict) and "extends" in defaults:
             self._fault(("defaults", "extends"), "is for a run, not for the defaults of all")
             self.tree["defaults"] = {k: v for k, v in defaults.items() if k != "extends"}
-        runs = dict(_mapping(self.tree, "runs"))
+        runs = dict(mapping_in(self.tree, "runs"))
         for name, run in runs.items():
             if isinstance(run, dict) and run.get("extends", "") is None:
                 runs[name] = {k: v for k, v in run.items() if k != "extends"}

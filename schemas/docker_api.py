@@ -342,12 +342,8 @@ CREATE = Members(
 """The body of ``POST /containers/create``, without what the run's own fields stand for."""
 
 
-def unheard(config: Any, version: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+def unheard(value: Any, version: tuple[int, ...], shape: Shape = CREATE, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield what an Engine of this API version does not take from a create body: (JSON Pointer in it, why not)."""
-    yield from _unheard(CREATE, config, version, "")
-
-
-def _unheard(shape: Shape, value: Any, version: tuple[int, ...], path: str) -> Iterator[tuple[str, str]]:
     if isinstance(shape, Members) and isinstance(value, Mapping):
         for name, field in shape.fields.items():
             if name not in value:
@@ -358,13 +354,13 @@ def _unheard(shape: Shape, value: Any, version: tuple[int, ...], path: str) -> I
             elif field.until and version >= api_version(field.until):
                 yield place, f"is ignored from API version {field.until} on"
             else:
-                yield from _unheard(field.shape, value[name], version, place)
+                yield from unheard(value[name], version, field.shape, place)
     elif isinstance(shape, Items) and isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _unheard(shape.of, item, version, f"{path}/{index}")
+            yield from unheard(item, version, shape.of, f"{path}/{index}")
     elif isinstance(shape, Named) and isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _unheard(shape.of, item, version, f"{path}/{escape(name)}")
+            yield from unheard(item, version, shape.of, f"{path}/{escape(name)}")
 
 
 def api_version(text: str) -> tuple[int, ...]:
@@ -373,25 +369,11 @@ def api_version(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else ()
 
 
-UPDATABLE = frozenset(
-    [
-        "BlkioWeight",
-        "CpuPeriod",
-        "CpuQuota",
-        "CpuRealtimePeriod",
-        "CpuRealtimeRuntime",
-        "CpuShares",
-        "CpusetCpus",
-        "CpusetMems",
-        "KernelMemory",
-        "Memory",
-        "MemoryReservation",
-        "MemorySwap",
-        "NanoCpus",
-        "PidsLimit",
-        "RestartPolicy",
-    ]
-)
+UPDATABLE = frozenset([
+    "BlkioWeight", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpuShares", "CpusetCpus",
+    "CpusetMems", "KernelMemory", "Memory", "MemoryReservation", "MemorySwap", "NanoCpus", "PidsLimit",
+    "RestartPolicy",
+])  # fmt: skip
 """The HostConfig fields that ``docker update`` changes on a live container."""
 
 UNORDERED = frozenset({"Env", "Binds", "ExtraHosts", "CapAdd", "CapDrop", "SecurityOpt", "GroupAdd", "Networks"})

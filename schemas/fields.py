@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import Annotated, Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -130,21 +131,20 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _integer(value: Any) -> bool:
-    """Return whether a value is a whole number; JSON Schema counts 1.0 as one."""
-    return _number(value) and float(value).is_integer() if not isinstance(value, int) else not isinstance(value, bool)
+def _one_of(kinds: type | UnionType, words: str) -> Check:
+    """Return the check for a value of these types; ``words`` say what it must be."""
+    return lambda value: "" if isinstance(value, kinds) else f"must be {words}, not {kind_of(value)}"
 
 
-def _text(value: Any) -> str:
-    return "" if isinstance(value, str) else f"must be a string, not {kind_of(value)}"
+_text = _one_of(str, "a string")
+_text_or_list = _one_of(str, "a string or a list")
+_flag = _one_of(bool, "true or false")
+_flag_beside_names = _one_of(bool, "true, false or a list of names")
+_scalar = _one_of(str | int | float, "a string, a number or a boolean")
 
 
 def _filled(value: Any) -> str:
     return "must not be empty" if value == "" else _text(value)
-
-
-def _text_or_list(value: Any) -> str:
-    return "" if isinstance(value, str) else f"must be a string or a list, not {kind_of(value)}"
 
 
 def _filled_or_list(value: Any) -> str:
@@ -154,20 +154,6 @@ def _filled_or_list(value: Any) -> str:
 def _password(value: Any) -> str:
     """Check as ``_filled`` does, without telling the value."""
     return _filled(value) if isinstance(value, str) else "must be a string; write it in quotes"
-
-
-def _flag(value: Any) -> str:
-    return "" if isinstance(value, bool) else f"must be true or false, not {kind_of(value)}"
-
-
-def _flag_beside_names(value: Any) -> str:
-    return "" if isinstance(value, bool) else f"must be true, false or a list of names, not {kind_of(value)}"
-
-
-def _scalar(value: Any) -> str:
-    if value is None or isinstance(value, dict | list):
-        return f"must be a string, a number or a boolean, not {kind_of(value)}"
-    return ""
 
 
 def _never(value: Any) -> str:
@@ -190,9 +176,10 @@ def _matching(pattern: str, words: str) -> Check:
     return check
 
 
-def _measure(pattern: str, words: str, lowest: float = 0) -> Check:
-    """Return the check for a number of at least ``lowest``, or a string of the pattern."""
+def _measured(pattern: str, words: str, lowest: float = 0) -> Checked:
+    """Return the type of a number of at least ``lowest``, or a string of the pattern."""
     matches = _matching(pattern, words)
+    schema = {"type": "number", "minimum": lowest, "pattern": pattern, "errorMessage": f"must be {words}"}
 
     def check(value: Any) -> str:
         if _number(value):
@@ -201,24 +188,12 @@ def _measure(pattern: str, words: str, lowest: float = 0) -> Check:
             return f"must be {words}, not {kind_of(value)}"
         return matches(value)
 
-    return check
-
-
-def _at_least(lowest: int) -> Check:
-    def check(value: Any) -> str:
-        if not _integer(value):
-            return f"must be a whole number, not {kind_of(value)}"
-        return "" if value >= lowest else f"must be {lowest} or more, not {scalar_text(value)}"
-
-    return check
+    return Checked(check, schema)
 
 
 def _factor(value: Any) -> str:
-    return (
-        ""
-        if _number(value) and 1 <= value <= STEPEST
-        else f"must be a number from 1 to {STEPEST:g}, not {kind_of(value)}"
-    )
+    within = _number(value) and 1 <= value <= STEPEST
+    return "" if within else f"must be a number from 1 to {STEPEST:g}, not {kind_of(value)}"
 
 
 def choice(words: Mapping[str, str]) -> Checked:
@@ -251,13 +226,14 @@ def matching(expression: str, words: str) -> Checked:
 
 
 def at_least(lowest: int) -> Checked:
-    """Return the type of a whole number of at least ``lowest``."""
-    return Checked(_at_least(lowest), {"type": "integer", "minimum": lowest, "errorMessage": "must be a whole number"})
+    """Return the type of a whole number of at least ``lowest``; JSON Schema counts 1.0 as one."""
 
+    def check(value: Any) -> str:
+        if not _number(value) or value % 1:
+            return f"must be a whole number, not {kind_of(value)}"
+        return "" if value >= lowest else f"must be {lowest} or more, not {scalar_text(value)}"
 
-def _measured(expression: str, words: str, lowest: float = 0) -> Checked:
-    schema = {"type": "number", "minimum": lowest, "pattern": expression, "errorMessage": f"must be {words}"}
-    return Checked(_measure(expression, words, lowest), schema)
+    return Checked(check, {"type": "integer", "minimum": lowest, "errorMessage": "must be a whole number"})
 
 
 _ANY_SIZE = f"{SIZE_PATTERN}|{QUANTITY_PATTERN.replace('[+-]?', '', 1)}"

@@ -1,7 +1,7 @@
 """The Job API of each Kubernetes version, distilled: the types that a Job manifest reaches, and what their fields hold.
 
 ``job_api.json`` holds, for each type, its schema as from the version in which it changed (null: the type is gone).
-``distill_job_api.py`` writes it.
+``docs/distill_job_api.py`` writes it.
 """
 
 from __future__ import annotations

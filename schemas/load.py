@@ -16,6 +16,7 @@ from flowplan.schemas.documents import KUBECTL, Document, parse, read_text
 from flowplan.schemas.env_files import EnvFile, EnvFiles, env_files_in, sources
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import TAG, is_expression, kind_of
+from flowplan.schemas.pointers import mapping_in
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Diagnostic, Path, SourceMap, did_you_mean
 from flowplan.schemas.spec import BUILT_IN_TYPES, Spec, json_schema, spec_model, without_plugins
@@ -117,10 +118,8 @@ def _order(fault: Diagnostic, spec: str) -> tuple[bool, str, int, int]:
 
 def _digest(texts: Mapping[str, str]) -> str:
     hashed = hashlib.sha256()
-    for name in sorted(texts):
-        content = texts[name].encode()
-        hashed.update(f"{name}\0{len(content)}\0".encode())
-        hashed.update(content)
+    for name, text in sorted(texts.items()):
+        hashed.update(f"{name}\0{len(text.encode())}\0{text}".encode())
     return "sha256:" + hashed.hexdigest()
 
 
@@ -335,8 +334,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
 
 def _variable_faults(document: Document) -> Iterator[Diagnostic]:
     """Yield defaults of another type than their variable, and patterns that are none, of any document."""
-    variables = document.value.get("variables") if isinstance(document.value, dict) else None
-    for name, declared in variables.items() if isinstance(variables, dict) else ():
+    for name, declared in mapping_in(document.value, "variables").items():
         if not isinstance(declared, dict):
             continue
         path, pattern = ("variables", name), declared.get("pattern")
@@ -402,10 +400,8 @@ def _text_of(directory: FilePath, name: str) -> str:
 
 def _runs_in(tree: Json) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """Yield the defaults and the runs with their paths, in a document that may be ill formed."""
-    runs = tree.get("runs") if isinstance(tree, dict) else None
-    places: list[tuple[Path, Any]] = [(("defaults",), tree.get("defaults"))] if isinstance(tree, dict) else []
-    places += [(("runs", name), run) for name, run in runs.items()] if isinstance(runs, dict) else []
-    yield from ((path, run) for path, run in places if isinstance(run, dict))
+    yield ("defaults",), mapping_in(tree, "defaults")
+    yield from ((("runs", name), run) for name, run in mapping_in(tree, "runs").items() if isinstance(run, dict))
 
 
 def _file_fields(tree: Json) -> Iterator[tuple[Path, str]]:
@@ -413,9 +409,9 @@ def _file_fields(tree: Json) -> Iterator[tuple[Path, str]]:
     for path, run in _runs_in(tree):
         if isinstance(run.get("template"), str) and run["template"]:
             yield (*path, "template"), run["template"]
-        block = run.get("kubernetes")
+        block = mapping_in(run, "kubernetes")
         for field in ("job", "customizations"):
-            if isinstance(block, dict) and isinstance(block.get(field), str) and block[field]:
+            if isinstance(block.get(field), str) and block[field]:
                 yield (*path, "kubernetes", field), block[field]
     policies = tree.get("policies") if isinstance(tree, dict) else None
     for index, policy in enumerate(policies if isinstance(policies, list) else ()):

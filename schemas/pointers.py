@@ -37,6 +37,12 @@ def member(value: Any, key: str, missing: Any = None) -> Any:
     return missing
 
 
+def mapping_in(value: Any, key: str) -> Mapping[str, Any]:
+    """Return the mapping that an object has at a key; an empty one where there is none."""
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def nearest(values: Mapping[str, Value], pointer: str) -> Value | None:
     """Return what ``values`` holds of a pointer or of its nearest ancestor below the whole document, or None."""
     while pointer:

@@ -174,11 +174,13 @@ class Matcher:
         tail = data[first:]
         found = self._find_starts.find_matches_as_indexes(tail, overlapping=True)
         starts = sorted({*(start for _, start, _ in found), *range(max(0, len(tail) - SHORTEST), len(tail))})
-        return first + next((start for start in starts if self._may_go_on(tail[start:])), len(tail))
-
-    def _may_go_on(self, end: bytes) -> bool:
-        """Return whether the end of some bytes begins a text, or is a word that may not be over."""
-        return end in self._words or _begins(self._starts, end)
+        for start in starts:
+            end = tail[start:]
+            if end in self._words or _begins(
+                self._starts, end
+            ):  # a word that may not be over yet, or the start of a text
+                return first + int(start)
+        return len(data)
 
 
 def _begins(texts: Sequence[bytes], start: bytes) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flowplan.schemas.documents import Document
+from flowplan.schemas.pointers import mapping_in, member
 from flowplan.schemas.sources import Diagnostic, Path, did_you_mean
 from flowplan.schemas.spec import BUILT_IN_TYPES
 
@@ -15,25 +16,20 @@ _VARIABLE = re.compile(r"(?<!\$)\$\{var\.([A-Za-z_][A-Za-z0-9_-]*)")
 
 def unknown_names(document: Document) -> Iterator[Diagnostic]:
     """Yield providers, needed runs and variables that the spec names and does not have; it may be ill formed."""
-    root = document.value if isinstance(document.value, dict) else {}
-    runs = _mapping(root, "runs")
-    providers = [*_mapping(root, "providers"), *BUILT_IN_TYPES]
+    root = document.value
+    runs = mapping_in(root, "runs")
+    providers = [*mapping_in(root, "providers"), *BUILT_IN_TYPES]
     for name, run in runs.items():
         if isinstance(run, dict):
             yield from _provider(document, ("runs", name, "provider"), run.get("provider"), providers)
             yield from _needs(document, ("runs", name, "needs"), run.get("needs"), runs)
     for part in ("defaults", "runs"):
-        yield from _variables(document, (part,), root.get(part), _mapping(root, "variables"))
+        yield from _variables(document, (part,), member(root, part), mapping_in(root, "variables"))
 
 
 def glob_hint(need: str) -> str:
     """Return what to write instead of a pattern of runs, "" for what is none."""
     return "a glob is not taken here: write each name; a run's name stands for all its cells" if "*" in need else ""
-
-
-def _mapping(root: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = root.get(name)
-    return found if isinstance(found, dict) else {}
 
 
 def _provider(document: Document, path: Path, named: Any, known: list[str]) -> Iterator[Diagnostic]:

@@ -64,39 +64,11 @@ PART = SecretSource("part", "")
 """The source of what a variable puts into a longer secret; its fingerprints are in the state, and in no plan."""
 SAFE = 6
 """Characters from which on a secret is unlikely to be part of other words."""
-COMMON = frozenset(
-    [
-        "action",
-        "address",
-        "changed",
-        "container",
-        "create",
-        "created",
-        "default",
-        "delete",
-        "destroy",
-        "enabled",
-        "disabled",
-        "failed",
-        "format_version",
-        "image",
-        "localhost",
-        "message",
-        "password",
-        "process",
-        "production",
-        "provider",
-        "replace",
-        "running",
-        "secret",
-        "status",
-        "succeeded",
-        "success",
-        "update",
-        "username",
-        "version",
-    ]
-)
+COMMON = frozenset([
+    "action", "address", "changed", "container", "create", "created", "default", "delete", "destroy", "enabled",
+    "disabled", "failed", "format_version", "image", "localhost", "message", "password", "process", "production",
+    "provider", "replace", "running", "secret", "status", "succeeded", "success", "update", "username", "version",
+])  # fmt: skip
 """Longer words that stand in most outputs."""
 
 

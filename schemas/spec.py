@@ -98,6 +98,11 @@ VARIABLE = f.choice(
 )
 
 
+def optional(description: str, **further: Any) -> Any:
+    """Return a field that may be left out, with what editors show beside it."""
+    return Field(None, description=description, **further)
+
+
 class Part(BaseModel):
     """A mapping of the spec: its fields and no others."""
 
@@ -179,15 +184,15 @@ class RetryDelay(Part):
 
     initial: f.Duration = Field(examples=["30s"], description="The wait before the first retry.")
     factor: f.Factor = Field(2, description="How many times as long each further wait is.")
-    max: f.Duration | None = Field(None, examples=["10m"], description="No wait is longer.")
+    max: f.Duration | None = optional("No wait is longer.", examples=["10m"])
 
 
 class Resources(Part):
     """What the run may use."""
 
-    cpu: f.Quantity | None = Field(None, examples=[2, "500m"], description="CPUs: 2, 0.5 or 500m.")
-    memory: f.Size | None = Field(None, examples=["512Mi", "16Gi"], description="Memory: 512Mi, 16Gi or 2g.")
-    gpu: f.Gpus | None = Field(None, description="Number of GPUs; all where the engine can (Docker).")
+    cpu: f.Quantity | None = optional("CPUs: 2, 0.5 or 500m.", examples=[2, "500m"])
+    memory: f.Size | None = optional("Memory: 512Mi, 16Gi or 2g.", examples=["512Mi", "16Gi"])
+    gpu: f.Gpus | None = optional("Number of GPUs; all where the engine can (Docker).")
 
 
 class RegistryCredentials(Part):
@@ -197,8 +202,8 @@ class RegistryCredentials(Part):
     password: Annotated[Any, f.OneOf(f.Password, mapping=SecretReference)] = Field(
         description="Password: a string, from_env or from_file."
     )
-    registry_url: f.Filled | None = Field(None, description="Address of the registry; default: that of the image.")
-    reauth: f.Flag | None = Field(None, description="Log in again even if the client believes to be logged in.")
+    registry_url: f.Filled | None = optional("Address of the registry; default: that of the image.")
+    reauth: f.Flag | None = optional("Log in again even if the client believes to be logged in.")
 
 
 class PatchOperation(Part):
@@ -207,73 +212,66 @@ class PatchOperation(Part):
     op: Annotated[str, PATCH] = Field(description="The operation.")
     path: f.Text = Field(description="JSON Pointer into the Job manifest.")
     from_: f.Text = Field(UNSET, alias="from", description="JSON Pointer, for move and copy.")
-    value: Any = Field(None, description="The value, for add, replace and test.")
+    value: Any = optional("The value, for add, replace and test.")
 
 
 class KubernetesBlock(Part):
     """What only Kubernetes knows."""
 
-    namespace: f.Filled | None = Field(None, description="Namespace; default: the provider's, then the context's.")
-    service_account_name: f.Filled | None = Field(None, description="Service account of the pods.")
-    image_pull_secrets: list[f.Filled] | None = Field(None, description="Names of Secrets used for pulling.")
-    finished_job_ttl: f.Duration | None = Field(
-        None, examples=["1h"], description="How long the cluster keeps the finished Job; 0 counts."
+    namespace: f.Filled | None = optional("Namespace; default: the provider's, then the context's.")
+    service_account_name: f.Filled | None = optional("Service account of the pods.")
+    image_pull_secrets: list[f.Filled] | None = optional("Names of Secrets used for pulling.")
+    finished_job_ttl: f.Duration | None = optional(
+        "How long the cluster keeps the finished Job; 0 counts.", examples=["1h"]
     )
-    job: Annotated[Any, f.OneOf(f.Filled, mapping=AnyMap)] | None = Field(
-        None, examples=["job.yaml"], description="A base Job manifest, whole or partial: a file, or inline."
+    job: Annotated[Any, f.OneOf(f.Filled, mapping=AnyMap)] | None = optional(
+        "A base Job manifest, whole or partial: a file, or inline.", examples=["job.yaml"]
     )
-    customizations: Annotated[Any, f.OneOf(f.Filled, items=list[PatchOperation])] | None = Field(
-        None, description="RFC 6902 operations on the manifest, applied last: a list, or a file."
+    customizations: Annotated[Any, f.OneOf(f.Filled, items=list[PatchOperation])] | None = optional(
+        "RFC 6902 operations on the manifest, applied last: a list, or a file."
     )
 
 
 class DockerBlock(Part):
     """What only Docker knows."""
 
-    networks: list[f.Filled] | None = Field(
-        None, examples=[["warehouse"]], description="Networks to join; the first one at creation."
+    networks: list[f.Filled] | None = optional("Networks to join; the first one at creation.", examples=[["warehouse"]])
+    network_mode: f.Filled | None = optional("Network mode (host, none, container:NAME); excludes networks.")
+    extra_hosts: Annotated[Any, f.OneOf(mapping=dict[f.Plain, f.Filled], items=list[f.Filled])] | None = optional(
+        "Additional host names: name -> address, or a list of name:address.", examples=[{"db": "10.0.0.5"}]
     )
-    network_mode: f.Filled | None = Field(
-        None, description="Network mode (host, none, container:NAME); excludes networks."
+    volumes: list[f.Filled] | None = optional(
+        "Volumes: name:/path, /host:/path[:ro|rw], /path.", examples=[["scratch:/scratch"]]
     )
-    extra_hosts: Annotated[Any, f.OneOf(mapping=dict[f.Plain, f.Filled], items=list[f.Filled])] | None = Field(
-        None,
-        examples=[{"db": "10.0.0.5"}],
-        description="Additional host names: name -> address, or a list of name:address.",
-    )
-    volumes: list[f.Filled] | None = Field(
-        None, examples=[["scratch:/scratch"]], description="Volumes: name:/path, /host:/path[:ro|rw], /path."
-    )
-    mem_limit: f.Size | None = Field(None, examples=["512m", "2g"], description="Memory limit: 512m, 1.5g, bytes.")
-    memswap_limit: f.SwapSize | None = Field(None, description="Limit of memory and swap together; -1 is unlimited.")
-    privileged: f.Flag | None = Field(None, description="Give extended privileges to the container.")
-    auto_remove: f.Flag | None = Field(None, description="Remove the container when the run has ended and is recorded.")
-    registry_credentials: RegistryCredentials | None = Field(None, description="A login at the image's registry.")
-    create_options: AnyMap | None = Field(None, description="Any other field of the body of POST /containers/create.")
+    mem_limit: f.Size | None = optional("Memory limit: 512m, 1.5g, bytes.", examples=["512m", "2g"])
+    memswap_limit: f.SwapSize | None = optional("Limit of memory and swap together; -1 is unlimited.")
+    privileged: f.Flag | None = optional("Give extended privileges to the container.")
+    auto_remove: f.Flag | None = optional("Remove the container when the run has ended and is recorded.")
+    registry_credentials: RegistryCredentials | None = optional("A login at the image's registry.")
+    create_options: AnyMap | None = optional("Any other field of the body of POST /containers/create.")
 
 
 class ProcessBlock(Part):
     """What only local processes know."""
 
-    inherit_env: Annotated[Any, f.OneOf(f.FlagBesideNames, items=list[f.Filled], word="true, false")] | None = Field(
-        None, description="Which variables of flowplan's environment the process sees: true (default), false, names."
+    inherit_env: Annotated[Any, f.OneOf(f.FlagBesideNames, items=list[f.Filled], word="true, false")] | None = optional(
+        "Which variables of flowplan's environment the process sees: true (default), false, names."
     )
-    log_limit: f.Size | None = Field(None, description="Bytes of output that are kept, the newest; default 64Mi.")
+    log_limit: f.Size | None = optional("Bytes of output that are kept, the newest; default 64Mi.")
 
 
 class SlurmBlock(Part):
     """What only Slurm knows."""
 
-    partition: f.Filled | None = Field(None, description="Partition, or several: a,b; default: that of the cluster.")
-    account: f.Filled | None = Field(None, description="Account that is charged; default: that of the user.")
-    qos: f.Filled | None = Field(None, description="Quality of service.")
-    requeue: f.Flag | None = Field(
-        None, description="Let Slurm start the job again after a node failure or preemption; default false."
+    partition: f.Filled | None = optional("Partition, or several: a,b; default: that of the cluster.")
+    account: f.Filled | None = optional("Account that is charged; default: that of the user.")
+    qos: f.Filled | None = optional("Quality of service.")
+    requeue: f.Flag | None = optional(
+        "Let Slurm start the job again after a node failure or preemption; default false."
     )
-    options: dict[f.Plain, f.ScalarOrNull] | None = Field(
-        None,
+    options: dict[f.Plain, f.ScalarOrNull] | None = optional(
+        "Any other option of sbatch by its long name; true for one without a value.",
         examples=[{"constraint": "gpu80", "nodes": 2, "exclusive": True}],
-        description="Any other option of sbatch by its long name; true for one without a value.",
     )
 
 
@@ -293,8 +291,8 @@ class Matrix(Part):
     model_config = ConfigDict(extra="allow", json_schema_extra={"propertyNames": named(AXIS_PATTERN)})
     __pydantic_extra__: dict[str, AxisValues]
 
-    include: list[Cell] | None = Field(None, description="Cells to add, or values to add to the cells that they match.")
-    exclude: list[Cell] | None = Field(None, description="Cells to leave out: those with all of these values.")
+    include: list[Cell] | None = optional("Cells to add, or values to add to the cells that they match.")
+    exclude: list[Cell] | None = optional("Cells to leave out: those with all of these values.")
 
     def model_post_init(self, context: Any) -> None:
         for name in self.model_extra or ():
@@ -324,110 +322,74 @@ class Run(Part):
         json_schema_extra={"defaultSnippets": [{"label": name, "body": body} for name, body in SNIPPETS.items()]}
     )
 
-    extends: f.Plain | None = Field(
-        None, examples=["train"], description="Another run, whose fields stand below those of this one."
+    extends: f.Plain | None = optional("Another run, whose fields stand below those of this one.", examples=["train"])
+    provider: f.Filled | None = optional("Entry of `providers`, or a built-in one: process, docker, kubernetes, slurm.")
+    description: f.Text | None = optional("For people.")
+    image: f.Filled | None = optional("Image of the container.", examples=["python:3.12-slim"])
+    image_pull_policy: Annotated[str, PULL_POLICY] | None = optional(
+        "Default: Always for the tag latest or none, else IfNotPresent."
     )
-    provider: f.Filled | None = Field(
-        None, description="Entry of `providers`, or a built-in one: process, docker, kubernetes, slurm."
-    )
-    description: f.Text | None = Field(None, description="For people.")
-    image: f.Filled | None = Field(None, examples=["python:3.12-slim"], description="Image of the container.")
-    image_pull_policy: Annotated[str, PULL_POLICY] | None = Field(
-        None, description="Default: Always for the tag latest or none, else IfNotPresent."
-    )
-    entrypoint: Command | None = Field(None, description="Replaces the entrypoint of the image.")
-    command: Command | None = Field(
-        None,
+    entrypoint: Command | None = optional("Replaces the entrypoint of the image.")
+    command: Command | None = optional(
+        "Arguments of the entrypoint: a list, or a string that is split as a shell would, without a shell.",
         examples=[["python", "train.py", "--epochs", "3"], ["sh", "-c", "sort *.csv > all.csv"]],
-        description="Arguments of the entrypoint: a list, or a string that is split as a shell would, without a shell.",
     )
-    env: dict[EnvName, Annotated[Any, f.OneOf(f.ScalarOrNull, mapping=Reference, word="a scalar")]] | None = Field(
-        None,
+    env: dict[EnvName, Annotated[Any, f.OneOf(f.ScalarOrNull, mapping=Reference, word="a scalar")]] | None = optional(
+        "Environment: scalars become strings, null removes an inherited variable, or a reference.",
         examples=[{"MODE": "nightly", "PASSWORD": {"from_env": "REPORT_PASSWORD"}}],
-        description="Environment: scalars become strings, null removes an inherited variable, or a reference.",
     )
-    env_file: EnvFiles | None = Field(
-        None,
+    env_file: EnvFiles | None = optional(
+        "Files of variables below `env`, relative to the spec; values are secrets unless said otherwise.",
         examples=["etl.env", [{"path": "etl.env", "sensitive": False}]],
-        description="Files of variables below `env`, relative to the spec; values are secrets unless said otherwise.",
     )
-    labels: dict[f.Plain, f.ScalarOrNull] | None = Field(
-        None, examples=[{"team": "data"}], description="Labels of the object."
+    labels: dict[f.Plain, f.ScalarOrNull] | None = optional("Labels of the object.", examples=[{"team": "data"}])
+    annotations: dict[f.Plain, f.ScalarOrNull] | None = optional("Annotations of the object.")
+    name: f.Filled | None = optional("Name of the object; made legal. Default: from project and address.")
+    working_dir: f.Filled | None = optional("Working directory; of a process relative to the spec.", examples=["jobs"])
+    resources: Resources | None = optional("CPU, memory and GPUs.", examples=[{"cpu": 2, "memory": "4Gi"}])
+    needs: Names | None = optional(
+        "Addresses of runs that must succeed first: one, or a list.", examples=[["extract"], "extract"]
     )
-    annotations: dict[f.Plain, f.ScalarOrNull] | None = Field(None, description="Annotations of the object.")
-    name: f.Filled | None = Field(
-        None, description="Name of the object; made legal. Default: from project and address."
-    )
-    working_dir: f.Filled | None = Field(
-        None, examples=["jobs"], description="Working directory; of a process relative to the spec."
-    )
-    resources: Resources | None = Field(
-        None, examples=[{"cpu": 2, "memory": "4Gi"}], description="CPU, memory and GPUs."
-    )
-    needs: Names | None = Field(
-        None,
-        examples=[["extract"], "extract"],
-        description="Addresses of runs that must succeed first: one, or a list.",
-    )
-    matrix: Matrix | None = Field(
-        None,
+    matrix: Matrix | None = optional(
+        "One run for each combination of the axes' values.",
         examples=[{"shard": [1, 2, 3]}, {"day": {"from": "2026-11-01", "to": "2026-11-30"}}],
-        description="One run for each combination of the axes' values.",
     )
-    max_parallel: Annotated[int, f.at_least(1)] | None = Field(
-        None, examples=[4], description="How many cells of the matrix may run at once."
+    max_parallel: Annotated[int, f.at_least(1)] | None = optional(
+        "How many cells of the matrix may run at once.", examples=[4]
     )
-    timeout: f.Duration | None = Field(None, examples=["90s", "10m", "2h"], description="Limit of the run time.")
-    start_timeout: f.Duration | None = Field(
-        None, examples=["5m"], description="Limit of the time before the run starts."
-    )
-    retries: Annotated[int, f.at_least(0)] | None = Field(
-        None, examples=[3], description="How often the engine tries again."
-    )
-    retry_delay: Annotated[Any, f.OneOf(f.DurationBesideMapping, mapping=RetryDelay)] | None = Field(
-        None,
+    timeout: f.Duration | None = optional("Limit of the run time.", examples=["90s", "10m", "2h"])
+    start_timeout: f.Duration | None = optional("Limit of the time before the run starts.", examples=["5m"])
+    retries: Annotated[int, f.at_least(0)] | None = optional("How often the engine tries again.", examples=[3])
+    retry_delay: Annotated[Any, f.OneOf(f.DurationBesideMapping, mapping=RetryDelay)] | None = optional(
+        "The wait before each retry: a duration, or one that grows. Kubernetes has its own.",
         examples=["30s", {"initial": "30s", "factor": 2, "max": "10m"}],
-        description="The wait before each retry: a duration, or one that grows. Kubernetes has its own.",
     )
-    grace_period: f.Duration | None = Field(
-        None, examples=["30s"], description="Time between TERM and KILL; default 30s."
+    grace_period: f.Duration | None = optional("Time between TERM and KILL; default 30s.", examples=["30s"])
+    stream_output: f.Flag | None = optional("Print the output while following; default true.")
+    rerun: Annotated[str, RERUN] | None = optional("When a finished run is started again; default on_failure.")
+    rerun_with: Annotated[str, f.choice({"needs": "With each run that it needs."})] | None = optional(
+        "needs: start again whenever a run that it needs has started again."
     )
-    stream_output: f.Flag | None = Field(None, description="Print the output while following; default true.")
-    rerun: Annotated[str, RERUN] | None = Field(
-        None, description="When a finished run is started again; default on_failure."
-    )
-    rerun_with: Annotated[str, f.choice({"needs": "With each run that it needs."})] | None = Field(
-        None, description="needs: start again whenever a run that it needs has started again."
-    )
-    replace: Annotated[str, REPLACE] | None = Field(None, description="How a live run is replaced; default stop_first.")
+    replace: Annotated[str, REPLACE] | None = optional("How a live run is replaced; default stop_first.")
     keep: Annotated[str, f.choice({"finished": "Leave a cell that has ended as it is: record and object."})] | None = (
-        Field(
-            None,
-            description="finished: cells that have ended stay when they leave the matrix; without it they are destroyed.",
-        )
+        optional("finished: cells that have ended stay when they leave the matrix; without it they are destroyed.")
     )
-    protect: f.Protect | None = Field(
-        None, description="Refuse to interrupt the run: active (while live), always, false."
-    )
-    ignore_changes: list[f.Filled] | None = Field(
-        None, description="JSON Pointers into the objects that are not compared."
-    )
-    triggers: dict[f.Plain, f.ScalarOrNull] | None = Field(
-        None, description="Values whose change starts the run again."
-    )
-    template: f.Filled | None = Field(None, description="File with a base job template.")
-    variables: AnyMap | None = Field(None, description="Values of the template's variables.")
-    kubernetes: KubernetesBlock | None = Field(None, description="Only for runs on Kubernetes.")
-    docker: DockerBlock | None = Field(None, description="Only for runs on Docker.")
-    process: ProcessBlock | None = Field(None, description="Only for local processes.")
-    slurm: SlurmBlock | None = Field(None, description="Only for jobs of Slurm.")
+    protect: f.Protect | None = optional("Refuse to interrupt the run: active (while live), always, false.")
+    ignore_changes: list[f.Filled] | None = optional("JSON Pointers into the objects that are not compared.")
+    triggers: dict[f.Plain, f.ScalarOrNull] | None = optional("Values whose change starts the run again.")
+    template: f.Filled | None = optional("File with a base job template.")
+    variables: AnyMap | None = optional("Values of the template's variables.")
+    kubernetes: KubernetesBlock | None = optional("Only for runs on Kubernetes.")
+    docker: DockerBlock | None = optional("Only for runs on Docker.")
+    process: ProcessBlock | None = optional("Only for local processes.")
+    slurm: SlurmBlock | None = optional("Only for jobs of Slurm.")
 
 
 class VariableSpec(Part):
     """A variable of the spec."""
 
     type: Annotated[str, VARIABLE] = Field("string", description="Type of the value; default string.")
-    default: Any = Field(None, description="Value when none is given.")
+    default: Any = optional("Value when none is given.")
     required: f.PlainFlag = Field(UNSET, description="Whether a value must be given; default: if there is no default.")
     sensitive: f.PlainFlag = Field(False, description="Never show the value, nor any string that it enters.")
     description: f.Text = Field("", description="For people.")
@@ -438,42 +400,39 @@ class VariableSpec(Part):
 class DockerProvider(Part):
     """A Docker Engine."""
 
-    type: f.Plain | None = Field(None, description="docker; default: the name of the entry.")
-    host: f.Filled | None = Field(None, description="Address of the engine, such as unix:///var/run/docker.sock.")
-    context: f.Filled | None = Field(None, description="Docker context to use.")
+    type: f.Plain | None = optional("docker; default: the name of the entry.")
+    host: f.Filled | None = optional("Address of the engine, such as unix:///var/run/docker.sock.")
+    context: f.Filled | None = optional("Docker context to use.")
 
 
 class KubernetesProvider(Part):
     """A Kubernetes cluster."""
 
-    type: f.Plain | None = Field(None, description="kubernetes; default: the name of the entry.")
-    kubeconfig: Annotated[Any, f.OneOf(f.Filled, mapping=AnyMap)] | None = Field(
-        None, description="A kubeconfig: a path, or inline. Default: KUBECONFIG, then ~/.kube/config."
+    type: f.Plain | None = optional("kubernetes; default: the name of the entry.")
+    kubeconfig: Annotated[Any, f.OneOf(f.Filled, mapping=AnyMap)] | None = optional(
+        "A kubeconfig: a path, or inline. Default: KUBECONFIG, then ~/.kube/config."
     )
-    context: f.Filled | None = Field(None, description="Context of the kubeconfig; default: its current one.")
-    namespace: f.Filled | None = Field(None, description="Namespace of runs that name none.")
-    in_cluster: f.Flag | None = Field(None, description="Use the service account of the pod that flowplan runs in.")
-    cluster_id: f.Filled | None = Field(None, description="Identity of the cluster, where kube-system may not be read.")
+    context: f.Filled | None = optional("Context of the kubeconfig; default: its current one.")
+    namespace: f.Filled | None = optional("Namespace of runs that name none.")
+    in_cluster: f.Flag | None = optional("Use the service account of the pod that flowplan runs in.")
+    cluster_id: f.Filled | None = optional("Identity of the cluster, where kube-system may not be read.")
 
 
 class ProcessProvider(Part):
     """This machine."""
 
-    type: f.Plain | None = Field(None, description="process; default: the name of the entry.")
+    type: f.Plain | None = optional("process; default: the name of the entry.")
 
 
 class SlurmProvider(Part):
     """A Slurm cluster."""
 
-    type: f.Plain | None = Field(None, description="slurm; default: the name of the entry.")
-    ssh: f.Filled | None = Field(
-        None,
-        examples=["me@login.example.org"],
-        description="Host on which Slurm's commands are, as ssh is given it; default: this one.",
+    type: f.Plain | None = optional("slurm; default: the name of the entry.")
+    ssh: f.Filled | None = optional(
+        "Host on which Slurm's commands are, as ssh is given it; default: this one.", examples=["me@login.example.org"]
     )
-    directory: f.Filled | None = Field(
-        None,
-        description="Where scripts and outputs of jobs are, for the nodes too; default ~/.local/share/flowplan/slurm.",
+    directory: f.Filled | None = optional(
+        "Where scripts and outputs of jobs are, for the nodes too; default ~/.local/share/flowplan/slurm."
     )
 
 
@@ -482,7 +441,7 @@ class PluginProvider(Part):
 
     model_config = ConfigDict(extra="allow")
 
-    type: f.Plain | None = Field(None, description="The provider type; default: the name of the entry.")
+    type: f.Plain | None = optional("The provider type; default: the name of the entry.")
 
 
 class Move(Part):
@@ -546,19 +505,17 @@ State = Annotated[str, f.Checked(_state, {"type": "string", "minLength": 1}, exp
 class Environment(Part):
     """What differs in one environment; it is merged over the spec."""
 
-    variables: AnyMap | None = Field(None, description="Values of variables by name, or parts of their declarations.")
-    providers: dict[RunName, AnyMap | None] | None = Field(None, description="Settings of providers; null removes one.")
-    defaults: Run | None = Field(None, description="Merged over the defaults.")
-    runs: dict[RunName, Run | None] | None = Field(
-        None, description="Runs, or what differs in them; null removes a run."
+    variables: AnyMap | None = optional("Values of variables by name, or parts of their declarations.")
+    providers: dict[RunName, AnyMap | None] | None = optional("Settings of providers; null removes one.")
+    defaults: Run | None = optional("Merged over the defaults.")
+    runs: dict[RunName, Run | None] | None = optional("Runs, or what differs in them; null removes a run.")
+    policies: list[Annotated[Any, f.OneOf(f.Plain, mapping=Policy)]] | None = optional(
+        "In place of the policies of the spec."
     )
-    policies: list[Annotated[Any, f.OneOf(f.Plain, mapping=Policy)]] | None = Field(
-        None, description="In place of the policies of the spec."
-    )
-    state: State | None = Field(None, description="Where the state of this environment is.")
-    moved: list[Move] | None = Field(None, description="In place of the list of the spec.")
-    removed: list[f.Plain] | None = Field(None, description="In place of the list of the spec.")
-    description: f.Text | None = Field(None, description="For people.")
+    state: State | None = optional("Where the state of this environment is.")
+    moved: list[Move] | None = optional("In place of the list of the spec.")
+    removed: list[f.Plain] | None = optional("In place of the list of the spec.")
+    description: f.Text | None = optional("For people.")
 
 
 def _version(value: Any) -> str:
@@ -570,24 +527,21 @@ def _version(value: Any) -> str:
 class Notification(Part):
     """Who is told of what happens: a webhook, or a service that apprise knows."""
 
-    webhook: Annotated[Any, f.OneOf(f.Filled, mapping=SecretReference)] | None = Field(
-        None,
+    webhook: Annotated[Any, f.OneOf(f.Filled, mapping=SecretReference)] | None = optional(
+        "URL that gets a JSON document by POST; a reference where the URL is a secret.",
         examples=[{"from_env": "NIGHTLY_WEBHOOK"}],
-        description="URL that gets a JSON document by POST; a reference where the URL is a secret.",
     )
-    apprise: SecretReference | None = Field(
-        None, examples=[{"from_file": "chat.url"}], description="Where an apprise URL is: mail, chats, pagers."
+    apprise: SecretReference | None = optional(
+        "Where an apprise URL is: mail, chats, pagers.", examples=[{"from_file": "chat.url"}]
     )
-    secret: SecretReference | None = Field(
-        None, description="Where the key is with which the document is signed (X-Flowplan-Signature-256)."
+    secret: SecretReference | None = optional(
+        "Where the key is with which the document is signed (X-Flowplan-Signature-256)."
     )
-    on: list[Annotated[str, f.choice(NOTIFIED_OF)]] | None = Field(
-        None,
-        examples=[["failed", "timed_out", "lost"]],
-        description="Of what; default failed, timed_out, lost and recovered.",
+    on: list[Annotated[str, f.choice(NOTIFIED_OF)]] | None = optional(
+        "Of what; default failed, timed_out, lost and recovered.", examples=[["failed", "timed_out", "lost"]]
     )
-    waiting_longer_than: f.Duration | None = Field(
-        None, description="How long an approved run may wait before it is told; default 1h."
+    waiting_longer_than: f.Duration | None = optional(
+        "How long an approved run may wait before it is told; default 1h."
     )
 
     def model_post_init(self, context: Any) -> None:
@@ -606,27 +560,22 @@ class Spec(Part):
     project: Annotated[str, f.matching(PROJECT_PATTERN, "a name of at most 63 letters, digits, -, _ and .")] = Field(
         description="Name of the project; the state belongs to it."
     )
-    description: f.Text | None = Field(None, description="For people.")
-    include: Names | None = Field(
-        None,
-        examples=["common.yaml"],
-        description="Files with runs, variables, defaults ... that stand below this one.",
+    description: f.Text | None = optional("For people.")
+    include: Names | None = optional(
+        "Files with runs, variables, defaults ... that stand below this one.", examples=["common.yaml"]
     )
-    environments: dict[EnvironmentName, Environment | None] | None = Field(
-        None,
-        examples=[{"dev": {"variables": {"tag": "latest"}}}],
-        description="What differs in each environment, by name.",
+    environments: dict[EnvironmentName, Environment | None] | None = optional(
+        "What differs in each environment, by name.", examples=[{"dev": {"variables": {"tag": "latest"}}}]
     )
-    state: State | None = Field(
-        None,
+    state: State | None = optional(
+        "Where the state is: a file, or a database without the password; --state and FLOWPLAN_STATE win.",
         examples=["postgresql://db.example.org/flowplan?sslmode=verify-full"],
-        description="Where the state is: a file, or a database without the password; --state and FLOWPLAN_STATE win.",
     )
     variables: dict[Identifier, VariableSpec] = Field({}, description="Variables: ${var.NAME}.")
     providers: Annotated[dict[str, Any], ByType(PROVIDER_ENTRIES)] = Field(
         {}, description="Settings of the built-in providers, and aliases."
     )
-    defaults: Run | None = Field(None, description="Merged under every run.")
+    defaults: Run | None = optional("Merged under every run.")
     runs: dict[RunName, Run] = Field(description="The runs by name.")
     moved: list[Move] = Field([], description="Runs that have a new address; nothing happens to them.")
     removed: list[f.Plain] = Field([], description="Addresses to forget: nothing is stopped or deleted.")
@@ -647,7 +596,7 @@ class Spec(Part):
 @cache
 def _extended(blocks: tuple[tuple[str, type[BaseModel] | None], ...]) -> type[Spec]:
     extra: dict[str, Any] = {
-        name: ((model or AnyMap) | None, Field(None, description=f"Only for runs of the provider type {name}."))
+        name: ((model or AnyMap) | None, optional(f"Only for runs of the provider type {name}."))
         for name, model in blocks
     }
     run = create_model("Run", __base__=Run, **extra)
@@ -664,7 +613,7 @@ def _extended(blocks: tuple[tuple[str, type[BaseModel] | None], ...]) -> type[Sp
             Spec.model_fields["environments"],
         ),
         "runs": (dict[RunName, run], Field(description="The runs by name.")),  # type: ignore[valid-type]
-        "defaults": (run | None, Field(None, description="Merged under every run.")),
+        "defaults": (run | None, optional("Merged under every run.")),
         "providers": (providers, Field({}, description="Settings of the providers, and aliases.")),
     }
     return create_model("Spec", __base__=Spec, **fields)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from distill_job_api import distilled, sources
 
 from flowplan.schemas import job_api
-from flowplan.schemas.distill_job_api import distilled, sources
 
 SPEC = "io.k8s.api.batch.v1.JobSpec"
 

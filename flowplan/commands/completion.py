@@ -18,6 +18,7 @@ from flowplan.commands import places
 from flowplan.options import Argument, Command, Parameter, names, parameters
 from flowplan.output import Output
 from flowplan.schemas.errors import FlowplanError, InvalidInput
+from flowplan.schemas.pointers import mapping_in
 from flowplan.schemas.sources import did_you_mean
 from flowplan.state.location import FileLocation
 
@@ -206,8 +207,8 @@ def _values(parameter: Parameter, values: Mapping[str, str], word: str) -> Itera
     elif called.startswith(("ADDR", "FROM")):
         yield from _addresses(values)
     elif called == "NAME=VALUE":
-        for name, declared in _mapping(_spec(values)[0], "variables").items():
-            yield Offer(f"{name}=", str(_mapping({"it": declared}, "it").get("description", "")))
+        for name, declared in mapping_in(_spec(values)[0], "variables").items():
+            yield Offer(f"{name}=", str(mapping_in({"it": declared}, "it").get("description", "")))
     elif parameter.name == "env":
         yield from map(Offer, _spec(values)[1])
     elif parameter.kind is Path or "FILE" in called:
@@ -229,11 +230,6 @@ def _spec(values: Mapping[str, str]) -> tuple[Any, Sequence[str]]:
     return compose(read.parts, place.environment, []).value, read.environments
 
 
-def _mapping(tree: Any, key: str) -> Mapping[str, Any]:
-    found = tree.get(key) if isinstance(tree, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
 def _addresses(values: Mapping[str, str]) -> Iterator[Offer]:
     """Yield the runs and cells of the spec, as far as no expression decides, then what else the state manages."""
     seen = dict.fromkeys(_of_spec(values))
@@ -249,13 +245,13 @@ def _of_spec(values: Mapping[str, str]) -> Iterator[str]:
     from flowplan.planner.desired import matrix
 
     try:
-        runs = _mapping(_spec(values)[0], "runs")
+        runs = mapping_in(_spec(values)[0], "runs")
     except (FlowplanError, OSError):
         return
     for name, run in runs.items():
         yield name
         with contextlib.suppress(ValueError, TypeError):
-            axes = _mapping(run, "matrix")
+            axes = mapping_in(run, "matrix")
             yield from (matrix.address(name, *cell) for cell in matrix.cells(axes)) if axes else ()
 
 

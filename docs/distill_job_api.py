@@ -1,7 +1,4 @@
-"""Write job_api.json from the OpenAPI schemas in the package kubernetes-validate, which only developers install.
-
-python -m flowplan.schemas.distill_job_api
-"""
+"""Write job_api.json from the OpenAPI schemas in the package kubernetes-validate, which only developers install."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flowplan.schemas.job_api import FILE, JOB
+from flowplan.schemas.job_api import JOB
 
 KEPT = ("type", "properties", "required", "additionalProperties", "items", "$ref")
 """Keywords that checking a manifest reads; descriptions, formats and merge strategies are dropped."""
@@ -77,7 +74,3 @@ def text() -> str:
         said = ",\n".join(f"{json.dumps(v)}:{json.dumps(s, separators=(',', ':'))}" for v, s in changes.items())
         lines.append(f"{json.dumps(name)}:{{\n{said}}}")
     return f'{{"versions":{json.dumps(list(known))},\n"types":{{\n' + ",\n".join(lines) + "}}\n"
-
-
-if __name__ == "__main__":
-    FILE.write_text(text(), encoding="utf-8")
