@@ -55,21 +55,9 @@ def unknown_address(address: str, known: Iterable[str]) -> InvalidInput:
 
 
 _RUN = (
-    *(
-        "address",
-        "provider",
-        "target",
-        "name",
-        "run_id",
-        "attempt",
-        "status",
-        "reason",
-        "message",
-        "exit_code",
-        "attempts",
-    ),
-    *("created_at", "started_at", "finished_at", "infrastructure_id", "image", "remarks"),
-)
+    "address", "provider", "target", "name", "run_id", "attempt", "status", "reason", "message", "exit_code", "attempts",
+    "created_at", "started_at", "finished_at", "infrastructure_id", "image", "remarks",
+)  # fmt: skip
 """The parts of a record that a status document has, in this order."""
 
 

@@ -37,7 +37,7 @@ def install() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    signal.signal(signal.SIGALRM, _leave)
+    signal.signal(signal.SIGALRM, lambda number, frame: leave())
     sys.unraisablehook = _unraisable
 
 
@@ -98,10 +98,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     # Not through the output: the thread that is interrupted here may hold its lock.
     with suppress(OSError):  # the terminal may be what went away
         os.write(2, b"\ninterrupted: finishing what is under way; runs go on (again to leave at once)\n")
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    leave()
 
 
 def _unraisable(what: UnraisableHookArgs) -> None:

@@ -53,14 +53,9 @@ class Left(NamedTuple):
         word, begins, does = ("destroy", "goes", "removes") if self.mode == "destroy" else ("apply", "starts", "starts")
         command = f"`{' '.join(('flowplan', word, *where))}`"
         who = f"{command} of {harmless(self.user)} on {harmless(self.host)}"
-        if self.applying:
-            return f"{counts['waiting']} waiting: {who} (pid {self.pid}) goes on" if counts["waiting"] else ""
-        if self.follower:
-            return (
-                f"{counts['waiting']} waiting: the follower of {harmless(self.follower)} goes on"
-                if counts["waiting"]
-                else ""
-            )
+        if self.applying or self.follower:
+            carrier = f"{who} (pid {self.pid})" if self.applying else f"the follower of {harmless(self.follower)}"
+            return f"{counts['waiting']} waiting: {carrier} goes on" if counts["waiting"] else ""
         told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items(), reverse=True))
         if self.applying is None:
             return f"{told}: whether {who} goes on cannot be seen from here; if it ended, {command} {does} them"

@@ -65,7 +65,7 @@ class Performer:
             words.Destroyed: self._destroyed,
             words.Applied: self._applied,
             words.Forget: lambda c: store.forget([c.address], plan_digest=self._digest_of(c.address)),
-            words.Move: self._move,
+            words.Move: lambda c: store.move({c.old: c.new}, plan_digest=self._digest_of(c.new)),
             words.Skip: self._skip,
             words.AskDropped: lambda c: dropped(store, {a: self._digest_of(a) for a in c.addresses}),
             words.AskCarried: lambda c: carried(store),
@@ -166,9 +166,6 @@ class Performer:
         self._store.set_tails(command.outputs)
         if self._kept is not None:
             self._kept.update(command.outputs)
-
-    def _move(self, command: words.Move) -> None:
-        self._store.move({command.old: command.new}, plan_digest=self._digest_of(command.new))
 
     # -- the engines -----------------------------------------------------------------------------------------------
 

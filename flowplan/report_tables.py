@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from statistics import median
@@ -153,13 +153,9 @@ class Tables:
             strings=self._text.all,
         )
 
-    # -- times and rows -------------------------------------------------------------------------------------------------
-
     def _time(self, time: str | None) -> int | None:
         moment = _moment(time)
         return round((moment - self._epoch).total_seconds() * 1000) if moment else None
-
-    # -- tables ---------------------------------------------------------------------------------------------------------
 
     def _runs_table(self) -> report.Runs:
         text, attempts = self._text, self._known.attempts
@@ -195,7 +191,7 @@ class Tables:
                     self._labels(_labels(record.objects) if record else ()),
                 )
             )
-        return report.Runs(*_columns(rows, 12))
+        return _table(report.Runs, rows)
 
     def _attempts_table(self) -> tuple[report.Attempts, report.Objects]:
         text, objects = self._text, _Objects(self._text)
@@ -219,49 +215,41 @@ class Tables:
                     objects(one.objects) if n in with_objects else None,
                 )
             )
-        return report.Attempts(*_columns(rows, 13)), report.Objects(tuple(objects.bases), tuple(objects.rows))
+        return _table(report.Attempts, rows), report.Objects(tuple(objects.bases), tuple(objects.rows))
 
     def _not_started(self) -> report.NotStarted:
         text, row = self._text, self._row
-        return report.NotStarted(
-            *_columns(
-                [
-                    (
-                        row[step["address"]],
-                        text(step["status"]),
-                        text(step["reason"]),
-                        tuple(row[address] for address in step["waits_for"] if address in row),
-                        self._time(step["until"]),
-                        text(step["action"]),
-                        step["attempt"],
-                        self._apply.get(step["plan"]),
-                    )
-                    for step in self._known.status["not_started"]
-                ],
-                8,
+        rows = [
+            (
+                row[step["address"]],
+                text(step["status"]),
+                text(step["reason"]),
+                tuple(row[address] for address in step["waits_for"] if address in row),
+                self._time(step["until"]),
+                text(step["action"]),
+                step["attempt"],
+                self._apply.get(step["plan"]),
             )
-        )
+            for step in self._known.status["not_started"]
+        ]
+        return _table(report.NotStarted, rows)
 
     def _events(self) -> report.Events:
         text = self._text
-        return report.Events(
-            *_columns(
-                [
-                    (
-                        event.seq,
-                        self._time(event.at),
-                        self._row[event.address],
-                        event.attempt,
-                        text(event.status),
-                        text(event.reason),
-                        text(event.message),
-                    )
-                    for event in self._known.events
-                    if event.address in self._row
-                ],
-                7,
+        rows = [
+            (
+                event.seq,
+                self._time(event.at),
+                self._row[event.address],
+                event.attempt,
+                text(event.status),
+                text(event.reason),
+                text(event.message),
             )
-        )
+            for event in self._known.events
+            if event.address in self._row
+        ]
+        return _table(report.Events, rows)
 
     def _groups(self, runs: report.Runs) -> Iterator[report.Group]:
         names, texts, lists = self._names.all, self._text.all, self._needs.all
@@ -290,18 +278,8 @@ class Tables:
 
     def _applies(self) -> Iterator[report.Apply]:
         for one in self._known.history["applies"]:
-            yield report.Apply(
-                plan=one["plan"],
-                mode=one["mode"],
-                at=self._time(one["at"]),
-                command=one["command"],
-                user=one["user"],
-                host=one["host"],
-                variables=one["variables"],
-                left_at=self._time(one["left_at"]),
-                ends=one["ends"],
-                steps=one["steps"],
-            )
+            told = {name: value for name, value in one.items() if name != "directory"}
+            yield report.Apply(**told | {"at": self._time(one["at"]), "left_at": self._time(one["left_at"])})
 
     def _slow(self, attempts: report.Attempts) -> Iterator[int]:
         """Yield the attempts that took longer than is usual."""
@@ -421,9 +399,9 @@ def _upstream(edges: Sequence[Sequence[int]], problem: Sequence[bool]) -> list[t
     return found
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[tuple[Any, ...]]:
-    """Return the columns of rows, which may be none."""
-    return list(zip(*rows, strict=True)) if rows else [()] * width
+def _table(kind: Callable[..., T], rows: Sequence[tuple[Any, ...]]) -> T:
+    """Return a table, which has a field for each column, from its rows."""
+    return kind(*(zip(*rows, strict=True) if rows else [()] * len(kind.__annotations__)))
 
 
 def _moment(time: str | None) -> datetime | None:

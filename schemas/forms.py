@@ -238,18 +238,12 @@ def _source_encoders(text: str) -> Iterator[Encoder]:
 
 _BASH = " \t!\"#$&'()*;<>?[\\]^`{|}~,"
 """What ``printf %q`` puts a backslash before; ``#`` and ``~`` at a beginning only."""
+_SHELLS = (_BASH, _BASH.replace("~", ""), _BASH.replace("#", "").replace("~", ""), '\\"$`', '\\"$`!', "\\ ", " ")
+"""What each way to quote puts a backslash before."""
 
 
 def _shell_encoders() -> Iterator[Encoder]:
-    for special in (
-        _BASH,
-        _BASH.replace("~", ""),
-        _BASH.replace("#", "").replace("~", ""),
-        '\\"$`',
-        '\\"$`!',
-        "\\ ",
-        " ",
-    ):
+    for special in _SHELLS:
         yield lambda c, special=special: "\\" + c if c in special else c  # type: ignore[misc]
 
 
@@ -269,18 +263,9 @@ def _quoted(text: str) -> Iterator[str]:
 # -- URLs and HTML
 
 _SAFE = (
-    "",
-    "/",
-    "!'()*",
-    "*",
-    "$&+=:@",
-    "$&+,;=",
-    ";,/?:@&=+$#!'()*",
-    "$&+,/:;=@",
-    "!$&'()*+,;=",
-    "!$&'()*+,;=:@",
+    "", "/", "!'()*", "*", "$&+=:@", "$&+,;=", ";,/?:@&=+$#!'()*", "$&+,/:;=@", "!$&'()*+,;=", "!$&'()*+,;=:@",
     "!$&'()*+,;=:@/",
-)
+)  # fmt: skip
 """What writers of URLs leave as it is beside letters, digits and ``-._~``: RFC 3986, JavaScript, Java, Go, browsers."""
 
 
@@ -298,12 +283,8 @@ def _lower(form: str) -> str:
 
 
 def _html(**special: str) -> Encoder:
-    names = {
-        "&": "&amp;",
-        "<": "&lt;",
-        ">": "&gt;",
-        **{{"quot": '"', "apos": "'", "tick": "`", "equals": "="}[k]: v for k, v in special.items()},
-    }
+    signs = {"quot": '"', "apos": "'", "tick": "`", "equals": "="}
+    names = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{signs[name]: written for name, written in special.items()}}
     return lambda c: names.get(c, c)
 
 

@@ -182,17 +182,10 @@ class FileLocation(Location):
 
         return SqliteStore.exists(self.path)
 
-    def open(
-        self,
-        *,
-        create: bool = False,
-        read_only: bool = False,
-        born: tuple[str, bytes] | None = None,
-        anywhere: bool = False,
-    ) -> Store:
+    def open(self, **how: Any) -> Store:
         from flowplan.state.sqlite.store import SqliteStore
 
-        return SqliteStore.open(self.path, create=create, read_only=read_only, born=born, anywhere=anywhere)
+        return SqliteStore.open(self.path, **how)
 
     def writable(self) -> bool:
         return not self.exists() or (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))

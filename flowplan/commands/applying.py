@@ -366,9 +366,8 @@ def _carry_out(planned: Planned, project: Project, how: How, lock: Lock, reviewe
         outcome = _run(planned, project, how, lock)
     if not outcome.waiting and not outcome.unanswered:
         last_plan.spend(store.location.beside)
-    if (
-        plan.mode == "destroy"
-    ):  # the files of runs that are not managed any more go, the ends of outputs stay in the state
+    if plan.mode == "destroy":
+        # The files of runs that are not managed any more go, the ends of outputs stay in the state.
         managed, attempts = store.records(), store.attempts()
         kept = {a.run_id for a in attempts if a.address in managed or a.present or not a.status.final}
         project.engines.discard({a.provider for a in attempts}, kept)

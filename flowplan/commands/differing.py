@@ -49,9 +49,8 @@ def diff(spec: Path | None, environments: Sequence[str], given: Given, format: s
     if len(set(environments)) != 2 or len(environments) != 2:
         raise InvalidInput("diff compares two environments", hint="write --env dev --env prod")
     read = read_files(spec or shown(place(None).spec))
-    key = secrets.token_bytes(
-        32
-    )  # of no state: a fingerprint under a known key would tell the secret to who guesses it
+    # The key of no state: a fingerprint under a known one would tell the secret to who guesses it.
+    key = secrets.token_bytes(32)
     one, other = (offline(composed(read, name), given, key) for name in environments)
     found = {a: _fields(one, other, one.runs[a], other.runs[a]) for a in one.runs if a in other.runs}
     if format == "json":

@@ -69,7 +69,9 @@ def import_(paths: Sequence[Path], cluster: Cluster | None, how: How) -> int:
         InvalidInput: a source cannot be read, or has a fault.
     """
     check_format(how.format, ("text", "json"))
-    _check_out(how)
+    check_directory("--out", how.out)
+    if how.out and mode_of(how.out) and not how.force:
+        raise InvalidInput([Diagnostic(f"{how.out} exists already", subject="--out", hint="--force replaces it")])
     if not paths and cluster is None:
         raise InvalidInput("there is no source", hint="name a file, - for the standard input, or --from-cluster")
     sources = [_read(path, how) for path in paths]
@@ -86,12 +88,6 @@ def import_(paths: Sequence[Path], cluster: Cluster | None, how: How) -> int:
     names = ["the standard input" if is_stream(path) else str(path) for path in paths]
     origin = ", ".join([*names, *(["the cluster"] if cluster else [])])
     return _write(sources, origin, providers, how)
-
-
-def _check_out(how: How) -> None:
-    check_directory("--out", how.out)
-    if how.out and mode_of(how.out) and not how.force:
-        raise InvalidInput([Diagnostic(f"{how.out} exists already", subject="--out", hint="--force replaces it")])
 
 
 def _read(path: Path, how: How) -> Source:
@@ -135,7 +131,9 @@ def _listed(cluster: Cluster) -> Source:
 
 
 def _write(sources: Sequence[Source], origin: str, providers: Mapping[str, Any], how: How) -> int:
-    wanted = [run for source in sources for run in source.runs if _targeted(run, how.targets)]
+    wanted = [
+        run for source in sources for run in source.runs if any(fnmatchcase(run.name, t) for t in how.targets or ["*"])
+    ]
     for run in wanted:
         hide_in_commands(run)
     runs = settled(wanted)
@@ -178,10 +176,6 @@ def write_spec(path: Path, text: str) -> None:
         write_private(path, text)
     except OSError as error:
         raise FlowplanError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _targeted(run: Imported, targets: Sequence[str]) -> bool:
-    return not targets or any(fnmatchcase(run.name, target) for target in targets)
 
 
 def _compared(

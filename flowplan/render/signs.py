@@ -9,49 +9,24 @@ from flowplan.render.units import duration
 from flowplan.schemas.plans import Action
 from flowplan.schemas.times import seconds_between
 
-SIGNS = {
-    Action.CREATE: "+",
-    Action.UPDATE: "~",
-    Action.REPLACE: "-/+",
-    Action.RERUN: ">",
-    Action.DESTROY: "-",
-    Action.ADOPT: "&",
-    Action.FORGET: ".",
-    Action.NO_OP: "=",
+_LOOKS = {
+    Action.REPLACE: ("-/+", "replace (stop and create)", "to replace", "magenta"),
+    Action.DESTROY: ("-", "destroy", "to destroy", "red"),
+    Action.UPDATE: ("~", "update in place", "to update in place", "yellow"),
+    Action.RERUN: (">", "rerun (create again)", "to rerun", "cyan"),
+    Action.CREATE: ("+", "create", "to create", "green"),
+    Action.ADOPT: ("&", "adopt (it exists already)", "to adopt", "cyan"),
+    Action.FORGET: (".", "forget (it stays on the engine)", "to forget", "dim"),
+    Action.NO_OP: ("=", "unchanged", "", "dim"),
 }
-MEANINGS = {
-    Action.CREATE: "create",
-    Action.UPDATE: "update in place",
-    Action.REPLACE: "replace (stop and create)",
-    Action.RERUN: "rerun (create again)",
-    Action.DESTROY: "destroy",
-    Action.ADOPT: "adopt (it exists already)",
-    Action.FORGET: "forget (it stays on the engine)",
-    Action.NO_OP: "unchanged",
-}
+"""Sign, meaning, words in a verdict and colour of each action; a verdict counts what can hurt first."""
+SIGNS = {action: sign for action, (sign, _, _, _) in _LOOKS.items()}
+MEANINGS = {action: meaning for action, (_, meaning, _, _) in _LOOKS.items()}
 WORDS = {action: meaning.partition(" (")[0] for action, meaning in MEANINGS.items()}
-COUNTED = {
-    Action.REPLACE: "to replace",
-    Action.DESTROY: "to destroy",
-    Action.UPDATE: "to update in place",
-    Action.RERUN: "to rerun",
-    Action.CREATE: "to create",
-    Action.ADOPT: "to adopt",
-    Action.FORGET: "to forget",
-}
-"""In the order in which a verdict counts them: what can hurt comes first."""
+COUNTED = {action: counted for action, (_, _, counted, _) in _LOOKS.items() if counted}
+COLOUR_OF = {action: colour for action, (_, _, _, colour) in _LOOKS.items()}
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "magenta": "35", "cyan": "36", "dim": "2", "bold": "1"}
-COLOUR_OF = {
-    Action.CREATE: "green",
-    Action.UPDATE: "yellow",
-    Action.REPLACE: "magenta",
-    Action.RERUN: "cyan",
-    Action.DESTROY: "red",
-    Action.ADOPT: "cyan",
-    Action.FORGET: "dim",
-    Action.NO_OP: "dim",
-}
 COLOUR_OF_MARK = {"+": "green", "-": "red", "~": "yellow", "!": "yellow"}
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")

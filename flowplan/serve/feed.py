@@ -25,6 +25,9 @@ class Feed:
 
     Args:
         opened: opens the state for reading.
+
+    Attributes:
+        readers: how many there are.
     """
 
     def __init__(self, opened: Callable[[], Store]) -> None:
@@ -32,14 +35,9 @@ class Feed:
         self._newest: deque[Event] = deque(maxlen=KEPT)
         self._last = -1
         self._changed = asyncio.Condition()
-        self._readers = 0
+        self.readers = 0
         self._ended = False
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def readers(self) -> int:
-        """Return how many readers there are."""
-        return self._readers
 
     def end(self) -> None:
         """Let every reader come to its end; for any thread."""
@@ -54,14 +52,14 @@ class Feed:
             FlowplanError: the state cannot be read.
         """
         newest = await asyncio.to_thread(self._last_seq)
-        if self._last < 0 or not self._readers:
+        if self._last < 0 or not self.readers:
             self._last = newest
             self._newest.clear()
         return newest if after is None else min(after, newest)
 
     async def follow(self, seen: int) -> AsyncIterator[list[Event]]:
         """Yield the events above a number that ``start`` returned, in pages; [] when nothing happened."""
-        self._readers += 1
+        self.readers += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look())
         try:
@@ -74,7 +72,7 @@ class Feed:
                 elif not await self._news(seen):
                     yield []
         finally:
-            self._readers -= 1
+            self.readers -= 1
 
     async def _page(self, after: int) -> list[Event]:
         if self._last <= after:
@@ -95,7 +93,7 @@ class Feed:
 
     async def _look(self) -> None:
         """Look for new events until nobody reads any more."""
-        while self._readers:
+        while self.readers:
             with suppress(FlowplanError):  # the state is away: those who read wait for it
                 while page := await asyncio.to_thread(self._read, self._last, PAGE):
                     self._newest.extend(page)

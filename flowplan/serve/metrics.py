@@ -56,7 +56,7 @@ class Metrics:
             buckets=(0.1, 0.5, 1, 2, 5, 15, 60, 300),
             registry=self._registry,
         )
-        self._registry.register(_Now(self))
+        self._registry.register(self)
         self._seq: int | None = None
         self._serial = -1
         self._runs: Tally[tuple[str, str]] = Tally()
@@ -105,8 +105,8 @@ class Metrics:
             if progress and (lag := seconds_between(progress.finished_at, event.at)) is not None:
                 self._lag.observe(max(lag, 0.0))
 
-    def now(self) -> Iterator[Metric]:
-        """Yield the numbers that are of this moment."""
+    def collect(self) -> Iterator[Metric]:
+        """Yield the numbers that are of this moment; the registry asks for them."""
         build = GaugeMetricFamily("flowplan_build_info", "The version of flowplan.", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
@@ -130,13 +130,3 @@ class Metrics:
             engines.add_metric([name], name not in problems)
         yield engines
         yield GaugeMetricFamily("flowplan_last_event_seq", "The number of the newest event.", value=self._seq or 0)
-
-
-class _Now:
-    """What the registry asks for the numbers of this moment."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        return self._metrics.now()

@@ -72,17 +72,7 @@ class SqliteStore(Store):
         born: tuple[str, bytes] | None = None,
         anywhere: bool = False,
     ) -> SqliteStore:
-        """Open the state at ``path``; with ``create`` make an empty one (0600, directory 0700) where there is none.
-
-        Args:
-            born: lineage and key of the state if it is made now, see ``new_identity``.
-            anywhere: True to open a copy of a state, too; what is opened for reading only may be one.
-
-        Raises:
-            StateError: there is none; it is no state, damaged, of a newer format, or not writable and not
-                ``read_only``; the message says the way back.
-            Refused: it is a copy of a state that may still be used.
-        """
+        """Open the state at ``path``, see ``Location.open``; one that is made has the mode 0600, its directory 0700."""
         path = Path(path)
         if create and not cls.exists(path):
             with files.explained(path, new=True):
