@@ -301,10 +301,19 @@ class _Composer:
         self._extend()
         if environment:  # which names files as well: they are read before other expressions have values
             self.tree = _with_paths(self.tree, lambda name: _ENVIRONMENT.sub(environment, name))
-        written = _Written(self.layers[::-1], self.bases, self.tree)
+        written = _Written(self.layers[::-1], self.bases)
         file = parts[-1].document.sources.file
         names = {part.document.sources.file: part.name for part in parts}
-        return Document(self.tree, SourceMap(file, _Keys(written), _Values(written), written.place, names))
+        return Document(
+            self.tree,
+            SourceMap(
+                file,
+                partial(written.start, SourceMap.key),
+                partial(written.start, SourceMap.value),
+                written.place,
+                names,
+            ),
+        )
 
     def _include(self, part: Part, *, is_spec: bool) -> None:
         """Put a file over those that it includes; a run or variable may be defined in one of them only."""
@@ -468,7 +477,7 @@ class _Composer:
         self.faults.append(self._diagnostic(path, message, hint))
 
     def _diagnostic(self, path: Path, message: str, hint: str = "") -> Diagnostic:
-        written = _Written(self.layers[::-1], {}, {})
+        written = _Written(self.layers[::-1], {})
         found = written.find(path)
         return Diagnostic(message, found[0].value(found[1]) if found else None, dotted(written.place(path)), hint)
 
@@ -491,8 +500,13 @@ class _Written:
         layers: highest first; bases: run -> the run that it extends.
     """
 
-    def __init__(self, layers: Sequence[_Layer], bases: Mapping[str, str], tree: Json) -> None:
-        self._layers, self._bases, self.tree = layers, bases, tree
+    def __init__(self, layers: Sequence[_Layer], bases: Mapping[str, str]) -> None:
+        self._layers, self._bases = layers, bases
+
+    def start(self, which: Callable[[SourceMap, Path], Position], path: Path) -> Position | None:
+        """Return where the key or the value at a path starts, ``which`` the file says."""
+        found = self.find(path) if path else None
+        return which(*found) if found else None
 
     def find(self, path: Path) -> tuple[SourceMap, Path] | None:
         """Return the positions of the file that has the value, and its path there; None where no file has just this."""
@@ -520,37 +534,3 @@ class _Written:
             if found := self.find(path[:end]):
                 return found[1] + path[end:]
         return path
-
-
-class _Values(Mapping[Path, Position]):
-    """Path -> where its value starts, computed when asked."""
-
-    def __init__(self, written: _Written) -> None:
-        self._written = written
-
-    def __getitem__(self, path: Path) -> Position:
-        found = self._written.find(path) if path else None
-        if found is None:
-            raise KeyError(path)
-        return self._at(*found)
-
-    def _at(self, sources: SourceMap, path: Path) -> Position:
-        return sources.value(path)
-
-    def __iter__(self) -> Iterator[Path]:
-        todo: list[tuple[Path, Any]] = [((), self._written.tree)]
-        while todo:
-            path, value = todo.pop()
-            yield path
-            members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-            todo += [((*path, key), member) for key, member in members]
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-class _Keys(_Values):
-    """Path -> where its key (or list item) starts, computed when asked."""
-
-    def _at(self, sources: SourceMap, path: Path) -> Position:
-        return sources.key(path)

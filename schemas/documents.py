@@ -6,10 +6,10 @@ import gc
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -315,7 +315,7 @@ def _parsed(text: str, file: str, dialect: str, *, one: bool) -> list[Document]:
             sorted(conversion.faults, key=lambda fault: fault.position[1:] if fault.position else (0, 0))
         )
     places = (_Places(file, node, conversion.merged) for node in nodes)
-    maps = (SourceMap(file, _Positions(place, 0), _Positions(place, 1)) for place in places)
+    maps = (SourceMap(file, partial(place.start, 0), partial(place.start, 1)) for place in places)
     return [Document(value, sources) for value, sources in zip(values, maps, strict=True)]
 
 
@@ -516,8 +516,8 @@ class _Places:
     merged: dict[int, list[tuple[Any, Any]]]
     index: dict[int, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
 
-    def find(self, path: Path) -> tuple[Any, Any] | None:
-        """Return the (key node, value node) at a path; for a list item and the root both are the value."""
+    def start(self, which: int, path: Path) -> Position | None:
+        """Return where the key (0) or the value (1) at a path starts; a list item and the root have no key, and start once."""
         pair: tuple[Any, Any] | None = (self.root, self.root)
         for part in path:
             if pair is None:
@@ -528,7 +528,7 @@ class _Places:
             else:
                 inside = node.__class__ is yaml.SequenceNode and 0 <= part < len(node.value)
                 pair = (node.value[part], node.value[part]) if inside else None
-        return pair
+        return _at(pair[which].start_mark, self.file) if pair else None
 
     def children(self, node: Any) -> dict[str, tuple[Any, Any]]:
         known = self.index.get(id(node))
@@ -536,31 +536,3 @@ class _Places:
             pairs = self.merged.get(id(node), node.value)
             known = self.index[id(node)] = {k.value: (k, v) for k, v in pairs}
         return known
-
-    def paths(self, node: Any, path: Path) -> Iterator[Path]:
-        yield path
-        if node.__class__ is yaml.SequenceNode:
-            for i, item in enumerate(node.value):
-                yield from self.paths(item, (*path, i))
-        elif node.__class__ is yaml.MappingNode:
-            for key, (_, value) in self.children(node).items():
-                yield from self.paths(value, (*path, key))
-
-
-class _Positions(Mapping[Path, Position]):
-    """Path -> where its key or its value starts, computed when asked; a list item has no key, and starts once."""
-
-    def __init__(self, places: _Places, which: int) -> None:
-        self._places, self._which = places, which
-
-    def __getitem__(self, path: Path) -> Position:
-        pair = self._places.find(path)
-        if pair is None:
-            raise KeyError(path)
-        return _at(pair[self._which].start_mark, self._places.file)
-
-    def __iter__(self) -> Iterator[Path]:
-        return self._places.paths(self._places.root, ())
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from flowplan.schemas.codec import Member
 
 Path = tuple[str | int, ...]
 """A path into a YAML document: mapping keys and list indexes."""
+
+
+def paths_in(value: Any, path: Path = ()) -> Iterator[Path]:
+    """Yield the paths of a value and of everything in it."""
+    yield path
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in members:
+        yield from paths_in(member, (*path, key))
 
 
 class Position(NamedTuple):
@@ -24,26 +32,30 @@ class Position(NamedTuple):
         return f"{self.file}:{self.line}:{self.column}"
 
 
+Find = Callable[[Path], Position | None]
+
+
 class SourceMap(NamedTuple):
     """The positions of every key and value of one document.
 
-    ``keys[path]`` is where the key (or list item) at ``path`` starts, ``values[path]`` where its value starts. Of a document
-    that is composed of several, ``place(path)`` is the path in the file that says it, and ``names`` what files are called.
+    ``find_key(path)`` is where the key (or list item) at ``path`` starts, ``find_value(path)`` where its value starts, None
+    where there is none. Of a document that is composed of several, ``place(path)`` is the path in the file that says it,
+    and ``names`` what files are called.
     """
 
     file: str
-    keys: Mapping[Path, Position] = {}
-    values: Mapping[Path, Position] = {}
+    find_key: Find = lambda path: None
+    find_value: Find = lambda path: None
     place: Callable[[Path], Path] = lambda path: path
     names: Mapping[str, str] = {}
 
     def key(self, path: Path) -> Position:
         """Return the position of the key at ``path``, or of its nearest known ancestor."""
-        return self._nearest(self.keys, path)
+        return self._nearest(self.find_key, path)
 
     def value(self, path: Path) -> Position:
         """Return the position of the value at ``path``, or of its nearest known ancestor."""
-        return self._nearest(self.values, path)
+        return self._nearest(self.find_value, path)
 
     def subject(self, path: Path) -> str:
         """Return what a complaint about ``path`` calls it, as its own file writes it."""
@@ -67,12 +79,9 @@ class SourceMap(NamedTuple):
         within = f" in environments.{own[1]}" if own[0] == "environments" else ""
         return f"{self.names.get(where.file) or PurePath(where.file).name}:{where.line}{within}"
 
-    def _nearest(self, places: Mapping[Path, Position], path: Path) -> Position:
-        for end in range(len(path), -1, -1):
-            found = places.get(path[:end]) or self.values.get(path[:end])
-            if found:
-                return found
-        return Position(self.file, 1, 1)
+    def _nearest(self, find: Find, path: Path) -> Position:
+        found = (find(path[:end]) for end in range(len(path), -1, -1))
+        return next(filter(None, found), Position(self.file, 1, 1))
 
 
 class Diagnostic(NamedTuple):

@@ -431,5 +431,5 @@ def test_nonsense_is_told_and_never_a_defect(spec: dict[str, Any], more: Any, en
             for environment in read.environments or [""]:
                 with contextlib.suppress(InvalidInput):
                     loaded = load_files(read, environment=environment)
-                    for path in loaded.sources.values:
-                        assert loaded.sources.told(path or ("runs",), loaded.sources.value(path))
+                    for path in {leaf[:end] for leaf in leaves(loaded.tree) for end in range(1, len(leaf) + 1)}:
+                        assert loaded.sources.told(path, loaded.sources.value(path))

@@ -95,7 +95,7 @@ def _setting(wanted: Wanted, run: Desired, path: str) -> str:
     """Return where a setting was written, "" where it is a default."""
     name, sources = unescape(path.split("/")[2]), wanted.loaded.sources
     places = (("runs", run.settings.group, name), ("defaults", name))
-    return next((sources.told(at, where) for at in places if (where := sources.keys.get(at))), "")
+    return next((sources.told(at, where) for at in places if (where := sources.find_key(at))), "")
 
 
 def _document(

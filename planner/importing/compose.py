@@ -66,7 +66,7 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
     sources, tree = document.sources, document.value
     for key in ("include", "extends"):
         for path in [(key,), *(("services", name, key) for name in tree["services"])]:
-            if sources.keys.get(path):
+            if sources.find_key(path):
                 raise InvalidInput([sources.at_key(path, "is not taken over", _RESOLVED)])
     faults = shapes.faults(tree, sources, compose_shapes.SHAPES)
     if len(documents) > 1:

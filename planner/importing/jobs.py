@@ -32,7 +32,7 @@ from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.pointers import escape, nearest
 from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import Json, Objects, Origin
-from flowplan.schemas.sources import Diagnostic, Path, Position
+from flowplan.schemas.sources import Diagnostic, Path, Position, paths_in
 
 PROVIDER = "kubernetes"
 KINDS = ("Job", "CronJob", "Pod")
@@ -86,7 +86,11 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
     Raises:
         InvalidInput: one of them is not valid, or there is none.
     """
-    items = [item for document in documents for item in _items(document.value, dict(document.sources.keys), "")]
+    items = [
+        item
+        for document in documents
+        for item in _items(document.value, {path: document.sources.key(path) for path in paths_in(document.value)}, "")
+    ]
     wanted = [item for item in items if item.value.get("kind") in KINDS]
     if not wanted:
         found = ", ".join(f"{item.title} (line {item.places[()].line})" for item in items[:5])

@@ -27,7 +27,7 @@ from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.images import parse_image
 from flowplan.schemas.runs import Json, Origin, canonical
 from flowplan.schemas.secrets import tokens_in
-from flowplan.schemas.sources import Path, Position
+from flowplan.schemas.sources import Path, Position, paths_in
 
 CONTAINER_NAME = "main"
 """Name of the container of a run without a manifest of its own."""
@@ -81,7 +81,9 @@ def _manifest(draft: Draft) -> bool:
         name, wanted = wanted, draft.run.files.get(wanted)
         draft.origins["/Job"] = Origin(name, name)
         if isinstance(wanted, Document):
-            draft.origins = {pointer(path): _written_at(name, at) for path, at in wanted.sources.keys.items()}
+            draft.origins = {
+                pointer(path): _written_at(name, wanted.sources.key(path)) for path in paths_in(wanted.value)
+            }
             wanted = wanted.value
     else:
         base = ("kubernetes", "job")
