@@ -397,9 +397,9 @@ def history(
     format: Format = "text",
 ) -> None:
     """Show every apply and every attempt. When it started, how long it took and how it ended."""
-    from flowplan.commands import arguments, history, places
+    from flowplan.commands import arguments, places, reading
 
-    history.history(places.state_of(state, env), address or [], arguments.moment("--since", since), failed, format)
+    reading.history(places.state_of(state, env), address or [], arguments.moment("--since", since), failed, format)
 
 
 @command()
@@ -781,7 +781,7 @@ def _run(arguments: Sequence[str]) -> int:
             return 0
         call = understood(COMMANDS, arguments)
         if call is not None:
-            return call.function(**call.values) or 0
+            return call() or 0
         from flowplan import typed
 
         return typed.run(COMMANDS, arguments, complain)

@@ -99,7 +99,7 @@ def messages(store: Store, events: Sequence[Event]) -> Iterator[Message]:
         place = next((n for n, one in enumerate(attempts) if one.run_id == event.run_id), None)
         if place is None:
             continue
-        before = [one for one in attempts[:place] if _ended(one)]
+        before = [one for one in attempts[:place] if one.finished_at]
         kind = event.status
         if kind == Status.SUCCEEDED:
             if not before or before[-1].status == Status.SUCCEEDED:
@@ -107,10 +107,6 @@ def messages(store: Store, events: Sequence[Event]) -> Iterator[Message]:
             kind = "recovered"
         if kind in NOTIFIED_OF:
             yield _message(store, event, attempts[place], before, kind)
-
-
-def _ended(record: Recorded) -> bool:
-    return record.finished_at is not None
 
 
 def _message(store: Store, event: Event, record: Recorded, before: Sequence[Recorded], kind: str) -> Message:

@@ -7,7 +7,8 @@ once; all others (help, every mistake) are typer's, which is built from the same
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -49,13 +50,6 @@ class Command(NamedTuple):
     function: Callable[..., int | None]
 
 
-class Call(NamedTuple):
-    """A command line that was understood: what to call, and with which values."""
-
-    function: Callable[..., int | None]
-    values: Mapping[str, Any]
-
-
 class _Unclear(Exception):
     """This reader does not understand the command line: typer reads it."""
 
@@ -70,13 +64,13 @@ class Parameter(NamedTuple):
     required: bool
 
 
-def understood(commands: Sequence[Command], words: Sequence[str]) -> Call | None:
+def understood(commands: Sequence[Command], words: Sequence[str]) -> partial[int | None] | None:
     """Return the call that a command line means; None when it is not entirely clear."""
     for command in commands:
         size = len(command.words)
         if tuple(words[:size]) == command.words:
             try:
-                return Call(command.function, _values(parameters(command.function), words[size:]))
+                return partial(command.function, **_values(parameters(command.function), words[size:]))
             except _Unclear:
                 return None
     return None

@@ -18,12 +18,8 @@ def point(name: str) -> None:
     Args:
         name: where this is, ``layer:effect:before`` or ``layer:effect:after``; unique in the sources.
     """
-    if name == _NAME:
-        _passed()
-
-
-def _passed() -> None:
     global _left
-    _left -= 1
-    if _left == 0:
-        os.kill(os.getpid(), signal.Signals[_SIGNAL])
+    if name == _NAME:
+        _left -= 1
+        if _left == 0:
+            os.kill(os.getpid(), signal.Signals[_SIGNAL])

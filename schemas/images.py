@@ -87,15 +87,6 @@ def parse_image(text: str) -> ImageReference:
     return ImageReference(repository, tag, digest if at else None)
 
 
-def pull_policy(image: str, wanted: str | None) -> str:
-    """Return ``wanted``, or the policy that the reference asks for.
-
-    Raises:
-        InvalidInput: when ``image`` is no reference.
-    """
-    return wanted or parse_image(image).pull_policy
-
-
 def _is_registry(component: str) -> bool:
     return "." in component or ":" in component or component == "localhost"
 

@@ -80,13 +80,11 @@ def _sha256(text: str) -> str:
 # --- Plan -> JSON ----------------------------------------------------------------------------------------------------
 
 
-def plan_document(plan: Plan) -> dict[str, Json]:
-    """Return the JSON document of a plan (``plan.schema.json``), as it is printed: without its time and seal."""
-    return _head(plan) | {"changes": [encode(change) for change in plan.changes]}
-
-
 def plan_json(plan: Plan) -> str:
-    """Return the text of ``plan_document``: the same bytes for the same plan, one change a line."""
+    """Return the JSON document of a plan (``plan.schema.json``), without its time and seal.
+
+    It has the same bytes for the same plan, and one change a line.
+    """
     return _body(plan, _head(plan)) + "\n}\n"
 
 
@@ -198,7 +196,7 @@ def read_plan(path: Path) -> PlanFile:
 
 
 def parse_plan(document: Json, file: str) -> Plan:
-    """Return the plan of a document: the exact inverse of ``plan_document``.
+    """Return the plan of a document: the exact inverse of ``plan_json``.
 
     Args:
         file: the file's name, for messages.

@@ -21,7 +21,10 @@ def unknown_names(document: Document) -> Iterator[Diagnostic]:
     providers = [*mapping_in(root, "providers"), *BUILT_IN_TYPES]
     for name, run in runs.items():
         if isinstance(run, dict):
-            yield from _provider(document, ("runs", name, "provider"), run.get("provider"), providers)
+            named = run.get("provider")
+            if isinstance(named, str) and "${" not in named and named not in providers:
+                hint = did_you_mean(named, providers) or f"known: {', '.join(dict.fromkeys(providers))}"
+                yield document.sources.at_value(("runs", name, "provider"), f'unknown provider "{named}"', hint)
             yield from _needs(document, ("runs", name, "needs"), run.get("needs"), runs)
     for part in ("defaults", "runs"):
         yield from _variables(document, (part,), member(root, part), mapping_in(root, "variables"))
@@ -30,12 +33,6 @@ def unknown_names(document: Document) -> Iterator[Diagnostic]:
 def glob_hint(need: str) -> str:
     """Return what to write instead of a pattern of runs, "" for what is none."""
     return "a glob is not taken here: write each name; a run's name stands for all its cells" if "*" in need else ""
-
-
-def _provider(document: Document, path: Path, named: Any, known: list[str]) -> Iterator[Diagnostic]:
-    if isinstance(named, str) and "${" not in named and named not in known:
-        hint = did_you_mean(named, known) or f"known: {', '.join(dict.fromkeys(known))}"
-        yield document.sources.at_value(path, f'unknown provider "{named}"', hint)
 
 
 def _needs(document: Document, path: Path, needs: Any, runs: Mapping[str, Any]) -> Iterator[Diagnostic]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
-from flowplan.schemas.plan_documents import plan_digest
+from flowplan.schemas.plan_documents import plan_digest, plan_json
 from flowplan.schemas.plans import ABSENT, Action, Change, FieldChange, Finding, Plan, RunFacts
 from flowplan.schemas.runs import Json, Settings
 from flowplan.schemas.sources import Diagnostic
@@ -13,6 +14,10 @@ from flowplan.schemas.sources import Diagnostic
 POD = "/Job/spec/template/spec/containers/0/"
 RULE = "Job.spec.template is immutable"
 SCRIPT = "#!/bin/sh\nset -e\none\ntwo\nthree\necho {}\n"
+
+
+def plan_document(plan: Plan) -> dict[str, Json]:
+    return json.loads(plan_json(plan))
 
 
 def job(name: str, image: str = "etl:1", command: tuple[str, ...] = ("train.py", "--lr", "0.1"), **env: str) -> Json:

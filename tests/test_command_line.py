@@ -93,9 +93,9 @@ def test_what_is_clear_means_the_same_to_typer(
     call = understood(COMMANDS, line.split())
     assert call is not None
     name, values = by_typer(line.split())
-    defaults = _defaults(call.function)
-    assert call.function.__name__ == name
-    assert {**defaults, **call.values} == {
+    defaults = _defaults(call.func)
+    assert call.func.__name__ == name
+    assert {**defaults, **call.keywords} == {
         name: value or defaults[name] if value in ((), []) else value for name, value in values.items()
     }
 

@@ -18,7 +18,7 @@ import yaml
 from hostile import MEGABYTES, ROOT, Place, as_text, mutated, peak_megabytes, place, texts, values, yaml_texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from plans_by_hand import EVERYTHING
+from plans_by_hand import EVERYTHING, plan_document
 from rendered import plan_markdown, plan_text
 
 from flowplan.providers.docker.connection import Engine
@@ -26,7 +26,7 @@ from flowplan.providers.kubernetes.connection import endpoint
 from flowplan.schemas.codec import decode
 from flowplan.schemas.documents import parse
 from flowplan.schemas.errors import FlowplanError, ProviderError
-from flowplan.schemas.plan_documents import parse_plan, plan_digest, plan_document, sealed_json
+from flowplan.schemas.plan_documents import parse_plan, plan_digest, sealed_json
 from flowplan.schemas.plans import Plan
 from flowplan.state import transfer
 from flowplan.state.sqlite.store import SqliteStore

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from projects import until
 
-from flowplan import waiting
+from flowplan.commands import logs
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
 
 RECORD: Any = type("Record", (), {"provider": "gpu"})()
@@ -37,12 +37,12 @@ class Output:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "QUIET", 0.01)
+    monkeypatch.setattr(logs, "QUIET", 0.01)
 
 
 def test_an_outage_is_told_once_and_that_it_is_over() -> None:
     engine, output = Engine(), Output()
-    with waiting.outages_told(engine, RECORD, output):  # type: ignore[arg-type]
+    with logs.outages_told(engine, RECORD, output):  # type: ignore[arg-type]
         until(lambda: engine.asked > 2)
         assert output.notes == []
         engine.error = EngineUnreachable("the engine at x does not answer", hint="start it")
@@ -60,6 +60,6 @@ def test_an_outage_is_told_once_and_that_it_is_over() -> None:
 def test_a_refusal_is_no_outage() -> None:
     engine, output = Engine(), Output()
     engine.error = ProviderError("forbidden")
-    with waiting.outages_told(engine, RECORD, output):  # type: ignore[arg-type]
+    with logs.outages_told(engine, RECORD, output):  # type: ignore[arg-type]
         until(lambda: engine.asked > 2)
     assert output.notes == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -421,9 +421,12 @@ def _run(
         _sink(project.output(), how) as sink,
         notifying.telling(project.store.location, sink.note) if followed else nullcontext(),
     ):
-        if common := _common_secrets(plan, project.secrets):
+        sent = tokens_in([change.after for change in plan.changes if change.effective])
+        sent &= {*plan.secrets} & {*project.secrets}
+        # A plan does not tell which secrets cannot be redacted well: it may be public.
+        if common := {plan.secrets[shown].label for shown in sent if is_common(project.secrets[shown])}:
             sink.note(
-                f"warning: {', '.join(common)}: too short or too common a word to be redacted safely; what runs print "
+                f"warning: {', '.join(sorted(common))}: too short or too common a word to be redacted safely; what runs print "
                 "may show it inside other words, or be hard to read"
             )
         return carry_out(
@@ -437,12 +440,6 @@ def _run(
             interrupted=interrupted,
             beside=Beside(follow, expected, planned.observed),
         )
-
-
-def _common_secrets(plan: Plan, values: Mapping[str, str]) -> list[str]:
-    """Return the sources of secrets that cannot be redacted well. A plan does not tell: it may be public."""
-    used = tokens_in([change.after for change in plan.changes if change.effective]) & {*plan.secrets} & {*values}
-    return sorted({plan.secrets[shown].label for shown in used if is_common(values[shown])})
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Event, Lock, Thread
@@ -18,8 +18,8 @@ from flowplan.output import Bursts, Output, reader_gone
 from flowplan.outputs import drawing, redacted
 from flowplan.planner.compare.plan import names
 from flowplan.project import Project
-from flowplan.providers.protocol import ContainerReader, LogLine
-from flowplan.schemas.errors import FlowplanError, InvalidInput, ProviderError
+from flowplan.providers.protocol import ContainerReader, LogLine, Provider
+from flowplan.schemas.errors import EngineUnreachable, FlowplanError, InvalidInput, ProviderError
 from flowplan.schemas.runs import Recorded, Status
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.text import counted, harmless
@@ -27,7 +27,9 @@ from flowplan.showing import Bars, Progress, last_state, shown
 from flowplan.state.location import Location
 from flowplan.state.store import Store
 from flowplan.terminal import can_draw, use_colour
-from flowplan.waiting import outages_told
+
+QUIET = 5.0
+"""Seconds without output after which the engine is asked whether it is still there."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,41 @@ class _Reading:
                 self.count += 1
                 heard()
                 told(record.address, line)
+
+
+@contextmanager
+def outages_told(provider: Provider, record: Recorded, output: Output) -> Iterator[Callable[[], None]]:
+    """Tell once when the engine of a quiet run does not answer, and once when it does again.
+
+    Provide a function that is to be called for each line of output.
+    """
+    over, heard = Event(), Event()
+
+    def look() -> None:
+        told = False
+        while not over.wait(QUIET):
+            if heard.is_set() and not told:
+                heard.clear()
+                continue
+            try:
+                provider.observe([record])
+            except EngineUnreachable as error:
+                if not (told or over.is_set()):
+                    output.note(f"warning: {error}; the run continues, and so does its output when the engine answers")
+                told = True
+            except FlowplanError:  # a refusal: the output itself fails with it
+                continue
+            else:
+                if told:
+                    output.note(f"provider {record.provider} answers again")
+                told = False
+
+    with suppress(RuntimeError):  # no further thread can be started: the output is what matters
+        Thread(target=look, name="outages", daemon=True).start()
+    try:
+        yield heard.set
+    finally:
+        over.set()
 
 
 def _once_secrets_are_known(

@@ -1,4 +1,4 @@
-"""The command that reads the state and asks engines: status; and how reading commands open a state and find runs."""
+"""The commands that show how runs stand and stood: status and history; and how reading commands open a state."""
 
 from __future__ import annotations
 
@@ -72,3 +72,25 @@ def status(state: Location, addresses: Sequence[str], ask: bool, format: str, *,
             )
     for remark in filter(None, (plan.remark(*where) for plan in plans)):
         output.note(remark)
+
+
+def history(state: Location, addresses: Sequence[str], since: datetime | None, failed: bool, format: str) -> None:
+    """Print a block for each apply with a row for each attempt that it made, oldest first; no engine is asked.
+
+    Args:
+        since: only attempts that live, or of which something happened since then, and what was applied since then.
+        failed: only attempts that failed, timed out or are lost.
+    """
+    from flowplan.render.tables import history_table
+
+    check_format(format, ("text", "json"))
+    with closing(opened(state)) as store:
+        document = documents.history(store, addresses, since=since, failed=failed)
+    output = Output()
+    if format == "json":
+        output.document(document)
+        return
+    columns, now = width(sys.stdout) if sys.stdout.isatty() else None, datetime.now(UTC)
+    output.lines(
+        history_table(document["applies"], document["attempts"], width=columns, colour=use_colour(sys.stdout), now=now)
+    )

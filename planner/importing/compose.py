@@ -31,7 +31,7 @@ from flowplan.planner.manifests.names import is_own_label
 from flowplan.schemas.documents import Document, scalar_text
 from flowplan.schemas.env_files import variables as variables_of_file
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.images import pull_policy
+from flowplan.schemas.images import parse_image
 from flowplan.schemas.quantities import cpus, duration, size
 from flowplan.schemas.runs import Json, Objects
 from flowplan.schemas.sources import SourceMap
@@ -216,7 +216,7 @@ class _Service:
             )
         policy = self.container["PullPolicy"] = _POLICIES.get(given, "IfNotPresent")
         try:
-            if policy != pull_policy(self.config["Image"], None):
+            if policy != parse_image(self.config["Image"]).pull_policy:
                 self.fields["image_pull_policy"] = policy
         except InvalidInput as error:
             raise self.fault("image", error.diagnostics[0].message, error.diagnostics[0].hint) from None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from flowplan.planner.manifests.job_draft import POD, value_at
 from flowplan.planner.manifests.job_drift import OF_SERVER
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.images import pull_policy
+from flowplan.schemas.images import parse_image
 from flowplan.schemas.pointers import escape
 from flowplan.schemas.runs import Json, Objects
 
@@ -156,7 +156,7 @@ def _of_spec(spec: dict[str, Json]) -> None:
 
 def _without_policy(container: dict[str, Json]) -> None:
     try:
-        if container.get("imagePullPolicy") == pull_policy(str(container.get("image", "")), None):
+        if container.get("imagePullPolicy") == parse_image(str(container.get("image", ""))).pull_policy:
             del container["imagePullPolicy"]
     except InvalidInput:
         pass  # an image that is none is told where the Job is checked

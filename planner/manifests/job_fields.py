@@ -11,7 +11,7 @@ from flowplan.planner.manifests.job_draft import FIRST, POD, Draft, copied, poin
 from flowplan.planner.manifests.names import is_label_key, is_label_value, kubernetes_label_key, kubernetes_label_value
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.images import pull_policy
+from flowplan.schemas.images import parse_image
 from flowplan.schemas.quantities import duration, memory, quantity
 from flowplan.schemas.runs import Json, Origin
 from flowplan.schemas.sources import Path
@@ -229,7 +229,7 @@ def default_policy(draft: Draft) -> bool:
     if not isinstance(image, str) or not image or container.get("imagePullPolicy"):
         return False
     try:
-        container["imagePullPolicy"] = pull_policy(image, None)
+        container["imagePullPolicy"] = parse_image(image).pull_policy
     except InvalidInput:
         return False  # told with the other faults of the image
     draft.origins[pointer((*FIRST, "imagePullPolicy"))] = Origin("default")
