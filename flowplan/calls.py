@@ -70,11 +70,7 @@ def again(engines: Engines, command: Again) -> Answered:
 
 
 def remove(
-    engines: Engines,
-    redactor: Redactor,
-    command: Remove,
-    kept: Collection[str] = (),
-    before: Observed | None = None,
+    engines: Engines, redactor: Redactor, command: Remove, kept: Collection[str] = (), before: Observed | None = None
 ) -> Answered:
     """Stop and remove the objects of attempts.
 

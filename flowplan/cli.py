@@ -52,8 +52,7 @@ RequireState = Annotated[
 ]
 Var = Annotated[list[str] | None, Option("--var", metavar="NAME=VALUE", help="Value of a variable. Repeatable.")]
 VarFile = Annotated[
-    list[Path] | None,
-    Option("--var-file", metavar="FILE", help="YAML file with values of variables. Repeatable."),
+    list[Path] | None, Option("--var-file", metavar="FILE", help="YAML file with values of variables. Repeatable.")
 ]
 Target = Annotated[
     list[str] | None,
@@ -72,8 +71,7 @@ Rerun = Annotated[
     ),
 ]
 AllowInterrupt = Annotated[
-    list[str] | None,
-    Option("--allow-interrupt", metavar="ADDR", help="Ignore `protect` for these runs. Repeatable."),
+    list[str] | None, Option("--allow-interrupt", metavar="ADDR", help="Ignore `protect` for these runs. Repeatable.")
 ]
 Refresh = Annotated[bool, Option("--refresh/--no-refresh", help="Ask the engines first.")]
 Preflight = Annotated[bool, Option("--preflight/--no-preflight", help="Check for what would make apply fail.")]
@@ -566,9 +564,7 @@ def schema(
 
 
 @command()
-def completion(
-    shell: Annotated[str, Argument(metavar="bash|zsh|fish", help="Your shell.")],
-) -> None:
+def completion(shell: Annotated[str, Argument(metavar="bash|zsh|fish", help="Your shell.")]) -> None:
     """Print what a shell reads to complete commands. Also options, addresses, variables and files."""
     from flowplan.commands import completion
 

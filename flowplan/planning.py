@@ -309,9 +309,7 @@ def _without_secrets(change: Change, redactor: Redactor) -> Change:
 
 
 def observe(
-    project: Project,
-    records: Mapping[str, Recorded],
-    new: Sequence[tuple[str, Callable[[], Rendered]]] | None = None,
+    project: Project, records: Mapping[str, Recorded], new: Sequence[tuple[str, Callable[[], Rendered]]] | None = None
 ) -> tuple[dict[str, Observed], list[Observed]]:
     """Look once at every engine: run id -> Observed, and the objects that this state never intended.
 

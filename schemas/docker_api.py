@@ -189,11 +189,7 @@ _LIMITS = (
 
 ULIMIT = Members(
     "Ulimits",
-    {
-        "Name": Field(_words(*_LIMITS), "name"),
-        "Soft": Field(_between(-1), "soft"),
-        "Hard": Field(_between(-1), "hard"),
-    },
+    {"Name": Field(_words(*_LIMITS), "name"), "Soft": Field(_between(-1), "soft"), "Hard": Field(_between(-1), "hard")},
 )
 
 DEVICE = Members(
@@ -263,8 +259,7 @@ HOST_CONFIG: dict[str, Field] = {
     "CgroupParent": Field(TEXT, "cgroup_parent"),
     "BlkioWeight": Field(_between(0, 1000), "blkio_weight"),
     "BlkioWeightDevice": Field(
-        Items(Members("rate", {**_RATE, "Weight": Field(_between(0, 1000), "weight")})),
-        "blkio_weight_device",
+        Items(Members("rate", {**_RATE, "Weight": Field(_between(0, 1000), "weight")})), "blkio_weight_device"
     ),
     "BlkioDeviceReadBps": Field(_BYTES_A_SECOND, "device_read_bps"),
     "BlkioDeviceWriteBps": Field(_BYTES_A_SECOND, "device_write_bps"),

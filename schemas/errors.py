@@ -136,13 +136,7 @@ class StartFailed(ProviderError):
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        hint: str = "",
-        address: str = "",
-        reason: str = "",
-        exit_code_of_run: int | None = None,
+        self, message: str, *, hint: str = "", address: str = "", reason: str = "", exit_code_of_run: int | None = None
     ) -> None:
         super().__init__(message, hint=hint, address=address, reason=reason)
         self.exit_code_of_run = exit_code_of_run

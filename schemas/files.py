@@ -14,12 +14,7 @@ BLOCK = 1 << 20
 MAX_BYTES = 10_000_000
 """Of a spec, or of a file that it names."""
 
-_KINDS = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _piped: dict[str, bytes] = {}
 """What was read from pipes: a file may be looked at twice, a pipe gives its content once."""
 

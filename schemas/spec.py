@@ -278,8 +278,7 @@ class SlurmBlock(Part):
 AxisValues = Annotated[Any, f.OneOf(f.Expression, mapping=Range, items=list[f.Scalar], words=AXIS_WORDS)]
 Names = Annotated[Any, f.OneOf(f.FilledBesideList, items=list[f.Filled])]
 EnvFiles = Annotated[
-    Any,
-    f.OneOf(f.FilledBesideList, mapping=EnvFile, items=list[Annotated[Any, f.OneOf(f.Filled, mapping=EnvFile)]]),
+    Any, f.OneOf(f.FilledBesideList, mapping=EnvFile, items=list[Annotated[Any, f.OneOf(f.Filled, mapping=EnvFile)]])
 ]
 Cell = dict[AxisName, f.Scalar]
 Command = Annotated[Any, f.OneOf(f.TextBesideList, items=list[f.Scalar])]
@@ -682,12 +681,7 @@ def _providers_schema(entries: Mapping[str, type[BaseModel]], types: dict[str, A
         "allOf": [{"if": {"properties": {"type": {"const": t}}}, "then": settings[t]} for t in settings],
     }
     by_key = {t: {"if": {"required": ["type"]}, "then": typed, "else": settings[t], "type": "object"} for t in settings}
-    return {
-        "type": "object",
-        "propertyNames": named(NAME_PATTERN),
-        "properties": by_key,
-        "additionalProperties": typed,
-    }
+    return {"type": "object", "propertyNames": named(NAME_PATTERN), "properties": by_key, "additionalProperties": typed}
 
 
 def _tidied(schema: Any) -> Any:

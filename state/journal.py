@@ -150,12 +150,7 @@ class Journal:
             "INSERT INTO plans (digest, accepted, left_at, document) VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE"
             " SET accepted = excluded.accepted, left_at = excluded.left_at,"
             " document = coalesce(plans.document, excluded.document)",
-            (
-                plan.digest,
-                rows.acceptance(plan) if plan.by else None,
-                plan.left_at,
-                plan.document or None,
-            ),
+            (plan.digest, rows.acceptance(plan) if plan.by else None, plan.left_at, plan.document or None),
         )
         self.db.executemany(
             "INSERT INTO steps (plan, address, place, phase, why, until, step) SELECT id, ?, ?, ?, ?, ?, ? FROM plans"

@@ -90,10 +90,7 @@ def checked(document: Mapping[str, Any]) -> Dump:
     """
     version = document.get("flowplan_state")
     if version is not None and version != FORMAT:
-        raise InvalidInput(
-            f"this dump has format {version!r}, this flowplan knows {FORMAT}",
-            hint="upgrade flowplan",
-        )
+        raise InvalidInput(f"this dump has format {version!r}, this flowplan knows {FORMAT}", hint="upgrade flowplan")
     try:
         found = decode(Dump, document)
         run_ids = [attempt.run_id for attempt in found.attempts]

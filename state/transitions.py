@@ -65,9 +65,7 @@ def intended(items: Sequence[Recorded], known: Mapping[str, Known], plan_digest:
             )
         created_at = (before.created_at if before else None) or item.created_at or now
         digest = plan_digest or item.plan_digest
-        found.append(
-            replace(item, status=Status.CREATING, present=True, plan_digest=digest, created_at=created_at),
-        )
+        found.append(replace(item, status=Status.CREATING, present=True, plan_digest=digest, created_at=created_at))
     return found
 
 

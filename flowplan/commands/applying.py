@@ -404,12 +404,7 @@ def _accepted(plan: Plan, reviewed: Plan, store: Store) -> Iterator[None]:
 
 
 def _run(
-    planned: Planned,
-    project: Project,
-    how: How,
-    lock: Lock,
-    follow: Sequence[str] = (),
-    expected: Sequence[str] = (),
+    planned: Planned, project: Project, how: How, lock: Lock, follow: Sequence[str] = (), expected: Sequence[str] = ()
 ) -> Outcome:
     from flowplan.apply import Beside, carry_out
 

@@ -37,10 +37,7 @@ class Live:
     """
 
     def __init__(
-        self,
-        opened: Callable[[], Store],
-        document_of: Callable[[Store], Report],
-        mark_of: Callable[[Store], Hashable],
+        self, opened: Callable[[], Store], document_of: Callable[[Store], Report], mark_of: Callable[[Store], Hashable]
     ) -> None:
         self._opened, self._document_of, self._mark_of = opened, document_of, mark_of
         self._making = threading.Lock()
