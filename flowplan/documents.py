@@ -29,23 +29,26 @@ def chosen(records: Mapping[str, Recorded], addresses: Sequence[str]) -> dict[st
     Raises:
         InvalidInput: one means nothing.
     """
-    found = _meant({address: record.settings.group for address, record in records.items()}, addresses)
+    found = _meant({address: (address, record.settings.group) for address, record in records.items()}, addresses)
     return {address: record for address, record in records.items() if address in found}
 
 
-def _meant(groups: Mapping[str, str], addresses: Sequence[str]) -> set[str]:
-    """Return which addresses, given with the name of their run, are meant.
+def _meant(known: Mapping[str, tuple[str, str]], patterns: Sequence[str]) -> set[str]:
+    """Return the keys of what addresses, run names or globs mean; all without any.
+
+    Args:
+        known: key -> an address, and the name of its run.
 
     Raises:
         InvalidInput: one means nothing.
     """
     found: set[str] = set()
-    for pattern in addresses:
-        matches = {address for address, group in groups.items() if names(pattern, address, group)}
+    for pattern in patterns:
+        matches = {key for key, (address, group) in known.items() if names(pattern, address, group)}
         if not matches:
-            raise unknown_address(pattern, groups)
+            raise unknown_address(pattern, dict.fromkeys(address for address, _ in known.values()))
         found |= matches
-    return found if addresses else set(groups)
+    return found if patterns else set(known)
 
 
 def unknown_address(address: str, known: Iterable[str]) -> InvalidInput:
@@ -77,11 +80,11 @@ def status(store: Store, addresses: Sequence[str] = (), only: Collection[str] = 
     records = store.records()
     plans = left(store, records)
     steps = {step.address: step for plan in plans for step in plan.steps}
-    groups = {address: record.settings.group for address, record in records.items()}
-    groups |= {address: step.group for address, step in steps.items()}
-    meant = _meant(groups, addresses)
+    known = {address: (address, record.settings.group) for address, record in records.items()}
+    known |= {address: (address, step.group) for address, step in steps.items()}
+    meant = _meant(known, addresses)
     of_spec = {address: n for n, address in enumerate(store.recall("order").get("addresses", ()))}
-    ordered = sorted(groups, key=lambda address: of_spec.get(address, len(of_spec)))
+    ordered = sorted(known, key=lambda address: of_spec.get(address, len(of_spec)))
     runs, unbegun = [], []
     for place, address in enumerate(address for address in ordered if address in meant):
         record, step = records.get(address), steps.get(address)
@@ -132,7 +135,7 @@ def history(
     plans = applied_plans(store)
     records = store.attempts() if attempts is None else attempts
     known = store.known(one.run_id for one in records)
-    wanted = _chosen(records, addresses)
+    wanted = _meant({one.run_id: (one.address, one.settings.group) for one in records}, addresses)
     made_by = _makers(plans)
     everything = [_attempt(one, known[one.run_id].progress.outcome or one.status, made_by(one)) for one in records]
     shown = [
@@ -149,22 +152,7 @@ def history(
         for apply in _applies(plans, everything)
         if apply["plan"] in made or (alone and (since is None or _is_since(apply["at"], since)))
     ]
-    head = _head(store)
-    return {**head, "applies": applies, "attempts": shown}
-
-
-def _chosen(attempts: Sequence[Recorded], addresses: Sequence[str]) -> set[str]:
-    """Return the run ids of the attempts at some addresses, of all without any.
-
-    Raises:
-        InvalidInput: an address means nothing.
-    """
-    found = {
-        pattern: {a.run_id for a in attempts if names(pattern, a.address, a.settings.group)} for pattern in addresses
-    }
-    if unknown := next((pattern for pattern, run_ids in found.items() if not run_ids), None):
-        raise unknown_address(unknown, {one.address for one in attempts})
-    return set().union(*found.values()) if found else {one.run_id for one in attempts}
+    return {**_head(store), "applies": applies, "attempts": shown}
 
 
 def _is_since(time: str | None, since: datetime) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from operator import attrgetter
@@ -129,67 +130,51 @@ def composed(read: SpecFiles, environment: str) -> LoadedSpec:
         return load(read, environment=environment, provider_types=dict.fromkeys(installed()))
 
 
+@dataclass(eq=False, repr=False)
 class Engines:
     """The engines of one project, by provider entry name.
 
-    Args:
+    Attributes:
         entries: entry name -> {"type": ..., connection settings}; secrets in them as tokens.
         secrets: token -> value.
         project: of the spec or the state, "" while it is not known; environment: "" where there is none.
         created_from: ``user@host:path`` of the state, for ``Context``.
-        connected: connections that there are already, by entry name; they are closed with the others.
+        connected: the connections that there are, by entry name.
     """
 
-    def __init__(
-        self,
-        entries: Mapping[str, Mapping[str, Any]],
-        *,
-        lineage: str,
-        runs_dir: Path,
-        spec_dir: Path,
-        secrets: Mapping[str, str] | None = None,
-        project: str = "",
-        created_from: str = "",
-        environment: str = "",
-        connected: Mapping[str, Provider] | None = None,
-    ) -> None:
-        self.project, self.environment = project, environment
-        self._created_from = created_from
-        self._entries = dict(entries)
-        self._lineage = lineage
-        self._runs_dir = runs_dir
-        self._spec_dir = spec_dir
-        self._secrets = secrets or {}
-        self._providers: dict[str, Provider] = dict(connected or {})
-        self._targets: dict[str, Target] = {}
-        self._lock = threading.Lock()
-        self._manifests = ManifestsByType()
+    entries: Mapping[str, Mapping[str, Any]]
+    _: KW_ONLY
+    lineage: str
+    runs_dir: Path
+    spec_dir: Path
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    project: str = ""
+    environment: str = ""
+    created_from: str = ""
+    connected: dict[str, Provider] = field(default_factory=dict)
+    _targets: dict[str, Target] = field(default_factory=dict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _manifests: ManifestsByType = field(default_factory=ManifestsByType, init=False)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries or name in BUILT_IN
+        return name in self.entries or name in BUILT_IN
 
     def type_of(self, name: str) -> str:
         """Return the provider type of an entry."""
-        return str(self._entries.get(name, {}).get("type", name))
+        return str(self.entries.get(name, {}).get("type", name))
 
     def provider(self, name: str) -> Provider:
         """Return the connection of an entry, made at the first call."""
         from flowplan.providers.protocol import Context
 
         with self._lock:
-            if name not in self._providers:
-                settings = {k: v for k, v in self._entries.get(name, {}).items() if k != "type"}
-                context = Context(
-                    self._lineage,
-                    self._runs_dir,
-                    reveal(settings, self._secrets),
-                    self._spec_dir,
-                    self.project,
-                    self._created_from,
-                    self.environment,
-                )
-                self._providers[name] = _load(provider_type(self.type_of(name)).connect)(context)
-            return self._providers[name]
+            if name not in self.connected:
+                settings = {k: v for k, v in self.entries.get(name, {}).items() if k != "type"}
+                told = reveal(settings, self.secrets)
+                whose = self.project, self.created_from, self.environment
+                context = Context(self.lineage, self.runs_dir, told, self.spec_dir, *whose)
+                self.connected[name] = _load(provider_type(self.type_of(name)).connect)(context)
+            return self.connected[name]
 
     def target(self, name: str) -> Target:
         """Return the identity of the engine behind an entry; it is asked once."""
@@ -201,7 +186,7 @@ class Engines:
         """Return the time by the clock of the engine behind an entry, without a request; None while it is unknown."""
         from flowplan.providers.protocol import Timekeeper
 
-        provider = self._providers.get(name)
+        provider = self.connected.get(name)
         return provider.now() if isinstance(provider, Timekeeper) else datetime.now(UTC)
 
     def targets(self) -> dict[str, Target]:
@@ -238,7 +223,7 @@ class Engines:
         """
         from flowplan.providers.protocol import TimeoutKeeper
 
-        provider = self._providers.get(record.provider)
+        provider = self.connected.get(record.provider)
         return provider is None or (isinstance(provider, TimeoutKeeper) and provider.keeps_timeout(record))
 
     def discard(self, names: Iterable[str], known: Collection[str]) -> int:
@@ -258,5 +243,5 @@ class Engines:
 
     def close(self) -> None:
         """Release all connections."""
-        for provider in self._providers.values():
+        for provider in self.connected.values():
             provider.close()

@@ -258,16 +258,10 @@ class Notifier:
     Args:
         opened: opens the state for writing.
         note: called with a remark for people, once for each trouble of a channel and once when it is over.
-        count: called with ``delivered``, ``failed`` or ``given up``, once for each try.
     """
 
-    def __init__(
-        self,
-        opened: Callable[[], Store],
-        note: Callable[[str], None],
-        count: Callable[[str], None] = lambda result: None,
-    ) -> None:
-        self._opened, self._note, self._count = opened, note, count
+    def __init__(self, opened: Callable[[], Store], note: Callable[[str], None]) -> None:
+        self._opened, self._note = opened, note
         self._channels: dict[str, Channel] = {}
         self._directory = Path()
         self._queues: dict[str, _Queue] = {}
@@ -349,7 +343,6 @@ class Notifier:
             try:
                 deliver(channel, message, self._directory)
             except Undelivered as error:
-                self._count("failed")
                 if channel.name not in self._ill:
                     self._ill.add(channel.name)
                     self._note(f"warning: a notification ({channel.kind}) was not taken: {error}; it is tried again")
@@ -358,10 +351,8 @@ class Notifier:
                 age = seconds_between(message.at, datetime.now(UTC)) or 0.0
                 if age < TOO_OLD:
                     return
-                self._count("given up")
                 self._note(f"warning: a notification of {message.at} was given up after a day: {message.id}")
             else:
-                self._count("delivered")
                 queue.pause = SHORTEST
                 if channel.name in self._ill:
                     self._ill.discard(channel.name)

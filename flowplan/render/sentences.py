@@ -161,10 +161,10 @@ def unchanged_fields(change: Change) -> str:
     return f"({counted(rest, 'unchanged field')} not shown)" if rest > 0 else ""
 
 
-def few(words: Sequence[str], limit: int = 3) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = len(words) - limit
-    return ", ".join(map(harmless, words[:limit])) + (f" and {more} more" if more > 0 else "")
+def few(words: Sequence[str]) -> str:
+    """Return the first three of some names, and how many more there are."""
+    more = len(words) - 3
+    return ", ".join(map(harmless, words[:3])) + (f" and {more} more" if more > 0 else "")
 
 
 def origin_of(change: Change, path: str) -> str:
