@@ -38,9 +38,6 @@ def _meant(known: Mapping[str, tuple[str, str]], patterns: Sequence[str]) -> set
 
     Args:
         known: key -> an address, and the name of its run.
-
-    Raises:
-        InvalidInput: one means nothing.
     """
     found: set[str] = set()
     for pattern in patterns:

@@ -58,11 +58,7 @@ def installed() -> dict[str, ProviderType]:
 
 
 def provider_type(name: str) -> ProviderType:
-    """Return a provider type by its name.
-
-    Raises:
-        InvalidInput: no such provider type is installed.
-    """
+    """Return a provider type by its name."""
     found = BUILT_IN.get(name) or installed().get(name)
     if found is None:
         known = [*BUILT_IN, *installed()]
@@ -194,11 +190,7 @@ class Engines:
         return dict(self._targets)
 
     def check_target(self, name: str, known: Mapping[str, str], address: str = "", *, planned: bool = False) -> None:
-        """Refuse an engine that is not the one that a record was made on, or that a plan was made for.
-
-        Raises:
-            Refused: the identities differ.
-        """
+        """Refuse an engine that is not the one that a record was made on, or that a plan was made for."""
         from flowplan.providers.protocol import Roaming
 
         now = self.target(name)

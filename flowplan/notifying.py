@@ -170,11 +170,7 @@ class Undelivered(Exception):
 
 
 def deliver(channel: Channel, message: Message, directory: Path) -> None:
-    """Deliver a message once.
-
-    Raises:
-        Undelivered: it was not taken.
-    """
+    """Deliver a message once."""
     url = _value(channel.url, directory)
     if channel.kind == "apprise":
         _by_apprise(url, message)

@@ -47,11 +47,7 @@ class Planned(NamedTuple):
 
 @shown()
 def plan_spec(project: Project, request: Request) -> Planned:
-    """Plan what the spec of a project wants.
-
-    Raises:
-        InvalidInput, Refused, ProviderError: as its parts say.
-    """
+    """Plan what the spec of a project wants."""
     wanted = project.wanted
     loaded, expansion = wanted.loaded, wanted.expansion
     options = request.options._replace(
@@ -118,11 +114,7 @@ def nothing_planned(store: Store) -> Plan:
 
 
 def check_targets(engines: Engines, reviewed: Plan) -> None:
-    """Refuse engines that are not those that a plan was made for.
-
-    Raises:
-        Refused: what is done would be done elsewhere than reviewed.
-    """
+    """Refuse engines that are not those that a plan was made for."""
     for name, target in reviewed.targets.items():
         engines.check_target(name, target, planned=True)
 

@@ -102,9 +102,6 @@ def check_spec(path: Path, given: Given, environment: str = "") -> dict[str, Che
 
     Args:
         environment: the only one to check; all without it.
-
-    Raises:
-        InvalidInput: with all faults of all environments.
     """
     from flowplan.schemas.composition import read_files
 
@@ -128,9 +125,6 @@ def offline(loaded: LoadedSpec, given: Given, key: bytes = _KEY) -> Wanted:
 
     Args:
         key: for fingerprints of secrets.
-
-    Raises:
-        InvalidInput: with all faults.
     """
     redactor = Redactor()
     with concealing(redactor):

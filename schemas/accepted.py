@@ -107,11 +107,7 @@ def packed(text: str) -> str:
 
 
 def unpacked(kept: str) -> str:
-    """Return a document that was kept.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Return a document that was kept."""
     try:
         return zlib.decompress(b64decode(kept)).decode()
     except zlib.error as error:

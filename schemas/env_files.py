@@ -65,9 +65,6 @@ def variables(text: str, file: str) -> dict[str, str | None]:
 def sources(text: str, file: EnvFile) -> dict[str, SecretSource | str]:
     """Return variable -> its value where that is no secret, else where it comes from: the file, or for a name that
     stands alone the environment.
-
-    Raises:
-        InvalidInput: as ``variables``.
     """
     found: dict[str, SecretSource | str] = {}
     for variable, value in variables(text, file.path).items():

@@ -95,9 +95,6 @@ def refuse_foreign(path: Path, parts: Sequence[str] = ()) -> None:
 
     Args:
         parts: endings of the names of files beside it that are looked at too.
-
-    Raises:
-        Refused: somebody else made a part of the path.
     """
     whole = path.absolute()
     real = whole.resolve()

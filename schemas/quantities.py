@@ -1,4 +1,7 @@
-"""Durations, Docker sizes and Kubernetes quantities: from what people write to numbers that compare by value, and back."""
+"""Durations, Docker sizes and Kubernetes quantities: from what people write to numbers that compare by value, and back.
+
+What reads them raises a ValueError, with what has to be written, for what is none.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,7 @@ _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 
 
 def duration(value: str | float) -> float:
-    """Return the seconds of a duration: ``90``, ``90s``, ``15m``, ``2h30m``, ``1d``.
-
-    Raises:
-        ValueError: it is not one, or it is negative.
-    """
+    """Return the seconds of a duration: ``90``, ``90s``, ``15m``, ``2h30m``, ``1d``."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if value < 0 or not math.isfinite(value):
             raise ValueError(f"must be a duration of zero or more, not {value}")
@@ -55,9 +54,6 @@ def size(value: str | float) -> int:
     """Return the bytes of a size as a field of Docker's means it: ``128m``, ``1.5g``, ``100000b``, a plain number.
 
     Kubernetes quantities (``16Gi``, ``1e9``) are read too; ``k``, ``m`` and ``G`` are Docker's powers of 1024 here.
-
-    Raises:
-        ValueError: it is neither.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         if value < 0 or not math.isfinite(value):
@@ -75,11 +71,7 @@ def size(value: str | float) -> int:
 
 
 def nanoseconds(value: str) -> int:
-    """Return the nanoseconds of a duration as Docker writes it: ``30s``, ``1m30s``, ``500ms``.
-
-    Raises:
-        ValueError: it is not one.
-    """
+    """Return the nanoseconds of a duration as Docker writes it: ``30s``, ``1m30s``, ``500ms``."""
     text = str(value).strip()
     if len(text) > LONGEST or not _DOCKER_DURATION.fullmatch(text):
         raise ValueError(f'must be a duration such as 30s, 1m30s or 500ms, not "{value}"')
@@ -87,11 +79,7 @@ def nanoseconds(value: str) -> int:
 
 
 def backoff(delay: str | float | Mapping[str, str | float]) -> dict[str, float]:
-    """Return what ``retry_delay`` of a spec says, as arguments of ``schemas.backoff.wait_after``: a mapping, or a duration.
-
-    Raises:
-        ValueError: a duration in it is none.
-    """
+    """Return what ``retry_delay`` of a spec says, as arguments of ``schemas.backoff.wait_after``: a mapping, or a duration."""
     if not isinstance(delay, Mapping):
         return {"initial": duration(delay)}
     found = {"initial": duration(delay["initial"]), "factor": float(delay.get("factor", 2))}
@@ -99,11 +87,7 @@ def backoff(delay: str | float | Mapping[str, str | float]) -> dict[str, float]:
 
 
 def cpus(value: str | float) -> int:
-    """Return the billionths of a CPU: ``4``, ``0.5``, ``500m``.
-
-    Raises:
-        ValueError: it is no number of CPUs above zero.
-    """
+    """Return the billionths of a CPU: ``4``, ``0.5``, ``500m``."""
     with contextlib.suppress(ValueError):
         if (amount := int(quantity(value) * 10**9)) > 0:
             return amount
@@ -111,11 +95,7 @@ def cpus(value: str | float) -> int:
 
 
 def quantity(value: str | float) -> Decimal:
-    """Return the number that a Kubernetes quantity means: ``1000m`` is 1, ``1Gi`` equals ``1024Mi``.
-
-    Raises:
-        ValueError: it is not one (``4gi``).
-    """
+    """Return the number that a Kubernetes quantity means: ``1000m`` is 1, ``1Gi`` equals ``1024Mi``."""
     text = str(getattr(value, "text", value)).strip()
     if len(text) > LONGEST or not _QUANTITY.search(text):
         raise ValueError(f'must be a quantity such as 500m, 2 or 16Gi, not "{value}"')
@@ -160,9 +140,6 @@ def memory(value: str | float) -> int:
     """Return the bytes of the portable ``resources.memory``: a Kubernetes quantity, or else a Docker size.
 
     ``500M`` is 500,000,000; ``128m`` is 128 MiB, for 128 thousandths of a byte make no sense.
-
-    Raises:
-        ValueError: it is neither.
     """
     text = str(getattr(value, "text", value)).strip()
     if isinstance(value, str) and _SIZE.search(text) and not text.endswith(("k", "M", "G")):

@@ -35,11 +35,7 @@ def start_lineage(store: Store) -> list[str]:
 
 
 def refuse_other(store: Store, project: str, environment: str) -> None:
-    """Refuse a state with records of another project, or of another environment of the same one.
-
-    Raises:
-        Refused: it is one.
-    """
+    """Refuse a state with records of another project, or of another environment of the same one."""
     if store.scope not in (None, scope(project, environment)) and store.records():
         raise Refused(
             f"the state {store.location} belongs to {_told(store.project or '', store.environment)}, "
@@ -53,11 +49,7 @@ def _told(project: str, environment: str) -> str:
 
 
 def claim_project(store: Store, project: str, environment: str = "") -> None:
-    """Make a state belong to ``project``, in an environment where it has some.
-
-    Raises:
-        Refused: see ``refuse_other``.
-    """
+    """Make a state belong to ``project``, in an environment where it has some; refuse that of another one."""
     if store.scope == scope(project, environment):
         return
     with store.changing("claim_project") as journal:

@@ -188,11 +188,7 @@ def _apply_reviewed(reviewed: Plan, request: Request, how: How) -> int:
 
 
 def _require_secrets(plan: Plan, project: Project) -> None:
-    """Check that every secret is there before anything starts.
-
-    Raises:
-        InvalidInput: all those that cannot be resolved.
-    """
+    """Check that every secret is there before anything starts."""
     from flowplan.resolve import unresolvable
 
     missing = {token: source for token, source in plan.secrets.items() if token not in project.secrets}

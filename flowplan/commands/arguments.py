@@ -45,11 +45,7 @@ def given(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> Given:
 
 
 def seconds(option: str, text: str | None) -> float | None:
-    """Return a duration given on the command line, in seconds.
-
-    Raises:
-        InvalidInput: it is none.
-    """
+    """Return a duration given on the command line, in seconds."""
     if text is None:
         return None
     from flowplan.schemas.quantities import duration
@@ -61,11 +57,7 @@ def seconds(option: str, text: str | None) -> float | None:
 
 
 def moment(option: str, text: str | None) -> datetime | None:
-    """Return a time given on the command line: a duration before now, or a date or time, local unless it says its zone.
-
-    Raises:
-        InvalidInput: it is none.
-    """
+    """Return a time given on the command line: a duration before now, or a date or time, local unless it says its zone."""
     if text is None:
         return None
     from flowplan.clock import moment_of

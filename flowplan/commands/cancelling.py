@@ -85,11 +85,7 @@ def _stop(project: Project, lock: Lock, live: Sequence[Recorded], how: How) -> O
 
 
 def _meant(store: Store, addresses: Sequence[str], how: How) -> tuple[list[str], list[Recorded]]:
-    """Return the addresses of the steps that have not begun, and the live runs, that are meant.
-
-    Raises:
-        InvalidInput: a name means nothing that could be cancelled.
-    """
+    """Return the addresses of the steps that have not begun, and the live runs, that are meant."""
     records = store.records()
     waiting = {step.address: step.group for digest, step in unbegun(store) if how.plan is None or _is(digest, how.plan)}
     live = {
@@ -123,11 +119,7 @@ def _refuse(pattern: str, known: dict[str, str], live: dict[str, Recorded], how:
 
 
 def _refuse_protected(live: Sequence[Recorded], how: How) -> None:
-    """Refuse to stop runs that ``protect`` keeps.
-
-    Raises:
-        Refused: naming the first.
-    """
+    """Refuse to stop runs that ``protect`` keeps."""
     for record in live:
         kept = record.settings.protect
         if kept and not any(names(p, record.address, record.settings.group) for p in how.allow_interrupt):

@@ -65,11 +65,7 @@ class Offer(NamedTuple):
 
 
 def script(shell: str) -> None:
-    """Print the completion script of a shell.
-
-    Raises:
-        InvalidInput: there is none for it.
-    """
+    """Print the completion script of a shell."""
     if shell not in SCRIPTS:
         hint = did_you_mean(shell, SCRIPTS) or f"one of {', '.join(SCRIPTS)}"
         raise InvalidInput(f'there is no completion for "{shell}"', hint=hint)

@@ -38,11 +38,7 @@ class Differing(NamedTuple):
 
 
 def diff(spec: Path | None, environments: Sequence[str], given: Given, format: str) -> None:
-    """Show what differs between two environments of a spec, offline.
-
-    Raises:
-        InvalidInput: not two environments are named, or one of them has a fault.
-    """
+    """Show what differs between two environments of a spec, offline."""
     from flowplan.schemas.composition import read_files
 
     check_format(format, ("text", "json"))

@@ -45,11 +45,7 @@ class Wanted:
 
 
 def events(state: Location, address: str | None, wanted: Wanted, format: str) -> None:
-    """Print events, oldest first.
-
-    Raises:
-        InvalidInput: nothing is recorded at the address.
-    """
+    """Print events, oldest first."""
     check_format(format, ("text", "json"))
     output = Output()
     with closing(opened(state)) as store:

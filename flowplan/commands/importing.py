@@ -63,11 +63,7 @@ class How(NamedTuple):
 
 
 def import_(paths: Sequence[Path], cluster: Cluster | None, how: How) -> int:
-    """Write the spec of what the sources run, and tell what is not the same; return the exit code.
-
-    Raises:
-        InvalidInput: a source cannot be read, or has a fault.
-    """
+    """Write the spec of what the sources run, and tell what is not the same; return the exit code."""
     check_format(how.format, ("text", "json"))
     check_directory("--out", how.out)
     if how.out and mode_of(how.out) and not how.force:

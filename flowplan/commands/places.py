@@ -71,11 +71,7 @@ def place(named: str | None, spec: Path | None = None, environment: str | None =
 
 
 def _file(environment: str) -> Path:
-    """Return where the state of an environment is, below the directory of its project.
-
-    Raises:
-        InvalidInput: an environment cannot be called so.
-    """
+    """Return where the state of an environment is, below the directory of its project."""
     if not environment:
         return STATE
     if not re.search(ENVIRONMENT_PATTERN, environment):
@@ -87,11 +83,7 @@ def _file(environment: str) -> Path:
 
 
 def _state_in(spec: Path, environment: str) -> str:
-    """Return the state that a spec names for an environment, "" for none.
-
-    Raises:
-        InvalidInput: it has a password in it.
-    """
+    """Return the state that a spec names for an environment, "" for none; refuse one with a password in it."""
     if is_stream(spec) or not _says(spec, rb"\bstate[\"']?\s*:"):
         return ""
     from flowplan.schemas.composition import compose, read_files

@@ -190,11 +190,7 @@ def _verdict(plan: Plan, detailed: bool, strict: bool) -> int:
 
 
 def compare(path: Path, request: Request) -> int:
-    """Return 0 when the saved plan of ``plan --check`` is still what would be done.
-
-    Raises:
-        PlanStale: it is not; the message is the difference.
-    """
+    """Return 0 when the saved plan of ``plan --check`` is still what would be done; else raise PlanStale with the difference."""
     from flowplan.commands.refusals import usable
     from flowplan.reviewing import check_reviewed, sealed_plan
 

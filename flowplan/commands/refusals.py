@@ -43,11 +43,7 @@ def usable(reviewed: Plan, path: Path, request: Request, max_age: float | None =
 
 
 def allowed(reviewed: Plan, request: Request, max_age: float | None = None) -> None:
-    """Check age and policies of a saved plan, as ``usable`` does.
-
-    Raises:
-        PlanStale, Refused: as there.
-    """
+    """Check age and policies of a saved plan, as ``usable`` does."""
     if reviewed.expires_at and reviewed.expires_at < clock.now():
         raise PlanStale(f"the plan expired at {reviewed.expires_at}", hint="plan and review again")
     age = seconds_between(reviewed.made_at, datetime.now(UTC))
@@ -81,9 +77,6 @@ def refuse_violations(plan: Plan, rules: Sequence[Rule] = ()) -> None:
 
     Args:
         rules: further policies than those that it was planned with.
-
-    Raises:
-        Refused: with every violation.
     """
     changes = plan.changes
     if rules:
@@ -95,11 +88,7 @@ def refuse_violations(plan: Plan, rules: Sequence[Rule] = ()) -> None:
 
 
 def refuse_findings(plan: Plan) -> None:
-    """Refuse a plan of which a part would fail, as ``--strict`` asks.
-
-    Raises:
-        Refused: with every finding.
-    """
+    """Refuse a plan of which a part would fail, as ``--strict`` asks."""
     if found := _failing(plan):
         raise Refused(_listed("--strict: apply would fail (%s); nothing was done", "problem", found))
 

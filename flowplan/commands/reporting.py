@@ -95,11 +95,7 @@ def document_of(store: Store, path: Path | None = None, *, logs: str = "failed",
 
 
 def _most(text: str) -> int:
-    """Return the bytes that ``--max-size`` says: 5MB are 5,000,000, as for a file that is sent; 5MiB are more.
-
-    Raises:
-        InvalidInput: it is no size.
-    """
+    """Return the bytes that ``--max-size`` says: 5MB are 5,000,000, as for a file that is sent; 5MiB are more."""
     try:
         found = int(quantity(text.strip().rstrip("bB")))
     except ValueError:

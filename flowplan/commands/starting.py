@@ -66,11 +66,7 @@ def _quoted(project: str) -> str:
 
 
 def schema(kind: str) -> None:
-    """Print the JSON Schema of a document.
-
-    Raises:
-        InvalidInput: there is no such document.
-    """
+    """Print the JSON Schema of a document."""
     kinds = ("spec", "include", "plan", "event", "status", "history", "report")
     if kind not in kinds:
         hint = did_you_mean(kind, kinds) or f"one of {', '.join(kinds)}"
