@@ -58,7 +58,7 @@ def lookup(source: SecretSource, directory: Path, environ: Mapping[str, str] | N
 
 
 def _no_secret(source: SecretSource, what: str) -> InvalidInput:
-    return InvalidInput([Diagnostic(f"the file {source.value} {what}", subject="from_file")])
+    return InvalidInput(f"the file {source.value} {what}", subject="from_file")
 
 
 class Secrets:

@@ -252,7 +252,7 @@ def _decoded(data: bytes, name: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         position = _end_of(data[: error.start].decode("utf-8", "replace"), name)
-        raise InvalidInput([Diagnostic(f"is not UTF-8 text (byte 0x{data[error.start]:02x})", position)]) from None
+        raise InvalidInput(f"is not UTF-8 text (byte 0x{data[error.start]:02x})", at=position) from None
 
 
 def _end_of(text: str, file: str) -> Position:
@@ -270,7 +270,7 @@ def _standard_input() -> bytes:
 
 
 def _fault(name: str, message: str, hint: str = "") -> InvalidInput:
-    return InvalidInput([Diagnostic(message, subject=name, hint=hint)])
+    return InvalidInput(message, subject=name, hint=hint)
 
 
 def parse(text: str, file: str, dialect: str = "") -> Document:
@@ -300,14 +300,12 @@ def _parsed(text: str, file: str, dialect: str, *, one: bool) -> list[Document]:
     bad = _ASCII_CONTROL.search(text) if text.isascii() else re.search(_UNPRINTABLE, text)
     if bad:
         position = _end_of(text[: bad.start()], file)
-        raise InvalidInput([Diagnostic(f"holds the control character U+{ord(bad.group()):04X}", position)])
+        raise InvalidInput(f"holds the control character U+{ord(bad.group()):04X}", at=position)
     with _no_collection():
         nodes, count = _compose(text, file)
         if one and len(nodes) > 1:
             message = f"holds {len(nodes)} YAML documents: {', '.join(map(_title, nodes[:5]))}"
-            raise InvalidInput(
-                [Diagnostic(message, _at(nodes[1].start_mark, file), hint="give each a file of its own")]
-            )
+            raise InvalidInput(message, at=_at(nodes[1].start_mark, file), hint="give each a file of its own")
         conversion = _Conversion(file, count + MAX_ALIASED, dialect)
         values = [conversion.convert(node, (), 0) for node in nodes]
     if conversion.faults:
@@ -343,12 +341,12 @@ def _compose(text: str, file: str) -> tuple[list[Any], int]:
             return _compose(_SURROGATES.sub(_joined, text), file)
         raise InvalidInput([_syntax_fault(error, text, file)]) from None
     except RecursionError:
-        raise InvalidInput([Diagnostic(f"is not YAML: {_NESTED}", Position(file, 1, 1))]) from None
+        raise InvalidInput(f"is not YAML: {_NESTED}", at=Position(file, 1, 1)) from None
     except (yaml.YAMLError, UnicodeError) as error:
-        raise InvalidInput([Diagnostic(f"is not YAML: {error}", Position(file, 1, 1))]) from None
+        raise InvalidInput(f"is not YAML: {error}", at=Position(file, 1, 1)) from None
     held = [node for node in nodes if not (node.tag == _PLAIN and node.value in ("", "~", "null"))]
     if not held:
-        raise InvalidInput([Diagnostic("the file is empty", Position(file, 1, 1))])
+        raise InvalidInput("the file is empty", at=Position(file, 1, 1))
     return held, composer._count
 
 
@@ -410,11 +408,11 @@ class _Conversion:
         self.budget -= 1
         if self.budget < 0:
             where = _at(node.start_mark, self.file)
-            raise InvalidInput([Diagnostic("its aliases repeat too many values (an alias bomb?)", where)])
+            raise InvalidInput("its aliases repeat too many values (an alias bomb?)", at=where)
         if node.__class__ is yaml.ScalarNode:
             return self._scalar(node, path)
         if id(node) in self.active or depth > MAX_DEPTH:
-            raise InvalidInput([Diagnostic("an alias refers to itself", _at(node.start_mark, self.file))])
+            raise InvalidInput("an alias refers to itself", at=_at(node.start_mark, self.file))
         self.active.add(id(node))
         value = (
             self._sequence(node, path, depth) if node.__class__ is yaml.SequenceNode else self._map(node, path, depth)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from flowplan.schemas.sources import Diagnostic
+from flowplan.schemas.sources import Diagnostic, Position
 
 
 class FlowplanError(Exception):
@@ -60,13 +60,19 @@ def concealing(redact: Callable[[str], str]) -> Iterator[None]:
 
 
 class InvalidInput(FlowplanError):
-    """A spec, variable, template, manifest, plan file or option is not valid; carries all faults at once."""
+    """A spec, variable, template, manifest, plan file or option is not valid; carries all faults at once.
+
+    Args:
+        diagnostics: the faults; or the message of the only one, with the further arguments of a ``Diagnostic``.
+    """
 
     exit_code = 7
 
-    def __init__(self, diagnostics: Sequence[Diagnostic] | str, *, hint: str = "") -> None:
+    def __init__(
+        self, diagnostics: Sequence[Diagnostic] | str, *, at: Position | None = None, subject: str = "", hint: str = ""
+    ) -> None:
         if isinstance(diagnostics, str):
-            diagnostics = [Diagnostic(message=diagnostics, hint=hint)]
+            diagnostics = [Diagnostic(diagnostics, at, subject, hint)]
         self.diagnostics = tuple(diagnostics)
         super().__init__("\n".join(str(d) for d in self.diagnostics))
 

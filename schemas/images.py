@@ -6,7 +6,6 @@ import re
 from typing import NamedTuple
 
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.sources import Diagnostic
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
@@ -83,7 +82,7 @@ def parse_image(text: str) -> ImageReference:
     if not fault and at and not _DIGEST.fullmatch(digest):
         fault = f'"{digest}" is not a digest'
     if fault:
-        raise InvalidInput([Diagnostic(f'"{text}" is not an image reference: {fault}', hint=_FORM)])
+        raise InvalidInput(f'"{text}" is not an image reference: {fault}', hint=_FORM)
     return ImageReference(repository, tag, digest if at else None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.images import parse_image, pull_policy
+from flowplan.schemas.images import parse_image
 
 SHA = "sha256:" + "0a" * 32
 
@@ -74,8 +74,7 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
     ],
 )
 def test_the_policy_follows_from_the_reference(text: str, policy: str) -> None:
-    assert pull_policy(text, None) == policy
-    assert pull_policy(text, "Never") == "Never"
+    assert parse_image(text).pull_policy == policy
 
 
 def test_registries_and_what_a_pull_asks_for() -> None:

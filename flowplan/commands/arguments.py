@@ -17,7 +17,7 @@ def check_format(format: str, allowed: Sequence[str], option: str = "--format") 
     if format not in allowed:
         hint = did_you_mean(format, allowed) or f"one of {', '.join(allowed)}"
         noun = "format" if option == "--format" else "choice"
-        raise InvalidInput([Diagnostic(f'unknown {noun} "{format}"', subject=option, hint=hint)])
+        raise InvalidInput(f'unknown {noun} "{format}"', subject=option, hint=hint)
 
 
 def check_directory(option: str, file: Path | None) -> None:
@@ -28,7 +28,7 @@ def check_directory(option: str, file: Path | None) -> None:
         fault, hint = f"{file} cannot be written, its directory does not exist", "correct the path, or make it first"
     else:
         return
-    raise InvalidInput([Diagnostic(fault, subject=option, hint=hint)])
+    raise InvalidInput(fault, subject=option, hint=hint)
 
 
 def given(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> Given:
@@ -53,7 +53,7 @@ def seconds(option: str, text: str | None) -> float | None:
     try:
         return duration(text)
     except ValueError as error:
-        raise InvalidInput([Diagnostic(str(error), subject=option, hint="write 90s, 15m or 2h30m")]) from error
+        raise InvalidInput(str(error), subject=option, hint="write 90s, 15m or 2h30m") from error
 
 
 def moment(option: str, text: str | None) -> datetime | None:
@@ -66,4 +66,4 @@ def moment(option: str, text: str | None) -> datetime | None:
         return moment_of(text)
     except ValueError as error:
         hint = "write 90s, 15m or 2h30m, or a time as 2026-10-07 or 2026-10-07T02:00:00Z"
-        raise InvalidInput([Diagnostic(f'"{text}" is no time and no duration', subject=option, hint=hint)]) from error
+        raise InvalidInput(f'"{text}" is no time and no duration', subject=option, hint=hint) from error

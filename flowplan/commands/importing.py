@@ -28,7 +28,6 @@ from flowplan.schemas.files import is_directory, is_file, is_missing, is_stream,
 from flowplan.schemas.places import DEFAULT_SPEC, user_name, write_private
 from flowplan.schemas.runs import Json, Objects
 from flowplan.schemas.secrets import Redactor, is_common, reveal
-from flowplan.schemas.sources import Diagnostic
 from flowplan.schemas.text import counted, harmless, shortened
 from flowplan.schemas.yaml_text import yaml_text
 from flowplan.wanted import offline
@@ -67,7 +66,7 @@ def import_(paths: Sequence[Path], cluster: Cluster | None, how: How) -> int:
     check_format(how.format, ("text", "json"))
     check_directory("--out", how.out)
     if how.out and mode_of(how.out) and not how.force:
-        raise InvalidInput([Diagnostic(f"{how.out} exists already", subject="--out", hint="--force replaces it")])
+        raise InvalidInput(f"{how.out} exists already", subject="--out", hint="--force replaces it")
     if not paths and cluster is None:
         raise InvalidInput("there is no source", hint="name a file, - for the standard input, or --from-cluster")
     sources = [_read(path, how) for path in paths]

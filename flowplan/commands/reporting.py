@@ -23,7 +23,6 @@ from flowplan.schemas.plan_documents import parse_plan, read_plan
 from flowplan.schemas.plans import Plan
 from flowplan.schemas.quantities import quantity
 from flowplan.schemas.report import PlanSource, PlanView, Report
-from flowplan.schemas.sources import Diagnostic
 from flowplan.state import acceptance
 from flowplan.state.store import Store
 from flowplan.terminal import use_colour, width
@@ -101,7 +100,7 @@ def _most(text: str) -> int:
     except ValueError:
         found = 0
     if found < 1:
-        raise InvalidInput([Diagnostic(f'must be a size such as 5MB or 500k, not "{text}"', subject="--max-size")])
+        raise InvalidInput(f'must be a size such as 5MB or 500k, not "{text}"', subject="--max-size")
     return found
 
 

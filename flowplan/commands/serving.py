@@ -14,7 +14,6 @@ from flowplan.commands.places import place, settled
 from flowplan.output import Output
 from flowplan.schemas.errors import InvalidInput, StateError
 from flowplan.schemas.files import Unreadable, read_bounded
-from flowplan.schemas.sources import Diagnostic
 from flowplan.serve.health import Health
 from flowplan.state.location import Location
 from flowplan.state.store import Store
@@ -78,10 +77,9 @@ def _answering(locate: Callable[[], Location], health: Health, listen: str, how:
     host, port = _address(listen)
     token = _token(how.token_file) if how.token_file else ""
     if host not in LOCAL and not token:
-        raise InvalidInput(
-            [Diagnostic(f"{host} can be reached from outside, and everybody could read there", subject="--listen",
-                        hint="--token-file names a file with a token that readers have to show; or listen on 127.0.0.1")]
-        )  # fmt: skip
+        hint = "--token-file names a file with a token that readers have to show; or listen on 127.0.0.1"
+        message = f"{host} can be reached from outside, and everybody could read there"
+        raise InvalidInput(message, subject="--listen", hint=hint)
     if bool(how.certificate) != bool(how.key):
         raise InvalidInput("--tls-cert and --tls-key belong together", hint="give both, or neither")
 
@@ -109,7 +107,7 @@ def _address(text: str) -> tuple[str, int]:
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         hint = "write ADDRESS:PORT, such as 127.0.0.1:8470, or none"
-        raise InvalidInput([Diagnostic(f'"{text}" is no address', subject="--listen", hint=hint)])
+        raise InvalidInput(f'"{text}" is no address', subject="--listen", hint=hint)
     return ("127.0.0.1" if host == "localhost" else host), int(port)
 
 
@@ -124,13 +122,11 @@ def _token(file: Path) -> str:
         others = file.stat().st_mode & 0o077
     except (OSError, Unreadable, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise InvalidInput([Diagnostic(f"{file} cannot be read: {why}", subject="--token-file")]) from error
+        raise InvalidInput(f"{file} cannot be read: {why}", subject="--token-file") from error
     if others and file.stat().st_uid == os.getuid():
         hint = f"chmod 600 {file}"
-        raise InvalidInput([Diagnostic(f"{file} may be read by others", subject="--token-file", hint=hint)])
+        raise InvalidInput(f"{file} may be read by others", subject="--token-file", hint=hint)
     if len(token) < 16 or any(not c.isascii() or not c.isprintable() or c.isspace() for c in token):
         hint = "write one with `openssl rand -hex 32`"
-        raise InvalidInput(
-            [Diagnostic(f"{file} holds no token of 16 or more letters and digits", subject="--token-file", hint=hint)]
-        )
+        raise InvalidInput(f"{file} holds no token of 16 or more letters and digits", subject="--token-file", hint=hint)
     return token

@@ -32,7 +32,7 @@ from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.pointers import escape, nearest
 from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import Json, Objects, Origin
-from flowplan.schemas.sources import Diagnostic, Path, Position, paths_in
+from flowplan.schemas.sources import Path, Position, paths_in
 
 PROVIDER = "kubernetes"
 KINDS = ("Job", "CronJob", "Pod")
@@ -94,9 +94,7 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
     wanted = [item for item in items if item.value.get("kind") in KINDS]
     if not wanted:
         found = ", ".join(f"{item.title} (line {item.places[()].line})" for item in items[:5])
-        raise InvalidInput(
-            [Diagnostic(f"holds no Job, CronJob or Pod: {found or 'nothing'}", documents[0].sources.value(()))]
-        )
+        raise InvalidInput(f"holds no Job, CronJob or Pod: {found or 'nothing'}", at=documents[0].sources.value(()))
     hint = "it is left to whoever applies it today; the runs refer to it by its name"
     others = [Remark(item.title, "is no run", hint, item.at(), lost=False) for item in items if item not in wanted]
     return Source([_run(item) for item in wanted], others)
@@ -137,7 +135,7 @@ def _items(value: Json, places: Mapping[Path, Position], subject: str) -> Iterat
         yield _Item(value, places)
     else:
         message, hint = "is no object of Kubernetes", "it needs apiVersion and kind"
-        raise InvalidInput([Diagnostic(message, places[()], subject, hint)])
+        raise InvalidInput(message, at=places[()], subject=subject, hint=hint)
 
 
 def _name(value: Mapping[str, Json]) -> str:

@@ -9,7 +9,7 @@ from flowplan.planner.importing import Around, Source, compose, crontab, jobs, p
 from flowplan.schemas.documents import COMPOSE, KUBECTL, PYYAML, Document, parse_all
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.runs import Json
-from flowplan.schemas.sources import Diagnostic, did_you_mean
+from flowplan.schemas.sources import did_you_mean
 
 
 class Yaml(NamedTuple):
@@ -56,7 +56,7 @@ def imported(text: str, file: str, kind: str, around: Around) -> Source:
     """
     if kind and kind not in KINDS:
         hint = did_you_mean(kind, KINDS) or f"one of {', '.join(KINDS)}"
-        raise InvalidInput([Diagnostic(f'there is no kind of source "{kind}"', subject="--kind", hint=hint)])
+        raise InvalidInput(f'there is no kind of source "{kind}"', subject="--kind", hint=hint)
     of_lines = next((name for name, one in LINES.items() if kind == name or (not kind and one.is_one(text))), "")
     if of_lines:
         return LINES[of_lines].convert(text, file, around)
