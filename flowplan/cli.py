@@ -128,9 +128,9 @@ def validate(
     spec: Spec = None, env: Env = None, var: Var = None, var_file: VarFile = None, format: Format = "text"
 ) -> None:
     """Check a spec without any engine or state. All its environments are checked unless one is named."""
-    from flowplan.commands import arguments, validating
+    from flowplan.commands import arguments, starting
 
-    validating.validate(spec, env, arguments.given(var, var_file), format)
+    starting.validate(spec, env, arguments.given(var, var_file), format)
 
 
 @command()

@@ -1,4 +1,4 @@
-"""The commands for beginners and editors: init and schema."""
+"""The commands that need neither a state nor an engine: init, validate and schema."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import json
 import shlex
 from pathlib import Path
 
+from flowplan.commands.arguments import check_format
+from flowplan.commands.places import place, shown
 from flowplan.engines import ManifestsByType, installed
+from flowplan.given import Given
 from flowplan.output import Output
 from flowplan.planner.manifests import traits
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.sources import did_you_mean
+from flowplan.schemas.text import counted
+from flowplan.wanted import check_spec
 
 SCHEMA = "spec.schema.json"
 """The JSON Schema beside a first spec, which its first line names: editors look for it without a network."""
@@ -63,6 +68,30 @@ def _quoted(project: str) -> str:
     """Return a name of a project as YAML takes it for a string."""
     plain = project[0].isalpha() and project.lower() not in ("true", "false", "null")
     return project if plain else f'"{project}"'
+
+
+def validate(spec: Path | None, environment: str | None, given: Given, format: str) -> None:
+    """Check a spec offline, in all its environments unless one is named."""
+    check_format(format, ("text", "json"))
+    path = spec or shown(place(None).spec)
+    found = check_spec(path, given, environment or "")
+    output = Output()
+    for warning in dict.fromkeys(str(warning) for checked in found.values() for warning in checked.warnings):
+        output.note(f"warning: {warning}")
+    if format == "json":
+        documents = {
+            name: {"runs": one.runs, "warnings": [str(w) for w in one.warnings], "unset": list(one.unset)}
+            for name, one in found.items()
+        }
+        output.document({"valid": True, **documents.get("", {"environments": documents})})
+        return
+    for name, one in found.items():
+        which = f"{path} ({name})" if name else path
+        if one.unset:
+            names = ", ".join(f"var.{n}" for n in one.unset)
+            output.data(f"{which}: valid; not checked: what depends on the value of {names}")
+        else:
+            output.data(f"{which}: valid, {counted(one.runs, 'run')}")
 
 
 def schema(kind: str) -> None:
