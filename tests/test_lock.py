@@ -34,10 +34,21 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from flowplan.state.sqlite.lock import WriterLock
-with WriterLock(Path(sys.argv[1]), "apply"):
-    print("locked", flush=True)
-    sys.stdin.readline()
+lock = WriterLock(Path(sys.argv[1]), "apply")
+lock.acquire()
+print("locked", flush=True)
+sys.stdin.readline()
+lock.release()
 """
+
+
+@contextlib.contextmanager
+def held(lock: WriterLock) -> Iterator[None]:
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -62,7 +73,7 @@ def test_a_free_lock_is_taken_and_given_back(path: Path) -> None:
         mine.release()
         assert not mine.held
     mine.release()
-    with mine:
+    with held(mine):
         assert mine.held
     assert not mine.held
     assert holder(path) is None
@@ -71,7 +82,7 @@ def test_a_free_lock_is_taken_and_given_back(path: Path) -> None:
 def test_files_are_private(path: Path) -> None:
     before = os.umask(0)
     try:
-        with WriterLock(path):
+        with held(WriterLock(path)):
             assert stat.S_IMODE(note_file(path).stat().st_mode) == 0o600
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     finally:
@@ -93,7 +104,7 @@ def test_a_busy_lock_names_its_holder(path: Path) -> None:
 
 
 def test_the_note_tells_no_arguments(path: Path) -> None:
-    with WriterLock(path, "apply"):
+    with held(WriterLock(path, "apply")):
         note = json.loads(note_file(path).read_text())
     assert set(note) == {"command", "user", "host", "pid", "start", "boot", "namespace", "since"}
 
@@ -103,7 +114,7 @@ def test_the_lock_dies_with_its_holder(path: Path) -> None:
         process.kill()
         process.wait()
         assert holder(path) is None
-        with WriterLock(path, "apply"):
+        with held(WriterLock(path, "apply")):
             found = holder(path)
             assert found is not None
             assert found["pid"] == os.getpid()
@@ -130,7 +141,7 @@ def test_waiting_ends(path: Path) -> None:
 
 
 def test_one_process_has_it_once(path: Path) -> None:
-    with WriterLock(path, "apply"), pytest.raises(StateLocked, match=rf"apply .*pid {os.getpid()}"):
+    with held(WriterLock(path, "apply")), pytest.raises(StateLocked, match=rf"apply .*pid {os.getpid()}"):
         WriterLock(path, "apply").acquire()
 
 
@@ -140,7 +151,7 @@ def test_a_lock_taken_in_one_thread_is_given_back_in_another(path: Path) -> None
     thread.start()
     thread.join()
     mine.release()
-    with WriterLock(path):
+    with held(WriterLock(path)):
         pass
 
 
@@ -195,7 +206,7 @@ def test_a_place_where_no_lock_can_be_is_told(tmp_path: Path) -> None:
 def test_unlocking_a_free_lock_changes_nothing(path: Path) -> None:
     assert break_lock(path) is None
     assert not path.parent.exists()
-    with WriterLock(path):
+    with held(WriterLock(path)):
         pass
     assert break_lock(path) is None
 
@@ -230,7 +241,7 @@ def test_a_lock_that_outlives_its_holder_can_be_broken(path: Path) -> None:
         with pytest.raises(StateLocked):
             WriterLock(path).acquire()
         assert break_lock(path) == found
-        with WriterLock(path, "apply"):
+        with held(WriterLock(path, "apply")):
             pass
 
 
@@ -245,7 +256,7 @@ def test_nobody_is_called_dead_from_afar(path: Path, key: str) -> None:
 
 
 def test_a_pid_used_again_is_not_the_holder(path: Path) -> None:
-    with WriterLock(path):
+    with held(WriterLock(path)):
         note = json.loads(note_file(path).read_text())
     assert lock.alive(note) is not False
     assert lock.alive(note | {"start": note["start"] + 1}) is False

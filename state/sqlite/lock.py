@@ -8,8 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from flowplan.schemas.errors import Refused, StateError, StateLocked
 from flowplan.schemas.faults import point
@@ -71,16 +70,6 @@ class WriterLock(Lock):
     @property
     def held(self) -> bool:
         return self._lock is not None
-
-    def __enter__(self) -> Self:
-        if not self.held:
-            self.acquire()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
 
 def holder(path: Path) -> dict[str, Any] | None:
