@@ -240,11 +240,8 @@ def run(store: Store, address: str) -> Document | None:
 
 def plans(store: Store) -> Document:
     """Return the plans that were applied, newest first: who applied them, and how far each of their steps is."""
-    found = []
-    for plan in reversed(applied_plans(store)):
-        document = encode(plan)
-        found.append({key: value for key, value in document.items() if key != "document"})
-    return {**_head(store), "plans": found}
+    found = [encode(plan) for plan in reversed(applied_plans(store))]
+    return {**_head(store), "plans": [{k: v for k, v in plan.items() if k != "document"} for plan in found]}
 
 
 def plan(store: Store, digest: str) -> Document | None:

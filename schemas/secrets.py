@@ -130,17 +130,24 @@ def _collect(value: Any, found: set[str]) -> None:
             _collect(child, found)
 
 
+def with_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a copy of a JSON value with each of its strings changed; keys stay as they are."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, (dict, Mapping)):
+        return {k: with_strings(v, change) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_strings(v, change) for v in value]
+    return value
+
+
 def reveal(value: Any, values: Mapping[str, str]) -> Any:
     """Return a copy of a JSON value with every token that ``values`` knows replaced by its secret value."""
-    if isinstance(value, str):
-        if "(sensitive " not in value:
-            return value
-        return TOKEN.sub(lambda m: values.get(m.group(0), m.group(0)), value)
-    if isinstance(value, (dict, Mapping)):
-        return {k: reveal(v, values) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [reveal(v, values) for v in value]
-    return value
+
+    def revealed(text: str) -> str:
+        return TOKEN.sub(lambda m: values.get(m[0], m[0]), text) if "(sensitive " in text else text
+
+    return with_strings(value, revealed)
 
 
 class Redactor:
@@ -186,15 +193,7 @@ class Redactor:
 
     def tree(self, value: Any) -> Any:
         """Return a JSON value whose strings hold no secret value: unlike the redacted text of it, JSON all the same."""
-        if self.matcher is None:
-            return value
-        if isinstance(value, str):
-            return self(value)
-        if isinstance(value, Mapping):
-            return {k: self.tree(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.tree(v) for v in value]
-        return value
+        return value if self.matcher is None else with_strings(value, self)
 
 
 def encoded(text: str) -> bytes:

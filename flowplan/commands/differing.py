@@ -21,7 +21,7 @@ from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.plans import ABSENT, FORMAT_VERSION
 from flowplan.schemas.pointers import unescape
 from flowplan.schemas.runs import Desired, Json, Rendered, canonical
-from flowplan.schemas.secrets import TOKEN
+from flowplan.schemas.secrets import TOKEN, with_strings
 from flowplan.schemas.text import counted, harmless
 from flowplan.wanted import Wanted, offline
 
@@ -76,11 +76,7 @@ def _fields(one: Wanted, other: Wanted, before: Desired, after: Desired) -> list
 
 def _hidden(value: Json) -> Json:
     """Return a value whose secrets are named, without their fingerprints."""
-    if isinstance(value, str):
-        return TOKEN.sub(r"(sensitive \1)", value)
-    if isinstance(value, dict):
-        return {key: _hidden(item) for key, item in value.items()}
-    return [_hidden(item) for item in value] if isinstance(value, list) else value
+    return with_strings(value, lambda text: TOKEN.sub(r"(sensitive \1)", text))
 
 
 def _origin(rendered: Rendered, path: str, value: Json) -> str:
