@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from projects import until
 from stores import record, sql
 
 from flowplan.schemas.errors import LockLost, StateError, StateLocked
 from flowplan.state import ownership
 from flowplan.state.location import Location, located
-from flowplan.state.postgres import lease, session
+from flowplan.state.postgres import address, lease, session
 
 pytestmark = pytest.mark.postgres
 
@@ -208,3 +209,12 @@ def test_it_is_given_back_in_a_new_connection(places: Places) -> None:
     assert backends(places.project) == 2
     mine.release()
     assert places().holder() is None
+
+
+def test_the_server_ends_a_transaction_whose_client_falls_silent() -> None:
+    """Else a writer that is frozen in its midst would hold up everybody for as long as it is."""
+    silent = "SELECT set_config('idle_in_transaction_session_timeout', '100ms', true), pg_backend_pid()"
+    one = session.Session(address.read(os.environ["POSTGRES"]))
+    with pytest.raises(StateError), one.transaction((silent, ())) as rows:
+        until(lambda: not sql("SELECT 1 FROM pg_stat_activity WHERE pid = %s", rows[0][0][1]))
+    one.close()

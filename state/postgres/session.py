@@ -7,15 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from flowplan.schemas.errors import InvalidInput, StateError, StateFull
 from flowplan.state.postgres.address import Address, psycopg
 
 if TYPE_CHECKING:
-    from psycopg import Connection, Cursor, Error
+    from psycopg import Connection, Cursor, Error, Pipeline
 
-T = TypeVar("T")
 Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[Any]]
 
@@ -62,11 +61,17 @@ class _Inside:
 
 
 class Session:
-    """One connection. It has no state of its own on the server outside of a transaction."""
+    """One connection. It has no state of its own on the server outside of a transaction.
+
+    Statements are sent as a pipeline, which is never left: psycopg sends a flush as it leaves one, and a server that hears
+    anything after the end of a round trip looks no more at how long the client is silent (``BOUNDS``).
+    """
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self._connection: Connection[Row] | None = None
+        self._pipeline: Pipeline
+        self._entered: contextlib.AbstractContextManager[Pipeline]
         self._answered = False
         self._inside: _Inside | None = None
 
@@ -84,13 +89,13 @@ class Session:
     def ask_all(self, *statements: Statement) -> list[list[Row]]:
         """Return the rows of each of some statements, in one round trip. Each is of its own moment."""
         if self._inside is None:
-            return self._reaching(lambda connection: _together(connection, statements))
+            return self._reaching(statements)
         return self._within(statements)
 
     def do(self, query: str, *values: Any) -> list[Row]:
         """Carry out one statement that changes something, once, and return its rows."""
         with self._explained():
-            return _together(self._open(), [(query, values)])[0]
+            return self._together([(query, values)])[0]
 
     @contextlib.contextmanager
     def transaction(
@@ -108,7 +113,7 @@ class Session:
             StateError: it failed. When the connection was lost in its midst, nothing of it happened, or all of it.
         """
         opening = [(begin, ()), *first]
-        rows = self._reaching(lambda connection: _together(connection, opening))[1:]
+        rows = self._reaching(opening)[1:]
         self._inside = _Inside(opening, again)
         try:
             yield rows
@@ -144,11 +149,11 @@ class Session:
             while True:
                 assert self._connection is not None
                 try:
-                    with self._connection.pipeline():
-                        sent = [_sent(self._connection, one) for one in inside.waiting]
-                        asked = [_sent(self._connection, one) for one in statements]
+                    sent = [_sent(self._connection, one) for one in inside.waiting]
+                    asked = [_sent(self._connection, one) for one in statements]
+                    self._sync()
                     break
-                except psycopg().OperationalError as error:
+                except psycopg().Error as error:  # also the end of a transaction in which this process was frozen
                     if inside.again is None or not self._lost(error) or time.monotonic() > deadline:
                         raise
                 if self._begun_again(inside, inside.again) is Again.COMMITTED:
@@ -165,7 +170,7 @@ class Session:
             StateError: the state has changed meanwhile, so that this would be wrong.
         """
         self.close()
-        found = again(self._reaching(lambda connection: _together(connection, inside.opening))[1:])
+        found = again(self._reaching(inside.opening)[1:])
         if found is Again.COMMITTED:
             self._undo()
         inside.waiting, inside.done, inside.changes = inside.done + inside.waiting, [], 0
@@ -173,7 +178,12 @@ class Session:
 
     def _lost(self, error: Error) -> bool:
         """Return whether an error is that of a connection, which is of no use any more."""
-        return self._connection is None or self._connection.closed or error.sqlstate is None
+        connection = self._connection
+        return (
+            connection is None
+            or connection.closed
+            or (error.sqlstate is None and isinstance(error, psycopg().OperationalError))
+        )
 
     def _undo(self) -> None:
         connection = self._connection
@@ -194,16 +204,34 @@ class Session:
                 client_encoding="UTF8",
             )
             self._answered = True
+            self._entered = self._connection.pipeline()
+            self._pipeline = self._entered.__enter__()
         return self._connection
 
-    def _reaching(self, work: Callable[[Connection[Row]], T]) -> T:
-        """Do something that may be repeated; a server that answered before is waited for."""
+    def _together(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Return the rows of each of some statements, in one round trip."""
+        connection = self._open()
+        cursors = [_sent(connection, statement) for statement in statements]
+        self._sync()
+        return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+    def _sync(self) -> None:
+        """Wait for all answers; what is left of them after the first error belongs to nobody."""
+        try:
+            self._pipeline.sync()
+        except psycopg().Error:
+            with contextlib.suppress(psycopg().Error):
+                self._pipeline.sync()
+            raise
+
+    def _reaching(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Send statements that may be repeated, and return the rows of each; a server that answered before is waited for."""
         deadline, pause = time.monotonic() + PATIENCE, 0.0
         with self._explained():
             while True:
                 known = self._answered
                 try:
-                    return work(self._open())
+                    return self._together(statements)
                 except psycopg().OperationalError as error:
                     if not (known and self._lost(error) and time.monotonic() < deadline):
                         self._undo()
@@ -228,12 +256,6 @@ class Session:
 def _sent(connection: Connection[Row], statement: Statement) -> Cursor[Row]:
     query, values = statement
     return connection.execute(query, [_storable(value) for value in values])
-
-
-def _together(connection: Connection[Row], statements: Sequence[Statement]) -> list[list[Row]]:
-    with connection.pipeline():
-        cursors = [_sent(connection, statement) for statement in statements]
-    return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
 
 def _storable(value: Any) -> Any:

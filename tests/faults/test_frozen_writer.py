@@ -18,8 +18,8 @@ pytestmark = [
     pytest.mark.skipif(programs() is None, reason="a PostgreSQL of one's own needs root and its programs"),
 ]
 
-POINTS = ("engine:create:before", "state:intend:before@2")
-"""With a call to be made, and with a second intent to be written."""
+POINTS = ("engine:create:before", "state:intend:before@2", "state:intend:written")
+"""With a call to be made, with a second intent to be written, and in the midst of a transaction."""
 
 
 @pytest.fixture
