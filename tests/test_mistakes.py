@@ -67,6 +67,12 @@ def test_what_is_meant(tmp_path: Path, command: str) -> None:
     assert told(tmp_path, f"command: {command}") == []
 
 
+def test_kubernetes_replaces_variables_in_commands(tmp_path: Path) -> None:
+    run = "provider: kubernetes, image: 'a:1', command: [x, '--day=$(DAY)', '$(date)']"
+    (one,) = told(tmp_path, f"command: [x]}}\n  b: {{{run}")
+    assert 'runs.b.command: "$(date)" stays as it is' in one
+
+
 SPECS = [path for path in sorted(ROOT.glob("examples/**/flowplan.yaml")) if path.parent.name != "plugin"]
 
 

@@ -63,6 +63,8 @@ _NAME = re.compile(r"(?<![\\$])\$(?:[A-Z_][A-Z0-9_]*|\{[A-Z_][A-Z0-9_]*\})|^~/\S
 _GLOB = re.compile(r"[^\s'\"]*[\w./-]\*[^\s'\"]*|\*\.\w+")
 
 
+_OF_KUBERNETES = re.compile(r"\$\([A-Z_][A-Z0-9_]*\)")
+"""A variable in a command of a container, which Kubernetes replaces."""
 _TAKE_FILES = frozenset(["cat", "cp", "du", "gzip", "head", "ls", "mv", "rm", "tail", "wc", "zip"])
 """Programs that mean files by their arguments: a quoted glob would be the name of one."""
 
@@ -144,6 +146,8 @@ def _unread(run: Mapping[str, Any], path: Path) -> Iterator[Found]:
         globs = isinstance(command, str) or (bool(words) and words[0].rpartition("/")[2] in _TAKE_FILES)
         told: dict[str, None] = {}
         for index, word in enumerate(words):
+            if run.get("provider") == "kubernetes":
+                word = _OF_KUBERNETES.sub("", word)
             if not _SCRIPTS.intersection(words[:index]) and word[:1] != "'":
                 told |= dict.fromkeys(_of_a_shell(word, globs=globs))
         if told:
