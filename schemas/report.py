@@ -103,7 +103,7 @@ class Attempts(_Described):
     message: tuple[Text, ...]
     """Text."""
     exit_code: tuple[int | None, ...]
-    """null when nobody knows."""
+    """null when it is not known."""
     tries: tuple[int, ...]
     """Executions that the engine counted within the attempt: 3 after two retries."""
     apply: tuple[Row | None, ...]

@@ -107,10 +107,12 @@ class Retry(NamedTuple):
 class Settings:
     """What flowplan itself does with a run; durations in seconds, None where there is no limit.
 
-    ``group`` is the run's name in the spec (all cells of a matrix share it), ``needs`` are addresses,
-    ``rerun`` is ``on_failure|on_change|always|never``, ``rerun_with`` is ``""|needs``, ``keep`` is ``""|finished``, ``replace`` is ``stop_first|start_first|after_finish``,
-    ``protect`` is ``""|active|always``, ``retry_delay`` is None where the engine tries again, if anybody does,
-    ``ignore_changes`` are JSON Pointers into the objects.
+    Attributes:
+        group: the run's name in the spec, which all cells of a matrix share; needs: addresses.
+        rerun: ``on_failure|on_change|always|never``; rerun_with: ``""|needs``; keep: ``""|finished``.
+        replace: ``stop_first|start_first|after_finish``; protect: ``""|active|always``.
+        retry_delay: None where flowplan does not try again itself; the engine may.
+        ignore_changes: JSON Pointers into the objects.
     """
 
     group: str = ""
