@@ -1065,7 +1065,8 @@ def test_a_batch_script_becomes_a_job_of_slurm(command: Callable[..., Any]) -> N
 SCRIPTS = {
     "#!/bin/sh\n#SBATCH -n1\n#SBATCH hetjob\nx\n": (7, "s.sh:3:1: begins another part of a heterogeneous job"),
     "#!/usr/bin/env -S python3 -u\n#SBATCH--time=5\nprint()\n": (0, "timeout: 5m"),
-    "#!/bin/sh\n#SBATCH --array=0-9\nx\n": (2, 's.sh:2:1: --array: "0-9": is none of a run; write matrix:'),
+    "#!/bin/sh\n#SBATCH --array=1-10%2\nx\n": (2, "and matrix: {task: {from: 1, to: 10}}, max_parallel: 2"),
+    "#!/bin/sh\n#SBATCH -a1,3,7\nx\n": (2, 's.sh:2:1: --array: "1,3,7": is none of a run; write env: {SLURM_ARRAY_TASK_ID:'),
     "#!/bin/sh\n#SBATCH -d afterok:1\nx\n": (2, "write needs: [RUN]"),
     "#!/bin/sh\n#SBATCH --time=UNLIMITED\nx\n": (2, "--time: \"UNLIMITED\": is no value that a run can have"),
     "#!/bin/sh\n#SBATCH --export=ALL,A=b\nx\n": (2, "the environment of whoever submits is not passed on"),

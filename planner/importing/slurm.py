@@ -58,7 +58,7 @@ _FLAGS = frozenset(
 )
 """Options that may stand without a value."""
 _OTHERWISE = {
-    "array": (True, "write matrix: {task: {from: 0, to: 9}} and env: {SLURM_ARRAY_TASK_ID: '${each.task}'}"),
+    "array": (True, "write env: {SLURM_ARRAY_TASK_ID: '${each.task}'} and matrix: "),
     "clusters": (True, "an entry of `providers:` is one cluster"),
     "comment": (True, "flowplan keeps its own marks there: use labels"),
     "dependency": (True, "write needs: [RUN]"),
@@ -212,6 +212,7 @@ class _Script:
                 self._export(run, fields, value)
             elif name in _OTHERWISE:
                 lost, instead = _OTHERWISE[name]
+                instead += _matrix(value) if name == "array" else ""
                 self._remark(name, value, "is none of a run", instead, lost=lost)
             elif name in ("cpus-per-task", "mem", "time"):
                 self._remark(name, value, "is no value that a run can have", "correct it in the spec", lost=True)
@@ -277,6 +278,16 @@ class _Script:
             what = f"the interpreter {name} is not known to take a script as an argument" if name else "has no #! line"
             self._fault(1, what, hint)
         return [*words, "-c", body]
+
+
+def _matrix(value: str) -> str:
+    """Return the matrix whose cells are the tasks of an array: ``0-9``, ``1,3,5``, ``0-9%2`` (two at once)."""
+    tasks, _, most = value.partition("%")
+    whole = re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?", tasks)
+    step = f", step: {whole[3]}" if whole and whole[3] else ""
+    axis = f"{{from: {whole[1]}, to: {whole[2]}{step}}}" if whole else f"[{tasks.replace(',', ', ')}]"
+    axis = axis if whole or "-" not in tasks else f"[each of {tasks}]"
+    return f"{{task: {axis}}}" + (f", max_parallel: {most}" if most else "")
 
 
 def _plain(source: Any, rendered: Objects) -> Objects:
