@@ -68,25 +68,27 @@ class Watches:
 
     def close(self) -> None:
         """Stop all watches."""
-        for watch in self._by_provider.values():
-            watch.stop.set()
-        for watch in self._by_provider.values():
-            for thread in watch.threads:
-                thread.join(timeout=2.0)
+        threads = [one for watch in self._by_provider.values() for one in watch.threads.items()]
+        for _, stop in threads:
+            stop.set()
+        for thread, _ in threads:
+            thread.join(timeout=2.0)
 
 
 class _Watch:
     """The watch of one engine. It is restarted with all of its runs to take in further ones.
 
+    The former watch goes on until the new one has looked at its runs: what an engine keeps for a moment only, as the pod of
+    a Job without a time to live, is missed by neither.
+
     Attributes:
         records: run id -> record, of the runs that have not ended.
-        stop: ends the newest thread; threads: the newest one, and those that are about to end.
+        threads: the newest one, and those that are about to end, each with what ends it.
     """
 
     def __init__(self, name: str, engines: Engines, inbox: Inbox, patience: float) -> None:
         self.records: dict[str, Recorded] = {}
-        self.stop = threading.Event()
-        self.threads: list[threading.Thread] = []
+        self.threads: dict[threading.Thread, threading.Event] = {}
         self._name, self._engines, self._inbox, self._patience = name, engines, inbox, patience
         self._has_further = False
         self._started, self._watched = -math.inf, 0
@@ -102,24 +104,30 @@ class _Watch:
         now = time.monotonic()
         if self._has_further and (complete or now - self._started >= RESTART_EVERY + RESTART_EACH * self._watched):
             self._has_further = False
-            self.stop.set()
-            self.stop = threading.Event()
-            records = list(self.records.values())
+            records, stop = list(self.records.values()), threading.Event()
             self._started, self._watched = now, len(records)
-            thread = threading.Thread(target=self._watch, args=(records, self.stop), daemon=True)
+            self.threads = {thread: ends for thread, ends in self.threads.items() if thread.is_alive()}
+            thread = threading.Thread(
+                target=self._watch, args=(records, stop, list(self.threads.values())), daemon=True
+            )
             thread.start()
-            self.threads = [t for t in self.threads if t.is_alive()] + [thread]
+            self.threads[thread] = stop
 
-    def _watch(self, records: list[Recorded], stop: threading.Event) -> None:
+    def _watch(self, records: list[Recorded], stop: threading.Event, former: list[threading.Event]) -> None:
         while not stop.is_set():
             try:
-                for news in self._engines.provider(self._name).watch(records, stop):
+                for looked, news in enumerate(self._engines.provider(self._name).watch(records, stop), start=1):
+                    if news is None or looked >= len(records):
+                        _end(former)
                     self._hear(news)
+                _end(former)
                 return
             except EngineUnreachable as error:
+                _end(former)
                 self._hear(error)
                 stop.wait(1.0)
             except FlowplanError as error:
+                _end(former)
                 self._hear(error)
                 if time.monotonic() - self._trouble_since > self._patience:
                     self._inbox.put(Unwatchable(self._name, error))
@@ -144,6 +152,11 @@ class _Watch:
             self._trouble = None
         if news is not None:
             self._inbox.put(Seen(news))
+
+
+def _end(watches: list[threading.Event]) -> None:
+    while watches:
+        watches.pop().set()
 
 
 @dataclass(slots=True)

@@ -129,6 +129,11 @@ class ProviderError(FlowplanError):
         super().__init__(message, hint=hint, address=address)
         self.reason = reason
 
+    @property
+    def passing(self) -> bool:
+        """Return whether the same may go well later: nobody answered, or credentials were not accepted, as expired ones are."""
+        return isinstance(self, EngineUnreachable) or self.reason == "Unauthorized"
+
 
 class EngineUnreachable(ProviderError):
     """An engine did not answer: which endpoint, and how to fix it. Says nothing about any run."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +171,9 @@ class Play:
     def answer(
         self, command: words.Start | words.Update | words.Remove | words.Again, word: str, message: str
     ) -> Answered:
-        errors: dict[str, type[FlowplanError]] = {
+        errors: dict[str, Callable[[str], FlowplanError]] = {
             "refused": StartFailed, "forbidden": ProviderError, "silent": EngineUnreachable,
+            "expired": partial(StartFailed, reason="Unauthorized"),
         }  # fmt: skip
         former = command.attempts if isinstance(command, words.Remove) else getattr(command, "former", ())
         if word in errors:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from flowplan.state.store import Store
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 MOST_TOKEN = 4096
+M_ARENA_MAX = -8
+"""See mallopt(3)."""
 
 
 class Listen(NamedTuple):
@@ -55,6 +58,10 @@ def serve(
         return place(state, spec, environment).state
 
     gc.set_threshold(700, 10, 10)  # as Python has it: a process that stays has to give back what ended rounds held
+    with suppress(AttributeError):  # a C library without it
+        ctypes.CDLL(None).mallopt(
+            M_ARENA_MAX, 1
+        )  # one heap for all threads: each one's own would keep what it once held
     health = Health()
     with interruption.finishing() as stop, _answering(locate, health, listen, how):
         Follower(locate, health, stop, parallelism=parallelism).run()

@@ -29,7 +29,7 @@ from flowplan.planner.conduct.words import Answered, Fact, Trouble, Well
 from flowplan.planning import Planned, nothing_planned, plan_again
 from flowplan.project import Project, Request, unavailable
 from flowplan.schemas.accepted import Held, StepPhase
-from flowplan.schemas.errors import EngineUnreachable, FlowplanError, StateError, StateLocked
+from flowplan.schemas.errors import FlowplanError, ProviderError, StateError, StateLocked
 from flowplan.schemas.plan_documents import sealed_plan
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Status
@@ -299,7 +299,7 @@ class Follower:
                 self._well(name)
             else:
                 self._silent(name, error)
-            if error is not None and not isinstance(error, EngineUnreachable):
+            if error is not None and not (isinstance(error, ProviderError) and error.passing):
                 for address in [a for a, step in about.steps.items() if step.change.provider == name]:
                     step = about.steps.pop(address)
                     about.held[address] = step.digest, error.message
@@ -370,7 +370,7 @@ class Follower:
                     self._health.problem(provider, error.message)
                 case Well(provider):
                     self._health.well(provider)
-                case Answered(command, error=EngineUnreachable() as error):
+                case Answered(command, error=ProviderError(passing=True) as error):
                     self._silent(_provider_of(command), error)
                 case Answered(command, error=None):
                     self._well(_provider_of(command))

@@ -99,8 +99,8 @@ def _run_of(world: World, answer: words.Answered) -> Run:
 
 
 def _asked_again(world: World, run: Run, answer: words.Answered, error: FlowplanError) -> bool:
-    """Return whether a step without an answer is put off; one that is not patient leaves it to the next command."""
-    if not (world.manner.patient and isinstance(error, EngineUnreachable)):
+    """Return whether a step is put off that its engine did not answer, or refused for the credentials; one that is not patient leaves it to the next command."""
+    if not (world.manner.patient and isinstance(error, ProviderError) and error.passing):
         return False
     command = answer.command
     asked = command.attempts if isinstance(command, words.Remove) else getattr(command, "former", ())
@@ -151,7 +151,7 @@ def _not_stopped(world: World, run: Run, answer: words.Answered) -> Commands:
     run.limit, run.care, world.limits_rest = "", Care.FOLLOWED, None
     if answer.error:
         run.stop_again = world.moment.now + pause(run.stops)
-        away = world.manner.patient and isinstance(answer.error, EngineUnreachable)
+        away = world.manner.patient and isinstance(answer.error, ProviderError) and answer.error.passing
         if run.stops == 1 and not away:  # that an engine is away is told by who watches it
             yield from fail(world, run.address, answer.error)
 

@@ -32,6 +32,8 @@ from flowplan.schemas.runs import Recorded
 if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
+    from flowplan.providers.kubernetes.watching import Heard
+
 _READ = 60.0
 """Seconds of silence after which a followed stream is opened again where it was."""
 
@@ -62,18 +64,18 @@ def lines(
     tail: int | None,
     stop: threading.Event,
     container: str = "",
-    news: Mapping[str, int] | None = None,
+    heard: Mapping[str, Heard] | None = None,
 ) -> Iterator[LogLine]:
     """Yield the output of a run, as ``Provider.logs`` says, or that of another ``container`` of its pods.
 
     Args:
-        news: run id -> how often a watch has heard of its pods. Those of a Job with a short TTL are there for a moment
-            only, and are looked at when there is news of them.
+        heard: what watches were told, by run id. The pods of a Job with a short TTL are there for a moment only, and are
+            looked at when there is news of them.
 
     Raises:
         ProviderError: the run had pods, and they are gone; or they have no such container.
     """
-    reader = _Reader(api, record, namespace, stop, news or {})
+    reader = _Reader(api, record, namespace, stop, heard or {})
     if container:
         reader.read_another(container)
     if follow:
@@ -112,13 +114,13 @@ def _order(moment: str) -> tuple[str, str]:
 
 class _Reader:
     def __init__(
-        self, api: Api, record: Recorded, namespace: str, stop: threading.Event, news: Mapping[str, int]
+        self, api: Api, record: Recorded, namespace: str, stop: threading.Event, heard: Mapping[str, Heard]
     ) -> None:
         self._api = api
         self._record = record
         self._namespace = namespace
         self._stop = stop
-        self._news = news
+        self._told_by = heard
         self._main = main_container(record.objects.get("Job") or {})
         self._only = False
         self._many, self._together = False, 1
@@ -233,11 +235,12 @@ class _Reader:
 
     def follow(self, tail: int | None) -> Iterator[LogLine]:
         """Yield the output of all pods as it is written, until the Job has ended and its last pod has been read."""
-        due, pause, printed, heard = 0.0, _POLL, False, 0
+        due, pause, printed, news_before = 0.0, _POLL, False, 0
         try:
             while not self._stop.is_set():
-                if heard != (heard := self._news.get(self._record.run_id, 0)):
-                    due, pause = 0.0, _POLL
+                watched = self._told_by.get(self._record.run_id)
+                if watched and watched.news != news_before:
+                    due, pause, news_before = 0.0, _POLL, watched.news
                 may_be_more = not self._ended and len(self._reading) < self._together  # each look costs requests
                 if may_be_more and time.monotonic() >= due:
                     begun = len(self._begun)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from flowplan.providers import polling
 from flowplan.providers.kubernetes import comparing, discovery, jobs, observing
@@ -19,6 +20,9 @@ from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Target
 
+if TYPE_CHECKING:
+    from flowplan.providers.kubernetes.watching import Heard
+
 
 class KubernetesProvider:
     """Runs as batch/v1 Jobs. Raises as the protocol says: ProviderError, StartFailed, EngineUnreachable."""
@@ -28,7 +32,7 @@ class KubernetesProvider:
         self._lineage, self._environment = context.lineage, context.environment
         self._namespace = api.endpoint.namespace
         self._target: Target | None = None
-        self._pod_news: dict[str, int] = {}
+        self._heard: dict[str, Heard] = {}
         self._created_from = context.created_from
 
     def target(self) -> Target:
@@ -108,7 +112,7 @@ class KubernetesProvider:
         from flowplan.providers.kubernetes import watching
 
         cluster = self.target().id
-        return watching.watch(self._api, records, self._lineage, self._namespace, cluster, stop, self._pod_news)
+        return watching.watch(self._api, records, self._lineage, self._namespace, cluster, stop, self._heard)
 
     def logs(
         self, record: Recorded, *, follow: bool, tail: int | None, stop: threading.Event | None = None
@@ -116,8 +120,8 @@ class KubernetesProvider:
         namespace = observing.namespace_of(record, self._namespace)
         from flowplan.providers.kubernetes import logs
 
-        stop, news = stop or threading.Event(), self._pod_news
-        return logs.lines(self._api, record, namespace, follow=follow, tail=tail, stop=stop, news=news)
+        stop, heard = stop or threading.Event(), self._heard
+        return logs.lines(self._api, record, namespace, follow=follow, tail=tail, stop=stop, heard=heard)
 
     def logs_of(
         self, record: Recorded, container: str, *, follow: bool, tail: int | None, stop: threading.Event | None = None

@@ -37,7 +37,23 @@ _UNLABELLED_EVERY = 2.0
 """Seconds between looks at Jobs that lost our labels: no stream tells about them."""
 
 _PODS_KEPT = 20
+_HEARD_KEPT = 100
+"""Runs that nobody follows, and of which the newest are remembered all the same."""
+
 _EVENTS_AFTER, _EVENTS_EVERY, _EVENTS_SLOWEST = 3.0, 5.0, 60.0
+
+
+@dataclass
+class Heard:
+    """What the streams said of a run, for all watches of it: a pod whose Job has no time to live is there for a moment.
+
+    Attributes:
+        pods: by uid. news: how often something was heard of them, for those who read their output.
+    """
+
+    job: Any = None
+    pods: dict[str, Any] = field(default_factory=dict)
+    news: int = 0
 
 
 @dataclass
@@ -45,8 +61,7 @@ class _Run:
     """One followed run: its record and what was seen of it."""
 
     record: Recorded
-    job: Any = None
-    pods: dict[str, Any] = field(default_factory=dict)
+    heard: Heard
     told: Observed | None = None
     silent_since: float = 0.0
     ended_at: float | None = None
@@ -61,16 +76,16 @@ def watch(
     default: str,
     cluster: str,
     stop: threading.Event,
-    pod_news: dict[str, int],
+    heard: dict[str, Heard],
 ) -> Iterator[protocol.News]:
     """Yield the present state of each record, then every change; None when nothing is new, as ``Provider.watch`` says.
 
     Args:
-        pod_news: run id -> how often something was heard of its pods, for those who read their output.
+        heard: what this and other watches were told, by run id.
     """
     groups = observing.by_namespace(records, default)
     feed = Feed(api, f"{LINEAGE}={lineage}")
-    views = {name: _View(api, name, some, cluster, pod_news) for name, some in groups.items()}
+    views = {name: _View(api, name, some, cluster, heard) for name, some in groups.items()}
     try:
         for name, view in views.items():
             for news in feed.look(name, jobs_path(name), core_path(name, "pods")):
@@ -95,13 +110,14 @@ class _View:
     """What is known of the followed runs of one namespace; memory is that of the runs that have not ended."""
 
     def __init__(
-        self, api: Api, namespace: str, records: Iterable[Recorded], cluster: str, pod_news: dict[str, int]
+        self, api: Api, namespace: str, records: Iterable[Recorded], cluster: str, heard: dict[str, Heard]
     ) -> None:
         self._api = api.impatient()
         self._namespace = namespace
         self._cluster = cluster
-        self._pod_news = pod_news
-        self._runs = {record.run_id: _Run(record, silent_since=time.monotonic()) for record in records}
+        self._heard = heard
+        now = time.monotonic()
+        self._runs = {r.run_id: _Run(r, heard.setdefault(r.run_id, Heard()), silent_since=now) for r in records}
         self._by_uid: dict[str, str] = {}
         self._orphans: dict[str, dict[str, Any]] = {}
         self._dirty: set[str] = set(self._runs)
@@ -125,6 +141,8 @@ class _View:
                 if (run := self._runs.get(self._run_of(job))) is not None:
                     self._learn(run, job)
                     run.deleted = news.type == "DELETED"
+                else:
+                    self._hear(label(job, RUN_ID)).job = job
             if news.type == "LIST":
                 self._listed({self._run_of(job): job for job in news.items})
         else:
@@ -142,48 +160,55 @@ class _View:
                 self._dirty.add(run_id)
 
     def _learn(self, run: _Run, job: Any) -> None:
-        run.job = job
+        run.heard.job = job
         run.deleted = False
         uid = job["metadata"]["uid"]
         self._by_uid[uid] = run.record.run_id
-        run.pods.update(self._orphans.pop(uid, {}))
+        run.heard.pods.update(self._orphans.pop(uid, {}))
         self._dirty.add(run.record.run_id)
 
     def _take_pods(self, news: News) -> None:
         if news.type == "LIST":
             there = {pod["metadata"]["uid"] for pod in news.items}
             for known in self._runs.values():  # forget pods that went away unseen, except those whose end is known
-                main = main_container(known.job) if known.job else ""
-                known.pods = {uid: pod for uid, pod in known.pods.items() if uid in there or terminated(pod, main)}
+                main = main_container(known.heard.job) if known.heard.job else ""
+                kept = [(u, pod) for u, pod in list(known.heard.pods.items()) if u in there or terminated(pod, main)]
+                known.heard.pods = dict(kept)
         for pod in news.items:
             uid = owner(pod)
             run = self._runs.get(self._by_uid.get(uid) or label(pod, RUN_ID))
             if run is None:
+                if news.type != "LIST":
+                    self._hear(label(pod, RUN_ID)).pods[pod["metadata"]["uid"]] = pod
                 continue
-            pods = run.pods if run.job is not None else self._orphans.setdefault(uid, {})
-            if news.type == "DELETED" and not (run.job and terminated(pod, main_container(run.job))):
+            pods = run.heard.pods if run.heard.job is not None else self._orphans.setdefault(uid, {})
+            if news.type == "DELETED" and not (run.heard.job and terminated(pod, main_container(run.heard.job))):
                 pods.pop(pod["metadata"]["uid"], None)
             else:
                 pods[pod["metadata"]["uid"]] = pod
             while len(pods) > _PODS_KEPT:  # a Job may have very many retries
                 del pods[min(pods, key=lambda uid: pods[uid]["metadata"].get("creationTimestamp") or "")]
             self._dirty.add(run.record.run_id)
-            self._pod_news[run.record.run_id] = self._pod_news.get(run.record.run_id, 0) + 1
+            run.heard.news += 1
+
+    def _hear(self, run_id: str) -> Heard:
+        """Return what was heard of a run that is not followed yet: one that is short may end before the next watch has begun."""
+        while len(self._heard) > len(self._runs) + _HEARD_KEPT:
+            self._heard.pop(next(iter(self._heard)), None)
+        return self._heard.setdefault(run_id, Heard())
 
     def changes(self, *, first: bool = False) -> Iterator[Observed]:
         """Yield what is new, each fact once; what depends on a request that fails is yielded later."""
         try:
             self._ask_whether_gone()
             self._fetch_events()
-            gone = [
-                run for run_id in self._dirty if (run := self._runs.get(run_id)) and run.deleted and not _final(run)
-            ]
+            settling = {run_id for run_id, run in self._runs.items() if run.ended_at is not None}
+            due = self._dirty | settling
+            gone = [run for run_id in due if (run := self._runs.get(run_id)) and run.deleted and not _final(run)]
             ends = observing.ended_by_events(self._api, self._namespace, [run.record for run in gone])
         except EngineUnreachable:
             return
-        now = time.monotonic()
-        settling = {run_id for run_id, run in self._runs.items() if run.ended_at is not None}
-        due, self._dirty = self._dirty | settling, set()
+        now, self._dirty = time.monotonic(), set()
         for run_id in sorted(due & self._runs.keys()):
             seen = self._look(self._runs[run_id], ends, now)
             if seen is not None:
@@ -198,7 +223,8 @@ class _View:
             left += known
         for run in left:
             meta = {"namespace": self._namespace, "name": run.record.name, **run.record.handle}
-            there = observing.same_job(self._api, run.job["metadata"] if run.job else meta) if _known(run) else None
+            meta = run.heard.job["metadata"] if run.heard.job else meta
+            there = observing.same_job(self._api, meta) if _known(run) else None
             run.unlabelled = there is not None
             run.deleted = there is None
             if there is not None:
@@ -208,26 +234,33 @@ class _View:
     def _look(self, run: _Run, ends: Mapping[str, Observed], now: float) -> Observed | None:
         """Return the run as it is, or None while the end of its pods is not known yet."""
         record = run.record
-        if run.job is None or (run.deleted and not _final(run)):
+        if run.heard.job is None or (run.deleted and not _final(run)):
+            if record.run_id in ends and self._settles(run, now):
+                return None
             return observing.absent(record, ends.get(record.run_id))
         seen = self._seen(run)
         if seen.status is None or seen.status.live or seen.exit_code is not None:
             return seen
-        if run.ended_at is None:
-            run.ended_at = now
-        main = main_container(run.job)
-        expects_code = not run.pods or any(not terminated(pod, main) for pod in run.pods.values())
-        if now < run.ended_at + _SETTLE and expects_code:
+        main = main_container(run.heard.job)
+        known = list(run.heard.pods.values())
+        expects_code = not known or any(not terminated(pod, main) for pod in known)
+        if self._settles(run, now) and expects_code:
             return None
         try:
-            run.pods.update({pod["metadata"]["uid"]: pod for pod in pods_of(self._api, run.job)})
+            run.heard.pods.update({pod["metadata"]["uid"]: pod for pod in pods_of(self._api, run.heard.job)})
         except EngineUnreachable:
             return None
         return self._seen(run)
 
+    def _settles(self, run: _Run, now: float) -> bool:
+        """Return whether a stream, or a watch before this one, may still tell more of a run that has ended."""
+        if run.ended_at is None:
+            run.ended_at = now
+        return now < run.ended_at + _SETTLE
+
     def _seen(self, run: _Run) -> Observed:
-        events = [e for uid in (run.job["metadata"]["uid"], *run.pods) for e in self._events.get(uid, [])]
-        seen = observed(run.job, list(run.pods.values()), self._cluster, events)
+        events = [e for uid in (run.heard.job["metadata"]["uid"], *run.heard.pods) for e in self._events.get(uid, [])]
+        seen = observed(run.heard.job, list(run.heard.pods.values()), self._cluster, events)
         return comparing.as_recorded(seen, run.record)
 
     def _tell(self, run: _Run, seen: Observed, now: float, *, first: bool) -> Iterator[Observed]:
@@ -240,10 +273,10 @@ class _View:
             run_id = run.record.run_id
             own = [uid for uid, known in self._by_uid.items() if known == run_id]
             del self._runs[run_id]
-            self._pod_news.pop(run_id, None)
+            self._heard.pop(run_id, None)
             for uid in own:
                 del self._by_uid[uid]
-            for uid in (*own, *run.pods):
+            for uid in (*own, *run.heard.pods):
                 self._events.pop(uid, None)
 
     def _fetch_events(self) -> None:
@@ -255,7 +288,7 @@ class _View:
         self._events_due = now + (self._events_pause if waiting else _EVENTS_EVERY)
         if not waiting:
             return
-        wanted = {uid for run in waiting for uid in (run.job["metadata"]["uid"], *run.pods)}
+        wanted = {uid for run in waiting for uid in (run.heard.job["metadata"]["uid"], *run.heard.pods)}
         found: dict[str, list[Any]] = {}
         for event in observing.events_of(self._api, self._namespace, "type=Warning"):
             uid = str((event.get("involvedObject") or {}).get("uid") or "")
@@ -268,18 +301,18 @@ class _View:
 
 def _waits_silently(run: _Run, now: float) -> bool:
     told = run.told
-    if run.job is None or told is None or told.status is None or now - run.silent_since < _EVENTS_AFTER:
+    if run.heard.job is None or told is None or told.status is None or now - run.silent_since < _EVENTS_AFTER:
         return False
     return told.status.live and not told.started_at and (not told.reason or told.reason in IMAGE_PULL)
 
 
 def _known(run: _Run) -> bool:
     """Return whether the Job of a run has been seen, now or when it was recorded."""
-    return run.job is not None or bool(run.record.handle.get("uid"))
+    return run.heard.job is not None or bool(run.record.handle.get("uid"))
 
 
 def _final(run: _Run) -> bool:
-    return run.job is not None and has_ended(run.job)
+    return run.heard.job is not None and has_ended(run.heard.job)
 
 
 def _key(seen: Observed) -> tuple[object, ...]:

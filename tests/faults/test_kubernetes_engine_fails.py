@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -413,6 +416,43 @@ def test_a_token_that_stays_expired_ends_the_following_and_not_the_run(world: Wo
     assert "b: skipped: a is not followed any more" in err
     world.proxy.heal()
     assert world.project.status()["a"]["status"] == "running" and "lost" not in world.history()
+
+
+def test_a_follower_waits_for_a_token_that_expired_and_goes_on_with_the_next(world: World) -> None:
+    """Nothing fails for it: what runs is followed again, and what was to start meanwhile starts then."""
+    world.spec(
+        'gate: provider: process, image: null, kubernetes: null, command: [sh, -c, "until [ -e go ]; do sleep 0.1; done"]',
+        'a: command: [sh, -c, "sleep 20; echo said; exit 3"]',
+        'b: command: ["true"], needs: [gate]',
+    )
+    world.project.ok("apply", "--yes", "--detach", "flowplan.yaml")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = "127.0.0.1:{1}".format(*listener.getsockname())
+    following = Following(world.project.start("serve", "--listen", place))
+
+    def got(path: str) -> str:
+        try:
+            with urllib.request.urlopen(f"http://{place}{path}") as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+
+    until(lambda: world.told() == {"gate": "running", "a": "running"})
+    world.proxy.play("answer", **status(401, "Unauthorized", "the token has expired"))
+    world.proxy.cut()
+    following.said("wrong or expired")
+    (world.project.directory / "go").touch()
+    until(lambda: world.told()["gate"] == "succeeded")
+    until(lambda: world.proxy.faults[0].hits > 40)  # it is asked again, also to start b
+    assert "the token has expired" in got("/readyz") and 'engine_up{provider="kubernetes"} 0.0' in got("/metrics")
+    world.proxy.heal()
+    until(lambda: world.told() == {"gate": "succeeded", "a": "failed", "b": "succeeded"}, 150)
+    assert world.project.status("--no-refresh")["a"]["exit_code"] == 3 and world.project.ok("logs", "a").out == "said\n"
+    assert world.history("b")[0] == "creating" and world.history("b")[-1] == "succeeded"
+    until(lambda: 'engine_up{provider="kubernetes"} 1.0' in got("/metrics"))
+    following.process.terminate()
+    said = following.end(0)[1]
+    assert said.count("wrong or expired") == 1, said
 
 
 # -- people at work ------------------------------------------------------------------------------------------------------
