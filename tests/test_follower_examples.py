@@ -57,6 +57,7 @@ def test_the_compose_file_gives_each_service_what_it_refers_to() -> None:
     assert tables["depends_on"] == {"db": {"condition": "service_healthy"}}
     assert follower["depends_on"] == {"tables": {"condition": "service_completed_successfully"}}
     assert follower["read_only"] and follower["cap_drop"] == ["ALL"]
+    assert any(place.startswith("/project/.flowplan:") for place in follower["tmpfs"])  # `apply` keeps its plan there
     [port] = follower["ports"]
     assert port.startswith("127.0.0.1:") and "--token-file" in follower["command"]
     named = {f"/run/secrets/{name}" for name in follower["secrets"]}
