@@ -99,12 +99,20 @@ class Docker(Engine):
         self.note = "echo ${run.id} >> /out/starts"
 
     def fail(self, follower: subprocess.Popen[bytes]) -> None:
-        # Not while it starts a container: such a one a daemon that comes back has forgotten, and refuses ("task already exists").
+        # Not while it starts a container: Docker 20.10 ends what has just begun, or cannot tell afterwards whether it has.
         follower.send_signal(signal.SIGSTOP)
-        time.sleep(3)
+        time.sleep(1)  # what was asked for has come that far
+        until(lambda: not self._starting(), PATIENCE)
         self._engine.stop()
         self._engine.start()
         follower.send_signal(signal.SIGCONT)
+
+    def _starting(self) -> bool:
+        """Return whether a container that has not begun has a shim already."""
+        with self._engine.api() as api:
+            ids = [found["Id"] for found in api.containers(all=True, filters={"status": "created"})]
+        programs = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout
+        return any(found in programs for found in ids)
 
     def close(self) -> None:
         self._engine.close()
