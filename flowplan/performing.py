@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from flowplan import calls
@@ -147,7 +146,7 @@ class Performer:
         return [event for event in others if (run := self._world.runs.get(event.address)) and run.wanted]
 
     def _finish(self, command: words.Finish) -> list[Event]:
-        return self._store.finish([replace(end, message=self._sink.redactor(end.message)) for end in command.ends])
+        return self._store.finish([end._replace(message=self._sink.redactor(end.message)) for end in command.ends])
 
     def _destroyed(self, command: words.Destroyed) -> list[Event]:
         together = self._by_plan(command.attempts).items()

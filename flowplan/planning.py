@@ -15,7 +15,6 @@ from flowplan.engines import Engines, ManifestsByType
 from flowplan.planner.compare.argument_lengths import long_arguments
 from flowplan.planner.compare.plan import Options, Situation, make_changes
 from flowplan.planner.compare.replay import desired_runs, forgotten
-from flowplan.planner.conduct.waiting import by_run
 from flowplan.progress import shown, stage
 from flowplan.project import Project, Request, bases
 from flowplan.resolve import warnings_of
@@ -27,6 +26,7 @@ from flowplan.schemas.plans import Action, Change, Finding, Plan
 from flowplan.schemas.runs import Desired, Identity, Observed, Recorded, Rendered
 from flowplan.schemas.secrets import Redactor, SecretSource, tokens_in
 from flowplan.schemas.sources import Diagnostic
+from flowplan.schemas.text import by_run
 from flowplan.schemas.times import seconds_between
 from flowplan.state.acceptance import accepted, unbegun
 from flowplan.state.store import Store
@@ -293,7 +293,7 @@ def _without_secrets(change: Change, redactor: Redactor) -> Change:
     What comes from the spec is left as it is: it holds tokens, and a plan that hid a guess would confirm it.
     """
     run = change.run._replace(message=redactor(change.run.message)) if change.run else None
-    fields = (replace(f, before=redactor.tree(f.before)) if f.drift else f for f in change.fields)
+    fields = (f._replace(before=redactor.tree(f.before)) if f.drift else f for f in change.fields)
     return replace(change, run=run, fields=tuple(fields))
 
 

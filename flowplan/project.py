@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowplan.engines import Engines, read_spec
 from flowplan.given import Given, given_strings
@@ -29,8 +29,7 @@ MOST_FINGERPRINTS = 1000
 """Of variables inside secrets, that a state keeps; the newest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What a command wants planned, and where.
 
     Attributes:
@@ -41,10 +40,10 @@ class Request:
         asked: the provider entries whose engines are asked; None for all that matter.
     """
 
-    state: Location = field(default_factory=lambda: FileLocation(Path(".flowplan/state.db")))
+    state: Location = FileLocation(Path(".flowplan/state.db"))
     spec: Path = Path("flowplan.yaml")
-    options: Options = field(default_factory=Options)
-    given: Given = field(default_factory=Given)
+    options: Options = Options()
+    given: Given = Given()
     refresh: bool = True
     preflight: bool = True
     policies: tuple[Path, ...] = ()
@@ -192,7 +191,7 @@ class Project:
             self.store.remember("fingerprints", dict(list({**known, **new}.items())[-MOST_FINGERPRINTS:]))
         entries = {**self.store.recall("providers"), **self.providers}
         used = tokens_in(entries)
-        sources = {**self.store.recall("provider_secrets"), **{t: asdict(s) for t, s in self.sources.items()}}
+        sources = {**self.store.recall("provider_secrets"), **{t: s._asdict() for t, s in self.sources.items()}}
         self.store.remember("providers", entries)
         self.store.remember("provider_secrets", {t: source for t, source in sources.items() if t in used})
         self.store.remember("spec", {"directory": str(self.directory), **({"name": spec} if spec else {})})
@@ -299,7 +298,7 @@ def _parts(sources: Mapping[str, SecretSource], values: Mapping[str, Any], key: 
 
     longer = [s for s in sources.values() if s.kind == "template"]
     found = {(piece, source.variables) for source in longer for piece in pieces(source, values)}
-    return {token(replace(PART, variables=names), key, piece): piece for piece, names in found}
+    return {token(PART._replace(variables=names), key, piece): piece for piece, names in found}
 
 
 def _recorded_parts(store: Store) -> Parts:

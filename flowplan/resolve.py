@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from flowplan.schemas.errors import InvalidInput, PlanStale
 from flowplan.schemas.files import Unreadable, read_bounded
-from flowplan.schemas.plans import Change
 from flowplan.schemas.pointers import keys_of, member
 from flowplan.schemas.secrets import SecretSource, token, tokens_in
 from flowplan.schemas.sources import Diagnostic
 
 if TYPE_CHECKING:
     from flowplan.schemas.load import LoadedSpec
+    from flowplan.schemas.plans import Change
 
 MAX_SECRET = 1 << 20
 """Bytes of a secret in a file, as in Kubernetes."""

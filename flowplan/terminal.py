@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 from typing import IO
 
@@ -18,7 +17,11 @@ def use_colour(stream: IO[str]) -> bool:
 
 def width(stream: IO[str]) -> int:
     """Return the columns of the terminal; 80 where there is none, so that output is the same everywhere."""
-    return max(40, shutil.get_terminal_size((80, 24)).columns) if stream.isatty() else 80
+    if not stream.isatty():
+        return 80
+    import shutil
+
+    return max(40, shutil.get_terminal_size((80, 24)).columns)
 
 
 def can_draw(stream: IO[str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,8 +26,7 @@ _LINEAGE = "00000000-0000-4000-8000-000000000000"
 _KEY = b"\0" * 32
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What a spec wants under the lineage of a state.
 
     Attributes:

@@ -14,8 +14,7 @@ from flowplan.schemas.plans import FieldChange, Finding
 from flowplan.schemas.runs import Identity, Json, Objects, Observed, Recorded, Settings, Target
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What a provider knows about the flowplan that uses it.
 
     Attributes:
@@ -32,7 +31,7 @@ class Context:
 
     lineage: str
     runs_dir: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = {}
     spec_dir: Path = Path()
     project: str = ""
     created_from: str = ""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowplan.schemas.codec import encode
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One row of the history; times are RFC 3339 in UTC.
 
     ``at`` is our time, ``engine_at`` the engine's (None when it did not say).

@@ -15,9 +15,9 @@ become.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowplan.schemas import exit_codes
 from flowplan.schemas.backoff import wait_after
@@ -47,8 +47,7 @@ _NEXT = {
 """What an observation may make of a status; the others stay as they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """The part of a Recorded that changes while the attempt lives; the fields mean what they mean there.
 
     ``outcome`` is how the attempt ended, which its status no longer says once it is destroyed; "" while unknown.
@@ -61,19 +60,18 @@ class Progress:
     message: str = ""
     exit_code: int | None = None
     attempts: int = 0
-    handle: Mapping[str, Json] = field(default_factory=dict)
+    handle: Mapping[str, Json] = {}
     infrastructure_id: str = ""
     name: str = ""
     plan_digest: str = ""
     created_at: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
-    image: Mapping[str, str] = field(default_factory=dict)
-    remarks: Mapping[str, str] = field(default_factory=dict)
+    image: Mapping[str, str] = {}
+    remarks: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """An end that flowplan itself gives an attempt, whose object is gone; it is at ``finished_at`` (RFC 3339), or now."""
 
     run_id: str
@@ -84,7 +82,7 @@ class End:
     finished_at: str | None = None
 
 
-_RECORDED = tuple(f.name for f in fields(Progress) if f.name != "outcome")
+_RECORDED = tuple(name for name in Progress._fields if name != "outcome")
 
 
 def progress_of(record: Recorded) -> Progress:
@@ -108,14 +106,14 @@ def after(now: Progress, seen: Observed) -> Progress:
     While it may still change, the newest word of the engine counts. Once it has ended, only what was unknown is filled in.
     """
     if now.status is Status.DESTROYED:
-        return now if seen.exists else replace(now, present=False)
+        return now if seen.exists else now._replace(present=False)
     told = seen.status
     if seen.gone:
         told = None if now.status is Status.CREATING and told is not Status.LOST else Status.LOST
     status = told if told is not None and told in _NEXT.get(now.status, ()) else now.status
     changing = now.status.live or status is not now.status
     if changing and now.status is Status.LOST:
-        now = replace(now, exit_code=None, finished_at=None, started_at=seen.started_at or now.started_at)
+        now = now._replace(exit_code=None, finished_at=None, started_at=seen.started_at or now.started_at)
     changes: dict[str, Any] = {"status": status, "present": seen.exists, "attempts": max(now.attempts, seen.attempts)}
     if changing and told is not None:
         reason, message = (REMOVED, GONE) if seen.gone else ("", "")
@@ -133,7 +131,7 @@ def after(now: Progress, seen: Observed) -> Progress:
         changes["finished_at"] = seen.finished_at
     if status.final and now.exit_code is None:
         changes["exit_code"] = seen.exit_code
-    return replace(now, **changes)
+    return now._replace(**changes)
 
 
 def limit_of(record: Recorded) -> tuple[str, float | None]:
@@ -227,6 +225,6 @@ def finished(now: Progress, status: Status, **facts: Any) -> Progress:
     """Return the attempt after flowplan's own verdict; one that has ended keeps its end, ``lost`` gives way to another."""
     if now.status.settled or now.status is status is Status.LOST:
         present = facts.get("present")
-        return now if present is None else replace(now, present=present)
+        return now if present is None else now._replace(present=present)
     known = {key: value for key, value in facts.items() if value is not None}
-    return replace(now, status=status, outcome=outcome(status), **known)
+    return now._replace(status=status, outcome=outcome(status), **known)

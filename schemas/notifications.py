@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowplan.schemas.quantities import duration
 from flowplan.schemas.secrets import SecretSource
@@ -28,8 +27,7 @@ LONG = 3600.0
 """Seconds that an approved run may wait by default before it is told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
+class Channel(NamedTuple):
     """Where messages go.
 
     Attributes:

@@ -96,12 +96,13 @@ def refuse_foreign(path: Path, parts: Sequence[str] = ()) -> None:
     Args:
         parts: endings of the names of files beside it that are looked at too.
     """
-    whole = path.absolute()
-    real = whole.resolve()
-    for entry in {whole, real}:
-        _refuse(str(entry), *(f"{entry}{part}" for part in parts))
-        for directory in entry.parents[:-1]:
-            _refuse(str(directory))
+    whole = str(path.absolute())
+    for entry in {whole, os.path.realpath(whole)}:
+        _refuse(entry, *(f"{entry}{part}" for part in parts))
+        directory = os.path.dirname(entry)  # noqa: PTH120
+        while directory.strip("/"):
+            _refuse(directory)
+            directory = os.path.dirname(directory)  # noqa: PTH120
 
 
 def _refuse(*entries: str) -> None:

@@ -44,8 +44,7 @@ ABSENT: Any = _Absent()
 _VALUE = Member(absent=ABSENT, last=True)
 
 
-@dataclass(frozen=True, slots=True)
-class FieldChange:
+class FieldChange(NamedTuple):
     """One changed field of the objects.
 
     Attributes:

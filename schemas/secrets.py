@@ -8,8 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
 from flowplan.schemas.codec import Member
@@ -20,8 +19,7 @@ TOKEN = re.compile(r"\(sensitive ([^()\s]+) ([0-9a-f]{16}|unresolved|untracked)\
 """What stands where a secret value would: ``(sensitive env:PGPASSWORD 3f9a1c2b7d405e11)``."""
 
 
-@dataclass(frozen=True, slots=True)
-class SecretSource:
+class SecretSource(NamedTuple):
     """Where a secret value comes from.
 
     Attributes:

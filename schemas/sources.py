@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, NamedTuple
@@ -125,5 +124,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return ""
     others = [other for other in known if other != word and len(other) <= LONGEST_WORD]
     _comparisons += len(others)
+    import difflib
+
     near = difflib.get_close_matches(word, others, n=1, cutoff=0.6)
     return f'did you mean "{near[0]}"?' if near else ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
+
 _UNSEEN = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u2800\u3164\uffa0"
     + "".join(map(chr, range(0xFE00, 0xFE10)))
@@ -38,3 +41,10 @@ def counted(count: int, noun: str) -> str:
 def shortened(text: str, longest: int) -> str:
     """Return text of at most ``longest`` characters; what is cut off is told by dots."""
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def by_run(addresses: Collection[str]) -> list[str]:
+    """Return addresses as people are told them: several cells of a run as one, ``load (3 cells)``."""
+    alone = {address.partition("[")[0]: address for address in addresses}
+    cells = Counter(address.partition("[")[0] for address in addresses)
+    return [alone[name] if count == 1 else f"{name} ({count} cells)" for name, count in cells.items()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 from flowplan.schemas.accepted import Accepted, Held, StepPhase
@@ -92,7 +91,7 @@ class Journal:
         """Write events behind those that are there; return them with their numbers and time."""
         last, at = self.last_seq(), rows.now()
         numbered = [
-            replace(event, seq=seq, at=at, reason=rows.clean(event.reason), message=rows.clean(event.message))
+            event._replace(seq=seq, at=at, reason=rows.clean(event.reason), message=rows.clean(event.message))
             for seq, event in enumerate(events, start=last + 1)
         ]
         self.put_events(numbered)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 from flowplan.schemas.accepted import StepPhase
@@ -130,7 +129,7 @@ class Store(Reading):
             texts = self.decoded(lambda row: (row[0], row[1], rows.reapplied(row[1], *in_force[row[0]])), found)
             changed = {run_id: now for run_id, before, now in texts if now != before}
             digests = {one.run_id: plan_digest or one.progress.plan_digest for one in known.values()}
-            then = {one.run_id: replace(one.progress, plan_digest=digests[one.run_id]) for one in known.values()}
+            then = {one.run_id: one.progress._replace(plan_digest=digests[one.run_id]) for one in known.values()}
             journal.write(transitions.Written({r: p for r, p in then.items() if p != known[r].progress}, []))
             journal.apply(changed)
             journal.carried_out(plan_digest, [one.address for one in known.values()])

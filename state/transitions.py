@@ -79,7 +79,7 @@ def advanced(seen: Iterable[Observed], known: Mapping[str, Known]) -> Written:
             continue
         now[one.run_id], changed[one.run_id] = item._replace(progress=then), then
         told = [
-            item.event(replace(then, status=Status.RUNNING, reason=RETRIED, message=further.words), further.began_at)
+            item.event(then._replace(status=Status.RUNNING, reason=RETRIED, message=further.words), further.began_at)
             for further in one.tries
             if further.number > before.attempts and not before.status.settled
         ]
@@ -119,9 +119,9 @@ def destroyed(known: Iterable[Known], *, reason: str, message: str = "", present
     changed, events = {}, []
     for item in known:
         before = item.progress
-        then = replace(before, status=Status.DESTROYED, present=before.present if present is None else present)
+        then = before._replace(status=Status.DESTROYED, present=before.present if present is None else present)
         if before.status is not Status.DESTROYED:
-            then = replace(then, reason=reason, message=message)
+            then = then._replace(reason=reason, message=message)
             events.append(item.event(then))
         if then != before:
             changed[item.run_id] = then

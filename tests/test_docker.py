@@ -519,7 +519,7 @@ def test_an_engine_that_asks_no_registry_leaves_it_unknown(engine: Engine, tmp_p
     proxy = FaultyProxy(os.environ["DOCKER_HOST"], tmp_path / "sock")
     body = b'{"message": "Path /v1.41/distribution/a:1/json is not supported"}'
     proxy.play("answer", "GET", "/distribution/", status=404, body=body)
-    provider = connect(replace(engine.context, settings={"host": proxy.host}))
+    provider = connect(engine.context._replace(settings={"host": proxy.host}))
     try:
         [found] = provider.preflight([engine.order("a", ["true"], image="127.0.0.1:9/a:1")])
     finally:
@@ -610,7 +610,7 @@ def test_contexts_of_the_docker_cli_count(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(EngineUnreachable, match=r"elsewhere\.sock"):
         connect(engine.context).target()
     with pytest.raises(EngineUnreachable, match=r"elsewhere\.sock"):
-        connect(replace(engine.context, settings={"context": "test"})).target()
+        connect(engine.context._replace(settings={"context": "test"})).target()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that docker-py leaves open
@@ -618,7 +618,7 @@ def test_a_watch_outlives_an_engine_that_does_not_answer(tmp_path: Path, engine:
     """Put the Engine behind a socket of ours, which goes away and comes back."""
     path = tmp_path / "proxy.sock"
     proxy = Proxy(path)
-    provider = connect(replace(engine.context, settings={"host": f"unix://{path}"}))
+    provider = connect(engine.context._replace(settings={"host": f"unix://{path}"}))
     record = engine.start("followed", ["sh", "-c", "sleep 2; exit 6"])
     seen: list[Observed] = []
     silent = time.monotonic()
@@ -640,7 +640,7 @@ def test_a_watch_outlives_an_engine_that_does_not_answer(tmp_path: Path, engine:
 def test_followed_output_loses_and_repeats_nothing_over_a_broken_connection(tmp_path: Path, engine: Engine) -> None:
     path = tmp_path / "proxy.sock"
     proxy = Proxy(path)
-    provider = connect(replace(engine.context, settings={"host": f"unix://{path}"}))
+    provider = connect(engine.context._replace(settings={"host": f"unix://{path}"}))
     script = "i=0; while [ $i -lt 40 ]; do echo $i; echo $i >&2; i=$((i+1)); sleep 0.05; done"
     record = engine.start("chatty", ["sh", "-c", script])
     lines = []

@@ -136,8 +136,8 @@ def test_an_end_is_only_completed() -> None:
         started_at="2026-11-01T00:00:00Z",
         finished_at="2026-11-01T00:01:00Z",
     )
-    completed = replace(
-        DONE, attempts=3, infrastructure_id="new", started_at=seen.started_at, finished_at=seen.finished_at
+    completed = DONE._replace(
+        attempts=3, infrastructure_id="new", started_at=seen.started_at, finished_at=seen.finished_at
     )
     assert after(DONE, seen) == completed
     assert (
@@ -153,19 +153,19 @@ def test_what_runs_or_succeeded_has_been_executed() -> None:
 
 @pytest.mark.parametrize(("recorded", "verdict"), list(product(Status, (*ENDS, Status.LOST))))
 def test_flowplans_own_verdict(recorded: Status, verdict: Status) -> None:
-    now = replace(DONE, status=recorded, outcome=outcome(recorded))
+    now = DONE._replace(status=recorded, outcome=outcome(recorded))
     then = finished(now, verdict, reason="Stopped", exit_code=None, present=False)
     if recorded in LIVE or (recorded is Status.LOST and verdict is not Status.LOST):
-        assert then == replace(now, status=verdict, outcome=str(verdict), reason="Stopped", present=False)
+        assert then == now._replace(status=verdict, outcome=str(verdict), reason="Stopped", present=False)
     else:
-        assert then == replace(now, present=False)
+        assert then == now._replace(present=False)
 
 
 def test_a_record_and_its_progress_are_the_same_facts() -> None:
     record = Recorded("a", "p", "docker", {}, 2, "r", "n", {}, Settings("a"), Status.FAILED, "Error", exit_code=3)
     assert progress_of(record).outcome == "failed"
     assert progressed(record, progress_of(record)) == record
-    changed = progressed(record, replace(progress_of(record), message="why", present=False))
+    changed = progressed(record, progress_of(record)._replace(message="why", present=False))
     assert changed == replace(record, message="why", present=False)
 
 

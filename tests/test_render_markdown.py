@@ -164,8 +164,8 @@ def test_the_table_says_what_one_field_was_and_will_be() -> None:
     time = FieldChange("/Job/spec/activeDeadlineSeconds", 90, 9000, "in_place", "")
     made = [
         change("a", Action.UPDATE, fields=(time,), reasons=("limit changed", "last attempt failed")),
-        change("b", Action.UPDATE, fields=(replace(time, after="x" * 200),)),
-        change("c", Action.UPDATE, fields=(time, replace(time, path="/Job/spec/suspend")), reasons=("two changed",)),
+        change("b", Action.UPDATE, fields=(time._replace(after="x" * 200),)),
+        change("c", Action.UPDATE, fields=(time, time._replace(path="/Job/spec/suspend")), reasons=("two changed",)),
         image_bump("d"),
     ]
     why = {row[2]: row[4] for row in rows(plan_markdown(plan(*made)))}

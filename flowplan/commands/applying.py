@@ -82,7 +82,7 @@ def _apply_last(request: Request, how: How) -> int:
     if made is None or not made.spec or not state.exists():
         return _apply_spec(request, how)
     spec = shown(Path(made.directory if is_directory(made.directory) else state.beside.parent, made.spec))
-    request = replace(request, spec=spec)
+    request = request._replace(spec=spec)
     path = last_plan.plan_file(state.beside)
     try:
         reviewed = _last_reviewed(made, path, request, how)
@@ -182,7 +182,7 @@ def _apply_reviewed(reviewed: Plan, request: Request, how: How) -> int:
     with writing(request.state, "apply") as lock:
         lock.acquire(how.lock_timeout)
         with Project.of_plan(request, reviewed) as project:
-            planned = plan_again(project, replace(request, preflight=False), reviewed)
+            planned = plan_again(project, request._replace(preflight=False), reviewed)
             plan = check_reviewed(reviewed, planned.plan, project.store)
             return _carry_out(planned._replace(plan=plan), project, how, lock, reviewed)
 

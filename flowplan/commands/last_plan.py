@@ -7,8 +7,8 @@ import hmac
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from flowplan import clock
 from flowplan.given import Given, given_strings
@@ -32,8 +32,7 @@ def plan_file(state: Path) -> Path:
     return place
 
 
-@dataclass(frozen=True, slots=True)
-class LastPlan:
+class LastPlan(NamedTuple):
     """What is remembered of the last plan.
 
     Attributes:
@@ -49,7 +48,7 @@ class LastPlan:
     spec: str
     directory: str
     spec_digest: str
-    given: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, str] = {}
     usable: bool = True
 
 
@@ -84,7 +83,7 @@ def keep(plan: Plan, project: Project, given: Given) -> None:
     )
     former = recall(state)
     if not made.spec and former:  # looking at a destroy plan leaves the spec that is planned
-        made = replace(made, spec=former.spec)
+        made = made._replace(spec=former.spec)
     _write(state, made)
 
 
@@ -92,7 +91,7 @@ def spend(state: Path) -> None:
     """Mark the last plan as applied, or outdated by what was applied since: it is applied only by its name from now on."""
     known = recall(state)
     if known and known.usable:
-        _write(state, replace(known, usable=False))
+        _write(state, known._replace(usable=False))
 
 
 def supersede(state: Path, applied: Path) -> None:

@@ -85,8 +85,8 @@ def request(
 
 def at(request: Request, place: Place) -> Request:
     """Return the same request, for the state and the spec of a place."""
-    return replace(
-        request, state=place.state, spec=shown(place.spec), other_state=place.other, environment=place.environment
+    return request._replace(
+        state=place.state, spec=shown(place.spec), other_state=place.other, environment=place.environment
     )
 
 

@@ -24,7 +24,6 @@ from flowplan.outcome import Options
 from flowplan.output import Output, Sink
 from flowplan.planner.compare.replay import deviations
 from flowplan.planner.conduct import words
-from flowplan.planner.conduct.waiting import by_run
 from flowplan.planner.conduct.words import Answered, Fact, Trouble, Well
 from flowplan.planning import Planned, nothing_planned, plan_again
 from flowplan.project import Project, Request, unavailable
@@ -34,6 +33,7 @@ from flowplan.schemas.plan_documents import sealed_plan
 from flowplan.schemas.plans import Change, Plan
 from flowplan.schemas.runs import Status
 from flowplan.schemas.secrets import tokens_in
+from flowplan.schemas.text import by_run
 from flowplan.serve.health import Health
 from flowplan.state.acceptance import dropped, hold, open_plans, plan_text, unbegun
 from flowplan.state.location import FOLLOW, Location, Lock
@@ -202,7 +202,7 @@ class Follower:
         with Project.of_plan(self._request(), approved) as project:
             asked = self._usable(project, about, approved)
             self._tell_held(project.store, about)
-            planned = plan_again(project, replace(self._request(), asked=asked), approved)
+            planned = plan_again(project, self._request()._replace(asked=asked), approved)
             left = _still_approved(project.store, about, planned, asked, self._output)
             self._carry_out(about, Planned(replace(approved, changes=tuple(left)), planned.observed), project)
         return True

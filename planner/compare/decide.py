@@ -144,7 +144,7 @@ def _fields(case: Case, record: Recorded, status: Status, wanted: Rendered) -> t
     for field in fields:
         live = drift.pop(field.path, None)
         if live and not case.manifests.equal(field.path, live.before, field.after):
-            field = replace(field, before=live.before, drift=True, recorded=live.recorded, manager=live.manager)
+            field = field._replace(before=live.before, drift=True, recorded=live.recorded, manager=live.manager)
         changed.append(field)
     found = (*changed, *settings, *drift.values())
     return tuple(_while_pending(field, case) for field in found) if status is Status.PENDING else found
@@ -154,7 +154,7 @@ def _while_pending(field: FieldChange, case: Case) -> FieldChange:
     """Return the change of a run that waits, which some engines make in place until it starts."""
     before, after = (None if value is ABSENT else value for value in (field.before, field.after))
     rule = traits(case.manifests).while_pending(field.path, before, after) if field.effect == REPLACE else ""
-    return replace(field, effect=IN_PLACE, rule=rule) if rule else field
+    return field._replace(effect=IN_PLACE, rule=rule) if rule else field
 
 
 class MovedTag(NamedTuple):
@@ -229,9 +229,9 @@ def _rest(status: Status, facts: RunFacts, rerun: str) -> str:
 
 def _refreshed(case: Case, record: Recorded, facts: RunFacts, drift: tuple[FieldChange, ...]) -> Change:
     """Return a change that only records what happened outside flowplan: drift as it is, and the status."""
-    taken = tuple(replace(f, before=f.recorded, after=f.before, effect=IN_PLACE, rule="only recorded") for f in drift)
+    taken = tuple(f._replace(before=f.recorded, after=f.before, effect=IN_PLACE, rule="only recorded") for f in drift)
     rendered = Rendered(
-        patched(record.objects, [replace(f, drift=False) for f in taken]), record.name, record.run_id, record.attempt
+        patched(record.objects, [f._replace(drift=False) for f in taken]), record.name, record.run_id, record.attempt
     )
     if drift:
         change = _change(case, Action.UPDATE, rendered, changed_sentence(drift))

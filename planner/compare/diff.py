@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -160,7 +159,7 @@ def drifted_fields(
             continue
         effect = manifests.effect(path, None if now is ABSENT else now, applied)
         change = FieldChange(path, now, applied, effect.effect, effect.rule, drift=True, recorded=applied)
-        found.append(replace(change, manager=(managers or {}).get(path, "")))
+        found.append(change._replace(manager=(managers or {}).get(path, "")))
     return tuple(found)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from flowplan.planner.conduct.starting import held_back, need_met
@@ -12,6 +11,7 @@ from flowplan.planner.conduct.world import Phase, World, group_key
 from flowplan.schemas.accepted import Step, StepPhase
 from flowplan.schemas.plans import Action, Change, Plan
 from flowplan.schemas.runs import Recorded, Settings
+from flowplan.schemas.text import by_run
 
 NAMED = 3
 """How many of the runs that one waits for are named."""
@@ -81,13 +81,6 @@ def _reason(step: Step, until: str, waits_for: Sequence[str]) -> str:
     named = by_run(waits_for)
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     return f"for {', '.join(named[:NAMED])}{more}" if named else ""
-
-
-def by_run(addresses: Collection[str]) -> list[str]:
-    """Return addresses as people are told them: several cells of a run as one, ``load (3 cells)``."""
-    alone = {address.partition("[")[0]: address for address in addresses}
-    cells = Counter(address.partition("[")[0] for address in addresses)
-    return [alone[name] if count == 1 else f"{name} ({count} cells)" for name, count in cells.items()]
 
 
 def _change(step: Step) -> Change:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -21,7 +21,6 @@ from flowplan.planner.desired.mistakes import mistakes
 from flowplan.planner.desired.order import BREAK_IT, first_cycle
 from flowplan.planner.desired.reporting import Report, Wrong
 from flowplan.planner.desired.sealing import Sealer
-from flowplan.planner.desired.template_file import Template, load_template
 from flowplan.planner.desired.unset import depends_on, unsure_places
 from flowplan.planner.desired.variables import Variables
 from flowplan.planner.manifests import Manifests, ResolvedRun, traits
@@ -34,6 +33,9 @@ from flowplan.schemas.runs import Desired, Identity, Rendered, Settings, run_id
 from flowplan.schemas.secrets import tokens_in
 from flowplan.schemas.sources import Diagnostic, Path, did_you_mean
 from flowplan.schemas.spec import BUILT_IN_TYPES, json_schema, without_plugins
+
+if TYPE_CHECKING:
+    from flowplan.planner.desired.template_file import Template
 
 FORBIDDEN = ("name", "provider", "needs", "matrix", "template", *(k for k in run_fields.SETTINGS if k != "triggers"))
 """Fields that cannot hide a value: they are shown, or decide what exists."""
@@ -177,6 +179,8 @@ class _Context:
             InvalidInput: it is not a template, or has placeholders that cannot be filled.
         """
         if name not in self.templates:
+            from flowplan.planner.desired.template_file import load_template
+
             self.templates[name] = load_template(self.loaded.files[name], name)
         return self.templates[name]
 

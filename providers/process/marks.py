@@ -89,7 +89,8 @@ def _marked(pid: str) -> Marked | None:
         return None
     if RUN_ID.encode() not in environ:
         return None
-    known: dict[str, Any] = dict(os.fsdecode(entry).partition("=")[::2] for entry in environ.split(b"\0"))
+    ours = (entry for entry in environ.split(b"\0") if entry.startswith(b"FLOWPLAN_"))
+    known: dict[str, Any] = dict(os.fsdecode(entry).partition("=")[::2] for entry in ours)
     stat = stat_of(int(pid))
     if RUN_ID not in known or stat is None or stat[0] in "ZX":
         return None
