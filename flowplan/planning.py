@@ -292,9 +292,9 @@ def _without_secrets(change: Change, redactor: Redactor) -> Change:
 
     What comes from the spec is left as it is: it holds tokens, and a plan that hid a guess would confirm it.
     """
-    run = change.run._replace(message=redactor(change.run.message)) if change.run else None
-    fields = (f._replace(before=redactor.tree(f.before)) if f.drift else f for f in change.fields)
-    return replace(change, run=run, fields=tuple(fields))
+    run = change.run._replace(message=redactor(change.run.message)) if change.run and change.run.message else change.run
+    fields = tuple(f._replace(before=redactor.tree(f.before)) if f.drift else f for f in change.fields)
+    return change if (run, fields) == (change.run, change.fields) else replace(change, run=run, fields=fields)
 
 
 # --- looking at the engines ------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def observe(
     strangers: list[Observed] = []
     for name, one in looks:
         if one.run_id in known and not one.lineage:
-            seen[one.run_id] = _with_time(one, project.engines.now(name))
+            seen[one.run_id] = _with_time(one, partial(project.engines.now, name))
         elif one.exists and (one.lineage or not 0 < one.attempt <= attempts.get(one.address, 0)):
             strangers.append(one)
     return seen, strangers
@@ -353,11 +353,12 @@ def _looks(
         return ()
 
 
-def _with_time(seen: Observed, now: datetime | None) -> Observed:
+def _with_time(seen: Observed, now: Callable[[], datetime | None]) -> Observed:
     """Return ``seen`` with the seconds of its time limit that are used up, by the engine's clock."""
-    began = seen.counts_from or seen.started_at
-    seconds = seconds_between(began, now)
-    if seconds is None or not (seen.status and seen.status.live):
+    if not (seen.status and seen.status.live):
+        return seen
+    seconds = seconds_between(seen.counts_from or seen.started_at, now())
+    if seconds is None:
         return seen
     return replace(seen, progress={**seen.progress, "seconds": max(seconds, 0.0)})
 

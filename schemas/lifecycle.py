@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from flowplan.schemas import exit_codes
@@ -83,11 +84,12 @@ class End(NamedTuple):
 
 
 _RECORDED = tuple(name for name in Progress._fields if name != "outcome")
+_recorded = attrgetter(*_RECORDED)
 
 
 def progress_of(record: Recorded) -> Progress:
     """Return the changing part of a record."""
-    return Progress(outcome=outcome(record.status), **{name: getattr(record, name) for name in _RECORDED})
+    return Progress(outcome=outcome(record.status), **dict(zip(_RECORDED, _recorded(record), strict=True)))
 
 
 def progressed(record: Recorded, progress: Progress) -> Recorded:

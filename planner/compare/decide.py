@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flowplan.planner.compare.diff import changed_fields, drifted_fields, patched, settings_fields
 from flowplan.planner.compare.reasons import changed_sentence, how_it_ended, standing
@@ -96,18 +96,14 @@ def _comparison(case: Case, record: Recorded) -> Change:
     if case.seen and case.seen.elsewhere and case.forced:
         action = Action.RERUN  # beside what may still run there, which cannot be ended from here
     rendered = case.desired.render(max(record.attempt, case.next_attempt - 1) + 1) if action.starts else as_recorded
-    change = replace(
-        _change(case, action, rendered, *reasons),
-        before=record.objects,
-        fields=fields,
-        run=facts,
-        live=_live_fingerprint(status, facts, fields),
-    )
+    kept: dict[str, Any] = {"fields": fields}
     if action is Action.NO_OP:
-        change = replace(change, after=record.objects, name=record.name, run_id=record.run_id, fields=())
+        kept = {"fields": (), "after": record.objects, "name": record.name, "run_id": record.run_id}
     elif not action.starts:
         after = _as_created(rendered.objects, record, case.manifests)
-        change = replace(change, after=after, name=record.name, run_id=record.run_id)
+        kept |= {"after": after, "name": record.name, "run_id": record.run_id}
+    live = _live_fingerprint(status, facts, fields)
+    change = replace(_change(case, action, rendered, *reasons), before=record.objects, run=facts, live=live, **kept)
     return _guarded(change, status, case)
 
 
@@ -257,7 +253,9 @@ def _guarded(change: Change, status: Status, case: Case) -> Change:
     if change.action is Action.UPDATE and status.live:
         hurts = tuple(dict.fromkeys(filter(None, (_hurts(field, case) for field in change.fields))))
         change, stops = replace(change, reasons=(*change.reasons, *hurts)), bool(hurts)
-    return guarded(replace(change, interrupts=stops), status, case.desired.settings.protect, case.may_interrupt)
+    if stops != change.interrupts:
+        change = replace(change, interrupts=stops)
+    return guarded(change, status, case.desired.settings.protect, case.may_interrupt)
 
 
 def _hurts(field: FieldChange, case: Case) -> str:

@@ -186,6 +186,8 @@ def settings_fields(before: Settings, after: Settings, kept_by_engine: frozenset
 
     They are the ones that count after a run was started: ``destroy`` and ``watch`` know them from the state alone.
     """
+    if before == after:
+        return ()
     found = []
     for name in (
         "timeout",

@@ -109,7 +109,7 @@ class ProcessProvider:
             if record is None or record.destroyed or (record.end or {}).get("failure"):
                 continue  # a failed start leaves nothing behind
             if record.owner.get("lineage") == self._lineage and record.owner.get("host_id") == host_id():
-                found.append(look(files, None, self._scans.of))
+                found.append(look(files, None, self._scans.of, record))
         return [one for one in found if one.exists]
 
     def watch(self, records: Sequence[Recorded], stop: threading.Event) -> Iterator[News]:

@@ -38,6 +38,7 @@ class Record:
         self.started: dict[str, Any] | None = None
         self.end: dict[str, Any] | None = None
         self.wait: dict[str, Any] | None = None
+        self._owner: dict[str, Any] | None = None
         self.stopped = self.destroyed = self.lost = False
         self._lines = content[: _complete(content)].splitlines()
         for line in reversed(self._lines):
@@ -54,13 +55,14 @@ class Record:
     @property
     def owner(self) -> dict[str, Any]:
         """Return the attempt that the record belongs to, {} when that was not written down."""
-        found: dict[str, Any] = {}
-        for line in self._lines:
-            document = _object(line)
-            if "run" not in document:
-                break
-            found = document["run"]
-        return found
+        if self._owner is None:
+            self._owner = {}
+            for line in self._lines:
+                document = _object(line)
+                if "run" not in document:
+                    break
+                self._owner = document["run"]
+        return self._owner
 
     def starts(self, after: int) -> list[dict[str, Any]]:
         """Return the executions whose number is above ``after``, oldest first."""
@@ -74,7 +76,7 @@ class Record:
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    document = json.loads(line)
+    document = json.loads(line.decode())  # of bytes, it would look for their encoding first
     if not isinstance(document, dict):
         raise ValueError("a line is no object")  # noqa: TRY004 - as for what is no JSON
     return document

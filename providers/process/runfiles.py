@@ -160,9 +160,9 @@ def identity_of(known: Record | None, recorded: Recorded | None) -> dict[str, An
     return started
 
 
-def look(files: RunFiles, recorded: Recorded | None, rest: Rest) -> Observed:
-    """Observe the attempt."""
-    known = files.record()
+def look(files: RunFiles, recorded: Recorded | None, rest: Rest, known: Record | None = None) -> Observed:
+    """Observe the attempt, of which the files may be ``known`` already."""
+    known = known or files.record()
     if known and known.destroyed:
         removed = _absent(files, "it was removed", Status.LOST)
         return replace(_observed(files, recorded, known), exists=False) if known.end else removed

@@ -34,8 +34,12 @@ AT_ONCE = 100
 _WORDS = (
     (re.compile("%"), "%%"),
     (re.compile(r"IN \(SELECT value FROM json_each\(\?\)\)"), "IN (SELECT json_array_elements_text(%s::json))"),
-    # A field of a document is found as text: the server takes no JSON in which a text has a zero character.
-    (re.compile(r"json_extract\(([\w.]+), '\$(?:\.\w+)*\.(\w+)'\)"), r"""substring(\1 from '"\2":"([^"]*)"')"""),
+    # A field of a document is found as text: the server takes no JSON in which a text has a zero character, and splitting
+    # takes a tenth of the time of a regular expression.
+    (
+        re.compile(r"json_extract\(([\w.]+), '\$(?:\.\w+)*\.(\w+)'\)"),
+        r"""NULLIF(split_part(split_part(\1, '"\2":"', 2), '"', 1), '')""",
+    ),
     (re.compile(r"ON CONFLICT \("), "ON CONFLICT (state, "),
     (re.compile(r"\?"), "%s"),
 )
