@@ -11,8 +11,7 @@ import specs
 from measuring import FLOWPLAN, Failed, Result, Sample, compared, need, run, scaled
 from rows_starting import applied, unchanged
 
-RUNS = 5
-RUNS_OF_10000 = 3
+RUNS, RUNS_OF_10000 = scaled(5), scaled(3)
 FEW, MANY = scaled(1000), scaled(10_000)
 EVENTS = scaled(1_000_000)
 MATRIX = specs.matrix(FEW, specs.PROCESS)
