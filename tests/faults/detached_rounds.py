@@ -99,20 +99,21 @@ class Docker(Engine):
         self.note = "echo ${run.id} >> /out/starts"
 
     def fail(self, follower: subprocess.Popen[bytes]) -> None:
-        # Not while it starts a container: Docker 20.10 ends what has just begun, or cannot tell afterwards whether it has.
+        # Not while a container begins or ends: how one ended meanwhile Docker 20.10 does not know afterwards (exit code 255).
         follower.send_signal(signal.SIGSTOP)
-        time.sleep(1)  # what was asked for has come that far
-        until(lambda: not self._starting(), PATIENCE)
+        time.sleep(3)  # what was asked for has come that far
+        until(lambda: not self._busy(), PATIENCE)
         self._engine.stop()
         self._engine.start()
         follower.send_signal(signal.SIGCONT)
 
-    def _starting(self) -> bool:
-        """Return whether a container that has not begun has a shim already."""
+    def _busy(self) -> bool:
+        """Return whether a container runs that will end by itself, or one that has not begun has a shim already."""
         with self._engine.api() as api:
-            ids = [found["Id"] for found in api.containers(all=True, filters={"status": "created"})]
+            found = api.containers(all=True)
         programs = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout
-        return any(found in programs for found in ids)
+        starting = any(one["Id"] in programs for one in found if one["State"] == "created")
+        return starting or any(one["State"] == "running" and "sleep 600" not in one["Command"] for one in found)
 
     def close(self) -> None:
         self._engine.close()
