@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from flowplan import calls
 from flowplan.engines import Engines
@@ -15,7 +15,7 @@ from flowplan.outputs import tail_of, without_secrets_of_runs
 from flowplan.planner.conduct import words
 from flowplan.planner.conduct.words import EndRead, Fact
 from flowplan.planner.conduct.world import World
-from flowplan.providers.protocol import Order
+from flowplan.providers.protocol import Gatherer, Order
 from flowplan.schemas.accepted import Held, StepPhase
 from flowplan.schemas.errors import StateLocked
 from flowplan.schemas.events import Event
@@ -109,7 +109,15 @@ class Performer:
     def _intend(self, command: words.Intend) -> list[Event]:
         found = {record.address: record for record in command.records}
         together = self._by_plan(found).items()
-        return [e for digest, some in together for e in self._store.intend(list(some.values()), plan_digest=digest)]
+        events = [e for digest, some in together for e in self._store.intend(list(some.values()), plan_digest=digest)]
+        gathered: dict[str, list[Order]] = {}
+        for record in command.records:
+            change = self._world.runs[record.address].change
+            if record.settings.together and change:
+                gathered.setdefault(record.provider, []).append(self._order(change, ""))
+        for provider, orders in gathered.items():
+            cast("Gatherer", self._engines.provider(provider)).gather(orders)
+        return events
 
     def _by_plan(self, what: Mapping[str, T]) -> dict[str, dict[str, T]]:
         """Return what is to be recorded at addresses, by the digest of their accepted plan."""

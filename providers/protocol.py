@@ -193,6 +193,17 @@ class Retrier(Protocol):
         """
 
 
+class Gatherer(Protocol):
+    """A part of a provider that can create several attempts in one call; its pure half says ``together``."""
+
+    def gather(self, orders: Sequence[Order]) -> None:
+        """Note attempts of which each is about to be passed to ``create``, the first of which may create them all.
+
+        Nothing is sent. What was created for an attempt whose own ``create`` never comes has not started, and is adopted
+        or removed as what a crash left.
+        """
+
+
 class Keeper(Protocol):
     """A part of a provider that keeps files of attempts after their end; its pure half says ``KEEPS_FILES``."""
 

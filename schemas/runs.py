@@ -113,6 +113,7 @@ class Settings:
         replace: ``stop_first|start_first|after_finish``; protect: ``""|active|always``.
         retry_delay: None where flowplan does not try again itself; the engine may.
         ignore_changes: JSON Pointers into the objects.
+        together: the provider creates cells that can start at the same time in one call (``protocol.Gatherer``).
     """
 
     group: str = ""
@@ -131,6 +132,7 @@ class Settings:
     rerun_with: Annotated[str, Member(absent="")] = ""
     keep: Annotated[str, Member(absent="")] = ""
     retry_delay: Annotated[Retry | None, Member(absent=None)] = None
+    together: Annotated[bool, Member(absent=False)] = False
 
 
 class Origin(NamedTuple):

@@ -269,6 +269,9 @@ class SlurmBlock(Part):
     requeue: f.Flag | None = optional(
         "Let Slurm start the job again after a node failure or preemption; default false."
     )
+    array: f.Flag | None = optional(
+        "Submit the cells of a matrix that can start at the same time as the tasks of one array; default false: a job for each.",
+    )
     options: dict[f.Plain, f.ScalarOrNull] | None = optional(
         "Any other option of sbatch by its long name; true for one without a value.",
         examples=[{"constraint": "gpu80", "nodes": 2, "exclusive": True}],

@@ -133,7 +133,7 @@ def test_a_job_that_was_left_on_hold_is_released_by_the_next(cluster: Cluster, m
         provider.create(order)
     held = cluster.ids()
     other = cluster.connect()
-    assert [one.status for one in other.observe([cluster.record(order)])] == [Status.PENDING]
+    assert [one.status for one in other.observe([cluster.record(order)])] == [Status.CREATING]
     seen = other.create(order)
     assert [seen.handle["job"]] == held == cluster.ids()
     seen_as(other, cluster.record(order, seen), lambda one: one.status is Status.RUNNING)
@@ -405,6 +405,14 @@ def test_a_job_that_waits_keeps_its_place_when_it_changes(project: Project) -> N
     assert project.actions() == {"long": "replace"}
 
 
+def test_a_job_that_a_killed_apply_left_on_hold_is_released_although_it_was_looked_at(project: Project) -> None:
+    project.write(SPEC.replace("DIRECTORY", str(project.directory / "jobs")).replace("exec sleep 300", "true"))
+    assert project.run("apply", "--yes", env={"FLOWPLAN_FAULT": "slurm:release:before"}).code == -9
+    assert project.statuses() == {"long": "creating"}
+    project.ok("apply", "--yes")
+    assert project.statuses() == {"long": "succeeded"}
+
+
 def test_a_job_of_somebody_else_becomes_a_run(project: Project) -> None:
     project.write(SPEC.replace("DIRECTORY", str(project.directory / "jobs")))
     output = project.directory / "%x-%j.txt"
@@ -426,3 +434,79 @@ def test_a_job_of_somebody_else_becomes_a_run(project: Project) -> None:
         assert asked("squeue", "--noheader", "--states=PENDING,RUNNING", f"--jobs={number}", "--format=%i") == ""
     finally:
         asked("scancel", number)
+
+
+# -- arrays
+
+MATRIX = """\
+flowplan: 1
+project: slurm-arrays
+providers: {slurm: {directory: DIRECTORY}}
+runs:
+  cell:
+    provider: slurm
+    matrix: {n: [0, 1, 2, 3]}
+    command: [sh, -c, 'echo start >> BASE/starts-$N; echo "out $TOKEN" | rev; echo err-$N >&2; while [ ! -e BASE/go ]; do sleep 0.2; done']
+    env: {N: "${each.n}", TOKEN: {from_env: CELL_TOKEN}}
+    grace_period: 2s
+    resources: {memory: 20Mi}
+    slurm: {array: true}
+"""
+
+
+@pytest.fixture
+def matrix(project: Project) -> Project:
+    project.env["CELL_TOKEN"] = f"c4n4ry-{uuid.uuid4().hex}"
+    jobs_at = str(project.directory / "jobs")
+    project.write(MATRIX.replace("DIRECTORY", jobs_at).replace("BASE", str(project.directory)))
+    return project
+
+
+def numbers(project: Project) -> dict[str, str]:
+    return {run["address"]: run["infrastructure_id"].partition(":")[2] for run in project.status().values()}
+
+
+def live(lineage: str) -> list[str]:
+    lines = asked("squeue", "--noheader", "--array", "--states=PENDING,RUNNING", "--format=%i %k").splitlines()
+    return sorted(line.split()[0] for line in lines if lineage in line)
+
+
+def test_the_cells_of_a_matrix_are_the_tasks_of_one_array(matrix: Project) -> None:
+    matrix.ok("apply", "--yes", "--detach")
+    lineage = matrix.ok("state", "pull").json["lineage"]
+    for n in range(4):
+        matrix.await_status(f"cell[n={n}]", "running")
+    tasks = numbers(matrix)
+    [array] = {number.partition("_")[0] for number in tasks.values()}
+    assert sorted(tasks.values()) == [f"{array}_{n}" for n in range(4)] == live(lineage)
+    assert matrix.actions() == dict.fromkeys(tasks, "no-op")
+    until(lambda: len(list(matrix.directory.glob("starts-*"))) == 4)
+    printed = matrix.ok("logs", "cell[n=2]").out
+    assert "err-2" in printed and "err-1" not in printed and matrix.env["CELL_TOKEN"] not in printed
+    script = asked("scontrol", "write", "batch_script", array, "-")
+    assert matrix.env["CELL_TOKEN"] not in script + asked("scontrol", "show", "job", array)
+
+    matrix.ok("destroy", "--yes", "--target", "cell[n=1]")
+    assert live(lineage) == [f"{array}_{n}" for n in (0, 2, 3)]
+    (matrix.directory / "go").touch()
+    matrix.ok("watch")
+    assert matrix.statuses() == dict.fromkeys([f"cell[n={n}]" for n in (0, 2, 3)], "succeeded")
+    for path in (matrix.directory / ".flowplan").glob("state.db*"):
+        path.unlink()
+    matrix.ok("state", "rebuild")
+    assert numbers(matrix) == {f"cell[n={n}]": f"{array}_{n}" for n in (0, 2, 3)}
+    matrix.ok("destroy", "--yes")
+    assert live(lineage) == [] and list((matrix.directory / "jobs").iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["slurm:submit:after", "slurm:release:before@3", "slurm:release:after@2"])
+def test_an_array_that_was_left_half_started_is_carried_on(matrix: Project, fault: str) -> None:
+    (matrix.directory / "go").touch()
+    killed = matrix.run("apply", "--yes", "--parallelism", "1", env={"FLOWPLAN_FAULT": fault})
+    assert killed.code == -9
+    matrix.ok("apply", "--yes")
+    assert set(matrix.statuses().values()) == {"succeeded"}
+    assert len({number.partition("_")[0] for number in numbers(matrix).values()}) == 1
+    assert [path.read_text() for path in matrix.directory.glob("starts-*")] == ["start\n"] * 4
+    assert set(matrix.actions().values()) == {"no-op"}
+    assert live(matrix.ok("state", "pull").json["lineage"]) == []

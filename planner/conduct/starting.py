@@ -12,7 +12,7 @@ from flowplan.planner.conduct.words import Commands
 from flowplan.planner.conduct.world import Care, Phase, Run, World, change_of, end_of, group_key, how_it_ended
 from flowplan.schemas.errors import ProviderError
 from flowplan.schemas.plans import Action
-from flowplan.schemas.runs import Recorded, Status
+from flowplan.schemas.runs import Recorded, Settings, Status
 from flowplan.schemas.times import timestamp
 
 
@@ -41,14 +41,18 @@ def _ready(world: World) -> Generator[words.Command, Any, list[Run]]:
     ready: list[Run] = []
     skipped: list[Run] = []
     starting: dict[str, int] = {}
+    calls: set[str] = set()  # cells that start together take the room of one
     while world.later and world.later[0][0] <= world.moment.now:
         heappush(world.due, heappop(world.later)[1])
-    while len(ready) < world.moment.room and world.due:
-        run = world.steps[heappop(world.due)]
+    while world.due:
+        run = world.steps[world.due[0]]
+        settings = run.change.settings if run.change else Settings()
+        group, call = settings.group, group_key(settings.group) if settings.together else run.address
+        if len(calls) >= world.moment.room and call not in calls:
+            break
+        heappop(world.due)
         if run.phase is not Phase.WAITING:
             continue
-        change = change_of(run)
-        group = change.settings.group
         until, never = held_back(world, run, starting)
         if never:
             run.skipped, run.phase = never, Phase.SKIPPED
@@ -59,6 +63,7 @@ def _ready(world: World) -> Generator[words.Command, Any, list[Run]]:
             heappush(world.aside.setdefault(until, []), run.place)
         else:
             ready.append(run)
+            calls.add(call)
             starting[group] = starting.get(group, 0) + world.adds_to_group(run)
             continue
         if until != group_key(group):  # it may have been woken as the one of its group that there is room for

@@ -372,7 +372,8 @@ class _Expander:
             keeper = traits(module).RETRY_DELAY if delayed else "engine"
             if not keeper:
                 self.report.warn(group.source(("retry_delay",)), f"is not kept by providers of the type {run.type}")
-            settings = one.settings(run, tries_again=keeper == "flowplan")
+            together = traits(module).together(run)
+            settings = one.settings(run, tries_again=keeper == "flowplan", together=together)
             if settings is None:
                 break
             for fault in module.check(run):
@@ -541,12 +542,12 @@ class _CellRun:
             return False
         return True
 
-    def settings(self, run: ResolvedRun, *, tries_again: bool) -> Settings | None:
+    def settings(self, run: ResolvedRun, *, tries_again: bool, together: bool) -> Settings | None:
         """Return what flowplan does with the run; shared by all cells where nothing in it differs."""
         group = self.group
         settings = group.settings
         if settings is None:
-            settings = run_fields.settings(group.name, run.fields, tries_again=tries_again)
+            settings = run_fields.settings(group.name, run.fields, tries_again=tries_again, together=together)
             filled_by_cell = "template" in group.fields and bool(group.dynamic or group.files)
             if not filled_by_cell and not any(key in group.dynamic for key in _SETTING):
                 group.settings = settings

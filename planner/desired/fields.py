@@ -191,16 +191,18 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def settings(group: str, fields: Mapping[str, Any], *, tries_again: bool) -> Settings:
+def settings(group: str, fields: Mapping[str, Any], *, tries_again: bool, together: bool) -> Settings:
     """Return what flowplan itself does with a run, from its checked fields; ``needs`` is left empty.
 
     Args:
         tries_again: it has retries with a delay that its engine does not keep, and flowplan does.
+        together: see ``Settings``.
     """
     given = {key: fields[key] for key in SETTINGS if key in fields}
     if tries_again:
         given["retry_delay"] = Retry(int(fields["retries"]), **backoff(fields["retry_delay"]))
-    return Settings(group=group, **{key: _CONVERT[key](v) if key in _CONVERT else v for key, v in given.items()})
+    converted = {key: _CONVERT[key](v) if key in _CONVERT else v for key, v in given.items()}
+    return Settings(group=group, together=together, **converted)
 
 
 def with_env_files(fields: dict[str, Any], files: EnvFiles, sealer: Sealer) -> dict[Path, Path]:

@@ -149,6 +149,7 @@ class Traits(NamedTuple):
         controlled_by: whether a field belongs to the controller that set it: path, manager -> bool.
         asked: what whoever made a live object has asked for, without defaults of the engine and values of variables, as
             far as the object tells it: live objects -> the part of them.
+        together: whether cells of the run that can start at the same time are created in one call (``protocol.Gatherer``).
     """
 
     CONTENT_LABELS: tuple[str, ...] = ()
@@ -163,6 +164,7 @@ class Traits(NamedTuple):
     while_pending: Callable[[str, Json, Json], str] = lambda path, before, after: ""
     controlled_by: Callable[[str, str], bool] = lambda path, manager: False
     asked: Callable[[Objects], Objects] = lambda live: {}
+    together: Callable[[ResolvedRun], bool] = lambda run: False
 
 
 def traits(manifests: Manifests) -> Traits:

@@ -43,6 +43,7 @@ RESERVED = frozenset({
 
 _INSTEAD = {
     "account": "slurm.account",
+    "array": "slurm.array",
     "chdir": "working_dir",
     "cpus-per-task": "resources.cpu",
     "dependency": "needs",
@@ -105,6 +106,11 @@ def _option_faults(run: ResolvedRun, name: str, value: Json) -> list[Diagnostic]
     if not isinstance(value, str | int | float):
         return [run.fault(path, "must be text, a number, or true for an option without a value")]
     return []
+
+
+def together(run: ResolvedRun) -> bool:
+    """Return whether the cells of the run are the tasks of an array."""
+    return bool((run.fields.get("slurm") or {}).get("array"))
 
 
 def render(run: ResolvedRun, identity: Identity) -> Rendered:

@@ -15,7 +15,7 @@ from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status, Try
 from flowplan.schemas.times import timestamp
 
 FIELDS = (
-    "JobID", "Comment", "Name", "State", "Reason", "exit_code", "restartcnt", "SubmitTime", "StartTime", "EndTime",
+    "JobArrayID", "Comment", "Name", "State", "Reason", "exit_code", "restartcnt", "SubmitTime", "StartTime", "EndTime",
     "TimeLimit", "TimeUsed", "cpus-per-task", "NumTasks", "MinMemory", "tres-per-node", "Partition", "Account",
     "QOS", "UserName", "StdOut",
 )  # fmt: skip
@@ -23,12 +23,12 @@ FIELDS = (
 
 _END = "\x1f"
 SQUEUE = f"squeue --noheader --noconvert --states=all --array --Format={','.join(f'{name}:{_END}' for name in FIELDS)}"
-SACCT = f"sacct --noheader --parsable2 --allocations --delimiter={_END} --format=JobIDRaw,Comment,JobName,State,ExitCode,Submit,Start,End,User"
+SACCT = f"sacct --noheader --parsable2 --allocations --delimiter={_END} --format=JobID,Comment,JobName,State,ExitCode,Submit,Start,End,User"
 
 OWN = "flowplan.dev/"
 LINEAGE, PROJECT, ENVIRONMENT = f"{OWN}lineage", f"{OWN}project", f"{OWN}environment"
 RUN_ID, ADDRESS, ATTEMPT, CONTENT = f"{OWN}run-id", f"{OWN}address", f"{OWN}attempt", f"{OWN}content"
-CREATED_FROM = f"{OWN}created-from"
+CREATED_FROM, ARRAY = f"{OWN}created-from", f"{OWN}array"
 
 FORGOTTEN = "Forgotten"
 
@@ -58,6 +58,7 @@ class Job:
     """One job, as squeue or sacct tells it.
 
     Attributes:
+        id: its number, ``1234``; of a task of an array ``1234_5``.
         labels: what is in its comment; {} for a job that flowplan did not create.
         told: the fields of squeue by their names there; of sacct only the few that it has.
     """
@@ -66,6 +67,11 @@ class Job:
     state: str
     labels: Mapping[str, str]
     told: Mapping[str, str]
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """Return its place in the order in which jobs are submitted."""
+        return tuple(map(int, re.findall(r"\d+", self.id)))
 
     @property
     def run_id(self) -> str:
@@ -81,6 +87,11 @@ class Job:
         """Return whether it is in the queue."""
         return self.state in _PENDING
 
+    @property
+    def held(self) -> bool:
+        """Return whether its user holds it back: flowplan until it is released, or somebody since."""
+        return self.waits and self.told.get("Reason") == "JobHeldUser"
+
 
 def comment(labels: Mapping[str, str], created_from: str = "") -> str:
     """Return labels as the comment of a job: ``flowplan.dev/address=train[day=1] team=data``."""
@@ -92,7 +103,7 @@ def labels_of(text: str) -> dict[str, str]:
     """Return the labels that a comment holds, {} for one that flowplan did not write."""
     pairs = (word.partition("=") for word in text.split())
     found = {unquote(key): unquote(value) for key, _, value in pairs}
-    return found if RUN_ID in found else {}
+    return found if RUN_ID in found or ARRAY in found else {}
 
 
 def queued(text: str) -> list[Job]:
@@ -102,7 +113,7 @@ def queued(text: str) -> list[Job]:
         parts = line.split(_END)
         if len(parts) == len(FIELDS) + 1:  # a name or a comment with a newline is none of ours
             told = dict(zip(FIELDS, parts, strict=False))
-            found.append(Job(told["JobID"], told["State"], labels_of(told["Comment"]), told))
+            found.append(Job(told["JobArrayID"], told["State"], labels_of(told["Comment"]), told))
     return found
 
 
@@ -129,6 +140,8 @@ def observed(job: Job, cluster: str, record: Recorded | None = None) -> Observed
     """Return what is known of a job as an observation; of an imported one, the identity is in its record."""
     told, labels = job.told, job.labels
     status, reason, message, code = _condition(job)
+    if record and record.status is Status.CREATING and job.held:  # it was never released
+        status, reason = Status.CREATING, ""
     restarts = _number(told.get("restartcnt", ""))
     begun = not job.waits and job.state != "COMPLETING"  # before it is in the queue again, the restart is counted
     started = moment(told.get("StartTime", "")) if not job.waits else None
@@ -285,6 +298,6 @@ def by_run(jobs: Iterable[Job]) -> dict[str, Job]:
     """Return the job of each run id; of several, which exist for a moment only, the first one counts."""
     found: dict[str, Job] = {}
     for job in jobs:
-        if job.run_id and (job.run_id not in found or int(job.id) < int(found[job.run_id].id)):
+        if job.run_id and (job.run_id not in found or job.place < found[job.run_id].place):
             found[job.run_id] = job
     return found

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from flowplan.providers.protocol import IMPORTED, Context
-from flowplan.providers.slurm import jobs
+from flowplan.providers.slurm import arrays, jobs
 from flowplan.providers.slurm.commands import Commands
 from flowplan.providers.slurm.jobs import Job
 from flowplan.schemas.errors import EngineUnreachable, ProviderError
@@ -62,7 +62,8 @@ class Listing:
         whose = "" if everybody else f" --user={shlex.quote(site.user)}"
         script = f"ls -1 -- \"$1\" 2>/dev/null; printf '\\036\\n'; {jobs.SQUEUE}{whose}"
         names, _, lines = self._commands.run(script, site.directory).partition(_SEPARATOR)
-        look = Look(jobs.queued(lines), names.split(), self._context.lineage, site.user)
+        listed = arrays.named(jobs.queued(lines), self._commands)
+        look = Look(listed, names.split(), self._context.lineage, site.user)
         with self._lock:
             self._last = time.monotonic(), look
         return look

@@ -18,7 +18,7 @@ from flowplan.providers.slurm.listing import Listing
 from flowplan.providers.slurm.submitting import Submitter, options
 from flowplan.schemas.errors import ProviderError, Refused
 from flowplan.schemas.plans import FieldChange, Finding
-from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Target
+from flowplan.schemas.runs import Json, Objects, Observed, Recorded, Status, Target
 
 LOOK = 2.0
 """Seconds between two looks at the queue, for all runs together: the controller has others to serve."""
@@ -196,6 +196,8 @@ class SlurmProvider:
         for job, seen in zip(here, self._seen([(job, None) for job in here]), strict=True):
             one = written.get(job.run_id)
             objects = jobs.as_changed(job, one.objects) if one else {"SlurmJob": {}}
+            if job.held and not (one and one.job):  # it was never released
+                seen = replace(seen, status=Status.CREATING, reason="")
             found.append(Found(seen, project, job.labels[jobs.LINEAGE], None, objects, objects if one else None))
         return sorted(found, key=lambda one: (one.seen.address, one.seen.attempt))
 
@@ -232,6 +234,10 @@ class SlurmProvider:
         return findings
 
     # -- changing
+
+    def gather(self, orders: Sequence[Order]) -> None:
+        """Note attempts that are created together, as tasks of arrays."""
+        self._submitter.gather(orders)
 
     def create(self, order: Order) -> Observed:
         """Submit the attempt held, then release it; or adopt the job that was submitted for it."""

@@ -12,6 +12,9 @@ from flowplan.schemas.secrets import TOKEN, tokens_in
 OUTPUT = "output"
 """Name of the file that a job writes."""
 
+SCRIPT = "script"
+"""Name of the file of the script in the directory of a job."""
+
 SECRETS = "secrets"
 """Name of the file of the secrets in the directory of a job."""
 
