@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import threading
@@ -288,38 +290,73 @@ def test_a_secret_is_in_one_file_of_the_user_alone_and_gone_with_the_end(cluster
 
 
 @pytest.fixture
-def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a command ``ssh`` first on the path: another home and directory, and no environment but what a login has."""
-    home = tmp_path / "home"
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run a real sshd on a port of its own, with keys made here; ``login.test`` is it, with another home directory."""
+    home, place, port = tmp_path / "home", tmp_path / "ssh", free_port()
     home.mkdir()
+    place.mkdir()
+    for name in ("host", "key"):
+        asked("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / name))
+    login = place / "login"
+    login.write_text(
+        f'export HOME={home} SLURM_CONF={os.environ["SLURM_CONF"]}; cd; eval exec "$SSH_ORIGINAL_COMMAND"\n'
+    )
+    keys = place / "authorized_keys"
+    keys.write_text(f'command="sh {login}" {(place / "key.pub").read_text()}')
+    (place / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {place}/host\nAuthorizedKeysFile {keys}\nPidFile none\n"
+        "StrictModes no\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin yes\n"
+    )
+    (place / "config").write_text(
+        f"Host login.test\n  HostName 127.0.0.1\n  Port {port}\n  IdentityFile {place}/key\n  UserKnownHostsFile {place}/known\n"
+        "  StrictHostKeyChecking accept-new\n"
+    )
     near = tmp_path / "bin" / "ssh"
     near.parent.mkdir()
-    login = f"env -i HOME={home} PATH=/usr/bin:/bin SLURM_CONF={os.environ['SLURM_CONF']}"
     near.write_text(
-        f'#!/bin/sh\nwhile [ "$1" != login.test ]; do shift; done\nshift; cd {home}; exec {login} sh -c "$*"\n'
+        f'#!/bin/sh\nprintf "%s\\n" "$*" >> {place}/commands\nexec {shutil.which("ssh")} -F {place}/config "$@"\n'
     )
     near.chmod(0o755)
     monkeypatch.setenv("PATH", f"{near.parent}:{os.environ['PATH']}")
+    Path("/run/sshd").mkdir(exist_ok=True)  # sshd wants it there
+    sshd = subprocess.Popen(
+        [str(shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:" + os.environ["PATH"])), "-D", "-f", str(place / "sshd_config")],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until(lambda: subprocess.run(["ssh", "login.test", "true"], check=False, capture_output=True).returncode == 0)
+        yield
+    finally:
+        sshd.terminate()
+        sshd.wait(60)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 @pytest.mark.usefixtures("ssh")
-def test_all_of_it_works_over_ssh(cluster: Cluster) -> None:
-    cluster.settings = {"ssh": "login.test"}
-    provider = cluster.connect()
-    assert "ssh login.test" in provider.target().label
-    order = cluster.order(["sh", "-c", "pwd; echo ünï; sleep 1; echo done"], env={"Q": "it's"})
-    assert provider.preflight([order]) == []
-    record = cluster.record(order, provider.create(order))
-    assert [line.text for line in provider.logs(record, follow=True, tail=None)] == [
-        str(cluster.base / "home"),
-        "ünï",
-        "done",
-    ]
-    [found] = [one for one in provider.find(cluster.project) if one.lineage == cluster.lineage]
-    assert found.applied == order.objects
-    provider.delete(record, 1)
-    assert not provider.observe([record])[0].exists
-    assert not list((cluster.base / "home/.local/share/flowplan/slurm").iterdir())
+def test_all_of_it_works_over_ssh(project: Project) -> None:
+    directory, secret = project.directory, f"c4n4ry-{uuid.uuid4().hex}"
+    project.env["TOKEN"] = secret
+    command = f'pwd; echo ünï "$Q"; test "$SECRET" && while [ ! -e {directory}/go ]; do sleep 0.2; done; echo done'
+    fields = {"command": ["sh", "-c", command], "env": {"Q": "it's", "SECRET": {"from_env": "TOKEN"}}}
+    run = {"provider": "hpc", **fields, "resources": {"memory": "20Mi"}}
+    head = "flowplan: 1\nproject: slurm-over-ssh\nproviders: {hpc: {type: slurm, ssh: login.test}}\n"
+    project.write(f"{head}runs: {json.dumps({'one': run})}\n")
+    project.ok("apply", "--yes", "--detach")
+    project.await_status("one", "running")
+    until(lambda: project.run("logs", "one").out == f"{directory}/home\nünï it's\n")
+    assert project.actions() == {"one": "no-op"}
+    (directory / "go").touch()
+    project.await_status("one", "succeeded")
+    assert project.ok("logs", "one").out.endswith("\ndone\n")
+    said = (directory / "ssh/commands").read_text()
+    assert "sbatch" in said and secret not in said
+    project.ok("destroy", "--yes")
+    assert not list((directory / "home/.local/share/flowplan/slurm").iterdir())
 
 
 def test_a_host_without_slurm_is_told(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
