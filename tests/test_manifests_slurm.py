@@ -90,7 +90,7 @@ def test_the_script_is_read_by_a_shell_as_it_was_meant(tmp_path: Any) -> None:
 
 
 def line(**told: str) -> str:
-    known = {"JobID": "7", "State": "RUNNING", "restartcnt": "0", "exit_code": "0", "NumTasks": "1"} | told
+    known = {"JobArrayID": "7", "State": "RUNNING", "restartcnt": "0", "exit_code": "0", "NumTasks": "1"} | told
     return "".join(f"{known.get(name, '')}\x1f" for name in jobs.FIELDS)
 
 
@@ -149,5 +149,5 @@ def test_what_a_job_has_now(told: dict[str, str], field: str, value: Any) -> Non
 
 
 def test_a_line_of_somebody_with_a_strange_comment_is_left_out() -> None:
-    lines = [line(JobID="1", Comment="a\nb"), line(JobID="2", Comment="a\u2028b"), ""]
+    lines = [line(JobArrayID="1", Comment="a\nb"), line(JobArrayID="2", Comment="a\u2028b"), ""]
     assert [job.id for job in jobs.queued("\n".join(lines))] == ["2"]
