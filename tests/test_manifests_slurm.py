@@ -107,7 +107,7 @@ def line(**told: str) -> str:
         ({"State": "FAILED", "exit_code": "0:9"}, Status.FAILED, "SIGKILL", 137),
         ({"State": "OUT_OF_MEMORY", "exit_code": "0:125"}, Status.FAILED, "OUT_OF_MEMORY", 253),
         ({"State": "TIMEOUT", "exit_code": "0:0"}, Status.TIMED_OUT, "TIMEOUT", None),
-        ({"State": "NODE_FAIL", "exit_code": "1:0"}, Status.FAILED, "NODE_FAIL", 1),
+        ({"State": "NODE_FAIL", "exit_code": "1"}, Status.FAILED, "NODE_FAIL", None),
         ({"State": "PREEMPTED", "exit_code": "0:15"}, Status.FAILED, "PREEMPTED", 143),
         ({"State": "CANCELLED", "exit_code": "15"}, Status.CANCELLED, "CANCELLED", None),
     ],

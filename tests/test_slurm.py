@@ -346,7 +346,7 @@ def test_all_of_it_works_over_ssh(project: Project) -> None:
     run = {"provider": "hpc", **fields, "resources": {"memory": "20Mi"}}
     head = "flowplan: 1\nproject: slurm-over-ssh\nproviders: {hpc: {type: slurm, ssh: login.test}}\n"
     project.write(f"{head}runs: {json.dumps({'one': run})}\n")
-    project.ok("apply", "--yes", "--detach")
+    project.ok("apply", "--yes", "--detach", timeout=300)  # each command is a login
     project.await_status("one", "running")
     until(lambda: project.run("logs", "one").out == f"{directory}/home\nünï it's\n")
     assert project.actions() == {"one": "no-op"}

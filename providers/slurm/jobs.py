@@ -53,6 +53,10 @@ _WORDS = {
 }
 
 
+_WITHOUT_CODE = frozenset({"CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL"})
+"""States with a code, if any, that is not of the job: 1 of one whose node failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One job, as squeue or sacct tells it.
@@ -223,7 +227,7 @@ def _condition(job: Job) -> tuple[Status, str, str, int | None]:
     words = _WORDS[job.state]
     if job.state == "CANCELLED" and (who := re.search(r"CANCELLED by (\d+)", reason)):
         words = f"{words} by user {who[1]}"
-    return end, job.state, words, code if job.state not in ("CANCELLED", "TIMEOUT") else None
+    return end, job.state, words, None if job.state in _WITHOUT_CODE else code
 
 
 def _exit(text: str) -> tuple[int | None, int]:
