@@ -118,6 +118,26 @@ def test_two_applies_and_readers_at_once(team: Project) -> None:
     assert Counter(started(team)) == Counter(map(str, range(1, RUNS + 1)))
 
 
+def test_thirty_readers_beside_an_apply(team: Project) -> None:
+    apply = applying(team)
+    readers = [team.start(*words) for words in (["status"], ["plan"], ["events"]) for _ in range(10)]
+    ends = [reader.communicate(timeout=300)[1] for reader in readers]
+    assert [reader.returncode for reader in readers] == [0] * 30, ends
+    finished(team, apply)
+
+
+def test_a_server_without_a_free_connection_is_told(team: Project, server: OwnPostgres) -> None:
+    import psycopg
+
+    team.ok("plan")
+    with contextlib.ExitStack() as held:
+        with pytest.raises(psycopg.OperationalError):
+            while True:
+                held.enter_context(psycopg.connect(server.url()))
+        refused = team.ok("status", code=1).err
+    assert "has no connection left for this user" in refused and "pooler" in refused, refused
+
+
 def test_a_replica_can_be_read_and_nothing_else(team: Project, server: OwnPostgres) -> None:
     replica = OwnPostgres(replica_of=server)
     try:
