@@ -1,8 +1,8 @@
-"""JSON Pointers (RFC 6901): how they are written, and what is found with them."""
+"""JSON documents: pointers into them (RFC 6901), walks through them, and copies of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -41,6 +41,27 @@ def mapping_in(value: Any, key: str) -> Mapping[str, Any]:
     """Return the mapping that an object has at a key; an empty one where there is none."""
     found = value.get(key) if isinstance(value, dict) else None
     return found if isinstance(found, dict) else {}
+
+
+def members(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the keys and members of an object, or the indexes and items of a list; nothing for a scalar."""
+    return value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+
+
+def walk(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield every value of a document with its path, each before its members."""
+    yield path, value
+    for key, child in members(value):
+        yield from walk(child, (*path, key))
+
+
+def copied(value: Any) -> Any:
+    """Return a copy of a JSON value that shares nothing with it, in its order."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return {key: copied(child) for key, child in value.items()}
+    return [copied(child) for child in value] if isinstance(value, list | tuple) else value
 
 
 def nearest(values: Mapping[str, Value], pointer: str) -> Value | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flowplan.schemas.documents import Document
-from flowplan.schemas.pointers import mapping_in, member
+from flowplan.schemas.pointers import mapping_in, member, walk
 from flowplan.schemas.sources import Diagnostic, Path, did_you_mean
 from flowplan.schemas.spec import BUILT_IN_TYPES
 
@@ -44,15 +44,9 @@ def _needs(document: Document, path: Path, needs: Any, runs: Mapping[str, Any]) 
 
 
 def _variables(document: Document, path: Path, value: Any, known: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _variables(document, (*path, key), item, known)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _variables(document, (*path, index), item, known)
-    elif isinstance(value, str):
-        for name in dict.fromkeys(_VARIABLE.findall(value)):
+    for place, text in walk(value, path):
+        for name in dict.fromkeys(_VARIABLE.findall(text) if isinstance(text, str) else ()):
             if name not in known:
                 message = f"${{var.{name}}}: the variable {name} is not known"
                 hint = did_you_mean(name, known)
-                yield document.sources.at_value(path, message, hint)
+                yield document.sources.at_value(place, message, hint)

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from flowplan.schemas.codec import Member
 
 Path = tuple[str | int, ...]
 """A path into a YAML document: mapping keys and list indexes."""
-
-
-def paths_in(value: Any, path: Path = ()) -> Iterator[Path]:
-    """Yield the paths of a value and of everything in it."""
-    yield path
-    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, member in members:
-        yield from paths_in(member, (*path, key))
 
 
 class Position(NamedTuple):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from flowplan.schemas import documents
 from flowplan.schemas.documents import COMPOSE, KUBECTL, parse, read_text, scalar_text
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.sources import paths_in
+from flowplan.schemas.pointers import walk
 
 
 def value(text: str) -> object:
@@ -93,7 +93,7 @@ def test_positions_of_keys_and_values() -> None:
     assert str(sources.value(("runs", "a", "command"))) == "dir/s.yaml:3:14"
     assert str(sources.value(("runs", "a", "command", 1))) == "dir/s.yaml:4:7"
     assert str(sources.key(("runs", "a", "nope"))) == "dir/s.yaml:2:3"
-    assert all(sources.find_key(path) and sources.find_value(path) for path in paths_in(parsed))
+    assert all(sources.find_key(path) and sources.find_value(path) for path, _ in walk(parsed))
     assert sources.find_key(("runs", "b")) is None and sources.find_value(("runs", "b")) is None
 
 

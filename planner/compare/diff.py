@@ -14,7 +14,7 @@ from typing import Any
 
 from flowplan.planner.manifests import IN_PLACE, REPLACE, Manifests, traits
 from flowplan.schemas.plans import ABSENT, FieldChange
-from flowplan.schemas.pointers import keys_of, nearest, pointer_to
+from flowplan.schemas.pointers import copied, keys_of, nearest, pointer_to
 from flowplan.schemas.runs import Json, Objects, Origin, Retry, Settings, canonical
 from flowplan.schemas.secrets import TOKEN
 
@@ -214,19 +214,11 @@ def settings_fields(before: Settings, after: Settings, kept_by_engine: frozenset
 
 def patched(objects: Objects, fields: Sequence[FieldChange]) -> Objects:
     """Return a copy of ``objects`` with the wanted values of ``fields``; drift and settings are left out."""
-    copy: Any = _copy(objects)
+    copy: Any = copied(objects)
     for field in fields:
         if not field.drift and not field.path.startswith("/Run/"):
             _put(copy, keys_of(field.path), field.after)
     return copy  # type: ignore[no-any-return]
-
-
-def _copy(value: Json) -> Json:
-    if isinstance(value, Mapping):
-        return {k: _copy(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_copy(v) for v in value]
-    return value
 
 
 def _put(target: Any, parts: list[str], value: Json) -> None:
@@ -236,4 +228,4 @@ def _put(target: Any, parts: list[str], value: Json) -> None:
     if value is ABSENT:
         target.pop(last, None)
     else:
-        target[last] = _copy(value)
+        target[last] = copied(value)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from flowplan.planner.desired import expressions
 from flowplan.planner.desired.expressions import ExpressionError, Reference, Scope, Template
 from flowplan.planner.desired.sealing import Sealer
+from flowplan.schemas.pointers import members
 from flowplan.schemas.runs import Json
 from flowplan.schemas.sources import Path
 
@@ -36,13 +37,8 @@ def compiled(value: Json, path: Path, wrong: OnError) -> Json | Leaf | Branch:
     """Return ``value`` itself when nothing in it is an expression, else a tree to be built for each cell."""
     if isinstance(value, str):
         return _leaf(value, path, wrong)
-    if isinstance(value, dict):
-        members: list[tuple[Any, Any]] = [(k, compiled(v, (*path, k), wrong)) for k, v in value.items()]
-    elif isinstance(value, list):
-        members = [(i, compiled(v, (*path, i), wrong)) for i, v in enumerate(value)]
-    else:
-        return value
-    changed = [(key, member) for key, member in members if member is not value[key]]
+    made = ((key, compiled(child, (*path, key), wrong)) for key, child in members(value))
+    changed = [(key, member) for key, member in made if member is not value[key]]
     if not changed:
         return value
     base: Any = dict(value) if isinstance(value, dict) else list(value)

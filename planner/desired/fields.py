@@ -12,8 +12,9 @@ from flowplan.schemas.composition import MARKS, descend, is_reference, over
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.env_files import EnvFiles, env_files_in
 from flowplan.schemas.fields import kind_of
+from flowplan.schemas.pointers import walk
 from flowplan.schemas.quantities import backoff, duration
-from flowplan.schemas.runs import Json, Origin, Retry, Settings
+from flowplan.schemas.runs import Origin, Retry, Settings
 from flowplan.schemas.secrets import SecretSource
 from flowplan.schemas.sources import Path, SourceMap
 
@@ -284,20 +285,9 @@ class Origins(Mapping[Path, Origin]):
         """Go through all places, which are found once: all cells of a run do so."""
         if self._all is None:
             (_, run), (_, defaults) = self._layers
-            paths = _paths(merged(defaults, run), ())
+            paths = (path for path, _ in walk(merged(defaults, run)) if path)
             self._all = tuple(path for path in paths if self.source_path(path) is not None)
         return iter(self._all)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-def _paths(value: Json, path: Path) -> Iterator[Path]:
-    if path:
-        yield path
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _paths(item, (*path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _paths(item, (*path, index))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from flowplan.planner.desired import expressions
 from flowplan.planner.desired.sealing import Sealer
@@ -47,11 +46,10 @@ def sealed_literal(written: Json, value: Json, file: str, path: Path, sealer: Se
 def sealed_kubeconfig(value: Json, path: Path, seal: Seal) -> Json:
     """Return an inline kubeconfig with every secret in it sealed."""
     if isinstance(value, Mapping):
-        return {k: _sealed_member(k, v, (*path, k), seal) for k, v in value.items()}
+        return {
+            key: seal(item, (*path, key)) if key in IN_KUBECONFIG else sealed_kubeconfig(item, (*path, key), seal)
+            for key, item in value.items()
+        }
     if isinstance(value, list):
         return [sealed_kubeconfig(item, (*path, index), seal) for index, item in enumerate(value)]
     return value
-
-
-def _sealed_member(key: Any, value: Json, path: Path, seal: Seal) -> Json:
-    return seal(value, path) if key in IN_KUBECONFIG else sealed_kubeconfig(value, path, seal)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flowplan.schemas.load import LoadedSpec
+from flowplan.schemas.pointers import members
 from flowplan.schemas.sources import Diagnostic, Path
 
 _ROOTS = "var|vars|variables|env|each|matrix|run|runs|project|secrets|inputs|params|github"
@@ -92,14 +93,10 @@ Found = tuple[Path, str, str]
 
 def _foreign(value: Any, path: Path, variables: Collection[str], scripts: Collection[Path]) -> Iterator[Found]:
     """Yield expressions of other tools anywhere in a run."""
-    if isinstance(value, Mapping):
-        for key, child in value.items():
-            if key != "description":
-                yield from _foreign(child, (*path, key), variables, scripts)
-    elif isinstance(value, list):
-        for index, child in enumerate(value):
-            yield from _foreign(child, (*path, index), variables, scripts)
-    elif isinstance(value, str) and ("{" in value or ":" in value):
+    for key, child in members(value):
+        if key != "description":
+            yield from _foreign(child, (*path, key), variables, scripts)
+    if isinstance(value, str) and ("{" in value or ":" in value):
         for pattern in _PATTERNS:
             matches = pattern.regex.finditer(value) if pattern.in_scripts or path not in scripts else ()
             for text, match in {match[0]: match for match in matches}.items():

@@ -18,6 +18,7 @@ from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.fields import kind_of
 from flowplan.schemas.patience import patience
+from flowplan.schemas.pointers import copied, walk
 from flowplan.schemas.quantities import duration
 from flowplan.schemas.runs import Json, Origin
 from flowplan.schemas.secrets import tokens_in
@@ -290,17 +291,11 @@ class _Filling:
             value = _looked_up(self.values, whole.group(1))
             if value is not _MISSING:
                 self.places[path] = self.origins.get(root_of(whole.group(1)), self.places[path])
-            return _copy(value)
+            return copied(value)
         pieces = PLACEHOLDER.split(text)  # every other one is the name of a placeholder
         own = (self.evaluate(piece, source) for piece in pieces[::2])
         filled = (_looked_up(self.values, name) for name in pieces[1::2])
         return "".join(_inline(piece) for pair in zip_longest(own, filled, fillvalue="") for piece in pair)
-
-
-def _copy(value: Json) -> Json:
-    if isinstance(value, Mapping):
-        return {key: _copy(child) for key, child in value.items()}
-    return [_copy(child) for child in value] if isinstance(value, list | tuple) else value
 
 
 def _inline(value: Json) -> str:
@@ -321,20 +316,14 @@ def _looked_up(values: Mapping[str, Json], name: str) -> Json:
     return found
 
 
-def _unfillable(configuration: Json, template: Template, path: Path = ()) -> Iterator[Diagnostic]:
+def _unfillable(configuration: Json, template: Template) -> Iterator[Diagnostic]:
     """Yield what values bring along that only a Prefect server can look up."""
-    if isinstance(configuration, Mapping):
-        reference = configuration.get("$ref")
+    for path, value in walk(configuration):
+        reference = value.get("$ref") if isinstance(value, Mapping) else None
         if isinstance(reference, Mapping) and "block_document_id" in reference:
             hint = "write the values themselves"
             yield template.fault("is a block of a Prefect server, which flowplan does not ask", *path, hint=hint)
-        for key, child in configuration.items():
-            yield from _unfillable(child, template, (*path, key))
-    elif isinstance(configuration, list):
-        for index, child in enumerate(configuration):
-            yield from _unfillable(child, template, (*path, index))
-    elif isinstance(configuration, str) and "prefect." in configuration:
-        for match in PLACEHOLDER.finditer(configuration):
+        for match in PLACEHOLDER.finditer(value) if isinstance(value, str) and "prefect." in value else ():
             told = foreign(match.group(1)) if match.group(1).startswith("prefect.") else None
             if told:
                 yield template.fault(told[0], "job_configuration", *path, hint=told[1])

@@ -10,6 +10,7 @@ from typing import Any
 
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.pointers import walk
 from flowplan.schemas.runs import Json, Origin
 from flowplan.schemas.sources import Diagnostic, Path, Position, SourceMap, did_you_mean, dotted
 
@@ -138,21 +139,10 @@ def _slip(key: str) -> str:
     return next(iter(difflib.get_close_matches(key, _KEYWORDS, n=1, cutoff=0.75)), "")
 
 
-def _strings(value: Json, path: Path = ()) -> Iterator[tuple[Path, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, child in value.items():
-            yield from _strings(child, (*path, key))
-    elif isinstance(value, list):
-        for index, child in enumerate(value):
-            yield from _strings(child, (*path, index))
-
-
 def _undeclared(template: Template) -> Iterator[Diagnostic]:
     """Yield placeholders without a variable; those of Prefect's server and worker have faults of their own."""
-    for path, text in _strings(template.configuration):
-        for match in PLACEHOLDER.finditer(text):
+    for path, text in walk(template.configuration):
+        for match in PLACEHOLDER.finditer(text) if isinstance(text, str) else ():
             name = match.group(1)
             root = root_of(name)
             if root in template.properties:
@@ -189,8 +179,8 @@ def _schema_faults(template: Template) -> Iterator[Diagnostic]:
     """Yield why ``variables`` is no JSON Schema whose references stay inside it: nothing is ever fetched."""
     import jsonschema
 
-    for path, text in _strings(template.schema):
-        if path[-1] == "$ref" and not text.startswith("#"):
+    for path, text in walk(template.schema):
+        if isinstance(text, str) and path[-1] == "$ref" and not text.startswith("#"):
             yield template.fault(f'"{text}" is outside of the template, and nothing is fetched', "variables", *path)
     if not isinstance(template.properties, Mapping):
         yield template.fault("must be a mapping", "variables", "properties")

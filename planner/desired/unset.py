@@ -8,6 +8,7 @@ from typing import Any
 
 from flowplan.planner.desired.evaluation import leaves
 from flowplan.schemas.load import LoadedSpec
+from flowplan.schemas.pointers import walk
 from flowplan.schemas.sources import Path, Position, SourceMap
 
 _VARIABLE = re.compile(r"(?<!\$)\$\{var\.([A-Za-z_][A-Za-z0-9_-]*)")
@@ -29,10 +30,10 @@ def unsure_places(loaded: LoadedSpec, unset: Collection[str]) -> frozenset[Posit
     if not unset:
         return frozenset()
     found: set[Position] = set()
-    for path in _dependent(loaded.tree, (), unset):
+    for path in _dependent(loaded.tree, unset):
         found.update(_places(loaded.sources, path, _FIELD.get(str(path[0]), 1)))
     for document in loaded.files.values():
-        for path in _dependent(document.value, (), unset):
+        for path in _dependent(document.value, unset):
             found.update(_places(document.sources, path, 0))
     return frozenset(found)
 
@@ -43,13 +44,8 @@ def _places(sources: SourceMap, path: Path, shortest: int) -> Iterator[Position]
         yield sources.key(path[:length])
 
 
-def _dependent(value: Any, path: Path, unset: Collection[str]) -> Iterator[Path]:
+def _dependent(value: Any, unset: Collection[str]) -> Iterator[Path]:
     """Yield the paths of the strings that refer to one of these variables."""
-    if isinstance(value, dict):
-        for key, child in value.items():
-            yield from _dependent(child, (*path, key), unset)
-    elif isinstance(value, list):
-        for index, child in enumerate(value):
-            yield from _dependent(child, (*path, index), unset)
-    elif isinstance(value, str) and any(name in unset for name in _VARIABLE.findall(value)):
-        yield path
+    for path, text in walk(value):
+        if isinstance(text, str) and any(name in unset for name in _VARIABLE.findall(text)):
+            yield path

@@ -24,15 +24,15 @@ from flowplan.planner.importing.secrets import looks_secret
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests.job_check import problems
 from flowplan.planner.manifests.job_defaults import without_defaults
-from flowplan.planner.manifests.job_draft import FIRST, POD, Draft, copied, pointer, value_at
+from flowplan.planner.manifests.job_draft import FIRST, POD, Draft, pointer, value_at
 from flowplan.planner.manifests.job_kinds import as_job
 from flowplan.planner.manifests.names import is_kubernetes_name, is_own_label
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
-from flowplan.schemas.pointers import escape, nearest
+from flowplan.schemas.pointers import copied, escape, nearest, walk
 from flowplan.schemas.quantities import written_duration
 from flowplan.schemas.runs import Json, Objects, Origin
-from flowplan.schemas.sources import Path, Position, paths_in
+from flowplan.schemas.sources import Path, Position
 
 PROVIDER = "kubernetes"
 KINDS = ("Job", "CronJob", "Pod")
@@ -89,7 +89,7 @@ def imported(documents: Sequence[Document], around: Around) -> Source:
     items = [
         item
         for document in documents
-        for item in _items(document.value, {path: document.sources.key(path) for path in paths_in(document.value)}, "")
+        for item in _items(document.value, {path: document.sources.key(path) for path, _ in walk(document.value)}, "")
     ]
     wanted = [item for item in items if item.value.get("kind") in KINDS]
     if not wanted:

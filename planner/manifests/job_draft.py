@@ -9,7 +9,7 @@ from typing import Any
 
 from flowplan.planner.manifests import ResolvedRun
 from flowplan.planner.manifests.job_secrets import HiddenSecrets
-from flowplan.schemas.documents import scalar_text
+from flowplan.schemas.fields import kind_of
 from flowplan.schemas.pointers import nearest, pointer_to
 from flowplan.schemas.runs import Json, Origin
 from flowplan.schemas.sources import Diagnostic, Path, dotted
@@ -95,28 +95,6 @@ class Draft:
     def origin_at(self, path: str) -> Origin:
         """Return the origin of the value at a pointer, or of its nearest ancestor."""
         return nearest(self.origins, path) or Origin("default")
-
-
-def copied(value: Json) -> Json:
-    """Return a copy of a JSON value that shares nothing with it, in its order."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        return {key: copied(child) for key, child in value.items()}
-    return [copied(child) for child in value] if isinstance(value, list) else value
-
-
-def kind_of(value: Json) -> str:
-    """Return what a JSON value is, for messages."""
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "a mapping"}
-    return next((name for kind, name in names.items() if isinstance(value, kind)), "something else")
-
-
-def scalar_shown(value: Json) -> str:
-    """Return a value for messages: scalars as written, else what it is."""
-    return f'"{scalar_text(value)}"' if isinstance(value, str | int | float) else kind_of(value)
 
 
 def value_at(value: Json, path: Path) -> Json:

@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from flowplan.planner.manifests.job_draft import FIRST, POD, Draft, copied, pointer
+from flowplan.planner.manifests.job_draft import FIRST, POD, Draft, pointer
 from flowplan.planner.manifests.names import is_label_key, is_label_value, kubernetes_label_key, kubernetes_label_value
 from flowplan.schemas.documents import scalar_text
 from flowplan.schemas.errors import InvalidInput
 from flowplan.schemas.images import parse_image
+from flowplan.schemas.pointers import copied
 from flowplan.schemas.quantities import duration, memory, quantity
 from flowplan.schemas.runs import Json, Origin
 from flowplan.schemas.sources import Path

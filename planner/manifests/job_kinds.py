@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from flowplan.planner.manifests.job_draft import POD, Draft, copied, pointer, scalar_shown, value_at
+from flowplan.planner.manifests.job_draft import POD, Draft, pointer, value_at
+from flowplan.schemas.fields import kind_of
+from flowplan.schemas.pointers import copied
 from flowplan.schemas.sources import Path, did_you_mean
 
 
@@ -49,11 +51,11 @@ def as_job(draft: Draft) -> bool:
         return True
     known = _KINDS.get(kind) if isinstance(kind, str) else None
     if known is None:
-        draft.fault_at("/Job/kind", f"must be Job, not {scalar_shown(kind)}", _hint(draft, kind))
+        draft.fault_at("/Job/kind", f"must be Job, not {kind_of(kind)}", _hint(draft, kind))
         return False
     version = draft.job.get("apiVersion", known.versions[0])
     if version not in known.versions:
-        draft.fault_at("/Job/apiVersion", f"must be {known.versions[0]}, not {scalar_shown(version)}")
+        draft.fault_at("/Job/apiVersion", f"must be {known.versions[0]}, not {kind_of(version)}")
     if not isinstance(value_at(draft.job, known.needed), dict):
         place = pointer(known.needed).removeprefix("/Job")
         draft.fault_at("/Job/kind", f"the {kind} has no {place}", "write a Job, or fill it in")

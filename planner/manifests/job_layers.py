@@ -7,16 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from flowplan.planner.manifests import ResolvedRun
-from flowplan.planner.manifests.job_draft import (
-    FIRST,
-    POD,
-    Draft,
-    copied,
-    kind_of,
-    pointer,
-    scalar_shown,
-    value_at,
-)
+from flowplan.planner.manifests.job_draft import FIRST, POD, Draft, pointer, value_at
 from flowplan.planner.manifests.job_fields import default_namespace, default_policy, run_layer
 from flowplan.planner.manifests.job_kinds import as_job
 from flowplan.planner.manifests.job_patch import customize
@@ -24,10 +15,12 @@ from flowplan.planner.manifests.job_secrets import LEAK, hide_secrets, leaks
 from flowplan.planner.manifests.names import is_label_key, is_label_value, kubernetes_label_value
 from flowplan.schemas.documents import Document
 from flowplan.schemas.errors import InvalidInput
+from flowplan.schemas.fields import kind_of
 from flowplan.schemas.images import parse_image
+from flowplan.schemas.pointers import copied, walk
 from flowplan.schemas.runs import Json, Origin, canonical
 from flowplan.schemas.secrets import tokens_in
-from flowplan.schemas.sources import Path, Position, paths_in
+from flowplan.schemas.sources import Path, Position
 
 CONTAINER_NAME = "main"
 """Name of the container of a run without a manifest of its own."""
@@ -82,7 +75,7 @@ def _manifest(draft: Draft) -> bool:
         draft.origins["/Job"] = Origin(name, name)
         if isinstance(wanted, Document):
             draft.origins = {
-                pointer(path): _written_at(name, wanted.sources.key(path)) for path in paths_in(wanted.value)
+                pointer(path): _written_at(name, wanted.sources.key(path)) for path, _ in walk(wanted.value)
             }
             wanted = wanted.value
     else:
@@ -176,19 +169,19 @@ def _last_checks(draft: Draft) -> None:
     job = draft.job
     for key, value in (("apiVersion", "batch/v1"), ("kind", "Job")):  # customizations may have changed them
         if job.get(key) != value:
-            draft.fault_at(f"/Job/{key}", f"must be {value}, not {scalar_shown(job.get(key))}")
+            draft.fault_at(f"/Job/{key}", f"must be {value}, not {kind_of(job.get(key))}")
     container, pod, metadata = value_at(job, FIRST), value_at(job, POD), job.get("metadata")
     if isinstance(container, dict):
         if container.get("env") == []:
             del container["env"]
         _image_faults(draft, container.get("image"))
     if isinstance(pod, dict) and pod.get("restartPolicy") not in ("Never", "OnFailure"):
-        shown = scalar_shown(pod.get("restartPolicy"))
+        shown = kind_of(pod.get("restartPolicy"))
         draft.fault_at(pointer((*POD, "restartPolicy")), f"must be Never or OnFailure for a Job, not {shown}")
     namespace = metadata.get("namespace") if isinstance(metadata, dict) else None
     if namespace and not (isinstance(namespace, str) and _DNS_LABEL.fullmatch(namespace)):
         hint = "lower-case letters, digits and - only"
-        draft.fault_at("/Job/metadata/namespace", f"{scalar_shown(namespace)} is not the name of a namespace", hint)
+        draft.fault_at("/Job/metadata/namespace", f"{kind_of(namespace)} is not the name of a namespace", hint)
     if draft.custom:
         for labelled in _LABELLED:
             _label_faults(draft, labelled)

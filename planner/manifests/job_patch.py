@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flowplan.planner.manifests.job_draft import Draft, copied, kind_of
+from flowplan.planner.manifests.job_draft import Draft
 from flowplan.schemas.documents import Document
-from flowplan.schemas.pointers import unescape
+from flowplan.schemas.fields import kind_of
+from flowplan.schemas.pointers import copied, unescape
 from flowplan.schemas.runs import Json, Origin, canonical
 from flowplan.schemas.sources import Diagnostic, did_you_mean, dotted
 
