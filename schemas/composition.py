@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -463,7 +464,7 @@ class _Composer:
             chain.append(name)
             base = self.bases[name]
             if base not in runs:
-                hint = did_you_mean(base, runs) or f"known: {', '.join(list(runs)[:10])}"
+                hint = did_you_mean(base, runs) or f"known: {', '.join(islice(runs, 10))}"
                 self._fault(("runs", name, "extends"), f'unknown run "{base}"', hint)
                 break
             if len(chain) > MOST_BASES:

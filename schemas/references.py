@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from flowplan.schemas.documents import Document
@@ -39,7 +40,7 @@ def _needs(document: Document, path: Path, needs: Any, runs: Mapping[str, Any]) 
     for index, need in enumerate(needs if isinstance(needs, list) else [needs]):
         if isinstance(need, str) and "${" not in need and need.partition("[")[0] not in runs and need not in runs:
             where = (*path, index) if isinstance(needs, list) else path
-            hint = glob_hint(need) or did_you_mean(need, runs) or f"known: {', '.join(list(runs)[:10])}"
+            hint = glob_hint(need) or did_you_mean(need, runs) or f"known: {', '.join(islice(runs, 10))}"
             yield document.sources.at_value(where, f'unknown run "{need}"', hint)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from flowplan.planner.desired import matrix as matrices
@@ -99,4 +99,4 @@ class Addresses:
         """Return a hint at the known run or cell whose name is most like this one."""
         group = self.groups.get(name.partition("[")[0])
         near = did_you_mean(name, chain(self.groups, group.addresses[:1000] if group else ()))
-        return near or f"known: {', '.join(list(self.groups)[:10])}"
+        return near or f"known: {', '.join(islice(self.groups, 10))}"

@@ -36,6 +36,9 @@ BOUNDS = (
 )
 """The first statement of each transaction that writes: the server ends it when its client is gone, so that nobody waits."""
 
+_ENDED = ("25P03", "57P01", "57P02", "57P05")
+"""What a server says as it ends a connection: it is of no use any more, although this side has not seen its end yet."""
+
 
 class Again(Enum):
     """What became of a transaction whose connection was lost."""
@@ -178,11 +181,12 @@ class Session:
 
     def _lost(self, error: Error) -> bool:
         """Return whether an error is that of a connection, which is of no use any more."""
-        connection = self._connection
+        connection, code = self._connection, error.sqlstate
         return (
             connection is None
             or connection.closed
-            or (error.sqlstate is None and isinstance(error, psycopg().OperationalError))
+            or code in _ENDED
+            or (code is None and isinstance(error, psycopg().OperationalError))
         )
 
     def _undo(self) -> None:
