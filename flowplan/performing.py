@@ -136,7 +136,7 @@ class Performer:
             without_secrets_of_runs(self._engines, record, seen, redactor, self._secrets)
             for record, seen in command.seen
         ]
-        events, changed = self._store.advance(known)
+        events, changed = self._store.advance(known, at_once=self._lock.held)
         self._own.update(event.seq for event in events)
         records = [record for record, _ in command.seen]
         if not self._lock.held:  # another flowplan may have written as well

@@ -151,12 +151,13 @@ class Journal:
             " document = coalesce(plans.document, excluded.document)",
             (plan.digest, rows.acceptance(plan) if plan.by else None, plan.left_at, plan.document or None),
         )
+        [number] = self.db.execute("SELECT id FROM plans WHERE digest = ?", (plan.digest,)).fetchone()
         self.db.executemany(
-            "INSERT INTO steps (plan, address, place, phase, why, until, step) SELECT id, ?, ?, ?, ?, ?, ? FROM plans"
-            " WHERE digest = ? ON CONFLICT (plan, address) DO UPDATE SET place = excluded.place, phase = excluded.phase,"
+            "INSERT INTO steps (address, place, phase, why, until, step, plan) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (plan, address) DO UPDATE SET place = excluded.place, phase = excluded.phase,"
             " why = excluded.why, until = excluded.until, step = excluded.step"
             " WHERE steps.phase NOT IN ('started', 'done')",
-            ((*rows.step_row(step), plan.digest) for step in plan.steps),
+            ((*rows.step_row(step), number) for step in plan.steps),
         )
         self.forget_plans("id NOT IN (SELECT id FROM plans ORDER BY id DESC LIMIT ?)", PLANS_KEPT)
 
@@ -186,13 +187,13 @@ class Journal:
         if not plan_digest or not addresses:
             return
         self.db.execute("INSERT INTO plans (digest) VALUES (?) ON CONFLICT DO NOTHING", (plan_digest,))
-        self.db.executemany(
-            "INSERT INTO steps (plan, address, phase) SELECT id, ?, ? FROM plans WHERE digest = ?"
+        self.db.execute(
+            "INSERT INTO steps (plan, address, phase)"
+            " SELECT id, value, ? FROM plans, (SELECT value FROM json_each(?)) a WHERE digest = ?"
             " ON CONFLICT (plan, address) DO UPDATE"
             " SET phase = excluded.phase, why = '', until = NULL, step = '{}' WHERE steps.phase <> excluded.phase",
-            [(address, str(phase), plan_digest) for address in addresses],
+            (str(phase), rows.dumps(list(dict.fromkeys(addresses))), plan_digest),
         )
-        self.forget_plans("id NOT IN (SELECT id FROM plans ORDER BY id DESC LIMIT ?)", PLANS_KEPT)
 
     def forget_plans(self, which: str, value: object) -> None:
         """Delete the plans that a condition is about; one of which something waits stays."""

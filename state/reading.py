@@ -20,6 +20,14 @@ PAGE = 1000
 """Events read at a time, so that a slow reader holds no transaction."""
 
 
+KNOWN = "SELECT address, run_id, attempt, status, present, outcome, progress FROM attempts WHERE run_id"
+
+
+def asked_of(query: str, values: Iterable[str]) -> tuple[str, str]:
+    """Return a query that ends in a column as one for the rows in which that has one of these values, and its parameter."""
+    return f"{query} IN (SELECT value FROM json_each(?))", rows.dumps(list(values))
+
+
 class Reading(ABC):
     """The readable side of an opened state. One thread, one connection.
 
@@ -178,15 +186,13 @@ class Reading(ABC):
 
     def known(self, run_ids: Iterable[str]) -> dict[str, Known]:
         """Return what is known of attempts, by run id; those that are not recorded are left out."""
-        found = self.among(
-            "SELECT address, run_id, attempt, status, present, outcome, progress FROM attempts WHERE run_id", run_ids
-        )
+        found = self.all(*asked_of(KNOWN, run_ids))
         known = self.decoded(lambda row: Known(row[0], row[1], row[2], rows.decode_progress(*row[3:])), found)
         return {one.run_id: one for one in known}
 
     def among(self, query: str, values: Iterable[str]) -> list[Any]:
         """Return the rows of a query that ends in a column, which has one of these values."""
-        return self.all(f"{query} IN (SELECT value FROM json_each(?))", rows.dumps(list(values)))
+        return self.all(*asked_of(query, values))
 
     def one(self, query: str, *values: Any) -> tuple[Any, ...]:
         """Return the only row of a query, which must be there."""

@@ -64,19 +64,16 @@ class Store(Reading):
         """Return the columns that say that the state was moved elsewhere, and is not written here any more."""
 
     @abstractmethod
-    def changing(self, what: str) -> AbstractContextManager[Journal]:
+    def changing(self, what: str, run_ids: Collection[str] = ()) -> AbstractContextManager[Journal]:
         """Make one transaction, which keeps other writers away from its beginning, and grows the serial if rows changed.
 
         Args:
             what: the name of the fault points of tests.
+            run_ids: of which ``known`` is asked in it: a database answers that together with its beginning.
 
         Raises:
             LockLost: this process had the writer's lock, and has it no more.
         """
-
-    @abstractmethod
-    def version(self) -> int:
-        """Return a number that differs once another connection has changed the state."""
 
     @abstractmethod
     def compact(self) -> None:
@@ -91,8 +88,9 @@ class Store(Reading):
         Raises:
             Refused: an attempt of the same run id has gone beyond ``creating``.
         """
-        with self.changing("intend") as journal:
-            known = self.known(item.run_id for item in items)
+        run_ids = [item.run_id for item in items]
+        with self.changing("intend", run_ids) as journal:
+            known = self.known(run_ids)
             journal.put(transitions.intended(items, known, plan_digest, rows.now()))
             journal.carried_out(plan_digest, [item.address for item in items], StepPhase.STARTED)
             new = [item for item in items if item.run_id not in known]
@@ -105,25 +103,28 @@ class Store(Reading):
         """
         return self.advance(seen)[0]
 
-    def advance(self, seen: Sequence[Observed]) -> tuple[list[Event], dict[str, Progress]]:
-        """As ``observe``; return also what has changed, by run id."""
-        version = self.version()
-        change = transitions.advanced(seen, self.known(one.run_id for one in seen))
-        if not change.progress:
+    def advance(self, seen: Sequence[Observed], *, at_once: bool = False) -> tuple[list[Event], dict[str, Progress]]:
+        """As ``observe``; return also what has changed, by run id.
+
+        Args:
+            at_once: do not look first whether something is new: it is likely, and no other writer is to be waited for.
+        """
+        run_ids = [one.run_id for one in seen]
+        if not at_once and not transitions.advanced(seen, self.known(run_ids)).progress:
             return [], {}
-        with self.changing("observe") as journal:
-            if self.version() != version:  # another process has written since
-                change = transitions.advanced(seen, self.known(one.run_id for one in seen))
-            return journal.write(change), change.progress
+        with self.changing("observe", run_ids) as journal:
+            change = transitions.advanced(seen, self.known(run_ids))
+            return journal.write(change) if change.progress else [], change.progress
 
     def finish(self, ends: Sequence[End]) -> list[Event]:
         """Record flowplan's own verdicts (start failed, timed out, cancelled); an attempt that has ended keeps its end."""
-        with self.changing("finish") as journal:
-            return journal.write(transitions.concluded(ends, self._known([end.run_id for end in ends]), rows.now()))
+        run_ids = [end.run_id for end in ends]
+        with self.changing("finish", run_ids) as journal:
+            return journal.write(transitions.concluded(ends, self._known(run_ids), rows.now()))
 
     def applied(self, in_force: Mapping[str, tuple[Objects, Settings]], *, plan_digest: str = "") -> None:
         """Record what is in force now, after an update, an adoption or a refresh: run id -> objects and settings."""
-        with self.changing("applied") as journal:
+        with self.changing("applied", in_force) as journal:
             known = self._known(in_force)
             found = self.among("SELECT run_id, applied FROM attempts WHERE run_id", in_force)
             texts = self.decoded(lambda row: (row[0], row[1], rows.reapplied(row[1], *in_force[row[0]])), found)
@@ -149,7 +150,7 @@ class Store(Reading):
 
         An address whose newest attempt is among them is not managed any more.
         """
-        with self.changing("destroyed") as journal:
+        with self.changing("destroyed", run_ids) as journal:
             known = self.known(run_ids).values()
             journal.unmanage(run_ids)
             journal.carried_out(plan_digest, [one.address for one in known])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ class SqliteStore(Store):
             self._connection.execute("VACUUM")
 
     @contextlib.contextmanager
-    def changing(self, what: str) -> Iterator[Journal]:
+    def changing(self, what: str, run_ids: Collection[str] = ()) -> Iterator[Journal]:
         if self.read_only:
             raise StateError(f"the state {self.path} is open for reading only")
         point(f"state:{what}:before")
@@ -147,9 +147,6 @@ class SqliteStore(Store):
                 raise StateError(f"the state {self.path} has vanished or was replaced", hint=rows.REBUILD)
             point(f"state:{what}:written")
         point(f"state:{what}:after")
-
-    def version(self) -> int:
-        return int(self.one("PRAGMA data_version")[0])
 
 
 @contextlib.contextmanager

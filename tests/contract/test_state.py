@@ -13,6 +13,7 @@ import pytest
 from stores import KINDS, dumped, fresh, full, record, shown, started, told
 
 from flowplan.schemas import lifecycle
+from flowplan.schemas.accepted import Accepted
 from flowplan.schemas.errors import InvalidInput, Refused, StateError
 from flowplan.schemas.lifecycle import End
 from flowplan.schemas.runs import Observed, Settings, Status, Try
@@ -194,6 +195,7 @@ def test_what_has_begun_of_old_plans_is_forgotten(store: Store) -> None:
     for number in range(PLANS_KEPT + 3):
         store.forget(["a", "b"], plan_digest=f"d{number}")
     store.forget(["c"], plan_digest="d50")
+    acceptance.accept(store, Accepted("new"), whole=True)  # which forgets what is too old
     assert acceptance.begun(store, "d0") == set()
     assert acceptance.begun(store, "d50") == {"a", "b", "c"}
     assert acceptance.begun(store, f"d{PLANS_KEPT + 2}") == {"a", "b"}
