@@ -38,7 +38,7 @@ def prune(store: Store, before: str, *, dry_run: bool = False) -> Pruned:
         found = journal.db.execute(
             "SELECT a.run_id, a.address, a.attempt FROM attempts a"
             " WHERE a.present = 0 AND a.status IN (SELECT value FROM json_each(?))"
-            " AND NOT EXISTS (SELECT 1 FROM records r WHERE r.run_id = a.run_id)"
+            " AND a.run_id NOT IN (SELECT run_id FROM records)"
             " AND coalesce((SELECT max(e.at) FROM events e WHERE e.run_id = a.run_id),"
             " json_extract(a.progress, '$.created_at'), '') < ? ORDER BY a.address, a.attempt",
             (ended, before),

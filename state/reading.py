@@ -113,7 +113,7 @@ class Reading(ABC):
         """
         found = self.all(
             f"SELECT {rows.COLUMNS} FROM attempts a WHERE a.present = 1 AND a.status <> ?"
-            " AND NOT EXISTS (SELECT 1 FROM records r WHERE r.run_id = a.run_id) ORDER BY a.id",
+            " AND a.run_id NOT IN (SELECT run_id FROM records) ORDER BY a.id",
             str(Status.DESTROYED),
         )
         return self.decoded(rows.decode, found)
