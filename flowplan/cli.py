@@ -763,9 +763,12 @@ def state_unlock(state: State = None, env: Env = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; every error becomes a sentence on stderr."""
     code = _run(arguments)
-    from flowplan.output import lost
+    from flowplan.output import lost, silence
 
-    return complain(f"the output could not be written: {lost()}", 1) if lost() and code == 0 else code
+    if why := lost():
+        code = code or complain(f"the output could not be written: {why}", 1)
+        silence(sys.stderr)  # what it holds back could not be written at the end either
+    return code
 
 
 def _run(arguments: Sequence[str]) -> int:

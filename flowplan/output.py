@@ -79,7 +79,8 @@ class Output:
                 stream.write(encodable(text, stream) + end)
                 stream.flush()
             except OSError as error:
-                silence(stream)
+                if stream is sys.stdout:
+                    silence(stream)  # data with a gap is worse than none
                 _lost.append(error.strerror or type(error).__name__)
 
 

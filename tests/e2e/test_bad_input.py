@@ -10,6 +10,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -536,6 +537,23 @@ def test_a_full_disk_under_stdout_is_told_and_is_no_success(project: Project, co
     assert done.returncode == 1
     assert b"the output could not be written: No space left on device" in done.stderr
     assert project.statuses() == {"hello": "succeeded"}
+
+
+def test_messages_come_again_once_a_full_disk_has_room(project: Project) -> None:
+    script = """
+import resource, signal
+from flowplan.output import Output
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+Output().note("while there is no room")
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+Output().note("afterwards")
+"""
+    log = project.directory / "log"
+    with log.open("w") as file:
+        subprocess.run([sys.executable, "-c", script], stderr=file, check=True)
+    assert log.read_text().endswith("afterwards\n")
 
 
 def test_closed_standard_streams(project: Project) -> None:
