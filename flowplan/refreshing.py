@@ -11,7 +11,7 @@ from flowplan.outputs import tail_of, without_secrets_of_runs
 from flowplan.planner.compare.ownership import refuse_strangers
 from flowplan.planning import observe
 from flowplan.project import Project
-from flowplan.schemas.errors import ProviderError, Refused
+from flowplan.schemas.errors import ProviderError, Refused, StateFull
 from flowplan.schemas.lifecycle import told
 from flowplan.schemas.runs import Observed, Recorded, Status
 
@@ -41,6 +41,8 @@ def refresh(project: Project) -> None:
                 _record(project, [one for one in seen.values() if one not in theirs])
         except ProviderError as error:
             output.note(f"warning: provider {name} cannot be asked, showing what is recorded of its runs: {error}")
+        except StateFull as error:
+            output.note(f"warning: {error.message}; showing what was recorded before")
 
 
 def _record(project: Project, seen: Sequence[Observed]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -234,6 +235,32 @@ runs:
   second: {provider: process, command: [sh, -c, 'echo "$T"'], needs: [first], env: {T: {from_file: secret.txt}}}
   third: {provider: process, command: [sh, -c, 'echo "$T"'], needs: [first], env: {T: "${var.token}"}}
 """
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_is_waited_out_and_told_once(project: Project) -> None:
+    project.write(WORK)
+    place, port = project.directory / ".flowplan", free_port()
+    place.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "flowplan-test", place], check=True)
+    try:
+        project.ok("apply", "--yes", "--detach")
+        with follower(project, "--listen", f"127.0.0.1:{port}"):
+            until(lambda: "following" in told(project))
+            with contextlib.suppress(OSError), (place / "fill").open("wb", buffering=0) as fill:
+                while True:
+                    fill.write(b"x" * 4096)
+            let_go(project)
+            until(lambda: "disk is full" in get(port, "/readyz")[1])
+            shown = project.ok("status", "--format", "json")
+            assert "showing what was recorded before" in shown.err
+            assert {run["address"]: run["status"] for run in shown.json["runs"]} == {"first": "running"}
+            (place / "fill").unlink()
+            until(lambda: project.statuses() == ENDS)
+        assert told(project).count("cannot be written: the disk is full") == 1
+        assert logged(project) == ["cell1", "cell2", "cell3", "first", "second"]
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_a_run_whose_secret_is_missing_or_another_waits_for_it(project: Project) -> None:
