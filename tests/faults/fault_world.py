@@ -495,8 +495,14 @@ class SlurmWorld(World):
         return kept | dict.fromkeys(dict(live), True)
 
     def _noted(self) -> list[list[str]]:
-        path = self.base / "starts"
-        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        """Return the notes of jobs; Slurm says that a job runs a moment before its command does, so these are waited for."""
+        path, deadline = self.base / "starts", time.monotonic() + PATIENCE
+        while True:
+            noted = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+            running = {run for _, state, run in self._queue() if state == "RUNNING"}
+            if running <= {run_id for run_id, _ in noted} or time.monotonic() > deadline:
+                return noted
+            time.sleep(0.1)
 
     def starts(self) -> Counter[str]:
         return Counter(run_id for run_id, _ in self._noted())
